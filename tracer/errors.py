@@ -1,0 +1,39 @@
+"""The one error type a user can cause, and the exit codes it carries.
+
+`cli.py` catches it once, prints one line on stderr and exits with its code.
+docs/cli.md lists the codes; a test compares the two.
+"""
+
+from enum import IntEnum
+
+
+class Exit(IntEnum):
+    """Exit statuses, beside the command's own in command mode."""
+
+    OK = 0
+    USAGE = 2  # click's: options that do not go together, a bad number or range
+    NO_TARGET = 3  # no such process, a kernel thread, or it ended during attach
+    NO_RIGHTS = 4  # not root, or a capability is missing
+    NO_BCC = 5  # bcc is missing, or it is the unrelated package of that name
+    NO_PROBE = 6  # this kernel refuses the probe that was asked for, or all of them
+    OUTPUT = 7  # a file cannot be written, or the disk is full
+    UNSUPPORTED = 8  # architecture or kernel this program does not run on
+    TRACER_FAILED = 125  # command mode: the tracer failed, as timeout(1) and env(1) say
+    NOT_EXECUTABLE = 126
+    NOT_FOUND = 127
+
+
+class TraceError(Exception):
+    """Something the user can understand and mend.
+
+    `message` says what happened and why; `hint` says what to do (may be empty).
+    """
+
+    def __init__(self, message: str, hint: str = "", code: Exit = Exit.TRACER_FAILED) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+        self.code = code
+
+    def __str__(self) -> str:
+        return f"{self.message}; {self.hint}" if self.hint else self.message

@@ -1,0 +1,87 @@
+"""What every output implements, and what the session tells it at the end."""
+
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from tracer.rows import Names, Rows
+
+
+@dataclass
+class Books:
+    """The line that balances the books. All counts are faults or pages over the whole run."""
+
+    traced: int = 0  # fault rows recorded, failed ones not included
+    failed: int = 0  # rows of kind `failed`: the kernel does not count them
+    foreign: int = 0  # rows by threads that are no targets (counted on their own account)
+    kernel: int = 0  # min_flt + maj_flt of the same threads over the same interval
+    lost: int = 0  # events the ring had no room for
+    missed: int = 0  # counted by the kernel, seen by no hook (gaps in the threads' counts), less lost and filtered
+    missed_reason: str = ""  # why, in words; "" when nothing was missed
+    filtered: int = 0  # left out by --range, --region, --perms, --kind, --min-latency
+    conflict: int = 0  # faults pagemap contradicts with nothing to explain it
+    gained: int = 0  # pages that gained a frame
+    given_up: int = 0  # pages that lost theirs
+    resident_change: int | None = None  # present pages, last snapshot less first; None where one is missing
+    gained_by: dict[str, int] = field(default_factory=dict)  # source (Source.name.lower()) -> pages
+    lost_by: dict[str, int] = field(default_factory=dict)
+
+    def balanced(self) -> bool:
+        """Whether every fault the kernel counted is a row, a filtered one, a lost one or a named miss."""
+        return (
+            self.traced - self.foreign + self.filtered + self.lost + self.missed == self.kernel
+            and self.conflict == 0
+        )
+
+
+@dataclass
+class RunInfo:
+    """Facts about a run, for FILE.meta.json and the head of the summary."""
+
+    host: str
+    kernel: str
+    command: list[str]  # [] when attached to processes
+    pids: list[int]
+    probe: str
+    probe_reason: str  # why this one
+    started_monotonic_ns: int
+    started_wall_ns: int  # CLOCK_REALTIME at the same moment
+    ended_monotonic_ns: int = 0
+    snapshot_interval_ms: int = 0
+    snapshots: int = 0
+    filters: dict[str, str] = field(default_factory=dict)
+    exit_status: int | None = None  # the command's, as a shell would show it
+    notes: list[str] = field(default_factory=list)  # one sentence each: what the reader should know
+
+
+@dataclass
+class PageTable:
+    """The page timeline at the end of a run: one element a page, arrays of equal length."""
+
+    space: npt.NDArray[np.uint32]
+    pid: npt.NDArray[np.uint32]
+    page: npt.NDArray[np.uint64]  # virtual address of the page
+    region: npt.NDArray[np.uint32]  # index into Names.regions
+    first_time_ns: npt.NDArray[np.int64]  # CLOCK_MONOTONIC when it first gained a frame (a snapshot's time where no fault tells)
+    first_source: npt.NDArray[np.uint8]  # timeline.Source
+    first_kind: npt.NDArray[np.uint8]  # rows.Kind; UNKNOWN unless the source is a fault
+    first_fault: npt.NDArray[np.uint64]  # ROW.number of that fault; 0 where none
+    first_frame: npt.NDArray[np.uint64]  # physical address
+    last_frame: npt.NDArray[np.uint64]  # NO_FRAME when not present at the end
+    last_source: npt.NDArray[np.uint8]
+    confirmed: npt.NDArray[np.uint8]  # rows.Confirmed of the first gain
+    gains: npt.NDArray[np.uint32]
+    losses: npt.NDArray[np.uint32]
+    last_loss: npt.NDArray[np.uint8]  # timeline.Loss of the latest loss; 0 where none
+
+
+class Output(Protocol):
+    """Takes batches of joined rows as they come and the closing facts at the end."""
+
+    def write(self, rows: Rows, names: Names) -> None:
+        """Take one batch, in time order. Must not keep a reference to `rows`."""
+
+    def close(self) -> None:
+        """Flush and release. Called once, also after an error."""
