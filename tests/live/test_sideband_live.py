@@ -1,0 +1,124 @@
+"""Mappings as the running kernel reports them. Needs root."""
+
+import ctypes
+import mmap
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tracer.kernel import sideband
+from tracer.kernel.sideband import Sideband
+
+# 1,000 anonymous and 1,000 file mappings in turn at one address, which it prints first.
+WORKLOAD = """
+import ctypes, mmap, os, sys
+libc = ctypes.CDLL(None)
+libc.mmap.restype = ctypes.c_void_p
+libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t] + [ctypes.c_int] * 3 + [ctypes.c_long]
+libc.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
+fd = os.open(sys.argv[1], os.O_RDONLY)
+room = libc.mmap(None, 3 << 20, 0, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, -1, 0)
+place = room + (1 << 20)
+libc.munmap(place, 1 << 20)
+print(place, flush=True)
+sys.stdin.readline()
+for _ in range(1000):
+    for args in ((3, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, -1, 0), (1, mmap.MAP_SHARED, fd, 4096)):
+        assert libc.mmap(place, 8192, args[0], args[1] | 0x100000, *args[2:]) == place
+        libc.munmap(place, 8192)
+print("done", flush=True)
+sys.stdin.readline()
+"""
+
+
+@pytest.fixture
+def band() -> Iterator[Sideband]:
+    with Sideband() as opened:
+        yield opened
+
+
+def test_all_short_lived_mappings_are_seen_in_order(band: Sideband, tmp_path: Path) -> None:
+    path = str(tmp_path / "mapped\nfile")
+    Path(path).write_bytes(bytes(65536))
+    with subprocess.Popen(
+        [sys.executable, "-c", WORKLOAD, path], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as child:
+        assert child.stdin
+        assert child.stdout
+        place = int(child.stdout.readline())
+        child.stdin.write(b"go\n")
+        child.stdin.flush()
+        assert child.stdout.readline() == b"done\n"
+        events = [e for e in band.poll({child.pid}) if e.start == place]
+        child.stdin.close()
+    assert (band.lost, band.corrupt) == (0, 0)
+    assert len(events) == 2000
+    status = os.stat(path)
+    kernel_device = os.major(status.st_dev) << 20 | os.minor(status.st_dev)
+    for anonymous, mapped in zip(events[::2], events[1::2], strict=True):
+        assert (anonymous.pid, anonymous.end, anonymous.perms) == (child.pid, place + 8192, "rw-p")
+        assert (anonymous.path, anonymous.inode, anonymous.pgoff) == ("", 0, 0)
+        assert (mapped.path, mapped.inode, mapped.pgoff) == (path, status.st_ino, 4096)
+        assert (mapped.perms, mapped.device) == ("r--s", kernel_device)
+    times = [event.time_ns for event in events]
+    assert times == sorted(times)
+
+
+def test_times_are_monotonic_clock_and_polls_do_not_overlap(band: Sideband) -> None:
+    before = time.clock_gettime_ns(time.CLOCK_MONOTONIC)
+    with mmap.mmap(-1, 7 * mmap.PAGESIZE):
+        after = time.clock_gettime_ns(time.CLOCK_MONOTONIC)
+        mine = [e for e in band.poll({os.getpid()}) if before <= e.time_ns <= after]
+    assert any(e.end - e.start >= 7 * mmap.PAGESIZE and e.perms == "rw-s" for e in mine)
+    assert all(e.time_ns > after for e in band.poll({os.getpid()}))
+
+
+def test_exec_reports_the_new_program(band: Sideband) -> None:
+    with subprocess.Popen(["/bin/true"]) as child:
+        child.wait()
+    names = {event.path for event in band.poll({child.pid})}
+    assert {"[stack]", "[vdso]", os.path.realpath("/bin/true")} <= names
+
+
+def test_what_does_not_fit_is_counted() -> None:
+    with Sideband(data_pages=4) as small:
+        for _ in range(1000):
+            mmap.mmap(-1, mmap.PAGESIZE).close()
+        seen = len(small.poll({os.getpid()}))
+        assert 0 < seen < 1000
+        mmap.mmap(-1, mmap.PAGESIZE).close()  # older kernels tell with the next record
+        small.poll({os.getpid()})
+        assert seen + small.lost >= 1000
+
+
+def test_a_standing_event_is_replaced(band: Sideband) -> None:
+    assert band.refresh() is False
+    libc = ctypes.CDLL(None)
+    disable = 0x2401  # PERF_EVENT_IOC_DISABLE: what a CPU going offline amounts to
+    stopped = next(iter(band.filenos()))
+    assert libc.ioctl(stopped, disable, 0) == 0
+    with mmap.mmap(-1, mmap.PAGESIZE):
+        pass
+    band.refresh()  # time_enabled may still have grown until the event was stopped
+    assert band.refresh() is True
+    assert band.refresh() is False
+    band.poll()
+    before = time.clock_gettime_ns(time.CLOCK_MONOTONIC)
+    os.sched_setaffinity(0, {0})
+    with mmap.mmap(-1, mmap.PAGESIZE):
+        os.sched_setaffinity(0, range(os.cpu_count() or 1))
+        assert any(e.time_ns >= before for e in band.poll({os.getpid()}))
+
+
+def test_refusal_is_a_clear_word(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(cpu: int, watermark: int) -> tuple[int, bool]:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(sideband, "_open", refuse)
+    with pytest.raises(sideband.TraceError, match="run as root"):
+        Sideband()

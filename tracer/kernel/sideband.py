@@ -1,0 +1,308 @@
+"""Every new mapping of every process, as the kernel tells profilers: perf's MMAP2 records.
+
+A dummy software event on each CPU makes the kernel write a record into that
+event's buffer whenever `perf_event_mmap` runs (kernel/events/core.c): on
+mmap, mprotect, brk, stack growth, and for each segment exec maps. It does not
+run on munmap or mremap. A record gives the extent of the mapping as it is
+*after* the call, merged with its neighbours where the kernel merged them.
+
+No BPF is involved, so this works wherever perf_event_open(2) does. Records
+are system-wide; other processes' are dropped by pid before anything else is
+looked at.
+"""
+
+import ctypes
+import errno
+import mmap
+import os
+import struct
+import time
+from collections.abc import Container, Iterator
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Self
+
+from tracer.errors import Exit, TraceError
+from tracer.text import decode
+
+PAGE = mmap.PAGESIZE
+DATA_PAGES = 128  # with its control page what perf_event_mlock_kb (516) grants each CPU
+
+# include/uapi/linux/perf_event.h
+_NR_PERF_EVENT_OPEN = 298  # x86-64
+_TYPE_SOFTWARE, _SW_DUMMY = 1, 9
+_SAMPLE_TID, _SAMPLE_TIME = 1 << 1, 1 << 2
+_FORMAT_TIME_ENABLED, _FORMAT_LOST = 1 << 0, 1 << 4
+_ATTR_MMAP, _ATTR_WATERMARK, _ATTR_MMAP_DATA = 1 << 8, 1 << 14, 1 << 17
+_ATTR_SAMPLE_ID_ALL, _ATTR_MMAP2, _ATTR_USE_CLOCKID = 1 << 18, 1 << 23, 1 << 25
+_FLAG_FD_CLOEXEC = 1 << 3
+_RECORD_LOST, _RECORD_MMAP2 = 2, 10
+_MISC_BUILD_ID = 1 << 14
+_HEAD = 1024  # of data_head in struct perf_event_mmap_page; data_tail follows
+
+_ATTR = struct.Struct("<IIQQQQQIIQQQQIiQII")  # perf_event_attr up to PERF_ATTR_SIZE_VER5
+_HEADER = struct.Struct("<IHH")
+_MMAP2 = struct.Struct("<IIQQQIIQQII")  # pid tid addr len pgoff maj min ino generation prot flags
+_SAMPLE_ID = struct.Struct("<IIQ")  # pid tid time
+_FILENAME = _HEADER.size + _MMAP2.size
+_LARGEST = _FILENAME + 4096 + _SAMPLE_ID.size
+
+_PROT_READ, _PROT_WRITE, _PROT_EXEC, _MAP_SHARED = 1, 2, 4, 1
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+@dataclass(frozen=True, slots=True)
+class MmapEvent:
+    """A mapping [start, end) that exists since `time_ns` (CLOCK_MONOTONIC).
+
+    `perms` as in /proc/PID/maps; `pgoff` the offset in the file in bytes, 0
+    for memory without one; `device` in kernel encoding (major << 20 | minor).
+    `path` is raw; "" for anonymous memory, "[heap]", "[stack]", "[vdso]" as
+    the kernel calls them. A file whose path the kernel could not give has
+    an inode and no path.
+    """
+
+    time_ns: int
+    pid: int
+    tid: int
+    start: int
+    end: int
+    pgoff: int
+    perms: str
+    device: int
+    inode: int
+    path: str
+
+
+def parse(data: bytes, pids: Container[int] | None = None) -> tuple[list[MmapEvent], int, int]:
+    """The events of `pids` (all when None) in whole records of one buffer.
+
+    Returns (events in the buffer's order, records the kernel says it lost,
+    bytes left over because a record made no sense).
+    """
+    events: list[MmapEvent] = []
+    lost = at = 0
+    while at + _HEADER.size <= len(data):
+        kind, misc, size = _HEADER.unpack_from(data, at)
+        if size < _HEADER.size or at + size > len(data):
+            break
+        if kind == _RECORD_MMAP2:
+            if size < _FILENAME + _SAMPLE_ID.size:
+                break
+            pid = int.from_bytes(data[at + 8 : at + 12], "little")
+            if pids is None or pid in pids:
+                events.append(_event(data[at : at + size], misc))
+        elif kind == _RECORD_LOST and size >= _HEADER.size + 16:
+            lost += int.from_bytes(data[at + 16 : at + 24], "little")
+        at += size
+    return events, lost, len(data) - at
+
+
+def _event(record: bytes, misc: int) -> MmapEvent:
+    pid, tid, start, length, pgoff, major, minor, inode, _, prot, flags = _MMAP2.unpack_from(
+        record, _HEADER.size
+    )
+    if misc & _MISC_BUILD_ID:
+        major = minor = inode = 0
+    name = record[_FILENAME : len(record) - _SAMPLE_ID.size].split(b"\0", 1)[0]
+    if name.startswith(b"//"):  # //anon, //enomem, //toolong
+        name = b""
+    is_file = inode or name.startswith(b"/")
+    return MmapEvent(
+        time_ns=_SAMPLE_ID.unpack_from(record, len(record) - _SAMPLE_ID.size)[2],
+        pid=pid,
+        tid=tid,
+        start=start,
+        end=start + length,
+        pgoff=pgoff if is_file else 0,
+        perms=_perms(prot, flags),
+        device=major << 20 | minor,
+        inode=inode,
+        path=decode(name),
+    )
+
+
+def _perms(prot: int, flags: int) -> str:
+    return (
+        ("r" if prot & _PROT_READ else "-")
+        + ("w" if prot & _PROT_WRITE else "-")
+        + ("x" if prot & _PROT_EXEC else "-")
+        + ("s" if flags & _MAP_SHARED else "p")
+    )
+
+
+class _Buffer:
+    """One CPU's event and its ring buffer."""
+
+    def __init__(self, cpu: int, data_pages: int) -> None:
+        self.fd, self.counts_lost = _open(cpu, data_pages * PAGE // 2)
+        try:
+            self._map = mmap.mmap(self.fd, (1 + data_pages) * PAGE)
+        except OSError:
+            os.close(self.fd)
+            raise
+        self._size = data_pages * PAGE
+        self._positions = memoryview(self._map)[_HEAD : _HEAD + 16].cast("Q")
+        self._enabled_ns = -1
+        self.lost = 0
+
+    def drain(self) -> bytes:
+        """Take all whole records out of the ring."""
+        head, tail = self._positions
+        used = head - tail
+        first = PAGE + tail % self._size
+        whole = min(used, PAGE + self._size - first)
+        data = self._map[first : first + whole] + self._map[PAGE : PAGE + used - whole]
+        self._positions[1] = head
+        if used > self._size - _LARGEST:
+            self.read()  # a LOST record only comes with the next record: ask now
+        return data
+
+    def read(self) -> bool:
+        """Update `lost`; False where the event has stood still since the last call.
+
+        It does when its CPU went offline, even if the CPU is back by now.
+        """
+        enabled_ns, lost = struct.unpack_from("<QQ", os.read(self.fd, 24) + bytes(8), 8)
+        if self.counts_lost:
+            self.lost = max(self.lost, lost)
+        alive = bool(enabled_ns > self._enabled_ns)
+        self._enabled_ns = enabled_ns
+        return alive
+
+    def close(self) -> None:
+        self._positions.release()
+        self._map.close()
+        os.close(self.fd)
+
+
+def _open(cpu: int, watermark: int) -> tuple[int, bool]:
+    """(descriptor, whether reading it tells how many records were lost: kernels from 6.0)."""
+    flags = _ATTR_MMAP | _ATTR_MMAP2 | _ATTR_MMAP_DATA
+    flags |= _ATTR_SAMPLE_ID_ALL | _ATTR_USE_CLOCKID | _ATTR_WATERMARK
+    for read_format in (_FORMAT_TIME_ENABLED | _FORMAT_LOST, _FORMAT_TIME_ENABLED):
+        sample_type = _SAMPLE_TID | _SAMPLE_TIME
+        attr = _ATTR.pack(
+            *(_TYPE_SOFTWARE, _ATTR.size, _SW_DUMMY, 0, sample_type, read_format, flags),
+            *(watermark, 0, 0, 0, 0, 0, 0, time.CLOCK_MONOTONIC, 0, 0, 0),
+        )
+        fd = _libc.syscall(_NR_PERF_EVENT_OPEN, attr, -1, cpu, -1, _FLAG_FD_CLOEXEC)
+        if fd >= 0:
+            return fd, bool(read_format & _FORMAT_LOST)
+        error = ctypes.get_errno()
+        if error != errno.EINVAL:
+            break
+    raise OSError(error, os.strerror(error))
+
+
+class Sideband:
+    """The open events of all online CPUs.
+
+    Raises TraceError where the kernel refuses them (Exit.NO_RIGHTS without
+    CAP_PERFMON or root, Exit.UNSUPPORTED otherwise).
+    """
+
+    def __init__(self, data_pages: int = DATA_PAGES) -> None:
+        """`data_pages`: size of each CPU's buffer, a power of two."""
+        self._data_pages = data_pages
+        self._buffers: dict[int, _Buffer] = {}
+        self._pending: list[MmapEvent] = []
+        self._lost_before = 0  # by buffers closed since
+        self.corrupt = 0  # stretches of a buffer dropped because they made no sense
+        try:
+            self._attach_missing()
+        except OSError as error:
+            self.close()
+            raise _refused(error) from error
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Detach; harmless when repeated."""
+        for buffer in self._buffers.values():
+            buffer.close()
+        self._buffers.clear()
+
+    def filenos(self) -> Iterator[int]:
+        """Descriptors that poll(2) reports readable when a buffer is half full."""
+        return (buffer.fd for buffer in self._buffers.values())
+
+    @property
+    def lost(self) -> int:
+        """Records (of any process) that found their buffer full, as far as is known."""
+        return self._lost_before + sum(buffer.lost for buffer in self._buffers.values())
+
+    def poll(self, pids: Container[int] | None = None) -> list[MmapEvent]:
+        """New events of `pids` (tgids; all processes when None), in order of time.
+
+        Everything that happened before the call is returned, and nothing
+        that happened after it began, so one call's events come before the next's.
+        Read the fault ring *before* polling: then every mapping a fault could
+        have been in has been reported. When `lost` has grown, a look at
+        /proc/PID/maps must fill the gap.
+        """
+        now = time.clock_gettime_ns(time.CLOCK_MONOTONIC)
+        events, self._pending = self._pending, []
+        for buffer in self._buffers.values():
+            events += self._take(buffer, pids)
+        events.sort(key=lambda event: event.time_ns)
+        if events and events[-1].time_ns > now:
+            self._pending = [event for event in events if event.time_ns > now]
+            events = events[: -len(self._pending)]
+        return events
+
+    def refresh(self, pids: Container[int] | None = None) -> bool:
+        """Attach to CPUs that came online; True where that left a gap in what was seen.
+
+        A CPU that goes offline takes its event with it, for good. What its
+        buffer still held of `pids` comes with the next `poll`.
+        """
+        for cpu, buffer in list(self._buffers.items()):
+            if not buffer.read():
+                self._pending += self._take(buffer, pids)
+                self._lost_before += buffer.lost
+                self._buffers.pop(cpu).close()
+        return self._attach_missing()
+
+    def _take(self, buffer: _Buffer, pids: Container[int] | None) -> list[MmapEvent]:
+        events, lost, left_over = parse(buffer.drain(), pids)
+        buffer.lost += lost if not buffer.counts_lost else 0
+        self.corrupt += left_over > 0
+        return events
+
+    def _attach_missing(self) -> bool:
+        attached = False
+        for cpu in range(os.sysconf("SC_NPROCESSORS_CONF")):
+            if cpu in self._buffers:
+                continue
+            try:
+                self._buffers[cpu] = _Buffer(cpu, self._data_pages)
+                attached = True
+            except OSError as error:
+                if error.errno not in (errno.ENODEV, errno.ENXIO):  # offline, not there
+                    raise
+        return attached
+
+
+def _refused(error: OSError) -> TraceError:
+    if error.errno in (errno.EPERM, errno.EACCES):
+        return TraceError(
+            "the kernel refuses to report mappings (perf_event_open: permission denied)",
+            "run as root, or with CAP_PERFMON",
+            Exit.NO_RIGHTS,
+        )
+    return TraceError(
+        f"the kernel cannot report mappings (perf_event_open: {error.strerror})",
+        "it needs CONFIG_PERF_EVENTS",
+        Exit.UNSUPPORTED,
+    )
