@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tracer.errors import TraceError
 from tracer.kernel import sideband
 from tracer.kernel.sideband import Sideband
 
@@ -63,7 +64,11 @@ def test_all_short_lived_mappings_are_seen_in_order(band: Sideband, tmp_path: Pa
     for anonymous, mapped in zip(events[::2], events[1::2], strict=True):
         assert (anonymous.pid, anonymous.end, anonymous.perms) == (child.pid, place + 8192, "rw-p")
         assert (anonymous.path, anonymous.inode, anonymous.pgoff) == ("", 0, 0)
-        assert (mapped.path, mapped.inode, mapped.pgoff) == (path, status.st_ino, 4096)
+        assert (mapped.path, mapped.inode, mapped.pgoff) == (
+            path.replace("\n", "\\012"),
+            status.st_ino,
+            4096,
+        )
         assert (mapped.perms, mapped.device) == ("r--s", kernel_device)
     times = [event.time_ns for event in events]
     assert times == sorted(times)
@@ -120,5 +125,5 @@ def test_refusal_is_a_clear_word(monkeypatch: pytest.MonkeyPatch) -> None:
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(sideband, "_open", refuse)
-    with pytest.raises(sideband.TraceError, match="run as root"):
+    with pytest.raises(TraceError, match="run as root"):
         Sideband()

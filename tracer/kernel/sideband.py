@@ -58,8 +58,8 @@ class MmapEvent:
 
     `perms` as in /proc/PID/maps; `pgoff` the offset in the file in bytes, 0
     for memory without one; `device` in kernel encoding (major << 20 | minor).
-    `path` is raw; "" for anonymous memory, "[heap]", "[stack]", "[vdso]" as
-    the kernel calls them. A file whose path the kernel could not give has
+    `path` is spelled as in maps, too, not made printable: "" for anonymous
+    memory, "[heap]", "[stack]", "[vdso]" as the kernel calls them. A file whose path the kernel could not give has
     an inode and no path.
     """
 
@@ -119,7 +119,7 @@ def _event(record: bytes, misc: int) -> MmapEvent:
         perms=_perms(prot, flags),
         device=major << 20 | minor,
         inode=inode,
-        path=decode(name),
+        path=decode(name.replace(b"\n", b"\\012")),  # as maps does
     )
 
 
