@@ -1,0 +1,177 @@
+"""Reading /proc/PID/pagemap without numpy: entry bits, raw reads, PAGEMAP_SCAN.
+
+Facts: Documentation/admin-guide/mm/pagemap.rst and fs/proc/task_mmu.c. Addresses and
+sizes are in bytes. tracer/procfs/pagemap.py is the numpy face of this module.
+"""
+
+import errno
+import fcntl
+import mmap
+import os
+import struct
+from array import array
+from collections.abc import Iterator
+
+from tracer.procfs.errors import ProcessGone, path_of, reading
+
+PAGE_SIZE = mmap.PAGESIZE
+ENTRY_SIZE = 8
+
+PFN_MASK = (1 << 55) - 1  # of a present page; of a swapped one type (bits 0-4) and offset
+SOFT_DIRTY = 1 << 55
+EXCLUSIVE = 1 << 56  # mapped once (an estimate under CONFIG_NO_PAGE_MAPCOUNT)
+UFFD_WP = 1 << 57
+GUARD = 1 << 58  # 6.15 on
+FILE_OR_SHARED = 1 << 61
+SWAPPED = 1 << 62  # in swap; markers, migration and poison entries too
+PRESENT = 1 << 63
+
+# A hole's soft-dirty bit says nothing: it is set all over fresh mappings.
+HELD = PRESENT | SWAPPED
+
+USER_LIMIT = 1 << 63  # addresses from here on are the kernel's (vsyscall) on 64-bit machines
+
+# struct pm_scan_arg and struct page_region of include/uapi/linux/fs.h
+_PAGEMAP_SCAN = 0xC0606610  # _IOWR('f', 16, struct pm_scan_arg)
+_SCAN_ARG = struct.Struct("=12Q")
+_WALK_END = 4
+_IS_PRESENT, _IS_SWAPPED = 0x8, 0x10
+_REGION_WORDS = 3
+_REGIONS_A_CALL = 4096
+_FALLBACK_PAGES = 1 << 16
+
+
+def open_pagemap(pid: int, tid: int | None = None) -> int:
+    """A descriptor for the address space the process has now.
+
+    It stays with that address space: after exec or exit it reads as gone. Raises
+    ProcessGone, or TraceError without PTRACE_MODE_READ on the process.
+    """
+    with reading(pid):
+        return os.open(path_of(pid, "pagemap", tid), os.O_RDONLY | os.O_CLOEXEC)
+
+
+def is_gone(descriptor: int) -> bool:
+    """Whether the address space behind an open pagemap is gone (or never was: a kernel thread).
+
+    The kernel then answers every read with nothing; page 0 is otherwise always readable.
+    """
+    try:
+        return not os.pread(descriptor, ENTRY_SIZE, 0)
+    except ProcessLookupError:
+        return True
+
+
+def read_into(descriptor: int, pid: int, start: int, buffer: memoryview) -> None:
+    """Fill `buffer`, of bytes, with the entries of the pages from `start` on.
+
+    Pages outside the user address space (vsyscall) read as 0, like pages not there.
+    Raises ProcessGone when the address space is gone.
+    """
+    offset = start // PAGE_SIZE * ENTRY_SIZE
+    done = 0
+    while done < len(buffer):
+        try:
+            count = os.preadv(descriptor, [buffer[done:]], offset + done)
+        except ProcessLookupError:
+            raise ProcessGone(pid) from None
+        if count == 0:
+            if is_gone(descriptor):
+                raise ProcessGone(pid, f"process {pid} has ended: its memory is gone")
+            buffer[done:] = bytes(len(buffer) - done)
+            return
+        done += count
+
+
+def read_entries(descriptor: int, pid: int, start: int, pages: int) -> "array[int]":
+    """The entries of `pages` pages from `start` on, as array("Q")."""
+    entries = array("Q", bytes(pages * ENTRY_SIZE))
+    read_into(descriptor, pid, start, memoryview(entries).cast("B"))
+    return entries
+
+
+def frames_visible() -> bool:
+    """Whether the kernel shows this process the frame numbers in pagemap (CAP_SYS_ADMIN).
+
+    Tried, not asked: our own memory is looked up, at an object that is surely present.
+    """
+    touched = object()
+    page = id(touched) // PAGE_SIZE * PAGE_SIZE  # CPython: the address of the object
+    try:
+        descriptor = os.open("/proc/self/pagemap", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        return bool(read_entries(descriptor, os.getpid(), page, 1)[0] & PFN_MASK)
+    finally:
+        os.close(descriptor)
+
+
+def scan_held(descriptor: int, pid: int, start: int, end: int) -> Iterator[tuple[int, int]]:
+    """Ranges [first, last) within start..end of pages present or swapped, ascending.
+
+    `end` is at most the user address space's (a mapping's end, vsyscall's aside).
+    By PAGEMAP_SCAN (6.7 on), whose cost goes with the page tables there are, not with
+    the addresses; before, by reading all entries, and then a range may hold some pages
+    that are neither. Mappings without struct pages (VM_PFNMAP) are never in a range;
+    pagemap shows nothing of them either. Raises ProcessGone.
+    """
+    if start >= min(end, USER_LIMIT):
+        return
+    # Before 6.16 the ioctl reaches through a null mm where there is none: look first.
+    if is_gone(descriptor):
+        raise ProcessGone(pid)
+    try:
+        yield from _scan(descriptor, start, end)
+    except OSError as error:
+        if error.errno not in (errno.ENOTTY, errno.EINVAL, errno.ENOSYS):
+            raise
+        yield from _scan_by_reading(descriptor, pid, start, end)
+    # Of an address space that went away meanwhile the scan says "nothing there".
+    if is_gone(descriptor):
+        raise ProcessGone(pid)
+
+
+def scan_available(descriptor: int) -> bool:
+    """Whether this kernel has PAGEMAP_SCAN."""
+    try:
+        next(_scan(descriptor, 0, PAGE_SIZE), None)
+    except OSError:
+        return False
+    return True
+
+
+def _scan(descriptor: int, start: int, end: int) -> Iterator[tuple[int, int]]:
+    regions = array("Q", bytes(_REGIONS_A_CALL * _REGION_WORDS * 8))
+    address, _ = regions.buffer_info()
+    held = _IS_PRESENT | _IS_SWAPPED
+    pending: tuple[int, int] | None = None
+    while start < end:
+        argument = bytearray(
+            _SCAN_ARG.pack(
+                _SCAN_ARG.size, 0, start, end, 0, address, _REGIONS_A_CALL, 0, 0, 0, held, 0
+            )
+        )
+        count = fcntl.ioctl(descriptor, _PAGEMAP_SCAN, argument)
+        for index in range(0, count * _REGION_WORDS, _REGION_WORDS):
+            first, last = regions[index], regions[index + 1]
+            if pending is not None and pending[1] == first:
+                pending = (pending[0], last)
+                continue
+            if pending is not None:
+                yield pending
+            pending = (first, last)
+        start = _SCAN_ARG.unpack(argument)[_WALK_END]
+    if pending is not None:
+        yield pending
+
+
+def _scan_by_reading(descriptor: int, pid: int, start: int, end: int) -> Iterator[tuple[int, int]]:
+    step = _FALLBACK_PAGES * PAGE_SIZE
+    # What untouched memory reads as, compared at memory speed.
+    untouched = [array("Q", [entry]) * _FALLBACK_PAGES for entry in (0, SOFT_DIRTY)]
+    for first in range(start, end, step):
+        last = min(first + step, end)
+        entries = read_entries(descriptor, pid, first, (last - first) // PAGE_SIZE)
+        if entries not in untouched and any(entry & HELD for entry in entries):
+            yield first, last

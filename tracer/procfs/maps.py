@@ -1,0 +1,106 @@
+"""A process's mappings, from /proc/PID/maps, and the file systems behind them.
+
+Needs no numpy. Format: proc(5) and fs/proc/task_mmu.c:show_map_vma.
+"""
+
+import re
+from dataclasses import dataclass
+
+from tracer.procfs.errors import ProcessGone, read_bytes
+from tracer.procfs.stat import is_kernel_thread
+from tracer.text import decode
+
+# The path is padded with blanks only; in it the kernel writes a newline as \012.
+_LINE = re.compile(
+    rb"^([0-9a-f]+)-([0-9a-f]+) (\S+) ([0-9a-f]+) ([0-9a-f]+:[0-9a-f]+) (\d+) *(.*)$",
+    re.MULTILINE,
+)
+_MOUNT = re.compile(rb"^\d+ \d+ (\d+):(\d+) .*? - (\S+) ", re.MULTILINE)
+
+
+@dataclass(frozen=True, slots=True)
+class Mapping:
+    """One region, half-open [start, end).
+
+    `offset` in the file, in bytes; `device` as the kernel encodes it (major << 20 |
+    minor, like s_dev), 0 for anonymous memory; `path` as the kernel shows it, with
+    its escapes and " (deleted)", not made printable, "" where it shows none.
+    """
+
+    start: int
+    end: int
+    perms: str
+    offset: int
+    device: int
+    inode: int
+    path: str
+
+    @property
+    def name(self) -> str:
+        """The path, or "[anon]" where there is none."""
+        return self.path or "[anon]"
+
+
+def kernel_device(major: int, minor: int) -> int:
+    """MKDEV of include/linux/kdev_t.h."""
+    return major << 20 | minor
+
+
+def parse_maps(text: bytes) -> list[Mapping]:
+    """The mappings a maps file's bytes list, in order of address."""
+    # Few distinct values, many lines: each is converted once.
+    devices: dict[bytes, int] = {}
+    names: dict[bytes, str] = {}
+    mappings: list[Mapping] = []
+    for start, end, perms, offset, dev, inode, path in _LINE.findall(text):
+        device = devices.get(dev)
+        if device is None:
+            major, _, minor = dev.partition(b":")
+            device = devices[dev] = kernel_device(int(major, 16), int(minor, 16))
+        if perms not in names:
+            names[perms] = perms.decode("ascii")
+        if path not in names:
+            names[path] = decode(path)
+        mappings.append(
+            Mapping(
+                int(start, 16),
+                int(end, 16),
+                names[perms],
+                int(offset, 16),
+                device,
+                int(inode),
+                names[path],
+            )
+        )
+    return mappings
+
+
+def read_maps(pid: int, tid: int | None = None) -> list[Mapping]:
+    """The mappings of a process, or of the thread `tid` (whose leader may have ended).
+
+    While the target runs this is no one moment's picture, but addresses never go
+    backwards and what is there all the time is listed (Documentation/filesystems/proc.rst).
+    [] for a kernel thread. Raises ProcessGone where the process, or its memory
+    (a zombie), is gone; TraceError without the right to look.
+    """
+    text = read_bytes(pid, "maps", tid)
+    if not text and not is_kernel_thread(pid):
+        raise ProcessGone(pid, f"process {pid} has ended: its memory is gone")
+    return parse_maps(text)
+
+
+def parse_mountinfo(text: bytes) -> dict[int, str]:
+    """`mount_filesystems` of a mountinfo file's bytes."""
+    return {
+        kernel_device(int(major), int(minor)): decode(fstype)
+        for major, minor, fstype in _MOUNT.findall(text)
+    }
+
+
+def mount_filesystems(pid: int) -> dict[int, str]:
+    """Device (kernel encoding) -> file system type of every mount the process sees.
+
+    Memory of the kernel's own shmem mount (memfd, shared anonymous memory, SysV) lies
+    on a device no mountinfo lists: its paths are /memfd:…, /dev/zero and /SYSV….
+    """
+    return parse_mountinfo(read_bytes(pid, "mountinfo"))

@@ -1,0 +1,172 @@
+"""/proc/PID/pagemap in numpy arrays: one uint64 entry a page.
+
+The bits and the raw reads are in tracer/procfs/entries.py. "Frame" here is a
+physical address in bytes, as ptdump prints it; NO_FRAME where there is none.
+"""
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from types import TracebackType
+
+import numpy as np
+import numpy.typing as npt
+
+from tracer.procfs import entries as raw
+from tracer.procfs.entries import PAGE_SIZE, frames_visible
+from tracer.procfs.maps import Mapping
+from tracer.rows import NO_FRAME
+
+__all__ = [
+    "PAGE_SIZE",
+    "PageMap",
+    "exclusive",
+    "file_or_shared",
+    "frames",
+    "frames_visible",
+    "held",
+    "present",
+    "swapped",
+]
+
+Entries = npt.NDArray[np.uint64]
+Flags = npt.NDArray[np.bool_]
+
+_CHUNK_PAGES = 1 << 16  # 512 KiB of entries
+_GAP_PAGES = 512  # reading this many absent entries costs less than another system call
+
+
+def present(entries: Entries) -> Flags:
+    """Which pages have a frame."""
+    return _any_bit(entries, raw.PRESENT)
+
+
+def swapped(entries: Entries) -> Flags:
+    """Which pages are in swap (guard, migration and poison markers count as such)."""
+    return _any_bit(entries, raw.SWAPPED)
+
+
+def held(entries: Entries) -> Flags:
+    """Which pages are present or swapped."""
+    return _any_bit(entries, raw.HELD)
+
+
+def exclusive(entries: Entries) -> Flags:
+    """Which pages are mapped once only, present ones."""
+    return _any_bit(entries, raw.EXCLUSIVE)
+
+
+def file_or_shared(entries: Entries) -> Flags:
+    """Which pages belong to a file or to shared memory (5.10: not for PMD-mapped ones)."""
+    return _any_bit(entries, raw.FILE_OR_SHARED)
+
+
+def frames(entries: Entries) -> Entries:
+    """The physical address of each page's frame; NO_FRAME where it is not present.
+
+    Without CAP_SYS_ADMIN the kernel shows frame 0 for every present page: ask
+    `frames_visible` first.
+    """
+    shift = np.uint64(PAGE_SIZE.bit_length() - 1)
+    addresses = (entries & np.uint64(raw.PFN_MASK)) << shift
+    return np.where(present(entries), addresses, np.uint64(NO_FRAME))
+
+
+class PageMap:
+    """The pagemap of the address space a process has at this moment.
+
+    After exec or exit that address space is gone and every method raises
+    ProcessGone; open a new PageMap for what came after. Use as a context manager.
+    """
+
+    def __init__(self, pid: int, tid: int | None = None) -> None:
+        """Open it. Raises ProcessGone, or TraceError without the right to look."""
+        self.pid = pid
+        self._descriptor = raw.open_pagemap(pid, tid)
+
+    def __enter__(self) -> "PageMap":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Give the descriptor back; harmless when done twice."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+    def gone(self) -> bool:
+        """Whether the address space has ended."""
+        return raw.is_gone(self._descriptor)
+
+    def read(self, start: int, end: int) -> Entries:
+        """The entries of all pages in [start, end), page-aligned, in one read as a rule.
+
+        Eight bytes a page, mapped or not: use `read_present` where it may be sparse.
+        Pages outside the user address space (vsyscall) read as 0.
+        """
+        entries = np.empty((end - start) // PAGE_SIZE, dtype=np.uint64)
+        if len(entries):
+            raw.read_into(self._descriptor, self.pid, start, entries.data.cast("B"))
+        return entries
+
+    def scan_present(self, start: int, end: int) -> Iterator[tuple[int, int]]:
+        """Ranges of pages present or swapped within [start, end); see entries.scan_held."""
+        return raw.scan_held(self._descriptor, self.pid, start, end)
+
+    def read_present(self, mappings: Sequence[Mapping]) -> Iterator[tuple[Mapping, int, Entries]]:
+        """Every present or swapped page of `mappings` (ascending, as read_maps gives them).
+
+        Yields (mapping, address of the first page, entries of the pages from there on),
+        ascending, each within one mapping and at most 65,536 pages long. Pages that
+        are neither may be among the entries; long runs of them are not, so sparse
+        terabytes cost nothing where the kernel has PAGEMAP_SCAN.
+        """
+        below = [mapping for mapping in mappings if mapping.start < raw.USER_LIMIT]
+        if not below:
+            return
+        ranges = self.scan_present(below[0].start, below[-1].end)
+        position = 0
+        for first, last in _split(_joined(ranges, _GAP_PAGES * PAGE_SIZE), _CHUNK_PAGES):
+            entries = self.read(first, last)
+            while position < len(below) and below[position].end <= first:
+                position += 1
+            for index in range(position, len(below)):
+                mapping = below[index]
+                if mapping.start >= last:
+                    break
+                low, high = max(first, mapping.start), min(last, mapping.end)
+                piece = entries[(low - first) // PAGE_SIZE : (high - first) // PAGE_SIZE]
+                yield mapping, low, piece
+
+
+def _any_bit(entries: Entries, bits: int) -> Flags:
+    result: Flags = (entries & np.uint64(bits)) != 0
+    return result
+
+
+def _joined(ranges: Iterable[tuple[int, int]], gap: int) -> Iterator[tuple[int, int]]:
+    """Ranges that lie no more than `gap` bytes apart, made one."""
+    pending: tuple[int, int] | None = None
+    for first, last in ranges:
+        if pending is not None and first - pending[1] <= gap:
+            pending = (pending[0], last)
+            continue
+        if pending is not None:
+            yield pending
+        pending = (first, last)
+    if pending is not None:
+        yield pending
+
+
+def _split(ranges: Iterable[tuple[int, int]], pages: int) -> Iterator[tuple[int, int]]:
+    """Ranges cut so that none is longer than `pages`."""
+    step = pages * PAGE_SIZE
+    for first, last in ranges:
+        for start in range(first, last, step):
+            yield start, min(start + step, last)

@@ -1,0 +1,160 @@
+"""What the kernel's own books say of processes and threads: /proc/PID/{stat,task,comm,smaps}.
+
+Everything here works without privileges on one's own processes and without numpy.
+A process or thread that is gone raises ProcessGone. Field numbers are those of proc(5).
+"""
+
+import os
+import re
+
+from tracer.procfs.errors import ProcessGone, read_bytes, reading
+from tracer.text import decode
+
+_STATE, _PARENT, _FLAGS = 3, 4, 9
+_MIN_FLT, _MAJ_FLT = 10, 12
+_START_TIME = 22
+_PF_KTHREAD = 0x00200000  # include/linux/sched.h
+
+_SMAPS_HEADER = rb"([0-9a-f]+)-[0-9a-f]+ [rwxsp-]{4} "
+_SMAPS_RSS = re.compile(rb"^(?:" + _SMAPS_HEADER + rb"|Rss:\s+(\d+) kB$)", re.MULTILINE)
+
+
+def _stat(pid: int, tid: int | None = None) -> list[bytes]:
+    """Fields of stat with field n of proc(5) at index n - 3; comm, field 2, may hold anything."""
+    _, _, fields = read_bytes(pid, "stat", tid).rpartition(b")")
+    if not fields:
+        raise ProcessGone(pid)
+    return fields.split()
+
+
+def _field(fields: list[bytes], number: int) -> int:
+    return int(fields[number - 3])
+
+
+def fault_count(pid: int, tid: int) -> int:
+    """min_flt + maj_flt of one thread since it started."""
+    fields = _stat(pid, tid)
+    return _field(fields, _MIN_FLT) + _field(fields, _MAJ_FLT)
+
+
+def process_fault_count(pid: int) -> int:
+    """min_flt + maj_flt of all threads of a process, those that have ended included."""
+    fields = _stat(pid)
+    return _field(fields, _MIN_FLT) + _field(fields, _MAJ_FLT)
+
+
+def state(pid: int, tid: int | None = None) -> str:
+    """One letter, as ps(1) shows it: R, S, D, Z (ended, not yet waited for), T, t, X, I."""
+    return _stat(pid, tid)[_STATE - 3].decode("ascii")
+
+
+def parent(pid: int) -> int:
+    """The parent's pid; 0 where there is none in this pid namespace."""
+    return _field(_stat(pid), _PARENT)
+
+
+def start_time(pid: int, tid: int | None = None) -> int:
+    """When it started, in clock ticks since boot: tells a reused pid from the old one."""
+    return _field(_stat(pid, tid), _START_TIME)
+
+
+def is_kernel_thread(pid: int) -> bool:
+    """Whether this is a thread of the kernel, which has no memory of its own."""
+    return bool(_field(_stat(pid), _FLAGS) & _PF_KTHREAD)
+
+
+def exists(pid: int) -> bool:
+    """Whether there is such a process (or thread), zombies included."""
+    return os.path.exists(f"/proc/{pid}")
+
+
+def thread_group(tid: int) -> int:
+    """The pid of the process that thread `tid` belongs to (Tgid of /proc/TID/status)."""
+    match = re.search(rb"^Tgid:\s+(\d+)", read_bytes(tid, "status"), re.MULTILINE)
+    if match is None:
+        raise ProcessGone(tid)
+    return int(match[1])
+
+
+def comm(pid: int, tid: int | None = None) -> str:
+    """The thread's name, not made printable; at most 15 bytes."""
+    return decode(read_bytes(pid, "comm", tid).removesuffix(b"\n"))
+
+
+def threads(pid: int) -> list[int]:
+    """Thread ids of a process, ascending."""
+    with reading(pid):
+        return sorted(int(name) for name in os.listdir(f"/proc/{pid}/task"))
+
+
+def children(pid: int) -> list[int]:
+    """All living descendants of a process, parents before their children.
+
+    A look at a moving thing: those forked or reparented meanwhile may be missing.
+    """
+    found: list[int] = []
+    pending = [pid]
+    while pending:
+        try:
+            offspring = _direct_children(pending.pop(0))
+        except ProcessGone:
+            if not found and not exists(pid):
+                raise
+            continue
+        found += offspring
+        pending += offspring
+    return found
+
+
+def _direct_children(pid: int) -> list[int]:
+    if not os.path.exists(f"/proc/{pid}/task/{pid}/children"):  # CONFIG_PROC_CHILDREN off
+        threads(pid)  # raises where it is the process that is missing
+        return [child for child, its_parent in _parents().items() if its_parent == pid]
+    offspring: list[int] = []
+    for tid in threads(pid):
+        try:
+            offspring += map(int, read_bytes(pid, "children", tid).split())
+        except ProcessGone:
+            continue
+    return sorted(offspring)
+
+
+def _parents() -> dict[int, int]:
+    """pid -> parent's pid of every process there is."""
+    parents: dict[int, int] = {}
+    for name in os.listdir("/proc"):
+        if name.isdigit():
+            try:
+                parents[int(name)] = parent(int(name))
+            except ProcessGone:
+                continue
+    return parents
+
+
+def rss(pid: int) -> int:
+    """Resident bytes, counted page by page (smaps_rollup; statm may lag behind)."""
+    match = re.search(rb"^Rss:\s+(\d+) kB$", read_bytes(pid, "smaps_rollup"), re.MULTILINE)
+    if match is None:
+        raise ProcessGone(pid)
+    return int(match[1]) * 1024
+
+
+def smaps_rss(pid: int, tid: int | None = None) -> dict[int, int]:
+    """Start of each mapping -> its resident bytes, as smaps counts them.
+
+    smaps leaves out the shared zero page, hugetlb pages and pages without struct
+    page (PFNMAP, vvar): a page can be present in pagemap and not be counted here.
+    """
+    return parse_smaps_rss(read_bytes(pid, "smaps", tid))
+
+
+def parse_smaps_rss(text: bytes) -> dict[int, int]:
+    """`smaps_rss` of a smaps file's bytes."""
+    resident: dict[int, int] = {}
+    start = 0
+    for address, kilobytes in _SMAPS_RSS.findall(text):
+        if address:
+            start = int(address, 16)
+        else:
+            resident[start] = int(kilobytes) * 1024
+    return resident
