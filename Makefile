@@ -1,0 +1,74 @@
+# Each of demo, test, test-kernels, bench, lint and install first installs what is missing
+# (tools/bootstrap); see docs/install.md.
+
+PREFIX ?= /usr/local
+CFLAGS ?= -O1 -g -Wall -Wextra
+PYTHON := .venv/bin/python
+# Tracing needs root: as root, or through sudo. Without either, live tests skip and say so.
+SUDO := $(shell [ "$$(id -u)" = 0 ] || command -v sudo)
+
+.PHONY: help bootstrap demo test test-unit test-live test-kernels bench lint format \
+        install uninstall clean distclean
+
+help:
+	@echo "make demo          trace multimap: five pages gain their frames (build/demo.csv)"
+	@echo "make test          unit tests, and live tests on this kernel where BPF is allowed"
+	@echo "make test-kernels  the live tests on stock kernels in QEMU [KERNELS=...] [PROBES=...]"
+	@echo "make bench         what tracing costs"
+	@echo "make lint          mypy --strict, ruff, shellcheck"
+	@echo "make install       put the commands where sudo finds them [PREFIX=$(PREFIX)]"
+	@echo "make uninstall     remove them again"
+	@echo "make clean         remove what was built; distclean removes .venv, too"
+
+bootstrap:
+	@tools/bootstrap
+
+demo: bootstrap
+	@mkdir -p build
+	$(SUDO) .venv/bin/pagefault-trace --perms rwx --csv build/demo.csv --force -- \
+		.venv/bin/multimap --auto
+	@echo "Every fault, the interpreter's own included, is in build/demo.csv."
+
+test: test-unit test-live
+
+test-unit: bootstrap
+	$(PYTHON) -m pytest tests/unit
+
+# After the unit tests, with make -j as well. Root leaves no files of its own in the checkout.
+test-live: build/workload | test-unit
+	$(SUDO) env CI="$(CI)" PYTHONDONTWRITEBYTECODE=1 $(PYTHON) -m pytest -p no:cacheprovider tests/live
+
+test-kernels: build/workload
+	@tools/bootstrap --kernels
+	KERNELS="$(KERNELS)" PROBES="$(PROBES)" $(PYTHON) -m tests.kernels
+
+build/workload: tests/live/workload.c | bootstrap
+	@mkdir -p build
+	$(CC) $(CFLAGS) -pthread -o $@ $<
+
+bench: build/workload
+	@tools/bootstrap --kernels
+	$(PYTHON) -m bench
+
+lint: bootstrap
+	$(PYTHON) -m mypy --strict tracer
+	$(PYTHON) -m ruff check .
+	$(PYTHON) -m ruff format --check .
+	@if command -v shellcheck >/dev/null; then set -x; shellcheck tools/bootstrap tools/install .ci/run; fi
+
+format: bootstrap
+	$(PYTHON) -m ruff check --fix .
+	$(PYTHON) -m ruff format .
+
+install: bootstrap
+	@tools/install "$(PREFIX)"
+
+uninstall:
+	@tools/install --uninstall "$(PREFIX)"
+
+clean:
+	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find tracer tests bench -name __pycache__ -prune -exec rm -rf {} +
+
+distclean: clean
+	rm -rf .venv

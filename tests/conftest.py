@@ -1,0 +1,86 @@
+"""What all tests share: the `live` marker, and no silent skips of live tests in CI.
+
+Everything under tests/live is marked `live`: real faults on the running
+kernel. Such a test skips, with the reason, where it is not root or BPF is
+refused. With CI=true (and in the guests of tests/kernels) a live test
+that skips is a failure: there, nothing should be missing.
+"""
+
+import ctypes
+import os
+import struct
+from collections.abc import Generator
+from pathlib import Path
+
+import pytest
+
+LIVE = Path(__file__).parent / "live"
+
+_SYS_BPF = 321  # x86-64
+_BPF_PROG_LOAD = 5
+_BPF_PROG_TYPE_RAW_TRACEPOINT = 17
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "live: needs root and a kernel that lets us load BPF")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    live = [item for item in items if LIVE in item.path.parents]
+    for item in live:
+        item.add_marker("live")
+    refusal = why_no_bpf() if live else ""
+    if refusal:
+        for item in live:
+            item.add_marker(pytest.mark.skip(reason=refusal))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    if item.get_closest_marker("live") and not hasattr(report, "wasxfail"):
+        _fail_skip(report)
+    return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(
+    collector: pytest.Collector,
+) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    """A whole module that skips itself never comes to pytest_runtest_makereport."""
+    report = yield
+    if LIVE in collector.path.parents:
+        _fail_skip(report)
+    return report
+
+
+def _fail_skip(report: pytest.TestReport | pytest.CollectReport) -> None:
+    if not report.skipped or os.environ.get("CI", "").lower() not in ("true", "1"):
+        return
+    reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr
+    report.outcome = "failed"
+    report.longrepr = f"a live test must not skip in CI: {reason}"
+
+
+def why_no_bpf() -> str:
+    """Why this process may not load a tracing program, in words; empty if it may.
+
+    Tries it, with `r0 = 0; exit` as a raw tracepoint program: rights,
+    lockdown, seccomp and the kernel's configuration all have their say.
+    """
+    if os.geteuid() != 0:
+        return "not root"
+    program = ctypes.create_string_buffer(struct.pack("<QQ", 0xB7, 0x95), 16)
+    licence = ctypes.create_string_buffer(b"Dual MIT/GPL")
+    attr = struct.pack(
+        "<IIQQ", _BPF_PROG_TYPE_RAW_TRACEPOINT, 2, ctypes.addressof(program),
+        ctypes.addressof(licence),
+    ).ljust(128, b"\0")  # fmt: skip
+    libc = ctypes.CDLL(None, use_errno=True)
+    fd = libc.syscall(_SYS_BPF, _BPF_PROG_LOAD, attr, len(attr))
+    if fd < 0:
+        return f"loading a BPF program is refused: {os.strerror(ctypes.get_errno())}"
+    os.close(fd)
+    return ""
