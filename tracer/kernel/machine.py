@@ -1,0 +1,89 @@
+"""Facts about the running machine: memory, page-table levels, symbols, preemption."""
+
+import os
+import platform
+from pathlib import Path
+
+from tracer.errors import Exit, TraceError
+
+
+def check_architecture() -> None:
+    """Raise TraceError unless this is x86-64: the walk and the register frame are its own."""
+    machine = platform.machine()
+    if machine != "x86_64":
+        raise TraceError(
+            f"this machine is {machine}; pagefault-trace knows x86-64 only",
+            "run it on an x86-64 machine",
+            Exit.UNSUPPORTED,
+        )
+
+
+def page_table_levels() -> int:
+    """5 where the CPU's la57 is in use, else 4 (the flag is cleared when booted with no5lvl)."""
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("flags"):
+            return 5 if " la57" in line else 4
+    return 4
+
+
+def symbol_address(name: str) -> int:
+    """The address kallsyms gives for `name`; 0 where it is absent or hidden (kptr_restrict)."""
+    wanted = f" {name}\n".encode()
+    with open("/proc/kallsyms", "rb") as symbols:
+        content = symbols.read()
+    at = content.find(wanted)
+    if at < 0:
+        return 0
+    line = content[content.rfind(b"\n", 0, at) + 1 : at]
+    return int(line.split()[0], 16)
+
+
+def highest_frame() -> int:
+    """The highest physical address that /proc/iomem calls System RAM (falls back to MemTotal × 2)."""
+    highest = 0
+    for line in Path("/proc/iomem").read_text().splitlines():
+        if line.endswith("System RAM"):
+            highest = max(highest, int(line.split(" : ")[0].strip().split("-")[1], 16))
+    if highest:
+        return highest
+    return 2 * os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def online_cpus() -> list[int]:
+    """CPU numbers of /sys/devices/system/cpu/online, such as "0-3,8"."""
+    cpus: list[int] = []
+    for part in Path("/sys/devices/system/cpu/online").read_text().strip().split(","):
+        first, _, last = part.partition("-")
+        cpus.extend(range(int(first), int(last or first) + 1))
+    return cpus
+
+
+def preemption() -> str:
+    """The kernel's preemption model: "none", "voluntary", "lazy", "full", "rt" or "unknown".
+
+    /sys/kernel/debug/sched/preempt shows the dynamic choice in parentheses;
+    the version string names the built-in one (init/version-timestamp.c).
+    """
+    try:
+        text = Path("/sys/kernel/debug/sched/preempt").read_text()
+        return text[text.index("(") + 1 : text.index(")")]
+    except (OSError, ValueError):
+        pass
+    version = os.uname().version
+    if "PREEMPT_RT" in version:
+        return "rt"
+    if "PREEMPT_LAZY" in version:
+        return "lazy"
+    if "PREEMPT_DYNAMIC" in version:
+        return _boot_choice()
+    if "PREEMPT" in version:
+        return "full"
+    return "voluntary"
+
+
+def _boot_choice() -> str:
+    """preempt= on the kernel's command line, else the model the kernel was built with."""
+    for word in Path("/proc/cmdline").read_text().split():
+        if word.startswith("preempt="):
+            return word.removeprefix("preempt=")
+    return "unknown"

@@ -1,0 +1,128 @@
+"""Physical to virtual: the direct map's base, found and verified on every start.
+
+The page-table walk reads tables by physical address through the kernel's
+direct map, whose base is randomised (CONFIG_RANDOMIZE_MEMORY). kallsyms may
+name `page_offset_base`; where it does not (no CONFIG_KALLSYMS_ALL), the base
+is 1 GiB-aligned (arch/x86/mm/kaslr.c) and lies below mm->pgd by that
+table's physical address, so there is one candidate for each GiB of memory. A
+candidate is right when walking our own pages gives what
+/proc/self/pagemap says of them.
+"""
+
+import ctypes
+import mmap
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+from tracer.errors import TraceError
+from tracer.kernel.machine import highest_frame, symbol_address
+
+GIB = 1 << 30
+_FRAME = 0x000FFFFFFFFFF000
+_PRESENT = 1
+_PAGES = 3  # agreeing on one page could be chance; on three it is not
+
+
+@dataclass(frozen=True)
+class DirectMap:
+    """`base` is 0 where the walk must stay off; `reason` says why, or how the base was found."""
+
+    base: int
+    zero_frame: int  # physical address of the shared zero page
+    reason: str
+
+
+class Walk(Protocol):
+    """One walk's answer: mm->pgd, the entry reached, its level, and the symbol's value."""
+
+    pgd: int
+    entry: int
+    level: int
+    symbol_value: int
+
+
+class Walker(Protocol):
+    """Something in the kernel that walks our own page tables (probes/program.py)."""
+
+    def start_calibration(self) -> None: ...
+
+    def stop_calibration(self) -> None: ...
+
+    def walk_own(self, address: int, direct_map: int, symbol: int = 0) -> Walk | None: ...
+
+
+def find_direct_map(program: Walker) -> DirectMap:
+    """Find the direct map's base and prove it against pagemap; also where the zero page is."""
+    pages = _OwnPages()
+    program.start_calibration()
+    try:
+        if pages.frames[0] == 0:
+            return DirectMap(0, 0, "/proc/self/pagemap shows no frames (CAP_SYS_ADMIN is missing)")
+        first = program.walk_own(pages.addresses[0], 0, symbol_address("page_offset_base"))
+        if first is None or not first.pgd:
+            raise TraceError("the calibration program did not run")
+        for base, source in _candidates(first.pgd, first.symbol_value):
+            if all(_agrees(program, base, at, frame) for at, frame in pages):
+                return DirectMap(base, pages.zero_frame, source)
+        return DirectMap(0, pages.zero_frame, "no candidate for the direct map agrees with pagemap")
+    finally:
+        program.stop_calibration()
+        pages.close()
+
+
+def _candidates(pgd: int, symbol_value: int) -> Iterator[tuple[int, str]]:
+    if symbol_value:
+        yield symbol_value, "page_offset_base, verified against pagemap"
+    highest = highest_frame()
+    base = pgd & ~(GIB - 1)
+    while base > 0 and pgd - base <= highest:
+        yield base, "calibrated against pagemap"
+        base -= GIB
+
+
+def _agrees(program: Walker, base: int, address: int, frame: int) -> bool:
+    walk = program.walk_own(address, base)
+    return (
+        walk is not None
+        and walk.level == 1
+        and bool(walk.entry & _PRESENT)
+        and walk.entry & _FRAME == frame
+    )
+
+
+class _OwnPages:
+    """A few pages of our own, written, and one only read (which maps the zero page)."""
+
+    def __init__(self) -> None:
+        # One page more than needed: the last is read, not written.
+        self._memory = mmap.mmap(
+            -1, (_PAGES + 1) * mmap.PAGESIZE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
+        )
+        self._memory.madvise(mmap.MADV_NOHUGEPAGE)
+        anchor = ctypes.c_char.from_buffer(self._memory)
+        start = ctypes.addressof(anchor)
+        del anchor
+        self.addresses = [start + number * mmap.PAGESIZE for number in range(_PAGES)]
+        for number in range(_PAGES):
+            self._memory[number * mmap.PAGESIZE] = 1
+        _ = self._memory[_PAGES * mmap.PAGESIZE]
+        self.frames = [_own_frame(address) for address in self.addresses]
+        self.zero_frame = _own_frame(start + _PAGES * mmap.PAGESIZE)
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        return iter(zip(self.addresses, self.frames, strict=True))
+
+    def close(self) -> None:
+        self._memory.close()
+
+
+def _own_frame(address: int) -> int:
+    """The physical address behind one of our own pages; 0 when pagemap hides it (admin-guide/mm/pagemap.rst)."""
+    fd = os.open("/proc/self/pagemap", os.O_RDONLY)
+    try:
+        entry = int.from_bytes(os.pread(fd, 8, address // mmap.PAGESIZE * 8), "little")
+    finally:
+        os.close(fd)
+    return (entry & ((1 << 55) - 1)) * mmap.PAGESIZE
