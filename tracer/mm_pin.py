@@ -137,9 +137,13 @@ class PinHelper:
     def __init__(self) -> None:
         self.holding = False
         self._uffd = -1
-        self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        with theirs:
-            self._pid = _fork_helper(theirs)
+        self._pid = 0
+        try:
+            self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            with theirs:
+                self._pid = _fork_helper(theirs)
+        except OSError as error:
+            raise PinUnavailable(f"no helper process ({error.strerror})") from error
         self._socket.settimeout(_READY_SECONDS)
         reply, fd = _receive_fd(self._socket)
         if fd is None:
