@@ -21,13 +21,14 @@ def decode(raw: bytes) -> str:
 def printable(text: str) -> str:
     r"""`text` with every character a terminal could act on shown as an escape.
 
-    Plain names come back unchanged (and unallocated); a backslash is doubled
-    only in names that needed escaping, so that the result is unambiguous.
+    Plain names come back unchanged (and unallocated); a backslash is doubled,
+    always, so that no two names look the same and each can be told from its escapes.
     """
-    if text.isascii() and text.isprintable():
-        return text
-    if not any(unicodedata.category(c) in _UNSAFE for c in text):
-        return text
+    if "\\" not in text:
+        if text.isascii() and text.isprintable():
+            return text
+        if not any(unicodedata.category(c) in _UNSAFE for c in text):
+            return text
     return "".join(_escape(c) for c in text)
 
 

@@ -1,5 +1,6 @@
 """What every output implements, and what the session tells it at the end."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -7,6 +8,14 @@ import numpy as np
 import numpy.typing as npt
 
 from tracer.rows import Names, Rows
+
+PAGE_SIZE = 4096  # x86-64's smallest page: the unit of every count of pages
+
+
+class Symbolizer(Protocol):
+    """Names the instructions at fault: one string a row, "" where unknown, raw (not printable)."""
+
+    def __call__(self, rows: Rows) -> Sequence[str]: ...
 
 
 @dataclass
@@ -18,18 +27,18 @@ class Books:
     foreign: int = 0  # rows by threads that are no targets (counted on their own account)
     kernel: int = 0  # min_flt + maj_flt of the same threads over the same interval
     lost: int = 0  # events the ring had no room for
-    missed: int = 0  # counted by the kernel, seen by no hook (gaps in the threads' counts), less lost and filtered
+    missed: int = 0  # gaps in the threads' counts: seen by no hook; less lost and filtered
     missed_reason: str = ""  # why, in words; "" when nothing was missed
     filtered: int = 0  # left out by --range, --region, --perms, --kind, --min-latency
     conflict: int = 0  # faults pagemap contradicts with nothing to explain it
     gained: int = 0  # pages that gained a frame
     given_up: int = 0  # pages that lost theirs
-    resident_change: int | None = None  # present pages, last snapshot less first; None where one is missing
+    resident_change: int | None = None  # present pages, last snapshot less first; None: unknown
     gained_by: dict[str, int] = field(default_factory=dict)  # source (Source.name.lower()) -> pages
     lost_by: dict[str, int] = field(default_factory=dict)
 
     def balanced(self) -> bool:
-        """Whether every fault the kernel counted is a row, a filtered one, a lost one or a named miss."""
+        """Whether every fault the kernel counted is a row, filtered out, lost or a named miss."""
         return (
             self.traced - self.foreign + self.filtered + self.lost + self.missed == self.kernel
             and self.conflict == 0
@@ -64,8 +73,9 @@ class PageTable:
     pid: npt.NDArray[np.uint32]
     page: npt.NDArray[np.uint64]  # virtual address of the page
     region: npt.NDArray[np.uint32]  # index into Names.regions
-    first_time_ns: npt.NDArray[np.int64]  # CLOCK_MONOTONIC when it first gained a frame (a snapshot's time where no fault tells)
-    first_source: npt.NDArray[np.uint8]  # timeline.Source
+    # CLOCK_MONOTONIC when it first gained a frame; a snapshot's time where no fault tells
+    first_time_ns: npt.NDArray[np.int64]
+    first_source: npt.NDArray[np.uint8]  # sources.Source
     first_kind: npt.NDArray[np.uint8]  # rows.Kind; UNKNOWN unless the source is a fault
     first_fault: npt.NDArray[np.uint64]  # ROW.number of that fault; 0 where none
     first_frame: npt.NDArray[np.uint64]  # physical address
@@ -74,7 +84,7 @@ class PageTable:
     confirmed: npt.NDArray[np.uint8]  # rows.Confirmed of the first gain
     gains: npt.NDArray[np.uint32]
     losses: npt.NDArray[np.uint32]
-    last_loss: npt.NDArray[np.uint8]  # timeline.Loss of the latest loss; 0 where none
+    last_loss: npt.NDArray[np.uint8]  # sources.Loss of the latest loss; 0 where none
 
 
 class Output(Protocol):

@@ -1,0 +1,111 @@
+"""One CSV row a fault, header first, no comment lines. docs/csv.md describes every column.
+
+Formatting is columnar (tracer.outputs.columns): nothing is done per row in
+Python. Every write is whole lines, unbuffered, so that a reader sees complete
+rows while the trace runs and after the tracer was killed.
+"""
+
+from functools import cache
+
+import numpy as np
+import numpy.typing as npt
+
+from tracer.outputs.base import Symbolizer
+from tracer.outputs.cells import RegionCells, enum_cells, text_cell
+from tracer.outputs.columns import Words, decimal, hexadecimal, lines, words
+from tracer.outputs.files import OutputFile
+from tracer.rows import NO_FRAME, UNKNOWN_LATENCY, Access, Cause, Confirmed, Kind, Names, Rows
+
+COLUMNS = (
+    *("number", "time_ns", "pid", "space", "tid", "comm", "cpu", "address"),
+    *("access", "cause", "kind", "major", "latency_ns", "frame", "frame_before", "pages"),
+    *("region", "perms", "offset", "ip", "symbol", "count", "confirmed"),
+)
+
+CHUNK = 4096  # rows formatted at once: the matrix stays in a core's own cache
+
+
+class CsvOutput:
+    """Writes batches of rows to an open file (`tracer.outputs.files.open_output`).
+
+    Raises TraceError(code=Exit.OUTPUT) where the file takes no more, and
+    BrokenPipeError where its reader is gone; the file then ends with a whole line.
+    """
+
+    def __init__(self, file: OutputFile, symbols: Symbolizer | None = None) -> None:
+        self._file = file
+        self._symbols = symbols
+        self._comms: list[bytes] = []
+        self._regions = RegionCells()
+        self._header = (",".join(COLUMNS) + "\n").encode()
+
+    def write(self, rows: Rows, names: Names) -> None:
+        """Append one line a row. The data are in the kernel when this returns."""
+        self._start()
+        self._comms += [text_cell(comm) for comm in names.comms[len(self._comms) :]]
+        self._regions.extend(names)
+        for start in range(0, len(rows), CHUNK):
+            self._file.write(self._format(rows[start : start + CHUNK]))
+
+    def close(self) -> None:
+        """Close the file; one without a fault has its header."""
+        self._start()
+        self._file.close()
+
+    def discard(self) -> None:
+        """Close without a trace: a file we made is removed, one that was there is as it was."""
+        self._file.discard()
+
+    def _start(self) -> None:
+        header, self._header = self._header, b""
+        if header:
+            self._file.write(header)
+
+    def _format(self, rows: Rows) -> bytes:
+        columns = [
+            decimal(rows["number"]),
+            decimal(rows["time_ns"]),
+            *(decimal(rows[name], rows[name] == 0) for name in ("pid", "space", "tid")),
+            words(self._comms, rows["comm"]),
+            decimal(rows["cpu"]),
+            hexadecimal(rows["address"]),
+            words(_what_cells(), _what(rows)),
+            decimal(np.maximum(rows["latency_ns"], 0), rows["latency_ns"] == UNKNOWN_LATENCY),
+            hexadecimal(rows["frame"], rows["frame"] == NO_FRAME),
+            hexadecimal(rows["frame_before"], rows["frame_before"] == NO_FRAME),
+            decimal(rows["pages"]),
+            self._regions.named(rows["region"]),
+            self._regions.offsets(rows["region"], rows["address"]),
+            hexadecimal(rows["ip"], rows["ip"] == 0),
+            self._symbol_words(rows),
+            decimal(rows["count"], rows["count"] == 0),
+            words(enum_cells(Confirmed, b"\n"), rows["confirmed"]),
+        ]
+        return lines(columns)
+
+    def _symbol_words(self, rows: Rows) -> list[Words]:
+        if self._symbols is None:
+            return words([b","], np.zeros(len(rows), np.intp))
+        ids: dict[str, int] = {}
+        symbols = [ids.setdefault(symbol, len(ids)) for symbol in self._symbols(rows)]
+        return words([text_cell(symbol) for symbol in ids], np.array(symbols, np.intp))
+
+
+def _what(rows: Rows) -> npt.NDArray[np.intp]:
+    """One number for access, cause, kind and major together: they make a single cell."""
+    what: npt.NDArray[np.intp] = rows["access"].astype(np.intp)
+    what = what * len(Cause) + rows["cause"]
+    what = what * len(Kind) + rows["kind"]
+    what = what * 2 + rows["major"]
+    return what
+
+
+@cache
+def _what_cells() -> list[bytes]:
+    return [
+        access + cause + kind + major
+        for access in enum_cells(Access)
+        for cause in enum_cells(Cause)
+        for kind in enum_cells(Kind)
+        for major in (b"false,", b"true,")
+    ]

@@ -1,0 +1,117 @@
+"""FILE.meta.json: what the CSV beside it does not say of itself.
+
+Written twice, each time whole: at the start with the state "running", so that
+a trace that was killed can be told from one that ended, and at the end with
+the books. A reader sees the one or the other, never half a file.
+"""
+
+import json
+import os
+from dataclasses import asdict
+from datetime import UTC, datetime
+from typing import Literal
+
+from tracer import __version__
+from tracer.errors import TraceError
+from tracer.outputs.base import Books, RunInfo
+from tracer.outputs.csv import COLUMNS
+from tracer.outputs.files import OutputFile, Owner, failure, open_output, open_parent
+from tracer.text import printable
+
+SUFFIX = ".meta.json"
+FORMAT = 1  # raised when a field changes its meaning or goes
+
+State = Literal["running", "finished", "failed"]
+Json = dict[str, object]
+
+
+class MetaFile:
+    """The description beside a CSV file; belongs to the same owner."""
+
+    def __init__(self, csv_path: str, owner: Owner | None = None, force: bool = False) -> None:
+        """Claim the name: raises TraceError(code=Exit.OUTPUT) as `open_output` does."""
+        self.path = csv_path + SUFFIX
+        self._owner = owner
+        self._file: OutputFile | None = open_output(self.path, owner, force)
+
+    def start(self, info: RunInfo) -> None:
+        """Write the first version."""
+        self._replace(describe(info, "running"))
+
+    def finish(self, info: RunInfo, books: Books, state: State = "finished") -> None:
+        """Write the last version, with the books."""
+        self._replace(describe(info, state, books))
+
+    def discard(self) -> None:
+        """Give the name up again, where nothing was written yet."""
+        if self._file is not None:
+            self._file.discard()
+            self._file = None
+
+    def _replace(self, content: Json) -> None:
+        """Write a new file next to the old and put it in its place, atomically (rename(2))."""
+        draft_path = f"{self.path}.{os.getpid()}.tmp"
+        draft = open_output(draft_path, self._owner, force=True)
+        try:
+            draft.write((json.dumps(content, indent=2) + "\n").encode())
+        except (OSError, TraceError):
+            draft.discard()
+            raise
+        draft.close()
+        self._rename(draft_path)
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+    def _rename(self, draft_path: str) -> None:
+        directory, name = open_parent(self.path)
+        try:
+            os.rename(
+                os.path.basename(draft_path), name, src_dir_fd=directory, dst_dir_fd=directory
+            )
+        except OSError as error:
+            raise failure(self.path, "cannot write", error) from error
+        finally:
+            os.close(directory)
+
+
+def describe(info: RunInfo, state: State, books: Books | None = None) -> Json:
+    """The content of FILE.meta.json, ready for json.dumps. docs/csv.md describes it."""
+    offset = info.started_wall_ns - info.started_monotonic_ns
+    ended = info.ended_monotonic_ns
+    content: Json = {
+        "format": FORMAT,
+        "version": __version__,
+        "state": state,
+        "host": printable(info.host),
+        "kernel": printable(info.kernel),
+        "command": [printable(word) for word in info.command],
+        "pids": info.pids,
+        "exit_status": info.exit_status,
+        "probe": {"name": info.probe, "reason": printable(info.probe_reason)},
+        "clock": {
+            "time_ns": "CLOCK_MONOTONIC",
+            "started_monotonic_ns": info.started_monotonic_ns,
+            "started_wall_ns": info.started_wall_ns,
+            "started": _iso(info.started_wall_ns),
+            "wall_minus_monotonic_ns": offset,
+            "ended_monotonic_ns": ended or None,
+            "ended": _iso(ended + offset) if ended else None,
+        },
+        "snapshots": {"interval_ms": info.snapshot_interval_ms, "taken": info.snapshots},
+        "filters": {name: printable(value) for name, value in info.filters.items()},
+        "notes": [printable(note) for note in info.notes],
+        "columns": list(COLUMNS),
+        "lost": None,
+        "books": None,
+    }
+    if books is not None:
+        content["lost"] = books.lost
+        content["books"] = {**asdict(books), "balanced": books.balanced()}
+    return content
+
+
+def _iso(wall_ns: int) -> str:
+    seconds, nanoseconds = divmod(wall_ns, 1_000_000_000)
+    moment = datetime.fromtimestamp(seconds, UTC)
+    return f"{moment:%Y-%m-%dT%H:%M:%S}.{nanoseconds:09d}Z"

@@ -1,0 +1,60 @@
+"""The page timeline as CSV: one row a page. docs/csv.md describes every column."""
+
+import numpy as np
+
+from tracer.outputs.base import PageTable
+from tracer.outputs.cells import RegionCells, enum_cells
+from tracer.outputs.columns import decimal, hexadecimal, lines, words
+from tracer.outputs.files import OutputFile
+from tracer.rows import NO_FRAME, Kind, Names
+from tracer.sources import Loss, Source
+
+PAGE_COLUMNS = (
+    *("space", "pid", "page", "region", "perms", "first_time_ns", "first_source"),
+    *("first_kind", "first_fault", "first_frame", "last_frame", "last_source"),
+    *("confirmed", "gains", "losses", "last_loss"),
+)
+CHUNK = 4096  # pages formatted at once
+_CONFIRMED = [b",", b"fault,", b"both,"]
+
+
+def write_pages(file: OutputFile, pages: PageTable | None, names: Names) -> None:
+    """Write the whole table, header first; the caller closes the file.
+
+    Without a table (the trace ended before it could be made) there is only the header.
+    Raises as OutputFile.write does.
+    """
+    file.write((",".join(PAGE_COLUMNS) + "\n").encode())
+    if pages is None:
+        return
+    regions = RegionCells()
+    regions.extend(names)
+    for start in range(0, len(pages.page), CHUNK):
+        file.write(_format(pages, slice(start, start + CHUNK), regions))
+
+
+def _format(pages: PageTable, part: slice, regions: RegionCells) -> bytes:
+    pid, space = pages.pid[part], pages.space[part]
+    fault, source = pages.first_fault[part], pages.first_source[part]
+    first_frame, last_frame = pages.first_frame[part], pages.last_frame[part]
+    by_fault = (source == Source.FAULT) | (source == Source.AROUND)
+    both = pages.confirmed[part].astype(bool)
+    return lines(
+        [
+            decimal(space, space == 0),
+            decimal(pid, pid == 0),
+            hexadecimal(pages.page[part]),
+            regions.named(pages.region[part]),
+            decimal(pages.first_time_ns[part]),
+            words(enum_cells(Source), source),
+            words(enum_cells(Kind), pages.first_kind[part]),
+            decimal(fault, fault == 0),
+            hexadecimal(first_frame, first_frame == NO_FRAME),
+            hexadecimal(last_frame, last_frame == NO_FRAME),
+            words(enum_cells(Source), pages.last_source[part]),
+            words(_CONFIRMED, np.where(both, 2, by_fault)),
+            decimal(pages.gains[part]),
+            decimal(pages.losses[part]),
+            words(enum_cells(Loss, b"\n"), pages.last_loss[part]),
+        ]
+    )
