@@ -13,7 +13,7 @@ import pytest
 
 from tracer.errors import TraceError
 from tracer.kernel import sideband
-from tracer.kernel.sideband import Sideband
+from tracer.kernel.sideband import ExecEvent, MmapEvent, Sideband
 
 # 1,000 anonymous and 1,000 file mappings in turn at one address, which it prints first.
 WORKLOAD = """
@@ -43,6 +43,10 @@ def band() -> Iterator[Sideband]:
         yield opened
 
 
+def mappings(band: Sideband, pid: int) -> list[MmapEvent]:
+    return [event for event in band.poll({pid}) if isinstance(event, MmapEvent)]
+
+
 def test_all_short_lived_mappings_are_seen_in_order(band: Sideband, tmp_path: Path) -> None:
     path = str(tmp_path / "mapped\nfile")
     Path(path).write_bytes(bytes(65536))
@@ -55,7 +59,7 @@ def test_all_short_lived_mappings_are_seen_in_order(band: Sideband, tmp_path: Pa
         child.stdin.write(b"go\n")
         child.stdin.flush()
         assert child.stdout.readline() == b"done\n"
-        events = [e for e in band.poll({child.pid}) if e.start == place]
+        events = [e for e in mappings(band, child.pid) if e.start == place]
         child.stdin.close()
     assert (band.lost, band.corrupt) == (0, 0)
     assert len(events) == 2000
@@ -78,7 +82,7 @@ def test_times_are_monotonic_clock_and_polls_do_not_overlap(band: Sideband) -> N
     before = time.clock_gettime_ns(time.CLOCK_MONOTONIC)
     with mmap.mmap(-1, 7 * mmap.PAGESIZE):
         after = time.clock_gettime_ns(time.CLOCK_MONOTONIC)
-        mine = [e for e in band.poll({os.getpid()}) if before <= e.time_ns <= after]
+        mine = [e for e in mappings(band, os.getpid()) if before <= e.time_ns <= after]
     assert any(e.end - e.start >= 7 * mmap.PAGESIZE and e.perms == "rw-s" for e in mine)
     assert all(e.time_ns > after for e in band.poll({os.getpid()}))
 
@@ -86,8 +90,22 @@ def test_times_are_monotonic_clock_and_polls_do_not_overlap(band: Sideband) -> N
 def test_exec_reports_the_new_program(band: Sideband) -> None:
     with subprocess.Popen(["/bin/true"]) as child:
         child.wait()
-    names = {event.path for event in band.poll({child.pid})}
+    events = band.poll({child.pid})
+    execs = [at for at, event in enumerate(events) if isinstance(event, ExecEvent)]
+    assert len(execs) == 1
+    program = events[execs[0] + 1 :]
+    names = {event.path for event in program if isinstance(event, MmapEvent)}
     assert {"[stack]", "[vdso]", os.path.realpath("/bin/true")} <= names
+
+
+def test_what_comes_after_the_moment_asked_for_waits_whoever_did_it(band: Sideband) -> None:
+    now = time.clock_gettime_ns(time.CLOCK_MONOTONIC)
+    with subprocess.Popen(["/bin/true"]) as child:
+        child.wait()
+    assert all(event.time_ns <= now for event in band.poll({os.getpid()}, now))
+    later = band.poll({child.pid})
+    assert any(isinstance(event, ExecEvent) for event in later)
+    assert {event.pid for event in later} == {child.pid}
 
 
 def test_what_does_not_fit_is_counted() -> None:

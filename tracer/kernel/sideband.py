@@ -11,6 +11,7 @@ are system-wide; other processes' are dropped by pid before anything else is
 looked at.
 """
 
+import bisect
 import ctypes
 import errno
 import mmap
@@ -26,6 +27,7 @@ from tracer.errors import Exit, TraceError
 from tracer.text import decode
 
 PAGE = mmap.PAGESIZE
+FOREVER = (1 << 64) - 1
 DATA_PAGES = 128  # with its control page what perf_event_mlock_kb (516) grants each CPU
 
 # include/uapi/linux/perf_event.h
@@ -33,11 +35,12 @@ _NR_PERF_EVENT_OPEN = 298  # x86-64
 _TYPE_SOFTWARE, _SW_DUMMY = 1, 9
 _SAMPLE_TID, _SAMPLE_TIME = 1 << 1, 1 << 2
 _FORMAT_TIME_ENABLED, _FORMAT_LOST = 1 << 0, 1 << 4
-_ATTR_MMAP, _ATTR_WATERMARK, _ATTR_MMAP_DATA = 1 << 8, 1 << 14, 1 << 17
-_ATTR_SAMPLE_ID_ALL, _ATTR_MMAP2, _ATTR_USE_CLOCKID = 1 << 18, 1 << 23, 1 << 25
+_ATTR_MMAP, _ATTR_COMM, _ATTR_WATERMARK, _ATTR_MMAP_DATA = 1 << 8, 1 << 9, 1 << 14, 1 << 17
+_ATTR_SAMPLE_ID_ALL, _ATTR_MMAP2, _ATTR_COMM_EXEC = 1 << 18, 1 << 23, 1 << 24
+_ATTR_USE_CLOCKID = 1 << 25
 _FLAG_FD_CLOEXEC = 1 << 3
-_RECORD_LOST, _RECORD_MMAP2 = 2, 10
-_MISC_BUILD_ID = 1 << 14
+_RECORD_LOST, _RECORD_COMM, _RECORD_MMAP2 = 2, 3, 10
+_MISC_COMM_EXEC, _MISC_BUILD_ID = 1 << 13, 1 << 14
 _HEAD = 1024  # of data_head in struct perf_event_mmap_page; data_tail follows
 
 _ATTR = struct.Struct("<IIQQQQQIIQQQQIiQII")  # perf_event_attr up to PERF_ATTR_SIZE_VER5
@@ -45,6 +48,10 @@ _HEADER = struct.Struct("<IHH")
 _MMAP2 = struct.Struct("<IIQQQIIQQII")  # pid tid addr len pgoff maj min ino generation prot flags
 _SAMPLE_ID = struct.Struct("<IIQ")  # pid tid time
 _FILENAME = _HEADER.size + _MMAP2.size
+_SMALLEST = {
+    _RECORD_MMAP2: _FILENAME + _SAMPLE_ID.size,
+    _RECORD_COMM: _HEADER.size + 8 + _SAMPLE_ID.size,
+}
 _LARGEST = _FILENAME + 4096 + _SAMPLE_ID.size
 
 _PROT_READ, _PROT_WRITE, _PROT_EXEC, _MAP_SHARED = 1, 2, 4, 1
@@ -59,8 +66,8 @@ class MmapEvent:
     `perms` as in /proc/PID/maps; `pgoff` the offset in the file in bytes, 0
     for memory without one; `device` in kernel encoding (major << 20 | minor).
     `path` is spelled as in maps, too, not made printable: "" for anonymous
-    memory, "[heap]", "[stack]", "[vdso]" as the kernel calls them. A file whose path the kernel could not give has
-    an inode and no path.
+    memory, "[heap]", "[stack]", "[vdso]" as the kernel calls them. A file
+    whose path the kernel could not give has an inode and no path.
     """
 
     time_ns: int
@@ -75,31 +82,53 @@ class MmapEvent:
     path: str
 
 
-def parse(data: bytes, pids: Container[int] | None = None) -> tuple[list[MmapEvent], int, int]:
+@dataclass(frozen=True, slots=True)
+class ExecEvent:
+    """The process has a new address space, empty but for the stack being set up.
+
+    It comes before the mappings of the new program; the tracepoint
+    sched_process_exec comes after them.
+    """
+
+    time_ns: int
+    pid: int
+    tid: int
+
+
+Event = MmapEvent | ExecEvent
+
+
+def parse(
+    data: bytes, pids: Container[int] | None = None, until_ns: int = FOREVER
+) -> tuple[list[Event], int, int]:
     """The events of `pids` (all when None) in whole records of one buffer.
 
-    Returns (events in the buffer's order, records the kernel says it lost,
-    bytes left over because a record made no sense).
+    Of those after `until_ns` every process's are kept. Returns (events in the
+    buffer's order, records the kernel says it lost, bytes left over because a
+    record made no sense).
     """
-    events: list[MmapEvent] = []
+    events: list[Event] = []
     lost = at = 0
     while at + _HEADER.size <= len(data):
         kind, misc, size = _HEADER.unpack_from(data, at)
         if size < _HEADER.size or at + size > len(data):
             break
-        if kind == _RECORD_MMAP2:
-            if size < _FILENAME + _SAMPLE_ID.size:
+        if kind == _RECORD_MMAP2 or (kind == _RECORD_COMM and misc & _MISC_COMM_EXEC):
+            if size < _SMALLEST[kind]:
                 break
-            pid = int.from_bytes(data[at + 8 : at + 12], "little")
-            if pids is None or pid in pids:
-                events.append(_event(data[at : at + size], misc))
+            pid, tid, time_ns = _SAMPLE_ID.unpack_from(data, at + size - _SAMPLE_ID.size)
+            if pids is None or pid in pids or time_ns > until_ns:
+                if kind == _RECORD_MMAP2:
+                    events.append(_mapping(data[at : at + size], misc))
+                else:
+                    events.append(ExecEvent(time_ns, pid, tid))
         elif kind == _RECORD_LOST and size >= _HEADER.size + 16:
             lost += int.from_bytes(data[at + 16 : at + 24], "little")
         at += size
     return events, lost, len(data) - at
 
 
-def _event(record: bytes, misc: int) -> MmapEvent:
+def _mapping(record: bytes, misc: int) -> MmapEvent:
     pid, tid, start, length, pgoff, major, minor, inode, _, prot, flags = _MMAP2.unpack_from(
         record, _HEADER.size
     )
@@ -180,6 +209,7 @@ class _Buffer:
 def _open(cpu: int, watermark: int) -> tuple[int, bool]:
     """(descriptor, whether reading it tells how many records were lost: kernels from 6.0)."""
     flags = _ATTR_MMAP | _ATTR_MMAP2 | _ATTR_MMAP_DATA
+    flags |= _ATTR_COMM | _ATTR_COMM_EXEC
     flags |= _ATTR_SAMPLE_ID_ALL | _ATTR_USE_CLOCKID | _ATTR_WATERMARK
     for read_format in (_FORMAT_TIME_ENABLED | _FORMAT_LOST, _FORMAT_TIME_ENABLED):
         sample_type = _SAMPLE_TID | _SAMPLE_TIME
@@ -207,7 +237,7 @@ class Sideband:
         """`data_pages`: size of each CPU's buffer, a power of two."""
         self._data_pages = data_pages
         self._buffers: dict[int, _Buffer] = {}
-        self._pending: list[MmapEvent] = []
+        self._pending: list[Event] = []
         self._lost_before = 0  # by buffers closed since
         self.corrupt = 0  # stretches of a buffer dropped because they made no sense
         try:
@@ -242,40 +272,41 @@ class Sideband:
         """Records (of any process) that found their buffer full, as far as is known."""
         return self._lost_before + sum(buffer.lost for buffer in self._buffers.values())
 
-    def poll(self, pids: Container[int] | None = None) -> list[MmapEvent]:
-        """New events of `pids` (tgids; all processes when None), in order of time.
+    def poll(self, pids: Container[int] | None = None, until_ns: int | None = None) -> list[Event]:
+        """New events of `pids` (tgids; all processes when None) up to `until_ns`, by time.
 
-        Everything that happened before the call is returned, and nothing
-        that happened after it began, so one call's events come before the next's.
-        Read the fault ring *before* polling: then every mapping a fault could
-        have been in has been reported. When `lost` has grown, a look at
-        /proc/PID/maps must fill the gap.
+        `until_ns` is a moment of the past on CLOCK_MONOTONIC; by default that of
+        the call. Later events wait for the next call, those of processes that
+        are not among `pids` yet as well. So nothing of a new child is missed by
+        who takes the time, then reads the fault ring with its forks, then
+        polls with that time and the children added to `pids`.
+        When `lost` has grown, a look at /proc/PID/maps must fill the gap.
         """
-        now = time.clock_gettime_ns(time.CLOCK_MONOTONIC)
-        events, self._pending = self._pending, []
+        if until_ns is None:
+            until_ns = time.clock_gettime_ns(time.CLOCK_MONOTONIC)
+        events = self._pending
         for buffer in self._buffers.values():
-            events += self._take(buffer, pids)
+            events += self._take(buffer, pids, until_ns)
         events.sort(key=lambda event: event.time_ns)
-        if events and events[-1].time_ns > now:
-            self._pending = [event for event in events if event.time_ns > now]
-            events = events[: -len(self._pending)]
-        return events
+        due = bisect.bisect_right(events, until_ns, key=lambda event: event.time_ns)
+        self._pending = events[due:]
+        return [event for event in events[:due] if pids is None or event.pid in pids]
 
-    def refresh(self, pids: Container[int] | None = None) -> bool:
+    def refresh(self) -> bool:
         """Attach to CPUs that came online; True where that left a gap in what was seen.
 
         A CPU that goes offline takes its event with it, for good. What its
-        buffer still held of `pids` comes with the next `poll`.
+        buffer still held comes with the next `poll`.
         """
         for cpu, buffer in list(self._buffers.items()):
             if not buffer.read():
-                self._pending += self._take(buffer, pids)
+                self._pending += self._take(buffer, None, FOREVER)
                 self._lost_before += buffer.lost
                 self._buffers.pop(cpu).close()
         return self._attach_missing()
 
-    def _take(self, buffer: _Buffer, pids: Container[int] | None) -> list[MmapEvent]:
-        events, lost, left_over = parse(buffer.drain(), pids)
+    def _take(self, buffer: _Buffer, pids: Container[int] | None, until_ns: int) -> list[Event]:
+        events, lost, left_over = parse(buffer.drain(), pids, until_ns)
         buffer.lost += lost if not buffer.counts_lost else 0
         self.corrupt += left_over > 0
         return events
