@@ -87,6 +87,20 @@ def threads(pid: int) -> list[int]:
         return sorted(int(name) for name in os.listdir(f"/proc/{pid}/task"))
 
 
+def living_thread(pid: int) -> int:
+    """A thread through which the process's memory can be seen: its first, if that still runs.
+
+    Raises ProcessGone where all have ended, as in a zombie.
+    """
+    for tid in [pid, *threads(pid)]:
+        try:
+            if state(pid, tid) not in "ZX":
+                return tid
+        except ProcessGone:
+            continue
+    raise ProcessGone(pid, f"process {pid} has ended: its memory is gone")
+
+
 def children(pid: int) -> list[int]:
     """All living descendants of a process, parents before their children.
 

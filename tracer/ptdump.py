@@ -1,0 +1,343 @@
+"""ptdump: the page table of a process, one line a region or (-g) one line a page.
+
+A line a region shows its first page. Nothing heavy is imported on the way to the
+first line: numpy comes in for a -g dump of very many pages, rich for --watch.
+"""
+
+import argparse
+import io
+import os
+import re
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple, NoReturn
+
+from tracer.errors import Exit, TraceError
+from tracer.pipes import PIPE_CLOSED, discard_stdout
+from tracer.procfs import stat
+from tracer.procfs.entries import (
+    PAGE_SIZE,
+    PFN_MASK,
+    PRESENT,
+    SWAPPED,
+    frames_visible,
+    open_pagemap,
+    read_entries,
+)
+from tracer.procfs.errors import ProcessGone
+from tracer.procfs.maps import Mapping, read_maps
+from tracer.text import printable
+
+HEADER = (
+    "virt addr              physical addr            size"
+    "          perms        present        swapped       path"
+)
+HIDDEN = "hidden"
+FRAME_END = 34  # the column where the physical address ends
+
+_CHUNK_PAGES = 1 << 16
+_BULK_PAGES = 50_000  # from here on importing numpy is quicker than doing without
+_WATCH_PAGES = 1 << 20
+_WATCH_SECONDS = 0.5
+_INTERRUPTED = 130  # 128 + SIGINT
+
+_RANGE = re.compile(r"(?:0x)?([0-9a-f]+)-(?:0x)?([0-9a-f]+)", re.IGNORECASE)
+_ADDRESS = re.compile(r"0x([0-9a-f]+)", re.IGNORECASE)
+
+
+class Row(NamedTuple):
+    """A page to show: its region, its address, its raw pagemap entry, the bytes shown for it."""
+
+    mapping: Mapping
+    address: int
+    entry: int
+    size: int
+
+
+# --- choosing regions
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """What --region asks for: a name, or every region that overlaps [start, end)."""
+
+    text: str
+    name: str = ""
+    start: int = 0
+    end: int = 0
+    clip: bool = False  # only the pages within start..end, not whole regions
+
+    def of(self, mapping: Mapping) -> bool:
+        """Whether the choice takes this mapping (or a part of it)."""
+        if self.name:
+            return self.name == mapping.name or self.name in mapping.path
+        return mapping.start < self.end and self.start < mapping.end
+
+
+def parse_choice(text: str) -> Choice:
+    """NAME, ADDRESS (0x…) or START-END (hexadecimal, as in maps); TraceError on nonsense."""
+    if match := _RANGE.fullmatch(text):
+        start, end = (int(number, 16) for number in match.groups())
+        if start >= end:
+            raise TraceError(f"empty region: {text}", "give START-END, START first", Exit.USAGE)
+        end += -end % PAGE_SIZE
+        return Choice(text, start=start // PAGE_SIZE * PAGE_SIZE, end=end, clip=True)
+    if match := _ADDRESS.fullmatch(text):
+        address = int(match[1], 16)
+        return Choice(text, start=address, end=address + 1)
+    if not text or text.lower().startswith("0x"):
+        raise TraceError(
+            f"not a region: {printable(text)!r}", "give NAME, 0xADDRESS or START-END", Exit.USAGE
+        )
+    return Choice(text, name=text)
+
+
+def chosen(mappings: Sequence[Mapping], choice: Choice | None, each_page: bool) -> list[Mapping]:
+    """The mappings `choice` takes; with `each_page` cut to its range."""
+    if choice is None:
+        return list(mappings)
+    taken = [mapping for mapping in mappings if choice.of(mapping)]
+    if not (choice.clip and each_page):
+        return taken
+    return [
+        replace(mapping, start=max(mapping.start, choice.start), end=min(mapping.end, choice.end))
+        for mapping in taken
+    ]
+
+
+# --- reading
+
+
+@dataclass(frozen=True, slots=True)
+class Dump:
+    """What is to be shown of which process."""
+
+    pid: int
+    each_page: bool
+    choice: Choice | None
+    visible: bool  # whether the kernel shows us frames
+
+    def look(self) -> "Look":
+        """Open the process as it is at this moment. Raises TraceError, ProcessGone."""
+        tid = stat.living_thread(self.pid)
+        descriptor = open_pagemap(self.pid, tid)
+        try:
+            mappings = chosen(read_maps(self.pid, tid), self.choice, self.each_page)
+        except BaseException:
+            os.close(descriptor)
+            raise
+        return Look(self, descriptor, mappings)
+
+
+class Look:
+    """One look at a process; closes its pagemap as a context manager."""
+
+    def __init__(self, dump: Dump, descriptor: int, mappings: list[Mapping]) -> None:
+        self.dump = dump
+        self.descriptor = descriptor
+        self.mappings = mappings
+
+    def __enter__(self) -> "Look":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self.descriptor)
+
+    def pages(self) -> int:
+        """How many pages the mappings span."""
+        return sum(mapping.end - mapping.start for mapping in self.mappings) // PAGE_SIZE
+
+    def rows(self) -> Iterator[Row]:
+        """A row a region (its first page), or a row a page."""
+        for mapping in self.mappings:
+            if not self.dump.each_page:
+                entry = read_entries(self.descriptor, self.dump.pid, mapping.start, 1)[0]
+                yield Row(mapping, mapping.start, entry, mapping.end - mapping.start)
+                continue
+            step = _CHUNK_PAGES * PAGE_SIZE
+            for start in range(mapping.start, mapping.end, step):
+                count = min(step, mapping.end - start) // PAGE_SIZE
+                entries = read_entries(self.descriptor, self.dump.pid, start, count)
+                addresses = range(start, start + count * PAGE_SIZE, PAGE_SIZE)
+                for address, entry in zip(addresses, entries, strict=True):
+                    yield Row(mapping, address, entry, PAGE_SIZE)
+
+
+# --- formatting
+
+
+def line(row: Row, visible: bool) -> str:
+    """One line of the dump, without its newline."""
+    address = f"{row.address:#x}"
+    frame = frame_text(row.entry, visible)
+    return f"{address}{frame:>{FRAME_END - len(address)}}{tail(row.mapping, row.entry, row.size)}"
+
+
+def frame_text(entry: int, visible: bool) -> str:
+    """The physical address a page has; 0x0 for none, HIDDEN where we may not see it."""
+    if not entry & PRESENT:
+        return "0x0"
+    return f"{(entry & PFN_MASK) * PAGE_SIZE:#x}" if visible else HIDDEN
+
+
+def tail(mapping: Mapping, entry: int, size: int) -> str:
+    """Everything right of the physical address."""
+    present = "true" if entry & PRESENT else "false"
+    swapped = "true" if entry & SWAPPED else "false"
+    path = f"         {printable(mapping.path)}" if mapping.path else ""
+    return f"{size:>20}{mapping.perms:>12}{present:>13}{swapped:>16}{path}"
+
+
+# --- the command
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        """One line, as for every other mistake."""
+        raise TraceError(message, f"see {self.prog} --help", Exit.USAGE)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="ptdump",
+        usage="ptdump [-g] [--region REGION] [--watch [SECONDS]] PID",
+        description="Show the page table of a process: a line a region (its first page), "
+        "or a line a page.",
+        epilog="Physical addresses are shown to root only; others read 'hidden' there.",
+    )
+    parser.add_argument("-g", dest="each_page", action="store_true", help="a line a page")
+    parser.add_argument(
+        "--region",
+        metavar="REGION",
+        help="only the regions with this name (or a part of it), the one at 0xADDRESS, "
+        "or what lies within START-END",
+    )
+    parser.add_argument(
+        "--watch",
+        metavar="SECONDS",
+        nargs="?",
+        const="",
+        help=f"look again every SECONDS (default {_WATCH_SECONDS}); a page that just gained "
+        "a frame stands out",
+    )
+    parser.add_argument("pid", metavar="PID", nargs="?", help="the process to look at")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The `ptdump` command; returns its exit status (tracer.errors.Exit)."""
+    try:
+        return _main(argv)
+    except TraceError as error:
+        print(f"ptdump: {error}", file=sys.stderr)
+        return int(error.code)
+    except BrokenPipeError:
+        discard_stdout()
+        return PIPE_CLOSED
+    except KeyboardInterrupt:
+        return _INTERRUPTED
+    except OSError as error:
+        discard_stdout()
+        print(f"ptdump: cannot write: {error.strerror}", file=sys.stderr)
+        return int(Exit.OUTPUT)
+
+
+def _main(argv: Sequence[str] | None) -> int:
+    options = _parser().parse_args(argv)
+    watch, pid = options.watch, options.pid
+    if pid is None and watch:  # `ptdump --watch PID`
+        watch, pid = "", watch
+    if pid is None:
+        raise TraceError("which process?", "give its PID, see ptdump --help", Exit.USAGE)
+    interval = None if watch is None else _seconds(watch)
+    choice = None if options.region is None else parse_choice(options.region)
+    dump = Dump(_process(pid), options.each_page, choice, frames_visible())
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # names the terminal cannot show
+    if interval is None:
+        _print_once(dump)
+    else:
+        _watch(dump, interval)
+    return int(Exit.OK)
+
+
+def _process(text: str) -> int:
+    """The pid `text` names, of a process that has memory to show."""
+    if not (text.isascii() and text.isdigit()):
+        raise TraceError(f"not a process id: {printable(text)!r}", "give a number", Exit.USAGE)
+    pid = int(text[:20])
+    if not stat.exists(pid):
+        raise ProcessGone(pid)
+    if stat.is_kernel_thread(pid):
+        raise TraceError(
+            f"{pid} is a kernel thread ({printable(stat.comm(pid))}): it has no memory of its own",
+            "",
+            Exit.NO_TARGET,
+        )
+    return pid
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text or _WATCH_SECONDS)
+    except ValueError:
+        seconds = 0
+    if not 0.01 <= seconds <= 86_400:
+        raise TraceError(
+            f"not a number of seconds: {printable(text)!r}", "give 0.01 or more", Exit.USAGE
+        )
+    return seconds
+
+
+def _print_once(dump: Dump) -> None:
+    with dump.look() as look:
+        if dump.choice is not None and not look.mappings:
+            raise TraceError(
+                f"process {dump.pid} has no region {printable(dump.choice.text)!r}",
+                f"see /proc/{dump.pid}/maps",
+                Exit.USAGE,
+            )
+        sys.stdout.write(HEADER + "\n")
+        _write_rows(look)
+        sys.stdout.flush()
+    _explain_hidden(dump)
+
+
+def _write_rows(look: Look) -> None:
+    if look.dump.each_page and look.pages() >= _BULK_PAGES:
+        from tracer.ptdump_bulk import blocks
+
+        for block in blocks(look):
+            sys.stdout.write(block)
+        return
+    visible = look.dump.visible
+    for row in look.rows():
+        sys.stdout.write(line(row, visible) + "\n")
+
+
+def _explain_hidden(dump: Dump) -> None:
+    if not dump.visible:
+        print(
+            "ptdump: the kernel hides physical addresses without CAP_SYS_ADMIN; "
+            "run it as root, for example with sudo",
+            file=sys.stderr,
+        )
+
+
+def _watch(dump: Dump, interval: float) -> None:
+    from tracer.ptdump_watch import watch
+
+    with dump.look() as look:  # mistakes are told before the screen is taken
+        if dump.each_page and look.pages() > _WATCH_PAGES:
+            raise TraceError(
+                f"process {dump.pid} spans {look.pages()} pages, too many to watch",
+                "choose some with --region",
+                Exit.USAGE,
+            )
+    _explain_hidden(dump)
+    watch(dump, interval)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
