@@ -2,7 +2,7 @@
 # (tools/bootstrap); see docs/install.md.
 
 PREFIX ?= /usr/local
-CFLAGS ?= -O1 -g -Wall -Wextra
+CFLAGS := -O1 -Wall -Wextra
 PYTHON := .venv/bin/python
 # Tracing needs root: as root, or through sudo. Without either, live tests skip and say so.
 SUDO := $(shell [ "$$(id -u)" = 0 ] || command -v sudo)

@@ -2,8 +2,8 @@
 
 Everything under tests/live is marked `live`: real faults on the running
 kernel. Such a test skips, with the reason, where it is not root or BPF is
-refused. With CI=true (and in the guests of tests/kernels) a live test
-that skips is a failure: there, nothing should be missing.
+refused. With CI=true a live test that skips is a failure: nothing should be
+missing there.
 """
 
 import ctypes
