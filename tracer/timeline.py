@@ -1,0 +1,385 @@
+"""Page states over time: which page gained which frame, when, by what, confirmed how.
+
+State is kept for every page that ever had a frame, in blocks of 512 pages
+(one page table's worth) inside a few flat arrays, so that a batch of events is
+applied with array operations. Three things move it: faults (`apply`), what
+a system call or an exit took away (`lose`), and snapshots (`observe`).
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from tracer.rows import NO_FRAME, Confirmed, Kind
+from tracer.sources import Loss, Source
+
+U64 = npt.NDArray[np.uint64]
+I64 = npt.NDArray[np.int64]
+Bools = npt.NDArray[np.bool_]
+
+_BLOCK_SHIFT = 9
+_BLOCK = 1 << _BLOCK_SHIFT
+_NONE = np.uint64(NO_FRAME)
+_SPACE_SHIFT = 40  # a block number has at most 57 - 12 - 9 = 36 bits
+
+_COLUMNS: dict[str, type] = {
+    "frame": np.uint64,  # physical address, NO_FRAME while not present
+    "changed_ns": np.int64,  # when it last gained or lost a frame
+    "first_ns": np.int64,
+    "first_frame": np.uint64,
+    "first_fault": np.uint64,  # ROW.number
+    "gains": np.uint32,
+    "losses": np.uint32,
+    "region": np.uint32,
+    "first_source": np.uint8,
+    "first_kind": np.uint8,
+    "source": np.uint8,
+    "last_loss": np.uint8,
+    "confirmed": np.uint8,
+    "assumed": np.bool_,  # inherited by fork as far as the parent's state tells; not yet seen
+}
+
+
+@dataclass
+class Events:
+    """Faults as the timeline takes them; arrays of one length, in order of completion."""
+
+    page: U64  # virtual page number
+    start_ns: I64  # when the fault began
+    time_ns: I64
+    absent_before: Bools  # the page-table entry held no frame when it began
+    frame_before: U64
+    frame: U64  # after; NO_FRAME where none
+    number: U64  # ROW.number
+    kind: npt.NDArray[np.uint8]
+    region: npt.NDArray[np.uint32]
+    source: npt.NDArray[np.uint8]  # FAULT, or AROUND for a neighbour that came along
+
+
+@dataclass
+class Outcome:
+    """What `apply` made of each event."""
+
+    gained: Bools  # this event gave the page its frame
+    raced: Bools  # another thread's fault had done so first
+
+
+@dataclass
+class Tally:
+    """Pages gained and lost, by source and by cause."""
+
+    gained: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros(32, np.int64))
+    lost: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros(32, np.int64))
+
+
+class Timeline:
+    """The pages of every address space of a run."""
+
+    def __init__(self) -> None:
+        self._blocks: dict[int, int] = {}  # space << 40 | block number -> slot
+        self._columns: dict[str, npt.NDArray[np.generic]] = {
+            name: np.empty(0, dtype) for name, dtype in _COLUMNS.items()
+        }
+        self._used = 0
+        self.tally = Tally()
+        self.conflicts = 0
+
+    def __getitem__(self, column: str) -> npt.NDArray[np.generic]:
+        return self._columns[column]
+
+    # -- faults ---------------------------------------------------------------
+
+    def apply(self, space: int, events: Events) -> Outcome:
+        """Apply faults of one address space, in order; says which of them brought a frame."""
+        count = len(events.page)
+        outcome = Outcome(np.zeros(count, np.bool_), np.zeros(count, np.bool_))
+        slots = self._slots(space, events.page)
+        for turn in _turns(slots):
+            self._apply_turn(slots[turn], events, turn, outcome)
+        return outcome
+
+    def _apply_turn(
+        self, at: npt.NDArray[np.int64], events: Events, turn: npt.NDArray[np.int64], out: Outcome
+    ) -> None:
+        """One event a page: everything here is distinct pages."""
+        frame = self._columns["frame"]
+        now, then = frame[at], events.frame[turn]
+        around = events.source[turn] == Source.AROUND
+        absent, time = events.absent_before[turn], events.time_ns[turn]
+        self._settle_inherited(at, turn, events)
+        now = frame[at]
+        had = now != _NONE
+        # The state we hold was reached while this fault was under way.
+        meanwhile = had & (self._columns["changed_ns"][at] >= events.start_ns[turn])
+        same = had & (now == then)
+        by_snapshot = ~np.isin(
+            self._columns["source"][at], [Source.FAULT.value, Source.AROUND.value]
+        )
+        race = same & absent & meanwhile & ~around
+        takeover = race & by_snapshot
+        out.raced[turn] = race & ~by_snapshot
+        self._take_over(at[takeover], turn[takeover], events)
+
+        # It was there by our account and gone by the fault's: lost in between, unseen.
+        vanished = had & absent & ~meanwhile & ~around
+        self._lose(at[vanished], events.start_ns[turn][vanished], Loss.UNKNOWN)
+        now = frame[at]
+        # It was gone by our account and there by the fault's: gained in between, unseen.
+        appeared = (now == _NONE) & ~absent & (events.frame_before[turn] != _NONE) & ~around
+        self._gain(
+            at[appeared],
+            events.start_ns[turn][appeared],
+            events.frame_before[turn][appeared],
+            Source.UNKNOWN,
+            events.region[turn][appeared],
+        )
+        now = frame[at]
+        gains = (then != _NONE) & (now != then) & ~(around & (now != _NONE))
+        replaced = gains & (now != _NONE)
+        self._lose(at[replaced], time[replaced], Loss.REPLACED)
+        won = turn[gains]
+        self._gain(
+            at[gains],
+            events.time_ns[won],
+            events.frame[won],
+            events.source[won],
+            events.region[won],
+            events.number[won],
+            events.kind[won],
+        )
+        out.gained[won] = True
+
+    def _settle_inherited(
+        self, at: npt.NDArray[np.int64], turn: npt.NDArray[np.int64], events: Events
+    ) -> None:
+        """A first look at a page the child may have inherited: now it shows whether it did."""
+        assumed = self._columns["assumed"][at].astype(np.bool_)
+        if not assumed.any():
+            return
+        same = self._columns["frame"][at] == events.frame_before[turn]
+        true = assumed & ~events.absent_before[turn] & same
+        self.confirm_inherited(at[true])
+        self._forget(at[assumed & ~true])
+
+    def confirm_inherited(self, at: npt.NDArray[np.int64]) -> None:
+        """These slots' pages did come by fork."""
+        self._columns["assumed"][at] = False
+        self._columns["gains"][at] = 1
+        self.tally.gained[Source.FORK] += len(at)
+
+    def _forget(self, at: npt.NDArray[np.int64]) -> None:
+        self._columns["assumed"][at] = False
+        self._columns["frame"][at] = _NONE
+        self._columns["first_source"][at] = 0
+        self._columns["source"][at] = 0
+
+    def _take_over(
+        self, at: npt.NDArray[np.int64], turn: npt.NDArray[np.int64], events: Events
+    ) -> None:
+        """A snapshot saw the frame before the fault that brought it had its record out."""
+        if not len(at):
+            return
+        columns = self._columns
+        np.subtract.at(self.tally.gained, columns["source"][at], 1)
+        self.tally.gained[Source.FAULT] += len(at)
+        columns["source"][at] = Source.FAULT
+        columns["changed_ns"][at] = events.time_ns[turn]
+        first = at[columns["gains"][at] == 1]
+        chosen = turn[columns["gains"][at] == 1]
+        columns["first_source"][first] = Source.FAULT
+        columns["first_ns"][first] = events.time_ns[chosen]
+        columns["first_fault"][first] = events.number[chosen]
+        columns["first_kind"][first] = events.kind[chosen]
+
+    def _gain(
+        self,
+        at: npt.NDArray[np.int64],
+        time: I64 | int,
+        frame: U64,
+        source: npt.NDArray[np.uint8] | Source,
+        region: npt.NDArray[np.uint32] | int,
+        number: U64 | int = 0,
+        kind: npt.NDArray[np.uint8] | int = Kind.UNKNOWN.value,
+    ) -> None:
+        count = len(at)
+        if not count:
+            return
+        columns = self._columns
+        sources = np.broadcast_to(np.asarray(source, np.uint8), count)
+        first = columns["gains"][at] == 0
+        for name, value in (
+            ("first_ns", time),
+            ("first_frame", frame),
+            ("first_source", sources),
+            ("first_fault", number),
+            ("first_kind", kind),
+            ("region", region),
+        ):
+            columns[name][at[first]] = np.broadcast_to(np.asarray(value), count)[first]
+        columns["confirmed"][at[first]] = Confirmed.FAULT
+        columns["frame"][at] = frame
+        columns["changed_ns"][at] = time
+        columns["source"][at] = sources
+        columns["gains"][at] += np.uint32(1)
+        columns["assumed"][at] = False
+        np.add.at(self.tally.gained, sources, 1)
+
+    def _lose(
+        self, at: npt.NDArray[np.int64], time: I64 | int, cause: Loss | npt.NDArray[np.uint8]
+    ) -> None:
+        count = len(at)
+        if not count:
+            return
+        columns = self._columns
+        columns["frame"][at] = _NONE
+        columns["changed_ns"][at] = time
+        columns["losses"][at] += np.uint32(1)
+        columns["last_loss"][at] = np.asarray(cause, np.uint8)
+        np.add.at(self.tally.lost, np.broadcast_to(np.asarray(cause, np.uint8), count), 1)
+
+    # -- what took pages away ---------------------------------------------------
+
+    def holds(self, space: int, start: int, end: int) -> bool:
+        """Whether any page of [start, end) (addresses) has a frame by our account."""
+        at = self._range(space, start, end)
+        return bool((self._columns["frame"][at] != _NONE).any())
+
+    def lose(self, space: int, start: int, end: int, time_ns: int, cause: Loss) -> int:
+        """The pages of [start, end) lost their frames at `time_ns`; how many had one."""
+        at = self._range(space, start, end)
+        at = at[self._columns["frame"][at] != _NONE]
+        assumed = self._columns["assumed"][at].astype(np.bool_)
+        self._forget(at[assumed])
+        self._lose(at[~assumed], time_ns, cause)
+        return len(at)
+
+    def move(self, space: int, old: int, new: int, length: int, time_ns: int) -> None:
+        """mremap took [old, old + length) to `new`, frames and all."""
+        at = self._range(space, old, old + length)
+        at = at[self._columns["frame"][at] != _NONE]
+        if not len(at):
+            return
+        pages = self.pages_at(at) - np.uint64(old >> 12) + np.uint64(new >> 12)
+        frames, regions = self._columns["frame"][at].copy(), self._columns["region"][at].copy()
+        self._lose(at, time_ns, Loss.MOVE)
+        to = self._slots(space, pages)
+        gone = to[self._columns["frame"][to] != _NONE]
+        self._lose(gone, time_ns, Loss.MUNMAP)
+        self._gain(to, time_ns, frames, Source.MOVE, regions)
+
+    def inherit(self, parent: int, child: int, time_ns: int) -> None:
+        """fork: the child may have every page its parent has; what it does have shows later."""
+        for key in [key for key in self._blocks if key >> _SPACE_SHIFT == parent]:
+            source = self._blocks[key]
+            number = key & ((1 << _SPACE_SHIFT) - 1)
+            target = self._block(child, number)
+            old = slice(source * _BLOCK, (source + 1) * _BLOCK)
+            new = slice(target * _BLOCK, (target + 1) * _BLOCK)
+            columns = self._columns
+            has = columns["frame"][old] != _NONE
+            for name in ("frame", "region"):
+                columns[name][new] = columns[name][old]
+            columns["first_frame"][new] = columns["frame"][old]
+            columns["first_ns"][new] = time_ns
+            columns["changed_ns"][new] = time_ns
+            columns["first_source"][new] = np.where(has, Source.FORK.value, 0)
+            columns["source"][new] = np.where(has, Source.FORK.value, 0)
+            columns["assumed"][new] = has
+
+    def drop_assumed(self, space: int) -> None:
+        """The space has ended: what nobody saw there is not claimed."""
+        at = self._all(space)
+        self._forget(at[self._columns["assumed"][at].astype(np.bool_)])
+
+    # -- looking at it -----------------------------------------------------------
+
+    def state(self, space: int, pages: U64) -> npt.NDArray[np.int64]:
+        """The slots of `pages` (virtual page numbers), made where new; index `self[column]` with them."""
+        return self._slots(space, pages)
+
+    def resident(self, space: int) -> npt.NDArray[np.int64]:
+        """The slots of all pages of a space that have a frame, in address order."""
+        at = self._all(space)
+        return at[self._columns["frame"][at] != _NONE]
+
+    def touched(self, space: int) -> npt.NDArray[np.int64]:
+        """The slots of all pages of a space that ever gained a frame, in address order."""
+        at = self._all(space)
+        return at[self._columns["gains"][at] > 0]
+
+    def pages_at(self, at: npt.NDArray[np.int64]) -> U64:
+        """The virtual page numbers behind slots."""
+        return self._numbers[at >> _BLOCK_SHIFT] + (at & (_BLOCK - 1)).astype(np.uint64)
+
+    # -- blocks ---------------------------------------------------------------
+
+    _numbers: U64 = np.empty(0, np.uint64)  # first page of each block, by slot block
+
+    def _block(self, space: int, number: int) -> int:
+        key = space << _SPACE_SHIFT | number
+        block = self._blocks.get(key)
+        if block is None:
+            block = self._blocks[key] = self._used
+            if (self._used + 1) * _BLOCK > len(self._columns["frame"]):
+                self._grow()
+            self._numbers[block] = number << _BLOCK_SHIFT
+            self._used += 1
+        return block
+
+    def _grow(self) -> None:
+        blocks = max(16, self._used * 2)
+        for name, old in self._columns.items():
+            new = np.zeros(blocks * _BLOCK, old.dtype)
+            new[: len(old)] = old
+            if name == "frame":
+                new[len(old) :] = _NONE
+            self._columns[name] = new
+        numbers = np.zeros(blocks, np.uint64)
+        numbers[: len(self._numbers)] = self._numbers
+        self._numbers = numbers
+
+    def _slots(self, space: int, pages: U64) -> npt.NDArray[np.int64]:
+        numbers, inverse = np.unique(pages >> np.uint64(_BLOCK_SHIFT), return_inverse=True)
+        blocks = np.array([self._block(space, number) for number in numbers.tolist()], np.int64)
+        return np.asarray(blocks[inverse] * _BLOCK + (pages & np.uint64(_BLOCK - 1)).astype(np.int64))
+
+    def _all(self, space: int) -> npt.NDArray[np.int64]:
+        mine = sorted(key for key in self._blocks if key >> _SPACE_SHIFT == space)
+        return _expand([self._blocks[key] for key in mine])
+
+    def _range(self, space: int, start: int, end: int) -> npt.NDArray[np.int64]:
+        """The slots of pages in [start, end) whose blocks exist."""
+        first, last = start >> 12, (end + 4095) >> 12
+        if last <= first:
+            return np.empty(0, np.int64)
+        low, high = first >> _BLOCK_SHIFT, (last - 1) >> _BLOCK_SHIFT
+        if high - low < len(self._blocks):
+            keys = (space << _SPACE_SHIFT | number for number in range(low, high + 1))
+            blocks = [self._blocks[key] for key in keys if key in self._blocks]
+        else:
+            base = space << _SPACE_SHIFT
+            inside = (key for key in self._blocks if base | low <= key <= base | high)
+            blocks = [self._blocks[key] for key in sorted(inside)]
+        at = _expand(blocks)
+        pages = self.pages_at(at)
+        return at[(pages >= first) & (pages < last)]
+
+
+def _expand(blocks: list[int]) -> npt.NDArray[np.int64]:
+    if not blocks:
+        return np.empty(0, np.int64)
+    starts = np.array(blocks, np.int64)[:, None] * _BLOCK
+    return np.asarray((starts + np.arange(_BLOCK)).ravel())
+
+
+def _turns(slots: npt.NDArray[np.int64]) -> Iterator[npt.NDArray[np.int64]]:
+    """Indices of the events to apply together: each page's first event, then each second, …"""
+    order = np.argsort(slots, kind="stable")
+    ranked = slots[order]
+    fresh = np.r_[True, ranked[1:] != ranked[:-1]] if len(ranked) else np.empty(0, np.bool_)
+    starts = np.flatnonzero(fresh)
+    rank = np.arange(len(ranked)) - np.repeat(starts, np.diff(np.r_[starts, len(ranked)]))
+    for turn in range(int(rank.max()) + 1 if len(rank) else 0):
+        yield np.sort(order[rank == turn])
