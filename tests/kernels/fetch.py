@@ -22,9 +22,9 @@ METAPACKAGE = "linux-image-amd64"
 # Debian's kernel is one package up to 6.12 and several since: image, binary, modules, base.
 _PART = re.compile(r"linux-(?:image|binary|modules|base)-(\d\S*)")
 _IN_RELEASE = re.compile(r"'(?P<base>[^']+)/dists/(?P<suite>[^/']+)/InRelease'")
-_DEBIAN_SUITES = frozenset(
-    ("bullseye", "bookworm", "trixie", "forky", "duke", "sid")
-    + ("oldoldstable", "oldstable", "stable", "testing", "unstable")
+_DEBIAN_SUITE = re.compile(
+    r"bullseye|bookworm|trixie|forky|duke|sid|(?:old){0,2}stable|testing|unstable"
+)
 )
 
 
@@ -185,7 +185,7 @@ def mirror(environ: Mapping[str, str] = os.environ) -> str:
 def debian_mirror(uris: str) -> str | None:
     """The base URL of the first Debian release among `apt-get update --print-uris`'s lines."""
     for match in _IN_RELEASE.finditer(uris):
-        if match["suite"] in _DEBIAN_SUITES:
+        if _DEBIAN_SUITE.fullmatch(match["suite"]):
             return match["base"]
     return None
 

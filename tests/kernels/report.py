@@ -1,0 +1,73 @@
+"""A pytest plugin for the guest: one JSON line a test, written as soon as it is known.
+
+`pytest -p tests.kernels.report --report-lines FILE`. pytest's own reports are written at the
+end; a guest that crashes never gets there, and these lines say how far it came.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--report-lines", type=Path, metavar="FILE", help="one JSON line a test")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    path = config.getoption("--report-lines")
+    if path is not None:
+        config.pluginmanager.register(LineReport(path), "kernels-line-report")
+
+
+class LineReport:
+    """Writes `started` when a test begins and its outcome when it is over."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("w", buffering=1)
+        self._reports: list[pytest.TestReport] = []
+
+    def pytest_collectreport(self, report: pytest.CollectReport) -> None:
+        if report.outcome != "passed":
+            self._write(report.nodeid, report.outcome, _reason(report), report.longreprtext, 0.0)
+
+    def pytest_runtest_logstart(self, nodeid: str) -> None:
+        self._reports.clear()
+        self._line({"test": nodeid, "outcome": "started"})
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        self._reports.append(report)
+
+    def pytest_runtest_logfinish(self, nodeid: str) -> None:
+        """The worst of set-up, call and tear-down is the test's outcome."""
+        seconds = sum(report.duration for report in self._reports)
+        for outcome in ("failed", "skipped", "passed"):
+            of_this = [report for report in self._reports if report.outcome == outcome]
+            if of_this:
+                detail = "\n".join(r.longreprtext for r in of_this if outcome == "failed")
+                self._write(nodeid, outcome, _reason(of_this[0]), detail, seconds)
+                return
+
+    def _write(self, test: str, outcome: str, reason: str, detail: str, seconds: float) -> None:
+        self._line(
+            {
+                "test": test,
+                "outcome": outcome,
+                "reason": reason,
+                "detail": detail,
+                "seconds": round(seconds, 3),
+            }
+        )
+
+    def _line(self, what: dict[str, Any]) -> None:
+        self._file.write(json.dumps(what) + "\n")
+
+
+def _reason(report: pytest.TestReport | pytest.CollectReport) -> str:
+    """Why it was skipped, in one line."""
+    if hasattr(report, "wasxfail"):
+        return f"known failure: {report.wasxfail}"
+    if report.outcome == "skipped" and isinstance(report.longrepr, tuple):
+        return report.longrepr[2].removeprefix("Skipped: ")
+    return ""
