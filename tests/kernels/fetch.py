@@ -25,7 +25,6 @@ _IN_RELEASE = re.compile(r"'(?P<base>[^']+)/dists/(?P<suite>[^/']+)/InRelease'")
 _DEBIAN_SUITE = re.compile(
     r"bullseye|bookworm|trixie|forky|duke|sid|(?:old){0,2}stable|testing|unstable"
 )
-)
 
 
 class FetchError(Exception):
