@@ -26,7 +26,8 @@ _MAX_LINKS = 40  # as the kernel's own limit, path_resolution(7)
 class OutputFile:
     """An open file that takes whole lines.
 
-    `created` tells whether it was made by us; `discard` then removes it again.
+    `created` tells whether it was made by us (`discard` then removes it again),
+    `regular` whether it is a file on disk, not a pipe, a terminal or a device.
     """
 
     def __init__(
@@ -37,7 +38,7 @@ class OutputFile:
         self._entry = entry  # the name in `parent`
         self._fd = fd
         self._parent = parent  # directory, for `discard`; ours to close
-        self._regular = stat.S_ISREG(os.fstat(fd).st_mode)
+        self.regular = stat.S_ISREG(os.fstat(fd).st_mode)
         self._fresh = True
 
     def fileno(self) -> int:
@@ -62,7 +63,7 @@ class OutputFile:
 
     def _start(self) -> None:
         self._fresh = False
-        if self._regular and not self.created and self._parent >= 0:
+        if self.regular and not self.created and self._parent >= 0:
             os.ftruncate(self._fd, 0)
 
     def _write(self, data: memoryview) -> None:
@@ -79,7 +80,7 @@ class OutputFile:
     def _cut(self, written: memoryview) -> None:
         """Take back what was written of a line that did not fit."""
         partial = len(written) - (bytes(written).rfind(b"\n") + 1)
-        if self._regular and partial:
+        if self.regular and partial:
             end = os.lseek(self._fd, -partial, os.SEEK_CUR)
             os.ftruncate(self._fd, end)
 
@@ -89,7 +90,7 @@ class OutputFile:
             return
         fd, self._fd = self._fd, -1
         try:
-            if self._fresh and self._regular and not self.created and self._parent >= 0:
+            if self._fresh and self.regular and not self.created and self._parent >= 0:
                 os.ftruncate(fd, 0)
             os.close(fd)
         except OSError as error:
@@ -138,6 +139,33 @@ def open_output(path: str, owner: Owner | None = None, force: bool = False) -> O
     except TraceError:
         os.close(parent)
         raise
+
+
+def replace_file(path: str, data: bytes, owner: Owner | None = None) -> None:
+    """Put a new file with `data` in the place of `path`, atomically: rename(2).
+
+    Raises TraceError(code=Exit.OUTPUT); `path` is then as it was.
+    """
+    try:
+        parent, name = open_parent(path)
+    except OSError as error:
+        raise failure(path, "cannot write", error) from error
+    draft = f".{name}.{os.getpid()}"
+    try:
+        with suppress(FileNotFoundError):  # left by a killed run with our process id
+            os.unlink(draft, dir_fd=parent)
+        file = _open_in(os.dup(parent), draft, path, owner, force=False)
+        try:
+            file.write(data)
+            os.rename(draft, name, src_dir_fd=parent, dst_dir_fd=parent)
+        except BaseException:
+            file.discard()
+            raise
+        file.close()
+    except OSError as error:
+        raise failure(path, "cannot write", error) from error
+    finally:
+        os.close(parent)
 
 
 def _checked(path: str, fd: int) -> int:

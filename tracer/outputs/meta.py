@@ -6,16 +6,14 @@ the books. A reader sees the one or the other, never half a file.
 """
 
 import json
-import os
 from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Literal
 
 from tracer import __version__
-from tracer.errors import TraceError
 from tracer.outputs.base import Books, RunInfo
 from tracer.outputs.csv import COLUMNS
-from tracer.outputs.files import OutputFile, Owner, failure, open_output, open_parent
+from tracer.outputs.files import OutputFile, Owner, open_output, replace_file
 from tracer.text import printable
 
 SUFFIX = ".meta.json"
@@ -49,30 +47,10 @@ class MetaFile:
             self._file = None
 
     def _replace(self, content: Json) -> None:
-        """Write a new file next to the old and put it in its place, atomically (rename(2))."""
-        draft_path = f"{self.path}.{os.getpid()}.tmp"
-        draft = open_output(draft_path, self._owner, force=True)
-        try:
-            draft.write((json.dumps(content, indent=2) + "\n").encode())
-        except (OSError, TraceError):
-            draft.discard()
-            raise
-        draft.close()
-        self._rename(draft_path)
+        replace_file(self.path, (json.dumps(content, indent=2) + "\n").encode(), self._owner)
         if self._file is not None:
             self._file.close()
             self._file = None
-
-    def _rename(self, draft_path: str) -> None:
-        directory, name = open_parent(self.path)
-        try:
-            os.rename(
-                os.path.basename(draft_path), name, src_dir_fd=directory, dst_dir_fd=directory
-            )
-        except OSError as error:
-            raise failure(self.path, "cannot write", error) from error
-        finally:
-            os.close(directory)
 
 
 def describe(info: RunInfo, state: State, books: Books | None = None) -> Json:
