@@ -8,7 +8,7 @@ PYTHON := .venv/bin/python
 SUDO := $(shell [ "$$(id -u)" = 0 ] || command -v sudo)
 
 .PHONY: help bootstrap demo test test-unit test-live test-kernels bench lint format \
-        install uninstall clean distclean
+        install uninstall check-install clean distclean
 
 help:
 	@echo "make demo          trace multimap: five pages gain their frames (build/demo.csv)"
@@ -25,8 +25,8 @@ bootstrap:
 
 demo: bootstrap
 	@mkdir -p build
-	$(SUDO) .venv/bin/pagefault-trace --perms rwx --csv build/demo.csv --force -- \
-		.venv/bin/multimap --auto
+	$(SUDO) env PYTHONDONTWRITEBYTECODE=1 .venv/bin/pagefault-trace --perms rwx --csv build/demo.csv \
+		--force -- .venv/bin/multimap --auto
 	@echo "Every fault, the interpreter's own included, is in build/demo.csv."
 
 test: test-unit test-live
@@ -54,7 +54,7 @@ lint: bootstrap
 	$(PYTHON) -m mypy --strict tracer
 	$(PYTHON) -m ruff check .
 	$(PYTHON) -m ruff format --check .
-	@if command -v shellcheck >/dev/null; then set -x; shellcheck tools/bootstrap tools/install .ci/run; fi
+	@if command -v shellcheck >/dev/null; then set -x; shellcheck tools/* .ci/run; fi
 
 format: bootstrap
 	$(PYTHON) -m ruff check --fix .
@@ -65,6 +65,9 @@ install: bootstrap
 
 uninstall:
 	@tools/install --uninstall "$(PREFIX)"
+
+check-install: bootstrap
+	tools/check-install
 
 clean:
 	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
