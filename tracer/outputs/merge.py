@@ -49,12 +49,12 @@ def merge(rows: Rows, above: int) -> list[Line]:
         return _lines(rows, order, order, neighbours=True)
     page = rows["address"] // np.uint64(PAGE_SIZE)
     most = 2 * above
-    for level, fields in enumerate(_LEVELS):
+    for fields in _LEVELS:
         key = _key(rows, fields)
         if len(np.unique(key)) <= most or fields is _LEVELS[-1]:
             break
     order, starts = _sorted(key, page)
-    if level == 0:
+    if fields is _LEVELS[0]:
         gaps = starts | _gaps(rows["pages"][order], page[order])
         if np.count_nonzero(gaps) <= most:
             return _lines(rows, order, np.flatnonzero(gaps), neighbours=True)
@@ -94,7 +94,7 @@ def _gaps(pages: npt.NDArray[np.uint32], page: npt.NDArray[np.uint64]) -> npt.ND
 def _lines(
     rows: Rows, order: npt.NDArray[np.intp], starts: npt.NDArray[np.intp], neighbours: bool
 ) -> list[Line]:
-    columns = {name: rows[name][order] for name in _SUMMED}
+    columns = {name: rows[name].copy().take(order) for name in _SUMMED}
     ends = np.append(starts[1:], len(rows))
     lines = []
     for start, end in zip(starts.tolist(), ends.tolist(), strict=True):
