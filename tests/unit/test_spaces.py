@@ -1,0 +1,215 @@
+"""Address spaces through fork, vfork, exec, exit and the reuse of pointers."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tracer.kernel.sideband import ExecEvent, MmapEvent
+from tracer.procfs.maps import Mapping
+from tracer.records import Mark, RecordType, load_layout
+from tracer.rows import Names
+from tracer.spaces import Records, Spaces
+
+P = 4096
+LAYOUT = load_layout(Path(__file__).parents[2] / "bpf")
+A, B, C, D = (0xFFFF888000000000 + i * 0x1000 for i in range(4))  # mm pointers
+
+
+@pytest.fixture
+def spaces() -> Spaces:
+    return Spaces(Names())
+
+
+def fault(
+    mm: int, tgid: int = 1, page: int = 0, time: int = 0, current: int | None = None, flags: int = 0
+) -> Records:
+    record = np.zeros(1, dtype=LAYOUT.fault)
+    record["mm"], record["tgid"], record["time_ns"], record["address"] = mm, tgid, time, page * P
+    record["current_mm"] = mm if current is None else current
+    if flags:
+        record["marks"], record["vm_flags"] = Mark.MAPPING, flags
+    return record
+
+
+def resolve(spaces: Spaces, *faults: Records) -> list[tuple[int, int]]:
+    numbers, owners = spaces.resolve(np.concatenate(faults))
+    return list(zip(numbers.tolist(), owners.tolist(), strict=True))
+
+
+def names(spaces: Spaces, *faults: Records) -> list[str]:
+    records = np.concatenate(faults)
+    numbers, _ = spaces.resolve(records)
+    return [spaces._names.regions[i].name for i in spaces.regions(numbers, records)]
+
+
+def event(time: int, pid: int, start: int, path: str) -> MmapEvent:
+    return MmapEvent(time, pid, pid, start * P, (start + 4) * P, 0, "r--p", 8, hash(path), path)
+
+
+def mapping(start: int, path: str) -> Mapping:
+    return Mapping(start * P, (start + 4) * P, "r--p", 0, 8, 5, path)
+
+
+def task(
+    kind: RecordType, time: int, tgid: int, mm: int, child: tuple[int, int] = (0, 0)
+) -> np.void:
+    record = np.zeros(1, dtype=LAYOUT.task)
+    record["type"], record["time_ns"], record["tgid"], record["mm"] = kind, time, tgid, mm
+    record["child_tgid"], record["child_mm"] = child
+    record["group_dead"] = 1
+    return record[0]  # type: ignore[no-any-return]
+
+
+def test_a_targets_pointer_is_learned_from_its_first_own_fault(spaces: Spaces) -> None:
+    spaces.attach(1, 10, None, [mapping(0, "/a")])
+    # building a new program comes first: not its own memory
+    exec_stack = fault(B, 10, current=A, flags=0x18103)
+    assert resolve(spaces, exec_stack, fault(A, 10)) == [(2, 10), (1, 10)]
+    assert names(spaces, fault(A, 10, time=2)) == ["/a"]
+
+
+def test_threads_and_vfork_share_fork_copies(spaces: Spaces) -> None:
+    spaces.attach(0, 10, A, [mapping(0, "/a")])
+    spaces.fork(1, 10, A, 10, A)  # a thread
+    spaces.fork(2, 10, A, 11, A)  # vfork
+    spaces.feed([event(3, 11, 8, "/by-vfork-child")])
+    spaces.lifecycle(task(RecordType.FORK, 4, 10, A, (12, B)))
+    spaces.feed([event(5, 12, 0, "/child"), event(6, 10, 0, "/parent")])
+    assert resolve(spaces, fault(A, 11), fault(B, 12), fault(A, 10)) == [(1, 10), (2, 12), (1, 10)]
+    assert names(
+        spaces,
+        *[fault(A, 10, page, time=7) for page in (0, 8)],
+        *[fault(B, 12, page, time=7) for page in (0, 8)],
+    ) == ["/parent", "/by-vfork-child", "/child", "/by-vfork-child"]
+    spaces.exit(9, 10)  # the child still runs in it, and owns it now
+    assert resolve(spaces, fault(A, 11)) == [(1, 11)]
+
+
+def test_exec_starts_empty_with_what_the_sideband_told_before_the_record(spaces: Spaces) -> None:
+    spaces.attach(0, 10, A, [mapping(0, "/old")])
+    spaces.feed([event(5, 10, 8, "/last"), ExecEvent(6, 10, 10), event(7, 10, 0, "/new")])
+    assert resolve(spaces, fault(B, 10, current=A, flags=0x18103)) == [(2, 10)]
+    assert names(spaces, fault(A, 10, 0, 5), fault(A, 10, 8, 5)) == ["/old", "/last"]
+    spaces.lifecycle(task(RecordType.EXEC, 8, 10, B))
+    assert len(spaces) == 2  # the space its arguments showed was adopted
+    assert names(spaces, fault(B, 10, 0, 9), fault(B, 10, 8, 9)) == ["/new", ""]
+    assert spaces[1].ended_ns == 8
+    assert spaces.of(10) is spaces[2]
+
+
+def test_two_execs_in_one_cycle(spaces: Spaces) -> None:
+    spaces.attach(0, 10, A)
+    spaces.feed(
+        [
+            *(ExecEvent(1, 10, 10), event(2, 10, 0, "/one")),
+            *(ExecEvent(5, 10, 10), event(6, 10, 0, "/two")),
+        ]
+    )
+    spaces.exec(3, 10, B)
+    assert names(spaces, fault(B, 10, 0, 4)) == ["/one"]
+    spaces.exec(7, 10, A)  # the first pointer again
+    assert names(spaces, fault(A, 10, 0, 8)) == ["/two"]
+    assert resolve(spaces, fault(A, 10)) == [(3, 10)]
+
+
+def test_an_exec_event_that_comes_late_or_never(spaces: Spaces) -> None:
+    spaces.attach(0, 10, A)
+    spaces.exec(3, 10, B)
+    spaces.feed([ExecEvent(1, 10, 10), event(2, 10, 0, "/one")])
+    assert names(spaces, fault(B, 10, 0, 4)) == ["/one"]
+    spaces.exec(13, 10, C)  # its event was lost
+    spaces.feed([ExecEvent(20, 10, 10), event(21, 10, 0, "/three")])
+    spaces.exec(23, 10, D)
+    assert names(spaces, fault(D, 10, 0, 24)) == ["/three"]
+
+
+def test_a_vfork_child_leaves_its_parents_memory_by_exec(spaces: Spaces) -> None:
+    spaces.attach(0, 10, A, [mapping(0, "/parent")])
+    # everything of the child is fed before its FORK record is reached
+    spaces.feed([ExecEvent(4, 11, 11), event(5, 11, 0, "/child")])
+    spaces.fork(1, 10, A, 11, A)
+    spaces.exec(6, 11, B)
+    assert resolve(spaces, fault(A, 10), fault(B, 11)) == [(1, 10), (2, 11)]
+    assert names(spaces, fault(A, 10, 0, 7), fault(B, 11, 0, 7)) == ["/parent", "/child"]
+    assert spaces[1].ended_ns is None
+
+
+def test_a_pointer_used_again_is_a_new_space(spaces: Spaces) -> None:
+    spaces.attach(0, 10, A)
+    spaces.fork(1, 10, A, 11, B)
+    assert resolve(spaces, fault(B, 11)) == [(2, 11)]
+    spaces.lifecycle(task(RecordType.EXIT, 2, 11, 0))
+    spaces.fork(3, 10, A, 12, B)
+    assert resolve(spaces, fault(B, 12)) == [(3, 12)]
+    spaces.fork(4, 10, A, 13, B)  # 12's end was not seen
+    assert resolve(spaces, fault(B, 13)) == [(4, 13)]
+    assert spaces[3].ended_ns == 4
+    assert spaces.of(12) is None
+
+
+def test_memory_nobody_told_us_of_has_no_owner(spaces: Spaces) -> None:
+    spaces.attach(0, 10, A)
+    assert resolve(spaces, fault(D, 10, current=A)) == [(2, 0)]
+    foreign = fault(C, 99)
+    foreign["marks"] = Mark.FOREIGN
+    assert resolve(spaces, foreign) == [(3, 0)]
+
+
+def test_an_exec_nobody_told_us_of(spaces: Spaces) -> None:
+    spaces.attach(0, 10, A)
+    assert resolve(spaces, fault(B, 10)) == [(2, 10)]
+    assert spaces[1].ended_ns is not None
+
+
+def test_system_calls_change_mappings(spaces: Spaces) -> None:
+    spaces.attach(0, 10, A, [mapping(0, "/a")])
+    record = np.zeros(3, dtype=LAYOUT.syscall)
+    record["time_ns"], record["mm"] = [5, 6, 7], A
+    record["number"], record["result"] = [11, 25, 25], [0, 20 * P, (1 << 64) - 12]
+    record["args"][:, :4] = [[0, P, 0, 0], [P, 3 * P, 3 * P, 1], [20 * P, P, 9 * P, 1]]
+    for each in record:
+        spaces.syscall(each)
+    faults = np.concatenate([fault(A, 10, 2, 5), fault(A, 10, 22, 6), fault(A, 10, 25, 8)])
+    regions = [
+        spaces._names.regions[i] for i in spaces.lookup(1, faults["address"], faults["time_ns"])
+    ]
+    assert [(r.start // P, r.end // P, r.offset // P) for r in regions] == [
+        (1, 4, 1),
+        (20, 23, 1),
+        (0, 0, 0),
+    ]
+
+
+def test_snapshots_go_to_the_space_of_their_moment(spaces: Spaces) -> None:
+    spaces.attach(0, 10, A)
+    spaces.feed([ExecEvent(10, 10, 10)])
+    spaces.snapshot(5, 10, [mapping(0, "/before")])
+    spaces.snapshot(12, 10, [mapping(0, "/after")])
+    spaces.snapshot(12, 77, [mapping(0, "/nobody")])
+    assert names(spaces, fault(A, 10, 0, 6)) == ["/before"]
+    spaces.exec(11, 10, B)
+    assert names(spaces, fault(B, 10, 0, 13)) == ["/after"]
+
+
+def test_what_ended_is_let_go_after_one_more_cycle(spaces: Spaces) -> None:
+    spaces.attach(0, 10, A, [mapping(0, "/a")])
+    spaces.exit(5, 10)
+    late = fault(A, 10, 0, 4)
+    number = np.array([1], dtype=np.uint32)
+    assert spaces.regions(number, late)[0]
+    spaces.advance(6)
+    assert not spaces.regions(number, late)[0]
+    assert spaces._by_mm == {}
+
+
+def test_events_of_processes_that_never_appear_are_dropped(spaces: Spaces) -> None:
+    spaces.feed([event(1, 50, 0, "/x"), event(9, 51, 0, "/y")])
+    spaces.advance(5)
+    assert list(spaces._orphans) == [51]
+
+
+def test_an_empty_batch(spaces: Spaces) -> None:
+    none = np.zeros(0, dtype=LAYOUT.fault)
+    numbers, owners = spaces.resolve(none)
+    assert len(numbers) == len(owners) == len(spaces.regions(numbers, none)) == 0

@@ -1,0 +1,295 @@
+"""Which mapping was there when: one address space's regions over time.
+
+Fed by whole lists of mappings (/proc/PID/maps), by the sideband's reports of
+new mappings, and by the system calls the sideband does not report. Changes
+wait in order of time until they are due, so that each fault is looked up
+among the mappings of its moment.
+"""
+
+import bisect
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from tracer.intervals import Array, Ids, IntervalMap, Laid
+from tracer.kernel.sideband import MmapEvent
+from tracer.procfs.maps import Mapping
+from tracer.records import Mark
+from tracer.rows import Names, Region
+
+PAGE_SHIFT = 12
+PAGE_MASK = (1 << PAGE_SHIFT) - 1
+
+# vm_flags bits, the same on every kernel (include/linux/mm.h)
+VM_READ, VM_WRITE, VM_EXEC, VM_SHARED, VM_MAYSHARE = 0x1, 0x2, 0x4, 0x8, 0x80
+VM_GROWSDOWN = 0x100
+
+_VMA_FIELDS = ("vm_start", "vm_end", "vm_flags", "vm_pgoff", "device", "inode")
+
+Vma = tuple[int, int, int, int, int, int]
+
+
+class Files:
+    """Paths by (device, inode), as last seen in any address space."""
+
+    def __init__(self) -> None:
+        self._paths: dict[tuple[int, int], str] = {}
+
+    def learn(self, device: int, inode: int, path: str) -> None:
+        if inode and path.startswith("/"):
+            self._paths[device, inode] = path
+
+    def knows(self, device: int, inode: int) -> bool:
+        return (device, inode) in self._paths
+
+    def name(self, device: int, inode: int) -> str:
+        """The path, or a word with the file's numbers where no path was ever seen."""
+        path = self._paths.get((device, inode))
+        return path or f"[inode {device >> 20}:{device & 0xFFFFF} {inode}]"
+
+
+@dataclass(frozen=True, slots=True)
+class Unmap:
+    """munmap, or brk downwards."""
+
+    start: int
+    end: int
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """A successful mremap(2); sizes page-aligned."""
+
+    old: int
+    old_size: int
+    new: int
+    new_size: int
+    keep: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Brk:
+    """A brk(2) that returned `end`."""
+
+    end: int
+
+
+Change = tuple[Mapping, ...] | MmapEvent | Unmap | Move | Brk
+
+
+class MappingHistory:
+    """One address space's mappings: those of now, and the dated changes to come."""
+
+    def __init__(self, names: Names, files: Files) -> None:
+        self._names = names
+        self._files = files
+        self._map = IntervalMap(names)
+        self._brk = 0
+        self._queue: list[tuple[int, Change]] = []  # by time, the latest first
+        self._vmas: dict[Vma, int] = {}
+
+    def add(self, time_ns: int, change: Change) -> None:
+        """A change at CLOCK_MONOTONIC `time_ns`; at equal times in the order they come.
+
+        A list of mappings is dated when it *began* to be read: what happened
+        meanwhile is then laid over it once more.
+        """
+        at = bisect.bisect_left(self._queue, -time_ns, key=lambda entry: -entry[0])
+        self._queue.insert(at, (time_ns, change))
+
+    def add_mappings(self, time_ns: int, mappings: Iterable[Mapping]) -> None:
+        """`add` of a whole /proc/PID/maps."""
+        self.add(time_ns, tuple(mappings))
+
+    def fork(self, time_ns: int) -> "MappingHistory":
+        """What a child made at `time_ns` starts with: a copy of what was there then."""
+        self.advance(time_ns)
+        child = MappingHistory(self._names, self._files)
+        child._map = self._map.copy()
+        child._brk = self._brk
+        return child
+
+    def advance(self, time_ns: int) -> None:
+        """Apply the changes up to and including `time_ns`."""
+        while self._queue and self._queue[-1][0] <= time_ns:
+            self._apply(self._queue.pop()[1])
+            self._vmas.clear()
+
+    def lookup(self, addresses: Array, times: Array) -> Ids:
+        """The region of each address at its time (CLOCK_MONOTONIC ns); 0 where none is known.
+
+        Applies the changes up to the latest time; what was due before stays
+        applied, so calls come in order of time (times within a call need not).
+        Shapes: (n,), (n,) → (n,).
+        """
+        return self._by_time(times, lambda part: self._map.region_ids(addresses[part]))
+
+    def lookup_faults(self, faults: npt.NDArray[np.void]) -> Ids:
+        """`lookup` of fault records (bpf/record.h), shape (n,).
+
+        Where a record brings its mapping along (MARK_MAPPING) that is the
+        answer; only the name, which it lacks, is looked up.
+        """
+
+        def regions(part: npt.NDArray[np.intp] | slice) -> Ids:
+            chosen = faults[part]
+            brought = (chosen["marks"] & int(Mark.MAPPING)) != 0
+            if brought.all():
+                return self._from_vmas(chosen)
+            ids = self._map.region_ids(chosen["address"])
+            if brought.any():
+                ids[brought] = self._from_vmas(chosen[brought])
+            return ids
+
+        return self._by_time(faults["time_ns"], regions)
+
+    def _by_time(self, times: Array, ids_of: Callable[[npt.NDArray[np.intp] | slice], Ids]) -> Ids:
+        """`ids_of` each run of faults between two changes, the changes applied in between."""
+        result = np.zeros(len(times), dtype=np.uint32)
+        if not len(times):
+            return result
+        order = None
+        if (times[1:] < times[:-1]).any():
+            order = np.argsort(times, kind="stable")
+            times = times[order]
+        done = 0
+        for until in [*self._due_within(times), len(times)]:
+            if until > done:
+                part = slice(done, until) if order is None else order[done:until]
+                result[part] = ids_of(part)
+                done = until
+            if until < len(times):
+                self.advance(int(times[until]))
+        return result
+
+    def _due_within(self, times: Array) -> list[int]:
+        """Where in the sorted `times` changes fall due: indices of the first fault after each."""
+        first = bisect.bisect_left(self._queue, -int(times[-1]), key=lambda entry: -entry[0])
+        due = np.array([time_ns for time_ns, _ in self._queue[first:]], dtype=np.uint64)
+        indices: list[int] = np.unique(np.searchsorted(times, due, side="left")).tolist()
+        return indices
+
+    def _from_vmas(self, faults: npt.NDArray[np.void]) -> Ids:
+        columns = [faults[name] for name in _VMA_FIELDS]
+        first, inverse = _distinct(columns)
+        addresses = faults["address"][first].tolist()
+        distinct: list[Vma] = list(
+            zip(*(column[first].tolist() for column in columns), strict=True)
+        )
+        ids = np.empty(len(first), dtype=np.uint32)
+        for at, (vma, address) in enumerate(zip(distinct, addresses, strict=True)):
+            known = self._vmas.get(vma)
+            if known is None:
+                region = self._vma_region(vma, address)
+                known = self._vmas[vma] = self._names.region(region)
+            ids[at] = known
+        return ids[inverse]
+
+    def _vma_region(self, vma: Vma, address: int) -> Region:
+        start, end, flags, pgoff, device, inode = vma
+        laid = self._map.at(address)
+        if not inode:
+            return Region(start, end, perms_of(flags), 0, _anonymous_name(laid, flags))
+        offset = pgoff << PAGE_SHIFT
+        name = self._files.name(device, inode)
+        if laid and (
+            laid.inode == inode or (not self._files.knows(device, inode) and _fits(laid, vma))
+        ):
+            name = laid.region.name
+        return Region(start, end, perms_of(flags), offset, name)
+
+    def _apply(self, change: Change) -> None:
+        match change:
+            case MmapEvent():
+                self._map.lay(self._laid(change, change.pgoff))
+            case Unmap(start, end):
+                self._map.unmap(start, end)
+            case Brk(end):
+                if end < self._brk:
+                    self._map.unmap(page_up(end), page_up(self._brk))
+                self._brk = end
+            case Move():
+                self._move(change)
+            case _:
+                self._map.reset([self._laid(mapping, mapping.offset) for mapping in change])
+
+    def _laid(self, seen: MmapEvent | Mapping, offset: int) -> Laid:
+        self._files.learn(seen.device, seen.inode, seen.path)
+        name = seen.path
+        if not name:
+            name = self._files.name(seen.device, seen.inode) if seen.inode else "[anon]"
+        region = Region(seen.start, seen.end, seen.perms, offset, name)
+        return Laid(region, seen.device, seen.inode)
+
+    def _move(self, move: Move) -> None:
+        if move.new == move.old:
+            laid = self._map.at(move.old)
+            if move.new_size > move.old_size and laid:
+                start = laid.region.start
+                self._map.lay(laid.moved(start, move.new + move.new_size, start))
+            self._map.unmap(move.old + move.new_size, move.old + move.old_size)
+            return
+        size = move.old_size or move.new_size  # 0: a second mapping of shared memory
+        old_end, new_end = move.old + size, move.old + move.new_size
+        shift = move.new - move.old
+        pieces = self._map.within(move.old, old_end)
+        if not move.keep:
+            self._map.unmap(move.old, move.old + move.old_size)
+        self._map.unmap(move.new, move.new + move.new_size)
+        for start, end, laid in pieces:
+            end = new_end if end == old_end else min(end, new_end)
+            if not laid.gone and start < end:
+                self._map.lay(laid.moved(start + shift, end + shift, start))
+
+
+def perms_of(flags: int) -> str:
+    """vm_flags as /proc/PID/maps shows them (fs/proc/task_mmu.c:show_vma_header_prefix)."""
+    return (
+        ("r" if flags & VM_READ else "-")
+        + ("w" if flags & VM_WRITE else "-")
+        + ("x" if flags & VM_EXEC else "-")
+        + ("s" if flags & VM_MAYSHARE else "p")
+    )
+
+
+def _anonymous_name(laid: Laid | None, flags: int) -> str:
+    if laid and not laid.is_file:
+        return laid.region.name
+    return "[stack]" if flags & VM_GROWSDOWN else "[anon]"
+
+
+def _fits(laid: Laid, vma: Vma) -> bool:
+    """Whether `laid` can be `vma` though their inodes differ.
+
+    On overlayfs vm_file is the file of the layer below, and maps shows the
+    inode of the overlay, which is on another device.
+    """
+    start, _, _, pgoff, device, _ = vma
+    region = laid.region
+    same_place = region.offset - region.start == (pgoff << PAGE_SHIFT) - start
+    return laid.is_file and not laid.gone and laid.device != device and same_place
+
+
+def _distinct(columns: list[Array]) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
+    """(index of one of each distinct row, which of them each row is)."""
+    changed = np.zeros(len(columns[0]), dtype=bool)
+    changed[:1] = True
+    for column in columns:
+        changed[1:] |= column[1:] != column[:-1]
+    heads = np.flatnonzero(changed)  # neighbours in time are mostly neighbours in memory
+    mixed = np.zeros(len(heads), dtype=np.uint64)
+    for column in columns:
+        mixed = (mixed ^ column[heads].astype(np.uint64)) * np.uint64(0x9E3779B97F4A7C15)
+        mixed ^= mixed >> np.uint64(29)
+    _, first, inverse = np.unique(mixed, return_index=True, return_inverse=True)
+    chosen = heads[first]
+    if any((column[chosen][inverse] != column[heads]).any() for column in columns):
+        chosen, inverse = heads, np.arange(len(heads))  # two rows mixed to one number
+    return chosen, inverse[np.cumsum(changed) - 1]
+
+
+def page_up(address: int) -> int:
+    """`address` rounded up to a whole page."""
+    return (address + PAGE_MASK) & ~PAGE_MASK

@@ -1,0 +1,291 @@
+"""Address spaces over time: whose memory a fault was in, and in which mapping.
+
+A space is what one `struct mm_struct` was for one while: fork makes one,
+exec replaces one, vfork shares one, and the kernel reuses the pointer once it
+has ended. Each gets a small number from 1.
+
+How to call it, once a cycle: take the time, read the fault ring up to then,
+poll the sideband up to then and `feed` it, then go through the ring's records
+in their order: `lifecycle` and `syscall` for each record of that kind,
+`resolve` and `regions` for the faults between two of them; at last `advance`.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from tracer.intervals import Array, Ids
+from tracer.kernel.sideband import Event, ExecEvent
+from tracer.mappings import Brk, Change, Files, MappingHistory, Move, Unmap, page_up
+from tracer.procfs.maps import Mapping
+from tracer.records import Mark, RecordType
+from tracer.rows import Names
+
+_MUNMAP, _BRK, _MREMAP = 11, 12, 25  # x86-64
+_MREMAP_DONTUNMAP = 4
+_ERRORS = (1 << 64) - 4095  # results from here on are -errno
+
+# VM_STACK_INCOMPLETE_SETUP (include/linux/mm.h): the stack exec is still building
+_EXEC_STACK = 0x18000
+
+Record = np.void
+Records = npt.NDArray[np.void]
+
+
+@dataclass
+class Space:
+    """One address space.
+
+    `owner` is the process it was made for (0 where that is not known), or
+    another that shares it once the owner is gone.
+    """
+
+    number: int
+    mm: int | None  # None: not seen yet, of a target that was there before us
+    owner: int
+    history: MappingHistory
+    members: set[int] = field(default_factory=set)
+    ended_ns: int | None = None
+
+
+class Spaces:
+    """All address spaces of a run, by number; those of now by pointer and by process."""
+
+    def __init__(self, names: Names) -> None:
+        self._names = names
+        self._files = Files()
+        self._spaces: list[Space] = []
+        self._by_mm: dict[int, Space] = {}
+        self._by_tgid: dict[int, Space] = {}
+        # The histories a process goes through, each with its first moment: that of
+        # its space, then those waiting for an EXEC record to tell the new pointer.
+        self._streams: dict[int, list[tuple[int, MappingHistory]]] = {}
+        self._execs: dict[int, int] = {}  # time of the last EXEC record that found none
+        self._orphans: dict[int, list[Event]] = {}  # events before their process's FORK record
+        self._ended: list[Space] = []
+
+    def __getitem__(self, number: int) -> Space:
+        return self._spaces[number - 1]
+
+    def __len__(self) -> int:
+        return len(self._spaces)
+
+    def of(self, tgid: int) -> Space | None:
+        """The space a process is in now."""
+        return self._by_tgid.get(tgid)
+
+    def attach(
+        self, time_ns: int, tgid: int, mm: int | None, mappings: Iterable[Mapping] = ()
+    ) -> Space:
+        """A target that is there when we come; `mm` None: told by its first own fault.
+
+        `mappings` began to be read at `time_ns`.
+        """
+        space = self._by_mm.get(mm) if mm else None
+        if space is None:
+            space = self._new(mm, tgid)
+            space.history.add_mappings(time_ns, mappings)
+        self._join(tgid, space)
+        return space
+
+    def lifecycle(self, record: Record) -> None:
+        """Follow a task record (bpf/record.h): FORK, EXEC, EXIT; others are ignored."""
+        kind, time_ns, tgid = int(record["type"]), int(record["time_ns"]), int(record["tgid"])
+        if kind == RecordType.FORK:
+            child = int(record["child_tgid"]), int(record["child_mm"])
+            self.fork(time_ns, tgid, int(record["mm"]), *child)
+        elif kind == RecordType.EXEC:
+            self.exec(time_ns, tgid, int(record["mm"]))
+        elif kind == RecordType.EXIT and record["group_dead"]:
+            self.exit(time_ns, tgid)
+
+    def fork(self, time_ns: int, tgid: int, mm: int, child_tgid: int, child_mm: int) -> None:
+        """A process (or thread) was made; with `child_mm` == `mm` it shares the memory."""
+        if child_tgid == tgid or not child_mm:
+            return
+        parent = self._own(tgid, mm)
+        if child_mm == mm:
+            self._join(child_tgid, parent)
+        else:
+            self._end_pointer(child_mm, time_ns)
+            child = self._new(child_mm, child_tgid, parent.history.fork(time_ns))
+            self._join(child_tgid, child)
+        self.feed(self._orphans.pop(child_tgid, ()))
+
+    def exec(self, time_ns: int, tgid: int, mm: int) -> None:
+        """A process replaced its memory by the new address space `mm`."""
+        waiting = [entry for entry in self._streams.get(tgid, [])[1:] if entry[0] <= time_ns]
+        later = self._streams.get(tgid, [])[1 + len(waiting) :]
+        self._leave(tgid, time_ns)
+        space = self._by_mm.get(mm)
+        if space is None or space.members:  # otherwise exec's argument pages showed it
+            self._end_pointer(mm, time_ns)
+            space = self._new(mm, tgid)
+        space.owner = tgid
+        if waiting:
+            space.history = waiting[-1][1]
+        else:
+            self._execs[tgid] = time_ns
+        self._join(tgid, space)
+        self._streams[tgid] += later
+
+    def exit(self, time_ns: int, tgid: int) -> None:
+        """A process's last thread ended."""
+        self._leave(tgid, time_ns)
+        self._streams.pop(tgid, None)
+        self._execs.pop(tgid, None)
+
+    def feed(self, events: Iterable[Event]) -> None:
+        """The sideband's events, in order of time. Those of unknown processes wait a cycle."""
+        for event in events:
+            stream = self._streams.get(event.pid)
+            if stream is None:
+                self._orphans.setdefault(event.pid, []).append(event)
+            elif not isinstance(event, ExecEvent):
+                stream[-1][1].add(event.time_ns, event)
+            elif event.time_ns > self._execs.get(event.pid, 0):
+                history = MappingHistory(self._names, self._files)
+                stream.append((event.time_ns, history))
+
+    def snapshot(self, time_ns: int, tgid: int, mappings: Iterable[Mapping]) -> None:
+        """The whole /proc/PID/maps of a process, which began to be read at `time_ns`."""
+        for since_ns, history in reversed(self._streams.get(tgid, [])):
+            if since_ns <= time_ns:
+                history.add_mappings(time_ns, mappings)
+                break
+
+    def syscall(self, record: Record) -> None:
+        """Follow a SYSCALL record: munmap, mremap and brk, which the sideband does not tell."""
+        space = self._by_mm.get(int(record["mm"]))
+        args: list[int] = record["args"].tolist()
+        result = int(record["result"])
+        change = _change(int(record["number"]), args, result)
+        if space is not None and change is not None:
+            space.history.add(int(record["time_ns"]), change)
+
+    def resolve(self, faults: Records) -> tuple[Ids, Ids]:
+        """(space numbers, owners' pids) of fault records between two lifecycle records.
+
+        Shapes (n,). A pointer not seen before is the faulting thread's own
+        memory, the space exec is building for it, or, with owner 0, that of a
+        process nobody told us of.
+        """
+        pointers, inverse = _unique(faults["mm"])
+        spaces = [self._by_mm.get(mm) or self._discover(faults, mm) for mm in pointers]
+        numbers = np.array([space.number for space in spaces], dtype=np.uint32)
+        owners = np.array([space.owner for space in spaces], dtype=np.uint32)
+        return numbers[inverse], owners[inverse]
+
+    def regions(self, numbers: Ids, faults: Records) -> Ids:
+        """The region (index into Names.regions) of each fault, at its time, in its space."""
+        result = np.zeros(len(faults), dtype=np.uint32)
+        distinct: list[int] = np.unique(numbers).tolist()
+        for number in distinct:
+            history = self[number].history
+            if len(distinct) == 1:
+                return history.lookup_faults(faults)
+            mine = numbers == number
+            result[mine] = history.lookup_faults(faults[mine])
+        return result
+
+    def lookup(self, number: int, addresses: Array, times: Array) -> Ids:
+        """`MappingHistory.lookup` in one space."""
+        return self[number].history.lookup(addresses, times)
+
+    def advance(self, time_ns: int) -> None:
+        """End a cycle: apply changes up to `time_ns`, let go of what can no longer be asked.
+
+        A space that ended keeps its mappings until the end of the next cycle.
+        """
+        for space in self._ended:
+            space.history = MappingHistory(self._names, self._files)
+        self._ended = []
+        for space in self._by_tgid.values():
+            space.history.advance(time_ns)
+        self._orphans = {
+            tgid: events for tgid, events in self._orphans.items() if events[-1].time_ns > time_ns
+        }
+
+    def _new(self, mm: int | None, owner: int, history: MappingHistory | None = None) -> Space:
+        history = history or MappingHistory(self._names, self._files)
+        space = Space(len(self._spaces) + 1, mm, owner, history)
+        self._spaces.append(space)
+        if mm:
+            self._by_mm[mm] = space
+        return space
+
+    def _join(self, tgid: int, space: Space) -> None:
+        space.members.add(tgid)
+        self._by_tgid[tgid] = space
+        self._streams[tgid] = [(0, space.history)]
+
+    def _leave(self, tgid: int, time_ns: int) -> None:
+        space = self._by_tgid.pop(tgid, None)
+        if space is None:
+            return
+        space.members.discard(tgid)
+        if not space.members:
+            self._end(space, time_ns)
+        elif space.owner == tgid:
+            space.owner = min(space.members)
+
+    def _end(self, space: Space, time_ns: int) -> None:
+        space.ended_ns = time_ns
+        self._ended.append(space)
+        if space.mm and self._by_mm.get(space.mm) is space:
+            del self._by_mm[space.mm]
+
+    def _end_pointer(self, mm: int, time_ns: int) -> None:
+        """The kernel has given `mm` to a new space: the old one ended unseen."""
+        space = self._by_mm.get(mm)
+        if space is not None:
+            for tgid in space.members:
+                self._by_tgid.pop(tgid, None)
+            space.members.clear()
+            self._end(space, time_ns)
+
+    def _own(self, tgid: int, mm: int) -> Space:
+        """The space `tgid` itself runs in, now that its pointer is known to be `mm`."""
+        space = self._by_mm.get(mm)
+        if space is None:
+            space = self._by_tgid.get(tgid)
+            if space is None or space.mm is not None:
+                self._leave(tgid, 0)
+                space = self._new(mm, tgid)
+                self._join(tgid, space)
+            space.mm = mm
+            self._by_mm[mm] = space
+        return space
+
+    def _discover(self, faults: Records, mm: int) -> Space:
+        mine = faults[faults["mm"] == mm]
+        own = mine[(mine["current_mm"] == mm) & (mine["marks"] & np.uint8(Mark.FOREIGN) == 0)]
+        if len(own):
+            return self._own(int(own["tgid"][0]), mm)
+        building = bool(int(mine["vm_flags"][0]) & _EXEC_STACK == _EXEC_STACK)
+        return self._new(mm, int(mine["tgid"][0]) if building else 0)
+
+
+def _unique(pointers: Array) -> tuple[list[int], npt.NDArray[np.intp]]:
+    """The distinct pointers, and which of them each is."""
+    if len(pointers) and (pointers == pointers[0]).all():
+        return [int(pointers[0])], np.zeros(len(pointers), dtype=np.intp)
+    distinct, inverse = np.unique(pointers, return_inverse=True)
+    return distinct.tolist(), inverse
+
+
+def _change(number: int, args: list[int], result: int) -> Change | None:
+    """What a system call that returned `result` did to the mappings; None: nothing we follow."""
+    if result >= _ERRORS:
+        return None
+    if number == _MUNMAP:
+        return Unmap(args[0], page_up(args[0] + args[1]))
+    if number == _BRK:
+        return Brk(result)
+    if number == _MREMAP:
+        old, old_size, new_size, flags = args[:4]
+        keep = bool(flags & _MREMAP_DONTUNMAP)
+        return Move(old, page_up(old_size), result, page_up(new_size), keep)
+    return None
