@@ -1,0 +1,1 @@
+"""Measurements of what tracing costs: `python -m bench`."""

@@ -1,0 +1,127 @@
+"""Guest instructions that a probe adds to a page fault, counted in an emulated machine.
+
+With one CPU and `-icount shift=0`, QEMU advances the guest's clock by one nanosecond an
+instruction, so CPU time read in the guest is a count of instructions: it repeats to within a
+per mille on any host, however busy, where wall-clock times scatter by a tenth. It counts
+instructions, not cache misses; bench's wall-clock ratios say what those cost.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bench import storm
+
+if TYPE_CHECKING:
+    from tests.kernels.fetch import Image
+
+PAGES = 4096
+ROUNDS = 7
+PROBES = ("fentry", "kprobe", "perf")
+LIMIT_SECONDS = 420.0
+ICOUNT = "--qemu-opts=-icount shift=0,sleep=off"
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Instructions a fault with one probe: of the target, and of a process that is no target."""
+
+    probe: str
+    target: float = 0.0
+    bystander: float = 0.0
+    recorded: int = 0  # fault records of the target
+    counted: int = 0  # its faults meanwhile, by the kernel's count
+    refused: str = ""
+
+
+def count_inside(probes: Sequence[str]) -> tuple[float, list[Cost]]:
+    """Run in the guest: instructions an untraced fault takes, and the cost of each probe."""
+    untraced = storm.cpu_per_fault(storm.run(PAGES, ROUNDS))
+    return untraced, [_cost(probe) for probe in probes]
+
+
+def _cost(name: str) -> Cost:
+    import numpy as np
+
+    from tracer.errors import TraceError
+    from tracer.probes.choose import attach
+    from tracer.resources import bpf_dir
+    from tracer.ring import Ring
+
+    try:
+        attached = attach(name, bpf_dir())
+    except TraceError as error:
+        return Cost(name, refused=str(error))
+    program = attached.program
+    layout = program.layout
+    try:
+        bystander = storm.cpu_per_fault(storm.run(PAGES, ROUNDS))
+        with Ring(program.ring_fd, program.ring_bytes, layout.size) as ring:
+            rounds = storm.run(PAGES, ROUNDS, lambda pid: program.add_target(pid, children=False))
+            records = ring.read(1 << 20)
+        faults = records.view(layout.fault).ravel()
+        recorded = int(np.count_nonzero(faults["type"] == layout.constants["RECORD_FAULT"]))
+    finally:
+        attached.close()
+    counted = sum(each.faults for each in rounds)
+    return Cost(name, storm.cpu_per_fault(rounds), bystander, recorded, counted)
+
+
+def measure(image: "Image", out: Path) -> tuple[str, bool]:
+    """Boot `image` and count inside; the table to print, and whether every probe was counted.
+
+    A probe counts only if it recorded every fault: a tracer that misses them is cheap.
+    """
+    from tests.kernels.boot import boot
+
+    storm.build()
+    out.mkdir(parents=True, exist_ok=True)
+    found = out / "instructions.json"
+    found.unlink(missing_ok=True)
+    command = [sys.executable, "-m", "bench.instructions", "--inside", str(found)]
+    ended = boot(image, command, out, limit=LIMIT_SECONDS, cpus=1, vng=[ICOUNT])
+    if ended.status != 0 or not found.exists():
+        return f"counting instructions failed: {ended.why_it_failed()}", False
+    data = json.loads(found.read_text())
+    costs = [Cost(**cost) for cost in data["costs"]]
+    well = all(cost.recorded >= cost.counted > 0 for cost in costs)
+    return render(image.release, data["untraced"], costs), well
+
+
+def render(release: str, untraced: float, costs: Sequence[Cost]) -> str:
+    """The table, in instructions a fault."""
+    lines = [
+        f"Guest instructions a fault on {release} ({PAGES} pages × {ROUNDS} rounds, median)",
+        f"{'':10} {'a fault':>9} {'added':>8} {'added to others':>16}",
+        f"{'untraced':10} {untraced:9,.0f}",
+    ]
+    for cost in costs:
+        if cost.refused:
+            lines.append(f"{cost.probe:10} {cost.refused}")
+            continue
+        lines.append(
+            f"{cost.probe:10} {cost.target:9,.0f} {cost.target - untraced:+8,.0f}"
+            f" {cost.bystander - untraced:+16,.0f}"
+        )
+        if cost.recorded < cost.counted:
+            lines.append(f"{'':10} recorded {cost.recorded} of {cost.counted} faults")
+    return "\n".join(lines)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """`python -m bench.instructions --inside FILE`: what the guest runs."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--inside", type=Path, required=True, metavar="FILE")
+    options = parser.parse_args(arguments)
+    untraced, costs = count_inside(PROBES)
+    data = {"untraced": untraced, "costs": [asdict(cost) for cost in costs]}
+    options.inside.write_text(json.dumps(data))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
