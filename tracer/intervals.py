@@ -11,7 +11,6 @@ from tracer.rows import Names, Region
 Ids = npt.NDArray[np.uint32]  # indices into Names.regions
 Array = npt.NDArray[np.uint64]
 
-_FEW = 8  # up to so many addresses plain Python beats numpy's call overhead
 _UNSET = (1 << 32) - 1
 
 
@@ -115,12 +114,13 @@ class IntervalMap:
         self._laid = [laid for _, _, laid in merged]
         self._arrays = None
 
+    def region_id(self, address: int) -> int:
+        """The region `address` lies in, 0 where none is known."""
+        laid = self.at(address)
+        return self._names.region(laid.region) if laid else 0
+
     def region_ids(self, addresses: Array) -> Ids:
-        """The region each address lies in, 0 where none is known; shape as `addresses`."""
-        if len(addresses) <= _FEW:
-            found = (self.at(int(address)) for address in addresses)
-            ids = [self._names.region(laid.region) if laid else 0 for laid in found]
-            return np.array(ids, dtype=np.uint32)
+        """`region_id` of many addresses; shapes (n,) → (n,)."""
         if not self._starts:
             return np.zeros(len(addresses), dtype=np.uint32)
         starts, ends, known = self._as_arrays()

@@ -6,7 +6,8 @@ wait in order of time until they are due, so that each fault is looked up
 among the mappings of its moment.
 """
 
-import bisect
+import itertools
+from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
@@ -29,6 +30,9 @@ VM_GROWSDOWN = 0x100
 _VMA_FIELDS = ("vm_start", "vm_end", "vm_flags", "vm_pgoff", "device", "inode")
 
 Vma = tuple[int, int, int, int, int, int]
+Part = npt.NDArray[np.intp] | slice
+
+_FEW = 8
 
 
 class Files:
@@ -87,7 +91,7 @@ class MappingHistory:
         self._files = files
         self._map = IntervalMap(names)
         self._brk = 0
-        self._queue: list[tuple[int, Change]] = []  # by time, the latest first
+        self._queue: deque[tuple[int, Change]] = deque()  # by time
         self._vmas: dict[Vma, int] = {}
 
     def add(self, time_ns: int, change: Change) -> None:
@@ -96,8 +100,11 @@ class MappingHistory:
         A list of mappings is dated when it *began* to be read: what happened
         meanwhile is then laid over it once more.
         """
-        at = bisect.bisect_left(self._queue, -time_ns, key=lambda entry: -entry[0])
-        self._queue.insert(at, (time_ns, change))
+        later = []
+        while self._queue and self._queue[-1][0] > time_ns:
+            later.append(self._queue.pop())
+        self._queue.append((time_ns, change))
+        self._queue.extend(reversed(later))
 
     def add_mappings(self, time_ns: int, mappings: Iterable[Mapping]) -> None:
         """`add` of a whole /proc/PID/maps."""
@@ -113,8 +120,8 @@ class MappingHistory:
 
     def advance(self, time_ns: int) -> None:
         """Apply the changes up to and including `time_ns`."""
-        while self._queue and self._queue[-1][0] <= time_ns:
-            self._apply(self._queue.pop()[1])
+        while self._queue and self._queue[0][0] <= time_ns:
+            self._apply(self._queue.popleft()[1])
             self._vmas.clear()
 
     def lookup(self, addresses: Array, times: Array) -> Ids:
@@ -124,7 +131,11 @@ class MappingHistory:
         applied, so calls come in order of time (times within a call need not).
         Shapes: (n,), (n,) → (n,).
         """
-        return self._by_time(times, lambda part: self._map.region_ids(addresses[part]))
+        return self._by_time(
+            times,
+            lambda part: self._map.region_ids(addresses[part]),
+            lambda index: self._map.region_id(int(addresses[index])),
+        )
 
     def lookup_faults(self, faults: npt.NDArray[np.void]) -> Ids:
         """`lookup` of fault records (bpf/record.h), shape (n,).
@@ -133,20 +144,43 @@ class MappingHistory:
         answer; only the name, which it lacks, is looked up.
         """
 
-        def regions(part: npt.NDArray[np.intp] | slice) -> Ids:
-            chosen = faults[part]
-            brought = (chosen["marks"] & int(Mark.MAPPING)) != 0
-            if brought.all():
-                return self._from_vmas(chosen)
-            ids = self._map.region_ids(chosen["address"])
-            if brought.any():
-                ids[brought] = self._from_vmas(chosen[brought])
+        brought = (faults["marks"] & np.uint8(Mark.MAPPING)) != 0
+        if not brought.any():
+            return self.lookup(faults["address"], faults["time_ns"])
+        vmas, which = _distinct_vmas(faults, brought)
+        addresses = np.ascontiguousarray(faults["address"])
+
+        def regions(part: Part) -> Ids:
+            numbers = which[part]
+            there = addresses[part]
+            distinct, first, inverse = np.unique(numbers, return_index=True, return_inverse=True)
+            sample = there[first].tolist()
+            known = [
+                self._vma_id(vmas[number], address) if number >= 0 else 0
+                for number, address in zip(distinct.tolist(), sample, strict=True)
+            ]
+            ids: Ids = np.array(known, dtype=np.uint32)[inverse]
+            if distinct[0] < 0:
+                alone = numbers < 0
+                ids[alone] = self._map.region_ids(there[alone])
             return ids
 
-        return self._by_time(faults["time_ns"], regions)
+        def region(index: int) -> int:
+            number, address = int(which[index]), int(addresses[index])
+            if number >= 0:
+                return self._vma_id(vmas[number], address)
+            return self._map.region_id(address)
 
-    def _by_time(self, times: Array, ids_of: Callable[[npt.NDArray[np.intp] | slice], Ids]) -> Ids:
-        """`ids_of` each run of faults between two changes, the changes applied in between."""
+        return self._by_time(faults["time_ns"], regions, region)
+
+    def _by_time(
+        self, times: Array, ids_of: Callable[[Part], Ids], id_of: Callable[[int], int]
+    ) -> Ids:
+        """The ids of each run of faults between two changes, the changes applied in between.
+
+        `id_of` is asked for the faults of a short run: plain Python beats the
+        cost of calling numpy there.
+        """
         result = np.zeros(len(times), dtype=np.uint32)
         if not len(times):
             return result
@@ -156,36 +190,31 @@ class MappingHistory:
             times = times[order]
         done = 0
         for until in [*self._due_within(times), len(times)]:
-            if until > done:
+            if until - done > _FEW:
                 part = slice(done, until) if order is None else order[done:until]
                 result[part] = ids_of(part)
-                done = until
+            else:
+                for at in range(done, until):
+                    index = at if order is None else int(order[at])
+                    result[index] = id_of(index)
+            done = until
             if until < len(times):
                 self.advance(int(times[until]))
         return result
 
     def _due_within(self, times: Array) -> list[int]:
         """Where in the sorted `times` changes fall due: indices of the first fault after each."""
-        first = bisect.bisect_left(self._queue, -int(times[-1]), key=lambda entry: -entry[0])
-        due = np.array([time_ns for time_ns, _ in self._queue[first:]], dtype=np.uint64)
+        last = int(times[-1])
+        waiting = itertools.takewhile(lambda entry: entry[0] <= last, self._queue)
+        due = np.array([time_ns for time_ns, _ in waiting], dtype=np.uint64)
         indices: list[int] = np.unique(np.searchsorted(times, due, side="left")).tolist()
         return indices
 
-    def _from_vmas(self, faults: npt.NDArray[np.void]) -> Ids:
-        columns = [faults[name] for name in _VMA_FIELDS]
-        first, inverse = _distinct(columns)
-        addresses = faults["address"][first].tolist()
-        distinct: list[Vma] = list(
-            zip(*(column[first].tolist() for column in columns), strict=True)
-        )
-        ids = np.empty(len(first), dtype=np.uint32)
-        for at, (vma, address) in enumerate(zip(distinct, addresses, strict=True)):
-            known = self._vmas.get(vma)
-            if known is None:
-                region = self._vma_region(vma, address)
-                known = self._vmas[vma] = self._names.region(region)
-            ids[at] = known
-        return ids[inverse]
+    def _vma_id(self, vma: Vma, address: int) -> int:
+        known = self._vmas.get(vma)
+        if known is None:
+            known = self._vmas[vma] = self._names.region(self._vma_region(vma, address))
+        return known
 
     def _vma_region(self, vma: Vma, address: int) -> Region:
         start, end, flags, pgoff, device, inode = vma
@@ -270,6 +299,17 @@ def _fits(laid: Laid, vma: Vma) -> bool:
     region = laid.region
     same_place = region.offset - region.start == (pgoff << PAGE_SHIFT) - start
     return laid.is_file and not laid.gone and laid.device != device and same_place
+
+
+def _distinct_vmas(
+    faults: npt.NDArray[np.void], brought: npt.NDArray[np.bool_]
+) -> tuple[list[Vma], npt.NDArray[np.intp]]:
+    """(the distinct mappings brought along, which of them each fault's is or -1)."""
+    which = np.full(len(faults), -1, dtype=np.intp)
+    columns = [faults[name][brought] for name in _VMA_FIELDS]
+    chosen, which[brought] = _distinct(columns)
+    distinct = zip(*(column[chosen].tolist() for column in columns), strict=True)
+    return list(distinct), which
 
 
 def _distinct(columns: list[Array]) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
