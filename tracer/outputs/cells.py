@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tracer.outputs.base import PAGE_SIZE
-from tracer.outputs.columns import Words, hexadecimal, words
+from tracer.outputs.columns import Column, hexadecimal, strings
 from tracer.rows import Names, Region
 from tracer.text import printable
 
@@ -63,13 +63,11 @@ class RegionCells:
         self._shift = np.append(self._shift, np.array(shift, np.uint64))
         self._no_file = np.append(self._no_file, [not is_file(region) for region in new])
 
-    def named(self, region: npt.NDArray[np.integer]) -> list[Words]:
+    def named(self, region: npt.NDArray[np.integer]) -> Column:
         """The cells `region,perms,` of the regions numbered `region`."""
-        return words(self._cells, region)
+        return strings(self._cells, region)
 
-    def offsets(
-        self, region: npt.NDArray[np.integer], address: npt.NDArray[np.uint64]
-    ) -> list[Words]:
+    def offsets(self, region: npt.NDArray[np.integer], address: npt.NDArray[np.uint64]) -> Column:
         """The offset in the file of each address's page; empty where no file is mapped."""
         page = address & ~np.uint64(PAGE_SIZE - 1)
         return hexadecimal(page + self._shift.take(region), self._no_file.take(region))

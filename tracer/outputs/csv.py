@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from tracer.outputs.base import Symbolizer
 from tracer.outputs.cells import RegionCells, enum_cells, text_cell
-from tracer.outputs.columns import Words, decimal, hexadecimal, lines, words
+from tracer.outputs.columns import Column, decimal, hexadecimal, lines, strings
 from tracer.outputs.files import OutputFile
 from tracer.rows import NO_FRAME, UNKNOWN_LATENCY, Access, Cause, Confirmed, Kind, Names, Rows
 
@@ -66,10 +66,10 @@ class CsvOutput:
             decimal(rows["number"]),
             decimal(rows["time_ns"]),
             *(decimal(rows[name], rows[name] == 0) for name in ("pid", "space", "tid")),
-            words(self._comms, rows["comm"]),
+            strings(self._comms, rows["comm"]),
             decimal(rows["cpu"]),
             hexadecimal(rows["address"]),
-            words(_what_cells(), _what(rows)),
+            strings(_what_cells(), _what(rows)),
             decimal(np.maximum(rows["latency_ns"], 0), rows["latency_ns"] == UNKNOWN_LATENCY),
             hexadecimal(rows["frame"], rows["frame"] == NO_FRAME),
             hexadecimal(rows["frame_before"], rows["frame_before"] == NO_FRAME),
@@ -77,18 +77,18 @@ class CsvOutput:
             self._regions.named(rows["region"]),
             self._regions.offsets(rows["region"], rows["address"]),
             hexadecimal(rows["ip"], rows["ip"] == 0),
-            self._symbol_words(rows),
+            self._symbol_column(rows),
             decimal(rows["count"], rows["count"] == 0),
-            words(enum_cells(Confirmed, b"\n"), rows["confirmed"]),
+            strings(enum_cells(Confirmed, b"\n"), rows["confirmed"]),
         ]
         return lines(columns)
 
-    def _symbol_words(self, rows: Rows) -> list[Words]:
+    def _symbol_column(self, rows: Rows) -> Column:
         if self._symbols is None:
-            return words([b","], np.zeros(len(rows), np.intp))
+            return strings([b","], np.zeros(len(rows), np.intp))
         ids: dict[str, int] = {}
         symbols = [ids.setdefault(symbol, len(ids)) for symbol in self._symbols(rows)]
-        return words([text_cell(symbol) for symbol in ids], np.array(symbols, np.intp))
+        return strings([text_cell(symbol) for symbol in ids], np.array(symbols, np.intp))
 
 
 def _what(rows: Rows) -> npt.NDArray[np.intp]:

@@ -4,7 +4,7 @@ import numpy as np
 
 from tracer.outputs.base import PageTable
 from tracer.outputs.cells import RegionCells, enum_cells
-from tracer.outputs.columns import decimal, hexadecimal, lines, words
+from tracer.outputs.columns import decimal, hexadecimal, lines, strings
 from tracer.outputs.files import OutputFile
 from tracer.rows import NO_FRAME, Kind, Names
 from tracer.sources import Loss, Source
@@ -46,15 +46,15 @@ def _format(pages: PageTable, part: slice, regions: RegionCells) -> bytes:
             hexadecimal(pages.page[part]),
             regions.named(pages.region[part]),
             decimal(pages.first_time_ns[part]),
-            words(enum_cells(Source), source),
-            words(enum_cells(Kind), pages.first_kind[part]),
+            strings(enum_cells(Source), source),
+            strings(enum_cells(Kind), pages.first_kind[part]),
             decimal(fault, fault == 0),
             hexadecimal(first_frame, first_frame == NO_FRAME),
             hexadecimal(last_frame, last_frame == NO_FRAME),
-            words(enum_cells(Source), pages.last_source[part]),
-            words(_CONFIRMED, np.where(both, 2, by_fault)),
+            strings(enum_cells(Source), pages.last_source[part]),
+            strings(_CONFIRMED, np.where(both, 2, by_fault)),
             decimal(pages.gains[part]),
             decimal(pages.losses[part]),
-            words(enum_cells(Loss, b"\n"), pages.last_loss[part]),
+            strings(enum_cells(Loss, b"\n"), pages.last_loss[part]),
         ]
     )
