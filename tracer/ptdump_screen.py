@@ -44,7 +44,7 @@ class RichScreen:
                 text.append(marked(row, dump.visible, is_new), style="not bold")
         if len(window) < len(rows):
             note = f"\n{window.start + 1}-{window.stop} of {len(rows)}; choose with --region"
-            text.append(note, style="dim")
+            text.append(note, style="not bold dim")
         return text
 
 
