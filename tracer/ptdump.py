@@ -253,6 +253,8 @@ def _main(argv: Sequence[str] | None) -> int:
     interval = None if watch is None else _seconds(watch)
     choice = None if options.region is None else parse_choice(options.region)
     dump = Dump(_process(pid), options.each_page, choice, frames_visible())
+    if sys.stdout is None:  # `>&-`
+        raise TraceError("stdout is closed", "give it somewhere to write", Exit.OUTPUT)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # names the terminal cannot show
     if interval is None:

@@ -16,7 +16,7 @@ from tracer.procfs.entries import PAGE_SIZE, USER_LIMIT
 from tracer.procfs.maps import mount_filesystems, read_maps
 from tracer.procfs.pagemap import PageMap
 
-# 101 pages written, 53 read only (the zero page), 47 never touched, 31 of shared memory; then still.
+# 101 pages written, 53 read only (the zero page), 47 never touched, 31 of shared memory.
 WORKLOAD = """
 import ctypes, mmap, os, signal
 def area(pages, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS):

@@ -421,6 +421,13 @@ def test_full_disk() -> None:
     assert done.stderr == "ptdump: cannot write: No space left on device\n"
 
 
+def test_closed_stdout() -> None:
+    code = "import os, sys; os.close(1); os.execv(sys.executable, [sys.executable, *sys.argv[1:]])"
+    done = run_ptdump(code, ["-c", RUN, str(os.getpid())], subprocess.PIPE)
+    assert done.returncode == Exit.OUTPUT
+    assert done.stderr == "ptdump: stdout is closed; give it somewhere to write\n"
+
+
 def test_nothing_heavy_is_imported() -> None:
     code = (
         "import sys; from tracer.ptdump import main; main(); main(['-g', *sys.argv[1:]]); "
