@@ -46,7 +46,7 @@ def validate_pid(pid: int) -> None:
     try:
         if stat.is_kernel_thread(pid):
             name = printable(stat.comm(pid))
-            raise _no_target(f"process {pid} ({name}) is a kernel thread, without memory of its own")
+            raise _no_target(f"process {pid} ({name}) is a kernel thread: it has no memory")
         leader = stat.thread_group(pid)
         if leader != pid:
             raise _no_target(

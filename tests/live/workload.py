@@ -1,10 +1,9 @@
 """Running tests/live/workload.c: the Python side of its protocol (see the comment there).
 
-    with Workload("anon-write", 101) as work:
-        ...                      # it is ready: attach, take a snapshot
-        work.go()                # the faults happen
-        work.range("anon")       # where; work.counts says how many, thread by thread
-        work.finish()
+with Workload("anon-write", 101) as work:  # it is ready: attach, take a snapshot
+    work.go()  # the faults happen; work.counts says how many, thread by thread
+    work.range("anon")  # where
+    work.finish()
 """
 
 import contextlib
@@ -46,7 +45,7 @@ class Range:
 
 @dataclass(frozen=True, slots=True)
 class Count:
-    """min_flt + maj_flt of a thread before and after a step; `expected` None: the kernel's choice."""
+    """min_flt + maj_flt of a thread around a step; `expected` None: the kernel's choice."""
 
     label: str
     tid: int
@@ -157,7 +156,7 @@ class Workload:
         return self.report
 
     def next_image(self) -> Report:
-        """After `exec N …` has acted: let it become the next program; returns when that is ready."""
+        """After `exec N …` has acted: let it become the next program, and wait for its `ready`."""
         self.lines.clear()
         self._send_line()
         self._read_until("ready")
