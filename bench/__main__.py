@@ -7,6 +7,9 @@ from bench.instructions import measure
 from tests.kernels.boot import ROOT
 from tests.kernels.catalogue import pick
 from tests.kernels.fetch import FetchError, cache_folder, fetch
+from tests.kernels.stage import StageError, stage
+
+OUT = ROOT / "build" / "kernels"
 
 
 def main() -> int:
@@ -15,12 +18,14 @@ def main() -> int:
     options = parser.parse_args()
     well = True
     try:
-        for kernel in pick(options.kernels.split(",")):
-            image = fetch(kernel, cache_folder())
-            text, good = measure(image, ROOT / "build" / "kernels" / f"{image.version}-bench")
-            print(f"{text}\n", flush=True)
-            well &= good
-    except (FetchError, ValueError) as error:
+        OUT.mkdir(parents=True, exist_ok=True)
+        with stage(OUT) as root:
+            for kernel in pick(options.kernels.split(",")):
+                image = fetch(kernel, cache_folder())
+                text, good = measure(image, OUT / f"{image.version}-bench", root)
+                print(f"{text}\n", flush=True)
+                well &= good
+    except (FetchError, StageError, ValueError) as error:
         print(f"bench: {error}", file=sys.stderr)
         return 2
     return int(not well)

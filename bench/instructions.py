@@ -71,19 +71,19 @@ def _cost(name: str) -> Cost:
     return Cost(name, storm.cpu_per_fault(rounds), bystander, recorded, counted)
 
 
-def measure(image: "Image", out: Path) -> tuple[str, bool]:
-    """Boot `image` and count inside; the table to print, and whether every probe was counted.
+def measure(image: "Image", out: Path, root: Path) -> tuple[str, bool]:
+    """Boot `image` and count inside, with the sources in `root`.
 
-    A probe counts only if it recorded every fault: a tracer that misses them is cheap.
+    Returns the table to print and whether it is good: a probe's cost counts only if it
+    recorded every fault, for a tracer that misses them is cheap.
     """
     from tests.kernels.boot import boot
 
-    storm.build()
     out.mkdir(parents=True, exist_ok=True)
     found = out / "instructions.json"
     found.unlink(missing_ok=True)
     command = [sys.executable, "-m", "bench.instructions", "--inside", str(found)]
-    ended = boot(image, command, out, limit=LIMIT_SECONDS, cpus=1, vng=[ICOUNT])
+    ended = boot(image, command, out, limit=LIMIT_SECONDS, root=root, cpus=1, vng=[ICOUNT])
     if ended.status != 0 or not found.exists():
         return f"counting instructions failed: {ended.why_it_failed()}", False
     data = json.loads(found.read_text())

@@ -4,12 +4,12 @@ import argparse
 import os
 import re
 import shutil
-import subprocess
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from bench.instructions import measure
 from tests.kernels.boot import ROOT, boot
 from tests.kernels.catalogue import KERNELS, PROBES, Kernel, pick
 from tests.kernels.fetch import FetchError, Image, cache_folder, fetch
@@ -23,6 +23,7 @@ from tests.kernels.results import (
     summary,
     table,
 )
+from tests.kernels.stage import StageError, stage
 
 OUT = ROOT / "build" / "kernels"
 GUESTS_AT_A_TIME = 2
@@ -41,23 +42,28 @@ def main(arguments: Sequence[str]) -> int:
     missing = _missing_programs()
     if missing:
         return _stop(f"{missing}; tools/bootstrap --kernels installs what is needed")
-    why = _why_tests_do_not_load()
-    if why:
-        return _stop(f"the live tests do not load:\n{why}")
     try:
-        images = {kernel: fetch(kernel, cache_folder()) for kernel in options.kernels}
-    except FetchError as error:
+        OUT.mkdir(parents=True, exist_ok=True)
+        with stage(OUT) as root:
+            images = {kernel: fetch(kernel, cache_folder()) for kernel in options.kernels}
+            return _run(options, images, root)
+    except (FetchError, StageError) as error:
         return _stop(str(error))
+
+
+def _run(options: argparse.Namespace, images: dict[Kernel, Image], root: Path) -> int:
+    """Guests, table, bench, closing line; the exit status."""
     with ThreadPoolExecutor(GUESTS_AT_A_TIME) as pool:
         guests = [
-            pool.submit(_run_guest, kernel, image, options) for kernel, image in images.items()
+            pool.submit(_run_guest, kernel, image, root, options)
+            for kernel, image in images.items()
         ]
         cases = [case for guest in guests for case in guest.result()]
     print(f"\n{table(cases)}\n")
     explained = notes(cases)
     if explained:
         print(f"{explained}\n")
-    bench_failed = options.bench and not _run_bench(images)
+    bench_failed = options.bench and not _run_bench(images, root)
     print(summary(cases))
     return int(bench_failed or any(case.outcome == "failed" for case in cases))
 
@@ -97,7 +103,7 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
         default=True,
         help=f"count what a probe adds to a fault, if {BENCH_KERNEL} is among the kernels",
     )
-    options = parser.parse_args(arguments)  # fmt: skip
+    options = parser.parse_args(arguments)
     probes = _words(options.probes) or list(PROBES)
     unknown = [probe for probe in probes if probe not in PROBES]
     if unknown:
@@ -124,22 +130,7 @@ def _missing_programs() -> str:
     return f"missing: {', '.join(missing)}" if missing else ""
 
 
-def _why_tests_do_not_load() -> str:
-    """Collect on the host first: a mistake in a test need not cost a boot to be found.
-
-    Compiles everything on the way; the guest cannot write where we would
-    like our bytecode.
-    """
-    subprocess.run([sys.executable, "-m", "compileall", "-q", "tracer", "tests"], cwd=ROOT)
-    found = subprocess.run(
-        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--collect-only", "-q",
-         "tests/live"],
-        cwd=ROOT, capture_output=True, text=True, env=os.environ | {"CI": ""},
-    )  # fmt: skip
-    return "" if found.returncode == 0 else found.stdout + found.stderr
-
-
-def _run_guest(kernel: Kernel, image: Image, options: argparse.Namespace) -> list[Case]:
+def _run_guest(kernel: Kernel, image: Image, root: Path, options: argparse.Namespace) -> list[Case]:
     """One boot, all probes: Python starts once, and each probe is compiled once."""
     out = OUT / image.version
     out.mkdir(parents=True, exist_ok=True)
@@ -153,7 +144,9 @@ def _run_guest(kernel: Kernel, image: Image, options: argparse.Namespace) -> lis
     ]  # fmt: skip
     if options.select:
         command += ["-k", options.select]
-    ended = boot(image, command, out, limit=options.limit, append=kernel.append, vng=kernel.vng)
+    ended = boot(
+        image, command, out, limit=options.limit, root=root, append=kernel.append, vng=kernel.vng
+    )
     lines = report.read_text(errors="replace") if report.exists() else ""
     cases = judge(read_report(image.version, lines), kernel.name)
     failed = any(case.outcome == "failed" for case in cases)
@@ -165,13 +158,11 @@ def _run_guest(kernel: Kernel, image: Image, options: argparse.Namespace) -> lis
     return cases
 
 
-def _run_bench(images: dict[Kernel, Image]) -> bool:
+def _run_bench(images: dict[Kernel, Image], root: Path) -> bool:
     """Print guest instructions added to a fault, per probe. False if that failed."""
     for kernel, image in images.items():
         if kernel.name == BENCH_KERNEL:
-            from bench.instructions import measure
-
-            text, well = measure(image, OUT / f"{image.version}-bench")
+            text, well = measure(image, OUT / f"{image.version}-bench", root)
             print(f"{text}\n")
             return well
     return True

@@ -57,12 +57,13 @@ def boot(
     out: Path,
     *,
     limit: float,
+    root: Path = ROOT,
     cpus: int = 2,
     memory: str = "2G",
     append: Sequence[str] = (),
     vng: Sequence[str] = (),
 ) -> Boot:
-    """Boot `image`, run `command` in the checkout, and wait at most `limit` seconds.
+    """Boot `image`, run `command` in the folder `root`, and wait at most `limit` seconds.
 
     `out` must exist; `output`, `status` and `console.log` are written there.
     `append` goes to the kernel's command line, `vng` to vng's own.
@@ -71,7 +72,7 @@ def boot(
     for name in ("output", "status"):
         (out / name).unlink(missing_ok=True)
     started = time.monotonic()
-    script = _write_script(command, out)
+    script = _write_script(command, root.resolve(), out)
     arguments = _vng_arguments(image, script, out, cpus, memory, append, vng)
     with (out / "console.log").open("wb") as console:
         process = subprocess.Popen(
@@ -98,10 +99,10 @@ def boot(
     )
 
 
-def _write_script(command: Sequence[str], out: Path) -> Path:
+def _write_script(command: Sequence[str], root: Path, out: Path) -> Path:
     """The command in a file: a kernel's command line, where vng puts it, ends at 2048 bytes."""
     path = f"{Path(sys.executable).parent}:/usr/sbin:/usr/bin:/sbin:/bin"
-    inside = ["exec", "sh", str(GUEST_SCRIPT), str(out), str(ROOT), path, *command]
+    inside = ["exec", "sh", str(GUEST_SCRIPT), str(out), str(root), path, *command]
     script = out / "command.sh"
     script.write_text(f"{shlex.join(inside)}\n")
     return script

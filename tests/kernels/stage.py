@@ -1,0 +1,57 @@
+"""A copy of what the guests run, so that editing the checkout meanwhile changes nothing there.
+
+The guests cache the host's files (guest.sh), and would otherwise see half a file of the old text
+and half of the new.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from tests.kernels.boot import ROOT
+
+_PARTS = ("bpf", "tracer", "tests", "bench")
+
+
+class StageError(Exception):
+    """The live tests cannot be run as they are; the message is the tools' own."""
+
+
+@contextmanager
+def stage(parent: Path) -> Iterator[Path]:
+    """A folder below `parent` with the sources, bytecode and test programs; removed after.
+
+    The live tests are collected once, here: a mistake in one need not cost a
+    boot to be found, and pytest's own bytecode is there for the guests, which
+    cannot write it. Raises StageError where that fails.
+    """
+    folder = parent / f"stage.{os.getpid()}"
+    try:
+        for part in _PARTS:
+            ignore = shutil.ignore_patterns("__pycache__")
+            shutil.copytree(ROOT / part, folder / part, ignore=ignore)
+        shutil.copy2(ROOT / "pyproject.toml", folder)
+        _python(folder, "-m", "compileall", "-q", *_PARTS[1:])
+        _python(
+            folder, "-c", "import bench.storm as s, tests.live.workload as w; s.build(), w.build()"
+        )
+        _python(
+            folder, "-m", "pytest", "-p", "no:cacheprovider", "--collect-only", "-q", "tests/live"
+        )
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _python(folder: Path, *arguments: str) -> None:
+    # A module that skips itself on the host must not fail here: the guest may run it.
+    env = os.environ | {"PYTHONPATH": str(folder), "CI": "", "PYTHONDONTWRITEBYTECODE": ""}
+    done = subprocess.run(
+        [sys.executable, *arguments], cwd=folder, env=env, capture_output=True, text=True
+    )
+    if done.returncode:
+        raise StageError(f"{' '.join(arguments)}:\n{done.stdout}{done.stderr}")
