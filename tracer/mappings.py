@@ -40,10 +40,16 @@ class Files:
 
     def __init__(self) -> None:
         self._paths: dict[tuple[int, int], str] = {}
+        self._inodes: dict[str, int] = {}
 
     def learn(self, device: int, inode: int, path: str) -> None:
         if inode and path.startswith("/"):
             self._paths[device, inode] = path
+            self._inodes[path] = inode
+
+    def inode_of(self, path: str) -> int | None:
+        """The inode last seen mapped under `path`."""
+        return self._inodes.get(path)
 
     def knows(self, device: int, inode: int) -> bool:
         return (device, inode) in self._paths

@@ -1,0 +1,223 @@
+"""Functions out of ELF files: hand-made ones with known answers, the C library, and garbage."""
+
+import ctypes
+import lzma
+import os
+import struct
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tracer import elf
+from tracer.procfs.kallsyms import parse_kallsyms, read_kallsyms
+from tracer.procfs.maps import read_maps
+from tracer.rows import Region
+from tracer.symbols import Symbols
+from tracer.text import printable
+
+SYMTAB, STRTAB, NOTE, DYNSYM, PROGBITS = 2, 3, 7, 11, 1
+LOCAL, GLOBAL, WEAK = 0x02, 0x12, 0x22  # STT_FUNC
+OBJECT = 0x11
+BUILD_ID = bytes(range(20))
+
+Symbol = tuple[str, int, int, int]  # name, info, value, size
+
+
+def make_elf(
+    *tables: tuple[int, list[Symbol]], build_id: bool = True, packed: bytes = b""
+) -> bytes:
+    """An ELF file whose bytes 0x1000… are mapped at 0x401000…"""
+    sections: list[tuple[bytes, int, bytes, int]] = [(b"", 0, b"", 0)]
+    for kind, symbols in tables:
+        strings, table = b"\0", bytes(24)
+        for symbol, info, value, size in symbols:
+            table += struct.pack("<IBBHQQ", len(strings), info, 0, 1, value, size)
+            strings += symbol.encode("utf-8", "surrogateescape") + b"\0"
+        sections.append((b".sym", kind, table, len(sections) + 1))
+        sections.append((b".str", STRTAB, strings, 0))
+    if build_id:
+        note = struct.pack("<III", 4, 20, 3) + b"GNU\0" + BUILD_ID
+        sections.append((b".note.gnu.build-id", NOTE, note, 0))
+    if packed:
+        sections.append((b".gnu_debugdata", PROGBITS, packed, 0))
+    sections.append((b".shstrtab", STRTAB, b"", 0))
+    names = b"".join(name + b"\0" for name, *_ in sections)
+    sections[-1] = (b".shstrtab", STRTAB, names, 0)
+
+    body, headers, at, name_at = b"", b"", 64 + 56, 0
+    for name, kind, content, link in sections:
+        headers += struct.pack(
+            "<IIQQQQIIQQ", name_at, kind, 0, 0, at + len(body), len(content), link, 0, 1, 0
+        )
+        body += content
+        name_at += len(name) + 1
+    program = struct.pack("<IIQQQQQQ", 1, 5, 0x1000, 0x401000, 0, 0x1000, 0x1000, 0x1000)
+    header = b"\x7fELF\x02\x01\x01" + bytes(9)
+    header += struct.pack("<HHIQQQIHHHHHH", 2, 62, 1, 0, 64, at + len(body), 0, 64, 56, 1, 64,
+                          len(sections), len(sections) - 1)  # fmt: skip
+    return header + program + body + headers
+
+
+FULL: list[Symbol] = [
+    ("first@@VERSION_1", GLOBAL, 0x401100, 0x40),
+    ("__alias", GLOBAL, 0x401200, 0x10),
+    ("alias", WEAK, 0x401200, 0x10),
+    ("a_local", LOCAL, 0x401200, 0x10),
+    ("data", OBJECT, 0x401300, 0x10),
+    ("endless", LOCAL, 0x401400, 0),
+]
+FEW: list[Symbol] = [("exported", GLOBAL, 0x401100, 0x40)]
+
+
+def read(path: Path, content: bytes, debug: Path = Path("/nonexistent")) -> elf.Functions | None:
+    path.write_bytes(content)
+    return elf.functions(str(path), debug_root=debug)
+
+
+def test_functions_by_offset(tmp_path: Path) -> None:
+    found = read(tmp_path / "x", make_elf((DYNSYM, FEW), (SYMTAB, FULL)))
+    assert found
+    assert found.at(0x1100) == ("first", 0)
+    assert found.at(0x113F) == ("first", 0x3F)
+    assert found.at(0x1140) is None  # behind its end
+    assert found.at(0x1208) == ("alias", 8)
+    assert found.at(0x1300) is None
+    assert found.at(0x1FFF) == ("endless", 0xBFF)
+    assert found.at(0x10FF) is None
+    assert found.at(0x2000) is None  # not mapped
+    assert found.at(0x401100) is None
+
+
+def test_a_stripped_file_has_its_exports(tmp_path: Path) -> None:
+    found = read(tmp_path / "x", make_elf((DYNSYM, FEW)))
+    assert found
+    assert found.at(0x1100) == ("exported", 0)
+
+
+def test_a_separate_debug_file_is_found_by_build_id(tmp_path: Path) -> None:
+    place = tmp_path / BUILD_ID.hex()[:2] / f"{BUILD_ID.hex()[2:]}.debug"
+    place.parent.mkdir()
+    place.write_bytes(make_elf((SYMTAB, FULL)))
+    found = read(tmp_path / "x", make_elf((DYNSYM, FEW)), tmp_path)
+    assert found
+    assert found.at(0x1100) == ("first", 0)
+    found = read(tmp_path / "y", make_elf((DYNSYM, FEW), build_id=False), tmp_path)
+    assert found
+    assert found.at(0x1100) == ("exported", 0)
+
+
+def test_mini_debug_info(tmp_path: Path) -> None:
+    packed = lzma.compress(make_elf((SYMTAB, FULL)))
+    found = read(tmp_path / "x", make_elf((DYNSYM, FEW), packed=packed))
+    assert found
+    assert found.at(0x1100) == ("first", 0)
+    assert read(tmp_path / "y", make_elf((DYNSYM, FEW), packed=b"no xz")) is None
+
+
+def test_only_the_file_that_was_mapped_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "x"
+    path.write_bytes(make_elf((SYMTAB, FULL)))
+    inode = path.stat().st_ino
+    assert elf.functions(str(path), inode)
+    assert elf.functions(str(path), inode + 1) is None
+    assert elf.functions(str(tmp_path)) is None
+    assert elf.functions(str(tmp_path / "no")) is None
+    assert elf.functions("/nul\0byte") is None
+    os.mkfifo(tmp_path / "fifo")
+    assert elf.functions(str(tmp_path / "fifo")) is None  # and does not wait for a writer
+
+
+WHOLE = make_elf((DYNSYM, FEW), (SYMTAB, FULL))
+
+
+@given(st.lists(st.tuples(st.integers(0, len(WHOLE) - 1), st.binary(min_size=1, max_size=9))),
+       st.integers(0, len(WHOLE)))  # fmt: skip
+def test_garbage_never_raises(changes: list[tuple[int, bytes]], length: int) -> None:
+    data = bytearray(WHOLE)
+    for at, patch in changes:
+        data[at : at + len(patch)] = patch
+    data = data[:length] if length % 2 else data
+
+    def pread(at: int, size: int) -> bytes:
+        return bytes(data[at : at + size])
+
+    try:
+        found = elf._functions(pread, Path("/nonexistent"))
+    except elf.BadElf:
+        return
+    if found:
+        for offset in range(0x1000, 0x1500, 16):
+            found.at(offset)
+
+
+def test_the_c_library_against_the_dynamic_linker() -> None:
+    libc = ctypes.CDLL(None)
+    mappings = read_maps(os.getpid())
+    regions = [Region(m.start, m.end, m.perms, m.offset, m.name) for m in mappings]
+    checked = 0
+    symbols = Symbols(regions)
+    for name in ("getpid", "fopen", "qsort", "strtol", "syscall"):
+        address = ctypes.cast(getattr(libc, name), ctypes.c_void_p).value
+        assert address
+        at = next(i for i, r in enumerate(regions) if r.start <= address < r.end)
+        if "libc" in regions[at].name:  # otherwise the linker gave a PLT entry
+            assert symbols.name(address + 1, at) == f"{name}+0x1"
+            checked += 1
+    assert checked
+
+
+REGIONS = [
+    Region(0, 0, "", 0, ""),
+    Region(0x7000, 0x9000, "r-xp", 0x1000, "/opt/no\x1b[2Jfile"),
+    Region(0xA000, 0xB000, "rwxp", 0, "[anon]"),
+    Region(0xC000, 0xD000, "r-xp", 0, "/bin/true (deleted)"),
+]
+
+
+def names(ips: list[int], regions: list[int], kernel: tuple[list[int], list[str]]) -> list[str]:
+    symbols = Symbols(REGIONS, kallsyms=lambda: kernel)
+    return symbols.names(np.array(ips, dtype=np.uint64), np.array(regions, dtype=np.uint32))
+
+
+def test_what_has_no_symbol_is_said_by_place() -> None:
+    ips = [0, 0x7010, 0xA040, 0xC004, 0x5, 0x7010, (1 << 63) + 5]
+    assert names(ips, [0, 1, 2, 3, 0, 2, 0], ([], [])) == [
+        *("", r"no\x1b[2Jfile+0x1010", "[anon]+0x40", "true (deleted)+0x4"),
+        *("0x5", "0x7010", "0x8000000000000005"),
+    ]
+    assert names([], [], ([], [])) == []
+
+
+def test_names_in_a_file_may_hold_anything(tmp_path: Path) -> None:
+    path = tmp_path / "two\nlines"
+    path.write_bytes(make_elf((SYMTAB, [("\udcff\x1b]0;", GLOBAL, 0x401100, 0x40)])))
+    region = Region(0x1000, 0x2000, "r-xp", 0x1000, str(path).replace("\n", "\\012"))
+    inode = path.stat().st_ino
+    assert Symbols([region], lambda _: inode).name(0x1102, 0) == r"\xff\x1b]0;+0x2"
+    assert Symbols([region], lambda _: inode + 1).name(0x1102, 0) == printable(
+        r"two\012lines+0x1102"
+    )
+
+
+def test_kernel_functions() -> None:
+    text = (
+        b"ffffffff81000000 T _text\nffffffff81000100 t helper\nffffffff82000000 D data\n"
+        b"ffffffffc0000000 t in_module\t[mod]\n"
+    )
+    kernel = parse_kallsyms(text)
+    ips = [0xFFFFFFFF81000108, 0xFFFFFFFFC0000001, 0xFFFFFFFF80FFFFFF, 0xFFFFFFFFC8000000]
+    assert names(ips, [0] * 4, kernel) == [
+        *("helper+0x8", "in_module [mod]+0x1", "0xffffffff80ffffff", "0xffffffffc8000000"),
+    ]
+    hidden = parse_kallsyms(b"0000000000000000 T _text\n")
+    assert hidden == ([], [])
+
+
+@pytest.mark.skipif(not Path("/proc/kallsyms").exists(), reason="this kernel has no kallsyms")
+def test_the_running_kernel() -> None:
+    addresses, found = read_kallsyms()
+    assert addresses == sorted(addresses)
+    assert not found or any(name == "handle_mm_fault" for name in found)

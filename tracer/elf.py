@@ -1,0 +1,220 @@
+"""The functions of an ELF file, by offset in the file (elf(5)).
+
+The file is another user's: nothing in it is trusted, nothing but ordinary
+files is opened, and what makes no sense is taken as "no symbols". Only the
+few sections needed are read, the symbol table as one numpy array; a library
+that parses symbols one by one takes seconds for a large program.
+"""
+
+import lzma
+import os
+import stat
+import struct
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from tracer.text import decode
+
+DEBUG_ROOT = Path("/usr/lib/debug/.build-id")
+
+_LARGEST = 1 << 28  # bytes of any one section
+_SYMTAB, _NOTE, _DYNSYM = 2, 7, 11  # SHT_*
+_LOAD = 1  # PT_LOAD
+_FUNC, _IFUNC = 2, 10
+_NT_GNU_BUILD_ID = 3
+
+_EHDR = np.dtype(
+    [("ident", "u1", (16,)), ("type", "<u2"), ("machine", "<u2"), ("version", "<u4")]
+    + [(name, "<u8") for name in ("entry", "phoff", "shoff")]
+    + [("flags", "<u4")]
+    + [(name, "<u2") for name in ("ehsize", "phentsize", "phnum", "shentsize", "shnum", "shstrndx")]
+)
+_PHDR = np.dtype(
+    [(name, "<u4") for name in ("type", "flags")]
+    + [(name, "<u8") for name in ("offset", "vaddr", "paddr", "filesz", "memsz", "align")]
+)
+_SHDR = np.dtype(
+    [("name", "<u4"), ("type", "<u4")]
+    + [(name, "<u8") for name in ("flags", "addr", "offset", "size")]
+    + [("link", "<u4"), ("info", "<u4"), ("addralign", "<u8"), ("entsize", "<u8")]
+)
+_SYM = np.dtype(
+    [
+        *(("name", "<u4"), ("info", "u1"), ("other", "u1"), ("shndx", "<u2")),
+        *(("value", "<u8"), ("size", "<u8")),
+    ]
+)
+
+Read = Callable[[int, int], bytes]  # (offset, size) -> bytes
+
+
+class BadElf(ValueError):
+    """The file is not the ELF file it should be."""
+
+
+@dataclass(frozen=True)
+class Functions:
+    """Function symbols by ascending address, and how a file's offsets become addresses."""
+
+    segments: npt.NDArray[np.void]  # PT_LOAD program headers
+    symbols: npt.NDArray[np.void]
+    strings: bytes
+
+    def at(self, offset: int) -> tuple[str, int] | None:
+        """(name, bytes into the function) of an offset in the file; None where there is none."""
+        for segment in self.segments:
+            start = int(segment["offset"])
+            if start <= offset < start + int(segment["filesz"]):
+                return self._at_address(offset - start + int(segment["vaddr"]))
+        return None
+
+    def _at_address(self, address: int) -> tuple[str, int] | None:
+        values = self.symbols["value"]
+        last = int(np.searchsorted(values, np.uint64(address), side="right"))
+        if not last:
+            return None
+        start = int(values[last - 1])
+        first = int(np.searchsorted(values, np.uint64(start), side="left"))
+        same = [
+            symbol
+            for symbol in self.symbols[first:last]
+            if not symbol["size"] or address < start + int(symbol["size"])
+        ]
+        if not same:
+            return None
+        name = min(_preference(int(s["info"]), self._name(int(s["name"]))) for s in same)[-1]
+        return (name, address - start) if name else None
+
+    def _name(self, at: int) -> str:
+        end = self.strings.find(b"\0", at)
+        name = self.strings[at : end if end >= 0 else None]
+        return decode(name.partition(b"@")[0])  # .symtab adds versions: fopen@@GLIBC_2.2.5
+
+
+def _preference(info: int, name: str) -> tuple[bool, int, int, str]:
+    """Of several names of one function a public one, with few underscores, short."""
+    is_local = info >> 4 == 0
+    return is_local, len(name) - len(name.lstrip("_")), len(name), name
+
+
+def functions(
+    path: str, inode: int | None = None, debug_root: Path = DEBUG_ROOT
+) -> Functions | None:
+    """The functions of the file `path`, or None where it has none or is not what it was.
+
+    `inode`: the number the file must still have. Symbols come from .symtab,
+    else from the separate debug file with the same build ID, else from
+    .gnu_debugdata, else from .dynsym.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+    except (OSError, ValueError):
+        return None
+    try:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode) or (inode and status.st_ino != inode):
+            return None
+        return _functions(lambda at, size: os.pread(descriptor, size, at), debug_root)
+    except (BadElf, OSError, struct.error, lzma.LZMAError):
+        return None
+    finally:
+        os.close(descriptor)
+
+
+def _functions(read: Read, debug_root: Path) -> Functions | None:
+    image = _Image(read)
+    symbols, strings = image.symbols(_SYMTAB)
+    if not len(symbols):
+        symbols, strings = _separate_symbols(image, debug_root)
+    if not len(symbols):
+        symbols, strings = image.symbols(_DYNSYM)
+    kinds = symbols["info"] & 0xF
+    symbols = symbols[((kinds == _FUNC) | (kinds == _IFUNC)) & (symbols["shndx"] != 0)]
+    if not len(symbols):
+        return None
+    return Functions(image.segments, symbols[np.argsort(symbols["value"], kind="stable")], strings)
+
+
+def _separate_symbols(image: "_Image", debug_root: Path) -> tuple[npt.NDArray[np.void], bytes]:
+    build_id = image.build_id()
+    if build_id:
+        path = debug_root / build_id[:2] / f"{build_id[2:]}.debug"
+        if path.is_file():
+            with path.open("rb") as file:
+                found = _Image(lambda at, size: os.pread(file.fileno(), size, at)).symbols(_SYMTAB)
+            if len(found[0]):
+                return found
+    packed = image.named(b".gnu_debugdata")
+    if packed:
+        data = lzma.LZMADecompressor().decompress(packed, _LARGEST)
+        return _Image(lambda at, size: data[at : at + size]).symbols(_SYMTAB)
+    return np.zeros(0, _SYM), b""
+
+
+class _Image:
+    """The headers and sections of one 64-bit little-endian ELF file."""
+
+    def __init__(self, read: Read) -> None:
+        self._read = read
+        (header,) = self._array(_EHDR, 0, 1)
+        if header["ident"][:6].tobytes() != b"\x7fELF\x02\x01":
+            raise BadElf("not a 64-bit little-endian ELF file")
+        if header["phnum"] and header["phentsize"] != _PHDR.itemsize:
+            raise BadElf("program headers of a strange size")
+        if header["shnum"] and header["shentsize"] != _SHDR.itemsize:
+            raise BadElf("section headers of a strange size")
+        programs = self._array(_PHDR, int(header["phoff"]), int(header["phnum"]))
+        self.segments = programs[programs["type"] == _LOAD]
+        self._sections = self._array(_SHDR, int(header["shoff"]), int(header["shnum"]))
+        self._name_section = int(header["shstrndx"])
+
+    def symbols(self, kind: int) -> tuple[npt.NDArray[np.void], bytes]:
+        """The symbols of the first section of that type, and their string table."""
+        for section in self._sections[self._sections["type"] == kind]:
+            if section["link"] < len(self._sections):
+                count = int(section["size"]) // _SYM.itemsize
+                symbols = self._array(_SYM, int(section["offset"]), count)
+                return symbols, self._content(self._sections[section["link"]])
+        return np.zeros(0, _SYM), b""
+
+    def named(self, wanted: bytes) -> bytes:
+        """The content of a section, b"" where there is no such section."""
+        if self._name_section < len(self._sections):
+            names = self._content(self._sections[self._name_section])
+            for section in self._sections:
+                at = int(section["name"])
+                if names[at : at + len(wanted) + 1] == wanted + b"\0":
+                    return self._content(section)
+        return b""
+
+    def build_id(self) -> str:
+        """The build ID in hexadecimal, "" where there is none."""
+        for section in self._sections[self._sections["type"] == _NOTE]:
+            note = self._content(section)
+            if len(note) >= 16:
+                name_size, size, kind = struct.unpack_from("<III", note)
+                if (name_size, kind) == (4, _NT_GNU_BUILD_ID) and note[12:16] == b"GNU\0":
+                    return note[16 : 16 + size].hex()
+        return ""
+
+    def _content(self, section: np.void) -> bytes:
+        size = int(section["size"])
+        if size > _LARGEST:
+            raise BadElf("a section of a strange size")
+        return self._pread(int(section["offset"]), size)
+
+    def _array(self, dtype: np.dtype[np.void], at: int, count: int) -> npt.NDArray[np.void]:
+        size = count * dtype.itemsize
+        data = self._pread(at, size) if size <= _LARGEST else b""
+        if len(data) != size:
+            raise BadElf("a table that is not all there")
+        return np.frombuffer(data, dtype)
+
+    def _pread(self, at: int, size: int) -> bytes:
+        if at >= 1 << 63:
+            raise BadElf("a strange offset")
+        return self._read(at, size)
