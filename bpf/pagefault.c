@@ -18,7 +18,9 @@
 #include "record.h"
 #include "walk.h"
 
+#define FAULT_FLAG_WRITE 0x1
 #define FAULT_FLAG_REMOTE 0x80
+#define ERROR_CODE_WRITE 0x2
 #define VM_FAULT_MAJOR 0x4
 #define VM_FAULT_ERROR 0x873
 #define VM_FAULT_RETRY 0x400
@@ -57,7 +59,9 @@ struct pending {
 	u8 marks;
 	u8 level_before;
 	u8 retried;
-	u8 spare;
+	u8 reads;      /* a read of what may be a file: fault-around is possible */
+	u32 mask_next; /* present pages of the next window */
+	u32 spare;
 };
 
 /* What user space sets before it arms the targets. */
@@ -169,10 +173,36 @@ static __always_inline void look_before(struct pending *p)
 	p->mask_before = before.mask;
 	if (before.level)
 		p->marks |= MARK_BEFORE;
+	if (p->reads && before.level == 1 && next_window(&before, p->address, window))
+		p->mask_next = window_mask(window);
 }
 
-/* One fault is over: emit its record, and the window where neighbours came along. */
-static __always_inline int finish(u32 tgid, u32 tid, struct pending *p, u32 result)
+static __always_inline int emit_window(struct pending *p, u64 id, u64 now, u32 cpu, u64 address, u64 seen, u64 *window)
+{
+	struct window_record *w = events.ringbuf_reserve(RECORD_SIZE);
+
+	if (!w) {
+		count(COUNT_LOST_TASK);
+		return 0;
+	}
+	w->type = RECORD_WINDOW;
+	w->marks = 0;
+	w->level = 1;
+	w->spare = 0;
+	w->cpu = cpu;
+	w->time_ns = now;
+	w->tgid = id >> 32;
+	w->tid = id;
+	w->mm = p->mm;
+	w->address = address & ~(u64)(WINDOW_PAGES * 4096 - 1);
+	w->seen = seen;
+	__builtin_memcpy(w->entries, window, sizeof(w->entries));
+	events.ringbuf_submit(w, BPF_RB_NO_WAKEUP);
+	return 1;
+}
+
+/* One fault is over: emit its record, and the windows where neighbours came along. */
+static __always_inline int finish(u64 id, struct pending *p, u32 result)
 {
 	u32 zero = 0;
 	struct settings *set = settings.lookup(&zero);
@@ -182,7 +212,7 @@ static __always_inline int finish(u32 tgid, u32 tid, struct pending *p, u32 resu
 	u32 cpu = bpf_get_smp_processor_id();
 	struct walk after = {};
 	struct fault_record *r;
-	struct window_record *w;
+	u32 fresh;
 	u64 seen;
 
 	if (!set)
@@ -207,8 +237,8 @@ static __always_inline int finish(u32 tgid, u32 tid, struct pending *p, u32 resu
 	r->level_after = after.level;
 	r->cpu = cpu;
 	r->time_ns = now;
-	r->tgid = tgid;
-	r->tid = tid;
+	r->tgid = id >> 32;
+	r->tid = id;
 	r->count = fault_count(task);
 	r->entry_after = after.entry;
 	r->seen = seen;
@@ -222,26 +252,17 @@ static __always_inline int finish(u32 tgid, u32 tid, struct pending *p, u32 resu
 		r->marks |= MARK_FAILED;
 	events.ringbuf_submit(r, BPF_RB_NO_WAKEUP);
 
-	if (after.level != 1 || !(after.mask & ~p->mask_before & ~(1u << ((p->address >> 12) & (WINDOW_PAGES - 1)))))
+	if (after.level != 1)
 		return 0;
-	w = events.ringbuf_reserve(RECORD_SIZE);
-	if (!w) {
-		count(COUNT_LOST_TASK);
+	fresh = after.mask & ~p->mask_before;
+	if (fresh & ~(1u << ((p->address >> 12) & (WINDOW_PAGES - 1))))
+		emit_window(p, id, now, cpu, p->address, seen, window);
+	if (!p->reads || !next_window(&after, p->address, window))
 		return 0;
-	}
-	w->type = RECORD_WINDOW;
-	w->marks = 0;
-	w->level = after.level;
-	w->spare = 0;
-	w->cpu = cpu;
-	w->time_ns = now;
-	w->tgid = tgid;
-	w->tid = tid;
-	w->mm = p->mm;
-	w->address = p->address & ~(u64)(WINDOW_PAGES * 4096 - 1);
-	w->seen = seen;
-	__builtin_memcpy(w->entries, window, sizeof(w->entries));
-	events.ringbuf_submit(w, BPF_RB_NO_WAKEUP);
+	after.mask = window_mask(window);
+	if (after.mask & ~p->mask_next)
+		emit_window(p, id, now, cpu, p->address + WINDOW_PAGES * 4096,
+			    p->mask_next | (u64)after.mask << 16, window);
 	return 0;
 }
 
@@ -315,6 +336,7 @@ static __always_inline int enter(u64 vma, u64 address, u32 flags, u64 regs)
 	if (regs)
 		READ(fresh.ip, regs, __builtin_offsetof(struct pt_regs, ip));
 	read_mapping(&fresh, vma);
+	fresh.reads = fresh.inode && !(flags & FAULT_FLAG_WRITE);
 	look_before(&fresh);
 	fresh.start_ns = bpf_ktime_get_ns();
 	if (pending.update(&tid, &fresh))
@@ -339,7 +361,7 @@ static __always_inline int leave(u32 result)
 		p->retried = 1;
 		return 0;
 	}
-	finish(id >> 32, tid, p, result | p->major);
+	finish(id, p, result | p->major);
 	pending.delete(&tid);
 	return 0;
 }
@@ -422,7 +444,8 @@ static __always_inline void emit_failed(u32 tgid, u32 tid, struct pending *p)
 	events.ringbuf_submit(r, BPF_RB_NO_WAKEUP);
 }
 
-static __always_inline int exception(struct bpf_raw_tracepoint_args *ctx)
+/* Attached to both exceptions:page_fault_user and page_fault_kernel. */
+int exception(struct bpf_raw_tracepoint_args *ctx)
 {
 	u64 id = bpf_get_current_pid_tgid();
 	u64 address = ctx->args[0];
@@ -448,6 +471,7 @@ static __always_inline int exception(struct bpf_raw_tracepoint_args *ctx)
 	READ(fresh.ip, ctx->args[1], __builtin_offsetof(struct pt_regs, ip));
 	READ(fresh.mm, bpf_get_current_task(), O_TASK_MM);
 	READ(fresh.pgd, fresh.mm, O_MM_PGD);
+	fresh.reads = !(fresh.flags & ERROR_CODE_WRITE);
 	look_before(&fresh);
 	fresh.start_ns = bpf_ktime_get_ns();
 	if (pending.update(&tid, &fresh))
@@ -455,37 +479,30 @@ static __always_inline int exception(struct bpf_raw_tracepoint_args *ctx)
 	return 0;
 }
 
-RAW_TRACEPOINT_PROBE(page_fault_user)
-{
-	return exception(ctx);
-}
-
-RAW_TRACEPOINT_PROBE(page_fault_kernel)
-{
-	return exception(ctx);
-}
-
 static __always_inline int resolved(struct bpf_perf_event_data *ctx, u32 result)
 {
 	u64 id = bpf_get_current_pid_tgid();
-	u32 tgid = id >> 32, tid = id;
+	u32 tid = id;
 	struct pending *p = pending.lookup(&tid);
 	struct pending fresh = {};
 
-	if (p) {
-		finish(tgid, tid, p, result);
-		pending.delete(&tid);
-		return 0;
+	if (!p) {
+		if (!is_active(id >> 32))
+			return 0;
+		/* It was under way when tracing began: no entry time, no state before. */
+		fresh.address = ctx->addr;
+		fresh.ip = ctx->regs.ip;
+		fresh.calls = 1;
+		READ(fresh.mm, bpf_get_current_task(), O_TASK_MM);
+		READ(fresh.pgd, fresh.mm, O_MM_PGD);
+		pending.update(&tid, &fresh);
+		p = pending.lookup(&tid);
+		if (!p)
+			return 0;
 	}
-	if (!is_active(tgid))
-		return 0;
-	/* It was under way when tracing began: no entry time, no state before. */
-	fresh.address = ctx->addr;
-	fresh.ip = ctx->regs.ip;
-	fresh.calls = 1;
-	READ(fresh.mm, bpf_get_current_task(), O_TASK_MM);
-	READ(fresh.pgd, fresh.mm, O_MM_PGD);
-	return finish(tgid, tid, &fresh, result);
+	finish(id, p, result);
+	pending.delete(&tid);
+	return 0;
 }
 
 int page_fault_minor(struct bpf_perf_event_data *ctx)

@@ -50,6 +50,7 @@ class Trait(IntFlag):
     SHARED = 0x08
     HUGETLB = 0x10
     SPECIAL = 0x20  # [vdso], [vvar], VM_PFNMAP: frames that are no ordinary pages
+    UNSEEN = 0x40  # … and pagemap leaves the mapping out (VM_PFNMAP, fs/proc/task_mmu.c)
 
 
 @dataclass(frozen=True)
@@ -157,8 +158,9 @@ def traits(
     own |= np.where(flags & _VM_SHARED, Trait.SHARED, 0).astype(np.uint8)
     huge = (flags & _VM_HUGETLB) | (faults["magic"] == _HUGETLBFS_MAGIC)
     own |= np.where(huge, Trait.HUGETLB, 0).astype(np.uint8)
-    own |= np.where(flags & _VM_PFNMAP, Trait.SPECIAL, 0).astype(np.uint8)
-    own |= by_region & np.uint8(Trait.SPECIAL)
+    unseen = np.uint8(Trait.SPECIAL | Trait.UNSEEN)
+    own |= np.where(flags & _VM_PFNMAP, unseen, 0).astype(np.uint8)
+    own |= by_region & unseen
     mapped = (faults["marks"] & Mark.MAPPING) != 0
     return np.where(mapped, own, by_region).astype(np.uint8)
 

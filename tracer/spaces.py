@@ -90,6 +90,22 @@ class Spaces:
         self._join(tgid, space)
         return space
 
+    def expect(self, tgid: int) -> None:
+        """A process whose exec will be its first moment under trace; its space comes with that."""
+        self._streams[tgid] = [(0, MappingHistory(self._names, self._files))]
+
+    def at(self, mm: int) -> Space | None:
+        """The living space behind an mm pointer."""
+        return self._by_mm.get(mm)
+
+    def all(self) -> list[Space]:
+        """Every space of the run, by number."""
+        return list(self._spaces)
+
+    def alive(self) -> list[Space]:
+        """The spaces that have not ended, by number."""
+        return [space for space in self._spaces if space.ended_ns is None]
+
     def lifecycle(self, record: Record) -> None:
         """Follow a task record (bpf/record.h): FORK, EXEC, EXIT; others are ignored."""
         kind, time_ns, tgid = int(record["type"]), int(record["time_ns"]), int(record["tgid"])

@@ -146,8 +146,12 @@ class Command:
         self.pidfd = os.pidfd_open(self.pid)
         self._expect_ready()
 
-    def start(self) -> None:
-        """Let the command begin; returns once its program is in place. Raises TraceError if not."""
+    def start(self, at_exec: Callable[[], None] = lambda: None) -> None:
+        """Let the command begin; returns once its program is in place. Raises TraceError if not.
+
+        `at_exec` is called while it stands before its first instruction, where ptrace
+        lets us (that is, where `pin` is had), and not otherwise.
+        """
         self._started = True
         traced = self._helper is not None and self._seize()
         with contextlib.suppress(BrokenPipeError):  # killed while it waited
@@ -155,7 +159,7 @@ class Command:
         os.close(self._go)
         self._go = -1
         if traced:
-            self._pin_at_exec()
+            self._pin_at_exec(at_exec)
         failure = os.read(self._report, 8)  # end of file: close-on-exec did its work
         os.close(self._report)
         self._report = -1
@@ -301,7 +305,7 @@ class Command:
             self.pin_reason = f"ptrace was refused ({os.strerror(number)})"
         return number == 0
 
-    def _pin_at_exec(self) -> None:
+    def _pin_at_exec(self, at_exec: Callable[[], None]) -> None:
         """Wait for the exec stop, pin there, detach; signals meanwhile go where they were going."""
         while True:
             _, status = os.waitpid(self.pid, 0)
@@ -313,6 +317,7 @@ class Command:
             if event == _PTRACE_EVENT_EXEC:
                 try:
                     self._take_pin()
+                    at_exec()
                 finally:
                     _ptrace(_PTRACE_DETACH, self.pid, 0)
                 return

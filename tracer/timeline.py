@@ -8,6 +8,7 @@ a system call or an exit took away (`lose`), and snapshots (`observe`).
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -50,6 +51,7 @@ class Events:
     start_ns: I64  # when the fault began
     time_ns: I64
     absent_before: Bools  # the page-table entry held no frame when it began
+    swapped_before: Bools  # … but told where in swap the page was
     frame_before: U64
     frame: U64  # after; NO_FRAME where none
     number: U64  # ROW.number
@@ -79,14 +81,13 @@ class Timeline:
 
     def __init__(self) -> None:
         self._blocks: dict[int, int] = {}  # space << 40 | block number -> slot
-        self._columns: dict[str, npt.NDArray[np.generic]] = {
+        self._columns: dict[str, npt.NDArray[Any]] = {
             name: np.empty(0, dtype) for name, dtype in _COLUMNS.items()
         }
         self._used = 0
         self.tally = Tally()
-        self.conflicts = 0
 
-    def __getitem__(self, column: str) -> npt.NDArray[np.generic]:
+    def __getitem__(self, column: str) -> npt.NDArray[Any]:
         return self._columns[column]
 
     # -- faults ---------------------------------------------------------------
@@ -124,7 +125,9 @@ class Timeline:
 
         # It was there by our account and gone by the fault's: lost in between, unseen.
         vanished = had & absent & ~meanwhile & ~around
-        self._lose(at[vanished], events.start_ns[turn][vanished], Loss.UNKNOWN)
+        swapped = events.swapped_before[turn][vanished]
+        cause = np.where(swapped, Loss.RECLAIM.value, Loss.UNKNOWN.value).astype(np.uint8)
+        self._lose(at[vanished], events.start_ns[turn][vanished], cause)
         now = frame[at]
         # It was gone by our account and there by the fault's: gained in between, unseen.
         appeared = (now == _NONE) & ~absent & (events.frame_before[turn] != _NONE) & ~around
@@ -161,7 +164,7 @@ class Timeline:
         same = self._columns["frame"][at] == events.frame_before[turn]
         true = assumed & ~events.absent_before[turn] & same
         self.confirm_inherited(at[true])
-        self._forget(at[assumed & ~true])
+        self.forget(at[assumed & ~true])
 
     def confirm_inherited(self, at: npt.NDArray[np.int64]) -> None:
         """These slots' pages did come by fork."""
@@ -169,7 +172,8 @@ class Timeline:
         self._columns["gains"][at] = 1
         self.tally.gained[Source.FORK] += len(at)
 
-    def _forget(self, at: npt.NDArray[np.int64]) -> None:
+    def forget(self, at: npt.NDArray[np.int64]) -> None:
+        """What was assumed of these slots' pages (inherited by fork) was not so."""
         self._columns["assumed"][at] = False
         self._columns["frame"][at] = _NONE
         self._columns["first_source"][at] = 0
@@ -239,6 +243,23 @@ class Timeline:
         columns["last_loss"][at] = np.asarray(cause, np.uint8)
         np.add.at(self.tally.lost, np.broadcast_to(np.asarray(cause, np.uint8), count), 1)
 
+    def gain_seen(
+        self,
+        at: npt.NDArray[np.int64],
+        time_ns: int,
+        frame: U64,
+        source: npt.NDArray[np.uint8],
+        region: npt.NDArray[np.uint32],
+    ) -> None:
+        """A snapshot showed these slots' pages with a frame that no fault's record brought."""
+        self._gain(at, time_ns, frame, source, region)
+
+    def lose_seen(
+        self, at: npt.NDArray[np.int64], time_ns: int, cause: Loss | npt.NDArray[np.uint8]
+    ) -> None:
+        """A snapshot showed these slots' pages without the frame they had."""
+        self._lose(at, time_ns, cause)
+
     # -- what took pages away ---------------------------------------------------
 
     def holds(self, space: int, start: int, end: int) -> bool:
@@ -251,7 +272,7 @@ class Timeline:
         at = self._range(space, start, end)
         at = at[self._columns["frame"][at] != _NONE]
         assumed = self._columns["assumed"][at].astype(np.bool_)
-        self._forget(at[assumed])
+        self.forget(at[assumed])
         self._lose(at[~assumed], time_ns, cause)
         return len(at)
 
@@ -291,7 +312,7 @@ class Timeline:
     def drop_assumed(self, space: int) -> None:
         """The space has ended: what nobody saw there is not claimed."""
         at = self._all(space)
-        self._forget(at[self._columns["assumed"][at].astype(np.bool_)])
+        self.forget(at[self._columns["assumed"][at].astype(np.bool_)])
 
     # -- looking at it -----------------------------------------------------------
 
@@ -311,7 +332,8 @@ class Timeline:
 
     def pages_at(self, at: npt.NDArray[np.int64]) -> U64:
         """The virtual page numbers behind slots."""
-        return self._numbers[at >> _BLOCK_SHIFT] + (at & (_BLOCK - 1)).astype(np.uint64)
+        inside = (at & (_BLOCK - 1)).astype(np.uint64)
+        return np.asarray(self._numbers[at >> _BLOCK_SHIFT] + inside)
 
     # -- blocks ---------------------------------------------------------------
 
@@ -343,7 +365,8 @@ class Timeline:
     def _slots(self, space: int, pages: U64) -> npt.NDArray[np.int64]:
         numbers, inverse = np.unique(pages >> np.uint64(_BLOCK_SHIFT), return_inverse=True)
         blocks = np.array([self._block(space, number) for number in numbers.tolist()], np.int64)
-        return np.asarray(blocks[inverse] * _BLOCK + (pages & np.uint64(_BLOCK - 1)).astype(np.int64))
+        inside = (pages & np.uint64(_BLOCK - 1)).astype(np.int64)
+        return np.asarray(blocks[inverse] * _BLOCK + inside)
 
     def _all(self, space: int) -> npt.NDArray[np.int64]:
         mine = sorted(key for key in self._blocks if key >> _SPACE_SHIFT == space)

@@ -1,13 +1,12 @@
 """Lines as they happen: colours and a fitted layout on a terminal, plain aligned text elsewhere."""
 
-from dataclasses import dataclass
-
 import numpy as np
 from rich.console import Console
 from rich.text import Text
 
 from tracer.outputs import units
 from tracer.outputs.base import Symbolizer
+from tracer.outputs.layout import Cell, Column, fit, join, show, unfitted
 from tracer.outputs.merge import Line, merge
 from tracer.outputs.units import TimeMode
 from tracer.rows import NO_FRAME, Access, Kind, Names, Rows
@@ -35,51 +34,20 @@ STYLES: dict[Kind, str] = {
 LOUD = "bold " + _RED  # a fault that waited for a disk
 
 
-@dataclass(frozen=True)
-class Column:
-    name: str
-    least: int  # cells it needs; with fewer it is left out
-    best: int  # cells it takes where there is room
-    right: bool = False
-
-
 def _columns(time: TimeMode, symbols: bool) -> list[Column]:
-    """All columns in the order of giving way: the last is the first to go."""
+    clock, most = (12, 15) if time == "wall" else (9, 12)
     columns = [
-        Column("PAGE", 20, 21),
-        Column("FRAME", 11, 12),
-        Column("KIND", 8, 9),
-        Column("TIME", 12 if time == "wall" else 9, 15 if time == "wall" else 12, right=True),
-        Column("LATENCY", 7, 7, right=True),
-        Column("REGION", 9, 24),
-        Column("ACCESS", 1, 5),
-        Column("THREAD", 8, 20),
+        Column("TIME", clock, most, rank=3, right=True),
+        Column("THREAD", 8, 20, rank=7),
+        Column("PAGE", 20, 21, rank=0),
+        Column("FRAME", 11, 12, rank=1),
+        Column("KIND", 8, 9, rank=2),
+        Column("ACCESS", 1, 5, rank=6),
+        Column("LATENCY", 7, 7, rank=4, right=True),
+        Column("SYMBOL", 12, 28, rank=8),
+        Column("REGION", 9, 24, rank=5, rest=True),
     ]
-    return [*columns, Column("SYMBOL", 12, 28)] if symbols else columns
-
-
-_ORDER = ("TIME", "THREAD", "PAGE", "FRAME", "KIND", "ACCESS", "LATENCY", "SYMBOL", "REGION")
-
-
-def fit(columns: list[Column], width: int) -> dict[str, int]:
-    """Cells for each column that has room in `width`, in the order they are shown.
-
-    Columns give way from the end of the list; what is left over goes to the
-    others up to their best, and the rest to the region.
-    """
-    kept: list[Column] = []
-    for column in columns:
-        if sum(c.least + 1 for c in [*kept, column]) - 1 <= width:
-            kept.append(column)
-    spare = width - sum(c.least + 1 for c in kept) + 1
-    cells = {}
-    for column in kept:
-        extra = min(spare, column.best - column.least)
-        cells[column.name] = column.least + extra
-        spare -= extra
-    if "REGION" in cells:
-        cells["REGION"] += spare
-    return {name: cells[name] for name in _ORDER if name in cells}
+    return [column for column in columns if symbols or column.name != "SYMBOL"]
 
 
 class ConsoleOutput:
@@ -107,7 +75,7 @@ class ConsoleOutput:
         self._merge_above = merge_above
         self._glyphs = units.glyphs_for(console.encoding)
         self._plain = not console.is_terminal
-        self._columns = {c.name: c for c in _columns(time, symbols is not None)}
+        self._columns = _columns(time, symbols is not None)
         self._width = 0
         self._cells: dict[str, int] = {}
         self._pid = 0
@@ -122,7 +90,7 @@ class ConsoleOutput:
         text = self._layout()
         for line in lines:
             text.append(self._render(line, names))
-        self._print(text)
+        show(self._console, text)
 
     def close(self) -> None:
         """Nothing to release: the console is the caller's."""
@@ -137,36 +105,18 @@ class ConsoleOutput:
         if self._cells and width == self._width:
             return []
         self._width = width
-        columns = list(self._columns.values())
-        if self._plain:
-            best = {column.name: column.best for column in columns}
-            self._cells = {name: best[name] for name in _ORDER if name in best}
-        else:
-            self._cells = fit(columns, width)
-        return [self._join([(name, "bold") for name in self._cells])]
+        self._cells = unfitted(self._columns) if self._plain else fit(self._columns, width)
+        return [self._join({name: (name, "bold") for name in self._cells})]
 
-    def _join(self, cells: list[tuple[str, str]]) -> Text:
-        """Cells padded to their columns, a blank between them."""
-        text = Text()
-        last = len(cells) - 1
-        pairs = zip(self._cells.items(), cells, strict=True)
-        for place, ((name, width), (content, style)) in enumerate(pairs):
-            column = self._columns[name]
-            if not self._plain:
-                content = units.clip(content, width, self._glyphs)
-            if place < last or column.right:
-                content = units.pad(content, width, column.right)
-            text.append(content, style or None)
-            if place < last:
-                text.append(" ")
-        return text
+    def _join(self, row: dict[str, Cell]) -> Text:
+        return join(self._columns, self._cells, row, None if self._plain else self._glyphs)
 
     def _render(self, line: Line, names: Names) -> Text:
         return self._join(
-            [self._cell(name, width, line, names) for name, width in self._cells.items()]
+            {name: self._cell(name, width, line, names) for name, width in self._cells.items()}
         )
 
-    def _cell(self, name: str, width: int, line: Line, names: Names) -> tuple[str, str]:
+    def _cell(self, name: str, width: int, line: Line, names: Names) -> Cell:
         """One cell's text and style."""
         kind, major = Kind(int(line.row["kind"])), bool(line.row["major"])
         style = STYLES.get(kind, "")
@@ -250,18 +200,6 @@ class ConsoleOutput:
         spread = "" if line.neighbours else f" within {units.size(line.end - line.page)}"
         total = f", {units.latency(line.total_ns, self._glyphs)}" if line.total_ns else ""
         return [f"{faults}{spread}{total})", f"{faults}{spread})", f"{faults})"]
-
-    def _print(self, lines: list[Text]) -> None:
-        if not self._plain:
-            self._console.print(
-                *lines, sep="\n", highlight=False, no_wrap=True, overflow="crop", crop=True
-            )
-            return
-        stream = self._console.file
-        encoding = self._console.encoding or "utf-8"
-        text = "".join(line.plain + "\n" for line in lines)
-        stream.write(text.encode(encoding, "backslashreplace").decode(encoding))
-        stream.flush()
 
 
 def _access(line: Line, width: int) -> str:

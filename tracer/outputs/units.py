@@ -117,8 +117,12 @@ def clip(text: str, width: int, glyphs: Glyphs) -> str:
 
 
 def region(name: str, width: int, glyphs: Glyphs) -> str:
-    """A mapping's name in `width` cells: a path gives up its middle, then its directories."""
-    name = printable(name) or glyphs.none
+    """A mapping's name, made printable, in `width` cells; a dash where there is none."""
+    return shorten(printable(name) or glyphs.none, width, glyphs)
+
+
+def shorten(name: str, width: int, glyphs: Glyphs) -> str:
+    """A printable name in `width` cells: a path gives up its middle, then its directories."""
     if cell_len(name) <= width:
         return name
     head, slash, base = name.rpartition("/")

@@ -199,11 +199,15 @@ class Program:
 
     _zero: dict[str, int] = {}
 
-    def reset(self) -> None:
-        """Forget targets, pending faults and counts, for another trace on this program."""
+    def reset_targets(self) -> None:
+        """No process is a target, no fault is pending, nothing is filtered."""
         self.clear_targets()
         self.bpf["pending"].clear()
         self.set_filters()
+
+    def reset(self) -> None:
+        """Forget targets, pending faults and counts, for another trace on this program."""
+        self.reset_targets()
         self._zero = {}
         self._zero = self.counters()
 

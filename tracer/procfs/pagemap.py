@@ -83,6 +83,14 @@ class PageMap:
         self.pid = pid
         self._descriptor = raw.open_pagemap(pid, tid)
 
+    @classmethod
+    def held(cls, pid: int, descriptor: int) -> "PageMap":
+        """One over a descriptor opened before; the caller's stays open."""
+        pagemap = cls.__new__(cls)
+        pagemap.pid = pid
+        pagemap._descriptor = os.dup(descriptor)
+        return pagemap
+
     def __enter__(self) -> "PageMap":
         return self
 

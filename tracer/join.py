@@ -1,0 +1,267 @@
+"""Fault records to joined rows: each fault with its address space, mapping, kind and pages.
+
+The road from the ring (bpf/record.h) to what is printed and written
+(tracer/rows.py); also where the timeline learns of the faults.
+"""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from tracer import kinds
+from tracer.kinds import Trait
+from tracer.records import Mark
+from tracer.rows import NO_FRAME, ROW, UNKNOWN_LATENCY, Access, Kind, Names, Region, Rows
+from tracer.sources import Source
+from tracer.spaces import Spaces
+from tracer.timeline import Events, Timeline
+
+Records = npt.NDArray[np.void]
+
+_WINDOW = 16  # pages a window record shows (bpf/walk.h)
+_HUGE = 512  # pages behind a PMD
+_SPECIAL_NAMES = ("[vdso]", "[vsyscall]", "[uprobes]", "[timens]")
+_UNSEEN_NAMES = ("[vvar]", "[vvar_vclock]")
+_SHMEM_NAMES = ("/memfd:", "/SYSV", "/dev/zero", "/dev/shm/", "[anon_shmem")
+
+
+@dataclass
+class Join:
+    """Turns batches of fault and window records into rows, in order."""
+
+    names: Names
+    spaces: Spaces
+    timeline: Timeline
+    zero_frame: int
+    shmem_roots: tuple[str, ...] = ()  # mount points of tmpfs, each with a trailing slash
+    comms: dict[int, int] = field(default_factory=dict)  # tid -> index into names.comms
+    stray: int = 0  # exceptions that were no page's fault: a SIGSEGV on its way (perf)
+    _number: int = 0
+    _traits: list[int] = field(default_factory=list)  # by region
+
+    def rows(self, faults: Records, windows: Records) -> Rows:
+        """The rows of `faults` (fault_record), to which `windows` (window_record) belong.
+
+        Both in the ring's order, with no lifecycle record between them.
+        Exceptions that were no page's fault are left out and counted in `stray`.
+        """
+        order = np.argsort(faults["time_ns"], kind="stable")
+        faults = faults[order]
+        space, owner = self.spaces.resolve(faults)
+        region = self.spaces.regions(space, faults)
+        real = ~self._is_stray(faults, region)
+        if not real.all():
+            self.stray += int((~real).sum())
+            faults, space, owner, region = faults[real], space[real], owner[real], region[real]
+        traits = kinds.traits(faults, self._region_traits()[region])
+        old, new = kinds.before(faults), kinds.after(faults)
+
+        rows = np.zeros(len(faults), ROW)
+        rows["number"] = self._number + 1 + np.arange(len(faults), dtype=np.uint64)
+        self._number += len(faults)
+        for name in ("time_ns", "tid", "cpu", "address", "ip", "count"):
+            rows[name] = faults[name]
+        rows["pid"], rows["space"], rows["region"] = owner, space, region
+        rows["comm"] = self._comm_ids(faults["tid"])
+        rows["access"] = kinds.access(faults)
+        rows["cause"] = kinds.cause(faults, owner)
+        rows["major"] = kinds.is_major(faults)
+        rows["kind"] = kinds.decide(faults, old, new, traits, self.zero_frame)
+        timed = (faults["marks"] & Mark.ENTRY) != 0
+        # A failed exception (perf) has no completion of its own.
+        timed &= faults["time_ns"] != faults["start_ns"]
+        took = faults["time_ns"].astype(np.int64) - faults["start_ns"].astype(np.int64)
+        rows["latency_ns"] = np.where(timed, took, UNKNOWN_LATENCY)
+        rows["frame"] = new.frame
+        rows["frame_before"] = old.frame
+        seen = (traits & Trait.UNSEEN) == 0
+        self._tell_timeline(rows, faults, old, new, windows, seen)
+        return rows
+
+    # -- parts of a row -----------------------------------------------------------
+
+    def _comm_ids(self, tids: npt.NDArray[np.uint32]) -> npt.NDArray[np.uint32]:
+        distinct, inverse = np.unique(tids, return_inverse=True)
+        ids = [self.comms.get(tid, 0) for tid in distinct.tolist()]
+        return np.asarray(np.array(ids, np.uint32)[inverse])
+
+    def _region_traits(self) -> npt.NDArray[np.uint8]:
+        for region in self.names.regions[len(self._traits) :]:
+            self._traits.append(int(region_traits(region, self.shmem_roots)))
+        return np.array(self._traits, np.uint8)
+
+    def _is_stray(
+        self, faults: Records, region: npt.NDArray[np.uint32]
+    ) -> npt.NDArray[np.bool_]:
+        """Exceptions (perf) outside every mapping, or against its permissions: never a page's fault."""
+        failed = (faults["marks"] & (Mark.FAILED | Mark.ERRORCODE)) == Mark.FAILED | Mark.ERRORCODE
+        stray = np.zeros(len(faults), np.bool_)
+        if not failed.any():
+            return stray
+        access = kinds.access(faults)
+        letters = {Access.WRITE: "w", Access.EXEC: "x"}
+        for index in np.flatnonzero(failed).tolist():
+            mapping = self.names.regions[int(region[index])]
+            stray[index] = letters.get(Access(int(access[index])), "r") not in mapping.perms
+        return stray
+
+    # -- the timeline -----------------------------------------------------------
+
+    def _tell_timeline(
+        self,
+        rows: Rows,
+        faults: Records,
+        old: kinds.Entries,
+        new: kinds.Entries,
+        windows: Records,
+        seen: npt.NDArray[np.bool_],
+    ) -> None:
+        told = np.flatnonzero((rows["kind"] != Kind.FAILED) & new.known & seen)
+        own = _Parts(
+            row=told,
+            page=rows["address"][told] >> np.uint64(12),
+            frame=new.frame[told],
+            around=np.zeros(len(told), np.bool_),
+        )
+        parts = _concatenate([own, _huge_parts(rows, old, new), _window_parts(rows, windows)])
+        # A neighbour's event comes right after the fault that brought it.
+        parts = parts.take(np.lexsort((parts.around, parts.row)))
+        absent = old.known & ~old.present
+        for space in np.unique(rows["space"][parts.row]).tolist():
+            mine = parts.take(np.flatnonzero(rows["space"][parts.row] == space))
+            row, around = mine.row, mine.around
+            outcome = self.timeline.apply(
+                space,
+                Events(
+                    page=mine.page,
+                    start_ns=_starts(faults)[row],
+                    time_ns=rows["time_ns"][row],
+                    absent_before=absent[row] & ~around,
+                    swapped_before=old.swap[row] & ~around,
+                    frame_before=np.where(around, np.uint64(NO_FRAME), old.frame[row]),
+                    frame=mine.frame,
+                    number=rows["number"][row],
+                    kind=rows["kind"][row],
+                    region=rows["region"][row],
+                    source=np.where(around, Source.AROUND, Source.FAULT).astype(np.uint8),
+                ),
+            )
+            np.add.at(rows["pages"], row[outcome.gained], 1)
+            rows["kind"][row[outcome.raced]] = Kind.SPURIOUS
+
+
+@dataclass
+class _Parts:
+    """Pages that faults touched: their own, and those that came along."""
+
+    row: npt.NDArray[np.int64]
+    page: npt.NDArray[np.uint64]
+    frame: npt.NDArray[np.uint64]
+    around: npt.NDArray[np.bool_]
+
+    def take(self, at: npt.NDArray[np.int64]) -> "_Parts":
+        return _Parts(self.row[at], self.page[at], self.frame[at], self.around[at])
+
+
+def _concatenate(parts: list[_Parts]) -> _Parts:
+    if not any(len(part.row) for part in parts[1:]):
+        return parts[0]
+    return _Parts(
+        *(
+            np.concatenate([getattr(part, name) for part in parts])
+            for name in ("row", "page", "frame", "around")
+        )
+    )
+
+
+def _starts(faults: Records) -> npt.NDArray[np.int64]:
+    """When each fault began; its completion where the beginning was not seen."""
+    start = np.where(faults["start_ns"] == 0, faults["time_ns"], faults["start_ns"])
+    return start.astype(np.int64)
+
+
+def _huge_parts(rows: Rows, old: kinds.Entries, new: kinds.Entries) -> _Parts:
+    """The other 511 pages of each huge page that a fault mapped."""
+    fresh = new.huge & (old.frame != new.frame) & (rows["kind"] != Kind.FAILED)
+    row = np.flatnonzero(fresh)
+    number = np.arange(_HUGE, dtype=np.uint64)
+    own = rows["address"][row] >> np.uint64(12)
+    page = (own & ~np.uint64(_HUGE - 1))[:, None] + number
+    base = new.frame[row] & ~np.uint64((1 << 21) - 1)
+    frame = base[:, None] + (number << np.uint64(12))
+    others = page != own[:, None]
+    return _Parts(
+        row=np.repeat(row, _HUGE - 1),
+        page=page[others],
+        frame=frame[others],
+        around=np.ones(len(row) * (_HUGE - 1), np.bool_),
+    )
+
+
+def _window_parts(rows: Rows, windows: Records) -> _Parts:
+    """The neighbours each window shows present after its fault and absent before."""
+    row = match_windows(rows, windows)
+    windows, row = windows[row >= 0], row[row >= 0]
+    seen = windows["seen"]
+    fresh = ((seen >> np.uint64(16)) & ~seen & np.uint64(0xFFFF)).astype(np.uint32)
+    own = rows["address"][row] >> np.uint64(12)
+    number = np.arange(_WINDOW, dtype=np.uint64)
+    page = (windows["address"] >> np.uint64(12))[:, None] + number
+    chosen = ((fresh[:, None] >> number.astype(np.uint32)) & 1).astype(np.bool_)
+    chosen &= page != own[:, None]
+    levels = np.ones(chosen.sum(), np.uint8)
+    found = kinds.entries(
+        windows["entries"][chosen], levels, levels.astype(np.bool_), page[chosen] << np.uint64(12)
+    )
+    return _Parts(
+        row=np.repeat(row, chosen.sum(axis=1)),
+        page=page[chosen],
+        frame=found.frame,
+        around=np.ones(len(levels), np.bool_),
+    )
+
+
+def match_windows(faults: Records, windows: Records) -> npt.NDArray[np.int64]:
+    """Which fault each window belongs to (same thread, same completion time); -1 where none.
+
+    Takes fault records or rows, in any order.
+    """
+    result = np.full(len(windows), -1, np.int64)
+    if not len(windows) or not len(faults):
+        return result
+    order = np.argsort(faults["time_ns"], kind="stable")
+    times = faults["time_ns"].astype(np.int64)[order]
+    wanted = windows["time_ns"].astype(np.int64)
+    at = np.searchsorted(times, wanted)
+    # Several threads may finish in the same nanosecond: look a few records on.
+    for step in range(8):
+        index = order[np.minimum(at + step, len(faults) - 1)]
+        match = (faults["time_ns"][index].astype(np.int64) == wanted) & (
+            faults["tid"][index] == windows["tid"]
+        )
+        result = np.where((result < 0) & match, index, result)
+    return result
+
+
+def region_traits(region: Region, shmem_roots: tuple[str, ...] = ()) -> Trait:
+    """What a region's name and permissions tell of its pages (where the record itself does not)."""
+    if not region.perms:
+        return Trait(0)
+    traits = Trait.KNOWN
+    if region.perms.endswith("s"):
+        traits |= Trait.SHARED
+    name = region.name
+    if name in _SPECIAL_NAMES:
+        traits |= Trait.SPECIAL
+    if name in _UNSEEN_NAMES:
+        traits |= Trait.SPECIAL | Trait.UNSEEN
+    if name.startswith(("/", "[inode ")):
+        traits |= Trait.FILE
+    if name.startswith(("/anon_hugepage", "/dev/hugepages/")):
+        traits |= Trait.HUGETLB
+    elif name.startswith(_SHMEM_NAMES) or (shmem_roots and name.startswith(shmem_roots)):
+        traits |= Trait.SHMEM | Trait.FILE
+    elif Trait.SHARED in traits and Trait.FILE not in traits and Trait.SPECIAL not in traits:
+        traits |= Trait.SHMEM | Trait.FILE
+    return traits

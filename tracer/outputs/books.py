@@ -1,0 +1,86 @@
+"""The books in words: whether every fault the kernel counted is accounted for, and why not."""
+
+from tracer.outputs.base import Books
+from tracer.outputs.units import Glyphs
+
+
+def balance(books: Books, glyphs: Glyphs) -> str:
+    """One line: what was traced against what the kernel counted, and frames against pages."""
+    return f"books: {_faults(books)}; {_frames(books, glyphs)}"
+
+
+def _faults(books: Books) -> str:
+    own = books.traced - books.foreign
+    terms = [f"{_count(own, 'fault')} traced"]
+    for count, what in (
+        (books.filtered, "filtered out"),
+        (books.lost, "lost"),
+        (books.missed, "missed"),
+    ):
+        if count:
+            terms.append(f"{count} {what}")
+    total = own + books.filtered + books.lost + books.missed
+    text = f"{' + '.join(terms)} {'=' if total == books.kernel else 'but'} {books.kernel}"
+    none = [
+        f"0 {what}" for count, what in ((books.lost, "lost"), (books.missed, "missed")) if not count
+    ]
+    return f"{text} the kernel counted" + (f"; {', '.join(none)}" if none else "")
+
+
+def _frames(books: Books, glyphs: Glyphs) -> str:
+    net = books.gained - books.given_up
+    text = f"frames: {books.gained} gained {glyphs.minus} {books.given_up} lost"
+    if books.resident_change is None:
+        return f"{text} = {_signed(net, glyphs)}; resident pages not known"
+    if books.resident_change == net:
+        return f"{text} = {_signed(net, glyphs)} resident"
+    change = _signed(books.resident_change, glyphs)
+    return f"{text} = {_signed(net, glyphs)}, but resident pages changed by {change}"
+
+
+def reasons(books: Books, glyphs: Glyphs) -> list[str]:
+    """Why the two sides differ: a sentence for each number that needs one."""
+    said = []
+    if books.failed:
+        said.append(
+            f"{_count(books.failed, 'fault')} failed (bad access or no memory): "
+            "rows of their own, which the kernel does not count"
+        )
+    if books.foreign:
+        said.append(
+            f"{_count(books.foreign, 'fault')} in this memory by other processes: "
+            "rows here, but counted on their account"
+        )
+    if books.filtered:
+        said.append(f"{_count(books.filtered, 'fault')} left out by the filters asked for")
+    if books.lost:
+        said.append(
+            f"{_count(books.lost, 'event')} lost: they came faster than they were read; "
+            "filter in the kernel (--range, --min-latency)"
+        )
+    if books.missed:
+        reason = books.missed_reason or "no reason known"
+        said.append(f"{_count(books.missed, 'fault')} counted but seen by no hook: {reason}")
+    return [*said, *_trouble(books, glyphs)]
+
+
+def _trouble(books: Books, glyphs: Glyphs) -> list[str]:
+    said = []
+    seen = books.traced - books.foreign + books.filtered + books.lost + books.missed
+    if seen != books.kernel:
+        gap = _signed(books.kernel - seen, glyphs)
+        said.append(f"the books do not balance: {gap} between the kernel's count and ours")
+    if books.conflict:
+        said.append(
+            f"{_count(books.conflict, 'fault')} contradicted by pagemap with nothing to explain "
+            "it: a bug, please report it"
+        )
+    return said
+
+
+def _count(count: int, noun: str) -> str:
+    return f"{count} {noun}" + ("" if count == 1 else "s")
+
+
+def _signed(count: int, glyphs: Glyphs) -> str:
+    return f"+{count}" if count >= 0 else f"{glyphs.minus}{-count}"

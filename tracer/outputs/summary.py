@@ -1,0 +1,316 @@
+"""What a run comes to: faults by kind and by region, the pages' story, and the books.
+
+Memory is constant however many faults there are: counts, and latencies in
+buckets (tracer.outputs.latencies).
+"""
+
+import shlex
+import textwrap
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+from rich.console import Console
+from rich.text import Text
+
+from tracer.outputs import units
+from tracer.outputs.base import PAGE_SIZE, Books, PageTable, RunInfo
+from tracer.outputs.books import balance, reasons
+from tracer.outputs.console import STYLES
+from tracer.outputs.latencies import Latencies
+from tracer.outputs.layout import Cell, Column, fit, join, show, unfitted
+from tracer.outputs.story import MOST_PAGES, sources, story
+from tracer.outputs.units import Glyphs
+from tracer.rows import UNKNOWN_LATENCY, Kind, Names, Rows
+from tracer.sources import Source
+from tracer.text import printable
+
+MOST_GROUPS = 512  # regions told apart, by name and permissions; the rest count as one
+MOST_LINES = 20  # regions shown
+_OTHERS = ("(all others)", "")
+
+
+@dataclass
+class _Group:
+    """Faults of one kind, or in one region."""
+
+    faults: int = 0
+    major: int = 0
+    gained: int = 0  # pages, by faults
+    latencies: Latencies = field(default_factory=Latencies)
+
+    def add(self, other: "_Group") -> None:
+        self.faults += other.faults
+        self.major += other.major
+        self.gained += other.gained
+        self.latencies.merge(other.latencies)
+
+
+class Summary:
+    """An Output that prints nothing until `render`."""
+
+    def __init__(self) -> None:
+        self._kinds = {kind: _Group() for kind in Kind}
+        self._regions: dict[tuple[str, str], _Group] = {}
+        self._group_of: list[tuple[str, str]] = []  # by index into Names.regions
+
+    def write(self, rows: Rows, names: Names) -> None:
+        """Count one batch."""
+        if not len(rows):
+            return
+        self._know(names)
+        batch = {name: rows[name].copy() for name in ("major", "pages", "latency_ns")}
+        kinds, regions = rows["kind"].copy(), rows["region"].copy()
+        _count(batch, kinds, lambda kind: self._kinds[Kind(kind)])
+        _count(batch, regions, lambda region: self._regions[self._group_of[region]])
+
+    def close(self) -> None:
+        """Nothing to release."""
+
+    def render(
+        self,
+        console: Console,
+        names: Names,
+        books: Books,
+        pages: PageTable | None,
+        info: RunInfo,
+    ) -> None:
+        """Print it all: styled and fitted on a terminal, plain and aligned elsewhere."""
+        self._know(names)
+        glyphs = units.glyphs_for(console.encoding)
+        total = _Group()
+        for group in self._kinds.values():
+            total.add(group)
+        show(console, [Text(), *_head(total.faults, info)], wrap=True)
+        if total.faults:
+            _table(console, glyphs, *self._kind_table(total, glyphs))
+        rows = self._region_rows(pages, glyphs)
+        if rows:
+            _table(console, glyphs, _region_columns(rows, glyphs, pages is not None), rows)
+        if pages is not None and 0 < len(pages.page) <= MOST_PAGES:
+            _table(console, glyphs, *story(pages, names, info, glyphs))
+        else:
+            for columns, lines in sources(books, glyphs):
+                _table(console, glyphs, columns, lines)
+        _closing(console, books, info, glyphs)
+
+    def _know(self, names: Names) -> None:
+        for region in names.regions[len(self._group_of) :]:
+            key = (region.name, region.perms)
+            if key not in self._regions and len(self._regions) >= MOST_GROUPS:
+                key = _OTHERS
+            self._regions.setdefault(key, _Group())
+            self._group_of.append(key)
+
+    def _kind_table(
+        self, total: _Group, glyphs: Glyphs
+    ) -> tuple[list[Column], list[dict[str, Cell]]]:
+        order = sorted(Kind, key=lambda kind: -self._kinds[kind].faults)
+        rows = [
+            {
+                "KIND": (kind.name.lower(), STYLES.get(kind, "")),
+                **_numbers(self._kinds[kind], glyphs),
+                "SHARE": (f"{self._kinds[kind].faults / total.faults:.1%}", "dim"),
+            }
+            for kind in order
+            if self._kinds[kind].faults
+        ]
+        if len(rows) > 1:
+            share: Cell = ("100.0%", "dim")
+            rows.append({"KIND": ("all", "dim"), **_numbers(total, glyphs), "SHARE": share})
+        return _columns(
+            rows, ("KIND", "FAULTS", "SHARE", "MAJOR", "P50", "P99", "MAX"), "KIND"
+        ), rows
+
+    def _region_rows(self, pages: PageTable | None, glyphs: Glyphs) -> list[dict[str, Cell]]:
+        """Most faults first; what does not fit is added up in a last line."""
+        gained, lost = self._frames(pages)
+        keys = [key for key, group in self._regions.items() if group.faults or gained.get(key)]
+        keys.sort(key=lambda key: (-self._regions[key].faults, -gained.get(key, 0)))
+        if len(keys) > MOST_LINES + 1:
+            shown, rest = keys[:MOST_LINES], keys[MOST_LINES:]
+        else:
+            shown, rest = keys, []
+        rows = [
+            self._region_row(key, gained.get(key, 0), lost.get(key, 0), glyphs) for key in shown
+        ]
+        if rest:
+            rows.append(self._rest_row(rest, gained, lost, glyphs))
+        return rows
+
+    def _region_row(
+        self, key: tuple[str, str], gained: int, lost: int, glyphs: Glyphs
+    ) -> dict[str, Cell]:
+        name, perms = key
+        group = self._regions[key]
+        return {
+            **_numbers(group, glyphs),
+            **_frame_cells(gained, lost),
+            "PERMS": (perms or glyphs.none, ""),
+            "REGION": (printable(name) or "(unknown)", ""),
+        }
+
+    def _rest_row(
+        self,
+        keys: Sequence[tuple[str, str]],
+        gained: dict[tuple[str, str], int],
+        lost: dict[tuple[str, str], int],
+        glyphs: Glyphs,
+    ) -> dict[str, Cell]:
+        faults = sum(self._regions[key].faults for key in keys)
+        longest = max(self._regions[key].latencies.max for key in keys)
+        return {
+            "FAULTS": (str(faults), ""),
+            **_frame_cells(
+                sum(gained.get(key, 0) for key in keys), sum(lost.get(key, 0) for key in keys)
+            ),
+            "P50": ("", ""),
+            "P99": ("", ""),
+            "MAX": (units.latency(longest, glyphs), ""),
+            "PERMS": ("", ""),
+            "REGION": (f"{len(keys)} more regions", "dim"),
+        }
+
+    def _frames(
+        self, pages: PageTable | None
+    ) -> tuple[dict[tuple[str, str], int], dict[tuple[str, str], int]]:
+        """Pages gained and lost during the run, by region; by faults alone without a table."""
+        if pages is None:
+            return {key: group.gained for key, group in self._regions.items()}, {}
+        during = pages.gains.astype(np.int64) - (pages.first_source == Source.INITIAL)
+        gained: dict[tuple[str, str], int] = {}
+        lost: dict[tuple[str, str], int] = {}
+        for sums, values in ((gained, during), (lost, pages.losses)):
+            count = np.bincount(pages.region, values, minlength=len(self._group_of))
+            for region in np.flatnonzero(count).tolist():
+                key = self._group_of[region]
+                sums[key] = sums.get(key, 0) + int(count[region])
+        return gained, lost
+
+
+def _count(
+    batch: dict[str, npt.NDArray[np.integer]],
+    column: npt.NDArray[np.integer],
+    group: Callable[[int], _Group],
+) -> None:
+    """Add the batch's rows to their groups, by the value of `column`."""
+    if column.max() < 1 << 16:
+        column = column.astype(np.uint16)  # sorted by radix
+    order = np.argsort(column, kind="stable")
+    ordered = column.take(order)
+    starts = np.flatnonzero(np.append(True, ordered[1:] != ordered[:-1]))
+    ends = np.append(starts[1:], len(column))
+    major = np.add.reduceat(batch["major"].take(order).astype(np.int64), starts)
+    gained = np.add.reduceat(batch["pages"].take(order).astype(np.int64), starts)
+    latency = batch["latency_ns"].take(order)
+    for place, (start, end) in enumerate(zip(starts.tolist(), ends.tolist(), strict=True)):
+        of = group(int(ordered[start]))
+        of.faults += end - start
+        of.major += int(major[place])
+        of.gained += int(gained[place])
+        part = latency[start:end]
+        of.latencies.add(part[part != UNKNOWN_LATENCY])
+
+
+def _numbers(group: _Group, glyphs: Glyphs) -> dict[str, Cell]:
+    latencies = group.latencies
+    return {
+        "FAULTS": (str(group.faults), "bold"),
+        "MAJOR": (str(group.major), "bold" if group.major else "dim"),
+        "P50": (units.latency(latencies.quantile(0.5), glyphs), ""),
+        "P99": (units.latency(latencies.quantile(0.99), glyphs), ""),
+        "MAX": (units.latency(latencies.max, glyphs), ""),
+    }
+
+
+def _frame_cells(gained: int, lost: int) -> dict[str, Cell]:
+    return {
+        "GAINED": (str(gained), ""),
+        "LOST": (str(lost), "" if lost else "dim"),
+        "BYTES": (units.size(gained * PAGE_SIZE), ""),
+    }
+
+
+_RANKS = {"BYTES": 9, "P50": 8, "LOST": 7, "PERMS": 6, "MAJOR": 5, "SHARE": 4}
+
+
+def _columns(rows: Sequence[dict[str, Cell]], names: Sequence[str], left: str) -> list[Column]:
+    """As wide as what is in them; all but `left` are numbers, on the right."""
+    columns = []
+    for name in names:
+        width = max(len(name), *(len(row[name][0]) for row in rows))
+        columns.append(
+            Column(name, width, width, rank=_RANKS.get(name, 0), right=name not in (left, "PERMS"))
+        )
+    return columns
+
+
+def _region_columns(
+    rows: Sequence[dict[str, Cell]], glyphs: Glyphs, with_lost: bool
+) -> list[Column]:
+    names = ["FAULTS", "GAINED", "LOST", "BYTES", "P50", "P99", "MAX", "PERMS"]
+    if not with_lost:
+        names.remove("LOST")
+    longest = max(len(row["REGION"][0]) for row in rows)
+    return [
+        *_columns(rows, names, ""),
+        Column("REGION", 12, max(12, longest), rank=1),
+    ]
+
+
+def _table(
+    console: Console,
+    glyphs: Glyphs,
+    columns: Sequence[Column],
+    rows: Sequence[dict[str, Cell]],
+) -> None:
+    """An empty line, the header and the rows."""
+    styled = console.is_terminal
+    cells = fit(columns, console.width) if styled else unfitted(columns)
+    header: dict[str, Cell] = {column.name: (column.name, "bold") for column in columns}
+    lines = [Text()]
+    for row in (header, *rows):
+        if styled and "REGION" in cells:
+            name, style = row["REGION"]
+            row = {**row, "REGION": (units.shorten(name, cells["REGION"], glyphs), style)}
+        lines.append(join(columns, cells, row, glyphs if styled else None))
+    show(console, lines)
+
+
+def _head(faults: int, info: RunInfo) -> list[Text]:
+    """Who was traced, how long, and how."""
+    count = f"{faults} fault{'' if faults == 1 else 's'}"
+    who = shlex.join(printable(word) for word in info.command)
+    pids = ", ".join(map(str, info.pids[:8])) + (", …" if len(info.pids) > 8 else "")
+    who = who or f"process{'' if len(info.pids) == 1 else 'es'} {pids}"
+    seconds = max(0, info.ended_monotonic_ns - info.started_monotonic_ns) / 1e9
+    text = Text()
+    text.append(count, "bold")
+    text.append(f" in {seconds:.3f} s of {who}, ")
+    text.append(f"probe {info.probe}", "bold")
+    text.append(f" ({printable(info.probe_reason)})" if info.probe_reason else "")
+    return [text]
+
+
+def _closing(console: Console, books: Books, info: RunInfo, glyphs: Glyphs) -> None:
+    """The line that balances the books, why where it does not, and notes."""
+    style = "bold" if books.balanced() else "bold #d55e00"
+    width = console.width if console.is_terminal else 0
+    line = balance(books, glyphs)
+    if width and len(line) > width:
+        line = line.replace("; frames:", "\nframes:")
+    lines = [Text(), Text(line, style)]
+    for reason in reasons(books, glyphs):
+        lines += [Text(part) for part in _wrapped(reason, "  ", width)]
+    for note in info.notes:
+        lines += [Text(part, "dim") for part in _wrapped(f"note: {printable(note)}", "", width)]
+    if info.exit_status:
+        lines.append(Text(f"the command ended with status {info.exit_status}"))
+    show(console, lines, wrap=True)
+
+
+def _wrapped(text: str, indent: str, width: int) -> list[str]:
+    if not width:
+        return [indent + text]
+    return textwrap.wrap(text, width, initial_indent=indent, subsequent_indent=indent + "  ")

@@ -1,0 +1,52 @@
+"""What the user wants to see: --region, --perms, --kind. The log has every fault all the same."""
+
+import fnmatch
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from tracer.rows import Kind, Names, Region, Rows
+
+
+@dataclass
+class Picks:
+    """Empty means everything. `seen` and `shown` count rows that came by and that passed."""
+
+    regions: tuple[str, ...] = ()  # substrings of the name, or patterns with * and ?
+    perms: str = ""  # letters that must all be there: "rwx", "w", "p"
+    kinds: frozenset[Kind] = frozenset()
+    seen: int = 0
+    shown: int = 0
+    _passes: list[bool] = field(default_factory=list)  # by region
+
+    def __bool__(self) -> bool:
+        return bool(self.regions or self.perms or self.kinds)
+
+    def choose(self, rows: Rows, names: Names) -> Rows:
+        """The rows to show."""
+        self.seen += len(rows)
+        if self:
+            keep = self.region_mask(names)[rows["region"]]
+            if self.kinds:
+                keep &= np.isin(rows["kind"], [kind.value for kind in self.kinds])
+            rows = rows[keep]
+        self.shown += len(rows)
+        return rows
+
+    def region_mask(self, names: Names) -> npt.NDArray[np.bool_]:
+        """Which of names.regions are wanted."""
+        for region in names.regions[len(self._passes) :]:
+            self._passes.append(self._wants(region))
+        return np.array(self._passes, np.bool_)
+
+    def _wants(self, region: Region) -> bool:
+        if any(letter not in region.perms for letter in self.perms):
+            return False
+        return not self.regions or any(_matches(region.name, want) for want in self.regions)
+
+
+def _matches(name: str, want: str) -> bool:
+    if any(char in want for char in "*?"):
+        return fnmatch.fnmatchcase(name, want)
+    return want in name

@@ -1,0 +1,45 @@
+"""Machine-wide files of /proc and /sys: what the kernel moved at all, where tmpfs is mounted."""
+
+from pathlib import Path
+
+_MOVERS = {
+    "pgmigrate_success": "migrate",
+    "thp_migration_success": "migrate",
+    "numa_pages_migrated": "migrate",
+    "compact_success": "migrate",
+    "thp_collapse_alloc": "collapse",
+    "thp_file_alloc": "collapse",
+    "ksm_swpin_copy": "ksm",
+    "cow_ksm": "ksm",
+    "pgsteal_kswapd": "reclaim",
+    "pgsteal_direct": "reclaim",
+    "pgsteal_proactive": "reclaim",
+    "pglazyfreed": "reclaim",
+    "swap_ra": "swapoff",
+}
+
+
+def movement_counters() -> dict[str, int]:
+    """How often the kernel moved pages of anyone since boot, by kind of movement (/proc/vmstat).
+
+    A counter that has not moved proves that this movement did not happen.
+    """
+    totals: dict[str, int] = {}
+    for line in Path("/proc/vmstat").read_text().splitlines():
+        name, _, value = line.partition(" ")
+        if name in _MOVERS:
+            totals[_MOVERS[name]] = totals.get(_MOVERS[name], 0) + int(value)
+    shared = Path("/sys/kernel/mm/ksm/pages_shared")
+    if shared.exists():
+        totals["ksm"] = totals.get("ksm", 0) + int(shared.read_text())
+    return totals
+
+
+def tmpfs_roots() -> tuple[str, ...]:
+    """Mount points of tmpfs and devtmpfs, each with a trailing slash (proc(5), mounts)."""
+    roots = []
+    for line in Path("/proc/self/mounts").read_text(errors="surrogateescape").splitlines():
+        _, point, kind, *_ = line.split(" ")
+        if kind in ("tmpfs", "devtmpfs"):
+            roots.append(point.rstrip("/") + "/")
+    return tuple(roots)

@@ -1,0 +1,333 @@
+"""From the ring to joined rows: reads every record once, in order, and keeps the state they move.
+
+The one place where the parts meet: address spaces, threads' counts, the
+timeline and the observer all follow the same stream of records.
+"""
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from tracer.errors import TraceError
+from tracer.join import Join, match_windows
+from tracer.kernel.sideband import Sideband
+from tracer.observer import Observer
+from tracer.probes.choose import Attached
+from tracer.procfs import stat
+from tracer.procfs.errors import ProcessGone
+from tracer.procfs.maps import read_maps
+from tracer.procfs.system import tmpfs_roots
+from tracer.records import Mark, RecordType
+from tracer.ring import Ring
+from tracer.rows import Names, Rows
+from tracer.snapshots import Snapshot
+from tracer.sources import Source
+from tracer.spaces import Spaces
+from tracer.syscalls import Effect, effect
+from tracer.text import decode
+from tracer.threads import Threads
+from tracer.timeline import Timeline
+
+Records = npt.NDArray[np.void]
+Bytes = npt.NDArray[np.uint8]
+
+_BATCH = 1 << 16  # records read at once
+
+
+@dataclass
+class Recorder:
+    """Follows the targets of one trace on an attached probe."""
+
+    attached: Attached
+    names: Names = field(default_factory=Names)
+
+    def __post_init__(self) -> None:
+        program = self.attached.program
+        self.layout = program.layout
+        self.ring = Ring(program.ring_fd, program.ring_bytes, self.layout.size)
+        self.sideband: Sideband | None = None
+        self.notes: list[str] = []
+        try:
+            self.sideband = Sideband()
+        except TraceError as error:
+            self.notes.append(f"mappings are known from snapshots only: {error.message}")
+        self.spaces = Spaces(self.names)
+        self.timeline = Timeline()
+        self.threads = Threads()
+        self.observer = Observer(self.timeline)
+        self.join = Join(
+            self.names,
+            self.spaces,
+            self.timeline,
+            self.attached.direct_map.zero_frame,
+            tmpfs_roots(),
+        )
+        self.tgids: set[int] = set()
+        self.traced = self.failed = self.foreign = 0
+        self.blind = 0
+        self.last_space: dict[int, int] = {}  # by process: the space it is or was in
+        self.changed: set[int] = set()  # spaces in which something happened since the last snapshot
+        self._carry: Bytes = np.empty((0, self.layout.size), np.uint8)
+        self._carried = False
+        self._brk: dict[int, int] = {}
+
+    def close(self) -> None:
+        """Let go of the ring and the sideband; the probe is its owner's."""
+        self.ring.close()
+        if self.sideband is not None:
+            self.sideband.close()
+
+    # -- targets ------------------------------------------------------------------
+
+    def attach(self, pid: int, *, children: bool) -> None:
+        """Trace a process that is there already, all its threads, from now. Raises ProcessGone."""
+        now = time.monotonic_ns()
+        self.tgids.add(pid)
+        self.attached.program.add_target(pid, children=children)
+        space = self.spaces.attach(now, pid, None, read_maps(pid))
+        self.last_space[pid] = space.number
+        self.observer.view(space.number, Source.INITIAL)
+        self.changed.add(space.number)
+        for tid in stat.threads(pid):
+            try:
+                self.threads.begin(tid, pid, stat.fault_count(pid, tid))
+                self.join.comms[tid] = self.names.comm(stat.comm(pid, tid))
+            except ProcessGone:
+                continue  # a thread that ended meanwhile; its records tell
+
+    def expect(self, pid: int, *, children: bool) -> None:
+        """Trace a process from the first instruction after its next exec."""
+        self.tgids.add(pid)
+        self.spaces.expect(pid)
+        self.attached.program.add_target(pid, children=children, waits=True)
+
+    # -- the stream -----------------------------------------------------------------
+
+    def cycle(self) -> Iterator[Rows]:
+        """Everything the ring holds now, as batches of rows."""
+        while True:
+            batch = self.ring.read(_BATCH)
+            if not len(batch) and not len(self._carry):
+                return
+            more = len(batch) == _BATCH
+            yield from self._process(self._hold_back(batch))
+            if not more:
+                return
+
+    def flush(self) -> Iterator[Rows]:
+        """Like `cycle`, and what was held back for a window that never came."""
+        yield from self.cycle()
+        yield from self.cycle()
+
+    def _hold_back(self, batch: Bytes) -> Bytes:
+        """Keep for the next batch what follows a fault whose window record is not out yet."""
+        if len(self._carry):
+            batch = np.concatenate([self._carry, batch])
+            self._carry = self._carry[:0]
+        faults = np.flatnonzero(batch[:, 0] == RecordType.FAULT)
+        found = batch[faults].view(self.layout.fault).ravel()
+        windows = batch[batch[:, 0] == RecordType.WINDOW].view(self.layout.window).ravel()
+        expecting = _expects_window(found)
+        matched = match_windows(found, windows)
+        expecting[matched[matched >= 0]] = False
+        waiting = faults[expecting]
+        if not len(waiting) or self._carried:
+            self._carried = False
+            return batch
+        self._carried = True
+        cut = int(waiting[0])
+        self._carry = batch[cut:]
+        return batch[:cut]
+
+    def _process(self, batch: Bytes) -> Iterator[Rows]:
+        types = batch[:, 0]
+        self._learn_children(batch[types == RecordType.FORK])
+        self._feed_sideband()
+        is_fault = types == RecordType.FAULT
+        faults = batch[is_fault].view(self.layout.fault).ravel()
+        windows = batch[types == RecordType.WINDOW].view(self.layout.window).ravel()
+        matched = match_windows(faults, windows)
+        before = np.cumsum(is_fault)  # faults up to and including each record
+        start = 0
+        others = np.flatnonzero(~is_fault & (types != RecordType.WINDOW))
+        for index in others.tolist():
+            end = int(before[index])
+            kind = int(types[index])
+            if kind == RecordType.SYSCALL:
+                record = batch[index].view(self.layout.syscall)[0]
+                change = self._syscall(record)
+                if change is None or not self._touches(change, faults[start:end]):
+                    continue
+                yield from self._segment(faults, windows, matched, start, end)
+                self._apply_effect(change)
+            else:
+                record = batch[index].view(self.layout.task)[0]
+                if _cuts(kind, record):
+                    yield from self._segment(faults, windows, matched, start, end)
+                else:
+                    end = start
+                self._lifecycle(kind, record)
+            start = end
+        yield from self._segment(faults, windows, matched, start, len(faults))
+        self.spaces.advance(int(batch[-1].view(self.layout.fault)["time_ns"][0]) if len(batch) else 0)
+
+    def _segment(
+        self,
+        faults: Records,
+        windows: Records,
+        matched: npt.NDArray[np.int64],
+        start: int,
+        end: int,
+    ) -> Iterator[Rows]:
+        if end <= start:
+            return
+        mine = windows[(matched >= start) & (matched < end)]
+        part = faults[start:end]
+        failed = (part["marks"] & Mark.FAILED) != 0
+        foreign = (part["marks"] & Mark.FOREIGN) != 0
+        counted = ~failed & ~foreign
+        self.threads.record(part["tid"][counted], part["tgid"][counted], part["count"][counted])
+        rows = self.join.rows(part, mine)
+        self.traced += int((~failed).sum())
+        self.foreign += int((foreign & ~failed).sum())
+        self.failed += len(rows) - int((~failed).sum())
+        self.changed.update(np.unique(rows["space"]).tolist())
+        yield rows
+
+    # -- the records between faults ------------------------------------------------
+
+    def _learn_children(self, forks: Bytes) -> None:
+        for record in forks.view(self.layout.task).ravel():
+            self.tgids.add(int(record["child_tgid"]))
+
+    def _feed_sideband(self) -> None:
+        if self.sideband is not None:
+            self.spaces.feed(self.sideband.poll(self.tgids))
+
+    def _lifecycle(self, kind: int, record: np.void) -> None:
+        tgid, tid, count = int(record["tgid"]), int(record["tid"]), int(record["count"])
+        if kind == RecordType.FORK:
+            self._fork(record)
+        elif kind == RecordType.EXEC:
+            old = self.spaces.of(tgid)
+            self.threads.become_leader(int(record["child_tid"]), tid)
+            self.threads.restart(tid, tgid, count)
+            self._name(tid, record)
+            self.spaces.lifecycle(record)
+            new = self.spaces.of(tgid)
+            if new is not None:
+                self.last_space[tgid] = new.number
+                self.observer.view(new.number, Source.EXEC)
+                self.changed.add(new.number)
+            if old is not None and old.ended_ns is not None:
+                self._space_ended(old.number)
+        elif kind == RecordType.EXIT:
+            self.threads.end(tid, count)
+            space = self.spaces.of(tgid)
+            self.spaces.lifecycle(record)
+            if space is not None and space.ended_ns is not None:
+                self._space_ended(space.number)
+        elif kind == RecordType.FREE:
+            thread = self.threads.live.get(tid)
+            if thread is not None and thread.ended:
+                self.threads.reach(tid, count)
+        elif kind == RecordType.RENAME:
+            self._name(tid, record)
+
+    def _fork(self, record: np.void) -> None:
+        child, tgid = int(record["child_tid"]), int(record["child_tgid"])
+        self.threads.reach(int(record["tid"]), int(record["count"]))
+        self.threads.begin(child, tgid, 0)
+        self._name(child, record)
+        parent = self.spaces.of(int(record["tgid"]))
+        self.spaces.lifecycle(record)
+        if tgid == int(record["tgid"]):
+            return
+        space = self.spaces.of(tgid)
+        if space is not None and parent is not None and space is not parent:
+            self.observer.view(space.number, Source.FORK)
+            self.timeline.inherit(parent.number, space.number, int(record["time_ns"]))
+            self.changed.add(space.number)
+
+    def _space_ended(self, number: int) -> None:
+        self.changed.discard(number)
+        self.timeline.drop_assumed(number)
+
+    def _name(self, tid: int, record: np.void) -> None:
+        raw = record["comm"].tobytes().split(b"\0", 1)[0]
+        self.join.comms[tid] = self.names.comm(decode(raw))
+
+    def _syscall(self, record: np.void) -> Effect | None:
+        space = self.spaces.at(int(record["mm"])) or self.spaces.of(int(record["tgid"]))
+        if space is None:
+            return None
+        self.changed.add(space.number)
+        change = effect(record, space.number, self._brk)
+        self.spaces.syscall(record)
+        if change is not None and change.populates:
+            self.observer.populate(space.number, change.start, change.end)
+            return None
+        return change
+
+    def _touches(self, change: Effect, faults: Records) -> bool:
+        """Whether the change concerns a page that has a frame, or a fault not yet applied."""
+        if self.timeline.holds(change.space, change.start, change.end):
+            return True
+        inside = (faults["address"] >= change.start) & (faults["address"] < change.end)
+        return bool(inside.any())
+
+    def _apply_effect(self, change: Effect) -> None:
+        if change.moved_to is not None:
+            self.timeline.move(
+                change.space,
+                change.start,
+                change.moved_to,
+                change.end - change.start,
+                change.time_ns,
+            )
+        else:
+            self.timeline.lose(
+                change.space, change.start, change.end, change.time_ns, change.loss
+            )
+
+    # -- snapshots --------------------------------------------------------------------
+
+    def observe(self, space: int, shot: Snapshot) -> None:
+        """Hold a snapshot against the timeline; the ring must have been read to the snapshot's end."""
+        owner = self.spaces[space]
+        if owner.ended_ns is None:
+            self.spaces.snapshot(shot.before_ns, shot.pid, shot.mappings)
+        regions = shot.regions(self.names)
+        missed = self.missed()
+        self.observer.missed = missed > self.blind
+        self.blind = missed
+        self.observer.observe(space, shot, regions)
+
+    # -- counts -------------------------------------------------------------------------
+
+    def missed(self) -> int:
+        """Faults the kernel counted for the targets that no record and no counter tells of."""
+        counters = self.attached.program.counters()
+        gaps = self.threads.counted - self.threads.seen
+        return gaps - counters["lost"] - counters["filtered"]
+
+
+def _cuts(kind: int, record: np.void) -> bool:
+    """Whether the faults before this record must be joined before it is followed."""
+    if kind == RecordType.FORK:
+        return bool(record["child_tgid"] != record["tgid"])
+    if kind == RecordType.EXIT:
+        return bool(record["group_dead"])
+    return kind in (RecordType.EXEC, RecordType.RENAME)
+
+
+def _expects_window(faults: Records) -> npt.NDArray[np.bool_]:
+    """Whether bpf/pagefault.c follows each of these up with a window record."""
+    own = np.uint64(1) << ((faults["address"] >> np.uint64(12)) & np.uint64(15))
+    fresh = (faults["seen"] >> np.uint64(16)) & ~faults["seen"] & ~own & np.uint64(0xFFFF)
+    return np.asarray((faults["level_after"] == 1) & (fresh != 0))
+
+

@@ -1,0 +1,394 @@
+"""One trace from start to end: the loop that drives recorder, snapshots and outputs.
+
+Owns when things happen: the start, the cycle, snapshots and the rows that wait
+for one, the end, signals. What they mean is the recorder's business.
+"""
+
+import contextlib
+import os
+import select
+import signal
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from tracer.closing import books_of, pages_of
+from tracer.errors import TraceError
+from tracer.outputs.base import Books, Output, PageTable
+from tracer.picks import Picks
+from tracer.probes.choose import Attached
+from tracer.procfs import stat
+from tracer.procfs.errors import ProcessGone
+from tracer.procfs.pagemap import PageMap
+from tracer.recorder import Recorder
+from tracer.rows import Confirmed, Names, Rows
+from tracer.snapshots import Snapshot, take, take_pinned
+from tracer.target import Command
+
+_CYCLE_S = 0.05  # lines are at most 0.2 s late
+_MOST_WAITING = 1 << 18  # rows kept for a snapshot; then one is taken early
+_SNAPSHOT_SHARE = 10  # a snapshot may take a tenth of the time at most
+_SETTLE_S = 0.25  # how long the last records may take to arrive
+
+
+@dataclass
+class Plan:
+    """What to trace and how."""
+
+    pids: list[int] = field(default_factory=list)
+    command: Command | None = None
+    children: bool = True
+    duration_s: float | None = None
+    snapshot_interval_ms: int = 1000
+    range: tuple[int, int] | None = None
+    min_latency_ns: int = 0
+    picks: Picks = field(default_factory=Picks)
+
+
+@dataclass
+class Outputs:
+    """Where rows go: `live` at once and picked, `log` all of them, once a snapshot could confirm them."""
+
+    live: list[Output] = field(default_factory=list)
+    log: list[Output] = field(default_factory=list)
+
+
+@dataclass
+class Result:
+    """What a trace comes to."""
+
+    books: Books
+    pages: PageTable
+    started_ns: int
+    ended_ns: int
+    snapshots: int
+    exit_status: int | None  # of the command; None while it runs, and without one
+    notes: list[str]
+
+
+class Session:
+    """Runs one `Plan` on an attached probe. `run` may be called once."""
+
+    def __init__(
+        self, attached: Attached, plan: Plan, outputs: Outputs, names: Names | None = None
+    ) -> None:
+        self.plan = plan
+        self.names = names or Names()
+        self._attached = attached
+        self._outputs = outputs
+        self._recorder = Recorder(attached, self.names)
+        self._waiting: list[Rows] = []
+        self._waiting_rows = 0
+        self._snapshots = 0
+        self._snapshot_due_ns = 0
+        self._stop = False
+        self._interrupts = 0
+        self._notes: list[str] = []
+        self._first_resident: dict[int, int] = {}
+        self._wake, self._woken = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+
+    def stop(self) -> None:
+        """End the trace at the next cycle; safe in a signal handler."""
+        self._stop = True
+        with contextlib.suppress(BlockingIOError):
+            os.write(self._woken, b"!")
+
+    def run(self, started: Callable[[], None] = lambda: None) -> Result:
+        """Trace until the targets end, the duration is over, or `stop`.
+
+        `started` is called once tracing is on, before the command begins.
+        """
+        attached, plan = self._attached, self.plan
+        start, end = plan.range or (0, 0)
+        attached.program.set_filters(start, end, plan.min_latency_ns)
+        started_ns = time.monotonic_ns()
+        try:
+            self._begin(started)
+            self._loop(started_ns)
+            return self._finish(started_ns)
+        finally:
+            attached.program.reset_targets()
+            self._recorder.close()
+            os.close(self._wake)
+            os.close(self._woken)
+
+    # -- the beginning --------------------------------------------------------------
+
+    def _begin(self, started: Callable[[], None]) -> None:
+        plan, recorder = self.plan, self._recorder
+        for pid in self._all_pids():
+            recorder.attach(pid, children=plan.children)
+        if plan.command is not None:
+            recorder.expect(plan.command.pid, children=plan.children)
+        started()
+        if plan.pids:
+            self._look()
+        if plan.command is not None:
+            plan.command.start(at_exec=self._look_at_exec)
+            self._cycle()
+            if plan.command.pin is None and plan.command.poll() is None:
+                self._notes.append(
+                    f"the command's memory could not be held for a last look: {plan.command.pin_reason}"
+                )
+
+    def _look_at_exec(self) -> None:
+        """What exec itself put into the new memory, seen before the first instruction."""
+        self._cycle()
+        self._look()
+
+    def _all_pids(self) -> list[int]:
+        """The targets named, and the children they have already."""
+        pids = list(dict.fromkeys(self.plan.pids))
+        if self.plan.children:
+            for pid in list(pids):
+                pids += [child for child in stat.children(pid) if child not in pids]
+        return pids
+
+    # -- the loop -------------------------------------------------------------------
+
+    def _loop(self, started_ns: int) -> None:
+        with _Poller(self) as poller:
+            while not self._stop:
+                left = self._time_left(started_ns)
+                if left <= 0:
+                    return
+                poller.wait(min(_CYCLE_S, left))
+                self._cycle()
+                if self._ended():
+                    return
+                if self._snapshot_needed():
+                    self._look()
+
+    def _time_left(self, started_ns: int) -> float:
+        if self.plan.duration_s is None:
+            return _CYCLE_S
+        return self.plan.duration_s - (time.monotonic_ns() - started_ns) / 1e9
+
+    def _ended(self) -> bool:
+        if self.plan.command is not None and self.plan.command.poll() is not None:
+            return True
+        named = [pid for pid in self.plan.pids if _lives(pid)]
+        return self.plan.command is None and not named
+
+    def _cycle(self) -> None:
+        for rows in self._recorder.cycle():
+            self._take(rows)
+        if self.plan.command is not None and self.plan.command.pin is not None:
+            self.plan.command.pin.tend()
+
+    def _take(self, rows: Rows) -> None:
+        if not len(rows):
+            return
+        picked = self.plan.picks.choose(rows, self.names)
+        for output in self._outputs.live:
+            output.write(picked, self.names)
+        self._waiting.append(rows)
+        self._waiting_rows += len(rows)
+
+    # -- snapshots -------------------------------------------------------------------
+
+    def _snapshot_needed(self) -> bool:
+        if not self._recorder.changed:
+            return False
+        now = time.monotonic_ns()
+        return now >= self._snapshot_due_ns or self._waiting_rows > _MOST_WAITING
+
+    def _look(self) -> None:
+        """A snapshot of every space in which something happened, and the rows it can confirm."""
+        began = time.monotonic_ns()
+        recorder = self._recorder
+        shots: dict[int, Snapshot] = {}
+        for number in sorted(recorder.changed):
+            shot = self._snapshot(number)
+            if shot is not None:
+                shots[number] = shot
+        self._cycle()  # everything that happened before the snapshots' end
+        for number, shot in shots.items():
+            view = recorder.observer.view(number)
+            recorder.observe(number, shot)
+            self._first_resident.setdefault(number, len(shot.pages))
+            # Suspects and later changes want another look.
+            if not view.suspects and not _changed_since(recorder, number, shot):
+                recorder.changed.discard(number)
+        for number in list(recorder.changed - shots.keys()):
+            recorder.changed.discard(number)
+        self._snapshots += bool(shots)
+        self._release(shots)
+        took = time.monotonic_ns() - began
+        pause = max(self.plan.snapshot_interval_ms * 1_000_000, took * _SNAPSHOT_SHARE)
+        self._snapshot_due_ns = time.monotonic_ns() + pause
+
+    def _snapshot(self, number: int) -> Snapshot | None:
+        space = self._recorder.spaces[number]
+        if space.ended_ns is not None or not space.members:
+            return None
+        for pid in sorted(space.members):
+            with contextlib.suppress(ProcessGone):
+                shot = take(pid)
+                # An exec meanwhile: then this was another address space.
+                return shot if self._recorder.spaces.of(pid) is space else None
+        return None
+
+    def _release(self, shots: dict[int, Snapshot]) -> None:
+        """Write the rows that this round of snapshots could decide on."""
+        if not self._waiting:
+            return
+        rows = np.concatenate(self._waiting)
+        decided = np.ones(len(rows), np.bool_)
+        for number, shot in shots.items():
+            mine = rows["space"] == number
+            decided &= ~mine | (rows["time_ns"] < shot.before_ns)
+            self._confirm(rows, mine, shot)
+        waiting = int(np.argmin(decided)) if not decided.all() else len(rows)
+        self._log(rows[:waiting])
+        self._waiting = [rows[waiting:]] if waiting < len(rows) else []
+        self._waiting_rows = len(rows) - waiting
+
+    def _confirm(self, rows: Rows, mine: "np.ndarray", shot: Snapshot) -> None:  # type: ignore[type-arg]
+        at = np.flatnonzero(mine & (rows["time_ns"] < shot.before_ns))
+        pages = rows["address"][at] >> np.uint64(12)
+        frames = rows["frame"][at]
+        same = (shot.frame_of(pages) == frames) & (frames != ~np.uint64(0))
+        rows["confirmed"][at[same]] = Confirmed.BOTH
+
+    def _log(self, rows: Rows) -> None:
+        if len(rows):
+            for output in self._outputs.log:
+                output.write(rows, self.names)
+
+    # -- the end -----------------------------------------------------------------------
+
+    def _finish(self, started_ns: int) -> Result:
+        recorder = self._recorder
+        status = self._last_look()
+        self._settle()
+        self._attached.program.clear_targets()
+        for rows in recorder.flush():
+            self._take(rows)
+        ended_ns = time.monotonic_ns()
+        self._release({})
+        books = books_of(recorder, self._attached)
+        return Result(
+            books=books,
+            pages=pages_of(recorder),
+            started_ns=started_ns,
+            ended_ns=ended_ns,
+            snapshots=self._snapshots,
+            exit_status=status,
+            notes=[*recorder.notes, *self._notes],
+        )
+
+    def _last_look(self) -> int | None:
+        """The closing snapshots; twice, so that what they alone show can be told from what is on its way."""
+        command = self.plan.command
+        status = None if command is None else command.poll()
+        if status is None:
+            self._recorder.changed.update(
+                space.number for space in self._recorder.spaces.alive() if space.members
+            )
+            self._look()
+            self._look()
+            return None
+        assert command is not None
+        if command.pin is not None and command.pin.pinned:
+            self._look_at_exit(command)
+        command.release_pin()
+        return status
+
+    def _look_at_exit(self, command: Command) -> None:
+        """The command's own memory as it was when it exited."""
+        assert command.pin is not None
+        number = self._recorder.last_space.get(command.pid)
+        self._cycle()
+        number = self._recorder.last_space.get(command.pid, number)
+        if number is None:
+            return
+        try:
+            with PageMap.held(command.pid, command.pin.pagemap_fd) as pagemap:
+                shot = take_pinned(command.pid, command.pin.read_maps(), pagemap)
+        except (ProcessGone, TraceError, OSError):
+            self._notes.append("the command's memory was gone before a last look")
+            return
+        self._recorder.observe(number, shot)
+        self._recorder.observe(number, shot)
+        self._first_resident.setdefault(number, len(shot.pages))
+        self._snapshots += 1
+        self._release({number: shot})
+
+    def _settle(self) -> None:
+        """Wait until every fault the kernel has counted so far has its record, or can have none."""
+        recorder = self._recorder
+        counts: dict[int, int] = {}
+        for tid, thread in recorder.threads.live.items():
+            if not thread.ended:
+                with contextlib.suppress(ProcessGone):
+                    counts[tid] = stat.fault_count(thread.tgid, tid)
+        deadline = time.monotonic() + _SETTLE_S
+        while time.monotonic() < deadline:
+            self._cycle()
+            live = recorder.threads.live
+            if all(live[tid].last >= count for tid, count in counts.items() if tid in live):
+                break
+            time.sleep(0.005)
+        for tid, count in counts.items():
+            recorder.threads.reach(tid, count)
+
+
+def _changed_since(recorder: Recorder, number: int, shot: Snapshot) -> bool:
+    at = recorder.timeline.touched(number)
+    return bool((recorder.timeline["changed_ns"][at] >= shot.before_ns).any())
+
+
+def _lives(pid: int) -> bool:
+    try:
+        return stat.state(pid) not in "ZX"
+    except ProcessGone:
+        return False
+
+
+class _Poller:
+    """Wakes the loop for a life-cycle record, a signal, or a process's end; else after the cycle's time."""
+
+    def __init__(self, session: Session) -> None:
+        self._poll = select.poll()
+        self._session = session
+        self._pidfds: list[int] = []
+        self._poll.register(session._wake, select.POLLIN)
+        command = session.plan.command
+        if command is not None:
+            self._poll.register(command.pidfd, select.POLLIN)
+        for pid in session.plan.pids:
+            with contextlib.suppress(ProcessLookupError):
+                self._pidfds.append(os.pidfd_open(pid))
+                self._poll.register(self._pidfds[-1], select.POLLIN)
+
+    def wait(self, seconds: float) -> None:
+        for fd, _ in self._poll.poll(seconds * 1000):
+            if fd == self._session._wake:
+                os.read(fd, 512)
+            elif fd in self._pidfds:
+                self._poll.unregister(fd)
+
+    def __enter__(self) -> "_Poller":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for fd in self._pidfds:
+            os.close(fd)
+
+
+@contextlib.contextmanager
+def ending_on(session: Session, *numbers: signal.Signals) -> Iterator[None]:
+    """While inside, these signals end the trace."""
+
+    def handle(number: int, frame: object) -> None:
+        session.stop()
+
+    before = {number: signal.signal(number, handle) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
