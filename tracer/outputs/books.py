@@ -51,8 +51,6 @@ def reasons(books: Books, glyphs: Glyphs) -> list[str]:
             f"{_count(books.foreign, 'fault')} in this memory by other processes: "
             "rows here, but counted on their account"
         )
-    if books.filtered:
-        said.append(f"{_count(books.filtered, 'fault')} left out by the filters asked for")
     if books.lost:
         said.append(
             f"{_count(books.lost, 'event')} lost: they came faster than they were read; "
