@@ -98,14 +98,23 @@ def test_exec_reports_the_new_program(band: Sideband) -> None:
     assert {"[stack]", "[vdso]", os.path.realpath("/bin/true")} <= names
 
 
-def test_what_comes_after_the_moment_asked_for_waits_whoever_did_it(band: Sideband) -> None:
-    now = time.clock_gettime_ns(time.CLOCK_MONOTONIC)
+def test_a_new_childs_events_wait_until_it_is_known(band: Sideband) -> None:
+    settled = time.clock_gettime_ns(time.CLOCK_MONOTONIC)
     with subprocess.Popen(["/bin/true"]) as child:
         child.wait()
-    assert all(event.time_ns <= now for event in band.poll({os.getpid()}, now))
-    later = band.poll({child.pid})
+    assert all(event.pid == os.getpid() for event in band.poll({os.getpid()}, settled))
+    assert band.poll({os.getpid()}, settled) == []
+    later = band.poll({child.pid}, settled)
     assert any(isinstance(event, ExecEvent) for event in later)
     assert {event.pid for event in later} == {child.pid}
+    assert band.poll({child.pid}) == []
+
+
+def test_events_of_others_are_dropped_once_settled(band: Sideband) -> None:
+    with subprocess.Popen(["/bin/true"]) as child:
+        child.wait()
+    band.poll({os.getpid()})
+    assert band.poll({child.pid}) == []
 
 
 def test_what_does_not_fit_is_counted() -> None:

@@ -73,7 +73,7 @@ def test_other_processes_are_dropped() -> None:
 
 def test_later_events_of_all_processes_are_kept() -> None:
     early, late = mmap2(b"/bin/x", pid=7), mmap2(b"/bin/x", pid=8, time_ns=1001)
-    events, _, _ = parse(early + late, {42}, until_ns=1000)
+    events, _, _ = parse(early + late, {42}, settled_ns=1000)
     assert [event.pid for event in events] == [8]
 
 

@@ -11,7 +11,6 @@ are system-wide; other processes' are dropped by pid before anything else is
 looked at.
 """
 
-import bisect
 import ctypes
 import errno
 import mmap
@@ -28,6 +27,7 @@ from tracer.text import decode
 
 PAGE = mmap.PAGESIZE
 FOREVER = (1 << 64) - 1
+_SLACK_NS = 10_000_000  # records of the ring are not strictly in order of time
 DATA_PAGES = 128  # with its control page what perf_event_mlock_kb (516) grants each CPU
 
 # include/uapi/linux/perf_event.h
@@ -99,11 +99,11 @@ Event = MmapEvent | ExecEvent
 
 
 def parse(
-    data: bytes, pids: Container[int] | None = None, until_ns: int = FOREVER
+    data: bytes, pids: Container[int] | None = None, settled_ns: int = FOREVER
 ) -> tuple[list[Event], int, int]:
     """The events of `pids` (all when None) in whole records of one buffer.
 
-    Of those after `until_ns` every process's are kept. Returns (events in the
+    Of those after `settled_ns` every process's are kept. Returns (events in the
     buffer's order, records the kernel says it lost, bytes left over because a
     record made no sense).
     """
@@ -117,7 +117,7 @@ def parse(
             if size < _SMALLEST[kind]:
                 break
             pid, tid, time_ns = _SAMPLE_ID.unpack_from(data, at + size - _SAMPLE_ID.size)
-            if pids is None or pid in pids or time_ns > until_ns:
+            if pids is None or pid in pids or time_ns > settled_ns:
                 if kind == _RECORD_MMAP2:
                     events.append(_mapping(data[at : at + size], misc))
                 else:
@@ -272,25 +272,33 @@ class Sideband:
         """Records (of any process) that found their buffer full, as far as is known."""
         return self._lost_before + sum(buffer.lost for buffer in self._buffers.values())
 
-    def poll(self, pids: Container[int] | None = None, until_ns: int | None = None) -> list[Event]:
-        """New events of `pids` (tgids; all processes when None) up to `until_ns`, by time.
+    def poll(
+        self, pids: Container[int] | None = None, settled_ns: int | None = None
+    ) -> list[Event]:
+        """New events of `pids` (tgids; all processes when None) up to this moment, by time.
 
-        `until_ns` is a moment of the past on CLOCK_MONOTONIC; by default that of
-        the call. Later events wait for the next call, those of processes that
-        are not among `pids` yet as well. So nothing of a new child is missed by
-        who takes the time, then reads the fault ring with its forks, then
-        polls with that time and the children added to `pids`.
+        Read the fault ring *before* polling: then every mapping a fault could
+        have been in is told. `settled_ns` (CLOCK_MONOTONIC) is the moment up to
+        which all forks are known: the time of the last record taken from the
+        ring. Later events of processes not among `pids` are kept, so that a
+        child's first mappings come once it is; by default they are dropped.
         When `lost` has grown, a look at /proc/PID/maps must fill the gap.
         """
-        if until_ns is None:
-            until_ns = time.clock_gettime_ns(time.CLOCK_MONOTONIC)
+        now = time.clock_gettime_ns(time.CLOCK_MONOTONIC)
+        settled_ns = now if settled_ns is None else settled_ns - _SLACK_NS
         events = self._pending
         for buffer in self._buffers.values():
-            events += self._take(buffer, pids, until_ns)
+            events += self._take(buffer, pids, settled_ns)
         events.sort(key=lambda event: event.time_ns)
-        due = bisect.bisect_right(events, until_ns, key=lambda event: event.time_ns)
-        self._pending = events[due:]
-        return [event for event in events[:due] if pids is None or event.pid in pids]
+        due: list[Event] = []
+        self._pending = []
+        for event in events:
+            mine = pids is None or event.pid in pids
+            if mine and event.time_ns <= now:
+                due.append(event)
+            elif mine or event.time_ns > settled_ns:
+                self._pending.append(event)
+        return due
 
     def refresh(self) -> bool:
         """Attach to CPUs that came online; True where that left a gap in what was seen.
@@ -305,8 +313,8 @@ class Sideband:
                 self._buffers.pop(cpu).close()
         return self._attach_missing()
 
-    def _take(self, buffer: _Buffer, pids: Container[int] | None, until_ns: int) -> list[Event]:
-        events, lost, left_over = parse(buffer.drain(), pids, until_ns)
+    def _take(self, buffer: _Buffer, pids: Container[int] | None, settled_ns: int) -> list[Event]:
+        events, lost, left_over = parse(buffer.drain(), pids, settled_ns)
         buffer.lost += lost if not buffer.counts_lost else 0
         self.corrupt += left_over > 0
         return events
