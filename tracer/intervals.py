@@ -10,6 +10,7 @@ from tracer.rows import Names, Region
 
 Ids = npt.NDArray[np.uint32]  # indices into Names.regions
 Array = npt.NDArray[np.uint64]
+Times = npt.NDArray[np.uint64] | npt.NDArray[np.int64]  # CLOCK_MONOTONIC ns
 
 _UNSET = (1 << 32) - 1
 

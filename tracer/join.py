@@ -34,6 +34,7 @@ class Join:
     spaces: Spaces
     timeline: Timeline
     zero_frame: int
+    symbols: bool = False  # look up which mapping each instruction is in, too
     shmem_roots: tuple[str, ...] = ()  # mount points of tmpfs, each with a trailing slash
     comms: dict[int, int] = field(default_factory=dict)  # tid -> index into names.comms
     stray: int = 0  # exceptions that were no page's fault: a SIGSEGV on its way (perf)
@@ -73,6 +74,8 @@ class Join:
         timed &= faults["time_ns"] != faults["start_ns"]
         took = faults["time_ns"].astype(np.int64) - faults["start_ns"].astype(np.int64)
         rows["latency_ns"] = np.where(timed, took, UNKNOWN_LATENCY)
+        if self.symbols:
+            rows["ip_region"] = self._ip_regions(rows)
         rows["frame"] = new.frame
         rows["frame_before"] = old.frame
         seen = (traits & Trait.UNSEEN) == 0
@@ -80,6 +83,14 @@ class Join:
         return rows
 
     # -- parts of a row -----------------------------------------------------------
+
+    def _ip_regions(self, rows: Rows) -> npt.NDArray[np.uint32]:
+        regions = np.zeros(len(rows), np.uint32)
+        for space in np.unique(rows["space"]).tolist():
+            mine = np.flatnonzero(rows["space"] == space)
+            times = rows["time_ns"][mine].astype(np.uint64)
+            regions[mine] = self.spaces.lookup(space, rows["ip"][mine], times)
+        return regions
 
     def _comm_ids(self, tids: npt.NDArray[np.uint32]) -> npt.NDArray[np.uint32]:
         distinct, inverse = np.unique(tids, return_inverse=True)

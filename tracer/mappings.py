@@ -9,12 +9,12 @@ among the mappings of its moment.
 import itertools
 from collections import deque
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
-from tracer.intervals import Array, Ids, IntervalMap, Laid
+from tracer.intervals import Array, Ids, IntervalMap, Laid, Times
 from tracer.kernel.sideband import MmapEvent
 from tracer.procfs.maps import Mapping
 from tracer.records import Mark
@@ -81,7 +81,7 @@ class Move:
 
 @dataclass(frozen=True, slots=True)
 class Brk:
-    """A brk(2) that returned `end`."""
+    """A brk(2) that returned `end`, one that only asked included."""
 
     end: int
 
@@ -130,7 +130,7 @@ class MappingHistory:
             self._apply(self._queue.popleft()[1])
             self._vmas.clear()
 
-    def lookup(self, addresses: Array, times: Array) -> Ids:
+    def lookup(self, addresses: Array, times: Times) -> Ids:
         """The region of each address at its time (CLOCK_MONOTONIC ns); 0 where none is known.
 
         Applies the changes up to the latest time; what was due before stays
@@ -180,7 +180,7 @@ class MappingHistory:
         return self._by_time(faults["time_ns"], regions, region)
 
     def _by_time(
-        self, times: Array, ids_of: Callable[[Part], Ids], id_of: Callable[[int], int]
+        self, times: Times, ids_of: Callable[[Part], Ids], id_of: Callable[[int], int]
     ) -> Ids:
         """The ids of each run of faults between two changes, the changes applied in between.
 
@@ -190,6 +190,7 @@ class MappingHistory:
         result = np.zeros(len(times), dtype=np.uint32)
         if not len(times):
             return result
+        times = np.asarray(times, dtype=np.uint64)
         order = None
         if (times[1:] < times[:-1]).any():
             order = np.argsort(times, kind="stable")
@@ -208,7 +209,7 @@ class MappingHistory:
                 self.advance(int(times[until]))
         return result
 
-    def _due_within(self, times: Array) -> list[int]:
+    def _due_within(self, times: Times) -> list[int]:
         """Where in the sorted `times` changes fall due: indices of the first fault after each."""
         last = int(times[-1])
         waiting = itertools.takewhile(lambda entry: entry[0] <= last, self._queue)
@@ -242,9 +243,7 @@ class MappingHistory:
             case Unmap(start, end):
                 self._map.unmap(start, end)
             case Brk(end):
-                if end < self._brk:
-                    self._map.unmap(page_up(end), page_up(self._brk))
-                self._brk = end
+                self._move_brk(end)
             case Move():
                 self._move(change)
             case _:
@@ -257,6 +256,17 @@ class MappingHistory:
             name = self._files.name(seen.device, seen.inode) if seen.inode else "[anon]"
         region = Region(seen.start, seen.end, seen.perms, offset, name)
         return Laid(region, seen.device, seen.inode)
+
+    def _move_brk(self, end: int) -> None:
+        before, self._brk = self._brk, end
+        if end < before:
+            self._map.unmap(page_up(end), page_up(before))
+        elif before and end > before:
+            # perf_event_mmap runs before mm->brk grows, so on newer kernels (seen on 6.18)
+            # the first piece of the heap is reported without its name
+            laid = self._map.at(end - 1)
+            if laid and laid.region.name == "[anon]" and not laid.gone:
+                self._map.lay(replace(laid, region=replace(laid.region, name="[heap]")))
 
     def _move(self, move: Move) -> None:
         if move.new == move.old:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
+from tracer.outputs.base import PageTable
 from tracer.rows import Kind, Names, Region, Rows
 
 
@@ -33,6 +34,15 @@ class Picks:
             rows = rows[keep]
         self.shown += len(rows)
         return rows
+
+    def choose_pages(self, pages: PageTable, names: Names) -> PageTable:
+        """The pages of the regions to show."""
+        if not self:
+            return pages
+        keep = self.region_mask(names)[pages.region]
+        if self.kinds:
+            keep &= np.isin(pages.first_kind, [kind.value for kind in self.kinds])
+        return PageTable(**{name: column[keep] for name, column in vars(pages).items()})
 
     def region_mask(self, names: Names) -> npt.NDArray[np.bool_]:
         """Which of names.regions are wanted."""

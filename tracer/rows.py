@@ -77,6 +77,7 @@ ROW = np.dtype(
         ("pages", "<u4"),  # pages that gained a frame by this fault
         ("region", "<u4"),  # index into Names.regions
         ("ip", "<u8"),  # faulting instruction; 0 where there is none
+        ("ip_region", "<u4"),  # the mapping the instruction is in; 0 unless symbols are wanted
         ("count", "<u8"),  # the thread's min_flt + maj_flt, this fault included; 0 where unknown
         ("confirmed", "u1"),
     ]

@@ -7,12 +7,12 @@ for one, the end, signals. What they mean is the recorder's business.
 import contextlib
 import os
 import select
-import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
+import numpy.typing as npt
 
 from tracer.closing import books_of, pages_of
 from tracer.errors import TraceError
@@ -44,6 +44,7 @@ class Plan:
     snapshot_interval_ms: int = 1000
     range: tuple[int, int] | None = None
     min_latency_ns: int = 0
+    symbols: bool = False
     picks: Picks = field(default_factory=Picks)
 
 
@@ -66,25 +67,25 @@ class Result:
     snapshots: int
     exit_status: int | None  # of the command; None while it runs, and without one
     notes: list[str]
+    stdout_closed: bool  # the reader of the lines went away
 
 
 class Session:
     """Runs one `Plan` on an attached probe. `run` may be called once."""
 
-    def __init__(
-        self, attached: Attached, plan: Plan, outputs: Outputs, names: Names | None = None
-    ) -> None:
+    def __init__(self, attached: Attached, plan: Plan, outputs: Outputs | None = None) -> None:
         self.plan = plan
-        self.names = names or Names()
+        self.names = Names()
+        self.outputs = outputs or Outputs()
         self._attached = attached
-        self._outputs = outputs
         self._recorder = Recorder(attached, self.names)
+        self._recorder.join.symbols = plan.symbols
         self._waiting: list[Rows] = []
         self._waiting_rows = 0
         self._snapshots = 0
         self._snapshot_due_ns = 0
         self._stop = False
-        self._interrupts = 0
+        self._stdout_closed = False
         self._notes: list[str] = []
         self._first_resident: dict[int, int] = {}
         self._wake, self._woken = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
@@ -182,10 +183,20 @@ class Session:
         if not len(rows):
             return
         picked = self.plan.picks.choose(rows, self.names)
-        for output in self._outputs.live:
-            output.write(picked, self.names)
+        try:
+            for output in self.outputs.live:
+                output.write(picked, self.names)
+        except BrokenPipeError:
+            self._reader_gone()
         self._waiting.append(rows)
         self._waiting_rows += len(rows)
+
+    def _reader_gone(self) -> None:
+        """Nobody reads the lines any more: go on only if there is something else to write."""
+        self._stdout_closed = True
+        self.outputs.live.clear()
+        if self.plan.command is None and not self.outputs.log:
+            self._stop = True
 
     # -- snapshots -------------------------------------------------------------------
 
@@ -246,7 +257,7 @@ class Session:
         self._waiting = [rows[waiting:]] if waiting < len(rows) else []
         self._waiting_rows = len(rows) - waiting
 
-    def _confirm(self, rows: Rows, mine: "np.ndarray", shot: Snapshot) -> None:  # type: ignore[type-arg]
+    def _confirm(self, rows: Rows, mine: npt.NDArray[np.bool_], shot: Snapshot) -> None:
         at = np.flatnonzero(mine & (rows["time_ns"] < shot.before_ns))
         pages = rows["address"][at] >> np.uint64(12)
         frames = rows["frame"][at]
@@ -255,7 +266,7 @@ class Session:
 
     def _log(self, rows: Rows) -> None:
         if len(rows):
-            for output in self._outputs.log:
+            for output in self.outputs.log:
                 output.write(rows, self.names)
 
     # -- the end -----------------------------------------------------------------------
@@ -278,6 +289,7 @@ class Session:
             snapshots=self._snapshots,
             exit_status=status,
             notes=[*recorder.notes, *self._notes],
+            stdout_closed=self._stdout_closed,
         )
 
     def _last_look(self) -> int | None:
@@ -377,18 +389,3 @@ class _Poller:
     def __exit__(self, *_: object) -> None:
         for fd in self._pidfds:
             os.close(fd)
-
-
-@contextlib.contextmanager
-def ending_on(session: Session, *numbers: signal.Signals) -> Iterator[None]:
-    """While inside, these signals end the trace."""
-
-    def handle(number: int, frame: object) -> None:
-        session.stop()
-
-    before = {number: signal.signal(number, handle) for number in numbers}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

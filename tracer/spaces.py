@@ -4,10 +4,10 @@ A space is what one `struct mm_struct` was for one while: fork makes one,
 exec replaces one, vfork shares one, and the kernel reuses the pointer once it
 has ended. Each gets a small number from 1.
 
-How to call it, once a cycle: take the time, read the fault ring up to then,
-poll the sideband up to then and `feed` it, then go through the ring's records
-in their order: `lifecycle` and `syscall` for each record of that kind,
-`resolve` and `regions` for the faults between two of them; at last `advance`.
+How to call it, once a cycle: read the fault ring, then poll the sideband and
+`feed` it, then go through the ring's records in their order: `lifecycle` and
+`syscall` for each record of that kind, `resolve` and `regions` for the faults
+between two of them; at last `advance` to the last record's time.
 """
 
 from collections.abc import Iterable
@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from tracer.intervals import Array, Ids
+from tracer.intervals import Array, Ids, Times
 from tracer.kernel.sideband import Event, ExecEvent
 from tracer.mappings import Brk, Change, Files, MappingHistory, Move, Unmap, page_up
 from tracer.procfs.maps import Mapping
@@ -65,6 +65,11 @@ class Spaces:
         self._execs: dict[int, int] = {}  # time of the last EXEC record that found none
         self._orphans: dict[int, list[Event]] = {}  # events before their process's FORK record
         self._ended: list[Space] = []
+
+    @property
+    def files(self) -> Files:
+        """The files mapped so far."""
+        return self._files
 
     def __getitem__(self, number: int) -> Space:
         return self._spaces[number - 1]
@@ -206,9 +211,22 @@ class Spaces:
             result[mine] = history.lookup_faults(faults[mine])
         return result
 
-    def lookup(self, number: int, addresses: Array, times: Array) -> Ids:
+    def lookup(self, number: int, addresses: Array, times: Times) -> Ids:
         """`MappingHistory.lookup` in one space."""
         return self[number].history.lookup(addresses, times)
+
+    def regions_at(self, numbers: Ids, addresses: Array, times: Times) -> Ids:
+        """`lookup` of addresses in many spaces, such as those of rows' instructions.
+
+        Shapes (n,). Times before the last `regions` are answered with what was
+        known then, which for code is nearly always the same.
+        """
+        result = np.zeros(len(numbers), dtype=np.uint32)
+        for number in np.unique(numbers).tolist():
+            if number:
+                mine = numbers == number
+                result[mine] = self.lookup(number, addresses[mine], times[mine])
+        return result
 
     def advance(self, time_ns: int) -> None:
         """End a cycle: apply changes up to `time_ns`, let go of what can no longer be asked.
