@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from tracer.kernel.sideband import Sideband
-from tracer.mappings import Move, Unmap
+from tracer.mappings import Brk, Move, Unmap
 from tracer.procfs.maps import Mapping, read_maps
 from tracer.rows import Names, Region
 from tracer.spaces import Spaces
@@ -141,3 +141,33 @@ def test_mremap_moves_and_resizes(child: Child) -> None:
             spaces.feed(band.poll({child.pid}))
             spaces[1].history.add(now, Move(source, old_size * P, target, new_size * P, keep=False))
             expect(names, spaces, child, now)
+
+
+def test_exec_is_followed_from_an_empty_space(tmp_path: Path) -> None:
+    names = Names()
+    spaces = Spaces(names)
+    with Sideband() as band:
+        start = time.clock_gettime_ns(time.CLOCK_MONOTONIC)
+        with subprocess.Popen(["cat"], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
+            assert child.stdin
+            assert child.stdout
+            child.stdin.write(b"ready\n")
+            child.stdin.flush()
+            assert child.stdout.readline() == b"ready\n"
+            mappings = read_maps(child.pid)
+            events = band.poll({child.pid})
+            child.stdin.close()
+    spaces.attach(start, child.pid, 1)
+    spaces.feed(events)
+    spaces.exec(events[-1].time_ns, child.pid, 2)
+    for heap in (m for m in mappings if m.name == "[heap]"):
+        for brk in (heap.start, heap.end):  # as the libc does; no probe is here to tell
+            spaces[2].history.add(events[-1].time_ns, Brk(brk))
+    addresses = np.array([m.end - 1 for m in mappings], dtype=np.uint64)
+    ids = spaces.lookup(2, addresses, np.full(len(addresses), time.monotonic_ns()))
+    found = [names.regions[i] for i in ids]
+    for region, mapping in zip(found, mappings, strict=True):
+        if mapping.name != "[vsyscall]":  # of no address space
+            assert region == Region(
+                mapping.start, mapping.end, mapping.perms, mapping.offset, mapping.name
+            )

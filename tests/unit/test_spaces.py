@@ -181,6 +181,17 @@ def test_system_calls_change_mappings(spaces: Spaces) -> None:
     ]
 
 
+def test_addresses_in_many_spaces(spaces: Spaces) -> None:
+    spaces.attach(0, 10, A, [mapping(0, "/a")])
+    spaces.attach(0, 11, B, [mapping(0, "/b")])
+    numbers = np.array([2, 1, 0], dtype=np.uint32)
+    where, when = np.zeros(3, dtype=np.uint64), np.full(3, 9, dtype=np.int64)
+    ids = spaces.regions_at(numbers, where, when)
+    assert [spaces._names.regions[i].name for i in ids] == ["/b", "/a", ""]
+    assert spaces.files.inode_of("/a") == 5
+    assert spaces.files.inode_of("/z") is None
+
+
 def test_snapshots_go_to_the_space_of_their_moment(spaces: Spaces) -> None:
     spaces.attach(0, 10, A)
     spaces.feed([ExecEvent(10, 10, 10)])

@@ -216,6 +216,14 @@ def test_brk_downwards_cuts_the_heap(history: MappingHistory) -> None:
     assert look(history, (4, 2)) == [Region(0, 5 * P, "rw-p", 0, "[heap]")]
 
 
+def test_the_first_piece_of_the_heap_gets_its_name_by_brk(history: MappingHistory) -> None:
+    history.add(1, event(1, 0, 10))  # bss
+    history.add(1, Brk(20 * P))  # asked where it is
+    history.add(2, event(2, 20, 30))
+    history.add(2, Brk(30 * P - 9))
+    assert names_of(look(history, (9, 2), (29, 2))) == ["[anon]", "[heap]"]
+
+
 def test_fork_copies_what_was_there_then(history: MappingHistory) -> None:
     history.add(1, event(1, 0, 2, "/a", 1))
     history.add(2, event(2, 2, 4, "/b", 2))
