@@ -1,5 +1,7 @@
 """A pytest plugin for the guest: one JSON line a test, written as soon as it is known.
 
+It also skips what makes no sense there (catalogue.TIMED).
+
 `pytest -p tests.kernels.report --report-lines FILE`. pytest's own reports are written at the
 end; a guest that crashes never gets there, and these lines say how far it came.
 """
@@ -10,6 +12,9 @@ from typing import Any
 
 import pytest
 
+from tests.kernels.catalogue import TIMED
+from tests.kernels.results import split_test
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--report-lines", type=Path, metavar="FILE", help="one JSON line a test")
@@ -19,6 +24,13 @@ def pytest_configure(config: pytest.Config) -> None:
     path = config.getoption("--report-lines")
     if path is not None:
         config.pluginmanager.register(LineReport(path), "kernels-line-report")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        test, _ = split_test(item.nodeid)
+        if test in TIMED:
+            item.add_marker(pytest.mark.skip(reason="it holds the clock against a limit"))
 
 
 class LineReport:
