@@ -4,10 +4,12 @@ import argparse
 import os
 import re
 import shutil
+import signal
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Event
 
 from bench.instructions import measure
 from tests.kernels.boot import ROOT, boot
@@ -39,6 +41,7 @@ NEEDED = {
 
 def main(arguments: Sequence[str]) -> int:
     options = _options(arguments)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # leave no guest behind
     missing = _missing_programs()
     if missing:
         return _stop(f"{missing}; tools/bootstrap --kernels installs what is needed")
@@ -49,16 +52,24 @@ def main(arguments: Sequence[str]) -> int:
             return _run(options, images, root)
     except (FetchError, StageError) as error:
         return _stop(str(error))
+    except KeyboardInterrupt:
+        return _stop("interrupted")
 
 
 def _run(options: argparse.Namespace, images: dict[Kernel, Image], root: Path) -> int:
     """Guests, table, bench, closing line; the exit status."""
+    stop = Event()
     with ThreadPoolExecutor(GUESTS_AT_A_TIME) as pool:
         guests = [
-            pool.submit(_run_guest, kernel, image, root, options)
+            pool.submit(_run_guest, kernel, image, root, options, stop)
             for kernel, image in images.items()
         ]
-        cases = [case for guest in guests for case in guest.result()]
+        try:
+            cases = [case for guest in guests for case in guest.result()]
+        except KeyboardInterrupt:
+            stop.set()
+            pool.shutdown(cancel_futures=True)
+            raise
     print(f"\n{table(cases)}\n")
     explained = notes(cases)
     if explained:
@@ -130,7 +141,9 @@ def _missing_programs() -> str:
     return f"missing: {', '.join(missing)}" if missing else ""
 
 
-def _run_guest(kernel: Kernel, image: Image, root: Path, options: argparse.Namespace) -> list[Case]:
+def _run_guest(
+    kernel: Kernel, image: Image, root: Path, options: argparse.Namespace, stop: Event
+) -> list[Case]:
     """One boot, all probes: Python starts once, and each probe is compiled once."""
     out = OUT / image.version
     out.mkdir(parents=True, exist_ok=True)
@@ -145,7 +158,14 @@ def _run_guest(kernel: Kernel, image: Image, root: Path, options: argparse.Names
     if options.select:
         command += ["-k", options.select]
     ended = boot(
-        image, command, out, limit=options.limit, root=root, append=kernel.append, vng=kernel.vng
+        image,
+        command,
+        out,
+        limit=options.limit,
+        root=root,
+        append=kernel.append,
+        vng=kernel.vng,
+        stop=stop,
     )
     lines = report.read_text(errors="replace") if report.exists() else ""
     cases = judge(read_report(image.version, lines), kernel.name)

@@ -14,6 +14,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Event
 
 from tests.kernels.fetch import Image
 
@@ -62,11 +63,13 @@ def boot(
     memory: str = "2G",
     append: Sequence[str] = (),
     vng: Sequence[str] = (),
+    stop: Event | None = None,
 ) -> Boot:
     """Boot `image`, run `command` in the folder `root`, and wait at most `limit` seconds.
 
     `out` must exist; `output`, `status` and `console.log` are written there.
-    `append` goes to the kernel's command line, `vng` to vng's own.
+    `append` goes to the kernel's command line, `vng` to vng's own. Setting
+    `stop` (from another thread) ends the guest at once.
     """
     out = out.resolve()
     for name in ("output", "status"):
@@ -83,11 +86,8 @@ def boot(
             env=os.environ | {"PATH": _host_path()},
             start_new_session=True,  # QEMU is a grandchild: the group is what can be killed
         )
-        timed_out = False
         try:
-            process.wait(limit)
-        except subprocess.TimeoutExpired:
-            timed_out = True
+            timed_out = not _wait(process, started + limit, stop or Event())
         finally:
             _end(process)
     status = _read(out / "status").strip()
@@ -137,6 +137,17 @@ def _vng_arguments(
 def _host_path() -> str:
     """PATH for vng: it calls virtme-run, which lies beside it, and modprobe, which is in sbin."""
     return f"{Path(sys.executable).parent}:{os.environ['PATH']}:/usr/sbin:/sbin"
+
+
+def _wait(process: subprocess.Popen[bytes], deadline: float, stop: Event) -> bool:
+    """Whether the process ended by itself before the deadline and before `stop`."""
+    while time.monotonic() < deadline and not stop.is_set():
+        try:
+            process.wait(0.5)
+        except subprocess.TimeoutExpired:
+            continue
+        return True
+    return False
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
