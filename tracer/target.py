@@ -169,17 +169,21 @@ class Command:
         if self._status is not None:
             self.pin_reason = "it was ended before it began"
             self._drop_helper()
-        elif self._helper is not None:
-            self._take_pin()  # ptrace was refused: late, and perhaps too late
+        elif self.pin_reason != "not asked for":
+            if self.pin is None:
+                self._take_pin()  # ptrace was refused: late, and perhaps too late
+            if self.pin is not None:
+                self._prepare_helper()  # for a later exec, where there is no time to make one
 
     def repin(self) -> None:
         """Pin anew after a later exec: `pin` is the new memory's, or None (see `pin_reason`)."""
         if self.pin_reason == "not asked for":
             return
         old, self.pin = self.pin, None
+        if self._helper is None:
+            self._prepare_helper()
+        self._take_pin()
         self._prepare_helper()
-        if self._helper is not None:
-            self._take_pin()
         if old is not None:
             old.release()
 
@@ -228,15 +232,15 @@ class Command:
         """
         self.release_pin()
         self._drop_helper()
+        if not self._started:  # killed first: the pipe's end would let it end by itself
+            self.send_signal(signal.SIGKILL)
+            self.wait()
         for fd in (self._go, self._report):
             if fd >= 0:
                 os.close(fd)
         self._go = self._report = -1
         if self._status is not None:
             return
-        if not self._started:
-            self.send_signal(signal.SIGKILL)
-            self.wait()
         status = self.poll()
         if status is not None:
             self._status = status
@@ -258,7 +262,8 @@ class Command:
         try:
             self._helper = PinHelper()
         except PinUnavailable as error:
-            self.pin_reason = str(error)
+            if self.pin is None:
+                self.pin_reason = str(error)
 
     def _drop_helper(self) -> None:
         if self._helper is not None:
@@ -267,6 +272,8 @@ class Command:
 
     def _take_pin(self) -> None:
         helper, self._helper = self._helper, None
+        if helper is None:
+            return  # pin_reason says why
         try:
             self.pin = MmPin(self.pid, helper)
             self.pin_reason = ""
