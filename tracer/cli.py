@@ -326,7 +326,7 @@ class Report:
             return None
         from tracer.symbols import Symbols
 
-        symbols = Symbols(self.session.names.regions)
+        symbols = Symbols(self.session.names.regions, self.session.inode_of)
         return lambda rows: symbols.names(rows["ip"], rows["ip_region"])
 
     def _info(self) -> Any:

@@ -59,10 +59,9 @@ def pages_of(recorder: Recorder) -> PageTable:
     line = recorder.timeline
     parts = []
     spaces = []
-    for space in recorder.spaces.all():
-        at = line.touched(space.number)
-        parts.append(at)
-        spaces.append(np.full(len(at), space.number, np.uint32))
+    for each in recorder.spaces.all():
+        parts.append(line.touched(each.number))
+        spaces.append(np.full(len(parts[-1]), each.number, np.uint32))
     at = np.concatenate(parts) if parts else np.empty(0, np.int64)
     space = np.concatenate(spaces) if spaces else np.empty(0, np.uint32)
     owners = np.array([0, *(each.owner for each in recorder.spaces.all())], np.uint32)

@@ -75,7 +75,7 @@ class Join:
         took = faults["time_ns"].astype(np.int64) - faults["start_ns"].astype(np.int64)
         rows["latency_ns"] = np.where(timed, took, UNKNOWN_LATENCY)
         if self.symbols:
-            rows["ip_region"] = self._ip_regions(rows)
+            rows["ip_region"] = self.spaces.regions_at(space, faults["ip"], faults["time_ns"])
         rows["frame"] = new.frame
         rows["frame_before"] = old.frame
         seen = (traits & Trait.UNSEEN) == 0
@@ -83,14 +83,6 @@ class Join:
         return rows
 
     # -- parts of a row -----------------------------------------------------------
-
-    def _ip_regions(self, rows: Rows) -> npt.NDArray[np.uint32]:
-        regions = np.zeros(len(rows), np.uint32)
-        for space in np.unique(rows["space"]).tolist():
-            mine = np.flatnonzero(rows["space"] == space)
-            times = rows["time_ns"][mine].astype(np.uint64)
-            regions[mine] = self.spaces.lookup(space, rows["ip"][mine], times)
-        return regions
 
     def _comm_ids(self, tids: npt.NDArray[np.uint32]) -> npt.NDArray[np.uint32]:
         distinct, inverse = np.unique(tids, return_inverse=True)

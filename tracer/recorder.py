@@ -73,6 +73,7 @@ class Recorder:
         self._carry: Bytes = np.empty((0, self.layout.size), np.uint8)
         self._carried = False
         self._brk: dict[int, int] = {}
+        self._sideband_gap = 0
 
     def close(self) -> None:
         """Let go of the ring and the sideband; the probe is its owner's."""
@@ -109,8 +110,10 @@ class Recorder:
     def cycle(self) -> Iterator[Rows]:
         """Everything the ring holds now, as batches of rows."""
         while True:
+            now = time.monotonic_ns()
             batch = self.ring.read(_BATCH)
             if not len(batch) and not len(self._carry):
+                self._feed_sideband(now)
                 return
             more = len(batch) == _BATCH
             yield from self._process(self._hold_back(batch))
@@ -145,7 +148,8 @@ class Recorder:
     def _process(self, batch: Bytes) -> Iterator[Rows]:
         types = batch[:, 0]
         self._learn_children(batch[types == RecordType.FORK])
-        self._feed_sideband()
+        if len(batch):
+            self._feed_sideband(int(batch[-1:].view(self.layout.fault)["time_ns"][0, 0]))
         is_fault = types == RecordType.FAULT
         faults = batch[is_fault].view(self.layout.fault).ravel()
         windows = batch[types == RecordType.WINDOW].view(self.layout.window).ravel()
@@ -172,7 +176,8 @@ class Recorder:
                 self._lifecycle(kind, record)
             start = end
         yield from self._segment(faults, windows, matched, start, len(faults))
-        self.spaces.advance(int(batch[-1].view(self.layout.fault)["time_ns"][0]) if len(batch) else 0)
+        if len(batch):
+            self.spaces.advance(int(batch[-1:].view(self.layout.fault)["time_ns"][0, 0]))
 
     def _segment(
         self,
@@ -203,9 +208,20 @@ class Recorder:
         for record in forks.view(self.layout.task).ravel():
             self.tgids.add(int(record["child_tgid"]))
 
-    def _feed_sideband(self) -> None:
-        if self.sideband is not None:
-            self.spaces.feed(self.sideband.poll(self.tgids))
+    def _feed_sideband(self, settled_ns: int) -> None:
+        """Take the new mappings; whose process began after `settled_ns` may not be known yet."""
+        if self.sideband is None:
+            return
+        self.spaces.feed(self.sideband.poll(self.tgids, settled_ns))
+        gap = self.sideband.lost + self.sideband.corrupt
+        if gap != self._sideband_gap:
+            self._sideband_gap = gap
+            self.changed.update(space.number for space in self.spaces.alive() if space.members)
+
+    def tend(self) -> None:
+        """Now and then: follow CPUs that came online."""
+        if self.sideband is not None and self.sideband.refresh():
+            self.changed.update(space.number for space in self.spaces.alive() if space.members)
 
     def _lifecycle(self, kind: int, record: np.void) -> None:
         tgid, tid, count = int(record["tgid"]), int(record["tid"]), int(record["count"])

@@ -90,6 +90,10 @@ class Session:
         self._first_resident: dict[int, int] = {}
         self._wake, self._woken = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
 
+    def inode_of(self, path: str) -> int | None:
+        """Which file a mapped path stood for when it was mapped; None where that is not known."""
+        return self._recorder.spaces.files.inode_of(path)
+
     def stop(self) -> None:
         """End the trace at the next cycle; safe in a signal handler."""
         self._stop = True
@@ -227,6 +231,7 @@ class Session:
             recorder.changed.discard(number)
         self._snapshots += bool(shots)
         self._release(shots)
+        recorder.tend()
         took = time.monotonic_ns() - began
         pause = max(self.plan.snapshot_interval_ms * 1_000_000, took * _SNAPSHOT_SHARE)
         self._snapshot_due_ns = time.monotonic_ns() + pause

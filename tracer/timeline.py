@@ -23,6 +23,7 @@ Bools = npt.NDArray[np.bool_]
 _BLOCK_SHIFT = 9
 _BLOCK = 1 << _BLOCK_SHIFT
 _NONE = np.uint64(NO_FRAME)
+_ENDS = [Loss.MUNMAP.value, Loss.MOVE.value]
 _SPACE_SHIFT = 40  # a block number has at most 57 - 12 - 9 = 36 bits
 
 _COLUMNS: dict[str, type] = {
@@ -70,10 +71,22 @@ class Outcome:
 
 @dataclass
 class Tally:
-    """Pages gained and lost, by source and by cause."""
+    """Pages gained and lost over the whole run: by source, by cause, and by region."""
 
     gained: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros(32, np.int64))
     lost: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros(32, np.int64))
+    gained_in: dict[int, int] = field(default_factory=dict)  # region -> pages
+    lost_in: dict[int, int] = field(default_factory=dict)
+
+    @staticmethod
+    def count(
+        into: dict[int, int], regions: npt.NDArray[np.uint32], chosen: Bools | bool = True
+    ) -> None:
+        """Add one for each of `regions`, as far as `chosen`."""
+        if chosen is not True:
+            regions = regions[chosen]
+        for region, times in zip(*np.unique(regions, return_counts=True), strict=True):
+            into[int(region)] = into.get(int(region), 0) + int(times)
 
 
 class Timeline:
@@ -171,6 +184,7 @@ class Timeline:
         self._columns["assumed"][at] = False
         self._columns["gains"][at] = 1
         self.tally.gained[Source.FORK] += len(at)
+        self.tally.count(self.tally.gained_in, self._columns["region"][at])
 
     def forget(self, at: npt.NDArray[np.int64]) -> None:
         """What was assumed of these slots' pages (inherited by fork) was not so."""
@@ -212,6 +226,10 @@ class Timeline:
             return
         columns = self._columns
         sources = np.broadcast_to(np.asarray(source, np.uint8), count)
+        # After an unmapping the address belongs to a new mapping: a new page.
+        renewed = at[np.isin(columns["last_loss"][at], _ENDS)]
+        for name in ("gains", "losses", "last_loss"):
+            columns[name][renewed] = 0
         first = columns["gains"][at] == 0
         for name, value in (
             ("first_ns", time),
@@ -229,6 +247,7 @@ class Timeline:
         columns["gains"][at] += np.uint32(1)
         columns["assumed"][at] = False
         np.add.at(self.tally.gained, sources, 1)
+        self.tally.count(self.tally.gained_in, columns["region"][at], sources != Source.INITIAL)
 
     def _lose(
         self, at: npt.NDArray[np.int64], time: I64 | int, cause: Loss | npt.NDArray[np.uint8]
@@ -237,6 +256,7 @@ class Timeline:
         if not count:
             return
         columns = self._columns
+        self.tally.count(self.tally.lost_in, columns["region"][at])
         columns["frame"][at] = _NONE
         columns["changed_ns"][at] = time
         columns["losses"][at] += np.uint32(1)

@@ -1,5 +1,6 @@
 """Facts about the running machine: memory, page-table levels, symbols, preemption."""
 
+import gzip
 import os
 import platform
 from pathlib import Path
@@ -86,4 +87,25 @@ def _boot_choice() -> str:
     for word in Path("/proc/cmdline").read_text().split():
         if word.startswith("preempt="):
             return word.removeprefix("preempt=")
+    config = kernel_config()
+    for option, model in (
+        ("PREEMPT_NONE", "none"),
+        ("PREEMPT_VOLUNTARY", "voluntary"),
+        ("PREEMPT_LAZY", "lazy"),
+        ("PREEMPT", "full"),
+    ):
+        if f"CONFIG_{option}=y\n" in config:
+            return model
     return "unknown"
+
+
+def kernel_config() -> str:
+    """The options this kernel was built with, as a .config file; "" where they are not published."""
+    try:
+        return gzip.decompress(Path("/proc/config.gz").read_bytes()).decode()
+    except OSError:
+        pass
+    try:
+        return Path(f"/boot/config-{os.uname().release}").read_text()
+    except OSError:
+        return ""
