@@ -42,7 +42,7 @@ def _columns(time: TimeMode, symbols: bool) -> list[Column]:
         Column("PAGE", 20, 21, rank=0),
         Column("FRAME", 11, 12, rank=1),
         Column("KIND", 8, 9, rank=2),
-        Column("ACCESS", 1, 5, rank=6),
+        Column("ACCESS", 1, 6, rank=6),
         Column("LATENCY", 7, 7, rank=4, right=True),
         Column("SYMBOL", 12, 28, rank=8),
         Column("REGION", 9, 24, rank=5, rest=True),
@@ -106,7 +106,7 @@ class ConsoleOutput:
             return []
         self._width = width
         self._cells = unfitted(self._columns) if self._plain else fit(self._columns, width)
-        return [self._join({name: (name, "bold") for name in self._cells})]
+        return [self._join({name: (name[:width], "bold") for name, width in self._cells.items()})]
 
     def _join(self, row: dict[str, Cell]) -> Text:
         return join(self._columns, self._cells, row, None if self._plain else self._glyphs)

@@ -113,7 +113,9 @@ def clip(text: str, width: int, glyphs: Glyphs) -> str:
     if cell_len(text) <= width:
         return text
     room = width - len(glyphs.dots)
-    return set_cell_size(text, room).rstrip() + glyphs.dots if room > 0 else text[:width]
+    if room < 1:
+        return set_cell_size(text, width)
+    return set_cell_size(text, room).rstrip() + glyphs.dots
 
 
 def region(name: str, width: int, glyphs: Glyphs) -> str:

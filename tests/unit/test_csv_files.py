@@ -1,0 +1,206 @@
+"""Output files are opened before tracing, safely, and never overwritten unasked."""
+
+import os
+import resource
+import signal
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tracer.errors import Exit, TraceError
+from tracer.outputs.files import open_output, replace_file
+
+
+@pytest.fixture
+def shared(tmp_path: Path) -> Path:
+    """A directory anyone may write to, as /tmp is."""
+    directory = tmp_path / "shared"
+    directory.mkdir()
+    directory.chmod(0o1777)
+    return directory
+
+
+def refused(path: Path | str, force: bool = False) -> TraceError:
+    with pytest.raises(TraceError) as caught:
+        open_output(str(path), force=force)
+    assert caught.value.code == Exit.OUTPUT
+    return caught.value
+
+
+def test_a_new_file(tmp_path: Path) -> None:
+    file = open_output(str(tmp_path / "f"))
+    file.write(b"line\n")
+    file.close()
+    file.close()
+    assert (tmp_path / "f").read_bytes() == b"line\n"
+    assert file.created
+    assert file.regular
+
+
+def test_relative_paths_and_links_in_ones_own_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to("real")
+    (tmp_path / "to-file").symlink_to(tmp_path / "link" / "target")
+    monkeypatch.chdir(tmp_path)
+    for path in ("f", "./link/../link/g", "to-file"):
+        open_output(path).close()
+    assert {p.name for p in (tmp_path / "real").iterdir()} == {"g", "target"}
+
+
+def test_an_existing_file_is_kept(tmp_path: Path) -> None:
+    (tmp_path / "f").write_text("precious")
+    error = refused(tmp_path / "f")
+    assert "exists already" in error.message
+    assert "--force" in error.hint
+    assert (tmp_path / "f").read_text() == "precious"
+
+
+def test_force_empties_it_only_when_it_is_written(tmp_path: Path) -> None:
+    (tmp_path / "f").write_text("precious, and longer")
+    open_output(str(tmp_path / "f"), force=True).discard()
+    assert (tmp_path / "f").read_text() == "precious, and longer"
+    file = open_output(str(tmp_path / "f"), force=True)
+    file.write(b"new\n")
+    file.close()
+    assert (tmp_path / "f").read_text() == "new\n"
+
+
+@pytest.mark.parametrize(
+    ("path", "reason", "hint"),
+    [
+        ("missing/f", "No such file or directory", "make the directory first"),
+        ("", "Is a directory", "name a file in it"),
+        ("file/f", "Not a directory", ""),
+        ("slash/", "Is a directory", "name a file in it"),
+        ("loop", "Too many levels of symbolic links", ""),
+    ],
+)
+def test_what_cannot_be_opened(tmp_path: Path, path: str, reason: str, hint: str) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "slash").mkdir()
+    (tmp_path / "loop").symlink_to("loop")
+    error = refused(f"{tmp_path}/{path}")
+    assert reason in error.message
+    assert error.hint == hint
+
+
+def test_the_path_is_made_printable(tmp_path: Path) -> None:
+    assert "\\x1b" in refused(tmp_path / "\x1b" / "f").message
+
+
+def test_a_link_in_a_shared_directory_is_not_followed(tmp_path: Path, shared: Path) -> None:
+    (shared / "link").symlink_to(tmp_path / "victim")
+    (shared / "way").symlink_to(tmp_path)
+    for path in ("link", "way/victim"):
+        for force in (False, True):
+            assert "symbolic link" in refused(shared / path, force).message
+    assert not (tmp_path / "victim").exists()
+
+
+def test_a_hard_link_in_a_shared_directory_is_not_overwritten(tmp_path: Path, shared: Path) -> None:
+    (tmp_path / "victim").write_text("precious")
+    os.link(tmp_path / "victim", shared / "f")
+    assert "another user" in refused(shared / "f", force=True).message
+    assert (tmp_path / "victim").read_text() == "precious"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root: gives files away")
+def test_anothers_file_in_a_shared_directory_is_not_overwritten(shared: Path) -> None:
+    (shared / "f").touch()
+    os.chown(shared / "f", 65534, 65534)
+    assert "another user" in refused(shared / "f", force=True).message
+    open_output(str(shared / "f"), owner=(65534, 65534), force=True).discard()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root: gives files away")
+def test_a_new_file_belongs_to_the_invoking_user(tmp_path: Path) -> None:
+    open_output(str(tmp_path / "f"), owner=(65534, 65533)).close()
+    found = (tmp_path / "f").stat()
+    assert (found.st_uid, found.st_gid) == (65534, 65533)
+    (tmp_path / "old").touch()
+    open_output(str(tmp_path / "old"), owner=(65534, 65533), force=True).close()
+    assert (tmp_path / "old").stat().st_uid == 0
+
+
+def test_standard_output_and_descriptors() -> None:
+    reader, writer = os.pipe()
+    try:
+        file = open_output(f"/dev/fd/{writer}")
+        file.write(b"through\n")
+        file.close()
+        os.write(writer, b"still open\n")
+        assert os.read(reader, 100) == b"through\nstill open\n"
+    finally:
+        os.close(reader)
+        os.close(writer)
+    for path in ("-", "/dev/stdout"):
+        file = open_output(path)
+        assert os.path.sameopenfile(file.fileno(), 1)
+        file.close()
+    assert "Bad file descriptor" in refused("/dev/fd/999").message
+
+
+def test_a_full_pipe_set_to_nonblocking_is_waited_for() -> None:
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    file = open_output(f"/proc/self/fd/{writer}")
+    size = 1 << 18
+    if os.fork() == 0:
+        os.close(writer)
+        file.discard()
+        left = size
+        while left:
+            left -= len(os.read(reader, 4096))
+        os._exit(0)
+    file.write(b"x" * (size - 1) + b"\n")
+    assert os.wait()[1] == 0
+    file.close()
+    os.close(reader)
+    os.close(writer)
+
+
+@pytest.fixture
+def small_files() -> Iterator[None]:
+    """No file may grow beyond 10 bytes: stands for a disk that fills up in the middle of a line."""
+    old = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10, old[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, old)
+    signal.signal(signal.SIGXFSZ, handler)
+
+
+@pytest.mark.usefixtures("small_files")
+def test_a_file_that_grows_no_more_is_cut_to_whole_lines(tmp_path: Path) -> None:
+    file = open_output(str(tmp_path / "f"))
+    file.write(b"one\n")
+    with pytest.raises(TraceError, match="File too large") as caught:
+        file.write(b"two\nthree\n")
+    assert caught.value.code == Exit.OUTPUT
+    file.close()
+    assert (tmp_path / "f").read_bytes() == b"one\ntwo\n"
+
+
+def test_replacing_is_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "f"
+    replace_file(str(path), b"one\n")
+    assert stat.S_IMODE(path.stat().st_mode) == 0o644 & ~_umask()
+
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "rename", fail)
+    with pytest.raises(TraceError, match="No space left"):
+        replace_file(str(path), b"two\n")
+    assert path.read_bytes() == b"one\n"
+    assert [p.name for p in tmp_path.iterdir()] == ["f"]
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

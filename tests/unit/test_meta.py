@@ -1,0 +1,71 @@
+"""FILE.meta.json: whole at any moment, and enough to read the CSV by."""
+
+import json
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import pytest
+from outputs_data import START, info
+
+from tracer import __version__
+from tracer.errors import TraceError
+from tracer.outputs.base import Books
+from tracer.outputs.csv import COLUMNS
+from tracer.outputs.meta import MetaFile, describe
+
+
+def load(path: Path) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads(path.read_text())
+    return content
+
+
+def test_first_and_last_version(tmp_path: Path) -> None:
+    meta = MetaFile(str(tmp_path / "t.csv"))
+    path = tmp_path / "t.csv.meta.json"
+    meta.start(info(ended_monotonic_ns=0))
+    first = load(path)
+    assert first["state"] == "running"
+    assert first["books"] is None
+    assert first["clock"]["ended"] is None
+    books = Books(traced=523, kernel=525, lost=2, gained_by={"fault": 5})
+    meta.finish(info(exit_status=3), books)
+    last = load(path)
+    assert last["state"] == "finished"
+    assert last["lost"] == 2
+    assert last["exit_status"] == 3
+    assert last["books"]["balanced"] is True
+    assert {field.name for field in fields(Books)} < set(last["books"])
+    assert last["version"] == __version__
+    assert last["columns"] == list(COLUMNS)
+    assert [p.name for p in tmp_path.iterdir()] == ["t.csv.meta.json"]
+
+
+def test_wall_time_can_be_computed() -> None:
+    clock: Any = describe(info(), "finished")["clock"]
+    assert clock["started_monotonic_ns"] == START
+    assert START + clock["wall_minus_monotonic_ns"] == clock["started_wall_ns"]
+    assert clock["started"] == "2023-11-14T22:13:20.000000000Z"
+    assert clock["ended"] == "2023-11-14T22:13:21.234567890Z"
+
+
+def test_hostile_words_are_escaped() -> None:
+    content = describe(info(command=["x\x1b[2J", "b\udcff"], host="h\n"), "running")
+    assert content["command"] == ["x\\x1b[2J", "b\\xff"]
+    assert content["host"] == "h\\x0a"
+
+
+def test_an_existing_file_is_kept(tmp_path: Path) -> None:
+    path = tmp_path / "t.csv.meta.json"
+    path.write_text("precious")
+    with pytest.raises(TraceError, match="exists already"):
+        MetaFile(str(tmp_path / "t.csv"))
+    MetaFile(str(tmp_path / "t.csv"), force=True).discard()
+    assert path.read_text() == "precious"
+    MetaFile(str(tmp_path / "t.csv"), force=True).start(info())
+    assert load(path)["state"] == "running"
+
+
+def test_discarding_leaves_nothing(tmp_path: Path) -> None:
+    MetaFile(str(tmp_path / "t.csv")).discard()
+    assert not list(tmp_path.iterdir())
