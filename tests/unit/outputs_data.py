@@ -87,8 +87,9 @@ def table(of: Rows, **columns: Any) -> PageTable:
         "losses": np.zeros(count, np.uint32),
         "last_loss": np.zeros(count, np.uint8),
     }
-    filled.update({name: np.asarray(values) for name, values in columns.items()})
-    return PageTable(**{name: np.array(values) for name, values in filled.items()})
+    for name, values in columns.items():
+        filled[name] = np.array(values, filled[name].dtype)
+    return PageTable(**{name: values.copy() for name, values in filled.items()})
 
 
 HOSTILE = [

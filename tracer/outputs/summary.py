@@ -232,7 +232,11 @@ def _frame_cells(gained: int, lost: int) -> dict[str, Cell]:
     }
 
 
-_RANKS = {"BYTES": 9, "P50": 8, "LOST": 7, "PERMS": 6, "MAJOR": 5, "SHARE": 4}
+# What gives way on a narrow terminal: the highest first.
+_RANKS = {
+    **{"BYTES": 9, "P50": 8, "LOST": 7, "PERMS": 6, "MAJOR": 5, "SHARE": 4},
+    **{"P99": 3, "MAX": 2},
+}
 
 
 def _columns(rows: Sequence[dict[str, Cell]], names: Sequence[str], left: str) -> list[Column]:

@@ -1,0 +1,318 @@
+"""What a run comes to, through consoles of fixed width."""
+
+import io
+import re
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from outputs_data import HOSTILE, PAGE, five, info, names, rows, table
+from rich.cells import cell_len
+from rich.console import Console
+
+from tracer.outputs.base import Books, PageTable, RunInfo
+from tracer.outputs.books import balance, reasons
+from tracer.outputs.latencies import EXACT, Latencies
+from tracer.outputs.story import LOSS_WORDS, SOURCE_WORDS
+from tracer.outputs.summary import MOST_GROUPS, MOST_LINES, Summary
+from tracer.outputs.units import Glyphs
+from tracer.rows import NO_FRAME, UNKNOWN_LATENCY, Kind, Names, Region, Rows
+from tracer.sources import Loss, Source
+
+GLYPHS = Glyphs()
+BALANCED = Books(traced=5, kernel=5, gained=5, resident_change=5, gained_by={"fault": 5})
+
+
+def rendered(
+    batches: list[Rows],
+    known: Names,
+    width: int = 0,
+    books: Books = BALANCED,
+    pages: PageTable | None = None,
+    facts: RunInfo | None = None,
+) -> list[str]:
+    """The summary's lines without styles; for a pipe where `width` is 0."""
+    stream = io.StringIO()
+    console = Console(
+        file=stream,
+        force_terminal=bool(width),
+        width=width or None,
+        color_system="truecolor" if width else None,
+    )
+    summary = Summary()
+    for batch in batches:
+        summary.write(batch, known)
+    summary.close()
+    summary.render(console, known, books, pages, facts or info())
+    text = stream.getvalue()
+    assert ("\x1b[" in text) == bool(width)
+    return [line.rstrip() for line in re.sub(r"\x1b\[[0-9;]*m", "", text).split("\n")[:-1]]
+
+
+DEMO_80 = """
+5 faults in 1.235 s of multimap --auto, probe perf (fentry and kprobe are
+refused here)
+
+KIND FAULTS  SHARE MAJOR     P50     P99     MAX
+anon      5 100.0%     0 1.45 µs 12.3 µs 12.3 µs
+
+FAULTS GAINED LOST  BYTES     P50     P99     MAX PERMS REGION
+     5      5    0 20 KiB 1.45 µs 12.3 µs 12.3 µs rwxp  [anon]
+
+PAGE           GAINED AT FRAME       BY             CONFIRMED NOW
+0x7f03141a6000  0.000000 0x28664d000 fault 1 (anon) both      same
+0x7f03141a5000  0.001000 0x318603000 fault 2 (anon) both      same
+0x7f03141a4000  0.002000 0x1c9b89000 fault 3 (anon) both      same
+0x7f03141a3000  0.003000 0x2a0001000 fault 4 (anon) both      same
+0x7f03141a2000  0.004000 0x199f4000  fault 5 (anon) both      same
+
+books: 5 faults traced = 5 the kernel counted; 0 lost, 0 missed
+frames: 5 gained − 0 lost = +5 resident"""
+
+
+def test_the_demo() -> None:
+    assert "\n".join(rendered([five()], names(), 80, pages=table(five()))) == DEMO_80
+
+
+def test_the_demo_in_a_pipe() -> None:
+    one_line = DEMO_80.replace("are\nrefused", "are refused").replace("\nframes", "; frames")
+    assert "\n".join(rendered([five()], names(), pages=table(five()))) == one_line
+
+
+@pytest.mark.parametrize("width", [40, 60, 80, 120, 200])
+def test_lines_fit_the_terminal(width: int) -> None:
+    pages = table(five(), first_source=[1, 2, 3, 4, 5], last_loss=[0, 1, 2, 3, 4])
+    trouble = Books(traced=7, failed=1, foreign=2, kernel=9, lost=1, missed=1, conflict=1)
+    for shown in (
+        rendered([five()], names("/a/very/long/path/indeed/to/a/file"), width, pages=pages),
+        rendered([five()], names(), width, books=trouble),
+    ):
+        assert all(cell_len(line) <= width for line in shown)
+        assert any("[anon]" in line or "file" in line for line in shown)
+
+
+@pytest.mark.parametrize("width", [0, 60, 80])
+def test_an_empty_run(width: int) -> None:
+    facts = info(command=[], pids=[42], probe_reason="")
+    shown = rendered([], Names(), width, Books(resident_change=0), None, facts)
+    assert shown[:3] == ["", "0 faults in 1.235 s of process 42, probe perf", ""]
+    assert " ".join(shown[3:]) in (
+        "books: 0 faults traced = 0 the kernel counted; 0 lost, 0 missed; "
+        "frames: 0 gained − 0 lost = +0 resident",
+        "books: 0 faults traced = 0 the kernel counted; 0 lost, 0 missed "
+        "frames: 0 gained − 0 lost = +0 resident",
+    )
+    assert rendered([rows(0)], Names(), width, Books(resident_change=0), None, facts) == shown
+    assert rendered([], Names(), width, Books(resident_change=0), table(rows(0)), facts) == shown
+
+
+def test_pages_without_faults_are_told() -> None:
+    """Attached to a process that then did nothing: its pages were there."""
+    pages = table(
+        five(),
+        first_source=np.full(5, Source.INITIAL, np.uint8),
+        first_kind=np.zeros(5, np.uint8),
+        first_fault=np.zeros(5, np.uint64),
+    )
+    shown = rendered([], names(), books=Books(resident_change=0), pages=pages)
+    assert sum("before" in line and "there at the start pagemap" in line for line in shown) == 5
+    assert not any("REGION" in line for line in shown)  # nothing gained, no faults
+
+
+def test_kinds_shares_and_majors() -> None:
+    batch = rows(4, kind=[1, 1, 1, 5], major=[False, False, False, True], latency_ns=[1, 2, 3, -1])
+    shown = rendered([batch, batch], names())
+    assert [line.split() for line in shown[3:7]] == [
+        ["KIND", "FAULTS", "SHARE", "MAJOR", "P50", "P99", "MAX"],
+        ["anon", "6", "75.0%", "0", "2", "ns", "3", "ns", "3", "ns"],
+        ["file", "2", "25.0%", "2", "–", "–", "–"],
+        ["all", "8", "100.0%", "2", "2", "ns", "3", "ns", "3", "ns"],
+    ]
+
+
+def test_regions_by_name_and_permissions() -> None:
+    known = Names()
+    heap = [known.region(Region(n, n + 1, "rw-p", 0, "[heap]")) for n in range(3)]
+    code = known.region(Region(0, 1, "r-xp", 0, "/bin/x"))
+    batch = rows(8, region=[*heap, *heap, code, 0], pages=[1] * 6 + [16, 0])
+    shown = rendered([batch], known)
+    start = next(n for n, line in enumerate(shown) if "REGION" in line)
+    assert [line.split() for line in shown[start : start + 4]] == [
+        ["FAULTS", "GAINED", "BYTES", "P50", "P99", "MAX", "PERMS", "REGION"],
+        ["6", "6", "24", "KiB", *["1.38", "µs"] * 3, "rw-p", "[heap]"],
+        ["1", "16", "64", "KiB", *["1.38", "µs"] * 3, "r-xp", "/bin/x"],
+        ["1", "0", "0", "B", *["1.38", "µs"] * 3, "–", "(unknown)"],
+    ]
+
+
+def test_what_was_there_at_the_start_was_not_gained() -> None:
+    source = [Source.INITIAL, Source.INITIAL, Source.FAULT, Source.FORK, Source.FAULT]
+    pages = table(five(), first_source=source, gains=[1, 3, 1, 1, 2], losses=[1, 2, 0, 0, 1])
+    shown = rendered([five()], names(), pages=pages)
+    line = next(line for line in shown if line.endswith("[anon]"))
+    assert line.split()[:3] == ["5", "6", "4"]
+
+
+@pytest.mark.parametrize("count", [MOST_LINES + 1, MOST_LINES + 2, MOST_GROUPS + 100])
+def test_many_regions_add_up(count: int) -> None:
+    known = Names()
+    for number in range(count):
+        known.region(Region(number, number + 1, "rw-p", 0, f"/file{number}"))
+    place = np.arange(count * 2)
+    batch = rows(count * 2, region=1 + place % count)
+    shown = rendered([batch[:count], batch[count:]], known)
+    start = next(n for n, line in enumerate(shown) if "REGION" in line)
+    end = shown.index("", start)
+    assert sum(int(line.split()[0]) for line in shown[start + 1 : end]) == count * 2
+    assert end - start - 1 == MOST_LINES + 1
+
+
+def test_the_story_of_pages_that_moved_on() -> None:
+    pages = table(
+        five(),
+        first_source=[Source.FAULT, Source.AROUND, Source.FORK, Source.MISSED, Source.FAULT],
+        first_kind=[Kind.ANON, Kind.FILE, 0, 0, Kind.ZERO],
+        last_frame=[NO_FRAME, NO_FRAME, 0x1000, 0x2A0001000, 0x199F4000],
+        last_loss=[Loss.MADVISE, Loss.NONE, Loss.REPLACED, Loss.NONE, Loss.NONE],
+        confirmed=[0, 1, 0, 0, 1],
+    )
+    shown = rendered([five()], names(), pages=pages)
+    start = next(n for n, line in enumerate(shown) if line.startswith("PAGE "))
+    assert [line[37:] for line in shown[start + 1 : start + 6]] == [
+        "fault 1 (anon)                 fault     gone (madvise)",
+        "along with fault 2 (file)      both      gone",
+        "copied from the parent by fork pagemap   0x1000",
+        "by a fault no hook saw         pagemap   same",
+        "fault 5 (zero)                 both      same",
+    ]
+
+
+def test_more_pages_are_told_by_source() -> None:
+    batch = rows(33)
+    books = Books(gained_by={"fault": 33, "fork": 7, "ksm": 0}, lost_by={"madvise": 2})
+    shown = rendered([batch], names(), books=books, pages=table(batch))
+    assert "    33 fault    by its own fault" in shown
+    assert "     7 fork     copied from the parent by fork" in shown
+    assert "     2 madvise  given back by madvise" in shown
+    assert not any("ksm" in line for line in shown)
+
+
+def test_every_source_and_loss_has_words() -> None:
+    assert set(SOURCE_WORDS) == set(Source) - {Source.NONE}
+    assert set(LOSS_WORDS) == set(Loss) - {Loss.NONE}
+
+
+@pytest.mark.parametrize("width", [0, 60, 80, 120])
+@pytest.mark.parametrize("hostile", HOSTILE)
+def test_hostile_names_stay_in_their_cells(hostile: str, width: int) -> None:
+    facts = info(command=["run", hostile], probe_reason=hostile, notes=[hostile])
+    pages = table(five(), region=[0, 1, 1, 1, 1])
+    shown = rendered([five()], names("/" + hostile), width, pages=pages, facts=facts)
+    assert all(line.isprintable() for line in shown)
+    assert not width or all(cell_len(line) <= width for line in shown)
+
+
+def test_notes_and_exit_status() -> None:
+    shown = rendered([], Names(), facts=info(notes=["frames are off"], exit_status=3))
+    assert shown[-2:] == ["note: frames are off", "the command ended with status 3"]
+
+
+# -- the books in words ----------------------------------------------------------
+
+
+def test_books_that_balance() -> None:
+    books = Books(traced=523, kernel=523, gained=801, given_up=12, resident_change=789)
+    assert balance(books, GLYPHS) == (
+        "books: 523 faults traced = 523 the kernel counted; 0 lost, 0 missed; "
+        "frames: 801 gained − 12 lost = +789 resident"
+    )
+    assert reasons(books, GLYPHS) == []
+
+
+def test_books_with_every_difference_named() -> None:
+    books = Books(
+        traced=100,
+        failed=1,
+        foreign=10,
+        kernel=105,
+        lost=5,
+        missed=7,
+        missed_reason="populate faults raise no perf event",
+        filtered=3,
+        given_up=4,
+        resident_change=None,
+    )
+    assert books.balanced()
+    assert balance(books, GLYPHS) == (
+        "books: 90 faults traced + 3 filtered out + 5 lost + 7 missed = 105 the kernel counted; "
+        "frames: 0 gained − 4 lost = −4; resident pages not known"
+    )
+    said = reasons(books, GLYPHS)
+    assert [line.split()[:2] for line in said] == [
+        *(["1", "fault"], ["10", "faults"], ["5", "events"], ["7", "faults"])
+    ]
+    assert said[-1].endswith("populate faults raise no perf event")
+
+
+def test_books_that_do_not_balance_say_so() -> None:
+    books = Books(traced=5, kernel=8, conflict=2, gained=1, resident_change=3)
+    assert "5 faults traced but 8 the kernel counted" in balance(books, GLYPHS)
+    assert "+1, but resident pages changed by +3" in balance(books, GLYPHS)
+    assert reasons(books, GLYPHS) == [
+        "the books do not balance: +3 between the kernel's count and ours",
+        "2 faults contradicted by pagemap with nothing to explain it: a bug, please report it",
+    ]
+
+
+# -- latencies ---------------------------------------------------------------------
+
+
+@given(st.lists(st.integers(0, (1 << 63) - 1), min_size=1, max_size=50), st.floats(0, 1))
+def test_few_latencies_are_exact(values: list[int], share: float) -> None:
+    latencies = Latencies()
+    for value in values:
+        latencies.add(np.array([value]))
+    rank = max(1, int(np.ceil(share * len(values))))
+    assert latencies.quantile(share) == sorted(values)[rank - 1]
+    assert (latencies.count, latencies.max) == (len(values), max(values))
+
+
+@given(st.integers(0, 62), st.integers(0, 1 << 32), st.sampled_from([0.01, 0.5, 0.99, 1.0]))
+def test_many_are_within_one_part_in_128(octave: int, seed: int, share: float) -> None:
+    random = np.random.default_rng(seed)
+    values = random.integers(0, 1 << octave, EXACT + 500, endpoint=True)
+    latencies = Latencies()
+    latencies.add(values[:1000])
+    latencies.add(values[1000:])
+    exact = int(np.sort(values)[int(np.ceil(share * len(values))) - 1])
+    assert abs(latencies.quantile(share) - exact) <= exact / 128 + 1
+    assert latencies.max == values.max()
+
+
+@pytest.mark.parametrize("first", [0, 10, EXACT + 1])
+@pytest.mark.parametrize("second", [0, 10, EXACT, EXACT + 1])
+def test_merging_is_adding(first: int, second: int) -> None:
+    values = np.random.default_rng(5).integers(100, 100_000, first + second)
+    one, other, both = Latencies(), Latencies(), Latencies()
+    one.add(values[:first])
+    other.add(values[first:])
+    both.add(values)
+    one.merge(other)
+    assert (one.count, one.max) == (both.count, both.max)
+    for share in (0.1, 0.5, 0.99):
+        assert one.quantile(share) == pytest.approx(both.quantile(share), rel=0.016)
+
+
+def test_no_latencies() -> None:
+    assert Latencies().quantile(0.5) == -1
+    shown = rendered([rows(3, latency_ns=UNKNOWN_LATENCY)], names())
+    assert shown[4].split() == ["anon", "3", "100.0%", "0", "–", "–", "–"]
+
+
+def test_memory_is_constant() -> None:
+    latencies = Latencies()
+    for _ in range(20):
+        latencies.add(np.arange(10_000) * PAGE)
+    assert not len(latencies._values)
+    assert latencies.count == 200_000
