@@ -21,6 +21,8 @@
 #define FAULT_FLAG_WRITE 0x1
 #define FAULT_FLAG_REMOTE 0x80
 #define ERROR_CODE_WRITE 0x2
+#define SIGBUS 7
+#define SIGSEGV 11
 #define VM_FAULT_MAJOR 0x4
 #define VM_FAULT_ERROR 0x873
 #define VM_FAULT_RETRY 0x400
@@ -417,7 +419,10 @@ int do_anonymous_page_entry(struct pt_regs *ctx)
 
 #ifdef PROBE_PERF
 
-/* An exception that no completion followed: it failed, or it was no page's fault at all. */
+/*
+ * An exception that no completion followed: it failed, or it was no page's fault at all.
+ * Told by a signal, or by the thread's next exception.
+ */
 static __always_inline void emit_failed(u32 tgid, u32 tid, struct pending *p)
 {
 	struct fault_record *r = events.ringbuf_reserve(RECORD_SIZE);
@@ -476,6 +481,26 @@ int exception(struct bpf_raw_tracepoint_args *ctx)
 	fresh.start_ns = bpf_ktime_get_ns();
 	if (pending.update(&tid, &fresh))
 		count(COUNT_CROWDED);
+	return 0;
+}
+
+/* A fault that fails in user mode ends in a signal to its own thread (force_sig_fault()). */
+RAW_TRACEPOINT_PROBE(signal_generate)
+{
+	u64 id = bpf_get_current_pid_tgid();
+	u32 tid = id, to = 0;
+	struct pending *p;
+
+	if (ctx->args[0] != SIGBUS && ctx->args[0] != SIGSEGV)
+		return 0;
+	p = pending.lookup(&tid);
+	if (!p)
+		return 0;
+	READ(to, ctx->args[2], O_TASK_PID);
+	if (to != tid)
+		return 0;
+	emit_failed(id >> 32, tid, p);
+	pending.delete(&tid);
 	return 0;
 }
 

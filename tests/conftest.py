@@ -21,6 +21,15 @@ _BPF_PROG_LOAD = 5
 _BPF_PROG_TYPE_RAW_TRACEPOINT = 17
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--probe",
+        default="auto",
+        metavar="NAME[,NAME]",
+        help="probes the live tests attach: fentry, kprobe, perf, or auto for the best one here",
+    )
+
+
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "live: needs root and a kernel that lets us load BPF")
 

@@ -21,6 +21,8 @@ Records = npt.NDArray[np.void]
 
 _WINDOW = 16  # pages a window record shows (bpf/walk.h)
 _HUGE = 512  # pages behind a PMD
+_PAGE = ~np.uint64(4095)
+_AROUND_KINDS = [Kind.FILE.value, Kind.SHMEM.value, Kind.HUGETLB.value]
 _SPECIAL_NAMES = ("[vdso]", "[vsyscall]", "[uprobes]", "[timens]")
 _UNSEEN_NAMES = ("[vvar]", "[vvar_vclock]")
 _SHMEM_NAMES = ("/memfd:", "/SYSV", "/dev/zero", "/dev/shm/", "[anon_shmem")
@@ -34,6 +36,7 @@ class Join:
     spaces: Spaces
     timeline: Timeline
     zero_frame: int
+    large_anon: bool = False  # the kernel may give anonymous memory several frames at once
     symbols: bool = False  # look up which mapping each instruction is in, too
     shmem_roots: tuple[str, ...] = ()  # mount points of tmpfs, each with a trailing slash
     comms: dict[int, int] = field(default_factory=dict)  # tid -> index into names.comms
@@ -127,7 +130,8 @@ class Join:
             frame=new.frame[told],
             around=np.zeros(len(told), np.bool_),
         )
-        parts = _concatenate([own, _huge_parts(rows, old, new), _window_parts(rows, windows)])
+        around = self._brought_along(rows, _window_parts(rows, windows))
+        parts = _concatenate([own, _huge_parts(rows, old, new), around])
         # A neighbour's event comes right after the fault that brought it.
         parts = parts.take(np.lexsort((parts.around, parts.row)))
         absent = old.known & ~old.present
@@ -152,6 +156,19 @@ class Join:
             )
             np.add.at(rows["pages"], row[outcome.gained], 1)
             rows["kind"][row[outcome.raced]] = Kind.SPURIOUS
+
+    def _brought_along(self, rows: Rows, parts: "_Parts") -> "_Parts":
+        """The neighbours that a fault itself brought, without those other threads put there meanwhile.
+
+        Fault-around maps files only. Anonymous pages come along as parts of one
+        large folio: their frames follow each other as their pages do.
+        """
+        mapped = np.isin(rows["kind"][parts.row], _AROUND_KINDS)
+        if self.large_anon:
+            own = rows["address"][parts.row] >> np.uint64(12)
+            apart = (parts.page - own) << np.uint64(12)  # wraps for those below: so does the sum
+            mapped |= parts.frame == (rows["frame"][parts.row] & _PAGE) + apart
+        return parts.take(np.flatnonzero(mapped))
 
 
 @dataclass

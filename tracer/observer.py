@@ -31,7 +31,7 @@ class SpaceView:
     born: Source  # INITIAL: there when we came; EXEC, FORK: made under trace
     looked: bool = False  # a snapshot was taken before
     populated: list[tuple[int, int]] = field(default_factory=list)  # by system calls, since the last look
-    locked_all: bool = False
+    missed: int = 0  # faults missed in the whole run, when the last look left nothing open
     suspects: dict[int, int] = field(default_factory=dict)  # page -> frame the last look showed
 
 
@@ -43,7 +43,7 @@ class Observer:
         self._views: dict[int, SpaceView] = {}
         self._counters = movement_counters()
         self.conflicts = 0
-        self.missed = False  # faults were missed since the last look: they explain what nothing else does
+        self._missed = False  # since this space's last look: that explains what nothing else does
 
     def view(self, space: int, born: Source = Source.FORK) -> SpaceView:
         """The space's view, made with `born` when new."""
@@ -53,13 +53,17 @@ class Observer:
         """A system call filled [start, end) in advance."""
         self.view(space).populated.append((start, end))
 
-    def observe(self, space: int, shot: Snapshot, regions: npt.NDArray[np.uint32]) -> None:
+    def observe(
+        self, space: int, shot: Snapshot, regions: npt.NDArray[np.uint32], missed: int
+    ) -> None:
         """Bring the timeline of `space` to what `shot` shows.
 
         All records up to the end of the snapshot must have been applied.
-        `regions` holds the region of each of the snapshot's present pages.
+        `regions` holds the region of each of the snapshot's present pages,
+        `missed` how many faults of the run no record tells of so far.
         """
         line, view = self._timeline, self.view(space)
+        self._missed = missed > view.missed
         first = not view.looked
         at = line.state(space, shot.pages)
         settled = line["changed_ns"][at] < shot.before_ns
@@ -76,6 +80,7 @@ class Observer:
         view.looked = True
         if not suspects:
             view.populated.clear()
+            view.missed = missed
 
     def _confirm(self, at: Slots, frames: U64, settled: npt.NDArray[np.bool_]) -> None:
         line = self._timeline
@@ -110,14 +115,12 @@ class Observer:
     def _sources(self, view: SpaceView, pages: U64, first: bool) -> npt.NDArray[np.uint8]:
         if first and view.born == Source.INITIAL:
             return np.full(len(pages), Source.INITIAL, np.uint8)
-        rest = Source.MISSED if self.missed else Source.UNKNOWN
+        rest = Source.MISSED if self._missed else Source.UNKNOWN
         if first and view.born == Source.EXEC:
             rest = Source.EXEC
         elif self._moved("swapoff"):
             rest = Source.SWAPOFF
         source = np.full(len(pages), rest, np.uint8)
-        if view.locked_all:
-            source[:] = Source.POPULATE
         for start, end in view.populated:
             inside = (pages >= np.uint64(start >> 12)) & (pages < np.uint64((end + 4095) >> 12))
             source[inside] = Source.POPULATE
@@ -161,7 +164,7 @@ class Observer:
             return Source.KSM
         if self._moved("migrate"):
             return Source.MIGRATE
-        return Source.MISSED if self.missed else None
+        return Source.MISSED if self._missed else None
 
     def _moved(self, what: str) -> bool:
         return movement_counters().get(what, 0) > self._counters.get(what, 0)

@@ -19,7 +19,7 @@ from tracer.probes.choose import Attached
 from tracer.procfs import stat
 from tracer.procfs.errors import ProcessGone
 from tracer.procfs.maps import read_maps
-from tracer.procfs.system import tmpfs_roots
+from tracer.procfs.system import large_anonymous_folios, tmpfs_roots
 from tracer.records import Mark, RecordType
 from tracer.ring import Ring
 from tracer.rows import Names, Rows
@@ -63,12 +63,13 @@ class Recorder:
             self.spaces,
             self.timeline,
             self.attached.direct_map.zero_frame,
-            tmpfs_roots(),
+            large_anon=large_anonymous_folios(),
+            shmem_roots=tmpfs_roots(),
         )
         self.tgids: set[int] = set()
         self.traced = self.failed = self.foreign = 0
-        self.blind = 0
         self.last_space: dict[int, int] = {}  # by process: the space it is or was in
+        self.execs: set[int] = set()  # processes that replaced their memory since last asked
         self.changed: set[int] = set()  # spaces in which something happened since the last snapshot
         self._carry: Bytes = np.empty((0, self.layout.size), np.uint8)
         self._carried = False
@@ -234,6 +235,7 @@ class Recorder:
             self._name(tid, record)
             self.spaces.lifecycle(record)
             new = self.spaces.of(tgid)
+            self.execs.add(tgid)
             if new is not None:
                 self.last_space[tgid] = new.number
                 self.observer.view(new.number, Source.EXEC)
@@ -317,10 +319,7 @@ class Recorder:
         if owner.ended_ns is None:
             self.spaces.snapshot(shot.before_ns, shot.pid, shot.mappings)
         regions = shot.regions(self.names)
-        missed = self.missed()
-        self.observer.missed = missed > self.blind
-        self.blind = missed
-        self.observer.observe(space, shot, regions)
+        self.observer.observe(space, shot, regions, self.missed())
 
     # -- counts -------------------------------------------------------------------------
 

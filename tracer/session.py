@@ -86,6 +86,7 @@ class Session:
         self._snapshot_due_ns = 0
         self._stop = False
         self._stdout_closed = False
+        self._begun = False  # the command's first exec is behind it
         self._notes: list[str] = []
         self._first_resident: dict[int, int] = {}
         self._wake, self._woken = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
@@ -103,7 +104,8 @@ class Session:
     def run(self, started: Callable[[], None] = lambda: None) -> Result:
         """Trace until the targets end, the duration is over, or `stop`.
 
-        `started` is called once tracing is on, before the command begins.
+        `started` is called once tracing is on, after the first snapshot of processes that
+        run already, before a command begins.
         """
         attached, plan = self._attached, self.plan
         start, end = plan.range or (0, 0)
@@ -127,12 +129,13 @@ class Session:
             recorder.attach(pid, children=plan.children)
         if plan.command is not None:
             recorder.expect(plan.command.pid, children=plan.children)
-        started()
         if plan.pids:
             self._look()
+        started()
         if plan.command is not None:
             plan.command.start(at_exec=self._look_at_exec)
             self._cycle()
+            self._begun = True
             if plan.command.pin is None and plan.command.poll() is None:
                 self._notes.append(
                     f"the command's memory could not be held for a last look: {plan.command.pin_reason}"
@@ -180,8 +183,16 @@ class Session:
     def _cycle(self) -> None:
         for rows in self._recorder.cycle():
             self._take(rows)
-        if self.plan.command is not None and self.plan.command.pin is not None:
-            self.plan.command.pin.tend()
+        self._hold_command()
+
+    def _hold_command(self) -> None:
+        """Keep the pin on the memory the command has now, after an exec, too."""
+        command, execs = self.plan.command, self._recorder.execs
+        if command is not None and command.pid in execs and self._begun:
+            command.repin()
+        elif command is not None and command.pin is not None:
+            command.pin.tend()
+        execs.clear()
 
     def _take(self, rows: Rows) -> None:
         if not len(rows):
@@ -215,6 +226,10 @@ class Session:
         began = time.monotonic_ns()
         recorder = self._recorder
         shots: dict[int, Snapshot] = {}
+        if any(recorder.observer.view(number).suspects for number in recorder.changed):
+            # What has no record by now may have been missed: let the threads' counts tell.
+            for tid, count in self._counts().items():
+                recorder.threads.reach(tid, count)
         for number in sorted(recorder.changed):
             shot = self._snapshot(number)
             if shot is not None:
@@ -336,21 +351,25 @@ class Session:
 
     def _settle(self) -> None:
         """Wait until every fault the kernel has counted so far has its record, or can have none."""
-        recorder = self._recorder
-        counts: dict[int, int] = {}
-        for tid, thread in recorder.threads.live.items():
-            if not thread.ended:
-                with contextlib.suppress(ProcessGone):
-                    counts[tid] = stat.fault_count(thread.tgid, tid)
+        threads = self._recorder.threads
+        counts = self._counts()
         deadline = time.monotonic() + _SETTLE_S
         while time.monotonic() < deadline:
             self._cycle()
-            live = recorder.threads.live
-            if all(live[tid].last >= count for tid, count in counts.items() if tid in live):
+            if all(threads.live[tid].last >= counts[tid] for tid in counts if tid in threads.live):
                 break
             time.sleep(0.005)
         for tid, count in counts.items():
-            recorder.threads.reach(tid, count)
+            threads.reach(tid, count)
+
+    def _counts(self) -> dict[int, int]:
+        """The kernel's count now, of each thread that lives."""
+        counts: dict[int, int] = {}
+        for tid, thread in self._recorder.threads.live.items():
+            if not thread.ended:
+                with contextlib.suppress(ProcessGone):
+                    counts[tid] = stat.fault_count(thread.tgid, tid)
+        return counts
 
 
 def _changed_since(recorder: Recorder, number: int, shot: Snapshot) -> bool:

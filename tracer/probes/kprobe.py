@@ -41,9 +41,9 @@ def attach(bcc: Any, program: Program) -> None:
     with quiet_stderr() as complaints:
         try:
             bpf.attach_kretprobe(
-                event="handle_mm_fault", fn_name="handle_mm_fault_return", maxactive=MAXACTIVE
+                event=b"handle_mm_fault", fn_name=b"handle_mm_fault_return", maxactive=MAXACTIVE
             )
-            bpf.attach_kprobe(event="handle_mm_fault", fn_name="handle_mm_fault_entry")
+            bpf.attach_kprobe(event=b"handle_mm_fault", fn_name=b"handle_mm_fault_entry")
         except Exception as error:
             raise TraceError(
                 f"kprobe: handle_mm_fault cannot be hooked: {error} {complaints()}".strip(),
@@ -51,7 +51,7 @@ def attach(bcc: Any, program: Program) -> None:
             ) from error
         try:
             if flags():
-                bpf.attach_kprobe(event="do_anonymous_page", fn_name="do_anonymous_page_entry")
+                bpf.attach_kprobe(event=b"do_anonymous_page", fn_name=b"do_anonymous_page_entry")
         except Exception:  # notrace on this kernel: a cross-check less, nothing lost
             return
 

@@ -36,12 +36,12 @@ def attach(bcc: Any, program: Program) -> None:
     """One event for each kind and CPU, filtered by target in the program: the form that nothing slips."""
     with quiet_stderr() as complaints:
         try:
-            program.bpf.load_func("exception", bcc.BPF.RAW_TRACEPOINT)
-            for tracepoint in ("page_fault_user", "page_fault_kernel"):
-                program.bpf.attach_raw_tracepoint(tp=tracepoint, fn_name="exception")
+            program.bpf.load_func(b"exception", bcc.BPF.RAW_TRACEPOINT)
+            for tracepoint in (b"page_fault_user", b"page_fault_kernel"):
+                program.bpf.attach_raw_tracepoint(tp=tracepoint, fn_name=b"exception")
             for config, function in (
-                (_PAGE_FAULTS_MIN, "page_fault_minor"),
-                (_PAGE_FAULTS_MAJ, "page_fault_major"),
+                (_PAGE_FAULTS_MIN, b"page_fault_minor"),
+                (_PAGE_FAULTS_MAJ, b"page_fault_major"),
             ):
                 program.bpf.attach_perf_event(
                     ev_type=_TYPE_SOFTWARE, ev_config=config, fn_name=function, sample_period=1

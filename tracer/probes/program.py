@@ -148,7 +148,7 @@ class Program:
         ]
         with quiet_stderr() as complaints:
             try:
-                self.bpf = bcc.BPF(src_file=str(bpf_dir / "pagefault.c"), cflags=cflags)
+                self.bpf = bcc.BPF(src_file=os.fsencode(bpf_dir / "pagefault.c"), cflags=cflags)
             except Exception as error:
                 raise TraceError(
                     f"{define}: {_why(str(error), complaints())}", code=Exit.NO_PROBE
@@ -157,21 +157,24 @@ class Program:
 
     @property
     def ring_fd(self) -> int:
-        return int(self.bpf.get_table("events").map_fd)
+        return int(self._table("events").map_fd)
+
+    def _table(self, name: str) -> Any:
+        return self.bpf[name.encode()]  # str works, with a DeprecationWarning a look-up
 
     # -- who is traced ------------------------------------------------------
 
     def add_target(self, tgid: int, *, children: bool, waits: bool = False) -> None:
         """Trace process `tgid` (a number of the initial PID namespace) from now, or from its exec."""
         state = (TARGET_WAITS if waits else TARGET_ACTIVE) | (TARGET_CHILDREN if children else 0)
-        self.bpf["targets"][ctypes.c_uint32(tgid)] = _Target(0, state, 0)
+        self._table("targets")[ctypes.c_uint32(tgid)] = _Target(0, state, 0)
 
     def clear_targets(self) -> None:
         """Stop recording: no process is a target any more."""
-        self.bpf["targets"].clear()
+        self._table("targets").clear()
 
     def is_target(self, tgid: int) -> bool:
-        return ctypes.c_uint32(tgid) in self.bpf["targets"]
+        return ctypes.c_uint32(tgid) in self._table("targets")
 
     # -- settings and counters ----------------------------------------------
 
@@ -187,11 +190,11 @@ class Program:
         self._store_settings()
 
     def _store_settings(self) -> None:
-        self.bpf["settings"][ctypes.c_int(0)] = self._settings
+        self._table("settings")[ctypes.c_int(0)] = self._settings
 
     def counters(self) -> dict[str, int]:
         """Running totals by name (COUNTERS) since the last `reset`."""
-        table = self.bpf["counters"]
+        table = self._table("counters")
         return {
             name: sum(table[ctypes.c_int(index)]) - self._zero.get(name, 0)
             for index, name in enumerate(COUNTERS)
@@ -202,7 +205,7 @@ class Program:
     def reset_targets(self) -> None:
         """No process is a target, no fault is pending, nothing is filtered."""
         self.clear_targets()
-        self.bpf["pending"].clear()
+        self._table("pending").clear()
         self.set_filters()
 
     def reset(self) -> None:
@@ -214,15 +217,15 @@ class Program:
     # -- calibration ----------------------------------------------------------
 
     def start_calibration(self) -> None:
-        self._calibrator = self.bpf.load_func("calibrate", self.bpf.RAW_TRACEPOINT)
-        self.bpf.attach_raw_tracepoint(tp="sys_enter", fn_name="calibrate")
+        self._calibrator = self.bpf.load_func(b"calibrate", self.bpf.RAW_TRACEPOINT)
+        self.bpf.attach_raw_tracepoint(tp=b"sys_enter", fn_name=b"calibrate")
 
     def stop_calibration(self) -> None:
-        self.bpf.detach_raw_tracepoint(tp="sys_enter")
+        self.bpf.detach_raw_tracepoint(tp=b"sys_enter")
 
     def walk_own(self, address: int, direct_map: int, symbol: int = 0) -> Walk | None:
         """Walk the tracer's own page tables to `address` with a candidate base; None if not answered."""
-        table = self.bpf["calibration"]
+        table = self._table("calibration")
         thread = os.getpid() << 32 | _gettid()
         table[ctypes.c_int(0)] = _Calibration(thread, address, direct_map, symbol)
         os.getppid()  # a system call: the program runs at its entry

@@ -43,3 +43,14 @@ def tmpfs_roots() -> tuple[str, ...]:
         if kind in ("tmpfs", "devtmpfs"):
             roots.append(point.rstrip("/") + "/")
     return tuple(roots)
+
+
+def large_anonymous_folios() -> bool:
+    """Whether anonymous memory may come in folios between a page and a huge page (mTHP, since 6.8).
+
+    admin-guide/mm/transhuge.rst: hugepages-<size>kB/enabled, each "never" by default.
+    """
+    for enabled in Path("/sys/kernel/mm/transparent_hugepage").glob("hugepages-*kB/enabled"):
+        if enabled.parent.name != "hugepages-2048kB" and "[never]" not in enabled.read_text():
+            return True
+    return False
