@@ -1,8 +1,12 @@
 """Lines as they happen, through consoles of fixed width."""
 
 import io
+import os
 import re
 import time
+from contextlib import suppress
+from pathlib import Path
+from typing import TextIO
 
 import numpy as np
 import pytest
@@ -12,8 +16,10 @@ from outputs_data import HOSTILE, PAGE, START, five, names, rows
 from rich.cells import cell_len
 from rich.console import Console
 
+from tracer.errors import Exit, TraceError
 from tracer.outputs import units
 from tracer.outputs.console import ConsoleOutput
+from tracer.outputs.files import open_output, text_stream
 from tracer.outputs.merge import merge
 from tracer.outputs.units import Glyphs
 from tracer.rows import NO_FRAME, UNKNOWN_LATENCY, Access, Kind, Names, Region, Rows
@@ -179,6 +185,37 @@ def test_an_ascii_stream() -> None:
     assert "1.38 us /\\xfc\\u2026" in shown
     shown = printed([batch], names("/" + "long/" * 40 + "x"), 80, encoding="ascii")
     assert "../x" in shown or " x\n" in shown
+
+
+def test_a_file_gets_plain_text(tmp_path: Path) -> None:
+    path = tmp_path / "text"
+    stream = text_stream(open_output(str(path)))
+    ConsoleOutput(Console(file=stream), START).write(five(), names())
+    stream.close()
+    assert path.read_text() == printed([five()], names())
+
+
+@pytest.mark.parametrize("wrapped", [True, False])
+def test_a_full_disk_is_a_trace_error(wrapped: bool) -> None:
+    if wrapped:
+        stream: TextIO = text_stream(open_output("/dev/full"))
+    else:
+        stream = open("/dev/full", "w")  # noqa: SIM115  its close fails too
+    with pytest.raises(TraceError, match="No space left") as caught:
+        ConsoleOutput(Console(file=stream), START).write(five(), names())
+    assert caught.value.code == Exit.OUTPUT
+    with suppress(OSError):
+        stream.close()
+
+
+def test_a_reader_that_left_is_a_broken_pipe() -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    stream = open(writer, "w")  # noqa: SIM115  its close fails too
+    with pytest.raises(BrokenPipeError):
+        ConsoleOutput(Console(file=stream), START).write(five(), names())
+    with suppress(BrokenPipeError):
+        stream.close()
 
 
 # -- merging -----------------------------------------------------------------

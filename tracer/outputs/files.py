@@ -7,11 +7,13 @@ overwritten unasked.
 """
 
 import errno
+import io
 import os
 import re
 import select
 import stat
 from contextlib import suppress
+from typing import TextIO, cast
 
 from tracer.errors import Exit, TraceError
 from tracer.text import printable
@@ -113,6 +115,34 @@ class OutputFile:
         if self._parent >= 0:
             os.close(self._parent)
             self._parent = -1
+
+
+def text_stream(file: OutputFile) -> TextIO:
+    """An OutputFile for a rich Console: `Console(file=text_stream(open_output(path)))`.
+
+    Takes whole lines; raises as OutputFile.write does; closes the file when closed.
+    """
+    return cast(TextIO, _TextStream(file))
+
+
+class _TextStream(io.TextIOBase):
+    encoding = "utf-8"
+
+    def __init__(self, file: OutputFile) -> None:
+        self._file = file
+
+    def write(self, text: str) -> int:
+        self._file.write(text.encode("utf-8", "backslashreplace"))
+        return len(text)
+
+    def fileno(self) -> int:
+        return self._file.fileno()
+
+    def isatty(self) -> bool:
+        return os.isatty(self._file.fileno())
+
+    def close(self) -> None:
+        self._file.close()
 
 
 def open_output(path: str, owner: Owner | None = None, force: bool = False) -> OutputFile:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from rich.console import Console
 from rich.text import Text
 
+from tracer.outputs.files import failure
 from tracer.outputs.units import Glyphs, clip, pad
 
 Cell = tuple[str, str]  # text, rich style
@@ -67,7 +68,20 @@ def join(
 
 
 def show(console: Console, lines: Sequence[Text], wrap: bool = False) -> None:
-    """Print to a terminal with styles, cut or wrapped to its width; elsewhere plain text."""
+    """Print to a terminal with styles, cut or wrapped to its width; elsewhere plain text.
+
+    Raises BrokenPipeError where the reader is gone, TraceError(code=Exit.OUTPUT)
+    where the text cannot be written.
+    """
+    try:
+        _show(console, lines, wrap)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise failure("the text", "cannot write", error) from error
+
+
+def _show(console: Console, lines: Sequence[Text], wrap: bool) -> None:
     if console.is_terminal:
         if wrap:
             console.print(*lines, sep="\n", highlight=False)
