@@ -28,7 +28,7 @@ tag=$(awk '$2 == "/mnt" { print $1 }' /proc/mounts)
 umount /mnt
 mount -t 9p -o version=9p2000.L,trans=virtio,access=any,msize=524288,cache=loose,ro "$tag" $host
 for folder in /proc /sys /dev /run /tmp /var/tmp /usr/lib/modules "$out"; do
-    mount --rbind "$folder" "$host$folder"
+    [ ! -d "$host$folder" ] || mount --rbind "$folder" "$host$folder"
 done
 
 # shellcheck disable=SC2016  # expanded by the inner shell
