@@ -1,10 +1,14 @@
 """The one error type a user can cause, and the exit codes it carries.
 
-`cli.py` catches it once, prints one line on stderr and exits with its code.
-docs/cli.md lists the codes; a test compares the two.
+`cli.py` catches it once, prints one line on stderr (`complain`) and exits with
+its code. docs/cli.md lists the codes; a test compares the two.
 """
 
+import contextlib
+import sys
 from enum import IntEnum
+
+from tracer.text import printable
 
 
 class Exit(IntEnum):
@@ -37,3 +41,19 @@ class TraceError(Exception):
 
     def __str__(self) -> str:
         return f"{self.message}; {self.hint}" if self.hint else self.message
+
+
+class Interrupted(BaseException):
+    """A signal that ends the program without more ado, as its default action would."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
+
+
+def complain(message: str) -> None:
+    """Say `message` on stderr in one line, safe for a terminal."""
+    line = " ".join(printable(part.strip()) for part in message.splitlines())
+    with contextlib.suppress(OSError, AttributeError):  # stderr is full, or closed (None)
+        sys.stderr.write(f"pagefault-trace: {line}\n")
+        sys.stderr.flush()

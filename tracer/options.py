@@ -1,79 +1,121 @@
-"""The option values of pagefault-trace that are more than a string or a number."""
+"""The command line of pagefault-trace as values: what it holds, and how its words are read.
 
-from typing import Any
+The readers raise click.BadParameter, whose message click completes with the
+option's name. Nothing heavy is imported: --help and a mistyped option answer at once.
+"""
+
+import math
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 import click
 
-from tracer.rows import Kind
+if TYPE_CHECKING:
+    from tracer.rows import Kind  # imports numpy
+
+Value = TypeVar("Value")
+ProbeName = Literal["auto", "fentry", "kprobe", "perf"]
+TimeMode = Literal["relative", "wall", "monotonic"]
+
+_RANGE = re.compile(r"(?:0x)?([0-9a-f]{1,16})-(?:0x)?([0-9a-f]{1,16})", re.ASCII | re.IGNORECASE)
+_TIME = re.compile(r"([0-9.]+)\s*(ns|us|µs|ms|s|)", re.ASCII)
+_NANOSECONDS = {"ns": 1, "": 1_000, "us": 1_000, "µs": 1_000, "ms": 1_000_000, "s": 1_000_000_000}
+_PERMISSIONS = "rwxps"
 
 
-class AddressRange(click.ParamType):
-    """START-END in hexadecimal (0x optional), as /proc/PID/maps writes it; END is not included."""
+@dataclass(frozen=True)
+class Options:
+    """The command line as given; each field is the option of that name."""
 
-    name = "START-END"
-
-    def convert(self, value: Any, param: Any, ctx: Any) -> tuple[int, int]:
-        if isinstance(value, tuple):
-            return value
-        first, dash, last = str(value).partition("-")
-        try:
-            start, end = int(first, 16), int(last, 16)
-        except ValueError:
-            self.fail(f"'{value}' is not a range; write it as in maps: 7f00-7f80 (hex)", param, ctx)
-        if not dash or start >= end:
-            self.fail(f"'{value}' is empty: START must be below END", param, ctx)
-        return start, end
-
-
-class Latency(click.ParamType):
-    """A time such as 500ns, 20us, 1.5ms or 2s; a bare number is microseconds. Gives nanoseconds."""
-
-    name = "TIME"
-    _UNITS = (("ns", 1), ("us", 1_000), ("µs", 1_000), ("ms", 1_000_000), ("s", 1_000_000_000))
-
-    def convert(self, value: Any, param: Any, ctx: Any) -> int:
-        if isinstance(value, int):
-            return value
-        text = str(value).strip().lower()
-        scale = 1_000
-        for unit, nanoseconds in self._UNITS:
-            if text.endswith(unit):
-                text, scale = text.removesuffix(unit), nanoseconds
-                break
-        try:
-            result = float(text) * scale
-        except ValueError:
-            result = -1.0
-        if not 0 <= result < 1e18:
-            self.fail(f"'{value}' is not a time; try 500ns, 20us, 1.5ms or 2s", param, ctx)
-        return int(result)
+    pid: tuple[int, ...] = ()
+    command: tuple[str, ...] = ()
+    csv: str | None = None
+    pages_csv: str | None = None
+    output: str | None = None
+    force: bool = False
+    duration: float | None = None  # seconds
+    probe: ProbeName = "auto"
+    snapshot_interval: int = 1000  # milliseconds
+    range: tuple[int, int] | None = None  # addresses, the second not included
+    min_latency: int = 0  # nanoseconds
+    region: tuple[str, ...] = ()
+    perms: str = ""
+    kind: "frozenset[Kind]" = frozenset()
+    children: bool = True
+    time: TimeMode = "relative"
+    symbols: bool = False
+    user: str | None = None
+    quiet: bool = False
+    check: bool = False
 
 
-class Kinds(click.ParamType):
+def reader(
+    read: Callable[[str], Value],
+) -> Callable[[click.Context, click.Parameter, str | None], Value | None]:
+    """`read` as a callback of a click option; an option not given stays None."""
+
+    def callback(_: click.Context, __: click.Parameter, text: str | None) -> Value | None:
+        return None if text is None else read(text)
+
+    return callback
+
+
+def address_range(text: str) -> tuple[int, int]:
+    """START-END in hexadecimal, as /proc/PID/maps writes it (0x may precede); END is left out."""
+    match = _RANGE.fullmatch(text.strip())
+    if match is None:
+        raise click.BadParameter(f"'{text}' is no range; write it as in maps: 7f00-7f80 (hex)")
+    start, end = int(match[1], 16), int(match[2], 16)
+    if start >= end:
+        raise click.BadParameter(f"'{text}' is empty: START must be below END")
+    return start, end
+
+
+def nanoseconds(text: str) -> int:
+    """A time such as 500ns, 20us, 1.5ms or 2s; a bare number is microseconds."""
+    match = _TIME.fullmatch(text.strip().lower().replace("μ", "µ"))
+    number = _number(match[1]) if match else math.nan
+    if match is None or not number * 1e9 < 1e18:
+        raise click.BadParameter(f"'{text}' is no time; try 500ns, 20us, 1.5ms or 2s")
+    return round(number * _NANOSECONDS[match[2]])
+
+
+def seconds(text: str) -> float:
+    """A number of seconds above 0."""
+    number = _number(text.strip().removesuffix("s"))
+    if not 0 < number < 1e9:
+        raise click.BadParameter(f"'{text}' is no number of seconds above 0")
+    return number
+
+
+def _number(text: str) -> float:
+    """A plain decimal number; not a number where it is not one."""
+    return float(text) if re.fullmatch(r"\d+\.?\d*|\.\d+", text, re.ASCII) else math.nan
+
+
+def kinds(text: str) -> "frozenset[Kind]":
     """Kinds of faults, separated by commas."""
+    from tracer.rows import Kind
 
-    name = "KIND[,…]"
-
-    def convert(self, value: Any, param: Any, ctx: Any) -> frozenset[Kind]:
-        if isinstance(value, frozenset):
-            return value
-        chosen = set()
-        for word in str(value).split(","):
-            try:
-                chosen.add(Kind[word.strip().upper()])
-            except KeyError:
-                known = ", ".join(kind.name.lower() for kind in Kind if kind)
-                self.fail(f"'{word}' is no kind of fault; there are {known}", param, ctx)
-        return frozenset(chosen)
+    chosen = set()
+    for word in text.split(","):
+        try:
+            chosen.add(Kind[word.strip().upper()])
+        except KeyError:
+            known = ", ".join(kind.name.lower() for kind in Kind)
+            raise click.BadParameter(
+                f"'{word}' is no kind of fault; there are {known}"
+            ) from None
+    return frozenset(chosen)
 
 
-class Perms(click.ParamType):
-    """Letters of rwxps that a mapping must all have."""
-
-    name = "PERMS"
-
-    def convert(self, value: Any, param: Any, ctx: Any) -> str:
-        letters = str(value).replace("-", "").lower()
-        if not letters or set(letters) - set("rwxps"):
-            self.fail(f"'{value}' are no permissions; use letters of rwxps, such as rwx", param, ctx)
-        return letters
+def permissions(text: str) -> str:
+    """Letters of rwxps that a mapping must all have; dashes as in maps mean nothing."""
+    letters = text.strip().replace("-", "").lower()
+    if not letters or set(letters) - set(_PERMISSIONS):
+        raise click.BadParameter(
+            f"'{text}' are no permissions; use letters of {_PERMISSIONS}, such as rwx"
+        )
+    return letters

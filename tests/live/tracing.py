@@ -143,14 +143,18 @@ def check_books(traced: Traced, blind: int = 0) -> None:
 
 
 def unexplained(traced: Traced) -> list[str]:
-    """Where the pages are whose source or loss nobody knows."""
+    """Where the pages are whose source or loss nobody knows, and every fault on them."""
     pages = traced.pages
     odd = (pages.first_source == Source.UNKNOWN) | (pages.last_source == Source.UNKNOWN)
     odd |= pages.last_loss == Loss.UNKNOWN
-    return [
-        f"{int(pages.page[i]):#x} {traced.names.regions[int(pages.region[i])].name}"
-        for i in np.flatnonzero(odd)[:20]
-    ]
+    lines = []
+    for i in np.flatnonzero(odd)[:5].tolist():
+        facts = {name: int(column[i]) for name, column in vars(pages).items()}
+        lines.append(f"{traced.names.regions[int(pages.region[i])].name} {facts}")
+        on_it = (traced.rows["address"] & ~np.uint64(4095)) == pages.page[i]
+        names = ("tid", "time_ns", "latency_ns", "kind", "frame_before", "frame", "count")
+        lines += [str(dict(zip(names, row, strict=True))) for row in traced.rows[on_it][list(names)]]
+    return lines
 
 
 def check_counts(traced: Traced, blind: tuple[str, ...] = ()) -> None:
