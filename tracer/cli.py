@@ -141,7 +141,9 @@ Examples:
     "[default: under sudo, whoever called it]",
 )
 @click.option("-q", "--quiet", is_flag=True, help="Print the summary only.")
-@click.option("--check", is_flag=True, help="Say what this kernel and these rights offer, and stop.")
+@click.option(
+    "--check", is_flag=True, help="Say what this kernel and these rights offer, and stop."
+)
 @click.version_option(__version__, prog_name=PROGRAM, message="%(prog)s %(version)s")
 @click.argument(
     "command",

@@ -105,9 +105,7 @@ def kinds(text: str) -> "frozenset[Kind]":
             chosen.add(Kind[word.strip().upper()])
         except KeyError:
             known = ", ".join(kind.name.lower() for kind in Kind)
-            raise click.BadParameter(
-                f"'{word}' is no kind of fault; there are {known}"
-            ) from None
+            raise click.BadParameter(f"'{word}' is no kind of fault; there are {known}") from None
     return frozenset(chosen)
 
 

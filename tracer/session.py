@@ -50,7 +50,7 @@ class Plan:
 
 @dataclass
 class Outputs:
-    """Where rows go: `live` at once and picked, `log` all of them, once a snapshot could confirm them."""
+    """Where rows go: `live` at once, as picked; `log` all, once a snapshot could confirm them."""
 
     live: list[Output] = field(default_factory=list)
     log: list[Output] = field(default_factory=list)
@@ -98,8 +98,9 @@ class Session:
     def stop(self) -> None:
         """End the trace at the next cycle; safe in a signal handler."""
         self._stop = True
-        with contextlib.suppress(BlockingIOError):
-            os.write(self._woken, b"!")
+        if self._woken >= 0:
+            with contextlib.suppress(BlockingIOError):
+                os.write(self._woken, b"!")
 
     def run(self, started: Callable[[], None] = lambda: None) -> Result:
         """Trace until the targets end, the duration is over, or `stop`.
@@ -118,15 +119,20 @@ class Session:
         finally:
             attached.program.reset_targets()
             self._recorder.close()
+            woken, self._woken = self._woken, -1  # a signal may come still
             os.close(self._wake)
-            os.close(self._woken)
+            os.close(woken)
 
     # -- the beginning --------------------------------------------------------------
 
     def _begin(self, started: Callable[[], None]) -> None:
         plan, recorder = self.plan, self._recorder
         for pid in self._all_pids():
-            recorder.attach(pid, children=plan.children)
+            try:
+                recorder.attach(pid, children=plan.children)
+            except ProcessGone:
+                if pid in plan.pids:
+                    raise  # a child may end when it likes
         if plan.command is not None:
             recorder.expect(plan.command.pid, children=plan.children)
         if plan.pids:
@@ -138,7 +144,8 @@ class Session:
             self._begun = True
             if plan.command.pin is None and plan.command.poll() is None:
                 self._notes.append(
-                    f"the command's memory could not be held for a last look: {plan.command.pin_reason}"
+                    "the command's memory could not be held for a last look: "
+                    f"{plan.command.pin_reason}"
                 )
 
     def _look_at_exec(self) -> None:
@@ -213,6 +220,12 @@ class Session:
         if self.plan.command is None and not self.outputs.log:
             self._stop = True
 
+    def _log_reader_gone(self) -> None:
+        """Nobody reads the CSV any more; a command runs on, and so do the lines."""
+        self.outputs.log.clear()
+        if self.plan.command is None:
+            self._stop = True
+
     # -- snapshots -------------------------------------------------------------------
 
     def _snapshot_needed(self) -> bool:
@@ -285,9 +298,11 @@ class Session:
         rows["confirmed"][at[same]] = Confirmed.BOTH
 
     def _log(self, rows: Rows) -> None:
-        if len(rows):
-            for output in self.outputs.log:
+        try:
+            for output in self.outputs.log if len(rows) else ():
                 output.write(rows, self.names)
+        except BrokenPipeError:
+            self._log_reader_gone()
 
     # -- the end -----------------------------------------------------------------------
 
@@ -313,7 +328,7 @@ class Session:
         )
 
     def _last_look(self) -> int | None:
-        """The closing snapshots; twice, so that what they alone show can be told from what is on its way."""
+        """The closing snapshots; twice, to tell what they alone show from what is on its way."""
         command = self.plan.command
         status = None if command is None else command.poll()
         if status is None:
@@ -385,7 +400,7 @@ def _lives(pid: int) -> bool:
 
 
 class _Poller:
-    """Wakes the loop for a life-cycle record, a signal, or a process's end; else after the cycle's time."""
+    """Wakes the loop for a signal or a process's end; else after the cycle's time."""
 
     def __init__(self, session: Session) -> None:
         self._poll = select.poll()

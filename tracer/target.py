@@ -210,6 +210,11 @@ class Command:
 
     exit_status = property(poll)
 
+    @property
+    def started(self) -> bool:
+        """Whether `start` has let it begin: then it runs on, whatever becomes of the trace."""
+        return self._started
+
     def wait(self, seconds: float | None = None) -> int | None:
         """`poll` once it has ended, or after `seconds`. `pidfd` is readable then, too."""
         if self._status is None:

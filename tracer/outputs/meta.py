@@ -36,9 +36,14 @@ class MetaFile:
         """Write the first version."""
         self._replace(describe(info, "running"))
 
-    def finish(self, info: RunInfo, books: Books, state: State = "finished") -> None:
+    def finish(self, info: RunInfo, books: Books) -> None:
         """Write the last version, with the books."""
-        self._replace(describe(info, state, books))
+        self._replace(describe(info, "finished", books))
+
+    def fail(self, info: RunInfo) -> None:
+        """Write that the trace broke off; nothing where it never began."""
+        if self._file is None:
+            self._replace(describe(info, "failed"))
 
     def discard(self) -> None:
         """Give the name up again, where nothing was written yet."""

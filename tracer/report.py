@@ -1,0 +1,276 @@
+"""What the user gets of a trace: the files, the lines as they come, the summary, the facts."""
+
+import contextlib
+import os
+import socket
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from types import TracebackType
+from typing import IO, Self, cast
+
+from rich.console import Console
+
+from tracer.errors import TraceError
+from tracer.options import Options
+from tracer.outputs.base import RunInfo, Symbolizer
+from tracer.outputs.console import ConsoleOutput
+from tracer.outputs.csv import CsvOutput
+from tracer.outputs.files import OutputFile, open_output
+from tracer.outputs.meta import MetaFile
+from tracer.outputs.pages import write_pages
+from tracer.outputs.summary import Summary
+from tracer.pipes import PIPE_CLOSED, discard_stdout
+from tracer.probes.choose import Attached
+from tracer.rows import Rows
+from tracer.session import Result, Session
+
+_STDOUT = ("-", "/dev/stdout", "/dev/fd/1", "/proc/self/fd/1")
+_DEVICES = ("/dev/", "/proc/")  # no FILE.meta.json goes beside these
+
+
+class Files:
+    """The files a run writes, opened before it starts so that a bad path is known at once.
+
+    Left before `keep`, it takes back what it made. Raises TraceError (Exit.OUTPUT).
+    """
+
+    def __init__(self, options: Options, owner: tuple[int, int] | None) -> None:
+        self.csv: OutputFile | None = None
+        self.pages: OutputFile | None = None
+        self.meta: MetaFile | None = None
+        self.csv_on_stdout = any(name in _STDOUT for name in (options.csv, options.pages_csv))
+        self._open: list[OutputFile | MetaFile] = []
+        text = options.output or ("/dev/stderr" if self.csv_on_stdout else "-")
+        try:
+            if options.csv:
+                self.csv = self._opened(open_output(options.csv, owner, options.force))
+                if self.csv.regular and not _is_stream(options.csv):
+                    self.meta = MetaFile(options.csv, owner, options.force)
+                    self._open.append(self.meta)
+            if options.pages_csv:
+                self.pages = self._opened(open_output(options.pages_csv, owner, options.force))
+            self.text = self._opened(open_output(text, owner, options.force))
+        except TraceError:
+            self.discard()
+            raise
+
+    def _opened(self, file: OutputFile) -> OutputFile:
+        self._open.append(file)
+        return file
+
+    def keep(self) -> None:
+        """Tracing has begun: from now on what is written stays, whatever happens."""
+        self._open.clear()
+
+    def discard(self) -> None:
+        """Tracing never began: leave no half-written file."""
+        for file in self._open:
+            with contextlib.suppress(TraceError, OSError):
+                file.discard()
+        self._open.clear()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.discard()
+
+
+def _is_stream(path: str) -> bool:
+    return path == "-" or path.startswith(_DEVICES)
+
+
+class Report:
+    """Hangs the outputs onto a session, and closes the account when it is over.
+
+    `status` is the exit status as far as the tracer has a say in it.
+    """
+
+    def __init__(
+        self, options: Options, files: Files, session: Session, attached: Attached
+    ) -> None:
+        self.status = 0
+        self._options, self._files, self._session = options, files, session
+        self._summary = Summary()
+        self._console = _console(options, files)
+        self._info = _facts(options, attached)
+        symbolizer = self._symbolizer()
+        session.outputs.live.append(self._summary)
+        if not options.quiet and (options.output or not files.csv_on_stdout):
+            session.outputs.live.append(self._lines(symbolizer))
+        self._csv = None if files.csv is None else CsvOutput(files.csv, symbolizer)
+        if self._csv is not None:
+            session.outputs.log.append(self._csv)
+
+    def _lines(self, symbolizer: Symbolizer | None) -> ConsoleOutput:
+        info = self._info
+        wall = info.started_wall_ns - info.started_monotonic_ns
+        started = info.started_monotonic_ns
+        return ConsoleOutput(self._console, started, wall, self._options.time, symbolizer)
+
+    def _symbolizer(self) -> Symbolizer | None:
+        if not self._options.symbols:
+            return None
+        from tracer.symbols import Symbols
+
+        symbols = Symbols(self._session.names.regions, self._session.inode_of)
+
+        def names(rows: Rows) -> Sequence[str]:
+            return symbols.names(rows["ip"], rows["ip_region"])
+
+        return names
+
+    def begin(self) -> None:
+        """The hooks are in place, the targets are there."""
+        if self._files.meta is not None:
+            self._files.meta.start(self._info)
+        self._files.keep()
+
+    @contextlib.contextmanager
+    def failing_cleanly(self) -> Iterator[None]:
+        """Whatever ends the trace, the CSV ends with a whole line; a failed one is marked so."""
+        finished = False
+        try:
+            yield
+            finished = True
+        finally:
+            with contextlib.ExitStack() as stack:  # each, even where another fails
+                if not finished:
+                    stack.callback(self._give_up)
+                stack.callback(self._close_csv)
+
+    def _close_csv(self) -> None:
+        if self._csv is None:
+            return
+        try:
+            self._csv.close()
+        except BrokenPipeError:
+            self.status = PIPE_CLOSED
+        if not self._session.outputs.log:  # its reader went away
+            self.status = PIPE_CLOSED
+
+    def _give_up(self) -> None:
+        with contextlib.suppress(TraceError, OSError):
+            if self._files.pages is not None:
+                self._files.pages.discard()
+            if self._files.meta is not None:
+                self._files.meta.fail(self._info)
+
+    def finish(self, result: Result) -> None:
+        """The summary, the pages and the facts; each of them even where another fails."""
+        info = self._info
+        info.ended_monotonic_ns = result.ended_ns
+        info.snapshots = result.snapshots
+        info.exit_status = result.exit_status
+        info.notes += [*self._left_out(), *result.notes]
+        with contextlib.ExitStack() as stack:
+            stack.callback(self._write_meta, result)
+            stack.callback(self._write_pages, result)
+            self._print_summary(result)
+
+    def _left_out(self) -> list[str]:
+        picks = self._session.plan.picks
+        if not picks:
+            return []
+        options = " ".join(f"--{name} {text}" for name, text in _picked(self._options).items())
+        return [f"{options} shows {picks.shown} of {picks.seen} faults; the books hold them all"]
+
+    def _print_summary(self, result: Result) -> None:
+        try:
+            if result.stdout_closed:
+                raise BrokenPipeError
+            names = self._session.names
+            shown = self._session.plan.picks.choose_pages(result.pages, names)
+            self._summary.render(self._console, names, result.books, shown, self._info)
+            self._files.text.close()
+        except BrokenPipeError:
+            discard_stdout()
+            self.status = PIPE_CLOSED
+
+    def _write_pages(self, result: Result) -> None:
+        file = self._files.pages
+        if file is None:
+            return
+        try:
+            write_pages(file, result.pages, self._session.names)
+            file.close()
+        except BrokenPipeError:
+            self.status = PIPE_CLOSED
+        except TraceError:
+            file.discard()
+            raise
+
+    def _write_meta(self, result: Result) -> None:
+        if self._files.meta is not None:
+            self._files.meta.finish(self._info, result.books)
+
+
+def _picked(options: Options) -> dict[str, str]:
+    """What is shown only, as given."""
+    given = {
+        "region": ",".join(options.region),
+        "perms": options.perms,
+        "kind": ",".join(sorted(kind.name.lower() for kind in options.kind)),
+    }
+    return {name: text for name, text in given.items() if text}
+
+
+def _facts(options: Options, attached: Attached) -> RunInfo:
+    filters = {
+        "range": "-".join(f"{at:#x}" for at in options.range or ()),
+        "min_latency": f"{options.min_latency}ns" if options.min_latency else "",
+    }
+    walk = attached.direct_map
+    return RunInfo(
+        host=socket.gethostname(),
+        kernel=os.uname().release,
+        command=list(options.command),
+        pids=list(dict.fromkeys(options.pid)),
+        probe=attached.probe.name,
+        probe_reason=attached.reason,
+        started_monotonic_ns=time.monotonic_ns(),
+        started_wall_ns=time.time_ns(),
+        snapshot_interval_ms=options.snapshot_interval,
+        filters={name: text for name, text in filters.items() if text} | _picked(options),
+        notes=[] if walk.base else [f"frames are known from snapshots only: {walk.reason}"],
+    )
+
+
+def _console(options: Options, files: Files) -> Console:
+    encoding = getattr(sys.stderr if files.csv_on_stdout else sys.stdout, "encoding", None)
+    stream = TextFile(files.text, "utf-8" if options.output else encoding or "utf-8")
+    plain = False if options.output else None  # None: as the terminal is, if it is one
+    return Console(file=cast(IO[str], stream), force_terminal=plain, highlight=False)
+
+
+class TextFile:
+    """An OutputFile as the text stream that rich and others write to.
+
+    Unlike sys.stdout it holds nothing back, and it raises what OutputFile.write does.
+    """
+
+    def __init__(self, file: OutputFile, encoding: str = "utf-8") -> None:
+        self.encoding = encoding
+        self._file = file
+
+    def write(self, text: str) -> int:
+        """Write all of it at once."""
+        self._file.write(text.encode(self.encoding, "backslashreplace"))
+        return len(text)
+
+    def flush(self) -> None:
+        """Every write is out already."""
+
+    def fileno(self) -> int:
+        """Where it goes."""
+        return self._file.fileno()
+
+    def isatty(self) -> bool:
+        """Whether that is a terminal."""
+        return os.isatty(self._file.fileno())
