@@ -25,6 +25,7 @@ _PAGE = ~np.uint64(4095)
 _AROUND_KINDS = [Kind.FILE.value, Kind.SHMEM.value, Kind.HUGETLB.value]
 _SPECIAL_NAMES = ("[vdso]", "[vsyscall]", "[uprobes]", "[timens]")
 _UNSEEN_NAMES = ("[vvar]", "[vvar_vclock]")
+_SHARED_NAMELESS = Trait.KNOWN | Trait.SHARED  # no file, yet shared: kept by shmem
 _SHMEM_NAMES = ("/memfd:", "/SYSV", "/dev/zero", "/dev/shm/", "[anon_shmem")
 
 
@@ -97,10 +98,8 @@ class Join:
             self._traits.append(int(region_traits(region, self.shmem_roots)))
         return np.array(self._traits, np.uint8)
 
-    def _is_stray(
-        self, faults: Records, region: npt.NDArray[np.uint32]
-    ) -> npt.NDArray[np.bool_]:
-        """Exceptions (perf) outside every mapping, or against its permissions: never a page's fault."""
+    def _is_stray(self, faults: Records, region: npt.NDArray[np.uint32]) -> npt.NDArray[np.bool_]:
+        """Exceptions (perf) outside every mapping or against its permissions: no page's fault."""
         failed = (faults["marks"] & (Mark.FAILED | Mark.ERRORCODE)) == Mark.FAILED | Mark.ERRORCODE
         stray = np.zeros(len(faults), np.bool_)
         if not failed.any():
@@ -130,8 +129,8 @@ class Join:
             frame=new.frame[told],
             around=np.zeros(len(told), np.bool_),
         )
-        around = self._brought_along(rows, _window_parts(rows, windows))
-        parts = _concatenate([own, _huge_parts(rows, old, new), around])
+        along = self._brought_along(rows, _window_parts(rows, windows))
+        parts = _concatenate([own, _huge_parts(rows, old, new), along])
         # A neighbour's event comes right after the fault that brought it.
         parts = parts.take(np.lexsort((parts.around, parts.row)))
         absent = old.known & ~old.present
@@ -158,7 +157,7 @@ class Join:
             rows["kind"][row[outcome.raced]] = Kind.SPURIOUS
 
     def _brought_along(self, rows: Rows, parts: "_Parts") -> "_Parts":
-        """The neighbours that a fault itself brought, without those other threads put there meanwhile.
+        """The neighbours that a fault itself brought, without those other threads put there.
 
         Fault-around maps files only. Anonymous pages come along as parts of one
         large folio: their frames follow each other as their pages do.
@@ -280,8 +279,6 @@ def region_traits(region: Region, shmem_roots: tuple[str, ...] = ()) -> Trait:
         traits |= Trait.FILE
     if name.startswith(("/anon_hugepage", "/dev/hugepages/")):
         traits |= Trait.HUGETLB
-    elif name.startswith(_SHMEM_NAMES) or (shmem_roots and name.startswith(shmem_roots)):
-        traits |= Trait.SHMEM | Trait.FILE
-    elif Trait.SHARED in traits and Trait.FILE not in traits and Trait.SPECIAL not in traits:
+    elif name.startswith(_SHMEM_NAMES + shmem_roots) or traits == _SHARED_NAMELESS:
         traits |= Trait.SHMEM | Trait.FILE
     return traits

@@ -27,7 +27,7 @@ _FRAME = np.uint64(0x000FFFFFFFFFF000)
 _NO_FRAME = np.uint64(NO_FRAME)
 
 # Swap-like entries: the type is the top five bits (arch/x86/include/asm/pgtable_64.h).
-# Real swap areas come first (MAX_SWAPFILES is 22 at least); above are migration, poison and markers.
+# Real swap areas come first (MAX_SWAPFILES is 22 at least); then migration, poison, markers.
 _TYPE_SHIFT = np.uint64(59)
 _SPECIAL_TYPES = np.uint64(22)
 _MARKER_TYPES = np.uint64(30)
@@ -67,9 +67,7 @@ class Entries:
     frame: U64  # physical address of the page's frame, NO_FRAME where not present
 
 
-def entries(
-    raw: U64, level: npt.NDArray[np.uint8], known: Bools, address: U64
-) -> Entries:
+def entries(raw: U64, level: npt.NDArray[np.uint8], known: Bools, address: U64) -> Entries:
     """Take apart raw entries found at `level` (1 PTE, 2 PMD, 3 PUD) for the page at `address`."""
     leaf = (level == 1) | ((raw & _LEAF) != 0)
     present = known & leaf & ((raw & _EITHER) != 0)
@@ -128,7 +126,7 @@ def cause(faults: npt.NDArray[np.void], owner: npt.NDArray[np.uint32]) -> npt.ND
     marks, flags = faults["marks"], faults["flags"]
     code = (marks & Mark.ERRORCODE) != 0
     user = np.where(code, flags & _ERROR_USER, flags & _FLAG_USER) != 0
-    # A completion without its entry (perf) has no flags: the instruction's half of the address space tells.
+    # A completion without its entry (perf) has no flags: the instruction's address tells.
     user |= ((marks & Mark.ENTRY) == 0) & (faults["ip"] != 0) & (faults["ip"] >> np.uint64(63) == 0)
     other = (faults["mm"] != faults["current_mm"]) & (faults["tgid"] != owner)
     remote = other | ((marks & Mark.FOREIGN) != 0)
@@ -142,9 +140,7 @@ def is_major(faults: npt.NDArray[np.void]) -> Bools:
     return np.asarray((faults["result"] & _MAJOR) != 0)
 
 
-def traits(
-    faults: npt.NDArray[np.void], by_region: npt.NDArray[np.uint8]
-) -> npt.NDArray[np.uint8]:
+def traits(faults: npt.NDArray[np.void], by_region: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
     """Trait bits of each fault's mapping: the record's own vm_* fields, else the region's.
 
     `by_region` holds the traits the region's name and permissions give. Names

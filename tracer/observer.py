@@ -30,7 +30,9 @@ class SpaceView:
 
     born: Source  # INITIAL: there when we came; EXEC, FORK: made under trace
     looked: bool = False  # a snapshot was taken before
-    populated: list[tuple[int, int]] = field(default_factory=list)  # by system calls, since the last look
+    populated: list[tuple[int, int]] = field(
+        default_factory=list
+    )  # by system calls, since the last look
     missed: int = 0  # faults missed in the whole run, when the last look left nothing open
     suspects: dict[int, int] = field(default_factory=dict)  # page -> frame the last look showed
 

@@ -307,14 +307,12 @@ class Recorder:
                 change.time_ns,
             )
         else:
-            self.timeline.lose(
-                change.space, change.start, change.end, change.time_ns, change.loss
-            )
+            self.timeline.lose(change.space, change.start, change.end, change.time_ns, change.loss)
 
     # -- snapshots --------------------------------------------------------------------
 
     def observe(self, space: int, shot: Snapshot) -> None:
-        """Hold a snapshot against the timeline; the ring must have been read to the snapshot's end."""
+        """Hold a snapshot against the timeline; the ring must have been read to its end."""
         owner = self.spaces[space]
         if owner.ended_ns is None:
             self.spaces.snapshot(shot.before_ns, shot.pid, shot.mappings)
@@ -344,5 +342,3 @@ def _expects_window(faults: Records) -> npt.NDArray[np.bool_]:
     own = np.uint64(1) << ((faults["address"] >> np.uint64(12)) & np.uint64(15))
     fresh = (faults["seen"] >> np.uint64(16)) & ~faults["seen"] & ~own & np.uint64(0xFFFF)
     return np.asarray((faults["level_after"] == 1) & (fresh != 0))
-
-

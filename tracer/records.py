@@ -59,7 +59,7 @@ class Layout:
 
 
 def parse_layout(header: str) -> Layout:
-    """The layout bpf/record.h (its text) defines; raises TraceError where it is not what we know."""
+    """The layout that bpf/record.h (its text) defines; raises TraceError where we know another."""
     constants = {name: int(value, 0) for name, value in _DEFINE.findall(header)}
     size = constants["RECORD_SIZE"]
     shapes = {name: _dtype(name, body, size) for name, body in _STRUCT.findall(header)}

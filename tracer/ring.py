@@ -8,7 +8,6 @@ constant stride and a whole batch is one strided view.
 """
 
 import mmap
-import os
 from types import TracebackType
 from typing import Self
 
@@ -45,7 +44,7 @@ class Ring:
         return int(self._producer[0]) - int(self._consumer[0])
 
     def read(self, most: int = 1 << 16) -> npt.NDArray[np.uint8]:
-        """Copy out up to `most` complete records: uint8 array (n, record_size), in the ring's order.
+        """Copy out up to `most` complete records: uint8 (n, record_size), in the ring's order.
 
         Stops at the first record that is still being written. Raises
         ValueError when a header does not have our record's length, which
@@ -87,5 +86,3 @@ class Ring:
         traceback: TracebackType | None,
     ) -> None:
         self.close()
-
-

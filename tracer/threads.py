@@ -73,7 +73,7 @@ class Threads:
             self.live[tid].ended = True
 
     def become_leader(self, old_tid: int, tid: int) -> None:
-        """exec by a thread that was not the leader: it takes the leader's id and keeps its count."""
+        """exec by a thread that was not the leader: it takes the leader's id, keeps its count."""
         if old_tid == tid or old_tid not in self.live:
             return
         self._retire(tid)

@@ -337,7 +337,7 @@ class Timeline:
     # -- looking at it -----------------------------------------------------------
 
     def state(self, space: int, pages: U64) -> npt.NDArray[np.int64]:
-        """The slots of `pages` (virtual page numbers), made where new; index `self[column]` with them."""
+        """The slots of `pages` (virtual page numbers), made where new: indices into columns."""
         return self._slots(space, pages)
 
     def resident(self, space: int) -> npt.NDArray[np.int64]:
@@ -407,7 +407,7 @@ class Timeline:
             blocks = [self._blocks[key] for key in sorted(inside)]
         at = _expand(blocks)
         pages = self.pages_at(at)
-        return at[(pages >= first) & (pages < last)]
+        return np.asarray(at[(pages >= first) & (pages < last)])
 
 
 def _expand(blocks: list[int]) -> npt.NDArray[np.int64]:

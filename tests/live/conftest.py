@@ -1,4 +1,4 @@
-"""One compiled and attached probe for all tests that take `attached`: each costs a second here, half a minute in a guest."""
+"""One compiled and attached probe for all tests: a second here, half a minute in a guest."""
 
 from collections.abc import Iterator
 

@@ -1,4 +1,4 @@
-"""Workloads with known answers: every page once, the right kind, pagemap's frame, the kernel's count."""
+"""Known answers: every page once, the right kind, pagemap's frame, the kernel's count."""
 
 from collections import Counter
 from dataclasses import dataclass
@@ -201,7 +201,7 @@ def test_threads_started_under_trace(attached: Attached) -> None:
 
 
 def test_short_lived_mappings(attached: Attached) -> None:
-    """1,000 mappings, anonymous and file in turn at one address: each fault names the one of its time."""
+    """1,000 mappings, anonymous and file in turn at one address: each fault names its own."""
     traced = trace(attached, "short-lived", 500)
     range_ = traced.report.ranges["short"]
     check_counts(traced)
@@ -209,9 +209,7 @@ def test_short_lived_mappings(attached: Attached) -> None:
     rows = traced.within(range_)
     names = [traced.names.regions[int(region)].name for region in rows["region"]]
     assert names == ["[anon]", traced.report.file] * 500
-    offsets = [
-        traced.names.regions[int(region)].offset for region in rows["region"][1::2].tolist()
-    ]
+    offsets = [traced.names.regions[int(region)].offset for region in rows["region"][1::2].tolist()]
     assert offsets == [page * 4096 for page in range(500)]
     kinds = [Kind(int(kind)).name.lower() for kind in rows["kind"]]
     file_kind = "shmem" if traced.report.file_system == 0x01021994 else "file"
@@ -219,7 +217,7 @@ def test_short_lived_mappings(attached: Attached) -> None:
 
 
 def test_storm(attached: Attached) -> None:
-    """16 threads, every fault seen; where fentry's handlers are preempted, its misses are counted and shown."""
+    """16 threads, every fault seen; what preempted fentry handlers miss is counted and shown."""
     traced = trace(attached, "storm", 16, 257, 20)
     books = traced.books
     total = 16 * 257 * 20

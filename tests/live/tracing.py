@@ -62,7 +62,9 @@ class Traced:
         if pid:
             chosen &= self.pages.pid == pid
         return {
-            int(page[index]): {name: int(column[index]) for name, column in vars(self.pages).items()}
+            int(page[index]): {
+                name: int(column[index]) for name, column in vars(self.pages).items()
+            }
             for index in np.flatnonzero(chosen)
         }
 
@@ -132,7 +134,7 @@ def _frames(pid: int, range_: Range) -> "np.ndarray[tuple[int], np.dtype[np.uint
 
 
 def check_books(traced: Traced, blind: int = 0) -> None:
-    """Nothing lost, nothing contradicted, nothing unexplained; `blind` faults no perf event tells of."""
+    """Nothing lost, contradicted or unexplained; of `blind` faults no perf event tells."""
     books = traced.books
     assert (books.lost, books.conflict) == (0, 0), books
     assert books.missed == (blind if traced.probe == "perf" else 0), books
@@ -153,18 +155,22 @@ def unexplained(traced: Traced) -> list[str]:
         lines.append(f"{traced.names.regions[int(pages.region[i])].name} {facts}")
         on_it = (traced.rows["address"] & ~np.uint64(4095)) == pages.page[i]
         names = ("tid", "time_ns", "latency_ns", "kind", "frame_before", "frame", "count")
-        lines += [str(dict(zip(names, row, strict=True))) for row in traced.rows[on_it][list(names)]]
+        lines += [
+            str(dict(zip(names, row, strict=True))) for row in traced.rows[on_it][list(names)]
+        ]
     return lines
 
 
 def check_counts(traced: Traced, blind: tuple[str, ...] = ()) -> None:
-    """Thread by thread, each fault the kernel counted in a step has one row; on perf, less the blind ones."""
+    """By thread, each fault the kernel counted in a step has a row; on perf, less the blind."""
     for count in traced.report.counts:
         mine = rows_of(traced, count)
         if traced.probe == "perf" and count.label in blind:
             assert len(mine) == 0, count
             continue
-        assert sorted(mine["count"].tolist()) == list(range(count.before + 1, count.after + 1)), count
+        assert sorted(mine["count"].tolist()) == list(range(count.before + 1, count.after + 1)), (
+            count
+        )
         if count.expected is not None:
             assert count.faults == count.expected, count
 
@@ -181,7 +187,7 @@ def rows_of(traced: Traced, count: Count) -> Rows:
 
 
 def check_frames(traced: Traced, name: str) -> None:
-    """The last row of each page of a range that holds a frame names pagemap's, and each such page has one."""
+    """The last row of each page of a range, and the timeline, name the frame pagemap shows."""
     range_ = traced.report.ranges[name]
     rows = traced.within(range_)
     rows = rows[rows["pid"] == traced.report.pid]

@@ -14,7 +14,7 @@ class Probe(Protocol):
     latency: str  # what latency_ns covers, one sentence
 
     def refused(self) -> str:
-        """Why this kernel cannot take it, as far as can be told without trying; "" if nothing speaks against it."""
+        """Why this kernel cannot take it, as far as can be told without trying; else ""."""
 
     def inexact(self) -> str:
         """Why it would not see every fault here; "" where it does."""

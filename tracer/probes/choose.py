@@ -12,9 +12,7 @@ from tracer.probes.base import Probe
 from tracer.probes.program import RING_BYTES, Program, kernel_flags, load_bcc
 
 # In the order of cost to the target, cheapest first.
-PROBES: dict[str, Probe] = {
-    module.name: cast(Probe, module) for module in (fentry, kprobe, perf)
-}
+PROBES: dict[str, Probe] = {module.name: cast(Probe, module) for module in (fentry, kprobe, perf)}
 
 
 @dataclass

@@ -36,7 +36,7 @@ def flags() -> list[str]:
 
 
 def attach(bcc: Any, program: Program) -> None:
-    """Attach the return first: an entry without a return would look like a fault that never ends."""
+    """Attach, the return first: an entry without one would be a fault that never ends."""
     bpf = program.bpf
     with quiet_stderr() as complaints:
         try:

@@ -1,4 +1,4 @@
-"""Software events after a fault and exception tracepoints before it: works without kprobes and trampolines."""
+"""Software events after a fault, exception tracepoints before it; no kprobes needed."""
 
 from typing import Any
 
@@ -33,7 +33,7 @@ def flags() -> list[str]:
 
 
 def attach(bcc: Any, program: Program) -> None:
-    """One event for each kind and CPU, filtered by target in the program: the form that nothing slips."""
+    """One event for each kind and CPU, filtered by target in the program: nothing slips by."""
     with quiet_stderr() as complaints:
         try:
             program.bpf.load_func(b"exception", bcc.BPF.RAW_TRACEPOINT)
@@ -48,7 +48,7 @@ def attach(bcc: Any, program: Program) -> None:
                 )
         except Exception as error:
             raise TraceError(
-                f"perf: the page-fault software events cannot be opened: {error} {complaints()}".strip(),
+                f"perf: the page-fault events cannot be opened: {error} {complaints()}".strip(),
                 code=Exit.NO_PROBE,
             ) from error
 

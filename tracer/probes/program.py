@@ -134,7 +134,12 @@ class Program:
     """
 
     def __init__(
-        self, bcc: Any, bpf_dir: Path, define: str, flags: Iterable[str], ring_bytes: int = RING_BYTES
+        self,
+        bcc: Any,
+        bpf_dir: Path,
+        define: str,
+        flags: Iterable[str],
+        ring_bytes: int = RING_BYTES,
     ) -> None:
         self.layout: Layout = load_layout(bpf_dir)
         self.ring_bytes = ring_bytes
@@ -154,6 +159,7 @@ class Program:
                     f"{define}: {_why(str(error), complaints())}", code=Exit.NO_PROBE
                 ) from error
         self._settings = _Settings()
+        self._zero: dict[str, int] = {}
 
     @property
     def ring_fd(self) -> int:
@@ -165,7 +171,7 @@ class Program:
     # -- who is traced ------------------------------------------------------
 
     def add_target(self, tgid: int, *, children: bool, waits: bool = False) -> None:
-        """Trace process `tgid` (a number of the initial PID namespace) from now, or from its exec."""
+        """Trace process `tgid` (as the initial PID namespace has it) from now, or from its exec."""
         state = (TARGET_WAITS if waits else TARGET_ACTIVE) | (TARGET_CHILDREN if children else 0)
         self._table("targets")[ctypes.c_uint32(tgid)] = _Target(0, state, 0)
 
@@ -184,7 +190,7 @@ class Program:
         self._store_settings()
 
     def set_filters(self, start: int = 0, end: int = 0, min_latency_ns: int = 0) -> None:
-        """Leave out faults outside [start, end) (end 0: no range) or quicker than `min_latency_ns`."""
+        """Leave out faults outside [start, end) (end 0: none) or quicker than `min_latency_ns`."""
         self._settings.range_start, self._settings.range_end = start, end
         self._settings.min_latency_ns = min_latency_ns
         self._store_settings()
@@ -199,8 +205,6 @@ class Program:
             name: sum(table[ctypes.c_int(index)]) - self._zero.get(name, 0)
             for index, name in enumerate(COUNTERS)
         }
-
-    _zero: dict[str, int] = {}
 
     def reset_targets(self) -> None:
         """No process is a target, no fault is pending, nothing is filtered."""
@@ -224,7 +228,7 @@ class Program:
         self.bpf.detach_raw_tracepoint(tp=b"sys_enter")
 
     def walk_own(self, address: int, direct_map: int, symbol: int = 0) -> Walk | None:
-        """Walk the tracer's own page tables to `address` with a candidate base; None if not answered."""
+        """Walk our own page tables to `address` with a candidate base; None if not answered."""
         table = self._table("calibration")
         thread = os.getpid() << 32 | _gettid()
         table[ctypes.c_int(0)] = _Calibration(thread, address, direct_map, symbol)
@@ -235,7 +239,7 @@ class Program:
         return Walk(int(answer.pgd), int(answer.entry), int(answer.level), int(answer.value))
 
     def recursion_misses(self, fd: int) -> int:
-        """How often the kernel skipped a program that was already running on its CPU (since 5.12)."""
+        """How often the kernel skipped a program already running on its CPU (since 5.12)."""
         for line in Path(f"/proc/self/fdinfo/{fd}").read_text().splitlines():
             if line.startswith("recursion_misses:"):
                 return int(line.split()[1])
@@ -252,8 +256,8 @@ def _gettid() -> int:
     return threading.get_native_id()
 
 
-class quiet_stderr:  # noqa: N801 (used as a statement)
-    """clang and libbpf write to descriptor 2: keep it, to quote the reason instead of a page of it."""
+class quiet_stderr:
+    """clang and libbpf write to descriptor 2: kept, to quote the reason and not a page of it."""
 
     def __enter__(self) -> Any:
         import sys
