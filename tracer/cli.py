@@ -198,6 +198,12 @@ def run(arguments: list[str]) -> int:
     except BrokenPipeError:  # --help | head -1
         discard_stdout()
         return PIPE_CLOSED
+    except OSError as error:  # --help >/dev/full
+        if error.filename is not None:
+            raise  # not an output of ours: a bug
+        complain(f"cannot write standard output: {error.strerror}")
+        discard_stdout()
+        return Exit.OUTPUT
 
 
 def _validate(options: Options) -> None:
@@ -240,6 +246,8 @@ def _open_standard_files() -> None:
             if null != fd:
                 os.dup2(null, fd)
                 os.close(null)
+            if fd == 2:
+                sys.stderr = open(2, "w", closefd=False)  # noqa: SIM115 (as Python keeps it)
     try:
         os.fstat(1)
     except OSError:
