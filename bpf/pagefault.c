@@ -179,13 +179,13 @@ static __always_inline void look_before(struct pending *p)
 		p->mask_next = window_mask(window);
 }
 
-static __always_inline int emit_window(struct pending *p, u64 id, u64 now, u32 cpu, u64 address, u64 seen, u64 *window)
+static __always_inline void emit_window(struct pending *p, u64 id, u64 now, u32 cpu, u64 address, u64 seen, u64 *window)
 {
 	struct window_record *w = events.ringbuf_reserve(RECORD_SIZE);
 
 	if (!w) {
 		count(COUNT_LOST_TASK);
-		return 0;
+		return;
 	}
 	w->type = RECORD_WINDOW;
 	w->marks = 0;
@@ -200,10 +200,27 @@ static __always_inline int emit_window(struct pending *p, u64 id, u64 now, u32 c
 	w->seen = seen;
 	__builtin_memcpy(w->entries, window, sizeof(w->entries));
 	events.ringbuf_submit(w, BPF_RB_NO_WAKEUP);
-	return 1;
 }
 
-/* One fault is over: emit its record, and the windows where neighbours came along. */
+/* The windows in which pages other than the fault's own have come to be present. */
+static __always_inline void emit_neighbours(struct pending *p, u64 id, u64 now, u32 cpu,
+					    struct walk *after, u64 *window)
+{
+	u32 own = 1u << ((p->address >> 12) & (WINDOW_PAGES - 1));
+	u32 mask;
+
+	if (after->mask & ~p->mask_before & ~own)
+		emit_window(p, id, now, cpu, p->address,
+			    p->mask_before | (u64)after->mask << 16, window);
+	if (!p->reads || !next_window(after, p->address, window))
+		return;
+	mask = window_mask(window);
+	if (mask & ~p->mask_next)
+		emit_window(p, id, now, cpu, p->address + WINDOW_PAGES * 4096,
+			    p->mask_next | (u64)mask << 16, window);
+}
+
+/* One fault is over: emit its record, after the windows in which neighbours came along. */
 static __always_inline int finish(u64 id, struct pending *p, u32 result)
 {
 	u32 zero = 0;
@@ -214,7 +231,6 @@ static __always_inline int finish(u64 id, struct pending *p, u32 result)
 	u32 cpu = bpf_get_smp_processor_id();
 	struct walk after = {};
 	struct fault_record *r;
-	u32 fresh;
 	u64 seen;
 
 	if (!set)
@@ -228,6 +244,9 @@ static __always_inline int finish(u64 id, struct pending *p, u32 result)
 	if (set->direct_map && p->pgd)
 		walk_page(set->direct_map, p->pgd, p->address, &after, window);
 	seen = p->mask_before | (u64)after.mask << 16;
+	/* The windows go first: whoever reads the fault's record has them already. */
+	if (after.level == 1)
+		emit_neighbours(p, id, now, cpu, &after, window);
 	r = events.ringbuf_reserve(RECORD_SIZE);
 	if (!r) {
 		if (!(result & VM_FAULT_ERROR))
@@ -253,18 +272,6 @@ static __always_inline int finish(u64 id, struct pending *p, u32 result)
 	if (result & VM_FAULT_ERROR)
 		r->marks |= MARK_FAILED;
 	events.ringbuf_submit(r, BPF_RB_NO_WAKEUP);
-
-	if (after.level != 1)
-		return 0;
-	fresh = after.mask & ~p->mask_before;
-	if (fresh & ~(1u << ((p->address >> 12) & (WINDOW_PAGES - 1))))
-		emit_window(p, id, now, cpu, p->address, seen, window);
-	if (!p->reads || !next_window(&after, p->address, window))
-		return 0;
-	after.mask = window_mask(window);
-	if (after.mask & ~p->mask_next)
-		emit_window(p, id, now, cpu, p->address + WINDOW_PAGES * 4096,
-			    p->mask_next | (u64)after.mask << 16, window);
 	return 0;
 }
 

@@ -16,7 +16,7 @@
 
 /* record types */
 #define RECORD_FAULT   1 /* one completed (or failed) fault */
-#define RECORD_WINDOW  2 /* page-table entries around a fault that brought neighbours */
+#define RECORD_WINDOW  2 /* page-table entries around a fault that brought neighbours; comes before its fault */
 #define RECORD_FORK    3 /* a target made a thread or a process */
 #define RECORD_EXEC    4 /* a target replaced its address space */
 #define RECORD_EXIT    5 /* a target's thread is ending */

@@ -35,6 +35,7 @@ Records = npt.NDArray[np.void]
 Bytes = npt.NDArray[np.uint8]
 
 _BATCH = 1 << 16  # records read at once
+_PATIENCE_NS = 1_000_000_000  # how long a window waits for its fault
 
 
 @dataclass
@@ -71,8 +72,7 @@ class Recorder:
         self.last_space: dict[int, int] = {}  # by process: the space it is or was in
         self.execs: set[int] = set()  # processes that replaced their memory since last asked
         self.changed: set[int] = set()  # spaces in which something happened since the last snapshot
-        self._carry: Bytes = np.empty((0, self.layout.size), np.uint8)
-        self._carried = False
+        self._windows: Records = np.empty(0, self.layout.window)
         self._brk: dict[int, int] = {}
         self._sideband_gap = 0
 
@@ -110,51 +110,27 @@ class Recorder:
 
     def cycle(self) -> Iterator[Rows]:
         """Everything the ring holds now, as batches of rows."""
-        while True:
+        more = True
+        while more:
             now = time.monotonic_ns()
             batch = self.ring.read(_BATCH)
-            if not len(batch) and not len(self._carry):
-                self._feed_sideband(now)
-                return
             more = len(batch) == _BATCH
-            yield from self._process(self._hold_back(batch))
-            if not more:
-                return
-
-    def flush(self) -> Iterator[Rows]:
-        """Like `cycle`, and what was held back for a window that never came."""
-        yield from self.cycle()
-        yield from self.cycle()
-
-    def _hold_back(self, batch: Bytes) -> Bytes:
-        """Keep for the next batch what follows a fault whose window record is not out yet."""
-        if len(self._carry):
-            batch = np.concatenate([self._carry, batch])
-            self._carry = self._carry[:0]
-        faults = np.flatnonzero(batch[:, 0] == RecordType.FAULT)
-        found = batch[faults].view(self.layout.fault).ravel()
-        windows = batch[batch[:, 0] == RecordType.WINDOW].view(self.layout.window).ravel()
-        expecting = _expects_window(found)
-        matched = match_windows(found, windows)
-        expecting[matched[matched >= 0]] = False
-        waiting = faults[expecting]
-        if not len(waiting) or self._carried:
-            self._carried = False
-            return batch
-        self._carried = True
-        cut = int(waiting[0])
-        self._carry = batch[cut:]
-        return batch[:cut]
+            if len(batch):
+                yield from self._process(batch)
+            else:
+                self._feed_sideband(now)
 
     def _process(self, batch: Bytes) -> Iterator[Rows]:
         types = batch[:, 0]
         self._learn_children(batch[types == RecordType.FORK])
-        if len(batch):
-            self._feed_sideband(int(batch[-1:].view(self.layout.fault)["time_ns"][0, 0]))
+        last_ns = int(batch[-1:].view(self.layout.fault)["time_ns"][0, 0])
+        self._feed_sideband(last_ns)
         is_fault = types == RecordType.FAULT
         faults = batch[is_fault].view(self.layout.fault).ravel()
         windows = batch[types == RecordType.WINDOW].view(self.layout.window).ravel()
+        windows = np.concatenate([self._windows, windows])
         matched = match_windows(faults, windows)
+        self._windows = _recent(windows[matched < 0])  # their faults come with the next batch
         before = np.cumsum(is_fault)  # faults up to and including each record
         start = 0
         others = np.flatnonzero(~is_fault & (types != RecordType.WINDOW))
@@ -177,8 +153,7 @@ class Recorder:
                 self._lifecycle(kind, record)
             start = end
         yield from self._segment(faults, windows, matched, start, len(faults))
-        if len(batch):
-            self.spaces.advance(int(batch[-1:].view(self.layout.fault)["time_ns"][0, 0]))
+        self.spaces.advance(last_ns)
 
     def _segment(
         self,
@@ -337,8 +312,8 @@ def _cuts(kind: int, record: np.void) -> bool:
     return kind in (RecordType.EXEC, RecordType.RENAME)
 
 
-def _expects_window(faults: Records) -> npt.NDArray[np.bool_]:
-    """Whether bpf/pagefault.c follows each of these up with a window record."""
-    own = np.uint64(1) << ((faults["address"] >> np.uint64(12)) & np.uint64(15))
-    fresh = (faults["seen"] >> np.uint64(16)) & ~faults["seen"] & ~own & np.uint64(0xFFFF)
-    return np.asarray((faults["level_after"] == 1) & (fresh != 0))
+def _recent(windows: Records) -> Records:
+    """Without those so old that their fault's record must have been lost."""
+    if not len(windows):
+        return windows
+    return windows[windows["time_ns"] + np.uint64(_PATIENCE_NS) > windows["time_ns"].max()]

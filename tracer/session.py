@@ -311,7 +311,7 @@ class Session:
         status = self._last_look()
         self._settle()
         self._attached.program.clear_targets()
-        for rows in recorder.flush():
+        for rows in recorder.cycle():
             self._take(rows)
         ended_ns = time.monotonic_ns()
         self._release({})

@@ -40,7 +40,7 @@ def symbol_address(name: str) -> int:
 
 
 def highest_frame() -> int:
-    """The highest physical address that /proc/iomem calls System RAM (falls back to MemTotal × 2)."""
+    """The highest physical address /proc/iomem calls System RAM; where hidden, twice the memory."""
     highest = 0
     for line in Path("/proc/iomem").read_text().splitlines():
         if line.endswith("System RAM"):
@@ -100,7 +100,7 @@ def _boot_choice() -> str:
 
 
 def kernel_config() -> str:
-    """The options this kernel was built with, as a .config file; "" where they are not published."""
+    """The options this kernel was built with, as in .config; "" where they are not published."""
     try:
         return gzip.decompress(Path("/proc/config.gz").read_bytes()).decode()
     except OSError:

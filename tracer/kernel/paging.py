@@ -119,7 +119,7 @@ class _OwnPages:
 
 
 def _own_frame(address: int) -> int:
-    """The physical address behind one of our own pages; 0 when pagemap hides it (admin-guide/mm/pagemap.rst)."""
+    """The physical address behind a page of ours; 0 when hidden (admin-guide/mm/pagemap.rst)."""
     fd = os.open("/proc/self/pagemap", os.O_RDONLY)
     try:
         entry = int.from_bytes(os.pread(fd, 8, address // mmap.PAGESIZE * 8), "little")
