@@ -10,6 +10,7 @@ from tracer.outputs.columns import Column, hexadecimal, strings
 from tracer.rows import Names, Region
 from tracer.text import printable
 
+_NOWHERE = (1 << 64) - 1  # no offset of a page: those are multiples of its size
 _FORMULA = ("=", "+", "-", "@", "'")
 
 
@@ -69,5 +70,6 @@ class RegionCells:
 
     def offsets(self, region: npt.NDArray[np.integer], address: npt.NDArray[np.uint64]) -> Column:
         """The offset in the file of each address's page; empty where no file is mapped."""
-        page = address & ~np.uint64(PAGE_SIZE - 1)
-        return hexadecimal(page + self._shift.take(region), self._no_file.take(region))
+        offset = (address & ~np.uint64(PAGE_SIZE - 1)) + self._shift.take(region)
+        offset[self._no_file.take(region)] = _NOWHERE
+        return hexadecimal(offset, blank=_NOWHERE)

@@ -46,7 +46,7 @@ class OutputFile:
     def fileno(self) -> int:
         return self._fd
 
-    def write(self, data: bytes) -> None:
+    def write(self, data: bytes | memoryview) -> None:
         """Write all of `data`, which ends a line.
 
         An existing file is emptied by the first write, not when it is opened.
