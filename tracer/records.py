@@ -42,7 +42,8 @@ class Mark(IntFlag):
 
 _WIDTHS = {"u8": "u1", "u16": "u2", "u32": "u4", "u64": "u8"}
 _STRUCT = re.compile(r"^struct (\w+) \{(.*?)^\};", re.DOTALL | re.MULTILINE)
-_FIELD = re.compile(r"^\s+(u8|u16|u32|u64)\s+(\w+)(?:\[(\d+)\])?;", re.MULTILINE)
+_FIELD = re.compile(r"(u8|u16|u32|u64)\s+(\w+)(?:\[(\d+)\])?")
+_COMMENT = re.compile(r"/\*.*?\*/", re.DOTALL)
 _DEFINE = re.compile(r"^#define ((?:RECORD|MARK)_\w+)\s+(0x[0-9a-fA-F]+|\d+)", re.MULTILINE)
 
 
@@ -61,16 +62,19 @@ class Layout:
 def parse_layout(header: str) -> Layout:
     """The layout that bpf/record.h (its text) defines; raises TraceError where we know another."""
     constants = {name: int(value, 0) for name, value in _DEFINE.findall(header)}
-    size = constants["RECORD_SIZE"]
-    shapes = {name: _dtype(name, body, size) for name, body in _STRUCT.findall(header)}
-    layout = Layout(
-        size=size,
-        fault=shapes["fault_record"],
-        window=shapes["window_record"],
-        task=shapes["task_record"],
-        syscall=shapes["syscall_record"],
-        constants=constants,
-    )
+    try:
+        size = constants["RECORD_SIZE"]
+        shapes = {name: _dtype(name, body, size) for name, body in _STRUCT.findall(header)}
+        layout = Layout(
+            size=size,
+            fault=shapes["fault_record"],
+            window=shapes["window_record"],
+            task=shapes["task_record"],
+            syscall=shapes["syscall_record"],
+            constants=constants,
+        )
+    except KeyError as missing:
+        raise TraceError(f"bpf/record.h does not define {missing.args[0]}") from None
     check_layout(layout)
     return layout
 
@@ -78,17 +82,19 @@ def parse_layout(header: str) -> Layout:
 def _dtype(name: str, body: str, size: int) -> np.dtype[np.void]:
     fields: list[tuple[str, str] | tuple[str, str, tuple[int]]] = []
     offset = 0
-    for ctype, field, count in _FIELD.findall(body):
+    for line in _COMMENT.sub("", body).split(";")[:-1]:
+        match = _FIELD.fullmatch(line.strip())
+        if match is None:
+            raise TraceError(f"bpf/record.h: {name} has a field we cannot read: {line.strip()}")
+        ctype, field, count = match.groups()
         kind = _WIDTHS[ctype]
         width = int(kind[1])
         if offset % width:
             raise TraceError(f"bpf/record.h: {name}.{field} is not naturally aligned")
         offset += width * int(count or 1)
         fields.append((field, "<" + kind, (int(count),)) if count else (field, "<" + kind))
-    if offset > size:
+    if offset != size:
         raise TraceError(f"bpf/record.h: {name} takes {offset} bytes, RECORD_SIZE is {size}")
-    if offset < size:
-        fields.append(("padding", "u1", (size - offset,)))
     return np.dtype(fields)
 
 
