@@ -7,6 +7,7 @@ a page offset. All our records have one size, so the data is an array with a
 constant stride and a whole batch is one strided view.
 """
 
+import contextlib
 import mmap
 from types import TracebackType
 from typing import Self
@@ -47,10 +48,13 @@ class Ring:
         """Copy out up to `most` complete records: uint8 (n, record_size), in the ring's order.
 
         Stops at the first record that is still being written. Raises
-        ValueError when a header does not have our record's length, which
-        means that the ring is not ours or was overwritten.
+        ValueError, and takes nothing, when a header does not have our
+        record's length or the positions are too far apart, which means that
+        the ring is not ours or was overwritten.
         """
         consumed, produced = int(self._consumer[0]), int(self._producer[0])
+        if produced - consumed > self._size:
+            raise ValueError(f"the ring holds {produced - consumed} bytes, more than its size")
         count = min((produced - consumed) // self._stride, most)
         if count <= 0:
             return np.empty((0, self.record_size), np.uint8)
@@ -62,8 +66,9 @@ class Ring:
             count = int(busy[0])
             headers, view = headers[:count], view[:count]
         lengths = headers & ~(_BUSY | _DISCARD)
-        if (lengths != self.record_size).any():
-            raise ValueError(f"a ring record of {int(lengths[0])} bytes, not {self.record_size}")
+        wrong = lengths[lengths != self.record_size]
+        if wrong.size:
+            raise ValueError(f"a ring record of {int(wrong[0])} bytes, not {self.record_size}")
         keep = (headers & _DISCARD) == 0
         records = view[:, _HEADER:].copy() if keep.all() else view[keep, _HEADER:].copy()
         # Only now may the kernel write over what we have copied.
@@ -73,8 +78,10 @@ class Ring:
     def close(self) -> None:
         """Unmap. The map itself goes with its descriptor."""
         del self._consumer, self._producer, self._data
-        self._consumer_map.close()
-        self._producer_map.close()
+        for mapping in (self._consumer_map, self._producer_map):
+            # The traceback of a failed read still has views of it: it goes with them.
+            with contextlib.suppress(BufferError):
+                mapping.close()
 
     def __enter__(self) -> Self:
         return self

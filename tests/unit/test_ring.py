@@ -1,0 +1,233 @@
+"""The mapped ring against one laid out as the kernel's: wrap, busy and discarded records, rubbish."""
+
+import ctypes
+import mmap
+import os
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tracer.ring import Ring
+
+PAGE = mmap.PAGESIZE
+SIZE = 2 * PAGE
+RECORD = 176
+STRIDE = RECORD + 8
+BUSY, DISCARD = 1 << 31, 1 << 30
+
+
+class FakeRing:
+    """The kernel's side: consumer page, producer page, data; in a memfd, the data once.
+
+    The kernel maps the data twice in a row. A file cannot, so `memory` shows
+    each byte at both places by writing it to both.
+    """
+
+    def __init__(self) -> None:
+        self.fd = os.memfd_create("ring")
+        os.ftruncate(self.fd, 2 * PAGE + 2 * SIZE)
+        self._map = mmap.mmap(self.fd, 0)
+        self._positions = np.frombuffer(self._map, "<u8")
+        self._data = np.frombuffer(self._map, "u1", offset=2 * PAGE)
+
+    @property
+    def consumer(self) -> int:
+        return int(self._positions[0])
+
+    @property
+    def producer(self) -> int:
+        return int(self._positions[PAGE // 8])
+
+    def start_at(self, position: int) -> None:
+        self._positions[0] = self._positions[PAGE // 8] = position
+
+    def produce_to(self, position: int) -> None:
+        self._positions[PAGE // 8] = position
+
+    def write(self, position: int, data: bytes) -> None:
+        at = (position + np.arange(len(data))) % SIZE
+        self._data[at] = self._data[at + SIZE] = np.frombuffer(data, "u1")
+
+    def header(self, position: int, length: int, flags: int = 0) -> None:
+        self.write(position, (length | flags).to_bytes(4, "little") + bytes(4))
+
+    def put(self, value: int, flags: int = 0, length: int = RECORD) -> int:
+        """One record whose every byte is `value`; its position."""
+        position = self.producer
+        self.header(position, length, flags)
+        self.write(position + 8, bytes([value]) * RECORD)
+        self.produce_to(position + STRIDE)
+        return position
+
+    def close(self) -> None:
+        del self._positions, self._data
+        self._map.close()
+        os.close(self.fd)
+
+
+@pytest.fixture
+def fake() -> Iterator[FakeRing]:
+    made = FakeRing()
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def ring(fake: FakeRing) -> Iterator[Ring]:
+    with Ring(fake.fd, SIZE, RECORD) as made:
+        yield made
+
+
+def values(records: np.ndarray) -> list[int]:
+    assert records.dtype == np.uint8
+    assert records.shape == (len(records), RECORD)
+    assert (records == records[:, :1]).all()
+    return records[:, 0].tolist()
+
+
+def test_an_empty_ring_has_nothing_to_read(ring: Ring) -> None:
+    assert ring.pending() == 0
+    assert values(ring.read()) == []
+
+
+def test_records_come_in_order_and_once(fake: FakeRing, ring: Ring) -> None:
+    for value in (1, 2, 3):
+        fake.put(value)
+    assert ring.pending() == 3 * STRIDE
+    assert values(ring.read()) == [1, 2, 3]
+    assert fake.consumer == fake.producer
+    assert values(ring.read()) == []
+
+
+def test_a_batch_ends_at_most(fake: FakeRing, ring: Ring) -> None:
+    for value in range(5):
+        fake.put(value)
+    assert values(ring.read(2)) == [0, 1]
+    assert values(ring.read(2)) == [2, 3]
+    assert values(ring.read(2)) == [4]
+
+
+def test_a_batch_is_a_copy_the_kernel_cannot_write_over(fake: FakeRing, ring: Ring) -> None:
+    fake.put(1)
+    batch = ring.read()
+    fake.write(8, b"\xff" * RECORD)
+    assert values(batch) == [1]
+
+
+def test_records_that_wrap_are_whole(fake: FakeRing, ring: Ring) -> None:
+    """Rounds enough that the ring's end falls at every eighth byte of a record."""
+    written = read = 0
+    for turn in range(200):
+        for _ in range(1 + turn % 40):
+            fake.put(written % 251)
+            written += 1
+        for value in values(ring.read()):
+            assert value == read % 251
+            read += 1
+    assert read == written
+    assert fake.consumer > 20 * SIZE
+
+
+def test_a_full_ring_is_read_whole(fake: FakeRing, ring: Ring) -> None:
+    fake.start_at(5 * STRIDE)
+    most = SIZE // STRIDE
+    for value in range(most):
+        fake.put(value)
+    assert values(ring.read()) == list(range(most))
+
+
+def test_reading_stops_before_a_busy_record(fake: FakeRing, ring: Ring) -> None:
+    fake.put(1)
+    busy = fake.put(2, BUSY)
+    fake.put(3)
+    assert values(ring.read()) == [1]
+    assert fake.consumer == busy
+    assert values(ring.read()) == []
+    fake.header(busy, RECORD)
+    assert values(ring.read()) == [2, 3]
+
+
+def test_what_follows_a_busy_record_is_not_looked_at(fake: FakeRing, ring: Ring) -> None:
+    fake.put(1, BUSY)
+    fake.put(2, length=8)
+    assert values(ring.read()) == []
+
+
+def test_discarded_records_are_passed_over(fake: FakeRing, ring: Ring) -> None:
+    fake.put(1)
+    fake.put(2, DISCARD)
+    fake.put(3)
+    fake.put(4, DISCARD)
+    assert values(ring.read()) == [1, 3]
+    assert fake.consumer == fake.producer
+
+
+def test_a_record_of_another_length_is_refused(fake: FakeRing, ring: Ring) -> None:
+    fake.put(1)
+    fake.put(2, length=RECORD + 8)
+    with pytest.raises(ValueError, match=f"a ring record of {RECORD + 8} bytes, not {RECORD}"):
+        ring.read()
+
+
+def test_more_in_the_ring_than_it_holds_is_refused(fake: FakeRing, ring: Ring) -> None:
+    fake.put(1)
+    fake.produce_to(SIZE + STRIDE)
+    with pytest.raises(ValueError, match="the ring holds"):
+        ring.read()
+
+
+def test_closing_lets_go_of_the_mappings(fake: FakeRing) -> None:
+    ring = Ring(fake.fd, SIZE, RECORD)
+    ring.close()
+    assert ring._consumer_map.closed
+    assert ring._producer_map.closed
+
+
+def test_the_producer_s_side_is_mapped_read_only(fake: FakeRing, ring: Ring) -> None:
+    with pytest.raises(TypeError):
+        ring._producer_map[0] = 1
+    assert not ring._data.flags.writeable
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    rubbish=st.binary(min_size=1, max_size=4 * STRIDE),
+    where=st.integers(0, SIZE - 1),
+    begin=st.integers(0, 1 << 40),
+    length=st.integers(-STRIDE, 2 * SIZE),
+    most=st.integers(0, 100),
+)
+def test_rubbish_raises_value_error_or_yields_records(
+    rubbish: bytes, where: int, begin: int, length: int, most: int
+) -> None:
+    """Whatever bytes and positions: nothing but a batch of whole records or ValueError."""
+    fake = FakeRing()
+    try:
+        begin &= ~7
+        fake.start_at(begin)
+        for value in range(20):
+            fake.put(value)
+        fake.write(where, rubbish)
+        fake.produce_to(max(0, begin + length))
+        with Ring(fake.fd, SIZE, RECORD) as ring:
+            try:
+                batch = ring.read(most)
+            except ValueError:
+                assert fake.consumer == begin  # nothing is taken from what is not understood
+            else:
+                assert batch.shape[1] == RECORD
+                assert begin <= fake.consumer <= max(begin, fake.producer)
+    finally:
+        fake.close()
+
+
+def test_bytes_behind_the_data_stay_as_they_are(fake: FakeRing, ring: Ring) -> None:
+    """The reader writes the consumer's position and nothing else."""
+    for value in range(7):
+        fake.put(value)
+    before = ctypes.string_at(fake._data.ctypes.data, 2 * SIZE), fake.producer
+    ring.read()
+    assert (ctypes.string_at(fake._data.ctypes.data, 2 * SIZE), fake.producer) == before
