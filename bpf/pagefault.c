@@ -63,7 +63,7 @@ struct pending {
 	u8 retried;
 	u8 reads;      /* a read of what may be a file: fault-around is possible */
 	u32 mask_next; /* present pages of the next window */
-	u32 spare;
+	u32 owner;     /* the memory's owner where it is another process's */
 };
 
 /* What user space sets before it arms the targets. */
@@ -266,7 +266,9 @@ static __always_inline int finish(u64 id, struct pending *p, u32 result)
 	r->result = result;
 	r->current_mm = 0;
 	READ(r->current_mm, task, O_TASK_MM);
-	r->reserved[0] = r->reserved[1] = 0;
+	r->owner = p->owner;
+	r->spare = 0;
+	r->reserved = 0;
 	if (after.level)
 		r->marks |= MARK_AFTER;
 	if (result & VM_FAULT_ERROR)
@@ -277,20 +279,18 @@ static __always_inline int finish(u64 id, struct pending *p, u32 result)
 
 #if defined(PROBE_FENTRY) || defined(PROBE_KPROBE)
 
-/* A thread that is no target may still touch a target's memory: then its owner decides. */
-static __always_inline int owner_is_active(u64 mm)
+/* The process whose memory this is (CONFIG_MEMCG keeps mm->owner); 0 where that is not known. */
+static __always_inline u32 owner_of(u64 mm)
 {
+	u32 tgid = 0;
 #ifdef O_MM_OWNER
 	u64 owner = 0;
-	u32 tgid = 0;
 
 	READ(owner, mm, O_MM_OWNER);
-	if (!owner || READ(tgid, owner, O_TASK_TGID))
-		return 0;
-	return is_active(tgid);
-#else
-	return 0;
+	if (owner)
+		READ(tgid, owner, O_TASK_TGID);
 #endif
+	return tgid;
 }
 
 static __always_inline void read_mapping(struct pending *p, u64 vma)
@@ -319,11 +319,13 @@ static __always_inline int enter(u64 vma, u64 address, u32 flags, u64 regs)
 	struct pending fresh = {};
 	struct pending *p;
 
-	if (!is_active(tgid)) {
-		if (!(flags & FAULT_FLAG_REMOTE))
-			return 0;
+	if (flags & FAULT_FLAG_REMOTE) {
 		READ(fresh.mm, vma, O_VMA_MM);
-		if (!owner_is_active(fresh.mm))
+		fresh.owner = owner_of(fresh.mm);
+	}
+	if (!is_active(tgid)) {
+		/* A thread that is no target may still touch a target's memory. */
+		if (!fresh.owner || !is_active(fresh.owner))
 			return 0;
 		fresh.marks = MARK_FOREIGN;
 	}
@@ -336,6 +338,7 @@ static __always_inline int enter(u64 vma, u64 address, u32 flags, u64 regs)
 	}
 	if (p)
 		count(COUNT_ABANDONED);
+	fresh.start_ns = bpf_ktime_get_ns();
 	fresh.address = address;
 	fresh.flags = flags;
 	fresh.calls = 1;
@@ -347,7 +350,6 @@ static __always_inline int enter(u64 vma, u64 address, u32 flags, u64 regs)
 	read_mapping(&fresh, vma);
 	fresh.reads = fresh.inode && !(flags & FAULT_FLAG_WRITE);
 	look_before(&fresh);
-	fresh.start_ns = bpf_ktime_get_ns();
 	if (pending.update(&tid, &fresh))
 		count(COUNT_CROWDED);
 	return 0;
@@ -452,7 +454,9 @@ static __always_inline void emit_failed(u32 tgid, u32 tid, struct pending *p)
 	r->seen = p->mask_before;
 	r->result = 0;
 	r->current_mm = p->mm;
-	r->reserved[0] = r->reserved[1] = 0;
+	r->owner = p->owner;
+	r->spare = 0;
+	r->reserved = 0;
 	events.ringbuf_submit(r, BPF_RB_NO_WAKEUP);
 }
 
@@ -476,6 +480,7 @@ int exception(struct bpf_raw_tracepoint_args *ctx)
 		}
 		emit_failed(tgid, tid, p);
 	}
+	fresh.start_ns = bpf_ktime_get_ns();
 	fresh.address = address;
 	fresh.flags = ctx->args[2];
 	fresh.calls = 1;
@@ -485,7 +490,6 @@ int exception(struct bpf_raw_tracepoint_args *ctx)
 	READ(fresh.pgd, fresh.mm, O_MM_PGD);
 	fresh.reads = !(fresh.flags & ERROR_CODE_WRITE);
 	look_before(&fresh);
-	fresh.start_ns = bpf_ktime_get_ns();
 	if (pending.update(&tid, &fresh))
 		count(COUNT_CROWDED);
 	return 0;

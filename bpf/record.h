@@ -16,7 +16,7 @@
 
 /* record types */
 #define RECORD_FAULT   1 /* one completed (or failed) fault */
-#define RECORD_WINDOW  2 /* page-table entries around a fault that brought neighbours; comes before its fault */
+#define RECORD_WINDOW  2 /* entries around a fault that brought neighbours; comes before it */
 #define RECORD_FORK    3 /* a target made a thread or a process */
 #define RECORD_EXEC    4 /* a target replaced its address space */
 #define RECORD_EXIT    5 /* a target's thread is ending */
@@ -45,7 +45,7 @@ struct fault_record {
 	u32 tid;
 	u64 mm;           /* struct mm_struct * of the memory */
 	u64 address;      /* faulting virtual address */
-	u64 start_ns;     /* CLOCK_MONOTONIC at entry of the first call */
+	u64 start_ns;     /* CLOCK_MONOTONIC at entry of the first call, before anything is looked at */
 	u64 ip;           /* faulting instruction; 0 where there is none */
 	u64 count;        /* the thread's min_flt + maj_flt, this fault included */
 	u64 entry_before; /* raw page-table entry at entry */
@@ -62,7 +62,9 @@ struct fault_record {
 	u32 result;       /* vm_fault_t; on perf VM_FAULT_MAJOR or 0 */
 	u32 calls;        /* handle_mm_fault calls this fault took (1 + retries) */
 	u64 magic;        /* s_magic of vm_file's file system */
-	u64 reserved[2];
+	u32 owner;        /* tgid of the memory's owner where it is not the thread's own; else 0 */
+	u32 spare;
+	u64 reserved;
 };
 
 struct window_record {

@@ -34,6 +34,8 @@ def books_of(recorder: Recorder, attached: Attached) -> Books:
         resident_change=total - gone,
         gained_by=gained_by,
         lost_by=lost_by,
+        gained_in=dict(recorder.timeline.tally.gained_in),
+        lost_in=dict(recorder.timeline.tally.lost_in),
     )
 
 

@@ -30,6 +30,16 @@ _SHMEM_NAMES = ("/memfd:", "/SYSV", "/dev/zero", "/dev/shm/", "[anon_shmem")
 
 
 @dataclass
+class Batch:
+    """Rows, and what the timeline needs to know of their faults."""
+
+    rows: Rows
+    start_ns: npt.NDArray[np.int64]
+    old: kinds.Entries
+    parts: "_Parts"
+
+
+@dataclass
 class Join:
     """Turns batches of fault and window records into rows, in order."""
 
@@ -45,11 +55,13 @@ class Join:
     _number: int = 0
     _traits: list[int] = field(default_factory=list)  # by region
 
-    def rows(self, faults: Records, windows: Records) -> Rows:
+    def describe(self, faults: Records, windows: Records) -> "Batch":
         """The rows of `faults` (fault_record), to which `windows` (window_record) belong.
 
-        Both in the ring's order, with no lifecycle record between them.
-        Exceptions that were no page's fault are left out and counted in `stray`.
+        Both in the ring's order, with no lifecycle record between them. The rows
+        come in order of time; how many pages each brought, and which were only
+        lost races, `tell` adds. Exceptions that were no page's fault are left
+        out and counted in `stray`.
         """
         order = np.argsort(faults["time_ns"], kind="stable")
         faults = faults[order]
@@ -83,8 +95,7 @@ class Join:
         rows["frame"] = new.frame
         rows["frame_before"] = old.frame
         seen = (traits & Trait.UNSEEN) == 0
-        self._tell_timeline(rows, faults, old, new, windows, seen)
-        return rows
+        return Batch(rows, _starts(faults), old, self._parts(rows, old, new, windows, seen))
 
     # -- parts of a row -----------------------------------------------------------
 
@@ -113,15 +124,15 @@ class Join:
 
     # -- the timeline -----------------------------------------------------------
 
-    def _tell_timeline(
+    def _parts(
         self,
         rows: Rows,
-        faults: Records,
         old: kinds.Entries,
         new: kinds.Entries,
         windows: Records,
         seen: npt.NDArray[np.bool_],
-    ) -> None:
+    ) -> "_Parts":
+        """The pages these faults touched, by row; a neighbour right after the fault's own."""
         told = np.flatnonzero((rows["kind"] != Kind.FAILED) & new.known & seen)
         own = _Parts(
             row=told,
@@ -131,9 +142,13 @@ class Join:
         )
         along = self._brought_along(rows, _window_parts(rows, windows))
         parts = _concatenate([own, _huge_parts(rows, old, new), along])
-        # A neighbour's event comes right after the fault that brought it.
-        parts = parts.take(np.lexsort((parts.around, parts.row)))
-        absent = old.known & ~old.present
+        return parts.take(np.lexsort((parts.around, parts.row)))
+
+    def tell(self, batch: "Batch", start: int, end: int) -> None:
+        """Let the timeline know of the rows [start, end) of a batch, and them of what it says."""
+        rows, old = batch.rows, batch.old
+        first, last = np.searchsorted(batch.parts.row, (start, end)).tolist()
+        parts = batch.parts.take(np.arange(first, last))
         for space in np.unique(rows["space"][parts.row]).tolist():
             mine = parts.take(np.flatnonzero(rows["space"][parts.row] == space))
             row, around = mine.row, mine.around
@@ -141,9 +156,9 @@ class Join:
                 space,
                 Events(
                     page=mine.page,
-                    start_ns=_starts(faults)[row],
+                    start_ns=batch.start_ns[row],
                     time_ns=rows["time_ns"][row],
-                    absent_before=absent[row] & ~around,
+                    absent_before=old.known[row] & ~old.present[row] & ~around,
                     swapped_before=old.swap[row] & ~around,
                     frame_before=np.where(around, np.uint64(NO_FRAME), old.frame[row]),
                     frame=mine.frame,

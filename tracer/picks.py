@@ -1,12 +1,12 @@
 """What the user wants to see: --region, --perms, --kind. The log has every fault all the same."""
 
 import fnmatch
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
 
-from tracer.outputs.base import PageTable
+from tracer.outputs.base import Books, PageTable
 from tracer.rows import Kind, Names, Region, Rows
 
 
@@ -43,6 +43,17 @@ class Picks:
         if self.kinds:
             keep &= np.isin(pages.first_kind, [kind.value for kind in self.kinds])
         return PageTable(**{name: column[keep] for name, column in vars(pages).items()})
+
+    def choose_books(self, books: Books, names: Names) -> Books:
+        """The books with frames by region for the regions to show; all other counts stay whole."""
+        if not self:
+            return books
+        keep = self.region_mask(names)
+        return replace(
+            books,
+            gained_in={region: n for region, n in books.gained_in.items() if keep[region]},
+            lost_in={region: n for region, n in books.lost_in.items() if keep[region]},
+        )
 
     def region_mask(self, names: Names) -> npt.NDArray[np.bool_]:
         """Which of names.regions are wanted."""

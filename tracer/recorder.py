@@ -133,45 +133,46 @@ class Recorder:
         self._windows = _recent(windows[matched < 0])  # their faults come with the next batch
         before = np.cumsum(is_fault)  # faults up to and including each record
         start = 0
+        effects: list[Effect] = []
         others = np.flatnonzero(~is_fault & (types != RecordType.WINDOW))
         for index in others.tolist():
-            end = int(before[index])
             kind = int(types[index])
             if kind == RecordType.SYSCALL:
-                record = batch[index].view(self.layout.syscall)[0]
-                change = self._syscall(record)
-                if change is None or not self._touches(change, faults[start:end]):
-                    continue
-                yield from self._segment(faults, windows, matched, start, end)
-                self._apply_effect(change)
-            else:
-                record = batch[index].view(self.layout.task)[0]
-                if _cuts(kind, record):
-                    yield from self._segment(faults, windows, matched, start, end)
-                else:
-                    end = start
-                self._lifecycle(kind, record)
-            start = end
-        yield from self._segment(faults, windows, matched, start, len(faults))
+                change = self._syscall(batch[index].view(self.layout.syscall)[0])
+                effects += [change] if change is not None else []
+                continue
+            record = batch[index].view(self.layout.task)[0]
+            if _cuts(kind, record):
+                end = int(before[index])
+                mine = windows[(matched >= start) & (matched < end)]
+                yield from self._segment(faults[start:end], mine, effects)
+                start, effects = end, []
+            self._lifecycle(kind, record)
+        mine = windows[matched >= start]
+        yield from self._segment(faults[start:], mine, effects)
         self.spaces.advance(last_ns)
 
-    def _segment(
-        self,
-        faults: Records,
-        windows: Records,
-        matched: npt.NDArray[np.int64],
-        start: int,
-        end: int,
-    ) -> Iterator[Rows]:
-        if end <= start:
+    def _segment(self, faults: Records, windows: Records, effects: list[Effect]) -> Iterator[Rows]:
+        """Faults between two lifecycle records, and what system calls took away meanwhile."""
+        if not len(faults):
+            for change in effects:
+                self._apply_effect(change)
             return
-        mine = windows[(matched >= start) & (matched < end)]
-        part = faults[start:end]
-        failed = (part["marks"] & Mark.FAILED) != 0
-        foreign = (part["marks"] & Mark.FOREIGN) != 0
+        failed = (faults["marks"] & Mark.FAILED) != 0
+        foreign = (faults["marks"] & Mark.FOREIGN) != 0
         counted = ~failed & ~foreign
-        self.threads.record(part["tid"][counted], part["tgid"][counted], part["count"][counted])
-        rows = self.join.rows(part, mine)
+        self.threads.record(
+            faults["tid"][counted], faults["tgid"][counted], faults["count"][counted]
+        )
+        batch = self.join.describe(faults, windows)
+        rows, done = batch.rows, 0
+        for change in effects:
+            until = int(np.searchsorted(rows["time_ns"], change.time_ns))
+            if until >= done and self._touches(change, rows["address"][done:until]):
+                self.join.tell(batch, done, until)
+                self._apply_effect(change)
+                done = until
+        self.join.tell(batch, done, len(rows))
         self.traced += int((~failed).sum())
         self.foreign += int((foreign & ~failed).sum())
         self.failed += len(rows) - int((~failed).sum())
@@ -265,12 +266,11 @@ class Recorder:
             return None
         return change
 
-    def _touches(self, change: Effect, faults: Records) -> bool:
-        """Whether the change concerns a page that has a frame, or a fault not yet applied."""
-        if self.timeline.holds(change.space, change.start, change.end):
+    def _touches(self, change: Effect, waiting: npt.NDArray[np.uint64]) -> bool:
+        """Whether the change concerns an address the timeline is still to hear of, or a frame."""
+        if ((waiting >= change.start) & (waiting < change.end)).any():
             return True
-        inside = (faults["address"] >= change.start) & (faults["address"] < change.end)
-        return bool(inside.any())
+        return self.timeline.holds(change.space, change.start, change.end)
 
     def _apply_effect(self, change: Effect) -> None:
         if change.moved_to is not None:
@@ -316,4 +316,5 @@ def _recent(windows: Records) -> Records:
     """Without those so old that their fault's record must have been lost."""
     if not len(windows):
         return windows
-    return windows[windows["time_ns"] + np.uint64(_PATIENCE_NS) > windows["time_ns"].max()]
+    young = windows["time_ns"] + np.uint64(_PATIENCE_NS) > windows["time_ns"].max()
+    return np.asarray(windows[young])

@@ -186,8 +186,10 @@ class Report:
             if result.stdout_closed:
                 raise BrokenPipeError
             names = self._session.names
-            shown = self._session.plan.picks.choose_pages(result.pages, names)
-            self._summary.render(self._console, names, result.books, shown, self._info)
+            picks = self._session.plan.picks
+            pages = picks.choose_pages(result.pages, names)
+            books = picks.choose_books(result.books, names)
+            self._summary.render(self._console, names, books, pages, self._info)
             self._files.text.close()
         except BrokenPipeError:
             discard_stdout()

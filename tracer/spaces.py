@@ -299,6 +299,9 @@ class Spaces:
         if len(own):
             return self._own(int(own["tgid"][0]), mm)
         building = bool(int(mine["vm_flags"][0]) & _EXEC_STACK == _EXEC_STACK)
+        owner = int(mine["owner"][0])
+        if owner and not building and owner in self._by_tgid:
+            return self._own(owner, mm)
         return self._new(mm, int(mine["tgid"][0]) if building else 0)
 
 

@@ -144,9 +144,10 @@ class Timeline:
         now = frame[at]
         # It was gone by our account and there by the fault's: gained in between, unseen.
         appeared = (now == _NONE) & ~absent & (events.frame_before[turn] != _NONE) & ~around
+        # Dated at its end: whoever put it there began before that, and may yet tell.
         self._gain(
             at[appeared],
-            events.start_ns[turn][appeared],
+            time[appeared],
             events.frame_before[turn][appeared],
             Source.UNKNOWN,
             events.region[turn][appeared],
@@ -225,7 +226,7 @@ class Timeline:
         if not count:
             return
         columns = self._columns
-        sources = np.broadcast_to(np.asarray(source, np.uint8), count)
+        sources = np.full(count, source, np.uint8) if isinstance(source, Source) else source
         # After an unmapping the address belongs to a new mapping: a new page.
         renewed = at[np.isin(columns["last_loss"][at], _ENDS)]
         for name in ("gains", "losses", "last_loss"):
@@ -239,7 +240,7 @@ class Timeline:
             ("first_kind", kind),
             ("region", region),
         ):
-            columns[name][at[first]] = np.broadcast_to(np.asarray(value), count)[first]
+            columns[name][at[first]] = value[first] if isinstance(value, np.ndarray) else value
         columns["confirmed"][at[first]] = Confirmed.FAULT
         columns["frame"][at] = frame
         columns["changed_ns"][at] = time
@@ -261,7 +262,7 @@ class Timeline:
         columns["changed_ns"][at] = time
         columns["losses"][at] += np.uint32(1)
         columns["last_loss"][at] = np.asarray(cause, np.uint8)
-        np.add.at(self.tally.lost, np.broadcast_to(np.asarray(cause, np.uint8), count), 1)
+        np.add.at(self.tally.lost, cause, 1 if isinstance(cause, np.ndarray) else count)
 
     def gain_seen(
         self,
@@ -343,12 +344,12 @@ class Timeline:
     def resident(self, space: int) -> npt.NDArray[np.int64]:
         """The slots of all pages of a space that have a frame, in address order."""
         at = self._all(space)
-        return at[self._columns["frame"][at] != _NONE]
+        return np.asarray(at[self._columns["frame"][at] != _NONE])
 
     def touched(self, space: int) -> npt.NDArray[np.int64]:
         """The slots of all pages of a space that ever gained a frame, in address order."""
         at = self._all(space)
-        return at[self._columns["gains"][at] > 0]
+        return np.asarray(at[self._columns["gains"][at] > 0])
 
     def pages_at(self, at: npt.NDArray[np.int64]) -> U64:
         """The virtual page numbers behind slots."""

@@ -1,6 +1,7 @@
 """What a run comes to, through consoles of fixed width."""
 
 import io
+from dataclasses import replace
 import re
 
 import numpy as np
@@ -24,6 +25,15 @@ GLYPHS = Glyphs()
 BALANCED = Books(traced=5, kernel=5, gained=5, resident_change=5, gained_by={"fault": 5})
 
 
+def gained_in(batches: list[Rows]) -> dict[int, int]:
+    """Pages gained by region, as far as faults tell."""
+    sums: dict[int, int] = {}
+    for batch in batches:
+        for region, pages in zip(batch["region"].tolist(), batch["pages"].tolist(), strict=True):
+            sums[region] = sums.get(region, 0) + pages
+    return sums
+
+
 def rendered(
     batches: list[Rows],
     known: Names,
@@ -43,6 +53,8 @@ def rendered(
     summary = Summary()
     for batch in batches:
         summary.write(batch, known)
+    if not books.gained_in:
+        books = replace(books, gained_in=gained_in(batches))
     summary.close()
     summary.render(console, known, books, pages, facts or info())
     text = stream.getvalue()
@@ -139,17 +151,19 @@ def test_regions_by_name_and_permissions() -> None:
     shown = rendered([batch], known)
     start = next(n for n, line in enumerate(shown) if "REGION" in line)
     assert [line.split() for line in shown[start : start + 4]] == [
-        ["FAULTS", "GAINED", "BYTES", "P50", "P99", "MAX", "PERMS", "REGION"],
-        ["6", "6", "24", "KiB", *["1.38", "µs"] * 3, "rw-p", "[heap]"],
-        ["1", "16", "64", "KiB", *["1.38", "µs"] * 3, "r-xp", "/bin/x"],
-        ["1", "0", "0", "B", *["1.38", "µs"] * 3, "–", "(unknown)"],
+        ["FAULTS", "GAINED", "LOST", "BYTES", "P50", "P99", "MAX", "PERMS", "REGION"],
+        ["6", "6", "0", "24", "KiB", *["1.38", "µs"] * 3, "rw-p", "[heap]"],
+        ["1", "16", "0", "64", "KiB", *["1.38", "µs"] * 3, "r-xp", "/bin/x"],
+        ["1", "0", "0", "0", "B", *["1.38", "µs"] * 3, "–", "(unknown)"],
     ]
 
 
-def test_what_was_there_at_the_start_was_not_gained() -> None:
-    source = [Source.INITIAL, Source.INITIAL, Source.FAULT, Source.FORK, Source.FAULT]
-    pages = table(five(), first_source=source, gains=[1, 3, 1, 1, 2], losses=[1, 2, 0, 0, 1])
-    shown = rendered([five()], names(), pages=pages)
+def test_frames_by_region_are_the_books() -> None:
+    """Not the page table's: a page of a mapping that is gone is not in there."""
+    known = names()
+    other = known.region(Region(0x1000, 0x3000, "rwxp", 0, "[anon]"))  # the same name: one line
+    books = replace(BALANCED, gained_in={1: 4, other: 2}, lost_in={1: 4})
+    shown = rendered([five()], known, books=books, pages=table(five()))
     line = next(line for line in shown if line.endswith("[anon]"))
     assert line.split()[:3] == ["5", "6", "4"]
 

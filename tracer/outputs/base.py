@@ -36,6 +36,8 @@ class Books:
     resident_change: int | None = None  # present pages, last snapshot less first; None: unknown
     gained_by: dict[str, int] = field(default_factory=dict)  # source (Source.name.lower()) -> pages
     lost_by: dict[str, int] = field(default_factory=dict)
+    gained_in: dict[int, int] = field(default_factory=dict)  # index into Names.regions -> pages
+    lost_in: dict[int, int] = field(default_factory=dict)
 
     def balanced(self) -> bool:
         """Whether every fault the kernel counted is a row, filtered out, lost or a named miss."""

@@ -85,9 +85,9 @@ class Summary:
         show(console, [Text(), *_head(total.faults, info)], wrap=True)
         if total.faults:
             _table(console, glyphs, *self._kind_table(total, glyphs))
-        rows = self._region_rows(pages, glyphs)
+        rows = self._region_rows(books, glyphs)
         if rows:
-            _table(console, glyphs, _region_columns(rows, glyphs, pages is not None), rows)
+            _table(console, glyphs, _region_columns(rows, glyphs), rows)
         if pages is not None and 0 < len(pages.page) <= MOST_PAGES:
             _table(console, glyphs, *story(pages, names, info, glyphs))
         else:
@@ -123,9 +123,9 @@ class Summary:
             rows, ("KIND", "FAULTS", "SHARE", "MAJOR", "P50", "P99", "MAX"), "KIND"
         ), rows
 
-    def _region_rows(self, pages: PageTable | None, glyphs: Glyphs) -> list[dict[str, Cell]]:
+    def _region_rows(self, books: Books, glyphs: Glyphs) -> list[dict[str, Cell]]:
         """Most faults first; what does not fit is added up in a last line."""
-        gained, lost = self._frames(pages)
+        gained, lost = self._frames(books)
         keys = [key for key, group in self._regions.items() if group.faults or gained.get(key)]
         keys.sort(key=lambda key: (-self._regions[key].faults, -gained.get(key, 0)))
         if len(keys) > MOST_LINES + 1:
@@ -173,19 +173,15 @@ class Summary:
         }
 
     def _frames(
-        self, pages: PageTable | None
+        self, books: Books
     ) -> tuple[dict[tuple[str, str], int], dict[tuple[str, str], int]]:
-        """Pages gained and lost during the run, by region; by faults alone without a table."""
-        if pages is None:
-            return {key: group.gained for key, group in self._regions.items()}, {}
-        during = pages.gains.astype(np.int64) - (pages.first_source == Source.INITIAL)
+        """Pages gained and lost during the run, by region."""
         gained: dict[tuple[str, str], int] = {}
         lost: dict[tuple[str, str], int] = {}
-        for sums, values in ((gained, during), (lost, pages.losses)):
-            count = np.bincount(pages.region, values, minlength=len(self._group_of))
-            for region in np.flatnonzero(count).tolist():
+        for sums, counts in ((gained, books.gained_in), (lost, books.lost_in)):
+            for region, count in counts.items():
                 key = self._group_of[region]
-                sums[key] = sums.get(key, 0) + int(count[region])
+                sums[key] = sums.get(key, 0) + count
         return gained, lost
 
 
@@ -250,12 +246,8 @@ def _columns(rows: Sequence[dict[str, Cell]], names: Sequence[str], left: str) -
     return columns
 
 
-def _region_columns(
-    rows: Sequence[dict[str, Cell]], glyphs: Glyphs, with_lost: bool
-) -> list[Column]:
+def _region_columns(rows: Sequence[dict[str, Cell]], glyphs: Glyphs) -> list[Column]:
     names = ["FAULTS", "GAINED", "LOST", "BYTES", "P50", "P99", "MAX", "PERMS"]
-    if not with_lost:
-        names.remove("LOST")
     longest = max(len(row["REGION"][0]) for row in rows)
     return [
         *_columns(rows, names, ""),
