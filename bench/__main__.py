@@ -7,7 +7,7 @@ from bench.instructions import measure
 from tests.kernels.boot import ROOT
 from tests.kernels.catalogue import pick
 from tests.kernels.fetch import FetchError, cache_folder, fetch
-from tests.kernels.stage import StageError, stage
+from tests.kernels.stage import StageError, only_run, stage
 
 OUT = ROOT / "build" / "kernels"
 
@@ -18,8 +18,7 @@ def main() -> int:
     options = parser.parse_args()
     well = True
     try:
-        OUT.mkdir(parents=True, exist_ok=True)
-        with stage(OUT) as root:
+        with only_run(OUT), stage(OUT) as root:
             for kernel in pick(options.kernels.split(",")):
                 image = fetch(kernel, cache_folder())
                 text, good = measure(image, OUT / f"{image.version}-bench", root)

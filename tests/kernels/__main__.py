@@ -25,7 +25,7 @@ from tests.kernels.results import (
     summary,
     table,
 )
-from tests.kernels.stage import StageError, stage
+from tests.kernels.stage import StageError, only_run, stage
 
 OUT = ROOT / "build" / "kernels"
 GUESTS_AT_A_TIME = 2
@@ -46,8 +46,7 @@ def main(arguments: Sequence[str]) -> int:
     if missing:
         return _stop(f"{missing}; tools/bootstrap --kernels installs what is needed")
     try:
-        OUT.mkdir(parents=True, exist_ok=True)
-        with stage(OUT) as root:
+        with only_run(OUT), stage(OUT) as root:
             images = {kernel: fetch(kernel, cache_folder()) for kernel in options.kernels}
             return _run(options, images, root)
     except (FetchError, StageError) as error:

@@ -4,6 +4,7 @@ The guests cache the host's files (guest.sh), and would otherwise see half a fil
 and half of the new.
 """
 
+import fcntl
 import os
 import shutil
 import subprocess
@@ -19,6 +20,18 @@ _PARTS = ("bpf", "tracer", "tests", "bench")
 
 class StageError(Exception):
     """The live tests cannot be run as they are; the message is the tools' own."""
+
+
+@contextmanager
+def only_run(folder: Path) -> Iterator[None]:
+    """Make `folder`, and be the only one to write results there. Raises StageError if not."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise StageError(f"another run is using {folder}") from error
+        yield
 
 
 @contextmanager
