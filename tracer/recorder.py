@@ -205,7 +205,7 @@ class Recorder:
         if kind == RecordType.FORK:
             self._fork(record)
         elif kind == RecordType.EXEC:
-            old = self.spaces.of(tgid)
+            old = self.last_space.get(tgid)
             self.threads.become_leader(int(record["child_tid"]), tid)
             self.threads.restart(tid, tgid, count)
             self._name(tid, record)
@@ -216,8 +216,8 @@ class Recorder:
                 self.last_space[tgid] = new.number
                 self.observer.view(new.number, Source.EXEC)
                 self.changed.add(new.number)
-            if old is not None and old.ended_ns is not None:
-                self._space_ended(old.number)
+            if old is not None and self.spaces[old].ended_ns is not None:
+                self._space_ended(old)
         elif kind == RecordType.EXIT:
             self.threads.end(tid, count)
             space = self.spaces.of(tgid)
@@ -241,6 +241,8 @@ class Recorder:
         if tgid == int(record["tgid"]):
             return
         space = self.spaces.of(tgid)
+        if space is not None:
+            self.last_space[tgid] = space.number
         if space is not None and parent is not None and space is not parent:
             self.observer.view(space.number, Source.FORK)
             self.timeline.inherit(parent.number, space.number, int(record["time_ns"]))

@@ -126,7 +126,7 @@ class Spaces:
         """A process (or thread) was made; with `child_mm` == `mm` it shares the memory."""
         if child_tgid == tgid or not child_mm:
             return
-        parent = self._own(tgid, mm)
+        parent = self._own(time_ns, tgid, mm)
         if child_mm == mm:
             self._join(child_tgid, parent)
         else:
@@ -136,7 +136,13 @@ class Spaces:
         self.feed(self._orphans.pop(child_tgid, ()))
 
     def exec(self, time_ns: int, tgid: int, mm: int) -> None:
-        """A process replaced its memory by the new address space `mm`."""
+        """A process replaced its memory by the new address space `mm`.
+
+        The faults of exec's own loading may have told so before the record does.
+        """
+        now = self._by_tgid.get(tgid)
+        if now is not None and now.mm == mm:
+            return
         waiting = [entry for entry in self._streams.get(tgid, [])[1:] if entry[0] <= time_ns]
         later = self._streams.get(tgid, [])[1 + len(waiting) :]
         self._leave(tgid, time_ns)
@@ -280,28 +286,28 @@ class Spaces:
             space.members.clear()
             self._end(space, time_ns)
 
-    def _own(self, tgid: int, mm: int) -> Space:
-        """The space `tgid` itself runs in, now that its pointer is known to be `mm`."""
+    def _own(self, time_ns: int, tgid: int, mm: int) -> Space:
+        """The space `tgid` itself runs in at `time_ns`, now that its pointer is known to be `mm`."""
         space = self._by_mm.get(mm)
-        if space is None:
-            space = self._by_tgid.get(tgid)
-            if space is None or space.mm is not None:
-                self._leave(tgid, 0)
-                space = self._new(mm, tgid)
-                self._join(tgid, space)
-            space.mm = mm
-            self._by_mm[mm] = space
-        return space
+        if space is not None and tgid in space.members:
+            return space
+        now = self._by_tgid.get(tgid)
+        if now is None or now.mm is not None:
+            self.exec(time_ns, tgid, mm)
+            return self._by_mm[mm]
+        now.mm = mm
+        self._by_mm[mm] = now
+        return now
 
     def _discover(self, faults: Records, mm: int) -> Space:
         mine = faults[faults["mm"] == mm]
         own = mine[(mine["current_mm"] == mm) & (mine["marks"] & np.uint8(Mark.FOREIGN) == 0)]
         if len(own):
-            return self._own(int(own["tgid"][0]), mm)
+            return self._own(int(own["time_ns"][0]), int(own["tgid"][0]), mm)
         building = bool(int(mine["vm_flags"][0]) & _EXEC_STACK == _EXEC_STACK)
         owner = int(mine["owner"][0])
         if owner and not building and owner in self._by_tgid:
-            return self._own(owner, mm)
+            return self._own(int(mine["time_ns"][0]), owner, mm)
         return self._new(mm, int(mine["tgid"][0]) if building else 0)
 
 

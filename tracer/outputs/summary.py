@@ -23,7 +23,6 @@ from tracer.outputs.layout import Cell, Column, fit, join, show, unfitted
 from tracer.outputs.story import MOST_PAGES, sources, story
 from tracer.outputs.units import Glyphs
 from tracer.rows import UNKNOWN_LATENCY, Kind, Names, Rows
-from tracer.sources import Source
 from tracer.text import printable
 
 MOST_GROUPS = 512  # regions told apart, by name and permissions; the rest count as one

@@ -1,0 +1,173 @@
+"""Commands traced from their first instruction to their exit, and the demos themselves."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import numpy as np
+
+from tests.live.tracing import Collect, Traced, check_books
+from tests.live.workload import Report, command, parse
+from tracer.probes.choose import Attached, attach
+from tracer.procfs.pagemap import PageMap, frames
+from tracer.resources import bpf_dir
+from tracer.rows import Cause, Confirmed, Kind
+from tracer.session import Outputs, Plan, Session
+from tracer.target import Command
+
+MULTIMAP = [sys.executable, "-m", "tracer.demos.multimap"]
+
+
+def run(attached: Attached, argv: list[str], output: Path | None = None) -> Traced:
+    """Trace a command to its end; what it printed is in `output`."""
+    environment = dict(os.environ)
+    saved = os.dup(1)
+    with (
+        Command(argv, environment) if output is None else _redirected(argv, output, saved) as child
+    ):
+        log = Collect()
+        session = Session(attached, Plan(command=child), Outputs(log=[log]))
+        result = session.run()
+    os.close(saved)
+    text = output.read_text().splitlines() if output else []
+    return Traced(
+        probe=attached.probe.name,
+        rows=log.rows,
+        names=session.names,
+        books=result.books,
+        pages=result.pages,
+        result=result,
+        report=parse(text) if text else Report(),
+        truth={},
+    )
+
+
+def _redirected(argv: list[str], output: Path, saved: int) -> Command:
+    """The command with its stdout in a file: it inherits ours."""
+    sys.stdout.flush()
+    file = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+    os.dup2(file, 1)
+    os.close(file)
+    try:
+        return Command(argv, dict(os.environ))
+    finally:
+        os.dup2(saved, 1)
+
+
+def test_from_the_first_instruction_to_the_exit(attached: Attached, tmp_path: Path) -> None:
+    """Every page of a command that ends at once is confirmed by the look at its exit."""
+    traced = run(attached, command("anon-write", 211, directory=tmp_path), tmp_path / "out")
+    assert traced.result.exit_status == 0
+    blind = traced.books.missed if traced.probe == "perf" else 0
+    check_books(traced, blind)
+    range_ = traced.report.ranges["anon"]
+    assert traced.kinds(range_) == {"anon": 211}
+    rows = traced.within(range_)
+    assert (rows["confirmed"] == Confirmed.BOTH).all()
+    assert traced.rows["number"].tolist() == list(range(1, len(traced.rows) + 1))
+    # The first fault is the program's own: the dynamic loader's first instruction.
+    assert int(traced.rows["ip"][0]) & ~4095 == int(traced.rows["address"][0]) & ~4095
+    assert "exec" in traced.books.gained_by  # what execve itself had put there
+
+
+def test_exits_at_once(attached: Attached) -> None:
+    traced = run(attached, ["/bin/true"])
+    assert traced.result.exit_status == 0
+    assert len(traced.rows) > 20
+    check_books(traced, traced.books.missed)
+
+
+def test_exit_status_is_the_commands(attached: Attached) -> None:
+    assert run(attached, ["/bin/sh", "-c", "exit 7"]).result.exit_status == 7
+    killed = run(attached, ["/bin/sh", "-c", "kill -TERM $$"]).result.exit_status
+    assert killed == 128 + signal.SIGTERM
+
+
+def test_exec_is_a_new_space(attached: Attached, tmp_path: Path) -> None:
+    """Same pid, new memory: pages of the two do not mix, and both count."""
+    argv = command("exec", 53, "anon-write", 31, directory=tmp_path)
+    traced = run(attached, argv, tmp_path / "out")
+    check_books(traced, traced.books.missed if traced.probe == "perf" else 0)
+    assert set(traced.rows["pid"].tolist()) == {int(traced.report.pid)}
+    assert sorted(set(traced.rows["space"].tolist())) == [1, 2]
+    second = traced.within(traced.report.ranges["anon"])
+    second = second[second["space"] == 2]
+    assert len(second[second["kind"] == Kind.ANON]) == 31
+
+
+def test_children_are_followed(attached: Attached, tmp_path: Path) -> None:
+    """A shell's children, across fork and exec; each thread's count is complete."""
+    script = f"{' '.join(command('anon-write', 29))} >/dev/null; /bin/true; /bin/true"
+    traced = run(attached, ["/bin/sh", "-c", script])
+    check_books(traced, traced.books.missed if traced.probe == "perf" else 0)
+    assert len(set(traced.rows["pid"].tolist())) == 4
+
+
+def test_multimap_by_itself(attached: Attached, tmp_path: Path) -> None:
+    """The demo: five rwx pages, each one anonymous write fault, in the order they are written."""
+    output = tmp_path / "out"
+    traced = run(attached, [*MULTIMAP, "--auto", "--interval", "0.05"], output)
+    check_books(traced, traced.books.missed if traced.probe == "perf" else 0)
+    written = [
+        int(line.split()[-1], 16)
+        for line in output.read_text().splitlines()
+        if line.startswith("data written to")
+    ]
+    assert len(written) == 5
+    regions = [traced.names.regions[int(region)].perms for region in traced.rows["region"]]
+    rwx = traced.rows[np.array([perms.startswith("rwx") for perms in regions])]
+    assert rwx["address"].tolist() == written
+    assert set(rwx["kind"].tolist()) == {Kind.ANON}
+    assert set(rwx["cause"].tolist()) == {Cause.USER}
+
+
+def test_multimap_step_by_step(attached: Attached) -> None:
+    """Attached while it waits: each Enter is one fault, whose frame pagemap shows at once."""
+    with subprocess.Popen(MULTIMAP, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as demo:
+        assert demo.stdin is not None and demo.stdout is not None
+        demo.stdin.write(b"\n")  # the first one: the pages are mapped
+        demo.stdin.flush()
+        mapped = [_address(demo.stdout, b"Allocated page at") for _ in range(5)]
+        log = Collect()
+        session = Session(attached, Plan(pids=[demo.pid]), Outputs(log=[log]))
+        started = threading.Event()
+        runner = threading.Thread(target=session.run, args=(started.set,))
+        runner.start()
+        started.wait()
+        seen = []
+        for _ in mapped:
+            demo.stdin.write(b"\n")
+            demo.stdin.flush()
+            seen.append(_address(demo.stdout, b"data written to"))
+        with PageMap(demo.pid) as pagemap:
+            truth = [int(frames(pagemap.read(page, page + 4096))[0]) for page in seen]
+        session.stop()
+        runner.join()
+        demo.kill()
+    assert sorted(seen) == sorted(mapped)
+    rows = log.rows[np.isin(log.rows["address"], np.array(seen, np.uint64))]
+    assert rows["address"].tolist() == seen
+    assert rows["frame"].tolist() == truth
+    assert (rows["confirmed"] == Confirmed.BOTH).all()
+
+
+def _address(stream: object, words: bytes) -> int:
+    for line in stream:  # type: ignore[attr-defined]
+        if line.startswith(words):
+            return int(line.split()[-1], 16)
+    raise AssertionError(f"no line with {words!r}")
+
+
+def test_auto_takes_an_exact_probe(attached: Attached) -> None:
+    """Exactness before cost: fentry only where its handlers cannot be preempted."""
+    chosen = attach("auto", bpf_dir())
+    try:
+        assert not chosen.probe.inexact()
+        if attached.probe.name == "fentry" and attached.probe.inexact():
+            assert chosen.probe.name == "kprobe"
+            assert "fentry" in chosen.reason
+    finally:
+        chosen.close()
