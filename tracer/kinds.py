@@ -21,6 +21,7 @@ Bools = npt.NDArray[np.bool_]
 _PRESENT = np.uint64(0x001)
 _WRITABLE = np.uint64(0x002)
 _LEAF = np.uint64(0x080)
+_DIRTY = np.uint64(0x040 | 1 << 58)  # the hardware's bit, or _PAGE_SAVED_DIRTY (since 6.6)
 _PROTNONE = np.uint64(0x100)
 _EITHER = _PRESENT | _PROTNONE
 _FRAME = np.uint64(0x000FFFFFFFFFF000)
@@ -34,7 +35,7 @@ _MARKER_TYPES = np.uint64(30)
 _MARKER_OFFSETS = np.uint64(16)
 
 # include/linux/mm.h, include/linux/mm_types.h
-_FLAG_WRITE, _FLAG_USER, _FLAG_INSTRUCTION = 0x1, 0x40, 0x100
+_FLAG_WRITE, _FLAG_USER, _FLAG_INSTRUCTION, _FLAG_UNSHARE = 0x1, 0x40, 0x100, 0x400
 _ERROR_WRITE, _ERROR_USER, _ERROR_INSTRUCTION = 0x2, 0x4, 0x10
 _MAJOR = 0x4
 _VM_SHARED, _VM_PFNMAP, _VM_HUGETLB = 0x8, 0x400, 0x400000
@@ -61,6 +62,7 @@ class Entries:
     present: Bools  # to the kernel: PROT_NONE and NUMA hints included
     protnone: Bools
     writable: Bools
+    dirty: Bools
     huge: Bools  # mapped by a PMD or PUD
     swap: Bools
     migration: Bools
@@ -70,9 +72,10 @@ class Entries:
 def entries(raw: U64, level: npt.NDArray[np.uint8], known: Bools, address: U64) -> Entries:
     """Take apart raw entries found at `level` (1 PTE, 2 PMD, 3 PUD) for the page at `address`."""
     leaf = (level == 1) | ((raw & _LEAF) != 0)
-    present = known & leaf & ((raw & _EITHER) != 0)
+    # A huge page that is being split is invalid for a moment; only the leaf bit is left.
+    present = known & leaf & (((raw & _EITHER) != 0) | ((level >= 2) & (raw != 0)))
     hardware = (raw & _PRESENT) != 0
-    protnone = present & ~hardware
+    protnone = present & ~hardware & ((raw & _PROTNONE) != 0)
     # A non-zero entry without the present bit keeps its frame inverted (L1TF).
     bits = np.where(hardware, raw, ~raw) & _FRAME
     below = np.select(
@@ -90,6 +93,7 @@ def entries(raw: U64, level: npt.NDArray[np.uint8], known: Bools, address: U64) 
         present=present,
         protnone=protnone,
         writable=present & ((raw & _WRITABLE) != 0),
+        dirty=present & ((raw & _DIRTY) != 0),
         huge=present & (level >= 2),
         swap=absent & (kind < _SPECIAL_TYPES),
         migration=absent & (kind >= _SPECIAL_TYPES) & ~marker,
@@ -175,6 +179,9 @@ def decide(
     """
     write = access(faults) == Access.WRITE
     failed = (faults["marks"] & Mark.FAILED) != 0
+    code = (faults["marks"] & Mark.ERRORCODE) != 0
+    # A page is copied for a write, and for reading it through a long-term pin.
+    copies = write | (~code & ((faults["flags"] & _FLAG_UNSHARE) != 0))
 
     def has(trait: Trait) -> Bools:
         return np.asarray((traits & trait) != 0)
@@ -182,13 +189,14 @@ def decide(
     file, shared = has(Trait.FILE), has(Trait.SHARED)
     fresh = ~old.present & ~old.swap & ~old.migration
     changed = old.frame != new.frame
-    # A read fault on huge anonymous memory maps the huge zero page, never writable.
-    huge_zero = new.huge & ~new.writable & ~file & ~write
+    # The huge zero page is mapped clean; a huge page of one's own is dirty from the start
+    # (do_huge_pmd_anonymous_page(), mm/huge_memory.c).
+    huge_zero = new.huge & ~new.writable & ~new.dirty & has(Trait.KNOWN) & ~file
     upgraded = ~old.writable & new.writable
     rules: list[tuple[Bools, Kind]] = [
         (failed, Kind.FAILED),
         (has(Trait.HUGETLB), Kind.HUGETLB),
-        (~new.known, Kind.UNKNOWN),
+        (~old.known | ~new.known, Kind.UNKNOWN),
         (~new.present & old.migration, Kind.MIGRATION),
         (~new.present, Kind.SPURIOUS),
         (fresh & has(Trait.SPECIAL), Kind.SPECIAL),
@@ -203,7 +211,7 @@ def decide(
         (old.swap, Kind.SWAP),
         (old.migration, Kind.MIGRATION),
         (old.protnone & ~new.protnone, Kind.NUMA),
-        (changed, Kind.COW),
+        (changed & copies, Kind.COW),
         (upgraded & write & shared & file, Kind.MKWRITE),
         (upgraded & write, Kind.REUSE),
     ]

@@ -1,4 +1,4 @@
-"""The mapped ring against one laid out as the kernel's: wrap, busy and discarded records, rubbish."""
+"""The mapped ring against one laid out as the kernel's: wrap, busy records, rubbish."""
 
 import ctypes
 import mmap
