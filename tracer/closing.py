@@ -26,6 +26,7 @@ def books_of(recorder: Recorder, attached: Attached) -> Books:
         kernel=recorder.threads.counted,
         lost=counters["lost"],
         missed=missed,
+        skipped=attached.probe.missed(attached.program),
         missed_reason=_why_missed(recorder, attached, missed, counters),
         filtered=counters["filtered"],
         conflict=recorder.observer.conflicts,
@@ -44,8 +45,7 @@ def _why_missed(
 ) -> str:
     if missed <= 0:
         return ""
-    skipped = attached.probe.missed(attached.program)
-    if skipped:
+    if skipped := attached.probe.missed(attached.program):
         return f"the kernel skipped the probe's handler {skipped} times"
     if counters["orphans"] >= missed:
         return "they were under way when tracing began"

@@ -315,6 +315,11 @@ class Session:
             self._take(rows)
         ended_ns = time.monotonic_ns()
         self._release({})
+        if others := self._attached.program.counters()["lost_other"]:
+            self._notes.append(
+                f"{others} records of threads, mappings and neighbours were lost: regions and "
+                "sources may be off"
+            )
         books = books_of(recorder, self._attached)
         return Result(
             books=books,

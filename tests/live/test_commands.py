@@ -35,6 +35,7 @@ def run(attached: Attached, argv: list[str], output: Path | None = None) -> Trac
     text = output.read_text().splitlines() if output else []
     return Traced(
         probe=attached.probe.name,
+        inexact=attached.probe.inexact(),
         rows=log.rows,
         names=session.names,
         books=result.books,
@@ -127,7 +128,8 @@ def test_multimap_by_itself(attached: Attached, tmp_path: Path) -> None:
 def test_multimap_step_by_step(attached: Attached) -> None:
     """Attached while it waits: each Enter is one fault, whose frame pagemap shows at once."""
     with subprocess.Popen(MULTIMAP, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as demo:
-        assert demo.stdin is not None and demo.stdout is not None
+        assert demo.stdin is not None
+        assert demo.stdout is not None
         demo.stdin.write(b"\n")  # the first one: the pages are mapped
         demo.stdin.flush()
         mapped = [_address(demo.stdout, b"Allocated page at") for _ in range(5)]

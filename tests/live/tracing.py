@@ -39,6 +39,7 @@ class Traced:
     """A finished trace, and pagemap's word on the workload's ranges before they went."""
 
     probe: str
+    inexact: str  # why this probe may miss faults here; "" where it may not
     rows: Rows
     names: Names
     books: Books
@@ -118,6 +119,7 @@ def trace(
         result = outcome[0]
         return Traced(
             probe=attached.probe.name,
+            inexact=attached.probe.inexact(),
             rows=log.rows,
             names=session.names,
             books=result.books,
@@ -137,8 +139,11 @@ def check_books(traced: Traced, blind: int = 0) -> None:
     """Nothing lost, contradicted or unexplained; of `blind` faults no perf event tells."""
     books = traced.books
     assert (books.lost, books.conflict) == (0, 0), books
-    assert books.missed == (blind if traced.probe == "perf" else 0), books
     assert books.balanced(), books
+    if traced.inexact:
+        assert not books.missed or books.missed_reason, books
+    else:
+        assert books.missed == (blind if traced.probe == "perf" else 0), books
     assert "unknown" not in books.gained_by, (books.gained_by, unexplained(traced))
     assert "unknown" not in books.lost_by, (books.lost_by, unexplained(traced))
     assert books.gained - books.given_up == books.resident_change, books
@@ -168,9 +173,13 @@ def check_counts(traced: Traced, blind: tuple[str, ...] = ()) -> None:
         if traced.probe == "perf" and count.label in blind:
             assert len(mine) == 0, count
             continue
-        assert sorted(mine["count"].tolist()) == list(range(count.before + 1, count.after + 1)), (
-            count
-        )
+        seen = sorted(mine["count"].tolist())
+        every = list(range(count.before + 1, count.after + 1))
+        if traced.inexact:
+            assert len(set(every) - set(seen)) <= traced.books.missed, count
+            assert len(seen) == len(set(seen)), count
+        else:
+            assert seen == every, count
         if count.expected is not None:
             assert count.faults == count.expected, count
 

@@ -28,6 +28,7 @@ class Books:
     kernel: int = 0  # min_flt + maj_flt of the same threads over the same interval
     lost: int = 0  # events the ring had no room for
     missed: int = 0  # gaps in the threads' counts: seen by no hook; less lost and filtered
+    skipped: int = 0  # calls of the probe's handlers that the kernel says it skipped
     missed_reason: str = ""  # why, in words; "" when nothing was missed
     filtered: int = 0  # left out by --range, --region, --perms, --kind, --min-latency
     conflict: int = 0  # faults pagemap contradicts with nothing to explain it
