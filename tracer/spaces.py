@@ -287,7 +287,7 @@ class Spaces:
             self._end(space, time_ns)
 
     def _own(self, time_ns: int, tgid: int, mm: int) -> Space:
-        """The space `tgid` itself runs in at `time_ns`, now that its pointer is known to be `mm`."""
+        """The space `tgid` runs in at `time_ns`, now that its pointer is known to be `mm`."""
         space = self._by_mm.get(mm)
         if space is not None and tgid in space.members:
             return space

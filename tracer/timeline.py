@@ -24,6 +24,7 @@ _BLOCK_SHIFT = 9
 _BLOCK = 1 << _BLOCK_SHIFT
 _NONE = np.uint64(NO_FRAME)
 _ENDS = [Loss.MUNMAP.value, Loss.MOVE.value]
+_TOLD = [Source.FAULT.value, Source.AROUND.value, Source.MOVE.value]  # by a record of its own
 _SPACE_SHIFT = 40  # a block number has at most 57 - 12 - 9 = 36 bits
 
 _COLUMNS: dict[str, type] = {
@@ -110,7 +111,7 @@ class Timeline:
         count = len(events.page)
         outcome = Outcome(np.zeros(count, np.bool_), np.zeros(count, np.bool_))
         slots = self._slots(space, events.page)
-        for turn in _turns(slots):
+        for turn in _turns(slots, events):
             self._apply_turn(slots[turn], events, turn, outcome)
         return outcome
 
@@ -119,43 +120,39 @@ class Timeline:
     ) -> None:
         """One event a page: everything here is distinct pages."""
         frame = self._columns["frame"]
-        now, then = frame[at], events.frame[turn]
-        around = events.source[turn] == Source.AROUND
-        absent, time = events.absent_before[turn], events.time_ns[turn]
+        before, then = events.frame_before[turn], events.frame[turn]
+        own = events.source[turn] != Source.AROUND
+        # Its own page, and nothing that this fault did to it: what it shows is another's doing.
+        bystander = own & ((events.kind[turn] == Kind.SPURIOUS) | (before == then))
+        absent = events.absent_before[turn]
         self._settle_inherited(at, turn, events)
         now = frame[at]
         had = now != _NONE
         # The state we hold was reached while this fault was under way.
         meanwhile = had & (self._columns["changed_ns"][at] >= events.start_ns[turn])
-        same = had & (now == then)
-        by_snapshot = ~np.isin(
-            self._columns["source"][at], [Source.FAULT.value, Source.AROUND.value]
-        )
-        race = same & absent & meanwhile & ~around
-        takeover = race & by_snapshot
-        out.raced[turn] = race & ~by_snapshot
+        stepped = absent | ((before != _NONE) & (before != then))
+        race = had & (now == then) & stepped & meanwhile & ~bystander
+        takeover = race & ~np.isin(self._columns["source"][at], _TOLD)
+        out.raced[turn] = race & ~takeover & own
         self._take_over(at[takeover], turn[takeover], events)
+        out.gained[turn[takeover]] = True
 
         # It was there by our account and gone by the fault's: lost in between, unseen.
-        vanished = had & absent & ~meanwhile & ~around
+        vanished = had & absent & ~meanwhile
         swapped = events.swapped_before[turn][vanished]
         cause = np.where(swapped, Loss.RECLAIM.value, Loss.UNKNOWN.value).astype(np.uint8)
         self._lose(at[vanished], events.start_ns[turn][vanished], cause)
         now = frame[at]
-        # It was gone by our account and there by the fault's: gained in between, unseen.
-        appeared = (now == _NONE) & ~absent & (events.frame_before[turn] != _NONE) & ~around
-        # Dated at its end: whoever put it there began before that, and may yet tell.
-        self._gain(
-            at[appeared],
-            time[appeared],
-            events.frame_before[turn][appeared],
-            Source.UNKNOWN,
-            events.region[turn][appeared],
-        )
+        # It had another frame by the fault's account, or one at all: gained in between, unseen.
+        appeared = own & (before != _NONE) & (now != before) & (now != then) & ~meanwhile
+        self._gain_unseen(at[appeared], turn[appeared], events, before[appeared])
         now = frame[at]
-        gains = (then != _NONE) & (now != then) & ~(around & (now != _NONE))
-        replaced = gains & (now != _NONE)
-        self._lose(at[replaced], time[replaced], Loss.REPLACED)
+        changes = (then != _NONE) & (now != then)
+        other = changes & bystander
+        self._gain_unseen(at[other], turn[other], events, then[other])
+        # A neighbour that has a frame by our account was not brought along.
+        gains = changes & ~bystander & (own | (now == _NONE) | (now == before))
+        self._replace(at[gains], events.time_ns[turn[gains]])
         won = turn[gains]
         self._gain(
             at[gains],
@@ -167,6 +164,20 @@ class Timeline:
             events.kind[won],
         )
         out.gained[won] = True
+
+    def _replace(self, at: npt.NDArray[np.int64], time: I64) -> None:
+        """Those of these slots' pages that have a frame lose it to another."""
+        had = self._columns["frame"][at] != _NONE
+        self._lose(at[had], time[had], Loss.REPLACED)
+
+    def _gain_unseen(
+        self, at: npt.NDArray[np.int64], turn: npt.NDArray[np.int64], events: Events, frame: U64
+    ) -> None:
+        """These faults found the pages in frames that no record brought."""
+        # Dated at their end: whoever put them there began before that, and may yet tell.
+        time = events.time_ns[turn]
+        self._replace(at, time)
+        self._gain(at, time, frame, Source.UNKNOWN, events.region[turn])
 
     def _settle_inherited(
         self, at: npt.NDArray[np.int64], turn: npt.NDArray[np.int64], events: Events
@@ -200,17 +211,21 @@ class Timeline:
         """A snapshot saw the frame before the fault that brought it had its record out."""
         if not len(at):
             return
-        columns = self._columns
+        columns, source = self._columns, events.source[turn]
+        # What was there when we came is no gain until a fault of ours claims it.
+        initial = columns["source"][at] == Source.INITIAL
+        self.tally.count(self.tally.gained_in, columns["region"][at], initial)
         np.subtract.at(self.tally.gained, columns["source"][at], 1)
-        self.tally.gained[Source.FAULT] += len(at)
-        columns["source"][at] = Source.FAULT
+        np.add.at(self.tally.gained, source, 1)
+        columns["source"][at] = source
         columns["changed_ns"][at] = events.time_ns[turn]
-        first = at[columns["gains"][at] == 1]
-        chosen = turn[columns["gains"][at] == 1]
-        columns["first_source"][first] = Source.FAULT
+        once = columns["gains"][at] == 1
+        first, chosen = at[once], turn[once]
+        columns["first_source"][first] = source[once]
         columns["first_ns"][first] = events.time_ns[chosen]
         columns["first_fault"][first] = events.number[chosen]
         columns["first_kind"][first] = events.kind[chosen]
+        columns["confirmed"][first] = Confirmed.BOTH
 
     def _gain(
         self,
@@ -297,38 +312,49 @@ class Timeline:
         self._lose(at[~assumed], time_ns, cause)
         return len(at)
 
-    def move(self, space: int, old: int, new: int, length: int, time_ns: int) -> None:
-        """mremap took [old, old + length) to `new`, frames and all."""
-        at = self._range(space, old, old + length)
+    def move(
+        self, space: int, old: int, new: int, length: int, time_ns: int, new_length: int = 0
+    ) -> None:
+        """mremap took [old, old + length) to `new`, frames and all.
+
+        `new_length`, where given, is the mapping's size from then on. What was at
+        the new place before is gone, as is what did not fit.
+        """
+        new_length = new_length or length
+        at = self._range(space, old, old + min(length, new_length))
         at = at[self._columns["frame"][at] != _NONE]
-        if not len(at):
-            return
         pages = self.pages_at(at) - np.uint64(old >> 12) + np.uint64(new >> 12)
-        frames, regions = self._columns["frame"][at].copy(), self._columns["region"][at].copy()
-        self._lose(at, time_ns, Loss.MOVE)
+        frames, regions = self._columns["frame"][at], self._columns["region"][at]
+        assumed = self._columns["assumed"][at]
+        self.forget(at[assumed])
+        self._lose(at[~assumed], time_ns, Loss.MOVE)
+        self.lose(space, old, old + length, time_ns, Loss.MUNMAP)
+        self.lose(space, new, new + new_length, time_ns, Loss.MUNMAP)
         to = self._slots(space, pages)
-        gone = to[self._columns["frame"][to] != _NONE]
-        self._lose(gone, time_ns, Loss.MUNMAP)
-        self._gain(to, time_ns, frames, Source.MOVE, regions)
+        self._gain(to[~assumed], time_ns, frames[~assumed], Source.MOVE, regions[~assumed])
+        self._assume(to[assumed], time_ns, frames[assumed], regions[assumed])
 
     def inherit(self, parent: int, child: int, time_ns: int) -> None:
         """fork: the child may have every page its parent has; what it does have shows later."""
-        for key in [key for key in self._blocks if key >> _SPACE_SHIFT == parent]:
-            source = self._blocks[key]
-            number = key & ((1 << _SPACE_SHIFT) - 1)
-            target = self._block(child, number)
-            old = slice(source * _BLOCK, (source + 1) * _BLOCK)
-            new = slice(target * _BLOCK, (target + 1) * _BLOCK)
-            columns = self._columns
-            has = columns["frame"][old] != _NONE
-            for name in ("frame", "region"):
-                columns[name][new] = columns[name][old]
-            columns["first_frame"][new] = columns["frame"][old]
-            columns["first_ns"][new] = time_ns
-            columns["changed_ns"][new] = time_ns
-            columns["first_source"][new] = np.where(has, Source.FORK.value, 0)
-            columns["source"][new] = np.where(has, Source.FORK.value, 0)
-            columns["assumed"][new] = has
+        at = self.resident(parent)
+        to = self._slots(child, self.pages_at(at))
+        self._assume(to, time_ns, self._columns["frame"][at], self._columns["region"][at])
+
+    def _assume(
+        self,
+        at: npt.NDArray[np.int64],
+        time_ns: int,
+        frame: U64,
+        region: npt.NDArray[np.uint32],
+    ) -> None:
+        columns = self._columns
+        columns["frame"][at] = columns["first_frame"][at] = frame
+        columns["region"][at] = region
+        columns["changed_ns"][at] = columns["first_ns"][at] = time_ns
+        columns["first_source"][at] = columns["source"][at] = Source.FORK
+        for name in ("gains", "losses", "last_loss", "first_fault", "first_kind", "confirmed"):
+            columns[name][at] = 0
+        columns["assumed"][at] = True
 
     def drop_assumed(self, space: int) -> None:
         """The space has ended: what nobody saw there is not claimed."""
@@ -418,12 +444,23 @@ def _expand(blocks: list[int]) -> npt.NDArray[np.int64]:
     return np.asarray((starts + np.arange(_BLOCK)).ravel())
 
 
-def _turns(slots: npt.NDArray[np.int64]) -> Iterator[npt.NDArray[np.int64]]:
+def _turns(slots: npt.NDArray[np.int64], events: Events) -> Iterator[npt.NDArray[np.int64]]:
     """Indices of the events to apply together: each page's first event, then each second, …"""
     order = np.argsort(slots, kind="stable")
     ranked = slots[order]
     fresh = np.r_[True, ranked[1:] != ranked[:-1]] if len(ranked) else np.empty(0, np.bool_)
+    keep = fresh | ~_repeats(order, events)
+    order, ranked, fresh = order[keep], ranked[keep], fresh[keep]
     starts = np.flatnonzero(fresh)
     rank = np.arange(len(ranked)) - np.repeat(starts, np.diff(np.r_[starts, len(ranked)]))
-    for turn in range(int(rank.max()) + 1 if len(rank) else 0):
-        yield np.sort(order[rank == turn])
+    by_rank = order[np.lexsort((order, rank))]
+    yield from np.split(by_rank, np.cumsum(np.bincount(rank))[:-1]) if len(rank) else ()
+
+
+def _repeats(order: npt.NDArray[np.int64], events: Events) -> Bools:
+    """Which events, in `order` by page, find and leave their page as the one before left it."""
+    frame = events.frame[order]
+    own = (events.source != Source.AROUND)[order]
+    still = own & ~events.absent_before[order] & (events.frame_before[order] == frame)
+    still[1:] &= own[:-1] & (frame[1:] == frame[:-1]) & (frame[1:] != _NONE)
+    return np.asarray(still)

@@ -58,6 +58,11 @@ def test_exact(attached: Attached, name: str) -> None:
         return
     rows = traced.within(range_)
     kinds = case.kinds
+    if traced.inexact and traced.books.missed:
+        # Found and counted, which `check_books` has seen to; what there is is right.
+        assert len(rows) + traced.books.missed >= sum(kinds.values())
+        assert set(traced.kinds(range_)) <= set(kinds)
+        return
     if name in ("file-read", "file-private-write", "file-shared-write", "fetch"):
         kinds = _on_tmpfs(traced, kinds)
     assert traced.kinds(range_) == kinds
@@ -197,7 +202,10 @@ def test_threads_started_under_trace(attached: Attached) -> None:
     traced = trace(attached, "late-threads", 31, 7)
     check_counts(traced)
     check_books(traced)
-    assert traced.kinds(traced.report.ranges["anon"]) == {"anon": 217}
+    kinds = traced.kinds(traced.report.ranges["anon"])
+    assert kinds["anon"] + traced.books.missed >= 217
+    assert set(kinds) == {"anon"}
+    assert traced.inexact or kinds["anon"] == 217
 
 
 def test_short_lived_mappings(attached: Attached) -> None:
