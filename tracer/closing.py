@@ -1,6 +1,9 @@
 """What a trace comes to: the books that balance, and the table of pages."""
 
+from typing import Any
+
 import numpy as np
+import numpy.typing as npt
 
 from tracer.outputs.base import Books, PageTable
 from tracer.probes import perf
@@ -58,29 +61,27 @@ def _why_missed(
 
 def pages_of(recorder: Recorder) -> PageTable:
     """Every page that ever had a frame, by space and address (outputs.base.PageTable)."""
-    line = recorder.timeline
-    parts = []
-    spaces = []
-    for each in recorder.spaces.all():
-        parts.append(line.touched(each.number))
-        spaces.append(np.full(len(parts[-1]), each.number, np.uint32))
-    at = np.concatenate(parts) if parts else np.empty(0, np.int64)
-    space = np.concatenate(spaces) if spaces else np.empty(0, np.uint32)
-    owners = np.array([0, *(each.owner for each in recorder.spaces.all())], np.uint32)
+    spaces = recorder.spaces.all()
+    stories = [recorder.timeline.story(space.number) for space in spaces]
+
+    def column(name: str) -> npt.NDArray[Any]:
+        return np.concatenate([story[name] for story in stories]) if stories else np.empty(0)
+
+    counts = [len(story["page"]) for story in stories]
     return PageTable(
-        space=space,
-        pid=owners[space],
-        page=line.pages_at(at) << np.uint64(12),
-        region=line["region"][at],
-        first_time_ns=line["first_ns"][at],
-        first_source=line["first_source"][at],
-        first_kind=line["first_kind"][at],
-        first_fault=line["first_fault"][at],
-        first_frame=line["first_frame"][at],
-        last_frame=line["frame"][at],
-        last_source=line["source"][at],
-        confirmed=line["confirmed"][at],
-        gains=line["gains"][at],
-        losses=line["losses"][at],
-        last_loss=line["last_loss"][at],
+        space=np.repeat(np.array([space.number for space in spaces], np.uint32), counts),
+        pid=np.repeat(np.array([space.owner for space in spaces], np.uint32), counts),
+        page=column("page").astype(np.uint64) << np.uint64(12),
+        region=column("region").astype(np.uint32),
+        first_time_ns=column("first_ns"),
+        first_source=column("first_source"),
+        first_kind=column("first_kind"),
+        first_fault=column("first_fault"),
+        first_frame=column("first_frame"),
+        last_frame=column("frame"),
+        last_source=column("source"),
+        confirmed=column("confirmed"),
+        gains=column("gains"),
+        losses=column("losses"),
+        last_loss=column("last_loss"),
     )

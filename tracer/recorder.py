@@ -73,6 +73,7 @@ class Recorder:
         self.execs: set[int] = set()  # processes that replaced their memory since last asked
         self.changed: set[int] = set()  # spaces in which something happened since the last snapshot
         self._windows: Records = np.empty(0, self.layout.window)
+        self._ended: list[int] = []  # spaces, not retired yet
         self._brk: dict[int, int] = {}
         self._sideband_gap = 0
 
@@ -251,6 +252,14 @@ class Recorder:
     def _space_ended(self, number: int) -> None:
         self.changed.discard(number)
         self.timeline.drop_assumed(number)
+        self._ended.append(number)
+
+    def retire(self, keep: int | None) -> None:
+        """Let go of what ended spaces took; `keep` is one that is still to be looked at."""
+        for number in self._ended:
+            if number != keep:
+                self.timeline.retire(number)
+        self._ended = [number for number in self._ended if number == keep]
 
     def _name(self, tid: int, record: np.void) -> None:
         raw = record["comm"].tobytes().split(b"\0", 1)[0]

@@ -229,7 +229,7 @@ class Session:
     # -- snapshots -------------------------------------------------------------------
 
     def _snapshot_needed(self) -> bool:
-        if not self._recorder.changed:
+        if not self._recorder.changed and not self._waiting:
             return False
         now = time.monotonic_ns()
         return now >= self._snapshot_due_ns or self._waiting_rows > _MOST_WAITING
@@ -260,6 +260,8 @@ class Session:
         self._snapshots += bool(shots)
         self._release(shots)
         recorder.tend()
+        command = self.plan.command
+        recorder.retire(recorder.last_space.get(command.pid) if command is not None else None)
         took = time.monotonic_ns() - began
         pause = max(self.plan.snapshot_interval_ms * 1_000_000, took * _SNAPSHOT_SHARE)
         self._snapshot_due_ns = time.monotonic_ns() + pause

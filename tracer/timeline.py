@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from tracer.pagestore import PageStore
 from tracer.rows import NO_FRAME, Confirmed, Kind
 from tracer.sources import Loss, Source
 
@@ -20,12 +21,9 @@ U64 = npt.NDArray[np.uint64]
 I64 = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
 
-_BLOCK_SHIFT = 9
-_BLOCK = 1 << _BLOCK_SHIFT
 _NONE = np.uint64(NO_FRAME)
 _ENDS = [Loss.MUNMAP.value, Loss.MOVE.value]
 _TOLD = [Source.FAULT.value, Source.AROUND.value, Source.MOVE.value]  # by a record of its own
-_SPACE_SHIFT = 40  # a block number has at most 57 - 12 - 9 = 36 bits
 
 _COLUMNS: dict[str, type] = {
     "frame": np.uint64,  # physical address, NO_FRAME while not present
@@ -94,11 +92,9 @@ class Timeline:
     """The pages of every address space of a run."""
 
     def __init__(self) -> None:
-        self._blocks: dict[int, int] = {}  # space << 40 | block number -> slot
-        self._columns: dict[str, npt.NDArray[Any]] = {
-            name: np.empty(0, dtype) for name, dtype in _COLUMNS.items()
-        }
-        self._used = 0
+        self._store = PageStore(_COLUMNS, {"frame": NO_FRAME})
+        self._columns = self._store.columns
+        self._retired: dict[int, dict[str, npt.NDArray[Any]]] = {}
         self.tally = Tally()
 
     def __getitem__(self, column: str) -> npt.NDArray[Any]:
@@ -110,7 +106,7 @@ class Timeline:
         """Apply faults of one address space, in order; says which of them brought a frame."""
         count = len(events.page)
         outcome = Outcome(np.zeros(count, np.bool_), np.zeros(count, np.bool_))
-        slots = self._slots(space, events.page)
+        slots = self._store.slots(space, events.page)
         for turn in _turns(slots, events):
             self._apply_turn(slots[turn], events, turn, outcome)
         return outcome
@@ -300,12 +296,12 @@ class Timeline:
 
     def holds(self, space: int, start: int, end: int) -> bool:
         """Whether any page of [start, end) (addresses) has a frame by our account."""
-        at = self._range(space, start, end)
+        at = self._store.range(space, start, end)
         return bool((self._columns["frame"][at] != _NONE).any())
 
     def lose(self, space: int, start: int, end: int, time_ns: int, cause: Loss) -> int:
         """The pages of [start, end) lost their frames at `time_ns`; how many had one."""
-        at = self._range(space, start, end)
+        at = self._store.range(space, start, end)
         at = at[self._columns["frame"][at] != _NONE]
         assumed = self._columns["assumed"][at].astype(np.bool_)
         self.forget(at[assumed])
@@ -321,7 +317,7 @@ class Timeline:
         the new place before is gone, as is what did not fit.
         """
         new_length = new_length or length
-        at = self._range(space, old, old + min(length, new_length))
+        at = self._store.range(space, old, old + min(length, new_length))
         at = at[self._columns["frame"][at] != _NONE]
         pages = self.pages_at(at) - np.uint64(old >> 12) + np.uint64(new >> 12)
         frames, regions = self._columns["frame"][at], self._columns["region"][at]
@@ -330,14 +326,14 @@ class Timeline:
         self._lose(at[~assumed], time_ns, Loss.MOVE)
         self.lose(space, old, old + length, time_ns, Loss.MUNMAP)
         self.lose(space, new, new + new_length, time_ns, Loss.MUNMAP)
-        to = self._slots(space, pages)
+        to = self._store.slots(space, pages)
         self._gain(to[~assumed], time_ns, frames[~assumed], Source.MOVE, regions[~assumed])
         self._assume(to[assumed], time_ns, frames[assumed], regions[assumed])
 
     def inherit(self, parent: int, child: int, time_ns: int) -> None:
         """fork: the child may have every page its parent has; what it does have shows later."""
         at = self.resident(parent)
-        to = self._slots(child, self.pages_at(at))
+        to = self._store.slots(child, self.pages_at(at))
         self._assume(to, time_ns, self._columns["frame"][at], self._columns["region"][at])
 
     def _assume(
@@ -358,90 +354,42 @@ class Timeline:
 
     def drop_assumed(self, space: int) -> None:
         """The space has ended: what nobody saw there is not claimed."""
-        at = self._all(space)
+        at = self._store.all(space)
         self.forget(at[self._columns["assumed"][at].astype(np.bool_)])
 
     # -- looking at it -----------------------------------------------------------
 
     def state(self, space: int, pages: U64) -> npt.NDArray[np.int64]:
         """The slots of `pages` (virtual page numbers), made where new: indices into columns."""
-        return self._slots(space, pages)
+        return self._store.slots(space, pages)
 
     def resident(self, space: int) -> npt.NDArray[np.int64]:
         """The slots of all pages of a space that have a frame, in address order."""
-        at = self._all(space)
+        at = self._store.all(space)
         return np.asarray(at[self._columns["frame"][at] != _NONE])
 
     def touched(self, space: int) -> npt.NDArray[np.int64]:
         """The slots of all pages of a space that ever gained a frame, in address order."""
-        at = self._all(space)
+        at = self._store.all(space)
         return np.asarray(at[self._columns["gains"][at] > 0])
 
     def pages_at(self, at: npt.NDArray[np.int64]) -> U64:
         """The virtual page numbers behind slots."""
-        inside = (at & (_BLOCK - 1)).astype(np.uint64)
-        return np.asarray(self._numbers[at >> _BLOCK_SHIFT] + inside)
+        return self._store.pages_at(at)
 
-    # -- blocks ---------------------------------------------------------------
+    def retire(self, space: int) -> None:
+        """The space has ended: keep what its pages came to, give the room to others."""
+        self._retired[space] = self.story(space)
+        self._store.release(space)
 
-    _numbers: U64 = np.empty(0, np.uint64)  # first page of each block, by slot block
-
-    def _block(self, space: int, number: int) -> int:
-        key = space << _SPACE_SHIFT | number
-        block = self._blocks.get(key)
-        if block is None:
-            block = self._blocks[key] = self._used
-            if (self._used + 1) * _BLOCK > len(self._columns["frame"]):
-                self._grow()
-            self._numbers[block] = number << _BLOCK_SHIFT
-            self._used += 1
-        return block
-
-    def _grow(self) -> None:
-        blocks = max(16, self._used * 2)
-        for name, old in self._columns.items():
-            new = np.zeros(blocks * _BLOCK, old.dtype)
-            new[: len(old)] = old
-            if name == "frame":
-                new[len(old) :] = _NONE
-            self._columns[name] = new
-        numbers = np.zeros(blocks, np.uint64)
-        numbers[: len(self._numbers)] = self._numbers
-        self._numbers = numbers
-
-    def _slots(self, space: int, pages: U64) -> npt.NDArray[np.int64]:
-        numbers, inverse = np.unique(pages >> np.uint64(_BLOCK_SHIFT), return_inverse=True)
-        blocks = np.array([self._block(space, number) for number in numbers.tolist()], np.int64)
-        inside = (pages & np.uint64(_BLOCK - 1)).astype(np.int64)
-        return np.asarray(blocks[inverse] * _BLOCK + inside)
-
-    def _all(self, space: int) -> npt.NDArray[np.int64]:
-        mine = sorted(key for key in self._blocks if key >> _SPACE_SHIFT == space)
-        return _expand([self._blocks[key] for key in mine])
-
-    def _range(self, space: int, start: int, end: int) -> npt.NDArray[np.int64]:
-        """The slots of pages in [start, end) whose blocks exist."""
-        first, last = start >> 12, (end + 4095) >> 12
-        if last <= first:
-            return np.empty(0, np.int64)
-        low, high = first >> _BLOCK_SHIFT, (last - 1) >> _BLOCK_SHIFT
-        if high - low < len(self._blocks):
-            keys = (space << _SPACE_SHIFT | number for number in range(low, high + 1))
-            blocks = [self._blocks[key] for key in keys if key in self._blocks]
-        else:
-            base = space << _SPACE_SHIFT
-            inside = (key for key in self._blocks if base | low <= key <= base | high)
-            blocks = [self._blocks[key] for key in sorted(inside)]
-        at = _expand(blocks)
-        pages = self.pages_at(at)
-        return np.asarray(at[(pages >= first) & (pages < last)])
-
-
-def _expand(blocks: list[int]) -> npt.NDArray[np.int64]:
-    if not blocks:
-        return np.empty(0, np.int64)
-    starts = np.array(blocks, np.int64)[:, None] * _BLOCK
-    return np.asarray((starts + np.arange(_BLOCK)).ravel())
+    def story(self, space: int) -> dict[str, npt.NDArray[Any]]:
+        """Every column, and `page` (virtual page numbers), of all pages that gained a frame."""
+        if space in self._retired:
+            return self._retired[space]
+        at = self.touched(space)
+        return {"page": self.pages_at(at)} | {
+            name: column[at] for name, column in self._columns.items()
+        }
 
 
 def _turns(slots: npt.NDArray[np.int64], events: Events) -> Iterator[npt.NDArray[np.int64]]:
