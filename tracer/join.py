@@ -4,7 +4,8 @@ The road from the ring (bpf/record.h) to what is printed and written
 (tracer/rows.py); also where the timeline learns of the faults.
 """
 
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields
 
 import numpy as np
 import numpy.typing as npt
@@ -49,7 +50,7 @@ class Join:
     zero_frame: int
     large_anon: bool = False  # the kernel may give anonymous memory several frames at once
     symbols: bool = False  # look up which mapping each instruction is in, too
-    shmem_roots: tuple[str, ...] = ()  # mount points of tmpfs, each with a trailing slash
+    on_tmpfs: Callable[[str], bool] = lambda path: False  # whether a file's pages are shmem
     comms: dict[int, int] = field(default_factory=dict)  # tid -> index into names.comms
     stray: int = 0  # exceptions that were no page's fault: a SIGSEGV on its way (perf)
     _number: int = 0
@@ -95,7 +96,8 @@ class Join:
         rows["frame"] = new.frame
         rows["frame_before"] = old.frame
         seen = (traits & Trait.UNSEEN) == 0
-        return Batch(rows, _starts(faults), old, self._parts(rows, old, new, windows, seen))
+        parts = self._parts(rows, faults["level_before"], old, new, windows, seen)
+        return Batch(rows, _starts(faults), old, parts)
 
     # -- parts of a row -----------------------------------------------------------
 
@@ -106,7 +108,7 @@ class Join:
 
     def _region_traits(self) -> npt.NDArray[np.uint8]:
         for region in self.names.regions[len(self._traits) :]:
-            self._traits.append(int(region_traits(region, self.shmem_roots)))
+            self._traits.append(int(region_traits(region, self.on_tmpfs)))
         return np.array(self._traits, np.uint8)
 
     def _is_stray(self, faults: Records, region: npt.NDArray[np.uint32]) -> npt.NDArray[np.bool_]:
@@ -127,6 +129,7 @@ class Join:
     def _parts(
         self,
         rows: Rows,
+        level: npt.NDArray[np.uint8],
         old: kinds.Entries,
         new: kinds.Entries,
         windows: Records,
@@ -138,10 +141,12 @@ class Join:
             row=told,
             page=rows["address"][told] >> np.uint64(12),
             frame=new.frame[told],
+            before=old.frame[told],
+            absent=(old.known & ~old.present)[told],
             around=np.zeros(len(told), np.bool_),
         )
-        along = self._brought_along(rows, _window_parts(rows, windows))
-        parts = _concatenate([own, _huge_parts(rows, old, new), along])
+        along = self._brought_along(rows, _window_parts(rows, windows, old))
+        parts = _concatenate([own, _huge_parts(rows, level, old, new), along])
         return parts.take(np.lexsort((parts.around, parts.row)))
 
     def tell(self, batch: "Batch", start: int, end: int) -> None:
@@ -158,9 +163,9 @@ class Join:
                     page=mine.page,
                     start_ns=batch.start_ns[row],
                     time_ns=rows["time_ns"][row],
-                    absent_before=old.known[row] & ~old.present[row] & ~around,
+                    absent_before=mine.absent,
                     swapped_before=old.swap[row] & ~around,
-                    frame_before=np.where(around, np.uint64(NO_FRAME), old.frame[row]),
+                    frame_before=mine.before,
                     frame=mine.frame,
                     number=rows["number"][row],
                     kind=rows["kind"][row],
@@ -192,20 +197,19 @@ class _Parts:
     row: npt.NDArray[np.int64]
     page: npt.NDArray[np.uint64]
     frame: npt.NDArray[np.uint64]
-    around: npt.NDArray[np.bool_]
+    before: npt.NDArray[np.uint64]  # NO_FRAME where absent or not known
+    absent: npt.NDArray[np.bool_]  # had no frame when the fault began
+    around: npt.NDArray[np.bool_]  # came along
 
     def take(self, at: npt.NDArray[np.int64]) -> "_Parts":
-        return _Parts(self.row[at], self.page[at], self.frame[at], self.around[at])
+        return _Parts(*(getattr(self, each.name)[at] for each in fields(self)))
 
 
 def _concatenate(parts: list[_Parts]) -> _Parts:
     if not any(len(part.row) for part in parts[1:]):
         return parts[0]
     return _Parts(
-        *(
-            np.concatenate([getattr(part, name) for part in parts])
-            for name in ("row", "page", "frame", "around")
-        )
+        *(np.concatenate([getattr(part, each.name) for part in parts]) for each in fields(_Parts))
     )
 
 
@@ -215,28 +219,39 @@ def _starts(faults: Records) -> npt.NDArray[np.int64]:
     return start.astype(np.int64)
 
 
-def _huge_parts(rows: Rows, old: kinds.Entries, new: kinds.Entries) -> _Parts:
-    """The other 511 pages of each huge page that a fault mapped."""
+def _huge_parts(
+    rows: Rows, level: npt.NDArray[np.uint8], old: kinds.Entries, new: kinds.Entries
+) -> _Parts:
+    """The other 511 pages of each huge page that a fault mapped; `level` is that of `old`."""
     fresh = new.huge & (old.frame != new.frame) & (rows["kind"] != Kind.FAILED)
     row = np.flatnonzero(fresh)
     number = np.arange(_HUGE, dtype=np.uint64)
     own = rows["address"][row] >> np.uint64(12)
     page = (own & ~np.uint64(_HUGE - 1))[:, None] + number
-    base = new.frame[row] & ~np.uint64((1 << 21) - 1)
-    frame = base[:, None] + (number << np.uint64(12))
+    base = ~np.uint64((1 << 21) - 1)
+    inside = number << np.uint64(12)
+    frame = (new.frame[row] & base)[:, None] + inside
+    before = (old.frame[row] & base)[:, None] + inside
+    before[~old.huge[row]] = NO_FRAME
+    # No page table at all: all were absent. Of the pages behind one, only the fault's own is known.
+    absent = old.known & ~old.present & (level >= 2)
     others = page != own[:, None]
     return _Parts(
         row=np.repeat(row, _HUGE - 1),
         page=page[others],
         frame=frame[others],
+        before=before[others],
+        absent=np.repeat(absent[row], _HUGE - 1),
         around=np.ones(len(row) * (_HUGE - 1), np.bool_),
     )
 
 
-def _window_parts(rows: Rows, windows: Records) -> _Parts:
+def _window_parts(rows: Rows, windows: Records, old: kinds.Entries) -> _Parts:
     """The neighbours each window shows present after its fault and absent before."""
     row = match_windows(rows, windows)
-    windows, row = windows[row >= 0], row[row >= 0]
+    # Where a huge page was split, or nothing is known, the mask of before is empty, not true.
+    told = (row >= 0) & (old.known & ~old.huge)[row] if len(rows) else row >= 0
+    windows, row = windows[told], row[told]
     seen = windows["seen"]
     fresh = ((seen >> np.uint64(16)) & ~seen & np.uint64(0xFFFF)).astype(np.uint32)
     own = rows["address"][row] >> np.uint64(12)
@@ -252,6 +267,8 @@ def _window_parts(rows: Rows, windows: Records) -> _Parts:
         row=np.repeat(row, chosen.sum(axis=1)),
         page=page[chosen],
         frame=found.frame,
+        before=np.full(len(levels), NO_FRAME, np.uint64),
+        absent=np.ones(len(levels), np.bool_),
         around=np.ones(len(levels), np.bool_),
     )
 
@@ -278,7 +295,9 @@ def match_windows(faults: Records, windows: Records) -> npt.NDArray[np.int64]:
     return result
 
 
-def region_traits(region: Region, shmem_roots: tuple[str, ...] = ()) -> Trait:
+def region_traits(
+    region: Region, on_tmpfs: Callable[[str], bool] = lambda path: False
+) -> Trait:
     """What a region's name and permissions tell of its pages (where the record itself does not)."""
     if not region.perms:
         return Trait(0)
@@ -294,6 +313,6 @@ def region_traits(region: Region, shmem_roots: tuple[str, ...] = ()) -> Trait:
         traits |= Trait.FILE
     if name.startswith(("/anon_hugepage", "/dev/hugepages/")):
         traits |= Trait.HUGETLB
-    elif name.startswith(_SHMEM_NAMES + shmem_roots) or traits == _SHARED_NAMELESS:
+    elif name.startswith(_SHMEM_NAMES) or on_tmpfs(name) or traits == _SHARED_NAMELESS:
         traits |= Trait.SHMEM | Trait.FILE
     return traits
