@@ -19,7 +19,7 @@ from tracer.probes.choose import Attached
 from tracer.procfs import stat
 from tracer.procfs.errors import ProcessGone
 from tracer.procfs.maps import read_maps
-from tracer.procfs.system import large_anonymous_folios, tmpfs_roots
+from tracer.procfs.system import large_anonymous_folios, mounts
 from tracer.records import Mark, RecordType
 from tracer.ring import Ring
 from tracer.rows import Names, Rows
@@ -65,7 +65,7 @@ class Recorder:
             self.timeline,
             self.attached.direct_map.zero_frame,
             large_anon=large_anonymous_folios(),
-            shmem_roots=tmpfs_roots(),
+            on_tmpfs=mounts().on_tmpfs,
         )
         self.tgids: set[int] = set()
         self.traced = self.failed = self.foreign = 0
@@ -110,16 +110,20 @@ class Recorder:
     # -- the stream -----------------------------------------------------------------
 
     def cycle(self) -> Iterator[Rows]:
-        """Everything the ring holds now, as batches of rows."""
-        more = True
-        while more:
+        """Everything the ring holds now, as batches of rows.
+
+        What comes meanwhile waits for the next call: a target may be faster than we are,
+        and the trace must end all the same.
+        """
+        for _ in range(1 + self.ring.pending() // (_BATCH * self.ring.record_size)):
             now = time.monotonic_ns()
             batch = self.ring.read(_BATCH)
-            more = len(batch) == _BATCH
             if len(batch):
                 yield from self._process(batch)
             else:
                 self._feed_sideband(now)
+            if len(batch) < _BATCH:
+                return
 
     def _process(self, batch: Bytes) -> Iterator[Rows]:
         types = batch[:, 0]
