@@ -35,14 +35,25 @@ def movement_counters() -> dict[str, int]:
     return totals
 
 
-def tmpfs_roots() -> tuple[str, ...]:
-    """Mount points of tmpfs and devtmpfs, each with a trailing slash (proc(5), mounts)."""
-    roots = []
-    for line in Path("/proc/self/mounts").read_text(errors="surrogateescape").splitlines():
-        _, point, kind, *_ = line.split(" ")
-        if kind in ("tmpfs", "devtmpfs"):
-            roots.append(point.rstrip("/") + "/")
-    return tuple(roots)
+class Mounts:
+    """Which file system a path lies on, as far as our own mount table tells (proc(5), mounts)."""
+
+    def __init__(self, table: str) -> None:
+        self._kinds: dict[str, str] = {}
+        for line in table.splitlines():
+            _, point, kind, *_ = line.split(" ")
+            self._kinds[point.rstrip("/")] = kind  # the last mount on a point covers the others
+
+    def on_tmpfs(self, path: str) -> bool:
+        """Whether the deepest mount above `path` is a tmpfs (or devtmpfs)."""
+        while path and path not in self._kinds:
+            path = path.rpartition("/")[0]
+        return self._kinds.get(path) in ("tmpfs", "devtmpfs")
+
+
+def mounts() -> Mounts:
+    """Our mount table now."""
+    return Mounts(Path("/proc/self/mounts").read_text(errors="surrogateescape"))
 
 
 def large_anonymous_folios() -> bool:
