@@ -159,6 +159,7 @@ class Recorder:
 
     def _segment(self, faults: Records, windows: Records, effects: list[Effect]) -> Iterator[Rows]:
         """Faults between two lifecycle records, and what system calls took away meanwhile."""
+        effects.sort(key=lambda change: change.time_ns)
         if not len(faults):
             for change in effects:
                 self._apply_effect(change)
@@ -172,8 +173,8 @@ class Recorder:
         batch = self.join.describe(faults, windows)
         rows, done = batch.rows, 0
         for change in effects:
-            until = int(np.searchsorted(rows["time_ns"], change.time_ns))
-            if until >= done and self._touches(change, rows["address"][done:until]):
+            until = max(done, int(np.searchsorted(rows["time_ns"], change.time_ns)))
+            if self._touches(change, rows["address"][done:until]):
                 self.join.tell(batch, done, until)
                 self._apply_effect(change)
                 done = until
@@ -283,9 +284,14 @@ class Recorder:
 
     def _touches(self, change: Effect, waiting: npt.NDArray[np.uint64]) -> bool:
         """Whether the change concerns an address the timeline is still to hear of, or a frame."""
-        if ((waiting >= change.start) & (waiting < change.end)).any():
-            return True
-        return self.timeline.holds(change.space, change.start, change.end)
+        ranges = [(change.start, change.end)]
+        if change.moved_to is not None:
+            ranges.append((change.moved_to, change.moved_to + change.moved_size))
+        return any(
+            ((waiting >= start) & (waiting < end)).any()
+            or self.timeline.holds(change.space, start, end)
+            for start, end in ranges
+        )
 
     def _apply_effect(self, change: Effect) -> None:
         if change.moved_to is not None:
@@ -295,6 +301,7 @@ class Recorder:
                 change.moved_to,
                 change.end - change.start,
                 change.time_ns,
+                change.moved_size,
             )
         else:
             self.timeline.lose(change.space, change.start, change.end, change.time_ns, change.loss)

@@ -14,20 +14,19 @@ _MMAP, _MUNMAP, _BRK, _MREMAP, _MADVISE = 9, 11, 12, 25, 28
 _MLOCK, _MLOCKALL, _MLOCK2 = 149, 151, 325
 _ERRORS = (1 << 64) - 4095  # results from here on are -errno
 _MAP_FIXED, _MAP_LOCKED, _MAP_POPULATE = 0x10, 0x2000, 0x8000
-_MADV_LOSSES = {
-    4: Loss.MADVISE,  # DONTNEED
-    9: Loss.MADVISE,  # REMOVE
-    21: Loss.RECLAIM,  # PAGEOUT
-    24: Loss.MADVISE,  # DONTNEED_LOCKED
-    102: Loss.MADVISE,  # GUARD_INSTALL
-}
+_MLOCK_ONFAULT = 1
+_MADV_TAKES = (4, 9, 24, 102)  # DONTNEED, REMOVE, DONTNEED_LOCKED, GUARD_INSTALL
 _MADV_POPULATES = (22, 23)
 _EVERYTHING = 1 << 56
 
 
 @dataclass(frozen=True)
 class Effect:
-    """Pages of [start, end) lost their frames, moved, or were filled in advance."""
+    """Pages of [start, end) lost their frames, moved, or were filled in advance.
+
+    Those that move go to `moved_to`, into a mapping of `moved_size` bytes that
+    takes the place of what was there.
+    """
 
     space: int
     start: int
@@ -35,6 +34,7 @@ class Effect:
     time_ns: int
     loss: Loss = Loss.MUNMAP
     moved_to: int | None = None
+    moved_size: int = 0
     populates: bool = False
 
 
@@ -66,15 +66,14 @@ def effect(record: np.void, space: int, brk: dict[int, int]) -> Effect | None:
     if number == _MREMAP:
         old, old_size, new_size = args[0], _page_up(args[1]), _page_up(args[2])
         if result != old:
-            return change(old, old + min(old_size, new_size), moved_to=result)
+            return change(old, old + old_size, moved_to=result, moved_size=new_size)
         return change(old + new_size, old + old_size)
     if number == _MADVISE:
         end = _page_up(args[0] + args[1])
         if args[2] in _MADV_POPULATES:
             return change(args[0], end, populates=True)
-        loss = _MADV_LOSSES.get(args[2])
-        return change(args[0], end, loss=loss) if loss in (Loss.MADVISE,) else None
-    if number in (_MLOCK, _MLOCK2):
+        return change(args[0], end, loss=Loss.MADVISE) if args[2] in _MADV_TAKES else None
+    if number == _MLOCK or (number == _MLOCK2 and not args[2] & _MLOCK_ONFAULT):
         return change(args[0] & ~4095, _page_up(args[0] + args[1]), populates=True)
     if number == _MLOCKALL:
         return change(0, _EVERYTHING, populates=True)
