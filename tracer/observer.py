@@ -24,17 +24,41 @@ _NONE = np.uint64(NO_FRAME)
 _BY_FAULT = (Source.FAULT.value, Source.AROUND.value)
 
 
+@dataclass(frozen=True)
+class Suspects:
+    """Pages on which one look and the timeline disagree, ascending, and the frames it showed."""
+
+    pages: U64 = field(default_factory=lambda: np.empty(0, np.uint64))
+    frames: U64 = field(default_factory=lambda: np.empty(0, np.uint64))
+
+    def __len__(self) -> int:
+        return len(self.pages)
+
+    def hold(self, pages: U64, frames: U64) -> npt.NDArray[np.bool_]:
+        """Whether each of `pages` is among them, with this frame."""
+        if not len(self):
+            return np.zeros(len(pages), np.bool_)
+        at = np.minimum(np.searchsorted(self.pages, pages), len(self) - 1)
+        return np.asarray((self.pages[at] == pages) & (self.frames[at] == frames))
+
+
 @dataclass
 class SpaceView:
     """What is known of one address space beside its pages."""
 
     born: Source  # INITIAL: there when we came; EXEC, FORK: made under trace
     looked: bool = False  # a snapshot was taken before
-    populated: list[tuple[int, int]] = field(
-        default_factory=list
-    )  # by system calls, since the last look
+    # by system calls, since the last look that left nothing open
+    populated: list[tuple[int, int]] = field(default_factory=list)
     missed: int = 0  # faults missed in the whole run, when the last look left nothing open
-    suspects: dict[int, int] = field(default_factory=dict)  # page -> frame the last look showed
+    suspects: Suspects = field(default_factory=Suspects)  # of the last look
+
+    def in_populated(self, pages: U64) -> npt.NDArray[np.bool_]:
+        """Whether a system call filled each of `pages`."""
+        result = np.zeros(len(pages), np.bool_)
+        for start, end in self.populated:
+            result |= (pages >= np.uint64(start >> 12)) & (pages < np.uint64((end + 4095) >> 12))
+        return result
 
 
 class Observer:
@@ -46,6 +70,7 @@ class Observer:
         self._counters = movement_counters()
         self.conflicts = 0
         self._missed = False  # since this space's last look: that explains what nothing else does
+        self._open: list[tuple[U64, U64]] = []  # the suspects of the look under way
 
     def view(self, space: int, born: Source = Source.FORK) -> SpaceView:
         """The space's view, made with `born` when new."""
@@ -69,18 +94,21 @@ class Observer:
         first = not view.looked
         at = line.state(space, shot.pages)
         settled = line["changed_ns"][at] < shot.before_ns
-        ours = line["frame"][at].astype(np.uint64)
         self._confirm(at, shot.frames, settled)
+        # Of what it may have inherited, a child has another frame: it did not inherit that.
+        guessed = settled & line["assumed"][at] & (line["frame"][at] != shot.frames)
+        line.forget(at[guessed])
 
-        suspects: dict[int, int] = {}
+        self._open = []
+        ours = line["frame"][at]
         new = settled & (ours == _NONE)
-        self._book_gains(space, view, shot, at, new, regions, suspects, first)
+        self._book_gains(view, shot, at, new, regions, first)
         moved = settled & (ours != _NONE) & (ours != shot.frames)
-        self._book_moves(view, shot, at, moved, regions, suspects)
-        self._book_losses(space, view, shot, suspects)
-        view.suspects = suspects
+        self._book_moves(view, shot, at, moved, regions)
+        self._book_losses(space, view, shot)
+        view.suspects = _suspects(self._open)
         view.looked = True
-        if not suspects:
+        if not view.suspects:
             view.populated.clear()
             view.missed = missed
 
@@ -94,13 +122,11 @@ class Observer:
 
     def _book_gains(
         self,
-        space: int,
         view: SpaceView,
         shot: Snapshot,
         at: Slots,
         new: npt.NDArray[np.bool_],
         regions: npt.NDArray[np.uint32],
-        suspects: dict[int, int],
         first: bool,
     ) -> None:
         """Pages present that no record brought."""
@@ -108,7 +134,7 @@ class Observer:
         if not len(index):
             return
         if not first:
-            index = self._known(view, shot.pages, shot.frames, index, suspects)
+            index = self._known(view, shot.pages, shot.frames, index)
         source = self._sources(view, shot.pages[index], first)
         self._timeline.gain_seen(
             at[index], shot.after_ns, shot.frames[index], source, regions[index]
@@ -123,9 +149,7 @@ class Observer:
         elif self._moved("swapoff"):
             rest = Source.SWAPOFF
         source = np.full(len(pages), rest, np.uint8)
-        for start, end in view.populated:
-            inside = (pages >= np.uint64(start >> 12)) & (pages < np.uint64((end + 4095) >> 12))
-            source[inside] = Source.POPULATE
+        source[view.in_populated(pages)] = Source.POPULATE
         return source
 
     def _book_moves(
@@ -135,28 +159,22 @@ class Observer:
         at: Slots,
         moved: npt.NDArray[np.bool_],
         regions: npt.NDArray[np.uint32],
-        suspects: dict[int, int],
     ) -> None:
         """Pages present in another frame than the one we know."""
         line = self._timeline
-        index = np.flatnonzero(moved)
-        guessed = line["assumed"][at[index]].astype(np.bool_)
-        line.forget(at[index[guessed]])
-        index = self._known(view, shot.pages, shot.frames, index[~guessed], suspects)
+        index = self._known(view, shot.pages, shot.frames, np.flatnonzero(moved))
         if not len(index):
             return
-        source = self._mover()
-        if source is None:
+        mover = self._mover()
+        # Locked or filled in advance: mapped anew, or copied where they were shared.
+        filled = view.in_populated(shot.pages[index])
+        if mover is None:
             by_fault = np.isin(line["source"][at[index]], _BY_FAULT)
-            self.conflicts += int(by_fault.sum())
+            self.conflicts += int((by_fault & ~filled).sum())
+        rest = Source.UNKNOWN if mover is None else mover
+        source = np.where(filled, Source.POPULATE.value, rest.value).astype(np.uint8)
         line.lose_seen(at[index], shot.after_ns, Loss.REPLACED)
-        line.gain_seen(
-            at[index],
-            shot.after_ns,
-            shot.frames[index],
-            np.full(len(index), source or Source.UNKNOWN, np.uint8),
-            regions[index],
-        )
+        line.gain_seen(at[index], shot.after_ns, shot.frames[index], source, regions[index])
 
     def _mover(self) -> Source | None:
         """Who may have given pages another frame since tracing began, by the kernel's counters."""
@@ -171,9 +189,7 @@ class Observer:
     def _moved(self, what: str) -> bool:
         return movement_counters().get(what, 0) > self._counters.get(what, 0)
 
-    def _book_losses(
-        self, space: int, view: SpaceView, shot: Snapshot, suspects: dict[int, int]
-    ) -> None:
+    def _book_losses(self, space: int, view: SpaceView, shot: Snapshot) -> None:
         """Pages we hold that the snapshot does not show."""
         line = self._timeline
         at = line.resident(space)
@@ -186,7 +202,7 @@ class Observer:
         if not len(at):
             return
         nowhere = np.full(len(pages), _NONE)
-        known = self._known(view, pages, nowhere, np.arange(len(pages)), suspects)
+        known = self._known(view, pages, nowhere, np.arange(len(pages)))
         at, pages = at[known], pages[known]
         away = np.isin(pages, shot.swapped)
         unmapped = ~shot.mapped(pages)
@@ -199,19 +215,20 @@ class Observer:
         line.lose_seen(at, shot.after_ns, cause)
 
     def _known(
-        self,
-        view: SpaceView,
-        pages: U64,
-        frames: U64,
-        index: npt.NDArray[np.intp],
-        suspects: dict[int, int],
+        self, view: SpaceView, pages: U64, frames: U64, index: npt.NDArray[np.intp]
     ) -> npt.NDArray[np.intp]:
         """Those of `index` that looked the same last time; the others become suspects."""
-        keep = np.zeros(len(index), np.bool_)
-        chosen = zip(pages[index].tolist(), frames[index].tolist(), strict=True)
-        for number, (page, frame) in enumerate(chosen):
-            if view.suspects.get(page) == frame:
-                keep[number] = True
-            else:
-                suspects[page] = frame
-        return index[keep]
+        pages, frames = pages[index], frames[index]
+        same = view.suspects.hold(pages, frames)
+        self._open.append((pages[~same], frames[~same]))
+        return index[same]
+
+
+def _suspects(found: list[tuple[U64, U64]]) -> Suspects:
+    """One sorted set of the parts `found`."""
+    if not found:
+        return Suspects()
+    pages = np.concatenate([pages for pages, _ in found])
+    frames = np.concatenate([frames for _, frames in found])
+    order = np.argsort(pages)
+    return Suspects(pages[order], frames[order])

@@ -1,0 +1,343 @@
+"""Snapshots against the timeline: what is confirmed, suspected, named, and contradicted."""
+
+from collections.abc import Iterable
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from test_timeline import CHILD, SPACE, A, B, C, Event, apply, check_books, page_of, tallies
+
+from tracer.observer import Observer, Suspects
+from tracer.procfs.maps import Mapping
+from tracer.rows import NO_FRAME, Confirmed, Kind
+from tracer.snapshots import Snapshot
+from tracer.sources import Loss, Source
+from tracer.timeline import Timeline
+
+P = 4096
+ALL_PAGES = (0, 1 << 20)
+
+
+class World:
+    """A timeline, its observer, and a kernel whose movement counters can be moved."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.counters = {"migrate": 5, "collapse": 5, "ksm": 5, "reclaim": 5, "swapoff": 5}
+        monkeypatch.setattr("tracer.observer.movement_counters", lambda: dict(self.counters))
+        self.line = Timeline()
+        self.observer = Observer(self.line)
+
+    def look(
+        self,
+        time: int,
+        present: dict[int, int],
+        *,
+        swapped: Iterable[int] = (),
+        mapped: tuple[int, int] = ALL_PAGES,
+        missed: int = 0,
+        space: int = SPACE,
+    ) -> None:
+        """A snapshot at `time` showing these pages in these frames."""
+        pages = sorted(present)
+        shot = Snapshot(
+            pid=1,
+            before_ns=time,
+            after_ns=time + 5,
+            mappings=[Mapping(mapped[0] * P, mapped[1] * P, "rw-p", 0, 0, 0, "")],
+            pages=np.array(pages, np.uint64),
+            frames=np.array([present[page] for page in pages], np.uint64),
+            swapped=np.array(sorted(swapped), np.uint64),
+        )
+        regions = np.full(len(pages), 4, np.uint32)
+        self.observer.observe(space, shot, regions, missed)
+
+    def born(self, source: Source, space: int = SPACE) -> None:
+        self.observer.view(space, source)
+
+    def page(self, page: int, space: int = SPACE) -> dict[str, int]:
+        return page_of(self.line, page, space)
+
+    def suspects(self, space: int = SPACE) -> list[int]:
+        return self.observer.view(space).suspects.pages.tolist()
+
+
+@pytest.fixture
+def world(monkeypatch: pytest.MonkeyPatch) -> World:
+    return World(monkeypatch)
+
+
+# -- the first look ------------------------------------------------------------------
+
+
+def test_what_was_there_when_we_came_is_initial(world: World) -> None:
+    world.born(Source.INITIAL)
+    world.look(100, {7: A, 600: B})
+    page = world.page(7)
+    assert (page["frame"], page["source"], page["first_ns"]) == (A, Source.INITIAL, 105)
+    assert page["region"] == 4
+    assert tallies(world.line) == ({Source.INITIAL: 2}, {})
+    assert not world.suspects()
+    check_books(world.line, SPACE)
+
+
+def test_what_exec_set_up(world: World) -> None:
+    world.born(Source.EXEC)
+    apply(world.line, Event(7, 10, 20, after=A))
+    world.look(100, {7: A, 8: B})
+    assert (world.page(7)["source"], world.page(8)["source"]) == (Source.FAULT, Source.EXEC)
+
+
+def test_what_was_filled_before_the_first_look(world: World) -> None:
+    world.born(Source.EXEC)
+    world.observer.populate(SPACE, 8 * P, 9 * P + 1)
+    world.look(100, {7: A, 8: B, 9: C, 10: 0x9000})
+    sources = [world.page(page)["source"] for page in (7, 8, 9, 10)]
+    assert sources == [Source.EXEC, Source.POPULATE, Source.POPULATE, Source.EXEC]
+
+
+def test_what_a_child_shows_of_what_it_may_have(world: World) -> None:
+    apply(world.line, *(Event(n, 10, 20, after=n * P) for n in (7, 8, 9)))
+    world.line.inherit(SPACE, CHILD, 30)
+    world.born(Source.FORK, CHILD)
+    # 7 is as the parent's, 8 is another, 9 is not there.
+    world.look(100, {7: 7 * P, 8: C}, space=CHILD)
+    assert (world.page(7, CHILD)["source"], world.page(7, CHILD)["gains"]) == (Source.FORK, 1)
+    assert world.page(8, CHILD)["source"] == Source.UNKNOWN
+    assert world.page(9, CHILD)["frame"] == NO_FRAME
+    assert tallies(world.line) == ({Source.FAULT: 3, Source.FORK: 1, Source.UNKNOWN: 1}, {})
+    assert world.observer.conflicts == 0
+    check_books(world.line, SPACE, CHILD)
+
+
+# -- confirmation ----------------------------------------------------------------------
+
+
+def test_a_fault_s_frame_is_confirmed(world: World) -> None:
+    apply(world.line, Event(7, 10, 20, after=A), Event(8, 10, 21, after=B))
+    world.look(100, {7: A, 8: C})
+    assert world.page(7)["confirmed"] == Confirmed.BOTH
+    assert world.page(8)["confirmed"] == Confirmed.FAULT
+
+
+def test_only_the_first_frame_is_confirmed(world: World) -> None:
+    apply(world.line, Event(7, 10, 20, after=A), Event(7, 30, 40, A, B, kind=Kind.COW))
+    world.look(100, {7: B})
+    assert world.page(7)["confirmed"] == Confirmed.FAULT
+
+
+def test_a_fault_during_the_look_is_left_to_the_next(world: World) -> None:
+    world.born(Source.INITIAL)
+    world.look(50, {})
+    apply(world.line, Event(7, 95, 101, after=A), Event(8, 95, 102, after=B))
+    world.look(100, {7: C})
+    assert [world.page(n)["frame"] for n in (7, 8)] == [A, B]
+    assert not world.suspects()
+    assert world.page(7)["confirmed"] == Confirmed.FAULT
+
+
+# -- suspects ------------------------------------------------------------------------
+
+
+def test_a_page_no_record_brought_needs_two_looks(world: World) -> None:
+    world.born(Source.INITIAL)
+    world.look(100, {})
+    world.look(200, {7: A})
+    assert world.suspects() == [7]
+    assert world.page(7)["gains"] == 0
+    world.look(300, {7: A})
+    assert not world.suspects()
+    assert (world.page(7)["source"], world.page(7)["first_ns"]) == (Source.UNKNOWN, 305)
+
+
+def test_a_record_that_was_on_its_way_clears_the_suspect(world: World) -> None:
+    world.born(Source.INITIAL)
+    world.look(100, {})
+    world.look(200, {7: A})
+    apply(world.line, Event(7, 150, 210, after=A))
+    world.look(300, {7: A})
+    assert tallies(world.line) == ({Source.FAULT: 1}, {})
+    assert world.page(7)["confirmed"] == Confirmed.BOTH
+
+
+def test_a_suspect_that_looks_different_is_one_anew(world: World) -> None:
+    world.born(Source.INITIAL)
+    world.look(100, {})
+    world.look(200, {7: A, 8: B, 9: C})
+    world.look(300, {7: B, 9: C})
+    assert world.suspects() == [7]
+    assert [world.page(n)["gains"] for n in (7, 8, 9)] == [0, 0, 1]
+    world.look(400, {7: B, 9: C})
+    assert world.page(7)["frame"] == B
+
+
+def test_gains_moves_and_losses_are_suspected_together(world: World) -> None:
+    apply(world.line, Event(7, 10, 20, after=A), Event(8, 10, 21, after=B))
+    world.look(100, {7: A, 8: B})
+    world.look(200, {7: C, 6: A})
+    assert world.suspects() == [6, 7, 8]
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    st.dictionaries(st.integers(0, 20), st.integers(0, 3), max_size=10),
+    st.lists(st.tuples(st.integers(0, 20), st.integers(0, 3)), max_size=20),
+)
+def test_suspects_hold_as_a_dictionary_would(
+    known: dict[int, int], asked: list[tuple[int, int]]
+) -> None:
+    pages = np.array(sorted(known), np.uint64)
+    suspects = Suspects(pages, np.array([known[page] for page in sorted(known)], np.uint64))
+    got = suspects.hold(
+        np.array([page for page, _ in asked], np.uint64),
+        np.array([frame for _, frame in asked], np.uint64),
+    )
+    assert got.tolist() == [known.get(page) == frame for page, frame in asked]
+    assert bool(suspects) == bool(known)
+
+
+def test_millions_of_suspects_are_quick(world: World) -> None:
+    """Arrays throughout: a Python loop over them would take seconds a look."""
+    world.born(Source.INITIAL)
+    world.look(100, {})
+    pages = np.arange(1_000_000, dtype=np.uint64)
+    for time in (200, 300):
+        shot = Snapshot(1, time, time + 5, [], pages, pages << np.uint64(12), pages[:0])
+        world.observer.observe(SPACE, shot, np.zeros(len(pages), np.uint32), 0)
+    assert tallies(world.line) == ({Source.UNKNOWN: 1_000_000}, {})
+
+
+# -- evidence for gains ----------------------------------------------------------------
+
+
+def test_pages_a_system_call_filled(world: World) -> None:
+    world.born(Source.INITIAL)
+    world.look(100, {})
+    world.observer.populate(SPACE, 7 * P, 8 * P)
+    world.look(200, {7: A, 8: B})
+    world.look(300, {7: A, 8: B})  # the range holds until nothing is open
+    assert world.page(7)["source"] == Source.POPULATE
+    assert world.page(8)["source"] == Source.UNKNOWN
+    assert world.observer.view(SPACE).populated == []
+
+
+def test_pages_that_came_by_faults_no_hook_saw(world: World) -> None:
+    world.born(Source.INITIAL)
+    world.look(100, {}, missed=2)
+    world.look(200, {7: A}, missed=3)
+    world.look(300, {7: A}, missed=3)
+    assert world.page(7)["source"] == Source.MISSED
+    # Nothing more was missed since: another has no such excuse.
+    world.look(400, {7: A, 8: B}, missed=3)
+    world.look(500, {7: A, 8: B}, missed=3)
+    assert world.page(8)["source"] == Source.UNKNOWN
+
+
+def test_pages_swapoff_brought_back(world: World) -> None:
+    world.born(Source.INITIAL)
+    world.look(100, {})
+    world.counters["swapoff"] += 1
+    world.look(200, {7: A})
+    world.look(300, {7: A})
+    assert world.page(7)["source"] == Source.SWAPOFF
+
+
+# -- evidence for another frame ----------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("counter", "source"),
+    [("migrate", Source.MIGRATE), ("collapse", Source.COLLAPSE), ("ksm", Source.KSM)],
+)
+def test_a_page_the_kernel_moved(world: World, counter: str, source: Source) -> None:
+    apply(world.line, Event(7, 10, 20, after=A))
+    world.look(100, {7: A})
+    world.counters[counter] += 1
+    world.look(200, {7: B})
+    world.look(300, {7: B})
+    page = world.page(7)
+    assert (page["frame"], page["source"], page["last_loss"]) == (B, source, Loss.REPLACED)
+    assert page["confirmed"] == Confirmed.BOTH  # of the first frame
+    assert world.observer.conflicts == 0
+    check_books(world.line, SPACE)
+
+
+def test_a_page_a_missed_fault_changed(world: World) -> None:
+    apply(world.line, Event(7, 10, 20, after=A))
+    world.look(100, {7: A})
+    world.look(200, {7: B}, missed=1)
+    world.look(300, {7: B}, missed=1)
+    assert world.page(7)["source"] == Source.MISSED
+    assert world.observer.conflicts == 0
+
+
+def test_a_page_that_locking_copied(world: World) -> None:
+    """mlock of a page shared with the parent, or of the zero page: its own copy, unseen by perf."""
+    apply(world.line, Event(7, 10, 20, after=A, kind=Kind.ZERO))
+    world.look(100, {7: A})
+    world.observer.populate(SPACE, 7 * P, 8 * P)
+    world.look(200, {7: B})
+    world.look(300, {7: B})
+    assert world.page(7)["source"] == Source.POPULATE
+    assert world.observer.conflicts == 0
+
+
+def test_a_fault_contradicted_with_nothing_to_explain_it(world: World) -> None:
+    world.born(Source.INITIAL)
+    apply(world.line, Event(7, 10, 20, after=A), Event(8, 10, 21, after=B))
+    world.look(100, {7: C, 8: B})
+    assert world.observer.conflicts == 0  # not at the first sight
+    world.look(200, {7: C, 8: B})
+    assert world.observer.conflicts == 1
+    assert world.page(7)["source"] == Source.UNKNOWN
+    world.look(300, {7: C, 8: B})
+    assert world.observer.conflicts == 1
+
+
+def test_a_page_only_snapshots_knew_contradicts_no_fault(world: World) -> None:
+    world.born(Source.INITIAL)
+    world.look(100, {7: A})
+    world.look(200, {7: B})
+    world.look(300, {7: B})
+    assert world.page(7)["source"] == Source.UNKNOWN
+    assert world.observer.conflicts == 0
+
+
+# -- evidence for losses -------------------------------------------------------------------
+
+
+def test_pages_that_went(world: World) -> None:
+    apply(world.line, *(Event(n, 10, 20, after=n * P) for n in (7, 8, 9)))
+    world.look(100, {7: 7 * P, 8: 8 * P, 9: 9 * P})
+    for time in (200, 300):
+        world.look(time, {}, swapped=[7], mapped=(7, 9))
+    losses = [world.page(n)["last_loss"] for n in (7, 8, 9)]
+    assert losses == [Loss.RECLAIM, Loss.UNKNOWN, Loss.MUNMAP]
+    assert all(world.page(n)["frame"] == NO_FRAME for n in (7, 8, 9))
+    check_books(world.line, SPACE)
+
+
+def test_a_page_that_went_while_the_kernel_reclaimed(world: World) -> None:
+    apply(world.line, Event(7, 10, 20))
+    world.look(100, {7: A})
+    world.counters["reclaim"] += 1
+    world.look(200, {})
+    world.look(300, {})
+    assert world.page(7)["last_loss"] == Loss.RECLAIM
+
+
+def test_a_loss_needs_two_looks(world: World) -> None:
+    apply(world.line, Event(7, 10, 20))
+    world.look(100, {})
+    assert world.page(7)["frame"] == A
+    world.look(200, {7: A})
+    world.look(300, {})
+    assert world.page(7)["frame"] == A
+    assert tallies(world.line)[1] == {}
+
+
+def test_looks_with_nothing_in_them(world: World) -> None:
+    world.look(100, {})
+    world.look(200, {})
+    assert tallies(world.line) == ({}, {})
+    assert not world.suspects()
