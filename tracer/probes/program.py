@@ -5,6 +5,7 @@ it (`reset` between them). Headers come from bpf/compat, offsets from BTF,
 so neither kernel headers nor a matching kernel package is needed.
 """
 
+import contextlib
 import ctypes
 import os
 from collections.abc import Iterable
@@ -152,12 +153,14 @@ class Program:
             *flags,
         ]
         with quiet_stderr() as complaints:
+            # In two steps: a refused program would keep its maps, the ring's 64 MiB among them.
+            self.bpf = bcc.BPF.__new__(bcc.BPF)
             try:
-                self.bpf = bcc.BPF(src_file=os.fsencode(bpf_dir / "pagefault.c"), cflags=cflags)
+                self.bpf.__init__(src_file=os.fsencode(bpf_dir / "pagefault.c"), cflags=cflags)
             except Exception as error:
-                raise TraceError(
-                    f"{define}: {_why(str(error), complaints())}", code=Exit.NO_PROBE
-                ) from error
+                with contextlib.suppress(Exception):  # it may not have come far
+                    self.bpf.cleanup()
+                raise TraceError(_why(str(error), complaints()), code=Exit.NO_PROBE) from error
         self._settings = _Settings()
         self._zero: dict[str, int] = {}
 
