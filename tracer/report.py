@@ -96,6 +96,7 @@ class Report:
         self, options: Options, files: Files, session: Session, attached: Attached
     ) -> None:
         self.status = 0
+        self._begun = False
         self._options, self._files, self._session = options, files, session
         self._summary = Summary()
         self._console = _console(options, files)
@@ -131,6 +132,7 @@ class Report:
         if self._files.meta is not None:
             self._files.meta.start(self._info)
         self._files.keep()
+        self._begun = True
 
     @contextlib.contextmanager
     def failing_cleanly(self) -> Iterator[None]:
@@ -140,10 +142,11 @@ class Report:
             yield
             finished = True
         finally:
-            with contextlib.ExitStack() as stack:  # each, even where another fails
-                if not finished:
-                    stack.callback(self._give_up)
-                stack.callback(self._close_csv)
+            if self._begun:  # else `Files` takes back what it made
+                with contextlib.ExitStack() as stack:  # each, even where another fails
+                    if not finished:
+                        stack.callback(self._give_up)
+                    stack.callback(self._close_csv)
 
     def _close_csv(self) -> None:
         if self._csv is None:

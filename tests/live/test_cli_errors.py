@@ -1,0 +1,272 @@
+"""Bad input: one line on stderr that says what to do, a status of its own, nothing left behind.
+
+Most cases run in this process, through the same `run` that the program calls.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+import tracer.run
+from tests.live import cli
+from tests.live.workload import Workload, command
+from tracer.cli import run
+from tracer.errors import Exit, TraceError
+from tracer.pipes import PIPE_CLOSED
+from tracer.probes.choose import attach
+from tracer.procfs import stat
+from tracer.resources import bpf_dir
+
+Fails = Callable[..., str]
+
+
+@pytest.fixture(autouse=True)
+def _nothing_left() -> Iterator[None]:
+    """Neither programs in the kernel nor descriptors, children or signal handlers of ours."""
+
+    def ours() -> object:
+        handlers = [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)]
+        return sorted(os.listdir("/proc/self/fd")), stat.children(os.getpid()), handlers
+
+    before = ours()
+    with cli.nothing_left_attached():
+        yield
+        assert ours() == before
+
+
+@pytest.fixture
+def fails(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Fails:
+    """Runs with these arguments, which must fail with this status, one line, and no file."""
+
+    def check(status: int, *arguments: str | int | Path) -> str:
+        made = set(tmp_path.iterdir())
+        assert run([str(argument) for argument in arguments]) == status
+        said = capsys.readouterr()
+        assert said.err.startswith("pagefault-trace: ")
+        assert said.err.count("\n") == 1
+        assert said.out == ""
+        assert set(tmp_path.iterdir()) == made
+        return said.err
+
+    return check
+
+
+@pytest.fixture
+def never_attached(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The mistake must be found out before tracing."""
+
+    def unwanted(*_: object) -> None:
+        pytest.fail("a probe was attached")
+
+    monkeypatch.setattr(tracer.run, "attach", unwanted)
+
+
+@pytest.fixture
+def sleeper() -> Iterator[int]:
+    """A process that waits."""
+    with subprocess.Popen(["cat"], stdin=subprocess.PIPE) as process:
+        yield process.pid
+        assert process.stdin is not None
+        process.stdin.close()
+
+
+@pytest.mark.usefixtures("never_attached")
+def test_no_such_process(fails: Fails, tmp_path: Path) -> None:
+    with subprocess.Popen(["true"]) as process:
+        process.wait()
+    told = fails(Exit.NO_TARGET, "--pid", process.pid, "--csv", tmp_path / "a.csv")
+    assert f"no process {process.pid}" in told
+    assert "no process 9999999999" in fails(Exit.NO_TARGET, "-p", "9999999999")
+
+
+@pytest.mark.usefixtures("never_attached")
+def test_a_kernel_thread_and_a_thread(fails: Fails) -> None:
+    kernel = next(
+        int(path.name)
+        for path in Path("/proc").glob("[0-9]*")
+        if stat.is_kernel_thread(int(path.name))
+    )
+    assert "is a kernel thread" in fails(Exit.NO_TARGET, "-p", kernel)
+    with Workload("threads", 3, 2) as work:
+        other = next(tid for tid in stat.threads(work.pid) if tid != work.pid)
+        assert f"--pid {work.pid}" in fails(Exit.NO_TARGET, "-p", other)
+
+
+def test_a_process_that_ends_during_attach(
+    fails: Fails, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ended and waited for, and ended but still a zombie."""
+    for reap in (True, False):
+        process = subprocess.Popen(["cat"], stdin=subprocess.PIPE)
+
+        def ending(
+            *arguments: object, process: subprocess.Popen[bytes] = process, reap: bool = reap
+        ) -> object:
+            process.kill()
+            os.waitid(os.P_PID, process.pid, os.WEXITED | (0 if reap else os.WNOWAIT))
+            return attach("auto", bpf_dir())
+
+        monkeypatch.setattr(tracer.run, "attach", ending)
+        out = (tmp_path / "a.csv", "--pages-csv", tmp_path / "b.csv", "-o", tmp_path / "c.txt")
+        told = fails(Exit.NO_TARGET, "--pid", process.pid, "--csv", *out)
+        assert str(process.pid) in told
+        process.communicate()
+
+
+def test_not_root(tmp_path: Path) -> None:
+    for arguments in (["-p", os.getpid()], ["--pid", os.getpid(), "--csv", tmp_path / "a.csv"]):
+        done = cli.run(*arguments, user=65534)
+        assert done.status == Exit.NO_RIGHTS
+        assert done.err == "pagefault-trace: tracing needs root; run it with sudo\n"
+    assert cli.run("--", "true", user=65534).status == Exit.TRACER_FAILED
+
+
+@pytest.mark.usefixtures("never_attached")
+def test_commands_that_cannot_run(fails: Fails, tmp_path: Path) -> None:
+    plain = tmp_path / "plain"
+    plain.write_text("#!/bin/sh\n")
+    assert "not found" in fails(Exit.NOT_FOUND, "--csv", tmp_path / "a.csv", "--", "no-such-one")
+    assert "chmod +x" in fails(Exit.NOT_EXECUTABLE, "--", plain)
+    assert "directory" in fails(Exit.NOT_EXECUTABLE, tmp_path)
+
+
+@pytest.mark.usefixtures("never_attached")
+@pytest.mark.parametrize("option", ["--csv", "--pages-csv", "--output"])
+def test_files_that_cannot_be_written(
+    fails: Fails, tmp_path: Path, sleeper: int, option: str
+) -> None:
+    there = tmp_path / "there"
+    there.write_text("precious\n")
+    first = tmp_path / "first.txt"  # opened before the one that fails, and taken back
+    other = "--pages-csv" if option == "--output" else "--output"
+    target = ("-p", sleeper, other, first)
+    assert "directory first" in fails(Exit.OUTPUT, *target, option, tmp_path / "no" / "a.csv")
+    assert "--force" in fails(Exit.OUTPUT, *target, option, there)
+    fails(Exit.OUTPUT, *target, option, tmp_path)
+    fails(Exit.OUTPUT, *target, option, "/proc/a.csv")
+    assert there.read_text() == "precious\n"
+    fails(Exit.TRACER_FAILED, option, there, "--", "true")
+
+
+@pytest.mark.usefixtures("never_attached")
+def test_a_taken_meta_file(fails: Fails, tmp_path: Path, sleeper: int) -> None:
+    (tmp_path / "a.csv.meta.json").write_text("{}")
+    told = fails(Exit.OUTPUT, "-p", sleeper, "--csv", tmp_path / "a.csv")
+    assert "a.csv.meta.json exists" in told
+
+
+def test_a_device_that_takes_nothing() -> None:
+    with Workload("anon-write", 11) as work:
+        done = cli.run("-p", work.pid, "-d", "0.1", "--csv", "/dev/full", "-q")
+    assert done.status == Exit.OUTPUT
+    assert done.err.startswith("pagefault-trace: cannot write /dev/full: No space left on device;")
+    assert done.err.count("\n") == 1
+
+
+def test_the_command_runs_on_when_the_disk_is_full(tmp_path: Path) -> None:
+    """The line comes at once, what is written is whole, and the status says it was the tracer."""
+    small = tmp_path / "small"
+    small.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=128k", "none", small], check=True)
+    try:
+        done = cli.run("--csv", small / "a.csv", "-q", "--", *command("anon-write", 2003))
+        written = cli.rows(small / "a.csv")
+        kept = {path.name for path in small.iterdir()}
+    finally:
+        subprocess.run(["umount", small], check=True)
+    assert done.status == Exit.TRACER_FAILED
+    assert "No space left on device; free some space" in done.err
+    assert done.err.count("\n") == 1
+    assert "\ndone\n" in done.out  # the workload's last line
+    assert 100 < len(written) < 2003
+    assert kept == {"a.csv", "a.csv.meta.json"}
+
+
+def test_standard_output_full_or_closed() -> None:
+    for redirection, said in ((">/dev/full", "No space left"), (">&-", "output is closed")):
+        line = f'"$@" {redirection}'
+        done = subprocess.run(
+            ["sh", "-c", line, "sh", *cli.argv("-q", "-p", os.getpid(), "-d", "0.1")],
+            env=cli.environment(),
+            capture_output=True,
+            text=True,
+            timeout=cli.SECONDS,
+        )
+        assert done.returncode == Exit.OUTPUT
+        assert said in done.stderr
+        assert done.stderr.count("\n") == 1
+
+
+def _into_head(*arguments: str | int) -> subprocess.CompletedProcess[str]:
+    """`pagefault-trace … | head -1; echo ${PIPESTATUS[0]}`."""
+    line = '"$@" | head -1; exit ${PIPESTATUS[0]}'
+    return subprocess.run(
+        ["bash", "-c", line, "bash", *cli.argv(*arguments)],
+        env=cli.environment(),
+        capture_output=True,
+        text=True,
+        timeout=cli.SECONDS,
+    )
+
+
+def test_a_reader_that_leaves() -> None:
+    """A command keeps its status; a trace of a process ends, as any program in a pipe does."""
+    lines = _into_head("--", "sh", "-c", 'exec >/dev/null; "$@"; exit 3', "sh", "/bin/true")
+    assert (lines.returncode, lines.stderr) == (3, "")
+    assert lines.stdout.split()[:2] == ["TIME", "THREAD"]
+    faults = _into_head("--csv", "-", "-q", "--", "sh", "-c", "exec >/dev/null; true; exit 4")
+    assert faults.returncode == 4
+    assert faults.stdout.startswith("number,time_ns,")
+    with subprocess.Popen(cli.python(cli.TOUCHING)) as process:
+        try:
+            for arguments in ((), ("--csv", "-")):
+                done = _into_head("-p", process.pid, *arguments)
+                assert done.returncode == PIPE_CLOSED
+                assert "Traceback" not in done.stderr
+        finally:
+            process.kill()
+
+
+def _forget_bcc(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in sys.modules if name.split(".")[0] == "bcc"]:
+        monkeypatch.delitem(sys.modules, name)
+
+
+def test_bcc_missing_or_another(
+    fails: Fails, tmp_path: Path, sleeper: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _forget_bcc(monkeypatch)
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, "bcc", None)
+        told = fails(Exit.NO_BCC, "-p", sleeper, "--csv", tmp_path / "a.csv")
+        assert "python3-bpfcc" in told
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "bcc").mkdir()
+        (Path(folder) / "bcc" / "__init__.py").write_text("x = 1\n")
+        monkeypatch.syspath_prepend(folder)
+        told = fails(Exit.NO_BCC, "-p", sleeper, "--csv", tmp_path / "a.csv")
+        assert f"{folder}/bcc is not the BPF Compiler Collection" in told
+        assert "pip uninstall bcc" in told
+        fails(Exit.TRACER_FAILED, "--", "true")
+        _forget_bcc(monkeypatch)
+
+
+@pytest.mark.parametrize("probe", ["fentry", "kprobe", "perf"])
+def test_a_forced_probe_is_taken_or_refused(
+    fails: Fails, tmp_path: Path, sleeper: int, probe: str
+) -> None:
+    try:
+        attach(probe, bpf_dir(), 1 << 20).close()
+    except TraceError:
+        told = fails(Exit.NO_PROBE, "--probe", probe, "-p", sleeper, "--csv", tmp_path / "a.csv")
+        assert f"refuses the probe {probe}" in told
+        assert "--probe auto" in told
+        fails(Exit.TRACER_FAILED, "--probe", probe, "--", "true")
+    else:
+        assert cli.run("--probe", probe, "-p", sleeper, "-d", "0.1", "-q").status == 0
