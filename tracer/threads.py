@@ -21,7 +21,6 @@ class Thread:
     last: int
     seen: int = 0  # records of counted faults
     ended: bool = False
-    bound: bool = True  # the interval's start is known, not taken from the first record
 
     @property
     def counted(self) -> int:
@@ -36,29 +35,18 @@ class Thread:
 class Threads:
     """Every thread of the targets, those that came and went included, by thread id.
 
-    Numbers are reused: an ended thread moves to `past` when a new one takes its id.
+    Numbers are reused: an ended thread's sums are kept when a new one takes its id.
     """
 
     def __init__(self) -> None:
         self.live: dict[int, Thread] = {}
         self.past_counted = 0
         self.past_seen = 0
-        self.past_threads = 0
 
     def begin(self, tid: int, tgid: int, count: int) -> None:
         """A thread starts being traced at `count` faults (0 for one just created)."""
         self._retire(tid)
         self.live[tid] = Thread(tgid, count, count)
-
-    def settle(self, tid: int, count: int) -> None:
-        """A count read from /proc after the hooks were in place: what is below it must be ours.
-
-        The interval begins at whichever came first, this reading or the
-        first record.
-        """
-        thread = self.live[tid]
-        if thread.seen == 0 or thread.first > count:
-            thread.first = min(thread.first, count)
 
     def reach(self, tid: int, count: int) -> None:
         """The kernel's count was `count` at some moment of the trace."""
@@ -106,7 +94,7 @@ class Threads:
             if thread is None:
                 # One whose start we did not see: an io_uring worker, or a lost record.
                 tgid = int(tgids[first_at[index]])
-                thread = self.live[tid] = Thread(tgid, low - 1, low - 1, bound=False)
+                thread = self.live[tid] = Thread(tgid, low - 1, low - 1)
             elif low <= thread.first:
                 # Counted after the base was read, before it was stored: ours all the same.
                 thread.first = low - 1
@@ -118,7 +106,6 @@ class Threads:
         if thread is not None:
             self.past_counted += thread.counted
             self.past_seen += thread.seen
-            self.past_threads += 1
 
     @property
     def counted(self) -> int:
