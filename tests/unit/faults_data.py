@@ -31,7 +31,7 @@ def swap_entry(kind: int, offset: int) -> int:
     return kind << 59 | ((~offset << 14) & ALL) >> 5
 
 
-def faults(count: int = 1, **fields: Any) -> np.ndarray:
+def faults(count: int = 1, /, **fields: Any) -> np.ndarray:
     """`count` fault records, all fields zero but for those given."""
     made = np.zeros(count, LAYOUT.fault)
     made["type"] = RecordType.FAULT
@@ -40,7 +40,7 @@ def faults(count: int = 1, **fields: Any) -> np.ndarray:
     return made
 
 
-def windows(count: int = 1, **fields: Any) -> np.ndarray:
+def windows(count: int = 1, /, **fields: Any) -> np.ndarray:
     """`count` window records."""
     made = np.zeros(count, LAYOUT.window)
     made["type"] = RecordType.WINDOW
