@@ -147,7 +147,9 @@ class Recorder:
                 effects += [change] if change is not None else []
                 continue
             record = batch[index].view(self.layout.task)[0]
-            if _cuts(kind, record):
+            # A thread's id used again: what came before is the old one's.
+            reused = kind == RecordType.FORK and int(record["child_tid"]) in self.threads.live
+            if reused or _cuts(kind, record):
                 end = int(before[index])
                 mine = windows[(matched >= start) & (matched < end)]
                 yield from self._segment(faults[start:end], mine, effects)
@@ -252,6 +254,8 @@ class Recorder:
         if space is not None and parent is not None and space is not parent:
             self.observer.view(space.number, Source.FORK)
             self.timeline.inherit(parent.number, space.number, int(record["time_ns"]))
+            if parent.number in self._brk:
+                self._brk[space.number] = self._brk[parent.number]
             self.changed.add(space.number)
 
     def _space_ended(self, number: int) -> None:

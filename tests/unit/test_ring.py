@@ -26,9 +26,10 @@ class FakeRing:
     each byte at both places by writing it to both.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, size: int = SIZE) -> None:
+        self.size = size
         self.fd = os.memfd_create("ring")
-        os.ftruncate(self.fd, 2 * PAGE + 2 * SIZE)
+        os.ftruncate(self.fd, 2 * PAGE + 2 * size)
         self._map = mmap.mmap(self.fd, 0)
         self._positions = np.frombuffer(self._map, "<u8")
         self._data = np.frombuffer(self._map, "u1", offset=2 * PAGE)
@@ -48,17 +49,20 @@ class FakeRing:
         self._positions[PAGE // 8] = position
 
     def write(self, position: int, data: bytes) -> None:
-        at = (position + np.arange(len(data))) % SIZE
-        self._data[at] = self._data[at + SIZE] = np.frombuffer(data, "u1")
+        at = (position + np.arange(len(data))) % self.size
+        self._data[at] = self._data[at + self.size] = np.frombuffer(data, "u1")
 
     def header(self, position: int, length: int, flags: int = 0) -> None:
         self.write(position, (length | flags).to_bytes(4, "little") + bytes(4))
 
     def put(self, value: int, flags: int = 0, length: int = RECORD) -> int:
         """One record whose every byte is `value`; its position."""
+        return self.put_bytes(bytes([value]) * RECORD, flags, length)
+
+    def put_bytes(self, data: bytes, flags: int = 0, length: int = RECORD) -> int:
         position = self.producer
         self.header(position, length, flags)
-        self.write(position + 8, bytes([value]) * RECORD)
+        self.write(position + 8, data)
         self.produce_to(position + STRIDE)
         return position
 

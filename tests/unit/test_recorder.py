@@ -1,0 +1,444 @@
+"""From the ring to rows: the order of records, windows, effects and lives; a kernel of our own."""
+
+import time
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any, cast
+
+import numpy as np
+import pytest
+from faults_data import LAYOUT, PRESENT, WRITABLE, faults, pte, windows
+from test_ring import FakeRing
+
+from tracer import recorder as module
+from tracer.errors import TraceError
+from tracer.procfs.maps import Mapping
+from tracer.recorder import Recorder
+from tracer.records import Mark, RecordType
+from tracer.rows import NO_FRAME, Kind
+from tracer.snapshots import Snapshot
+from tracer.sources import Loss, Source
+
+P = 4096
+RING = 1 << 20
+PID, CHILD = 42, 50
+MM, CHILD_MM, NEW_MM = (0xFFFF_8880_0000_0000 + n * 0x1000 for n in (1, 2, 3))
+BASE = 0x7F00_0000_0000
+F = 0x2_8664_0000
+MUNMAP, MMAP, BRK, MREMAP, MADVISE = 11, 9, 12, 25, 28
+
+
+class Kernel:
+    """What the recorder hears from: a ring we write, counters, /proc of one process."""
+
+    def __init__(self) -> None:
+        self.ring = FakeRing(RING)
+        self.counts = {"lost": 0, "filtered": 0}
+        self.targets: list[tuple[int, dict[str, bool]]] = []
+        self.program = SimpleNamespace(
+            layout=LAYOUT,
+            ring_fd=self.ring.fd,
+            ring_bytes=RING,
+            counters=lambda: self.counts,
+            add_target=lambda pid, **options: self.targets.append((pid, options)),
+        )
+        self.time = 0
+
+    def put(self, record: np.ndarray) -> None:
+        self.ring.put_bytes(record.tobytes())
+
+    def fault(self, page: int, frame: int = F, **fields: Any) -> None:
+        """A first write to an anonymous page, but for what `fields` says."""
+        self.time += 100
+        common = {
+            "mm": MM,
+            "current_mm": MM,
+            "tgid": PID,
+            "tid": PID,
+            "marks": Mark.ENTRY | Mark.BEFORE | Mark.AFTER | Mark.ERRORCODE,
+            "flags": 0x6,
+            "time_ns": self.time,
+            "start_ns": fields.get("time_ns", self.time) - 50,
+            "address": BASE + page * P,
+            "level_before": 1,
+            "level_after": 1,
+            "entry_after": pte(frame, PRESENT | WRITABLE),
+            "ip": 0x401000,
+        }
+        self.put(faults(1, **{**common, **fields}))
+
+    def window(self, after: int, time: int, **fields: Any) -> None:
+        entries = [pte(F + n * P) if after >> n & 1 else 0 for n in range(16)]
+        common = {"mm": MM, "tgid": PID, "tid": PID, "time_ns": time, "address": BASE}
+        self.put(windows(1, **{**common, "entries": entries, "seen": after << 16, **fields}))
+
+    def task(self, kind: RecordType, **fields: Any) -> None:
+        self.time += 100
+        record = np.zeros(1, LAYOUT.task)
+        record["type"], record["time_ns"] = kind, self.time
+        record["tgid"], record["tid"], record["mm"] = PID, PID, MM
+        for name, value in fields.items():
+            if name == "comm":
+                raw = np.frombuffer(value.ljust(16, b"\0"), "<u8")
+                record["comm"][0] = raw
+            else:
+                record[name] = value
+        self.put(record)
+
+    def syscall(self, number: int, *args: int, result: int = 0, **fields: Any) -> None:
+        self.time += 100
+        record = np.zeros(1, LAYOUT.syscall)
+        record["type"], record["time_ns"] = RecordType.SYSCALL, self.time
+        record["tgid"], record["tid"], record["mm"] = PID, PID, MM
+        record["number"], record["result"] = number, result
+        record["args"][0, : len(args)] = args
+        for name, value in fields.items():
+            record[name] = value
+        self.put(record)
+
+
+@pytest.fixture
+def kernel() -> Iterator[Kernel]:
+    made = Kernel()
+    yield made
+    made.ring.close()
+
+
+@pytest.fixture
+def recorder(kernel: Kernel, monkeypatch: pytest.MonkeyPatch) -> Iterator[Recorder]:
+    """A recorder attached to process 42, of one thread that had 100 faults before."""
+
+    def refuse() -> None:
+        raise TraceError("not here")
+
+    monkeypatch.setattr(module, "Sideband", refuse)
+    monkeypatch.setattr(module, "large_anonymous_folios", lambda: True)
+    monkeypatch.setattr("tracer.observer.movement_counters", dict)
+    mappings = [Mapping(BASE, BASE + (1 << 24), "rw-p", 0, 0, 0, "")]
+    monkeypatch.setattr(module, "read_maps", lambda pid: mappings)
+    monkeypatch.setattr(module.stat, "threads", lambda pid: [pid])
+    monkeypatch.setattr(module.stat, "fault_count", lambda pid, tid: 100)
+    monkeypatch.setattr(module.stat, "comm", lambda pid, tid: "target")
+    attached = SimpleNamespace(
+        program=kernel.program, direct_map=SimpleNamespace(zero_frame=0x1000)
+    )
+    made = Recorder(cast(Any, attached))
+    made.attach(PID, children=True)
+    kernel.time = time.monotonic_ns()
+    yield made
+    made.close()
+
+
+def cycle(recorder: Recorder) -> list[Any]:
+    """Rows as dictionaries, with the names in place of their numbers."""
+    found = []
+    for rows in recorder.cycle():
+        for row in rows:
+            each = {name: row[name].item() for name in rows.dtype.names}
+            each["page"] = (each["address"] - BASE) // P
+            each["comm"] = recorder.names.comms[each["comm"]]
+            found.append(each)
+    return found
+
+
+def of(rows: list[Any], name: str) -> list[Any]:
+    return [row[name] for row in rows]
+
+
+def frame(recorder: Recorder, page: int, space: int = 1) -> int:
+    at = recorder.timeline.state(space, np.array([BASE // P + page], np.uint64))
+    return int(recorder.timeline["frame"][at[0]])
+
+
+def lost(recorder: Recorder) -> dict[Loss, int]:
+    tally = recorder.timeline.tally.lost
+    return {loss: int(tally[loss]) for loss in Loss if tally[loss]}
+
+
+def gained(recorder: Recorder) -> dict[Source, int]:
+    tally = recorder.timeline.tally.gained
+    return {source: int(tally[source]) for source in Source if tally[source]}
+
+
+def test_without_the_sideband_the_reader_is_told(recorder: Recorder, kernel: Kernel) -> None:
+    assert recorder.notes == ["mappings are known from snapshots only: not here"]
+    assert kernel.targets == [(PID, {"children": True})]
+
+
+def test_nothing_in_the_ring(recorder: Recorder) -> None:
+    assert cycle(recorder) == []
+    assert recorder.missed() == 0
+
+
+def test_faults_become_rows_once(recorder: Recorder, kernel: Kernel) -> None:
+    kernel.fault(1, count=101)
+    kernel.fault(2, F + P, count=102)
+    rows = cycle(recorder)
+    assert of(rows, "page") == [1, 2]
+    assert of(rows, "number") == [1, 2]
+    assert of(rows, "comm") == ["target", "target"]
+    assert of(rows, "kind") == [Kind.ANON, Kind.ANON]
+    assert cycle(recorder) == []
+    assert (recorder.traced, recorder.failed, recorder.foreign) == (2, 0, 0)
+    assert recorder.missed() == 0
+    assert recorder.changed == {1}
+
+
+def test_what_is_counted(recorder: Recorder, kernel: Kernel) -> None:
+    """Failed faults and those of strangers are not in the targets' count; gaps are missed."""
+    known = Mark.ENTRY | Mark.BEFORE | Mark.AFTER
+    kernel.fault(1, count=101)
+    kernel.fault(2, marks=known | Mark.FAILED, count=101)
+    kernel.fault(3, marks=known | Mark.FOREIGN, tgid=9, tid=9, current_mm=NEW_MM, count=7)
+    kernel.fault(4, count=105)
+    cycle(recorder)
+    assert (recorder.traced, recorder.failed, recorder.foreign) == (3, 1, 1)
+    assert (recorder.threads.counted, recorder.threads.seen) == (5, 2)
+    assert recorder.missed() == 3
+    kernel.counts = {"lost": 1, "filtered": 1}
+    assert recorder.missed() == 1
+
+
+def test_a_stray_exception_is_no_failed_fault(recorder: Recorder, kernel: Kernel) -> None:
+    kernel.fault(-1, marks=Mark.ENTRY | Mark.ERRORCODE | Mark.FAILED)
+    assert cycle(recorder) == []
+    assert (recorder.failed, recorder.join.stray) == (0, 1)
+
+
+# -- windows ----------------------------------------------------------------------------
+
+
+def test_a_window_comes_before_its_fault(recorder: Recorder, kernel: Kernel) -> None:
+    kernel.window(0b111, kernel.time + 100)
+    kernel.fault(0)
+    assert of(cycle(recorder), "pages") == [3]
+
+
+def test_a_window_waits_for_its_fault(recorder: Recorder, kernel: Kernel) -> None:
+    kernel.window(0b111, kernel.time + 100)
+    assert cycle(recorder) == []
+    kernel.fault(0)
+    assert of(cycle(recorder), "pages") == [3]
+    assert len(recorder._windows) == 0
+
+
+def test_a_window_is_not_waited_for_forever(recorder: Recorder, kernel: Kernel) -> None:
+    kernel.window(0b111, 5)
+    cycle(recorder)
+    assert len(recorder._windows) == 1
+    kernel.window(0b111, 5 + module._PATIENCE_NS + 1)
+    cycle(recorder)
+    assert recorder._windows["time_ns"].tolist() == [5 + module._PATIENCE_NS + 1]
+
+
+def test_a_window_on_the_other_side_of_a_cut(recorder: Recorder, kernel: Kernel) -> None:
+    """Another CPU's record came in between the two."""
+    kernel.window(0b111, kernel.time + 300)
+    kernel.fault(20, F + 20 * P)
+    kernel.task(RecordType.RENAME, comm=b"new")
+    kernel.fault(0)
+    rows = cycle(recorder)
+    assert of(rows, "pages") == [1, 3]
+    assert of(rows, "comm") == ["target", "new"]
+
+
+# -- lives ------------------------------------------------------------------------------
+
+
+def test_a_child_inherits_what_was_there_at_the_fork(recorder: Recorder, kernel: Kernel) -> None:
+    kernel.fault(1, F)
+    fork = {"child_tgid": CHILD, "child_tid": CHILD, "child_mm": CHILD_MM}
+    kernel.task(RecordType.FORK, count=101, comm=b"child", **fork)
+    kernel.fault(2, F + P)
+    child = {"mm": CHILD_MM, "current_mm": CHILD_MM, "tgid": CHILD, "tid": CHILD}
+    kernel.fault(1, F + 9 * P, entry_before=pte(F), count=1, **child)
+    rows = cycle(recorder)
+    assert of(rows, "kind") == [Kind.ANON, Kind.ANON, Kind.COW]
+    assert of(rows, "comm") == ["target", "target", "child"]
+    assert of(rows, "pid") == [PID, PID, CHILD]
+    assert of(rows, "space") == [1, 1, 2]
+    assert (frame(recorder, 1, 2), frame(recorder, 2, 2)) == (F + 9 * P, NO_FRAME)
+    assert gained(recorder) == {Source.FAULT: 3, Source.FORK: 1}
+    assert recorder.observer.view(2).born == Source.FORK
+    assert recorder.tgids == {PID, CHILD}
+
+
+def test_a_new_thread_does_not_cut_the_batch(recorder: Recorder, kernel: Kernel) -> None:
+    kernel.fault(1, count=101)
+    thread = {"child_tgid": PID, "child_tid": 43, "child_mm": MM}
+    kernel.task(RecordType.FORK, count=101, comm=b"worker", **thread)
+    kernel.fault(2, F + P, tid=43, count=1)
+    assert [len(rows) for rows in recorder.cycle()] == [2]
+    assert recorder.missed() == 0
+    assert len(recorder.spaces) == 1
+
+
+def test_a_thread_id_used_again_within_a_batch(recorder: Recorder, kernel: Kernel) -> None:
+    thread = {"child_tgid": PID, "child_tid": 43, "child_mm": MM}
+    kernel.task(RecordType.FORK, comm=b"first", **thread)
+    for count in range(1, 4):
+        kernel.fault(count, F + count * P, tid=43, count=count)
+    kernel.task(RecordType.EXIT, tid=43, count=3)
+    kernel.task(RecordType.FREE, tid=43, count=3)
+    kernel.task(RecordType.FORK, comm=b"second", **thread)
+    kernel.fault(9, F + 9 * P, tid=43, count=1)
+    rows = cycle(recorder)
+    assert of(rows, "comm") == ["first", "first", "first", "second"]
+    assert (recorder.threads.counted, recorder.threads.seen) == (4, 4)
+
+
+def test_the_final_count_shows_what_the_end_hid(recorder: Recorder, kernel: Kernel) -> None:
+    kernel.task(RecordType.FREE, tid=PID, count=999)  # of an earlier thread of that id
+    cycle(recorder)
+    assert recorder.missed() == 0
+    kernel.task(RecordType.EXIT, count=101)
+    kernel.task(RecordType.FREE, tid=PID, count=103)
+    cycle(recorder)
+    assert recorder.missed() == 3
+
+
+def test_exec_begins_a_new_space(recorder: Recorder, kernel: Kernel) -> None:
+    kernel.fault(1)
+    kernel.task(RecordType.EXEC, mm=NEW_MM, child_tid=PID, count=101, comm=b"after")
+    kernel.fault(1, F + P, mm=NEW_MM, current_mm=NEW_MM, count=102)
+    rows = cycle(recorder)
+    assert of(rows, "space") == [1, 2]
+    assert of(rows, "comm") == ["target", "after"]
+    assert of(rows, "pages") == [1, 1]
+    assert recorder.execs == {PID}
+    assert recorder.last_space == {PID: 2}
+    assert recorder.changed == {2}
+    assert recorder.observer.view(2).born == Source.EXEC
+
+
+def test_a_target_that_waits_is_traced_from_its_exec(recorder: Recorder, kernel: Kernel) -> None:
+    recorder.expect(60, children=False)
+    assert kernel.targets[-1] == (60, {"children": False, "waits": True})
+    own = {"tgid": 60, "tid": 60, "mm": NEW_MM}
+    kernel.task(RecordType.EXEC, child_tid=60, count=180, comm=b"cmd", **own)
+    kernel.fault(1, current_mm=NEW_MM, count=181, **own)
+    assert of(cycle(recorder), "pid") == [60]
+    assert recorder.missed() == 0
+
+
+def test_the_end_of_a_process(recorder: Recorder, kernel: Kernel) -> None:
+    kernel.fault(1)
+    kernel.task(RecordType.EXIT, group_dead=1, count=101)
+    assert of(cycle(recorder), "pages") == [1]
+    assert recorder.changed == set()
+    assert recorder.spaces[1].ended_ns is not None
+
+
+# -- system calls -------------------------------------------------------------------------
+
+
+def test_a_page_unmapped_between_two_faults(recorder: Recorder, kernel: Kernel) -> None:
+    kernel.fault(1)
+    kernel.syscall(MADVISE, BASE, 4 * P, 4)
+    kernel.fault(1)
+    rows = cycle(recorder)
+    assert of(rows, "pages") == [1, 1]
+    assert lost(recorder) == {Loss.MADVISE: 1}
+
+
+def test_system_calls_follow_time_not_the_ring(recorder: Recorder, kernel: Kernel) -> None:
+    """Two CPUs: the later call's record came first, and before the faults of either."""
+    now = kernel.time
+    kernel.syscall(MADVISE, BASE + P, P, 4, time_ns=now + 3000)
+    kernel.syscall(MADVISE, BASE + 2 * P, P, 4, time_ns=now + 2000)
+    kernel.fault(1, time_ns=now + 2500)
+    kernel.fault(2, F + P, time_ns=now + 2600)
+    assert of(cycle(recorder), "pages") == [1, 1]
+    assert (frame(recorder, 1), frame(recorder, 2)) == (NO_FRAME, F + P)
+
+
+def test_system_calls_without_faults(recorder: Recorder, kernel: Kernel) -> None:
+    kernel.fault(1)
+    cycle(recorder)
+    kernel.syscall(MUNMAP, BASE, 4 * P)
+    assert cycle(recorder) == []
+    assert lost(recorder) == {Loss.MUNMAP: 1}
+    assert recorder.changed == {1}
+
+
+def test_a_mapping_moved_over_another(recorder: Recorder, kernel: Kernel) -> None:
+    """Nothing moves, for the old one has no page; what was at the destination goes."""
+    kernel.fault(8)
+    to = BASE + 8 * P
+    kernel.syscall(MREMAP, BASE, 2 * P, 2 * P, 3, to, result=to)
+    kernel.fault(20, F + P)
+    cycle(recorder)
+    assert frame(recorder, 8) == NO_FRAME
+    assert lost(recorder) == {Loss.MUNMAP: 1}
+
+
+def test_a_mapping_moved_with_its_pages(recorder: Recorder, kernel: Kernel) -> None:
+    kernel.fault(1)
+    to = BASE + 100 * P
+    kernel.syscall(MREMAP, BASE, 4 * P, 4 * P, 1, result=to)
+    kernel.fault(101, F, entry_before=pte(F, PRESENT | WRITABLE))
+    rows = cycle(recorder)
+    assert of(rows, "pages") == [1, 0]
+    assert gained(recorder) == {Source.FAULT: 1, Source.MOVE: 1}
+
+
+def test_filling_in_advance_is_told_the_observer(recorder: Recorder, kernel: Kernel) -> None:
+    kernel.syscall(MMAP, 0, 2 * P, 3, 0x8022, result=BASE)
+    cycle(recorder)
+    assert recorder.observer.view(1).populated == [(BASE, BASE + 2 * P)]
+    assert lost(recorder) == {}
+
+
+def test_a_child_s_break_is_its_parent_s(recorder: Recorder, kernel: Kernel) -> None:
+    kernel.syscall(BRK, 0, result=BASE + 4 * P)
+    fork = {"child_tgid": CHILD, "child_tid": CHILD, "child_mm": CHILD_MM}
+    kernel.task(RecordType.FORK, **fork)
+    child = {"mm": CHILD_MM, "tgid": CHILD, "tid": CHILD}
+    kernel.fault(3, F, current_mm=CHILD_MM, **child)
+    kernel.syscall(BRK, BASE + 2 * P, result=BASE + 2 * P, **child)
+    cycle(recorder)
+    assert frame(recorder, 3, 2) == NO_FRAME
+    assert lost(recorder) == {Loss.MUNMAP: 1}
+
+
+def test_calls_of_nobody_we_know(recorder: Recorder, kernel: Kernel) -> None:
+    kernel.syscall(MUNMAP, BASE, P, mm=NEW_MM, tgid=77, tid=77)
+    assert cycle(recorder) == []
+
+
+# -- reading ---------------------------------------------------------------------------
+
+
+def test_a_storm_is_read_in_batches(
+    recorder: Recorder, kernel: Kernel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_BATCH", 16)
+    for n in range(50):
+        kernel.fault(n, F + n * P, count=101 + n)
+    assert of(cycle(recorder), "page") == list(range(50))
+    assert recorder.missed() == 0
+
+
+def test_what_comes_meanwhile_waits(
+    recorder: Recorder, kernel: Kernel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A target that faults faster than it can be followed does not hold the loop for ever."""
+    monkeypatch.setattr(module, "_BATCH", 4)
+    kernel.fault(0)
+    for turns, _ in enumerate(recorder.cycle()):
+        assert turns < 3
+        for n in range(4):
+            kernel.fault(4 * turns + n + 1, F + (4 * turns + n + 1) * P)
+    assert recorder.ring.pending() > 0
+
+
+def test_a_snapshot_confirms(recorder: Recorder, kernel: Kernel) -> None:
+    kernel.fault(1)
+    cycle(recorder)
+    pages, frames = np.array([BASE // P + 1], np.uint64), np.array([F], np.uint64)
+    mappings = [Mapping(BASE, BASE + (1 << 24), "rw-p", 0, 0, 0, "")]
+    later = kernel.time + 100
+    recorder.observe(1, Snapshot(PID, later, later + 1, mappings, pages, frames, pages[:0]))
+    at = recorder.timeline.state(1, pages)
+    assert recorder.timeline["confirmed"][at].tolist() == [1]
+    assert recorder.observer.conflicts == 0
