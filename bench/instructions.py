@@ -71,8 +71,10 @@ def _cost(name: str) -> Cost:
     return Cost(name, storm.cpu_per_fault(rounds), bystander, recorded, counted)
 
 
-def measure(image: "Image", out: Path, root: Path) -> tuple[str, bool]:
-    """Boot `image` and count inside, with the sources in `root`.
+def measure(
+    image: "Image", out: Path, root: Path, probes: Sequence[str] = PROBES
+) -> tuple[str, bool]:
+    """Boot `image` and count `probes` inside, with the sources in `root`.
 
     Returns the table to print and whether it is good: a probe's cost counts only if it
     recorded every fault, for a tracer that misses them is cheap.
@@ -82,7 +84,7 @@ def measure(image: "Image", out: Path, root: Path) -> tuple[str, bool]:
     out.mkdir(parents=True, exist_ok=True)
     found = out / "instructions.json"
     found.unlink(missing_ok=True)
-    command = [sys.executable, "-m", "bench.instructions", "--inside", str(found)]
+    command = [sys.executable, "-m", "bench.instructions", "--inside", str(found), *probes]
     ended = boot(image, command, out, limit=LIMIT_SECONDS, root=root, cpus=1, vng=[ICOUNT])
     if ended.status != 0 or not found.exists():
         return f"counting instructions failed: {ended.why_it_failed()}", False
@@ -113,11 +115,12 @@ def render(release: str, untraced: float, costs: Sequence[Cost]) -> str:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """`python -m bench.instructions --inside FILE`: what the guest runs."""
+    """`python -m bench.instructions --inside FILE PROBE…`: what the guest runs."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--inside", type=Path, required=True, metavar="FILE")
+    parser.add_argument("probes", nargs="+", choices=PROBES)
     options = parser.parse_args(arguments)
-    untraced, costs = count_inside(PROBES)
+    untraced, costs = count_inside(options.probes)
     data = {"untraced": untraced, "costs": [asdict(cost) for cost in costs]}
     options.inside.write_text(json.dumps(data))
     return 0

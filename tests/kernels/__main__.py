@@ -73,7 +73,7 @@ def _run(options: argparse.Namespace, images: dict[Kernel, Image], root: Path) -
     explained = notes(cases)
     if explained:
         print(f"{explained}\n")
-    bench_failed = options.bench and not _run_bench(images, root)
+    bench_failed = options.bench and not _run_bench(images, root, options.probes)
     print(summary(cases))
     return int(bench_failed or any(case.outcome == "failed" for case in cases))
 
@@ -177,11 +177,11 @@ def _run_guest(
     return cases
 
 
-def _run_bench(images: dict[Kernel, Image], root: Path) -> bool:
+def _run_bench(images: dict[Kernel, Image], root: Path, probes: Sequence[str]) -> bool:
     """Print guest instructions added to a fault, per probe. False if that failed."""
     for kernel, image in images.items():
         if kernel.name == BENCH_KERNEL:
-            text, well = measure(image, OUT / f"{image.version}-bench", root)
+            text, well = measure(image, OUT / f"{image.version}-bench", root, probes)
             print(f"{text}\n")
             return well
     return True

@@ -33,7 +33,7 @@ def test_a_storm_takes_a_fault_a_page() -> None:
     rounds = run(97, 3, attached.append)
     assert len(rounds) == 3
     assert len(attached) == 1
-    assert all(97 <= each.faults <= 98 for each in rounds)
+    assert all(97 <= each.faults < 120 for each in rounds)  # a few of its own, when reclaimed
     assert all(each.cpu_ns > 0 for each in rounds)
     with pytest.raises(StormError, match="did not get ready"):
         run(97, 0)
