@@ -32,28 +32,30 @@ _DEVICES = ("/dev/", "/proc/")  # no FILE.meta.json goes beside these
 class Files:
     """The files a run writes, opened before it starts so that a bad path is known at once.
 
-    Left before `keep`, it takes back what it made. Raises TraceError (Exit.OUTPUT).
+    Left before `keep`, however that comes about, it takes back what it made.
     """
 
-    def __init__(self, options: Options, owner: tuple[int, int] | None) -> None:
+    def __init__(self, options: Options) -> None:
         self.csv: OutputFile | None = None
         self.pages: OutputFile | None = None
         self.meta: MetaFile | None = None
+        self.text: OutputFile
         self.csv_on_stdout = any(name in _STDOUT for name in (options.csv, options.pages_csv))
+        self._options = options
         self._open: list[OutputFile | MetaFile] = []
+
+    def open(self, owner: tuple[int, int] | None) -> None:
+        """Open them all; new ones are `owner`'s. Raises TraceError (Exit.OUTPUT)."""
+        options = self._options
+        if options.csv:
+            self.csv = self._opened(open_output(options.csv, owner, options.force))
+            if self.csv.regular and not _is_stream(options.csv):
+                self.meta = MetaFile(options.csv, owner, options.force)
+                self._open.append(self.meta)
+        if options.pages_csv:
+            self.pages = self._opened(open_output(options.pages_csv, owner, options.force))
         text = options.output or ("/dev/stderr" if self.csv_on_stdout else "-")
-        try:
-            if options.csv:
-                self.csv = self._opened(open_output(options.csv, owner, options.force))
-                if self.csv.regular and not _is_stream(options.csv):
-                    self.meta = MetaFile(options.csv, owner, options.force)
-                    self._open.append(self.meta)
-            if options.pages_csv:
-                self.pages = self._opened(open_output(options.pages_csv, owner, options.force))
-            self.text = self._opened(open_output(text, owner, options.force))
-        except TraceError:
-            self.discard()
-            raise
+        self.text = self._opened(open_output(text, owner, options.force))
 
     def _opened(self, file: OutputFile) -> OutputFile:
         self._open.append(file)

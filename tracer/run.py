@@ -33,7 +33,8 @@ def trace(options: Options) -> int:
         targets = stack.enter_context(Targets(options.pid))
         if options.command:
             signals.command = stack.enter_context(Command(options.command, os.environ, identity))
-        files = stack.enter_context(Files(options, _owner(identity)))
+        files = stack.enter_context(Files(options))
+        files.open(_owner(identity))
         try:
             status = _record(options, signals, targets, files)
         except TraceError as error:
