@@ -283,26 +283,29 @@ def test_a_large_anonymous_folio_comes_whole() -> None:
     assert parts.frames(BASE, 5) == [F, F + P, F + 2 * P, F + 3 * P, NO_FRAME]
 
 
-def test_a_window_after_a_huge_page_was_split_brings_nothing() -> None:
+@pytest.mark.parametrize("copied", [True, False])
+def test_a_window_after_a_huge_page_was_split_brings_nothing(copied: bool) -> None:
     """The mask of before is empty where a huge page was mapped: that is no absence."""
     parts = Parts(large_anon=True)
     huge = F & ~((1 << 21) - 1)
+    own = 0x9_0000_0000 if copied else huge + P
     whole = fault(BASE, 2000, level_before=2, level_after=2, entry_after=huge | 0x80 | 0x43)
     assert parts.rows(whole)["pages"].tolist() == [512]
-    copy = fault(
+    write = fault(
         BASE + P,
         4000,
         level_before=2,
         entry_before=huge | LEAF | PRESENT,
-        entry_after=pte(0x9_0000_0000, PRESENT | WRITABLE),
+        entry_after=pte(own, PRESENT | WRITABLE),
     )
     around = window(BASE, 0, 0xFFFF, 4000)
     around["entries"] = [pte(huge + n * P) for n in range(16)]
-    around["entries"][0, 1] = pte(0x9_0000_0000)
-    rows = parts.rows(copy, around)
-    assert (rows["kind"][0], rows["pages"][0]) == (Kind.COW, 1)
-    assert parts.frames(BASE, 3) == [huge, 0x9_0000_0000, huge + 2 * P]
-    assert parts.timeline.tally.lost.sum() == 1
+    around["entries"][0, 1] = pte(own)
+    rows = parts.rows(write, around)
+    assert rows["kind"][0] == (Kind.COW if copied else Kind.REUSE)
+    assert rows["pages"][0] == copied
+    assert parts.frames(BASE, 3) == [huge, own, huge + 2 * P]
+    assert parts.timeline.tally.lost.sum() == copied
 
 
 # -- huge pages ------------------------------------------------------------------------
