@@ -153,9 +153,10 @@ class Join:
         """Let the timeline know of the rows [start, end) of a batch, and them of what it says."""
         rows, old = batch.rows, batch.old
         first, last = np.searchsorted(batch.parts.row, (start, end)).tolist()
-        parts = batch.parts.take(np.arange(first, last))
-        for space in np.unique(rows["space"][parts.row]).tolist():
-            mine = parts.take(np.flatnonzero(rows["space"][parts.row] == space))
+        parts = batch.parts.take(slice(first, last))
+        spaces = rows["space"][parts.row]
+        for space in np.unique(spaces).tolist():
+            mine = parts.take(np.flatnonzero(spaces == space))
             row, around = mine.row, mine.around
             outcome = self.timeline.apply(
                 space,
@@ -201,7 +202,7 @@ class _Parts:
     absent: npt.NDArray[np.bool_]  # had no frame when the fault began
     around: npt.NDArray[np.bool_]  # came along
 
-    def take(self, at: npt.NDArray[np.int64]) -> "_Parts":
+    def take(self, at: npt.NDArray[np.int64] | slice) -> "_Parts":
         return _Parts(*(getattr(self, each.name)[at] for each in fields(self)))
 
 

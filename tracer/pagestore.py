@@ -33,10 +33,13 @@ class PageStore:
 
     def slots(self, space: int, pages: U64) -> Slots:
         """The slots of `pages` (virtual page numbers), made where new."""
-        numbers, inverse = np.unique(pages >> np.uint64(_SHIFT), return_inverse=True)
         blocks = self._blocks.setdefault(space, {})
-        places = np.array([self._place(blocks, number) for number in numbers.tolist()], np.int64)
+        number = pages >> np.uint64(_SHIFT)
         inside = (pages & np.uint64(_BLOCK - 1)).astype(np.int64)
+        if len(pages) and (number == number[0]).all():
+            return np.asarray(self._place(blocks, int(number[0])) * _BLOCK + inside)
+        numbers, inverse = np.unique(number, return_inverse=True)
+        places = np.array([self._place(blocks, number) for number in numbers.tolist()], np.int64)
         return np.asarray(places[inverse] * _BLOCK + inside)
 
     def all(self, space: int) -> Slots:

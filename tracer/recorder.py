@@ -34,7 +34,8 @@ from tracer.timeline import Timeline
 Records = npt.NDArray[np.void]
 Bytes = npt.NDArray[np.uint8]
 
-_BATCH = 1 << 16  # records read at once
+_BATCH = 1 << 14  # records read at once
+_RESCUE_NS = 20_000_000
 _PATIENCE_NS = 1_000_000_000  # how long a window waits for its fault
 
 
@@ -76,6 +77,7 @@ class Recorder:
         self._ended: list[int] = []  # spaces, not retired yet
         self._brk: dict[int, int] = {}
         self._sideband_gap = 0
+        self._rescued_ns = 0
 
     def close(self) -> None:
         """Let go of the ring and the sideband; the probe is its owner's."""
@@ -161,6 +163,7 @@ class Recorder:
 
     def _segment(self, faults: Records, windows: Records, effects: list[Effect]) -> Iterator[Rows]:
         """Faults between two lifecycle records, and what system calls took away meanwhile."""
+        self._rescue_sideband()
         effects.sort(key=lambda change: change.time_ns)
         if not len(faults):
             for change in effects:
@@ -202,6 +205,13 @@ class Recorder:
         if gap != self._sideband_gap:
             self._sideband_gap = gap
             self.changed.update(space.number for space in self.spaces.alive() if space.members)
+
+    def _rescue_sideband(self) -> None:
+        """A batch may take a while: empty the sideband's buffers before they overflow."""
+        now = time.monotonic_ns()
+        if self.sideband is not None and now - self._rescued_ns > _RESCUE_NS:
+            self._rescued_ns = now
+            self.sideband.rescue()
 
     def tend(self) -> None:
         """Now and then: follow CPUs that came online."""

@@ -248,6 +248,7 @@ class Session:
             if shot is not None:
                 shots[number] = shot
         self._cycle()  # everything that happened before the snapshots' end
+        shots = {number: shot for number, shot in shots.items() if self._is_of(shot, number)}
         for number, shot in shots.items():
             view = recorder.observer.view(number)
             recorder.observe(number, shot)
@@ -272,10 +273,13 @@ class Session:
             return None
         for pid in sorted(space.members):
             with contextlib.suppress(ProcessGone):
-                shot = take(pid)
-                # An exec meanwhile: then this was another address space.
-                return shot if self._recorder.spaces.of(pid) is space else None
+                return take(pid)
         return None
+
+    def _is_of(self, shot: Snapshot, number: int) -> bool:
+        """Whether the process was in that space all along; after an exec it showed another."""
+        space = self._recorder.spaces[number]
+        return space.ended_ns is None and shot.pid in space.members
 
     def _release(self, shots: dict[int, Snapshot]) -> None:
         """Write the rows that this round of snapshots could decide on."""

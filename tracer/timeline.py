@@ -22,8 +22,11 @@ I64 = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
 
 _NONE = np.uint64(NO_FRAME)
-_ENDS = [Loss.MUNMAP.value, Loss.MOVE.value]
-_TOLD = [Source.FAULT.value, Source.AROUND.value, Source.MOVE.value]  # by a record of its own
+# Tables by value: looked up many times over for a page or two.
+_ENDS = np.isin(np.arange(32), [Loss.MUNMAP.value, Loss.MOVE.value])
+_TOLD = np.isin(  # by a record of its own
+    np.arange(32), [Source.FAULT.value, Source.AROUND.value, Source.MOVE.value]
+)
 
 _COLUMNS: dict[str, type] = {
     "frame": np.uint64,  # physical address, NO_FRAME while not present
@@ -84,8 +87,12 @@ class Tally:
         """Add one for each of `regions`, as far as `chosen`."""
         if chosen is not True:
             regions = regions[chosen]
-        for region, times in zip(*np.unique(regions, return_counts=True), strict=True):
-            into[int(region)] = into.get(int(region), 0) + int(times)
+        if len(regions) and (regions == regions[0]).all():
+            region = int(regions[0])
+            into[region] = into.get(region, 0) + len(regions)
+            return
+        for each, times in zip(*np.unique(regions, return_counts=True), strict=True):
+            into[int(each)] = into.get(int(each), 0) + int(times)
 
 
 class Timeline:
@@ -128,7 +135,7 @@ class Timeline:
         meanwhile = had & (self._columns["changed_ns"][at] >= events.start_ns[turn])
         stepped = absent | ((before != _NONE) & (before != then))
         race = had & (now == then) & stepped & meanwhile & ~bystander
-        takeover = race & ~np.isin(self._columns["source"][at], _TOLD)
+        takeover = race & ~_TOLD[self._columns["source"][at]]
         out.raced[turn] = race & ~takeover & own
         self._take_over(at[takeover], turn[takeover], events)
         out.gained[turn[takeover]] = True
@@ -239,7 +246,7 @@ class Timeline:
         columns = self._columns
         sources = np.full(count, source, np.uint8) if isinstance(source, Source) else source
         # After an unmapping the address belongs to a new mapping: a new page.
-        renewed = at[np.isin(columns["last_loss"][at], _ENDS)]
+        renewed = at[_ENDS[columns["last_loss"][at]]]
         for name in ("gains", "losses", "last_loss"):
             columns[name][renewed] = 0
         first = columns["gains"][at] == 0
@@ -300,9 +307,13 @@ class Timeline:
         return bool((self._columns["frame"][at] != _NONE).any())
 
     def lose(self, space: int, start: int, end: int, time_ns: int, cause: Loss) -> int:
-        """The pages of [start, end) lost their frames at `time_ns`; how many had one."""
+        """The pages of [start, end) lost their frames by `time_ns`; how many had one.
+
+        One that came by a frame after that has it still.
+        """
         at = self._store.range(space, start, end)
         at = at[self._columns["frame"][at] != _NONE]
+        at = at[self._columns["changed_ns"][at] <= time_ns]
         assumed = self._columns["assumed"][at].astype(np.bool_)
         self.forget(at[assumed])
         self._lose(at[~assumed], time_ns, cause)
@@ -394,6 +405,9 @@ class Timeline:
 
 def _turns(slots: npt.NDArray[np.int64], events: Events) -> Iterator[npt.NDArray[np.int64]]:
     """Indices of the events to apply together: each page's first event, then each second, …"""
+    if len(slots) == 1:
+        yield np.zeros(1, np.int64)
+        return
     order = np.argsort(slots, kind="stable")
     ranked = slots[order]
     fresh = np.r_[True, ranked[1:] != ranked[:-1]] if len(ranked) else np.empty(0, np.bool_)

@@ -174,19 +174,26 @@ class _Buffer:
         self._size = data_pages * PAGE
         self._positions = memoryview(self._map)[_HEAD : _HEAD + 16].cast("Q")
         self._enabled_ns = -1
+        self._kept: list[bytes] = []
         self.lost = 0
 
     def drain(self) -> bytes:
-        """Take all whole records out of the ring."""
+        """All whole records since the last call."""
+        self.rescue()
+        kept, self._kept = self._kept, []
+        return b"".join(kept)
+
+    def rescue(self) -> None:
+        """Take all whole records out of the ring, for the next `drain`."""
         head, tail = self._positions
         used = head - tail
         first = PAGE + tail % self._size
         whole = min(used, PAGE + self._size - first)
         data = self._map[first : first + whole] + self._map[PAGE : PAGE + used - whole]
         self._positions[1] = head
+        self._kept.append(data)
         if used > self._size - _LARGEST:
             self.read()  # a LOST record only comes with the next record: ask now
-        return data
 
     def read(self) -> bool:
         """Update `lost`; False where the event has stood still since the last call.
@@ -299,6 +306,11 @@ class Sideband:
             elif mine or event.time_ns > settled_ns:
                 self._pending.append(event)
         return due
+
+    def rescue(self) -> None:
+        """Empty the kernel's buffers before they overflow; cheap, for who has no time to `poll`."""
+        for buffer in self._buffers.values():
+            buffer.rescue()
 
     def refresh(self) -> bool:
         """Attach to CPUs that came online; True where that left a gap in what was seen.
