@@ -368,6 +368,13 @@ def test_dontneed_does_not(line: Timeline) -> None:
     assert tallies(line) == ({Source.FAULT: 2}, {Loss.MADVISE: 1})
 
 
+def test_what_came_after_a_system_call_s_return_stays(line: Timeline) -> None:
+    """Another thread's fault, whose record came first."""
+    apply(line, Event(7, 10, 20), Event(8, 25, 40, after=B))
+    assert line.lose(SPACE, 0, 1 << 56, 30, Loss.MADVISE) == 1
+    assert [page_of(line, n)["frame"] for n in (7, 8)] == [NO_FRAME, B]
+
+
 def test_holds(line: Timeline) -> None:
     assert not line.holds(SPACE, 0, 1 << 56)
     apply(line, Event(7, 10, 20))
@@ -455,7 +462,7 @@ def test_many_sparse_pages_far_apart(line: Timeline) -> None:
     apply(line, *(Event(page, 10, 20 + n, after=n * P) for n, page in enumerate(pages)))
     assert line.pages_at(line.resident(SPACE)).tolist() == sorted(pages)
     assert all(page_of(line, page)["frame"] == n * P for n, page in enumerate(pages))
-    assert line.lose(SPACE, 0, 1 << 56, 9, Loss.EXIT) == 500
+    assert line.lose(SPACE, 0, 1 << 56, 9999, Loss.EXIT) == 500
     check_books(line, SPACE)
 
 
