@@ -296,9 +296,7 @@ def match_windows(faults: Records, windows: Records) -> npt.NDArray[np.int64]:
     return result
 
 
-def region_traits(
-    region: Region, on_tmpfs: Callable[[str], bool] = lambda path: False
-) -> Trait:
+def region_traits(region: Region, on_tmpfs: Callable[[str], bool] = lambda path: False) -> Trait:
     """What a region's name and permissions tell of its pages (where the record itself does not)."""
     if not region.perms:
         return Trait(0)
