@@ -4,7 +4,7 @@ import contextlib
 import os
 import select
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import FrameType, TracebackType
 from typing import Self
 
@@ -34,7 +34,8 @@ def trace(options: Options) -> int:
         if options.command:
             signals.command = stack.enter_context(Command(options.command, os.environ, identity))
         files = stack.enter_context(Files(options))
-        files.open(_owner(identity))
+        with signals.held():
+            files.open(_owner(identity))
         try:
             status = _record(options, signals, targets, files)
         except TraceError as error:
@@ -159,6 +160,7 @@ class Signals:
         self.stop: Callable[[], None] | None = None  # once there is a trace to stop
         self._came: list[int] = []
         self._waiting = False
+        self._held = False
         self._before: dict[signal.Signals, Callable[[int, FrameType | None], object] | int] = {}
 
     def wait(self) -> int:
@@ -175,10 +177,23 @@ class Signals:
             self._waiting = False
         return 128 + self._came[-1] if status is None else status
 
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """Inside, a first signal waits for the end; a second does not (a pipe nobody reads)."""
+        self._held = True
+        try:
+            yield
+        finally:
+            self._held = False
+        if self._came:
+            raise Interrupted(self._came[-1])
+
     def _handle(self, number: int, _: FrameType | None) -> None:
         self._came.append(number)
         if self.command is not None and number != signal.SIGINT:
             self.command.send_signal(number)
+        if self._held and len(self._came) == 1:
+            return
         impatient = len(self._came) > (self.command is not None)
         if self.stop is None or (self._waiting and impatient) or len(self._came) > 2:
             raise Interrupted(number)

@@ -149,6 +149,19 @@ def test_a_signal_during_set_up_ends_the_program() -> None:
         assert caught.value.number == number
 
 
+def test_a_signal_waits_until_the_files_are_open() -> None:
+    opened: list[int] = []
+    with Signals() as signals, pytest.raises(Interrupted), signals.held():
+        send(signal.SIGTERM)
+        opened.append(1)
+    assert opened
+    with Signals() as signals, pytest.raises(Interrupted), signals.held():
+        send(signal.SIGTERM)
+        send(signal.SIGTERM)
+        opened.append(2)
+    assert opened == [1]
+
+
 def test_attached_the_first_signal_ends_the_trace_and_the_third_the_program() -> None:
     stopped: list[int] = []
     with Signals() as signals:
