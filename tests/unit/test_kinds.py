@@ -18,7 +18,7 @@ from faults_data import (
     pte,
     swap_entry,
 )
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tracer import kinds
@@ -267,6 +267,7 @@ def test_prot_none_huge_frames_are_inverted() -> None:
     assert found["frame"] == HUGE + 0x3000
 
 
+@settings(deadline=None)  # a busy machine is no failure
 @given(st.integers(0, 21), st.integers(0, (1 << 40) - 1), st.integers(0, 7), st.booleans())
 def test_swap_entries_are_swap(kind: int, offset: int, low: int, at_pmd: bool) -> None:
     """Whatever the offset, and the soft-dirty, uffd-wp and exclusive bits (1 to 3)."""
@@ -279,6 +280,7 @@ def test_swap_entries_are_swap(kind: int, offset: int, low: int, at_pmd: bool) -
     assert found["frame"] == NO_FRAME
 
 
+@settings(deadline=None)  # a busy machine is no failure
 @given(st.integers(23, 29), st.integers(16, (1 << 40) - 1))
 def test_migration_and_its_like_are_not_swap(kind: int, offset: int) -> None:
     found = taken_apart(swap_entry(kind, offset))
@@ -300,6 +302,7 @@ def test_the_guard_marker_is_as_good_as_empty() -> None:
     assert not any(taken_apart(raw)[name] for name in ("present", "swap", "migration"))
 
 
+@settings(deadline=None)  # a busy machine is no failure
 @given(st.integers(0, ALL), st.integers(0, 5), st.booleans(), st.integers(0, (1 << 47) - 1))
 def test_any_bits_are_one_thing_at_most(raw: int, level: int, known: bool, address: int) -> None:
     found = kinds.entries(

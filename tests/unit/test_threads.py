@@ -166,7 +166,7 @@ LIVES = st.lists(
 )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(LIVES, st.integers(1, 7))
 def test_what_was_missed_is_told_to_the_fault(
     lives: list[tuple[int, list[bool], bool]], batch: int
