@@ -39,7 +39,10 @@ struct target {
 	u32 spare;
 };
 
-/* A fault between its entry and its completion, by thread. */
+/*
+ * A fault between its entry and its completion, by thread. A thread's place is
+ * kept between its faults: taking and giving it back would cost more than the fault's hooks.
+ */
 struct pending {
 	u64 start_ns;
 	u64 address;
@@ -60,10 +63,13 @@ struct pending {
 	u32 major;
 	u8 marks;
 	u8 level_before;
+	u8 open;       /* begun and not completed */
 	u8 retried;
 	u8 reads;      /* a read of what may be a file: fault-around is possible */
+	u8 spare[3];
 	u32 mask_next; /* present pages of the next window */
 	u32 owner;     /* the memory's owner where it is another process's */
+	u64 unsent;    /* the thread's count at its last fault that no record tells of */
 };
 
 /* What user space sets before it arms the targets. */
@@ -160,6 +166,16 @@ static __always_inline int is_filtered(struct settings *set, struct pending *p, 
 	return set->min_latency_ns && p->start_ns && now - p->start_ns < set->min_latency_ns;
 }
 
+/* The thread's place; 0 where there is no room for one more thread. */
+static __always_inline struct pending *new_place(u32 tid)
+{
+	struct pending empty = {};
+
+	if (pending.update(&tid, &empty))
+		count(COUNT_CROWDED);
+	return pending.lookup(&tid);
+}
+
 static __always_inline void look_before(struct pending *p)
 {
 	u32 zero = 0;
@@ -167,9 +183,9 @@ static __always_inline void look_before(struct pending *p)
 	u64 window[WINDOW_PAGES];
 	struct walk before = {};
 
-	if (!set || !set->direct_map || !p->pgd)
-		return;
-	walk_page(set->direct_map, p->pgd, p->address, &before, window);
+	p->mask_next = 0;
+	if (set && set->direct_map && p->pgd)
+		walk_page(set->direct_map, p->pgd, p->address, &before, window);
 	p->entry_before = before.entry;
 	p->level_before = before.level;
 	p->mask_before = before.mask;
@@ -220,6 +236,18 @@ static __always_inline void emit_neighbours(struct pending *p, u64 id, u64 now, 
 			    p->mask_next | (u64)mask << 16, window);
 }
 
+/*
+ * A counted fault that no record tells of. The kernel does not count a failed one,
+ * so nor does what balances its count.
+ */
+static __always_inline void not_sent(struct pending *p, u64 task, u32 result, u32 which)
+{
+	if (result & VM_FAULT_ERROR)
+		return;
+	count(which);
+	p->unsent = fault_count(task);
+}
+
 /* One fault is over: emit its record, after the windows in which neighbours came along. */
 static __always_inline int finish(u64 id, struct pending *p, u32 result)
 {
@@ -236,9 +264,7 @@ static __always_inline int finish(u64 id, struct pending *p, u32 result)
 	if (!set)
 		return 0;
 	if (is_filtered(set, p, now)) {
-		/* The kernel does not count a failed fault, so nor does what balances its count. */
-		if (!(result & VM_FAULT_ERROR))
-			count(COUNT_FILTERED);
+		not_sent(p, task, result, COUNT_FILTERED);
 		return 0;
 	}
 	if (set->direct_map && p->pgd)
@@ -249,8 +275,7 @@ static __always_inline int finish(u64 id, struct pending *p, u32 result)
 		emit_neighbours(p, id, now, cpu, &after, window);
 	r = events.ringbuf_reserve(RECORD_SIZE);
 	if (!r) {
-		if (!(result & VM_FAULT_ERROR))
-			count(COUNT_LOST);
+		not_sent(p, task, result, COUNT_LOST);
 		return 0;
 	}
 	describe(r, p);
@@ -303,6 +328,8 @@ static __always_inline void read_mapping(struct pending *p, u64 vma)
 	READ(p->vm_pgoff, vma, O_VMA_PGOFF);
 	READ(file, vma, O_VMA_FILE);
 	p->marks |= MARK_MAPPING;
+	p->inode = p->magic = 0;
+	p->device = 0;
 	if (!file)
 		return;
 	READ(inode, file, O_FILE_INODE);
@@ -315,43 +342,52 @@ static __always_inline void read_mapping(struct pending *p, u64 vma)
 static __always_inline int enter(u64 vma, u64 address, u32 flags, u64 regs)
 {
 	u64 id = bpf_get_current_pid_tgid();
-	u32 tgid = id >> 32, tid = id;
-	struct pending fresh = {};
+	u32 tgid = id >> 32, tid = id, owner = 0;
 	struct pending *p;
+	u64 mm = 0;
+	u8 marks = MARK_ENTRY;
 
 	if (flags & FAULT_FLAG_REMOTE) {
-		READ(fresh.mm, vma, O_VMA_MM);
-		fresh.owner = owner_of(fresh.mm);
+		READ(mm, vma, O_VMA_MM);
+		owner = owner_of(mm);
 	}
 	if (!is_active(tgid)) {
 		/* A thread that is no target may still touch a target's memory. */
-		if (!fresh.owner || !is_active(fresh.owner))
+		if (!owner || !is_active(owner))
 			return 0;
-		fresh.marks = MARK_FOREIGN;
+		marks |= MARK_FOREIGN;
 	}
 	p = pending.lookup(&tid);
-	if (p && p->retried && p->address == address) {
-		/* The same fault, called again after VM_FAULT_RETRY: the kernel counts it once. */
-		p->calls++;
-		p->retried = 0;
+	if (!p)
+		p = new_place(tid);
+	if (!p)
 		return 0;
-	}
-	if (p)
+	if (p->open) {
+		if (p->retried && p->address == address) {
+			/* The same fault, called again after VM_FAULT_RETRY: the kernel counts it once. */
+			p->calls++;
+			p->retried = 0;
+			return 0;
+		}
 		count(COUNT_ABANDONED);
-	fresh.start_ns = bpf_ktime_get_ns();
-	fresh.address = address;
-	fresh.flags = flags;
-	fresh.calls = 1;
-	fresh.marks |= MARK_ENTRY;
-	READ(fresh.mm, vma, O_VMA_MM);
-	READ(fresh.pgd, fresh.mm, O_MM_PGD);
+	}
+	p->start_ns = bpf_ktime_get_ns();
+	p->open = 1;
+	p->retried = 0;
+	p->major = 0;
+	p->marks = marks;
+	p->owner = owner;
+	p->address = address;
+	p->flags = flags;
+	p->calls = 1;
+	p->ip = 0;
+	READ(p->mm, vma, O_VMA_MM);
+	READ(p->pgd, p->mm, O_MM_PGD);
 	if (regs)
-		READ(fresh.ip, regs, __builtin_offsetof(struct pt_regs, ip));
-	read_mapping(&fresh, vma);
-	fresh.reads = fresh.inode && !(flags & FAULT_FLAG_WRITE);
-	look_before(&fresh);
-	if (pending.update(&tid, &fresh))
-		count(COUNT_CROWDED);
+		READ(p->ip, regs, __builtin_offsetof(struct pt_regs, ip));
+	read_mapping(p, vma);
+	p->reads = p->inode && !(flags & FAULT_FLAG_WRITE);
+	look_before(p);
 	return 0;
 }
 
@@ -361,7 +397,7 @@ static __always_inline int leave(u32 result)
 	u32 tid = id;
 	struct pending *p = pending.lookup(&tid);
 
-	if (!p) {
+	if (!p || !p->open) {
 		if (is_active(id >> 32) && !(result & (VM_FAULT_ERROR | VM_FAULT_RETRY)))
 			count(COUNT_ORPHANS);
 		return 0;
@@ -373,7 +409,7 @@ static __always_inline int leave(u32 result)
 		return 0;
 	}
 	finish(id, p, result | p->major);
-	pending.delete(&tid);
+	p->open = 0;
 	return 0;
 }
 
@@ -383,7 +419,7 @@ static __always_inline int enter_anonymous(void)
 	u32 tid = bpf_get_current_pid_tgid();
 	struct pending *p = pending.lookup(&tid);
 
-	if (p)
+	if (p && p->open)
 		p->marks |= MARK_ANON_FN;
 	return 0;
 }
@@ -466,13 +502,16 @@ int exception(struct bpf_raw_tracepoint_args *ctx)
 	u64 id = bpf_get_current_pid_tgid();
 	u64 address = ctx->args[0];
 	u32 tgid = id >> 32, tid = id;
-	struct pending fresh = {};
 	struct pending *p;
 
 	if (!is_active(tgid) || address > USER_END)
 		return 0;
 	p = pending.lookup(&tid);
-	if (p) {
+	if (!p)
+		p = new_place(tid);
+	if (!p)
+		return 0;
+	if (p->open) {
 		if (p->address == address) {
 			/* A signal interrupted the fault and the instruction ran again. */
 			p->calls++;
@@ -480,18 +519,17 @@ int exception(struct bpf_raw_tracepoint_args *ctx)
 		}
 		emit_failed(tgid, tid, p);
 	}
-	fresh.start_ns = bpf_ktime_get_ns();
-	fresh.address = address;
-	fresh.flags = ctx->args[2];
-	fresh.calls = 1;
-	fresh.marks = MARK_ENTRY | MARK_ERRORCODE;
-	READ(fresh.ip, ctx->args[1], __builtin_offsetof(struct pt_regs, ip));
-	READ(fresh.mm, bpf_get_current_task(), O_TASK_MM);
-	READ(fresh.pgd, fresh.mm, O_MM_PGD);
-	fresh.reads = !(fresh.flags & ERROR_CODE_WRITE);
-	look_before(&fresh);
-	if (pending.update(&tid, &fresh))
-		count(COUNT_CROWDED);
+	p->start_ns = bpf_ktime_get_ns();
+	p->open = 1;
+	p->address = address;
+	p->flags = ctx->args[2];
+	p->calls = 1;
+	p->marks = MARK_ENTRY | MARK_ERRORCODE;
+	READ(p->ip, ctx->args[1], __builtin_offsetof(struct pt_regs, ip));
+	READ(p->mm, bpf_get_current_task(), O_TASK_MM);
+	READ(p->pgd, p->mm, O_MM_PGD);
+	p->reads = !(p->flags & ERROR_CODE_WRITE);
+	look_before(p);
 	return 0;
 }
 
@@ -505,13 +543,13 @@ RAW_TRACEPOINT_PROBE(signal_generate)
 	if (ctx->args[0] != SIGBUS && ctx->args[0] != SIGSEGV)
 		return 0;
 	p = pending.lookup(&tid);
-	if (!p)
+	if (!p || !p->open)
 		return 0;
 	READ(to, ctx->args[2], O_TASK_PID);
 	if (to != tid)
 		return 0;
 	emit_failed(id >> 32, tid, p);
-	pending.delete(&tid);
+	p->open = 0;
 	return 0;
 }
 
@@ -520,24 +558,30 @@ static __always_inline int resolved(struct bpf_perf_event_data *ctx, u32 result)
 	u64 id = bpf_get_current_pid_tgid();
 	u32 tid = id;
 	struct pending *p = pending.lookup(&tid);
-	struct pending fresh = {};
 
-	if (!p) {
+	if (!p || !p->open) {
 		if (!is_active(id >> 32))
 			return 0;
-		/* It was under way when tracing began: no entry time, no state before. */
-		fresh.address = ctx->addr;
-		fresh.ip = ctx->regs.ip;
-		fresh.calls = 1;
-		READ(fresh.mm, bpf_get_current_task(), O_TASK_MM);
-		READ(fresh.pgd, fresh.mm, O_MM_PGD);
-		pending.update(&tid, &fresh);
-		p = pending.lookup(&tid);
+		if (!p)
+			p = new_place(tid);
 		if (!p)
 			return 0;
+		/* It was under way when tracing began: no entry time, no state before. */
+		p->start_ns = 0;
+		p->marks = 0;
+		p->entry_before = 0;
+		p->level_before = 0;
+		p->mask_before = 0;
+		p->reads = 0;
+		p->flags = 0;
+		p->address = ctx->addr;
+		p->ip = ctx->regs.ip;
+		p->calls = 1;
+		READ(p->mm, bpf_get_current_task(), O_TASK_MM);
+		READ(p->pgd, p->mm, O_MM_PGD);
 	}
 	finish(id, p, result);
-	pending.delete(&tid);
+	p->open = 0;
 	return 0;
 }
 

@@ -8,7 +8,7 @@ import contextlib
 import os
 import select
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -88,7 +88,6 @@ class Session:
         self._stdout_closed = False
         self._begun = False  # the command's first exec is behind it
         self._notes: list[str] = []
-        self._first_resident: dict[int, int] = {}
         self._wake, self._woken = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
 
     def inode_of(self, path: str) -> int | None:
@@ -238,27 +237,18 @@ class Session:
         """A snapshot of every space in which something happened, and the rows it can confirm."""
         began = time.monotonic_ns()
         recorder = self._recorder
-        shots: dict[int, Snapshot] = {}
         if any(recorder.observer.view(number).suspects for number in recorder.changed):
             # What has no record by now may have been missed: let the threads' counts tell.
-            for tid, count in self._counts().items():
-                recorder.threads.reach(tid, count)
-        for number in sorted(recorder.changed):
-            shot = self._snapshot(number)
-            if shot is not None:
-                shots[number] = shot
+            self._reach(self._counts())
+        shots = self._take_shots(recorder.changed)
         self._cycle()  # everything that happened before the snapshots' end
-        shots = {number: shot for number, shot in shots.items() if self._is_of(shot, number)}
-        for number, shot in shots.items():
-            view = recorder.observer.view(number)
-            recorder.observe(number, shot)
-            self._first_resident.setdefault(number, len(shot.pages))
+        shots = self._observe(shots)
+        for number in list(recorder.changed):
+            shot = shots.get(number)
             # Suspects and later changes want another look.
-            if not view.suspects and not _changed_since(recorder, number, shot):
+            open_ = bool(recorder.observer.view(number).suspects)
+            if shot is None or not (open_ or _changed_since(recorder, number, shot)):
                 recorder.changed.discard(number)
-        for number in list(recorder.changed - shots.keys()):
-            recorder.changed.discard(number)
-        self._snapshots += bool(shots)
         self._release(shots)
         recorder.tend()
         command = self.plan.command
@@ -266,6 +256,21 @@ class Session:
         took = time.monotonic_ns() - began
         pause = max(self.plan.snapshot_interval_ms * 1_000_000, took * _SNAPSHOT_SHARE)
         self._snapshot_due_ns = time.monotonic_ns() + pause
+
+    def _take_shots(self, numbers: Iterable[int]) -> dict[int, Snapshot]:
+        shots = {number: self._snapshot(number) for number in sorted(numbers)}
+        return {number: shot for number, shot in shots.items() if shot is not None}
+
+    def _observe(self, shots: dict[int, Snapshot]) -> dict[int, Snapshot]:
+        """Hold snapshots against the timeline, once the ring has been read to their end.
+
+        Returns those that were of the space they were meant for.
+        """
+        shots = {number: shot for number, shot in shots.items() if self._is_of(shot, number)}
+        for number, shot in shots.items():
+            self._recorder.observe(number, shot)
+        self._snapshots += bool(shots)
+        return shots
 
     def _snapshot(self, number: int) -> Snapshot | None:
         space = self._recorder.spaces[number]
@@ -313,14 +318,24 @@ class Session:
     # -- the end -----------------------------------------------------------------------
 
     def _finish(self, started_ns: int) -> Result:
-        recorder = self._recorder
-        status = self._last_look()
-        self._settle()
-        self._attached.program.clear_targets()
-        for rows in recorder.cycle():
-            self._take(rows)
+        recorder, program = self._recorder, self._attached.program
+        command = self.plan.command
+        status = None if command is None else command.poll()
+        # Looked at while faults are still recorded, twice: what no record explains in
+        # both was not on its way. Then the target may run on; what is in the ring is all.
+        alive = [space.number for space in recorder.spaces.alive() if space.members]
+        looks = [self._take_shots(alive), self._take_shots(alive)]
+        counts = self._counts()
+        program.clear_targets()
+        self._settle(counts)
+        self._reach(program.unsent_counts())
+        for shots in looks:
+            shots = self._observe(shots)
+        if command is not None and status is not None:
+            shots |= self._look_at_exit(command)
+            command.release_pin()
         ended_ns = time.monotonic_ns()
-        self._release({})
+        self._release(shots)
         if others := self._attached.program.counters()["lost_other"]:
             self._notes.append(
                 f"{others} records of threads, mappings and neighbours were lost: regions and "
@@ -338,55 +353,39 @@ class Session:
             stdout_closed=self._stdout_closed,
         )
 
-    def _last_look(self) -> int | None:
-        """The closing snapshots; twice, to tell what they alone show from what is on its way."""
-        command = self.plan.command
-        status = None if command is None else command.poll()
-        if status is None:
-            self._recorder.changed.update(
-                space.number for space in self._recorder.spaces.alive() if space.members
-            )
-            self._look()
-            self._look()
-            return None
-        assert command is not None
-        if command.pin is not None and command.pin.pinned:
-            self._look_at_exit(command)
-        command.release_pin()
-        return status
-
-    def _look_at_exit(self, command: Command) -> None:
-        """The command's own memory as it was when it exited."""
-        assert command.pin is not None
+    def _look_at_exit(self, command: Command) -> dict[int, Snapshot]:
+        """The command's own memory as it was when it exited, if it could be held."""
         number = self._recorder.last_space.get(command.pid)
-        self._cycle()
-        number = self._recorder.last_space.get(command.pid, number)
-        if number is None:
-            return
+        if number is None or command.pin is None or not command.pin.pinned:
+            return {}
         try:
             with PageMap.held(command.pid, command.pin.pagemap_fd) as pagemap:
                 shot = take_pinned(command.pid, command.pin.read_maps(), pagemap)
         except (ProcessGone, TraceError, OSError):
             self._notes.append("the command's memory was gone before a last look")
-            return
+            return {}
         self._recorder.observe(number, shot)
-        self._recorder.observe(number, shot)
-        self._first_resident.setdefault(number, len(shot.pages))
+        self._recorder.observe(number, shot)  # nothing moves any more: suspects are sure
         self._snapshots += 1
-        self._release({number: shot})
+        return {number: shot}
 
-    def _settle(self) -> None:
-        """Wait until every fault the kernel has counted so far has its record, or can have none."""
+    def _settle(self, counts: dict[int, int]) -> None:
+        """Read all there is, and wait for the records of faults that `counts` says are counted."""
         threads = self._recorder.threads
-        counts = self._counts()
         deadline = time.monotonic() + _SETTLE_S
-        while time.monotonic() < deadline:
+        while True:
             self._cycle()
-            if all(threads.live[tid].last >= counts[tid] for tid in counts if tid in threads.live):
+            late = [tid for tid in counts if tid in threads.live]
+            if all(threads.live[tid].last >= counts[tid] for tid in late):
+                break
+            if time.monotonic() > deadline and not self._recorder.ring.pending():
                 break
             time.sleep(0.005)
+        self._reach(counts)
+
+    def _reach(self, counts: dict[int, int]) -> None:
         for tid, count in counts.items():
-            threads.reach(tid, count)
+            self._recorder.threads.reach(tid, count)
 
     def _counts(self) -> dict[int, int]:
         """The kernel's count now, of each thread that lives."""

@@ -209,6 +209,17 @@ class Program:
             for index, name in enumerate(COUNTERS)
         }
 
+    def unsent_counts(self) -> dict[int, int]:
+        """By thread id: its count at its last fault that was lost or filtered out, if any.
+
+        Together with the records' own counts that is where a thread's interval ends.
+        """
+        counts = {}
+        for tid, place in self._table("pending").items():
+            if place.unsent:
+                counts[int(tid.value)] = int(place.unsent)
+        return counts
+
     def reset_targets(self) -> None:
         """No process is a target, no fault is pending, nothing is filtered."""
         self.clear_targets()
