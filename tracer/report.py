@@ -233,7 +233,6 @@ def _facts(options: Options, attached: Attached) -> RunInfo:
         "range": "-".join(f"{at:#x}" for at in options.range or ()),
         "min_latency": f"{options.min_latency}ns" if options.min_latency else "",
     }
-    walk = attached.direct_map
     return RunInfo(
         host=socket.gethostname(),
         kernel=os.uname().release,
@@ -241,12 +240,23 @@ def _facts(options: Options, attached: Attached) -> RunInfo:
         pids=list(dict.fromkeys(options.pid)),
         probe=attached.probe.name,
         probe_reason=attached.reason,
+        probe_brief=attached.brief,
         started_monotonic_ns=time.monotonic_ns(),
         started_wall_ns=time.time_ns(),
         snapshot_interval_ms=options.snapshot_interval,
         filters={name: text for name, text in filters.items() if text} | _picked(options),
-        notes=[] if walk.base else [f"frames are known from snapshots only: {walk.reason}"],
+        notes=_cautions(attached),
     )
+
+
+def _cautions(attached: Attached) -> list[str]:
+    """What a reader of this run should know of the probe from the start."""
+    notes = []
+    if not attached.direct_map.base:
+        notes.append(f"frames are known from snapshots only: {attached.direct_map.reason}")
+    if why := attached.probe.inexact():
+        notes.append(f"{attached.probe.name} may miss faults: {why}; --probe auto avoids it")
+    return notes
 
 
 def _console(options: Options, files: Files) -> Console:

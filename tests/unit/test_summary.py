@@ -106,7 +106,7 @@ def test_lines_fit_the_terminal(width: int) -> None:
 
 @pytest.mark.parametrize("width", [0, 60, 80])
 def test_an_empty_run(width: int) -> None:
-    facts = info(command=[], pids=[42], probe_reason="")
+    facts = info(command=[], pids=[42], probe_brief="")
     shown = rendered([], Names(), width, Books(resident_change=0), None, facts)
     assert shown[:3] == ["", "0 faults in 1.235 s of process 42, probe perf", ""]
     assert " ".join(shown[3:]) in (
@@ -220,7 +220,7 @@ def test_every_source_and_loss_has_words() -> None:
 @pytest.mark.parametrize("width", [0, 60, 80, 120])
 @pytest.mark.parametrize("hostile", HOSTILE)
 def test_hostile_names_stay_in_their_cells(hostile: str, width: int) -> None:
-    facts = info(command=["run", hostile], probe_reason=hostile, notes=[hostile])
+    facts = info(command=["run", hostile], probe_brief=hostile, notes=[hostile])
     pages = table(five(), region=[0, 1, 1, 1, 1])
     shown = rendered([five()], names("/" + hostile), width, pages=pages, facts=facts)
     assert all(line.isprintable() for line in shown)

@@ -58,6 +58,7 @@ class RunInfo:
     pids: list[int]
     probe: str
     probe_reason: str  # why this one
+    probe_brief: str  # the same in a few words
     started_monotonic_ns: int
     started_wall_ns: int  # CLOCK_REALTIME at the same moment
     ended_monotonic_ns: int = 0

@@ -284,7 +284,7 @@ def _head(faults: int, info: RunInfo) -> list[Text]:
     text.append(count, "bold")
     text.append(f" in {seconds:.3f} s of {who}, ")
     text.append(f"probe {info.probe}", "bold")
-    text.append(f" ({printable(info.probe_reason)})" if info.probe_reason else "")
+    text.append(f" ({printable(info.probe_brief)})" if info.probe_brief else "")
     return [text]
 
 

@@ -23,6 +23,7 @@ class Attached:
     program: Program
     direct_map: DirectMap
     reason: str  # why this probe, in words
+    brief: str  # the same in a few
 
     def close(self) -> None:
         self.program.close()
@@ -98,7 +99,11 @@ def _try(
     program.set_direct_map(direct_map.base)
     program.reset()
     if forced:
-        reason = "asked for"
+        reason = brief = "asked for"
+    elif reasons:
+        others = " and ".join(sorted({each.partition(":")[0] for each in reasons}))
+        reason = "; ".join(reasons)
+        brief = f"{others} will not do here: --check says why"
     else:
-        reason = "; ".join(reasons) or "the cheapest, and exact here"
-    return Attached(probe, program, direct_map, reason)
+        reason = brief = "the cheapest, and exact here"
+    return Attached(probe, program, direct_map, reason, brief)
