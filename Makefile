@@ -26,7 +26,7 @@ bootstrap:
 demo: bootstrap
 	@mkdir -p build
 	$(SUDO) env PYTHONDONTWRITEBYTECODE=1 .venv/bin/pagefault-trace --perms rwx --csv build/demo.csv \
-		--force -- .venv/bin/multimap --auto
+		--force --snapshot-interval 200 -- .venv/bin/multimap --auto
 	@echo "Every fault, the interpreter's own included, is in build/demo.csv."
 
 test: test-unit test-live

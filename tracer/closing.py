@@ -9,6 +9,7 @@ from tracer.outputs.base import Books, PageTable
 from tracer.probes import perf
 from tracer.probes.choose import Attached
 from tracer.recorder import Recorder
+from tracer.rows import NO_FRAME
 from tracer.sources import Loss, Source
 
 _STAY = (Source.INITIAL.value,)  # resident before the trace: no gain of its
@@ -35,12 +36,24 @@ def books_of(recorder: Recorder, attached: Attached) -> Books:
         conflict=recorder.observer.conflicts,
         gained=total,
         given_up=gone,
-        resident_change=total - gone,
+        resident_change=_resident(recorder) - int(gained[Source.INITIAL]),
         gained_by=gained_by,
         lost_by=lost_by,
         gained_in=dict(recorder.timeline.tally.gained_in),
         lost_in=dict(recorder.timeline.tally.lost_in),
     )
+
+
+def _resident(recorder: Recorder) -> int:
+    """Pages with a frame at the end: pagemap's where there was a last look, else ours."""
+    count = 0
+    for space in recorder.spaces.all():
+        if space.number in recorder.closed:
+            count += recorder.observer.view(space.number).resident
+        else:
+            story = recorder.timeline.story(space.number)
+            count += int((story["frame"] != np.uint64(NO_FRAME)).sum())
+    return count
 
 
 def _why_missed(

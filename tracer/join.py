@@ -54,7 +54,8 @@ class Join:
     comms: dict[int, int] = field(default_factory=dict)  # tid -> index into names.comms
     stray: int = 0  # exceptions that were no page's fault: a SIGSEGV on its way (perf)
     _number: int = 0
-    _traits: list[int] = field(default_factory=list)  # by region
+    _traits: npt.NDArray[np.uint8] = field(default_factory=lambda: np.zeros(64, np.uint8))
+    _known_regions: int = 0  # so many of them are set
 
     def describe(self, faults: Records, windows: Records) -> "Batch":
         """The rows of `faults` (fault_record), to which `windows` (window_record) belong.
@@ -107,9 +108,15 @@ class Join:
         return np.asarray(np.array(ids, np.uint32)[inverse])
 
     def _region_traits(self) -> npt.NDArray[np.uint8]:
-        for region in self.names.regions[len(self._traits) :]:
-            self._traits.append(int(region_traits(region, self.on_tmpfs)))
-        return np.array(self._traits, np.uint8)
+        known, count = self._known_regions, len(self.names.regions)
+        if count > len(self._traits):
+            more = np.zeros(2 * count, np.uint8)
+            more[:known] = self._traits[:known]
+            self._traits = more
+        for number in range(known, count):
+            self._traits[number] = region_traits(self.names.regions[number], self.on_tmpfs)
+        self._known_regions = count
+        return self._traits
 
     def _is_stray(self, faults: Records, region: npt.NDArray[np.uint32]) -> npt.NDArray[np.bool_]:
         """Exceptions (perf) outside every mapping or against its permissions: no page's fault."""

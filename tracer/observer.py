@@ -51,6 +51,8 @@ class SpaceView:
     # by system calls, since the last look that left nothing open
     populated: list[tuple[int, int]] = field(default_factory=list)
     missed: int = 0  # faults missed in the whole run, when the last look left nothing open
+    filtered: int = 0  # … and filtered out
+    resident: int = 0  # pages with a frame at the last look: pagemap's, and what changed during it
     suspects: Suspects = field(default_factory=Suspects)  # of the last look
 
     def in_populated(self, pages: U64) -> npt.NDArray[np.bool_]:
@@ -70,6 +72,7 @@ class Observer:
         self._counters = movement_counters()
         self.conflicts = 0
         self._missed = False  # since this space's last look: that explains what nothing else does
+        self._filtered = False  # the same
         self._open: list[tuple[U64, U64]] = []  # the suspects of the look under way
 
     def view(self, space: int, born: Source = Source.FORK) -> SpaceView:
@@ -81,19 +84,27 @@ class Observer:
         self.view(space).populated.append((start, end))
 
     def observe(
-        self, space: int, shot: Snapshot, regions: npt.NDArray[np.uint32], missed: int
+        self,
+        space: int,
+        shot: Snapshot,
+        regions: npt.NDArray[np.uint32],
+        missed: int,
+        filtered: int = 0,
     ) -> None:
         """Bring the timeline of `space` to what `shot` shows.
 
         All records up to the end of the snapshot must have been applied.
         `regions` holds the region of each of the snapshot's present pages,
-        `missed` how many faults of the run no record tells of so far.
+        `missed` how many faults of the run no record tells of so far, `filtered`
+        how many a filter left out.
         """
         line, view = self._timeline, self.view(space)
         self._missed = missed > view.missed
+        self._filtered = filtered > view.filtered
         first = not view.looked
         at = line.state(space, shot.pages)
         settled = line["changed_ns"][at] < shot.before_ns
+        view.resident = int(settled.sum()) + self._changed_since(space, shot.before_ns)
         self._confirm(at, shot.frames, settled)
         # Of what it may have inherited, a child has another frame: it did not inherit that.
         guessed = settled & line["assumed"][at] & (line["frame"][at] != shot.frames)
@@ -111,6 +122,13 @@ class Observer:
         if not view.suspects:
             view.populated.clear()
             view.missed = missed
+            view.filtered = filtered
+
+    def _changed_since(self, space: int, time_ns: int) -> int:
+        """Pages with a frame, by our account, that changed at `time_ns` or later."""
+        line = self._timeline
+        at = line.resident(space)
+        return int(((line["changed_ns"][at] >= time_ns) & ~line["assumed"][at]).sum())
 
     def _confirm(self, at: Slots, frames: U64, settled: npt.NDArray[np.bool_]) -> None:
         line = self._timeline
@@ -143,7 +161,7 @@ class Observer:
     def _sources(self, view: SpaceView, pages: U64, first: bool) -> npt.NDArray[np.uint8]:
         if first and view.born == Source.INITIAL:
             return np.full(len(pages), Source.INITIAL, np.uint8)
-        rest = Source.MISSED if self._missed else Source.UNKNOWN
+        rest = self._unseen() or Source.UNKNOWN
         if first and view.born == Source.EXEC:
             rest = Source.EXEC
         elif self._moved("swapoff"):
@@ -184,7 +202,13 @@ class Observer:
             return Source.KSM
         if self._moved("migrate"):
             return Source.MIGRATE
-        return Source.MISSED if self._missed else None
+        return self._unseen()
+
+    def _unseen(self) -> Source | None:
+        """Faults without a record since the last look explain what nothing else does."""
+        if self._missed:
+            return Source.MISSED
+        return Source.FILTERED if self._filtered else None
 
     def _moved(self, what: str) -> bool:
         return movement_counters().get(what, 0) > self._counters.get(what, 0)

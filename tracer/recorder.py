@@ -70,6 +70,7 @@ class Recorder:
         )
         self.tgids: set[int] = set()
         self.traced = self.failed = self.foreign = 0
+        self.closed: set[int] = set()  # spaces whose last look came after their last record
         self.last_space: dict[int, int] = {}  # by process: the space it is or was in
         self.execs: set[int] = set()  # processes that replaced their memory since last asked
         self.changed: set[int] = set()  # spaces in which something happened since the last snapshot
@@ -328,7 +329,8 @@ class Recorder:
         if owner.ended_ns is None:
             self.spaces.snapshot(shot.before_ns, shot.pid, shot.mappings)
         regions = shot.regions(self.names)
-        self.observer.observe(space, shot, regions, self.missed())
+        filtered = self.attached.program.counters()["filtered"]
+        self.observer.observe(space, shot, regions, self.missed(), filtered)
 
     # -- counts -------------------------------------------------------------------------
 

@@ -135,6 +135,13 @@ class Report:
             self._files.meta.start(self._info)
         self._files.keep()
         self._begun = True
+        if self._options.pid and not self._options.quiet and sys.stderr.isatty():
+            # Nothing else may come for a while.
+            which = ", ".join(str(pid) for pid in self._info.pids)
+            print(
+                f"pagefault-trace: tracing {which} with the {self._info.probe} probe; Ctrl-C ends",
+                file=sys.stderr,
+            )
 
     @contextlib.contextmanager
     def failing_cleanly(self) -> Iterator[None]:

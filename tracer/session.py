@@ -331,8 +331,10 @@ class Session:
         self._reach(program.unsent_counts())
         for shots in looks:
             shots = self._observe(shots)
+            recorder.closed.update(shots)
         if command is not None and status is not None:
             shots |= self._look_at_exit(command)
+            recorder.closed.update(shots)
             command.release_pin()
         ended_ns = time.monotonic_ns()
         self._release(shots)

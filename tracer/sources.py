@@ -22,6 +22,7 @@ class Source(IntEnum):
     EXEC = 13  # the kernel set up the new program's stack and image
     UNKNOWN = 14
     MISSED = 15  # by a fault no hook saw (lost, or blind on this probe)
+    FILTERED = 16  # by a fault that --range or --min-latency left out
 
 
 class Loss(IntEnum):

@@ -1,8 +1,8 @@
 """What a run comes to, through consoles of fixed width."""
 
 import io
-from dataclasses import replace
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest

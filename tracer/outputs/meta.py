@@ -17,6 +17,7 @@ from tracer.outputs.files import OutputFile, Owner, open_output, replace_file
 from tracer.text import printable
 
 SUFFIX = ".meta.json"
+_BY_REGION = ("gained_in", "lost_in")
 FORMAT = 1  # raised when a field changes its meaning or goes
 
 State = Literal["running", "finished", "failed"]
@@ -90,7 +91,9 @@ def describe(info: RunInfo, state: State, books: Books | None = None) -> Json:
     }
     if books is not None:
         content["lost"] = books.lost
-        content["books"] = {**asdict(books), "balanced": books.balanced()}
+        # By region they are numbers of this run alone; --pages-csv has them by name.
+        counts = {name: value for name, value in asdict(books).items() if name not in _BY_REGION}
+        content["books"] = {**counts, "balanced": books.balanced()}
     return content
 
 

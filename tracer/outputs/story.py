@@ -31,6 +31,7 @@ SOURCE_WORDS: dict[Source, str] = {
     Source.EXEC: "set up by exec",
     Source.UNKNOWN: "seen in pagemap; how it came is not known",
     Source.MISSED: "by a fault no hook saw",
+    Source.FILTERED: "by a fault that a filter left out",
 }
 LOSS_WORDS: dict[Loss, str] = {
     Loss.MUNMAP: "unmapped",

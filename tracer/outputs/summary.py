@@ -23,6 +23,7 @@ from tracer.outputs.layout import Cell, Column, fit, join, show, unfitted
 from tracer.outputs.story import MOST_PAGES, sources, story
 from tracer.outputs.units import Glyphs
 from tracer.rows import UNKNOWN_LATENCY, Kind, Names, Rows
+from tracer.sources import Source
 from tracer.text import printable
 
 MOST_GROUPS = 512  # regions told apart, by name and permissions; the rest count as one
@@ -87,6 +88,8 @@ class Summary:
         rows = self._region_rows(books, glyphs)
         if rows:
             _table(console, glyphs, _region_columns(rows, glyphs), rows)
+        if pages is not None and len(pages.page) > MOST_PAGES:
+            pages = _gained(pages)
         if pages is not None and 0 < len(pages.page) <= MOST_PAGES:
             _table(console, glyphs, *story(pages, names, info, glyphs))
         else:
@@ -182,6 +185,12 @@ class Summary:
                 key = self._group_of[region]
                 sums[key] = sums.get(key, 0) + count
         return gained, lost
+
+
+def _gained(pages: PageTable) -> PageTable:
+    """Those that gained a frame during the run: not the ones that were there and stayed."""
+    keep = (pages.first_source != Source.INITIAL) | (pages.gains > 1)
+    return PageTable(**{name: column[keep] for name, column in vars(pages).items()})
 
 
 def _count(

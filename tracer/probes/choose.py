@@ -47,8 +47,9 @@ def attach(wanted: str, bpf_dir: Path, ring_bytes: int = RING_BYTES) -> Attached
                 raise
             reasons.append(_named(name, error.message))
     raise TraceError(
-        f"this kernel refuses {'every probe' if wanted == 'auto' else 'the probe ' + wanted}: "
-        + "; ".join(reasons),
+        "this kernel refuses every probe: " + "; ".join(reasons)
+        if wanted == "auto"
+        else f"this kernel refuses the probe {reasons[0]}",
         "pagefault-trace --check says what it offers"
         if wanted == "auto"
         else "use --probe auto, or see pagefault-trace --check",

@@ -16,7 +16,8 @@ _PAGE_FAULTS_MAJ = 6
 
 BLIND = (
     "the perf probe does not see faults without a register frame: "
-    "MAP_POPULATE, mlock, MADV_POPULATE, get_user_pages, another process's access"
+    "MAP_POPULATE, mlock, MADV_POPULATE, get_user_pages, another process's access, "
+    "and the argument pages of each exec"
 )
 
 
