@@ -13,6 +13,11 @@ from collections.abc import Generator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+# A shared machine says nothing about seconds.
+settings.register_profile("no-clock", deadline=None)
+settings.load_profile("no-clock")
 
 LIVE = Path(__file__).parent / "live"
 

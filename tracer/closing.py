@@ -19,6 +19,10 @@ def books_of(recorder: Recorder, attached: Attached) -> Books:
     """Faults against the kernel's count, frames against pagemap (outputs.base.Books)."""
     counters = attached.program.counters()
     missed = recorder.missed()
+    skipped = attached.program.skipped_tracepoints()
+    if missed > 0 or counters["lost"] or counters["lost_other"] or skipped:
+        # Not unknown then: nobody was told, and that is counted.
+        recorder.timeline.blame_missed()
     gained, lost = recorder.timeline.tally.gained, recorder.timeline.tally.lost
     gained_by = {s.name.lower(): int(gained[s]) for s in Source if gained[s] and s not in _STAY}
     lost_by = {cause.name.lower(): int(lost[cause]) for cause in Loss if lost[cause]}

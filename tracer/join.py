@@ -25,7 +25,7 @@ _HUGE = 512  # pages behind a PMD
 _PAGE = ~np.uint64(4095)
 _AROUND_KINDS = [Kind.FILE.value, Kind.SHMEM.value, Kind.HUGETLB.value]
 _SPECIAL_NAMES = ("[vdso]", "[vsyscall]", "[uprobes]", "[timens]")
-_UNSEEN_NAMES = ("[vvar]", "[vvar_vclock]")
+VVAR_NAMES = ("[vvar]", "[vvar_vclock]")
 _SHARED_NAMELESS = Trait.KNOWN | Trait.SHARED  # no file, yet shared: kept by shmem
 _SHMEM_NAMES = ("/memfd:", "/SYSV", "/dev/zero", "/dev/shm/", "[anon_shmem")
 
@@ -51,6 +51,7 @@ class Join:
     large_anon: bool = False  # the kernel may give anonymous memory several frames at once
     symbols: bool = False  # look up which mapping each instruction is in, too
     on_tmpfs: Callable[[str], bool] = lambda path: False  # whether a file's pages are shmem
+    vvar_seen: bool = False  # pagemap shows [vvar]: it does since 6.16 or so, where it is no PFNMAP
     comms: dict[int, int] = field(default_factory=dict)  # tid -> index into names.comms
     stray: int = 0  # exceptions that were no page's fault: a SIGSEGV on its way (perf)
     _number: int = 0
@@ -114,7 +115,9 @@ class Join:
             more[:known] = self._traits[:known]
             self._traits = more
         for number in range(known, count):
-            self._traits[number] = region_traits(self.names.regions[number], self.on_tmpfs)
+            self._traits[number] = region_traits(
+                self.names.regions[number], self.on_tmpfs, self.vvar_seen
+            )
         self._known_regions = count
         return self._traits
 
@@ -303,8 +306,15 @@ def match_windows(faults: Records, windows: Records) -> npt.NDArray[np.int64]:
     return result
 
 
-def region_traits(region: Region, on_tmpfs: Callable[[str], bool] = lambda path: False) -> Trait:
-    """What a region's name and permissions tell of its pages (where the record itself does not)."""
+def region_traits(
+    region: Region,
+    on_tmpfs: Callable[[str], bool] = lambda path: False,
+    vvar_seen: bool = False,
+) -> Trait:
+    """What a region's name and permissions tell of its pages (where the record itself does not).
+
+    `vvar_seen`: pagemap shows [vvar] here.
+    """
     if not region.perms:
         return Trait(0)
     traits = Trait.KNOWN
@@ -313,8 +323,8 @@ def region_traits(region: Region, on_tmpfs: Callable[[str], bool] = lambda path:
     name = region.name
     if name in _SPECIAL_NAMES:
         traits |= Trait.SPECIAL
-    if name in _UNSEEN_NAMES:
-        traits |= Trait.SPECIAL | Trait.UNSEEN
+    if name in VVAR_NAMES:
+        traits |= Trait.SPECIAL | (Trait(0) if vvar_seen else Trait.UNSEEN)
     if name.startswith(("/", "[inode ")):
         traits |= Trait.FILE
     if name.startswith(("/anon_hugepage", "/dev/hugepages/")):

@@ -160,7 +160,7 @@ def traits(faults: npt.NDArray[np.void], by_region: npt.NDArray[np.uint8]) -> np
     own |= np.where(huge, Trait.HUGETLB, 0).astype(np.uint8)
     unseen = np.uint8(Trait.SPECIAL | Trait.UNSEEN)
     own |= np.where(flags & _VM_PFNMAP, unseen, 0).astype(np.uint8)
-    own |= by_region & unseen
+    own |= by_region & np.uint8(Trait.SPECIAL)
     mapped = (faults["marks"] & Mark.MAPPING) != 0
     return np.where(mapped, own, by_region).astype(np.uint8)
 

@@ -19,7 +19,7 @@ from tracer.probes.choose import Attached
 from tracer.procfs import stat
 from tracer.procfs.errors import ProcessGone
 from tracer.procfs.maps import read_maps
-from tracer.procfs.system import large_anonymous_folios, mounts
+from tracer.procfs.system import large_anonymous_folios, mounts, shows_vvar
 from tracer.records import Mark, RecordType
 from tracer.ring import Ring
 from tracer.rows import Names, Rows
@@ -67,6 +67,7 @@ class Recorder:
             self.attached.direct_map.zero_frame,
             large_anon=large_anonymous_folios(),
             on_tmpfs=mounts().on_tmpfs,
+            vvar_seen=shows_vvar(),
         )
         self.tgids: set[int] = set()
         self.traced = self.failed = self.foreign = 0

@@ -343,6 +343,11 @@ class Session:
                 f"{others} records of threads, mappings and neighbours were lost: regions and "
                 "sources may be off"
             )
+        if skipped := self._attached.program.skipped_tracepoints():
+            self._notes.append(
+                f"the kernel skipped {skipped} calls of the handlers that follow threads and "
+                "system calls: what those did is known from page tables and snapshots only"
+            )
         books = books_of(recorder, self._attached)
         return Result(
             books=books,

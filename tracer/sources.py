@@ -37,3 +37,4 @@ class Loss(IntEnum):
     EXIT = 6  # its process ended, or replaced its address space by exec
     TRUNCATE = 7
     UNKNOWN = 8
+    MISSED = 9  # by something no hook saw: handlers were skipped, or records lost

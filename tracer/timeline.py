@@ -393,6 +393,22 @@ class Timeline:
         self._retired[space] = self.story(space)
         self._store.release(space)
 
+    def blame_missed(self) -> None:
+        """Faults, calls or records were missed: that is where the unknown came from and went."""
+        for tally, unknown, missed in (
+            (self.tally.gained, Source.UNKNOWN, Source.MISSED),
+            (self.tally.lost, Loss.UNKNOWN, Loss.MISSED),
+        ):
+            tally[missed] += tally[unknown]
+            tally[unknown] = 0
+        for columns in (self._columns, *self._retired.values()):
+            for name, unknown, missed in (
+                ("first_source", Source.UNKNOWN, Source.MISSED),
+                ("source", Source.UNKNOWN, Source.MISSED),
+                ("last_loss", Loss.UNKNOWN, Loss.MISSED),
+            ):
+                columns[name][columns[name] == unknown] = missed
+
     def story(self, space: int) -> dict[str, npt.NDArray[Any]]:
         """Every column, and `page` (virtual page numbers), of all pages that gained a frame."""
         if space in self._retired:

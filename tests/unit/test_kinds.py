@@ -392,7 +392,7 @@ TMPFS, HUGETLBFS, EXT4 = 0x01021994, 0x958458F6, 0xEF53
         ({"vm_flags": 0x400000}, NOWHERE, Trait.KNOWN | Trait.HUGETLB),
         ({"vm_flags": 0x400}, NOWHERE, SPECIAL | Trait.UNSEEN),
         ({}, SPECIAL, SPECIAL),  # [vdso]: only its name tells
-        ({}, SPECIAL | Trait.UNSEEN, SPECIAL | Trait.UNSEEN),
+        ({}, SPECIAL | Trait.UNSEEN, SPECIAL),  # the record says what pagemap shows
         ({}, SHMEM, Trait.KNOWN),  # a stale name gives way to the record
     ],
 )

@@ -42,6 +42,7 @@ LOSS_WORDS: dict[Loss, str] = {
     Loss.EXIT: "its process ended or called exec",
     Loss.TRUNCATE: "its file was truncated",
     Loss.UNKNOWN: "gone from pagemap; why is not known",
+    Loss.MISSED: "by a call or fault no hook saw",
 }
 
 

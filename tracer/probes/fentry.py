@@ -40,6 +40,7 @@ def attach(bcc: Any, program: Program) -> None:
 def missed(program: Program) -> int:
     """`recursion_misses` of the programs (fdinfo; absent on 5.10)."""
     total = 0
-    for function in program.bpf.funcs.values():
-        total += program.recursion_misses(function.fd)
+    for name, function in program.bpf.funcs.items():
+        if name.startswith((b"kfunc__", b"kretfunc__")):
+            total += program.recursion_misses(function.fd)
     return total

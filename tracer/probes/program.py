@@ -259,6 +259,17 @@ class Program:
                 return int(line.split()[1])
         return 0
 
+    def skipped_tracepoints(self) -> int:
+        """How often tracepoint handlers (life cycle, system calls) were skipped.
+
+        Those of system calls can be preempted since 6.13, and then blind their program.
+        """
+        return sum(
+            self.recursion_misses(function.fd)
+            for name, function in self.bpf.funcs.items()
+            if name.startswith(b"raw_tracepoint__")
+        )
+
     def close(self) -> None:
         """Detach and unload everything."""
         self.bpf.cleanup()

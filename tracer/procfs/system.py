@@ -1,6 +1,11 @@
 """Machine-wide files of /proc and /sys: what the kernel moved at all, where tmpfs is mounted."""
 
+import os
+import time
 from pathlib import Path
+
+from tracer.procfs.maps import read_maps
+from tracer.procfs.pagemap import PageMap, present
 
 _MOVERS = {
     "pgmigrate_success": "migrate",
@@ -64,4 +69,17 @@ def large_anonymous_folios() -> bool:
     for enabled in Path("/sys/kernel/mm/transparent_hugepage").glob("hugepages-*kB/enabled"):
         if enabled.parent.name != "hugepages-2048kB" and "[never]" not in enabled.read_text():
             return True
+    return False
+
+
+def shows_vvar() -> bool:
+    """Whether pagemap shows the kernel's clock pages, [vvar]: tried on our own.
+
+    It leaves VM_PFNMAP mappings out (fs/proc/task_mmu.c); older kernels map [vvar] so.
+    """
+    time.monotonic_ns()  # the vdso reads the clock page: it is mapped now
+    with PageMap(os.getpid()) as pagemap:
+        for mapping in read_maps(os.getpid()):
+            if mapping.path == "[vvar]":
+                return bool(present(pagemap.read(mapping.start, mapping.end)).any())
     return False
