@@ -1,5 +1,6 @@
 """Output files are opened before tracing, safely, and never overwritten unasked."""
 
+import contextlib
 import os
 import resource
 import signal
@@ -163,22 +164,26 @@ def test_a_full_pipe_set_to_nonblocking_is_waited_for() -> None:
     os.close(writer)
 
 
-@pytest.fixture
+@contextlib.contextmanager
 def small_files() -> Iterator[None]:
-    """No file may grow beyond 10 bytes: stands for a disk that fills up in the middle of a line."""
+    """No file may grow beyond 10 bytes: stands for a disk that fills up in the middle of a line.
+
+    Only for a moment: pytest's own output may be a file, too.
+    """
     old = resource.getrlimit(resource.RLIMIT_FSIZE)
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (10, old[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, old)
-    signal.signal(signal.SIGXFSZ, handler)
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, old)
+        signal.signal(signal.SIGXFSZ, handler)
 
 
-@pytest.mark.usefixtures("small_files")
 def test_a_file_that_grows_no_more_is_cut_to_whole_lines(tmp_path: Path) -> None:
     file = open_output(str(tmp_path / "f"))
     file.write(b"one\n")
-    with pytest.raises(TraceError, match="File too large") as caught:
+    with small_files(), pytest.raises(TraceError, match="File too large") as caught:
         file.write(b"two\nthree\n")
     assert caught.value.code == Exit.OUTPUT
     file.close()
