@@ -36,6 +36,7 @@ class World:
         swapped: Iterable[int] = (),
         mapped: tuple[int, int] = ALL_PAGES,
         missed: int = 0,
+        filtered: int = 0,
         space: int = SPACE,
     ) -> None:
         """A snapshot at `time` showing these pages in these frames."""
@@ -50,7 +51,7 @@ class World:
             swapped=np.array(sorted(swapped), np.uint64),
         )
         regions = np.full(len(pages), 4, np.uint32)
-        self.observer.observe(space, shot, regions, missed)
+        self.observer.observe(space, shot, regions, missed, filtered)
 
     def born(self, source: Source, space: int = SPACE) -> None:
         self.observer.view(space, source)
@@ -231,6 +232,40 @@ def test_pages_that_came_by_faults_no_hook_saw(world: World) -> None:
     world.look(400, {7: A, 8: B}, missed=3)
     world.look(500, {7: A, 8: B}, missed=3)
     assert world.page(8)["source"] == Source.UNKNOWN
+
+
+def test_pages_that_came_by_faults_a_filter_left_out(world: World) -> None:
+    world.born(Source.INITIAL)
+    world.look(100, {})
+    world.look(200, {7: A}, filtered=1)
+    world.look(300, {7: A}, filtered=1)
+    assert world.page(7)["source"] == Source.FILTERED
+    world.look(400, {7: A, 8: B}, filtered=1)  # no fault was filtered out since
+    world.look(500, {7: A, 8: B}, filtered=1)
+    assert world.page(8)["source"] == Source.UNKNOWN
+
+
+def test_what_missed_faults_and_calls_did_is_not_unknown(world: World) -> None:
+    world.born(Source.INITIAL)
+    world.look(100, {7: A})
+    for time in (200, 300):
+        world.look(time, {8: B})
+    assert tallies(world.line)[0][Source.UNKNOWN] == 1
+    world.line.blame_missed()
+    gained, lost = tallies(world.line)
+    assert gained == {Source.INITIAL: 1, Source.MISSED: 1}
+    assert lost == {Loss.MISSED: 1}
+    assert world.page(8)["first_source"] == Source.MISSED
+
+
+def test_resident_pages_are_pagemaps(world: World) -> None:
+    """Those it shows, and those that changed while it was read as the records have it."""
+    world.born(Source.INITIAL)
+    world.look(100, {7: A, 8: B})
+    assert world.observer.view(SPACE).resident == 2
+    apply(world.line, Event(9, 201, 205, after=C))
+    world.look(200, {7: A})
+    assert world.observer.view(SPACE).resident == 2
 
 
 def test_pages_swapoff_brought_back(world: World) -> None:
