@@ -18,7 +18,7 @@ from types import TracebackType
 from typing import Self
 
 ROOT = Path(__file__).parents[2]
-SECONDS = 120.0  # a limit, not a wait: a guest under emulation is slow
+SECONDS = 400.0  # a limit, not a wait: a guest under emulation is slow
 
 # A Python program that touches a new page a hundred times a second.
 TOUCHING = """

@@ -20,7 +20,7 @@ from typing import Self
 
 _SOURCE = Path(__file__).with_name("workload.c")
 BINARY = _SOURCE.parents[2] / "build" / "workload"
-_SECONDS = 120.0  # a limit, not a wait: a guest under emulation is slow
+_SECONDS = 400.0  # a limit, not a wait: a guest under emulation is slow
 
 
 class WorkloadError(Exception):
