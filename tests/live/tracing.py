@@ -1,7 +1,6 @@
 """Tracing a workload in-process, and the kernel's books to hold the trace against."""
 
 import threading
-import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -207,11 +206,3 @@ def check_frames(traced: Traced, name: str) -> None:
             assert last[address] == frame, hex(address)
         held = table.get(address, {}).get("last_frame", (1 << 64) - 1)
         assert held == frame, (hex(address), hex(held), hex(frame))
-
-
-def wait_until(condition: Callable[[], bool], seconds: float = 60) -> None:
-    """Poll for something that must come, with a limit."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come"
-        time.sleep(0.01)
