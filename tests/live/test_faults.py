@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from tests.live.tracing import Traced, check_books, check_counts, check_frames, trace
+from tests.live.workload import Range
 from tracer.probes.choose import Attached
 from tracer.rows import NO_FRAME, Access, Cause, Confirmed, Kind
 from tracer.sources import Source
@@ -63,8 +64,8 @@ def test_exact(attached: Attached, name: str) -> None:
         assert len(rows) + traced.books.missed >= sum(kinds.values())
         assert set(traced.kinds(range_)) <= set(kinds)
         return
-    if name in ("file-read", "file-private-write", "file-shared-write", "fetch"):
-        kinds = _on_tmpfs(traced, kinds)
+    if "file" in kinds:
+        kinds = {_file_kind(traced, range_): kinds["file"]}
     assert traced.kinds(range_) == kinds
     times = sum(kinds.values()) // range_.pages
     assert sorted((rows["address"] & ~np.uint64(4095)).tolist()) == sorted(
@@ -78,11 +79,12 @@ def test_exact(attached: Attached, name: str) -> None:
     assert set(traced.sources(range_)) == {"fault"}
 
 
-def _on_tmpfs(traced: Traced, kinds: dict[str, int]) -> dict[str, int]:
-    """The same where the scratch files lie on tmpfs: their pages are shmem."""
-    if traced.report.file_system != 0x01021994:
-        return kinds
-    return {"shmem" if kind == "file" else kind: count for kind, count in kinds.items()}
+def _file_kind(traced: Traced, range_: Range) -> str:
+    """`file`, or `shmem` where the scratch files lie on tmpfs; behind an overlay either may be."""
+    overlaid = traced.report.file_system == 0x794C7630
+    if traced.report.file_system == 0x01021994 or (overlaid and traced.kinds(range_)["shmem"]):
+        return "shmem"
+    return "file"
 
 
 def test_confirmed_by_both(attached: Attached) -> None:
@@ -220,8 +222,7 @@ def test_short_lived_mappings(attached: Attached) -> None:
     offsets = [traced.names.regions[int(region)].offset for region in rows["region"][1::2].tolist()]
     assert offsets == [page * 4096 for page in range(500)]
     kinds = [Kind(int(kind)).name.lower() for kind in rows["kind"]]
-    file_kind = "shmem" if traced.report.file_system == 0x01021994 else "file"
-    assert kinds == ["anon", file_kind] * 500
+    assert kinds == ["anon", _file_kind(traced, range_)] * 500
 
 
 def test_storm(attached: Attached) -> None:
