@@ -19,6 +19,9 @@ def books_of(recorder: Recorder, attached: Attached) -> Books:
     """Faults against the kernel's count, frames against pagemap (outputs.base.Books)."""
     counters = attached.program.counters()
     missed = recorder.missed()
+    # Lost faults of threads no record of which arrived: the kernel counted each of them, too.
+    untold = max(0, -missed)
+    missed += untold
     skipped = attached.program.skipped_tracepoints()
     if missed > 0 or counters["lost"] or counters["lost_other"] or skipped:
         # Not unknown then: nobody was told, and that is counted.
@@ -31,7 +34,7 @@ def books_of(recorder: Recorder, attached: Attached) -> Books:
         traced=recorder.traced,
         failed=recorder.failed,
         foreign=recorder.foreign,
-        kernel=recorder.threads.counted,
+        kernel=recorder.threads.counted + untold,
         lost=counters["lost"],
         missed=missed,
         skipped=attached.probe.missed(attached.program),
