@@ -15,7 +15,7 @@ import select
 import signal
 import struct
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from enum import IntEnum
 from pathlib import Path
 from types import TracebackType
@@ -339,29 +339,6 @@ class Command:
                 _ptrace(_PTRACE_LISTEN, self.pid, 0)
             else:
                 _ptrace(_PTRACE_CONT, self.pid, 0)
-
-
-@contextlib.contextmanager
-def passing_on(
-    command: Command,
-    numbers: Iterable[signal.Signals] = (signal.SIGTERM,),
-    then: Callable[[int], None] = lambda number: None,
-) -> Iterator[None]:
-    """While inside, these signals to us go to the command, then to `then`. Main thread only.
-
-    SIGINT is not among them: the terminal sends it to the command itself.
-    """
-
-    def handle(number: int, frame: object) -> None:
-        command.send_signal(number)
-        then(number)
-
-    before = {number: signal.signal(number, handle) for number in numbers}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _shell_status(status: int) -> int:

@@ -22,7 +22,7 @@ from workload import BINARY, command, parse
 from tracer.errors import Exit, TraceError
 from tracer.identity import Identity, resolve_user
 from tracer.procfs import stat
-from tracer.target import Command, passing_on
+from tracer.target import Command
 
 Capture = pytest.CaptureFixture[str]
 SECONDS = 60.0
@@ -276,17 +276,6 @@ def test_a_program_beside_ours_is_found_outside_path(
     monkeypatch.setenv("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
     assert run("multimap") == 0
     assert capfd.readouterr().out == "found\n"
-
-
-def test_signals_are_passed_on() -> None:
-    with Command(["sleep", "1000"], os.environ) as it:
-        it.start()
-        seen: list[int] = []
-        with passing_on(it, then=seen.append):
-            os.kill(os.getpid(), signal.SIGTERM)
-            assert it.wait(SECONDS) == 128 + signal.SIGTERM
-        assert seen == [signal.SIGTERM]
-    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 
 
 def test_ended_while_it_waited() -> None:

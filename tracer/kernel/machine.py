@@ -50,15 +50,6 @@ def highest_frame() -> int:
     return 2 * os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
-def online_cpus() -> list[int]:
-    """CPU numbers of /sys/devices/system/cpu/online, such as "0-3,8"."""
-    cpus: list[int] = []
-    for part in Path("/sys/devices/system/cpu/online").read_text().strip().split(","):
-        first, _, last = part.partition("-")
-        cpus.extend(range(int(first), int(last or first) + 1))
-    return cpus
-
-
 def preemption() -> str:
     """The kernel's preemption model: "none", "voluntary", "lazy", "full", "rt" or "unknown".
 

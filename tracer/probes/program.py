@@ -182,9 +182,6 @@ class Program:
         """Stop recording: no process is a target any more."""
         self._table("targets").clear()
 
-    def is_target(self, tgid: int) -> bool:
-        return ctypes.c_uint32(tgid) in self._table("targets")
-
     # -- settings and counters ----------------------------------------------
 
     def set_direct_map(self, base: int) -> None:
