@@ -234,7 +234,8 @@ def test_no_right_to_look(multimap: Demo) -> None:
     done = without("-sys_admin,-sys_ptrace,-perfmon", str(multimap.pid))
     assert (done.returncode, done.stdout) == (Exit.NO_RIGHTS, "")
     assert re.fullmatch(
-        rf"ptdump: no permission to look into process {multimap.pid}; .*sudo\n", done.stderr
+        rf"ptdump: no permission to look into process {multimap.pid}; .*CAP_SYS_PTRACE.*\n",
+        done.stderr,
     )
 
 

@@ -1,5 +1,6 @@
 """How a failed read of /proc/PID is told: gone, or not allowed."""
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -29,7 +30,9 @@ def reading(pid: int) -> Iterator[None]:
     except PermissionError:
         raise TraceError(
             f"no permission to look into process {pid}",
-            "run it as root, for example with sudo",
+            "run it as root, for example with sudo"
+            if os.geteuid()
+            else "root is refused: CAP_SYS_PTRACE is missing, or the process is protected",
             Exit.NO_RIGHTS,
         ) from None
 
