@@ -1,0 +1,114 @@
+"""A trace as the live view's model took it in: recorded once, played in tests and for pictures."""
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tracer.live.model import Area, Facts, Model
+from tracer.live.pages import CHANGE, Changes
+from tracer.rows import ROW, Names, Region, RowRecords, Rows
+
+FILE = Path(__file__).parent / "data" / "live.npz"
+
+
+class Recording(Model):
+    """A model that notes what it is told."""
+
+    def __init__(self, facts: Facts, names: Names) -> None:
+        super().__init__(facts, names)
+        self.script: list[dict[str, Any]] = []
+        self._rows: list[RowRecords] = []
+        self._changes: list[Changes] = []
+
+    def write(self, rows: Rows, names: Names) -> None:
+        if len(rows):
+            self._rows.append(rows.records())
+            self.script.append({"do": "write", "count": len(rows)})
+        super().write(rows, names)
+
+    def change(self, changes: Changes, *, initial: bool = False) -> None:
+        if len(changes):
+            self._changes.append(changes.copy())
+            self.script.append({"do": "change", "count": len(changes), "initial": initial})
+        super().change(changes, initial=initial)
+
+    def frames(self, time_ns: int, resident: int, gained: int, lost: int) -> None:
+        counts = [resident, gained, lost]
+        self.script.append({"do": "frames", "time": time_ns, "counts": counts})
+        super().frames(time_ns, resident, gained, lost)
+
+    def lay(self, time_ns: int, areas: tuple[Area, ...]) -> None:
+        if not self._layouts or self._layouts[-1][1] != areas:
+            each = [[a.space, a.pid, a.start, a.end, a.perms, a.name] for a in areas]
+            self.script.append({"do": "lay", "time": time_ns, "areas": each})
+        super().lay(time_ns, areas)
+
+    def save(self, path: Path = FILE) -> None:
+        """Write all of it; the host is not named."""
+        regions = [asdict(region) for region in self.names.regions]
+        facts = asdict(self.facts) | {"host": "host", "kernel": "6.12.1", "what": "./work"}
+        told = {"facts": facts, "comms": self.names.comms, "regions": regions}
+        told |= {"script": self.script, "latest": self.latest_ns}
+        np.savez_compressed(
+            path,
+            told=np.frombuffer(json.dumps(told).encode(), np.uint8),
+            rows=np.concatenate([np.empty(0, ROW), *self._rows]),
+            changes=np.concatenate([np.empty(0, CHANGE), *self._changes]),
+        )
+
+
+@dataclass
+class Tape:
+    """What was recorded."""
+
+    told: dict[str, Any]
+    rows: RowRecords
+    changes: Changes
+    names: Names = field(default_factory=Names)
+
+    def play(self, until_ns: int | None = None, model: Callable[..., Model] = Model) -> Model:
+        """A model that was told all of it, or what came up to a time since the start (ns)."""
+        facts = Facts(**self.told["facts"])
+        played = model(facts, self.names)
+        row = change = 0
+        end = (1 << 62) if until_ns is None else facts.started_ns + until_ns
+        for step in self.told["script"]:
+            match step["do"]:
+                case "write":
+                    rows = self.rows[row : row + step["count"]]
+                    row += step["count"]
+                    played.write(Rows.from_records(rows[rows["time_ns"] <= end]), self.names)
+                case "change":
+                    changes = self.changes[change : change + step["count"]]
+                    change += step["count"]
+                    played.change(
+                        changes[changes["time_ns"] <= end].copy(), initial=step["initial"]
+                    )
+                case "frames" if step["time"] <= end:
+                    played.frames(step["time"], *step["counts"])
+                case "lay" if step["time"] <= end:
+                    played.lay(step["time"], tuple(Area(*each) for each in step["areas"]))
+        if until_ns is None:
+            played.latest_ns = self.told["latest"]
+            played.ended = True
+        return played
+
+
+def load(path: Path = FILE) -> Tape:
+    """The recording."""
+    with np.load(path) as stored:
+        told = json.loads(stored["told"].tobytes())
+        names = Names(told["comms"], [Region(**each) for each in told["regions"]])
+        return Tape(told, _as_rows(stored["rows"]), stored["changes"], names)
+
+
+def _as_rows(stored: np.ndarray) -> RowRecords:
+    """Rows as they are now: what they had no field for when it was recorded is 0."""
+    rows = np.zeros(len(stored), ROW)
+    for name in set(ROW.names or ()) & set(stored.dtype.names or ()):
+        rows[name] = stored[name]
+    return rows

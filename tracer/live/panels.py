@@ -1,0 +1,382 @@
+"""The panels of a picture: each draws itself into a part of the canvas."""
+
+import math
+from typing import TYPE_CHECKING
+
+import numpy as np
+from rich.cells import cell_len
+
+from tracer.live import theme
+from tracer.live.arrange import Row, Stat
+from tracer.live.canvas import Canvas
+from tracer.live.pages import State
+from tracer.live.rates import GAINED, LOST, RESIDENT
+from tracer.live.theme import FAINT, GREEN, GREY, KIND_STYLES, ORANGE, RED, SKY, YELLOW
+from tracer.outputs import units
+from tracer.rows import Kind, Names
+from tracer.text import printable
+
+if TYPE_CHECKING:
+    from tracer.live.screen import Shot
+
+_WINDOW_NS = 60_000_000_000  # of the sparklines, in a long run
+_KEYS = (
+    ("space", "stop the picture, and go on; the trace runs all the while"),
+    ("left right , .", "back and forth in time; < > ten steps; Home start; End now"),
+    ("up down Tab", "step through the regions; PgUp and PgDn scroll"),
+    ("f", "the selected region only, and all again"),
+    ("/", "only regions whose name holds what you type; Esc: all again"),
+    ("k K", "only pages and faults of one kind: the next, the one before"),
+    ("s", "sort: by activity, address, resident pages, faults, name"),
+    ("t", "table or map"),
+    ("+ - 0", "fewer pages a cell, more, as many as fit"),
+    ("Enter", "goes to the command; i types to it until Esc"),
+    ("q", "end the trace and leave; Ctrl-C as without --live"),
+)
+
+
+def title(canvas: Canvas, shot: "Shot") -> None:
+    """What is traced, by which probe; lost events, always."""
+    model, facts = shot.model, shot.model.facts
+    counts = model.counts
+    canvas.put(0, 0, " " * canvas.width, "reverse")
+    lost = f" lost {counts.lost} "
+    if counts.missed:
+        lost += f" missed {counts.missed} "
+    if counts.lost_other:
+        lost += f" other records lost {counts.lost_other} "
+    bad = counts.lost or counts.missed or counts.lost_other
+    edge = canvas.right(canvas.width, 0, lost, f"bold white on {RED}" if bad else "reverse")
+    dot = shot.look.dot
+    if model.ended:
+        state = f" {dot} ended "
+    elif shot.view.at_ns is not None:
+        state = f" {dot} stopped "
+    elif model.busy:
+        state = f" {dot} live, map behind "
+    else:
+        state = f" {dot} live "
+    faults = f"{counts.faults} faults "
+    edge = canvas.right(edge, 0, faults, "reverse")
+    edge = canvas.right(edge, 0, state, "bold reverse")
+    more = units.clip(_origin(shot), max((edge - 2) // 2, 0), shot.look.units)
+    room = max(edge - cell_len(more) - 3, 0)
+    x = canvas.put(1, 0, units.clip(facts.what, room, shot.look.units), "bold reverse")
+    canvas.put(x, 0, f" {more}", "reverse")
+
+
+def _origin(shot: "Shot") -> str:
+    """Where the picture comes from."""
+    facts = shot.model.facts
+    return f"{facts.probe} on {facts.host} {facts.kernel}"
+
+
+def totals(canvas: Canvas, y: int, shot: "Shot") -> None:
+    """Resident size over time, frames gained and lost."""
+    until = shot.now_ns
+    sums = shot.model.rates.totals(until)
+    resident = int(sums[RESIDENT])
+    x = canvas.put(1, y, "resident ", GREY)
+    x = canvas.put(x, y, f"{units.size(resident << 12):>8} ", f"bold {GREEN}")
+    width = max(canvas.width - 64, 12)
+    bins, _ = shot.model.rates.spans(until, width, _WINDOW_NS)
+    x = canvas.put(x, y, spark([int(n) for n in bins[:, RESIDENT]], width, shot), GREEN)
+    recent = shot.model.rates.second(until)
+    x = canvas.put(x, y, "  frames", GREY)
+    for word, column, style, sign in (
+        ("gained", GAINED, YELLOW, "+"),
+        ("lost", LOST, RED, shot.look.units.minus),
+    ):
+        x = canvas.put(x, y, f" {word} ", GREY)
+        x = canvas.put(x, y, f"{int(sums[column])}", f"bold {style}")
+        now = int(recent[column])
+        if now:
+            x = canvas.put(x, y, f" {sign}{units.short_count(now)}/s", style)
+
+
+def spark(values: list[int], width: int, shot: "Shot", most: int | None = None) -> str:
+    """A line of bars, the latest at the right; nothing is a blank."""
+    bars = shot.look.bars
+    top = max(most or max(values, default=0), 1)
+    cells = [
+        " " if value <= 0 else bars[min(value * len(bars) // (top + 1), len(bars) - 1)]
+        for value in values[-width:]
+    ]
+    return "".join(cells).rjust(width)
+
+
+def rates(canvas: Canvas, x: int, y: int, width: int, end: int, shot: "Shot") -> None:
+    """Faults a second, a sparkline for each kind."""
+    until = shot.now_ns
+    room = max(width - 24, 8)
+    bins, span = shot.model.rates.spans(until, room, _WINDOW_NS)
+    recent = shot.model.rates.second(until)
+    title = f"faults a second by kind, {span / 1e9:.3g} s a bar"
+    canvas.rule(x, y, width, title, shot.look.line, FAINT)
+    sums = shot.model.rates.totals(until)
+    kinds = sorted((k for k in Kind if sums[k]), key=lambda k: -sums[k])
+    if shot.view.kind is not None:
+        kinds = [shot.view.kind, *(k for k in kinds if k != shot.view.kind)]
+    shown = kinds[: max(end - y - 1, 0)]
+    most = int(bins[:, shown].max(initial=0)) if shown else 0
+    for row, kind in enumerate(shown):
+        at = y + 1 + row
+        style = KIND_STYLES.get(kind, GREY)
+        if shot.view.kind not in (None, kind):
+            style = FAINT
+        values = [int(n) for n in bins[:, kind]]
+        canvas.put(x + 1, at, f"{kind.name.lower():<9}", style)
+        # By the square root: a burst leaves room for what comes after it.
+        heights = [math.isqrt(value * 10_000) for value in values]
+        canvas.put(x + 10, at, spark(heights, room, shot, math.isqrt(most * 10_000)), style)
+        rate = int(recent[kind])
+        canvas.right(x + width - 7, at, f"{units.short_count(rate)}/s", "bold" if rate else FAINT)
+        canvas.right(x + width, at, units.short_count(int(sums[kind])), GREY)
+    if not kinds:
+        canvas.put(x + 1, y + 1, "no fault yet", GREY)
+
+
+def slowest(canvas: Canvas, x: int, y: int, width: int, end: int, shot: "Shot") -> None:
+    """The slowest faults so far."""
+    canvas.rule(x, y, width, "slowest faults", shot.look.line, FAINT)
+    rows = shot.model.slowest(shot.now_ns, max(end - y - 1, 0), shot.wanted)
+    names = shot.model.names
+    for number, row in enumerate(rows):
+        at, kind = y + 1 + number, Kind(int(row["kind"]))
+        style = f"bold {RED}" if row["major"] else ""
+        canvas.put(x + 1, at, f"{units.latency(int(row['latency_ns']), shot.look.units):>8}", style)
+        word = kind.name.lower() + ("!" if row["major"] else "")
+        canvas.put(x + 10, at, f"{word:<9}", KIND_STYLES.get(kind, GREY))
+        name = names.regions[int(row["region"])].name
+        canvas.put(x + 20, at, units.region(name, max(width - 20, 1), shot.look.units))
+
+
+def lines(canvas: Canvas, x: int, y: int, width: int, end: int, shot: "Shot") -> None:
+    """The latest faults, the newest last."""
+    canvas.rule(x, y, width, "latest faults", shot.look.line, FAINT)
+    rows = shot.model.lines(shot.now_ns, max(end - y - 1, 0), shot.wanted)
+    if not len(rows):
+        what = "no fault is kept of that time" if shot.view.at_ns is not None else "none yet"
+        canvas.put(x + 1, y + 1, what, GREY)
+    names, glyphs = shot.model.names, shot.look.units
+    started = shot.model.facts.started_ns
+    for number, row in enumerate(rows):
+        at, kind = y + 1 + number, Kind(int(row["kind"]))
+        style = KIND_STYLES.get(kind, GREY)
+        canvas.right(x + 11, at, units.clock(int(row["time_ns"]), "relative", started), GREY)
+        word = kind.name.lower() + ("!" if row["major"] else "")
+        canvas.put(x + 12, at, f"{word:<9}", style)
+        page = int(row["address"]) & ~4095
+        more = f" +{int(row['pages']) - 1}" if row["pages"] > 1 else ""
+        canvas.put(x + 22, at, f"{page:#x}{more}", "bold", 20)
+        canvas.put(x + 43, at, units.frame(int(row["frame"]), glyphs), style, 12)
+        canvas.right(x + 64, at, units.latency(int(row["latency_ns"]), glyphs))
+        _who(canvas, x + 66, at, x + width, row, names, shot)
+
+
+def _who(
+    canvas: Canvas, x: int, y: int, end: int, row: np.void, names: Names, shot: "Shot"
+) -> None:
+    """Region and, where there is room, thread."""
+    glyphs = shot.look.units
+    name = names.regions[int(row["region"])].name
+    room = end - x
+    thread = 20 if room >= 44 else 0
+    canvas.put(x, y, units.region(name, max(room - thread - 1, 1), glyphs))
+    if thread:
+        comm = names.comms[int(row["comm"])]
+        text = units.thread(comm, int(row["tid"]), int(row["pid"]), False, thread, glyphs)
+        canvas.put(end - thread, y, text, GREY)
+
+
+def output(canvas: Canvas, x: int, y: int, width: int, end: int, shot: "Shot") -> None:
+    """What the command says."""
+    keys = "typing to the command; Esc ends" if shot.view.talking else "the command says"
+    canvas.rule(x, y, width, keys, shot.look.line, ORANGE if shot.view.talking else FAINT)
+    for number, line in enumerate(shot.output[-(end - y - 1) :]):
+        canvas.put(x + 1, y + 1 + number, units.clip(line, width - 1, shot.look.units))
+
+
+def map_title(
+    canvas: Canvas, x: int, y: int, width: int, shot: "Shot", zoom: int, rows: int, height: int
+) -> None:
+    """What a cell is, and the legend."""
+    look = shot.look
+    cell = "a page a cell" if zoom == 1 else f"{units.size(zoom << 12)} a cell"
+    title = f"page map, {cell}"
+    canvas.rule(x, y, width, title, look.line, FAINT)
+    at = x + len(title) + 3
+    legend = [
+        (look.fresh, "new", theme.GAINED[0]),
+        (look.states[State.RESIDENT] if zoom == 1 else look.fill[4], "res", GREEN),
+        (look.states[State.ZERO], "zero", SKY),
+        (look.states[State.HUGE], "huge", theme.PINK),
+        (look.states[State.SWAPPED], "swap", theme.BLUE),
+        (look.states[State.LOST], "lost", RED),
+        (look.states[State.ABSENT], "none", GREY),
+    ]
+    most = " " + _place(shot, rows, height)
+    edge = canvas.right(x + width, y, most, FAINT)
+    for glyph, word, style in legend:
+        if at + len(word) + 2 > edge:
+            break
+        at = canvas.put(at, y, glyph, style)
+        at = canvas.put(at, y, f"{word} ", GREY)
+
+
+def _place(shot: "Shot", rows: int, height: int) -> str:
+    """Which part of the lines is in sight, and how they are sorted."""
+    top = shot.view.top
+    if rows <= height:
+        return f"by {shot.view.sort}"
+    return f"{top + 1}-{min(top + height, rows)}/{rows} by {shot.view.sort}"
+
+
+def region_label(
+    canvas: Canvas, x: int, y: int, width: int, stat: Stat, row: Row, shot: "Shot", first: bool
+) -> None:
+    """Name, permissions and how much is resident; on later lines of an area their address."""
+    area = stat.area
+    chosen = area.key == shot.view.selected
+    mark = f"bold {ORANGE}" if chosen else ""
+    canvas.put(x, y, shot.look.marker if chosen else " ", mark)
+    if not row.head and not first:
+        canvas.put(x + 3, y, f"{row.first << 12:#x}", FAINT, width - 3)
+        return
+    amount = f"{units.short_count(stat.resident)}/{units.short_count(area.pages)}"
+    canvas.right(x + width, y, amount, "bold" if stat.resident else GREY)
+    room = width - 2 - 4 - 11
+    pid = f"{area.pid} " if shot.several else ""
+    at = canvas.put(x + 1, y, pid, GREY, room)
+    name = units.region(area.name, max(room - len(pid), 1), shot.look.units)
+    canvas.put(at, y, name, mark or ("" if stat.resident else GREY))
+    canvas.put(x + width - 11 - 4, y, area.perms, GREY, 4)
+
+
+def table(canvas: Canvas, x: int, y: int, width: int, end: int, shot: "Shot") -> None:
+    """The regions as a table."""
+    height = end - y - 2
+    top = shot.view.top
+    canvas.rule(x, y, width, "regions", shot.look.line, FAINT)
+    canvas.right(x + width, y, " " + _place(shot, len(shot.stats), height), FAINT)
+    columns = [("size", 9), ("resident", 9), ("zero", 6), ("huge", 6), ("gone", 6), ("faults", 7)]
+    heads = x + width - sum(wide for _, wide in columns)
+    at = heads
+    canvas.put(x + 2, y + 1, "region", f"bold {GREY}")
+    for word, wide in columns:
+        at += wide
+        canvas.right(at, y + 1, word, f"bold {GREY}")
+    for number, stat in enumerate(shot.stats[top : top + height]):
+        _table_row(canvas, x, y + 2 + number, heads, [wide for _, wide in columns], stat, shot)
+
+
+def _table_row(
+    canvas: Canvas, x: int, y: int, heads: int, widths: list[int], stat: Stat, shot: "Shot"
+) -> None:
+    area = stat.area
+    chosen = area.key == shot.view.selected
+    mark = f"bold {ORANGE}" if chosen else ""
+    canvas.put(x, y, shot.look.marker if chosen else " ", mark)
+    pid = f"{area.pid} " if shot.several else ""
+    room = heads - x - 2
+    address = f"{area.start:#x} " if room > 44 else ""
+    at = canvas.put(x + 2, y, pid + address, GREY, room)
+    at = canvas.put(at, y, f"{area.perms} ", GREY, max(heads - at, 0))
+    canvas.put(at, y, units.region(area.name, max(heads - at, 1), shot.look.units), mark)
+    # What was counted of faults is of the whole run, not of a moment in it.
+    faults = "" if shot.view.at_ns is not None and not shot.model.ended else f"{stat.faults}"
+    values = [
+        (units.size(area.end - area.start), GREY),
+        (units.size(stat.resident << 12), f"bold {GREEN}" if stat.resident else FAINT),
+        (units.short_count(stat.zero), SKY if stat.zero else FAINT),
+        (units.short_count(stat.huge), theme.PINK if stat.huge else FAINT),
+        (units.short_count(stat.lost + stat.swapped), RED if stat.lost + stat.swapped else FAINT),
+        (faults, ""),
+    ]
+    at = heads
+    for (text, style), wide in zip(values, widths, strict=True):
+        at += wide
+        canvas.right(at, y, text, style)
+
+
+def footer(canvas: Canvas, y: int, shot: "Shot") -> None:
+    """The keys, or where in time the picture is."""
+    view, model = shot.view, shot.model
+    if view.typing:
+        x = canvas.put(0, y, " name holds: ", f"bold {ORANGE}")
+        canvas.put(x, y, printable(view.find) + "_", "bold")
+        return
+    clock = units.clock(shot.now_ns, "relative", model.facts.started_ns)[:-3] + " s "
+    edge = canvas.right(canvas.width, y, clock, "bold")
+    at = 0
+    filters = view.filters([stat.area for stat in shot.stats])
+    if filters:
+        at = canvas.put(0, y, f" only {printable(filters)} ", f"bold {ORANGE} reverse", edge)
+        at = canvas.put(at, y, " Esc: all ", GREY, edge - at)
+    if view.at_ns is not None:
+        _scrubber(canvas, at + 1, y, edge - at - 2, shot)
+        return
+    hints = ["q quit", "? help", "space stop", "arrows time, regions", "k kind", "/ name", "s sort"]
+    hints += ["t table", "+- zoom"]
+    for hint in hints:
+        key, _, word = hint.partition(" ")
+        if at + len(hint) + 2 > edge:
+            break
+        at = canvas.put(at + 1, y, key, "bold")
+        at = canvas.put(at + 1, y, word, GREY) + 1
+
+
+def _scrubber(canvas: Canvas, x: int, y: int, width: int, shot: "Shot") -> None:
+    """A line from the run's start to its latest moment, with a knob at the one shown."""
+    model, look = shot.model, shot.look
+    start, end = model.start_ns, max(model.latest_ns, model.start_ns + 1)
+    label = f"{units.clock(start, 'relative', model.facts.started_ns)[:-4]} "
+    tail = f" {units.clock(end, 'relative', model.facts.started_ns)[:-4]} s  space: on, End: now"
+    if width < len(label) + len(tail) + 12:
+        tail = f" {units.clock(end, 'relative', model.facts.started_ns)[:-4]} s"
+    room = max(width - len(label) - len(tail), 4)
+    place = round((shot.now_ns - start) / (end - start) * (room - 1))
+    at = canvas.put(x, y, label, GREY)
+    canvas.put(at, y, look.track * room, FAINT)
+    canvas.put(at, y, look.track * max(min(place, room - 1), 0), ORANGE)
+    canvas.put(at + max(min(place, room - 1), 0), y, look.knob, f"bold {ORANGE}")
+    canvas.put(at + room, y, tail, GREY)
+
+
+def help_page(canvas: Canvas, y: int, end: int, shot: "Shot") -> None:
+    """What the keys do and what the glyphs mean."""
+    canvas.rule(0, y, canvas.width, "help", shot.look.line, FAINT)
+    at = y + 1
+    for keys, words in _KEYS:
+        if keys == "Enter" and not shot.command:
+            continue
+        canvas.put(2, at, keys, f"bold {ORANGE}")
+        canvas.put(18, at, words, "", canvas.width - 18)
+        at += 1
+    look = shot.look
+    meanings = [
+        (look.states[State.ABSENT], "no frame yet", GREY),
+        (look.fresh, "frame gained within the last second; its colour fades for five more", YELLOW),
+        (
+            look.states[State.RESIDENT],
+            f"has a frame; {look.fill} where a cell is many pages",
+            GREEN,
+        ),
+        (look.states[State.ZERO], "the shared zero page: a frame, but not its own", SKY),
+        (look.states[State.HUGE], "part of a huge page", theme.PINK),
+        (look.states[State.SWAPPED], "reclaimed: in swap, or dropped", theme.BLUE),
+        (look.states[State.LOST], "had a frame and lost it", RED),
+    ]
+    at += 1 if end - at > len(meanings) else 0
+    for glyph, words, style in meanings:
+        if at >= end:
+            break
+        canvas.put(3, at, glyph, style)
+        canvas.put(18, at, words, "", canvas.width - 18)
+        at += 1
+    facts, glyphs = shot.model.facts, look.units
+    counts, seconds = shot.model.counts, (shot.now_ns - facts.started_ns) / 1e9
+    made = f"made from: {facts.what}, {_origin(shot)}, {counts.faults} faults, {counts.lost} lost"
+    made += f", {seconds:.3f} s"
+    canvas.put(2, end, units.clip(made, canvas.width - 24, glyphs), GREY)
+    canvas.right(canvas.width - 1, end, "any key goes back", "bold")
