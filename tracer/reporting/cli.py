@@ -1,0 +1,216 @@
+"""pagefault-report: subcommands and exit codes. Reports themselves are imported when wanted."""
+
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, NoReturn, cast
+
+import click
+
+from tracer import __version__
+from tracer.errors import Exit, TraceError, complain
+from tracer.pipes import PIPE_CLOSED, discard_stdout
+
+if TYPE_CHECKING:
+    from tracer.reporting.run import Run
+
+PROGRAM = "pagefault-report"
+EPILOG = """\b
+Examples:
+  pagefault-report trace.csv
+  pagefault-report summary --pages pages.csv trace.csv
+  pagefault-report plot trace.csv -o trace.svg
+  pagefault-report html trace.csv -o trace.html
+  pagefault-report diff before.csv after.csv
+  pagefault-report export --perfetto trace.csv -o trace.pftrace
+"""
+
+
+class _Commands(click.Group):
+    """`pagefault-report FILE` is `pagefault-report summary FILE`."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        own = {name for parameter in self.get_params(ctx) for name in parameter.opts}
+        if not args:
+            raise click.UsageError("name the CSV file to report on")
+        if args[0] not in own and args[0] not in self.commands:
+            args = ["summary", *args]
+        return super().parse_args(ctx, args)
+
+
+@click.group(
+    cls=_Commands,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog=EPILOG,
+)
+@click.version_option(__version__, prog_name=PROGRAM, message="%(prog)s %(version)s")
+def command_line() -> None:
+    """Say what a finished trace shows: in words and tables, in pictures, as a page, for viewers.
+
+    FILE is what pagefault-trace --csv wrote; FILE.meta.json and the file of --pages-csv beside
+    it are used where they are there. Needs no root. FILE alone means: summary FILE.
+    """
+
+
+_FILE = click.argument("file", metavar="FILE")
+_PAGES = click.option(
+    "--pages", metavar="FILE", help="What --pages-csv wrote. [default: what FILE.meta.json names]"
+)
+_FORCE = click.option("--force", is_flag=True, help="Overwrite a file that exists.")
+
+
+def _output(suffix: str) -> Callable[[Any], Any]:
+    return click.option(
+        "-o", "--output", metavar="FILE", help=f"Where to write. [default: FILE with {suffix}]"
+    )
+
+
+@command_line.command()
+@_FILE
+@_PAGES
+@click.option(
+    "-n", "--top", type=click.IntRange(1), default=20, show_default=True, help="Rows of a table."
+)
+def summary(file: str, pages: str | None, top: int) -> None:
+    """Print what happened: by kind, region, thread and access, in which order, how long it took."""
+    from tracer.reporting.run import load
+    from tracer.reporting.summary import console, print_summary
+
+    print_summary(console(), load(file, pages), top)
+
+
+@command_line.command()
+@_FILE
+@_PAGES
+@_output(".png")
+@click.option(
+    "--only",
+    type=click.Choice(["map", "resident", "latency"]),
+    help="One part of the picture: memory over time, resident size, or latencies.",
+)
+@_FORCE
+def plot(file: str, pages: str | None, output: str | None, only: str | None, force: bool) -> None:
+    """Draw every frame gained, resident size and latencies over time, as a PNG or SVG file."""
+    from tracer.reporting.plot import format_of, picture
+    from tracer.reporting.run import load
+    from tracer.reporting.writing import beside, write
+
+    path = output or beside(file, ".png")
+    kind = format_of(path)
+    run = load(file, pages)
+    write(path, [picture(run, cast(Any, only or "all"), kind)], force)
+
+
+@command_line.command()
+@_FILE
+@_PAGES
+@_output(".html")
+@_FORCE
+def html(file: str, pages: str | None, output: str | None, force: bool) -> None:
+    """Make one page that works by itself: the page map replayed, the plots, sortable tables."""
+    from tracer.reporting.html import page
+    from tracer.reporting.run import load
+    from tracer.reporting.writing import beside, write
+
+    write(output or beside(file, ".html"), [page(load(file, pages))], force)
+
+
+@command_line.command()
+@click.argument("before", metavar="A")
+@click.argument("after", metavar="B")
+@click.option(
+    "-n", "--top", type=click.IntRange(1), default=20, show_default=True, help="Rows of a table."
+)
+def diff(before: str, after: str, top: int) -> None:
+    """Compare two runs: faults, frames, regions, order of first touch, latency."""
+    from tracer.reporting.diff import print_diff
+    from tracer.reporting.run import load
+    from tracer.reporting.summary import console
+
+    print_diff(console(), load(before), load(after), top)
+
+
+_SUFFIXES = {
+    "perfetto": ".pftrace",
+    "chrome": ".chrome.json",
+    "folded": ".folded",
+    "speedscope": ".speedscope.json",
+}
+
+
+@command_line.command()
+@_FILE
+@_PAGES
+@click.option("--perfetto", "form", flag_value="perfetto", help="For ui.perfetto.dev.")
+@click.option("--chrome", "form", flag_value="chrome", help="JSON for chrome://tracing.")
+@click.option("--folded", "form", flag_value="folded", help="Folded stacks for flame graphs.")
+@click.option("--speedscope", "form", flag_value="speedscope", help="For speedscope.app.")
+@click.option(
+    "--weight",
+    type=click.Choice(["bytes", "faults", "nanoseconds"]),
+    default="bytes",
+    show_default=True,
+    help="What --folded counts: memory gained, faults, or time spent in them.",
+)
+@_output(".pftrace, .chrome.json, .folded or .speedscope.json")
+@_FORCE
+def export(
+    file: str, pages: str | None, form: str | None, weight: str, output: str | None, force: bool
+) -> None:
+    """Write the faults in a form that other viewers read: one of the first four options."""
+    if form is None:
+        raise click.UsageError("give one of --perfetto, --chrome, --folded, --speedscope")
+    from tracer.reporting.run import load
+    from tracer.reporting.writing import beside, write
+
+    run = load(file, pages)
+    write(output or beside(file, _SUFFIXES[form]), _exported(run, form, weight), force)
+
+
+def _exported(run: "Run", form: str, weight: str) -> Iterator[bytes]:
+    if form == "perfetto":
+        from tracer.reporting.perfetto import perfetto
+
+        return perfetto(run)
+    if form == "chrome":
+        from tracer.reporting.chrome import chrome
+
+        return chrome(run)
+    from tracer.reporting.flame import folded, speedscope
+
+    return folded(run, weight) if form == "folded" else speedscope(run)
+
+
+def main() -> NoReturn:
+    """The entry point: every error becomes one line on stderr and an exit status."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: Sequence[str]) -> int:
+    """`main` with the arguments given and the status returned."""
+    try:
+        with command_line.make_context(PROGRAM, list(arguments)) as context:
+            command_line.invoke(context)
+        return Exit.OK
+    except click.exceptions.Exit as leaving:  # --help, --version
+        return leaving.exit_code
+    except click.ClickException as error:
+        complain(f"{error.format_message().rstrip('.')}; see {PROGRAM} --help", PROGRAM)
+        return Exit.USAGE
+    except TraceError as error:
+        complain(str(error), PROGRAM)
+        return error.code
+    except KeyboardInterrupt:
+        return 130  # 128 + SIGINT
+    except BrokenPipeError:  # | head
+        discard_stdout()
+        return PIPE_CLOSED
+    except OSError as error:
+        if error.filename is not None:
+            raise  # not an output of ours: a bug
+        complain(f"cannot write standard output: {error.strerror}", PROGRAM)
+        discard_stdout()
+        return Exit.OUTPUT
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,175 @@
+"""A finished run: its faults in the order of time, its pages, and its facts."""
+
+import os
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from tracer.reporting.columns import Table, Words, read_table
+from tracer.reporting.facts import Facts, read_facts
+from tracer.reporting.schema import FAULTS, PAGES
+from tracer.text import printable
+
+PAGE = 4096
+I64 = npt.NDArray[np.int64]
+U64 = npt.NDArray[np.uint64]
+U32 = npt.NDArray[np.uint32]
+Bools = npt.NDArray[np.bool_]
+
+
+SPACE_SHIFT = 45
+
+
+def identity(space: npt.NDArray[Any], page: U64) -> U64:
+    """A number for each page of each address space: 19 bits of space, 45 of page."""
+    inside = page & np.uint64((1 << SPACE_SHIFT) - 1)
+    return np.asarray(inside | space.astype(np.uint64) << np.uint64(SPACE_SHIFT))
+
+
+@dataclass(frozen=True)
+class Faults:
+    """One element a fault, in the order of completion; columns as docs/csv.md names them."""
+
+    time_ns: I64
+    pid: U32
+    space: U32
+    tid: U32
+    comm: Words
+    address: U64
+    access: Words
+    cause: Words
+    kind: Words
+    major: Bools
+    latency_ns: I64  # -1 where not known
+    present: Bools  # there was a frame afterwards
+    replaced: Bools  # there had been another before
+    pages: U32  # that gained a frame
+    region: Words
+    perms: Words
+    symbol: Words
+
+    def __len__(self) -> int:
+        return len(self.time_ns)
+
+    @property
+    def page(self) -> U64:
+        """Virtual page numbers."""
+        return self.address >> np.uint64(12)
+
+    def take(self, rows: npt.NDArray[Any]) -> "Faults":
+        """The rows chosen, by number or by flag."""
+        values: dict[str, Any] = {
+            name: value.take(rows) if isinstance(value, Words) else value[rows]
+            for name, value in vars(self).items()
+        }
+        return Faults(**values)
+
+
+@dataclass(frozen=True)
+class Pages:
+    """One element a page that had a frame at some time; columns as docs/csv.md names them."""
+
+    space: U32
+    pid: U32
+    page: U64  # virtual page number
+    region: Words
+    perms: Words
+    first_ns: I64
+    source: Words
+    kind: Words
+    present: Bools  # at the end
+    gains: U32
+    losses: U32
+    last_ns: I64  # when it last changed; -1 where the file does not tell
+    loss: Words
+
+    def __len__(self) -> int:
+        return len(self.page)
+
+
+@dataclass(frozen=True)
+class Run:
+    """All there is of one run."""
+
+    path: str
+    faults: Faults
+    pages: Pages | None
+    facts: Facts
+    notes: list[str] = field(default_factory=list)  # of what these files lack
+
+    @property
+    def start_ns(self) -> int:
+        """When tracing began: CLOCK_MONOTONIC; where not told, when the first fault began."""
+        if self.facts.started_ns is not None:
+            return self.facts.started_ns
+        if not len(self.faults):
+            return 0
+        return int(self.faults.time_ns[0]) - max(0, int(self.faults.latency_ns[0]))
+
+    @property
+    def end_ns(self) -> int:
+        """When tracing ended; where not told, when the last fault was done."""
+        latest = int(self.faults.time_ns[-1]) if len(self.faults) else self.start_ns
+        return max(latest, self.facts.ended_ns or 0)
+
+    @property
+    def seconds(self) -> float:
+        """The interval traced."""
+        return (self.end_ns - self.start_ns) / 1e9
+
+
+def load(csv_path: str, pages_path: str | None = None) -> Run:
+    """Read FILE.csv, its meta file, and the pages file: the one given, or the one meta names.
+
+    Raises TraceError(code=Exit.INPUT) where one of them is not what it should be.
+    """
+    facts = read_facts(csv_path)
+    faults, notes = _faults(read_table(csv_path, FAULTS, "--csv"))
+    if not facts.there:
+        name = printable(os.path.basename(csv_path))
+        notes.append(f"there is no {name}.meta.json: host, kernel, command and losses not known")
+    elif facts.state != "finished":
+        notes.append("the trace did not end as it should: there may be faults that no row shows")
+    beside = os.path.join(os.path.dirname(csv_path), facts.pages_csv)
+    if pages_path is None and facts.pages_csv and os.path.isfile(beside):
+        pages_path = beside
+    pages = None
+    if pages_path is not None:
+        pages, more = _pages(read_table(pages_path, PAGES, "--pages-csv"))
+        notes += more
+    return Run(csv_path, faults, pages, facts, notes)
+
+
+def _faults(table: Table) -> tuple[Faults, list[str]]:
+    number, word = table.numbers, table.words
+    nothing = Words([""], np.zeros(table.rows, np.int32))
+    columns: dict[str, Any] = {
+        **{"present": number.pop("frame"), "replaced": number.pop("frame_before")},
+        **{"symbol": nothing, **number, **word},
+    }
+    faults = Faults(**columns)
+    if (np.diff(faults.time_ns) < 0).any():  # threads overtake each other between batches
+        faults = faults.take(np.argsort(faults.time_ns, kind="stable"))
+    return faults, table.notes
+
+
+def _pages(table: Table) -> tuple[Pages, list[str]]:
+    number, word = table.numbers, table.words
+    pages = Pages(
+        space=number["space"],
+        pid=number["pid"],
+        gains=number["gains"],
+        losses=number["losses"],
+        page=number["page"] >> np.uint64(12),
+        region=word["region"],
+        perms=word["perms"],
+        first_ns=number["first_time_ns"],
+        source=word["first_source"],
+        kind=word["first_kind"],
+        present=number["last_frame"],
+        last_ns=number.get("last_time_ns", np.full(table.rows, -1, np.int64)),
+        loss=word["last_loss"],
+    )
+    return pages, table.notes
