@@ -1,33 +1,57 @@
-"""Count what each probe adds to a fault, on stock kernels under emulation."""
+"""Measure what tracing costs, and write docs/performance.md: see `--help`."""
 
 import argparse
+import os
 import sys
 
-from bench.instructions import measure
-from tests.kernels.boot import ROOT
-from tests.kernels.catalogue import pick
-from tests.kernels.fetch import FetchError, cache_folder, fetch
-from tests.kernels.stage import StageError, only_run, stage
-
-OUT = ROOT / "build" / "kernels"
+from bench import results, storm
+from bench.page import PAGE, SECTIONS, Section, write
+from bench.tools import ToolError
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
-    parser.add_argument("--kernels", default="6.12", help="comma-separated (default: 6.12)")
-    options = parser.parse_args()
+    options = _options()
+    storm.build()
     well = True
-    try:
-        with only_run(OUT), stage(OUT) as root:
-            for kernel in pick(options.kernels.split(",")):
-                image = fetch(kernel, cache_folder())
-                text, good = measure(image, OUT / f"{image.version}-bench", root)
-                print(f"{text}\n", flush=True)
-                well &= good
-    except (FetchError, StageError, ValueError) as error:
-        print(f"bench: {error}", file=sys.stderr)
-        return 2
+    for section in SECTIONS:
+        if not options.render and (not options.sections or section.name in options.sections):
+            well &= _measure(section, options.quick)
+    if not options.quick:
+        write()
+        print(f"wrote {os.path.relpath(PAGE)}")
     return int(not well)
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m bench",
+        description="Measure, and write docs/performance.md from what is known.",
+    )
+    names = [section.name for section in SECTIONS]
+    parser.add_argument("sections", nargs="*", metavar="SECTION", help=f"of {', '.join(names)}")
+    parser.add_argument("--render", action="store_true", help="measure nothing, write the page")
+    parser.add_argument("--quick", action="store_true", help="tiny sizes, shown and not kept")
+    options = parser.parse_args()
+    unknown = [name for name in options.sections if name not in names]
+    if unknown:
+        parser.error(f"no section {unknown[0]!r}; there are {', '.join(names)}")
+    if not options.render and os.geteuid() != 0:
+        parser.error("tracing needs root")
+    return options
+
+
+def _measure(section: Section, quick: bool) -> bool:
+    """Measure, keep and show one section; False where it could not be."""
+    print(f"== {section.title}", flush=True)
+    try:
+        data = section.measure(*(section.quick if quick else ()))
+    except (storm.StormError, ToolError, ValueError) as error:
+        print(f"bench: {section.name}: {error}", file=sys.stderr)
+        return section.name == "instructions"  # they come from another run
+    print(section.render(data), flush=True)
+    if not quick:
+        results.save(section.name, data)
+    return True
 
 
 if __name__ == "__main__":

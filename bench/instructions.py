@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bench import storm
+from bench import baseline, storm
 
 if TYPE_CHECKING:
     from tests.kernels.fetch import Image
@@ -38,6 +38,28 @@ class Cost:
     refused: str = ""
 
 
+@dataclass(frozen=True)
+class Counts:
+    """What was counted on one kernel, and by what (`baseline.Toolchain.key`)."""
+
+    key: str
+    release: str
+    untraced: float
+    costs: list[Cost]
+
+    def complete(self) -> bool:
+        """Whether each probe recorded every fault; one that misses them is cheap."""
+        return all(cost.recorded >= cost.counted > 0 for cost in self.costs)
+
+    def added(self) -> dict[str, float]:
+        """Instructions added to a target's fault, by probe."""
+        return {
+            cost.probe: round(cost.target - self.untraced, 1)
+            for cost in self.costs
+            if not cost.refused
+        }
+
+
 def count_inside(probes: Sequence[str]) -> tuple[float, list[Cost]]:
     """Run in the guest: instructions an untraced fault takes, and the cost of each probe."""
     untraced = storm.cpu_per_fault(storm.run(PAGES, ROUNDS))
@@ -57,6 +79,7 @@ def _cost(name: str) -> Cost:
     except TraceError as error:
         return Cost(name, refused=str(error))
     program = attached.program
+    program.expect_large_folios(False)  # as a trace says where none are switched on
     layout = program.layout
     try:
         bystander = storm.cpu_per_fault(storm.run(PAGES, ROUNDS))
@@ -71,14 +94,8 @@ def _cost(name: str) -> Cost:
     return Cost(name, storm.cpu_per_fault(rounds), bystander, recorded, counted)
 
 
-def measure(
-    image: "Image", out: Path, root: Path, probes: Sequence[str] = PROBES
-) -> tuple[str, bool]:
-    """Boot `image` and count `probes` inside, with the sources in `root`.
-
-    Returns the table to print and whether it is good: a probe's cost counts only if it
-    recorded every fault, for a tracer that misses them is cheap.
-    """
+def count(image: "Image", out: Path, root: Path, probes: Sequence[str] = PROBES) -> Counts | str:
+    """Boot `image` and count `probes` inside, with the sources in `root`; why not, if it failed."""
     from tests.kernels.boot import boot
 
     out.mkdir(parents=True, exist_ok=True)
@@ -87,11 +104,32 @@ def measure(
     command = [sys.executable, "-m", "bench.instructions", "--inside", str(found), *probes]
     ended = boot(image, command, out, limit=LIMIT_SECONDS, root=root, cpus=1, vng=[ICOUNT])
     if ended.status != 0 or not found.exists():
-        return f"counting instructions failed: {ended.why_it_failed()}", False
+        return f"counting instructions failed: {ended.why_it_failed()}"
     data = json.loads(found.read_text())
+    toolchain = baseline.Toolchain(image.release, data["bcc"], baseline.qemu_version())
     costs = [Cost(**cost) for cost in data["costs"]]
-    well = all(cost.recorded >= cost.counted > 0 for cost in costs)
-    return render(image.release, data["untraced"], costs), well
+    return Counts(toolchain.key, image.release, data["untraced"], costs)
+
+
+def measure(
+    image: "Image", out: Path, root: Path, probes: Sequence[str] = PROBES
+) -> tuple[str, bool]:
+    """`count` on `image`; the text to print and whether it is good, as `judged` has them."""
+    counts = count(image, out, root, probes)
+    return (counts, False) if isinstance(counts, str) else judged(counts)
+
+
+def judged(counts: Counts) -> tuple[str, bool]:
+    """The table, and whether every fault was recorded and none costs noticeably more than it did.
+
+    What it did is what is committed: bench/baseline.py.
+    """
+    lines = [render(counts.release, counts.untraced, counts.costs)]
+    committed = baseline.load()
+    if counts.key not in committed:
+        lines.append(f"not compared: bench/instructions.json has no counts for {counts.key}")
+    grown = baseline.regressions(counts.key, counts.added(), committed)
+    return "\n".join([*lines, *grown]), counts.complete() and not grown
 
 
 def render(release: str, untraced: float, costs: Sequence[Cost]) -> str:
@@ -120,8 +158,14 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--inside", type=Path, required=True, metavar="FILE")
     parser.add_argument("probes", nargs="+", choices=PROBES)
     options = parser.parse_args(arguments)
+    from tracer.bcc_check import import_bcc
+
     untraced, costs = count_inside(options.probes)
-    data = {"untraced": untraced, "costs": [asdict(cost) for cost in costs]}
+    data = {
+        "bcc": import_bcc().__version__,
+        "untraced": untraced,
+        "costs": [asdict(cost) for cost in costs],
+    }
     options.inside.write_text(json.dumps(data))
     return 0
 

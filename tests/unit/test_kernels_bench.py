@@ -1,8 +1,11 @@
-"""The arithmetic and the table of bench/: instructions a fault."""
+"""The arithmetic and the table of bench/: instructions a fault, and what they were before."""
+
+from pathlib import Path
 
 import pytest
 
-from bench.instructions import Cost, render
+from bench import baseline
+from bench.instructions import Cost, Counts, judged, render
 from bench.storm import Round, StormError, build, cpu_per_fault, run
 
 
@@ -37,3 +40,46 @@ def test_a_storm_takes_a_fault_a_page() -> None:
     assert all(each.cpu_ns > 0 for each in rounds)
     with pytest.raises(StormError, match="did not get ready"):
         run(97, 0)
+
+
+BEFORE = {"6.12.1-amd64, bcc 1, QEMU 2": {"fentry": 1000.0, "kprobe": 1500.0}}
+
+
+def counts(key: str, fentry: float, recorded: int = 70) -> Counts:
+    cost = Cost("fentry", target=7000 + fentry, recorded=recorded, counted=70)
+    return Counts(key, "6.12.1-amd64", 7000.0, [cost])
+
+
+@pytest.mark.parametrize(
+    ("key", "fentry", "recorded", "good", "last"),
+    [
+        ("6.12.1-amd64, bcc 1, QEMU 2", 1029.0, 70, True, "fentry         8,029   +1,029"),
+        ("6.12.1-amd64, bcc 1, QEMU 2", 1031.0, 70, False, "fentry adds 1,031 instructions"),
+        ("6.12.2-amd64, bcc 1, QEMU 2", 9000.0, 70, True, "not compared: "),
+        ("6.12.2-amd64, bcc 1, QEMU 2", 9.0, 69, False, "not compared: "),
+    ],
+)
+def test_a_probe_may_not_grow_dearer_with_the_same_tools(
+    key: str, fentry: float, recorded: int, good: bool, last: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(baseline, "load", lambda: BEFORE)
+    text, well = judged(counts(key, fentry, recorded))
+    assert well == good
+    assert text.splitlines()[-1].startswith(last)
+
+
+def test_new_counts_take_the_place_of_the_same_series(tmp_path: Path) -> None:
+    path = tmp_path / "counts.json"
+    baseline.save(
+        {"6.12.1, bcc 1, QEMU 2": {"perf": 1.0}, "7.1.9, bcc 1, QEMU 2": {"perf": 2.0}}, path
+    )
+    baseline.save({"7.2.0, bcc 1, QEMU 2": {"perf": 3.0}}, path)
+    assert baseline.load(path) == {
+        "6.12.1, bcc 1, QEMU 2": {"perf": 1.0},
+        "7.2.0, bcc 1, QEMU 2": {"perf": 3.0},
+    }
+    assert baseline.load(tmp_path / "none.json") == {}
+
+
+def test_the_committed_counts_are_of_kernels_in_the_matrix() -> None:
+    assert {key.split(".")[0] for key in baseline.load()} == {"6", "7"}

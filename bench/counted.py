@@ -1,0 +1,65 @@
+"""What a fault costs to the instruction: the committed counts, and what a run of them left."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from bench import baseline
+
+FOUND = Path(__file__).parents[1] / "build" / "kernels"
+GOALS = {"fentry": "800 (700)", "kprobe": "1,300 (1,150)", "perf": "950 (850)"}
+
+
+def measure(folder: Path = FOUND) -> dict[str, Any]:
+    """What `make test-kernels` counted on each kernel: by QEMU image, as it wrote it.
+
+    Raises ValueError if it was not run.
+    """
+    found = {
+        path.parent.name.removesuffix("-bench"): json.loads(path.read_text())
+        for path in sorted(folder.glob("*-bench/instructions.json"))
+    }
+    if not found:
+        raise ValueError("no instructions were counted yet: make test-kernels does that")
+    return {"kernels": found}
+
+
+def render(data: dict[str, Any]) -> str:
+    """A table of the committed counts; what one of others' faults pays, from `measure`'s."""
+    lines = [
+        "Inside stock kernels under QEMU, where a guest's nanosecond is an instruction: what"
+        " tracing adds to a first write to fresh anonymous memory, with frame, kind, latency and"
+        " the thread's count all recorded. The counts are the same on every host, and CI fails when"
+        " one grows by over 3 %. *Others* is what a fault of a process that is not traced pays"
+        " meanwhile.",
+        "",
+        "| kernel | probe | added | goal (stretch) | untraced | others |",
+        "|---|---|---|---|---|---|",
+    ]
+    for key, added in baseline.load().items():
+        found = _of(key, data)
+        for at, (probe, count) in enumerate(added.items()):
+            untraced = f"{found['untraced']:,.0f}" if found and not at else ""
+            lines.append(
+                f"| {key if not at else ''} | {probe} | **{count:,.0f}** | {GOALS.get(probe, '')}"
+                f" | {untraced} | {_others(found, probe, count)} |"
+            )
+    return "\n".join(lines)
+
+
+def _of(key: str, data: dict[str, Any]) -> dict[str, Any]:
+    """What `measure` found on the kernel of a committed count: 6.12.107+… is that of 6.12."""
+    for series, found in data["kernels"].items():
+        if key.startswith(f"{series}."):
+            return dict(found)
+    return {}
+
+
+def _others(found: dict[str, Any], probe: str, added: float) -> str:
+    """What others' faults pay; empty where the count is no longer the committed one."""
+    for cost in found.get("costs", ()):
+        now = cost.get("target", 0.0) - found["untraced"]
+        same = abs(now - added) < baseline.MOST_MORE * added
+        if cost["probe"] == probe and same:
+            return f"{cost['bystander'] - found['untraced']:,.0f}"
+    return ""

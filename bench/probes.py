@@ -1,0 +1,26 @@
+"""Says as JSON why each probe cannot be used here; nothing for one that can.
+
+python -m bench.probes
+"""
+
+import json
+
+from tracer.errors import TraceError
+from tracer.probes.choose import attach
+from tracer.resources import bpf_dir
+
+
+def refusals() -> dict[str, str]:
+    """By probe, in the order of preference."""
+    found = {}
+    for name in ("fentry", "kprobe", "perf"):
+        try:
+            attach(name, bpf_dir()).close()
+            found[name] = ""
+        except TraceError as error:
+            found[name] = error.message
+    return found
+
+
+if __name__ == "__main__":
+    print(json.dumps(refusals()))

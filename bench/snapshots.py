@@ -1,0 +1,142 @@
+"""What a snapshot costs, against what the kernel takes to hand over the same pagemap.
+
+    python -m bench.snapshots [--pages N] [--rounds N]
+
+A snapshot is all of it: mappings, pagemap, and holding it against the page timeline. Each
+round reads the pagemap bare, too (the same entries, dropped), so that ratios are of one
+moment; all of it is processor time of one thread.
+"""
+
+import argparse
+import mmap
+import time
+from typing import Any
+
+import numpy as np
+
+from bench.programs import Target, milliseconds, spread, target
+from tracer.observer import Observer
+from tracer.procfs.maps import read_maps
+from tracer.procfs.pagemap import PageMap
+from tracer.rows import Names
+from tracer.snapshots import take
+from tracer.sources import Source
+from tracer.timeline import Timeline
+
+PAGES = 2_000_000
+ROUNDS = 11
+CHANGED = 1000
+_SPARSE_PAGES, _SPARSE_STRIDE = 1000, 1 << 18  # a page a GiB, nearly a tebibyte
+_SPACE = 1
+_CHUNK = 1 << 16
+
+
+class Looks:
+    """Snapshots of one process, one after the other, and its timeline."""
+
+    def __init__(self, pid: int) -> None:
+        self._pid = pid
+        self._names = Names()
+        self._line = Timeline()
+        self._observer = Observer(self._line)
+        self._observer.view(_SPACE, Source.INITIAL)
+
+    def look(self) -> float:
+        """Seconds that the next one takes."""
+        began = time.thread_time()
+        shot = take(self._pid, self._observer.last_seen(_SPACE))
+        self._observer.observe(_SPACE, shot, lambda pages: shot.regions(self._names, pages), 0)
+        self._line.changed_since(_SPACE, shot.before_ns)
+        self._line.tidy(_SPACE, shot.before_ns)
+        return time.thread_time() - began
+
+    def bare(self) -> float:
+        """Seconds that reading the same pagemap takes, mapping by mapping."""
+        buffer = np.empty(_CHUNK, np.uint64)
+        step = _CHUNK * mmap.PAGESIZE
+        with PageMap(self._pid) as pagemap:
+            mappings = [each for each in read_maps(self._pid) if each.start < 1 << 63]
+            began = time.thread_time()
+            for mapping in mappings:
+                for start in range(mapping.start, mapping.end, step):
+                    pagemap.read_into(
+                        start, buffer[: (min(start + step, mapping.end) - start) >> 12]
+                    )
+            return time.thread_time() - began
+
+
+def measure(pages: int = PAGES, rounds: int = ROUNDS) -> dict[str, Any]:
+    """Seconds of each kind of look, and its ratio to the bare read of the same round."""
+    data: dict[str, Any] = {"pages": pages, "rounds": rounds, "cases": {}}
+    with target("resident", pages, 1) as process:
+        looks = Looks(process.pid)
+        first = looks.look()
+        data["first"] = {"look": first, "bare": looks.bare()}
+        looks.look()  # confirms what the first one found
+        for name, changed in (("nothing", 0), ("some", CHANGED)):
+            data["cases"][name] = _case(process, looks, rounds, changed)
+    with target("resident", _SPARSE_PAGES, 1, _SPARSE_STRIDE) as process:
+        looks = Looks(process.pid)
+        looks.look()
+        taken = [looks.look() for _ in range(rounds + 1)][1:]
+        data["sparse"] = {
+            "bytes": _SPARSE_PAGES * _SPARSE_STRIDE * mmap.PAGESIZE,
+            "pages": _SPARSE_PAGES,
+            "look": spread(taken),
+        }
+    return data
+
+
+def _case(process: Target, looks: Looks, rounds: int, changed: int) -> dict[str, Any]:
+    times: list[tuple[float, float]] = []
+    for _ in range(rounds):
+        if changed:
+            process.say(str(changed))
+            if process.hear() != "done":
+                raise RuntimeError("the target did not change its pages")
+        # Each page that changed with no fault on record is looked at twice.
+        times.append((looks.bare(), looks.look()))
+    return {
+        "changed": changed,
+        "bare": spread([bare for bare, _ in times]),
+        "look": spread([look for _, look in times]),
+        "ratio": spread([look / bare for bare, look in times]),
+    }
+
+
+def markdown(data: dict[str, Any]) -> str:
+    """The section of docs/performance.md."""
+    lines = [
+        f"A process with {data['pages']:,} resident small pages; {data['rounds']} rounds, medians "
+        "and quartiles of processor time.",
+        "",
+        "| since the last snapshot | pagemap read bare | whole snapshot | against the bare read |",
+        "|---|---|---|---|",
+    ]
+    for case in data["cases"].values():
+        what = f"{case['changed']:,} pages changed frames" if case["changed"] else "nothing changed"
+        ratio = case["ratio"]
+        lines.append(
+            f"| {what} | {milliseconds(case['bare'])} | {milliseconds(case['look'])} "
+            f"| {ratio['median']:.2f}× ({ratio['low']:.2f}–{ratio['high']:.2f}) |"
+        )
+    first, sparse = data["first"], data["sparse"]
+    lines += [
+        "",
+        f"The very first snapshot, which gets to know every page, took {first['look'] * 1e3:,.0f} "
+        f"ms. One of {sparse['pages']:,} pages scattered over {sparse['bytes'] / (1 << 40):.2f} "
+        f"TiB takes {milliseconds(sparse['look'])}.",
+    ]
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m bench.snapshots", description=__doc__)
+    parser.add_argument("--pages", type=int, default=PAGES)
+    parser.add_argument("--rounds", type=int, default=ROUNDS)
+    options = parser.parse_args()
+    print(markdown(measure(options.pages, options.rounds)))
+
+
+if __name__ == "__main__":
+    main()
