@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: (MIT OR GPL-2.0) */
 /*
- * The hooks and the emission. Compiled by BCC, once for each probe:
+ * The hooks and the emission. Compiled by BCC, once for each probe (the first
+ * part of a function's name says what type of program it is, see probes/program.py):
  *
  *   PROBE_FENTRY  fentry/fexit on handle_mm_fault
  *   PROBE_KPROBE  kprobe/kretprobe on the same function
@@ -16,14 +17,19 @@
 #include <uapi/linux/ptrace.h>
 #include <uapi/linux/bpf_perf_event.h>
 #include "record.h"
+#include "kernel.h"
 #include "walk.h"
+#include "calls.h"
 
 #define FAULT_FLAG_WRITE 0x1
-#define FAULT_FLAG_REMOTE 0x80
+#define FAULT_FLAG_TRIED 0x20 /* STATE_TRIED */
+#define FAULT_FLAG_REMOTE 0x80 /* STATE_REMOTE */
 #define ERROR_CODE_WRITE 0x2
 #define SIGBUS 7
 #define SIGSEGV 11
+#define VM_FAULT_SIGBUS 0x2
 #define VM_FAULT_MAJOR 0x4
+#define VM_FAULT_SIGSEGV 0x40
 #define VM_FAULT_ERROR 0x873
 #define VM_FAULT_RETRY 0x400
 #define USER_END 0x00ffffffffffffffULL /* above it: kernel addresses, with 4 and 5 levels */
@@ -34,43 +40,57 @@
 #define TARGET_CHILDREN 4 /* its children become targets */
 
 struct target {
-	u64 leader; /* struct task_struct *, 0 where not known */
+	u64 leader; /* struct task_struct *, 0 where not known: a process that was there before us */
 	u32 state;
 	u32 spare;
 };
 
 /*
- * A fault between its entry and its completion, by thread. A thread's place is
- * kept between its faults: taking and giving it back would cost more than the fault's hooks.
+ * A fault between its entry and its completion. A thread keeps its place from its first fault
+ * on: one of PLACES, by its number, and where another thread has that, one in `pending`.
  */
 struct pending {
+	u32 state;     /* STATE_… */
+	u32 flags;
 	u64 start_ns;
 	u64 address;
 	u64 mm;
-	u64 pgd;
 	u64 ip;
 	u64 entry_before;
 	u64 vm_start;
 	u64 vm_end;
 	u64 vm_flags;
 	u64 vm_pgoff;
-	u64 inode;
+	u64 table;      /* which page table `slot` is in, for how long: table_key() */
+	u64 slot;       /* kernel address of entry_before, where level_before is 1 */
+	u64 above;      /* the entry that leads there */
+	u64 above_slot; /* and its address */
+	u64 inode;      /* this, device and magic where STATE_FILE is set */
 	u64 magic;
 	u32 device;
-	u32 flags;
+	u32 owner;      /* the memory's owner where STATE_REMOTE is set */
 	u32 calls;
-	u32 mask_before;
-	u32 major;
+	u16 mask_before; /* this, mask_next and beyond where STATE_AROUND or STATE_BESIDE is set */
+	u16 mask_next;   /* present pages of the next window */
+	u8 beyond;      /* what is present on either side of what is looked at: 1 below, 2 above */
 	u8 marks;
 	u8 level_before;
-	u8 open;       /* begun and not completed */
-	u8 retried;
-	u8 reads;      /* a read of what may be a file: fault-around is possible */
-	u8 spare[3];
-	u32 mask_next; /* present pages of the next window */
-	u32 owner;     /* the memory's owner where it is another process's */
-	u64 unsent;    /* the thread's count at its last fault that no record tells of */
+	u8 spare[5];
+	u64 task;       /* whose place this is: a thread's number is used again */
+	u32 tid;        /* that number, as the tracer has it */
+	u32 crowded;    /* another thread is in `pending` because this place was taken */
+	u64 unsent;     /* the thread's count at its last fault that no record tells of; the last member */
 };
+
+/* struct pending.state; 0 while no fault is under way */
+#define STATE_OPEN 0x01    /* begun and not completed */
+#define STATE_AROUND 0x02  /* neighbours may come along: the window is looked at, before and after */
+#define STATE_BESIDE 0x04  /* a large folio may come: the two pages beside are, one of which it has */
+#define STATE_READS 0x08   /* a read of what may be a file: fault-around is possible */
+#define STATE_FILE 0x10    /* in a mapping of a file */
+#define STATE_TRIED 0x20   /* its last call says FAULT_FLAG_TRIED */
+#define STATE_RETRIED 0x40 /* its last call ended with VM_FAULT_RETRY */
+#define STATE_REMOTE 0x80  /* in another process's memory, its call says */
 
 /* What user space sets before it arms the targets. */
 struct settings {
@@ -78,11 +98,15 @@ struct settings {
 	u64 range_start;
 	u64 range_end;      /* 0: no range */
 	u64 min_latency_ns; /* 0: all */
+	u64 namespace;      /* the tracer's own struct pid_namespace *, where it is not the initial one */
+	u64 namespace_level;
+	u64 filters;        /* whether there is a range or a least latency */
+	u64 large_folios;   /* whether anonymous memory may come by several pages at once */
 };
 
 /* A request to walk the tracer's own memory, to find or to verify the direct map's base. */
 struct calibration {
-	u64 thread; /* pid_tgid of the asking thread; 0 when none asks */
+	u64 nonce; /* what the asking system call has for its first argument; 0 when none asks */
 	u64 address;
 	u64 direct_map;
 	u64 symbol; /* address of page_offset_base, 0 where it is not known */
@@ -90,6 +114,8 @@ struct calibration {
 	u64 entry;
 	u64 level;
 	u64 value; /* *page_offset_base */
+	u64 namespace; /* the asking thread's PID namespace: struct pid_namespace *, and its depth */
+	u64 namespace_level;
 };
 
 /* counters */
@@ -101,14 +127,29 @@ struct calibration {
 #define COUNT_ABANDONED 5 /* entries that never completed, and that no record tells of */
 #define COUNTERS 6
 
-BPF_RINGBUF_OUTPUT(events, RING_PAGES);
+BPF_RINGBUF_OUTPUT(events, 1); /* pages; the loader makes it as large as it is told */
 BPF_HASH(targets, u32, struct target, 65536);
 BPF_HASH(pending, u32, struct pending, 32768);
+BPF_HASH(owners, u32, u64, PLACES); /* of places, by their number: who has it first, has it */
 BPF_ARRAY(settings, struct settings, 1);
 BPF_ARRAY(calibration, struct calibration, 1);
+BPF_ARRAY(userfaults, u64, 1); /* whether a target uses userfaultfd: then others' ioctls matter */
+BPF_ARRAY(mappings, u64, 1); /* changes of the targets' mappings: page tables may go with them */
 BPF_PERCPU_ARRAY(counters, u64, COUNTERS);
+#ifdef PID_NAMESPACE
+BPF_HASH(leaving, u32, u64, 32768); /* ids of threads on their way out, by the kernel's own number */
+#endif
 
-#define READ(to, base, offset) bpf_probe_read_kernel(&(to), sizeof(to), (void *)((base) + (offset)))
+/*
+ * Maps that user space makes, and that are used in place: for each process's number whether it
+ * is a target whose faults count (what `targets` says, for less), and struct pending[PLACES].
+ */
+#define ACTIVE ((u8 *)MAP_VALUE(VALUE_ACTIVE))
+#define PLACE(tid) ((struct pending *)MAP_VALUE(VALUE_PLACES) + ((tid) & (PLACES - 1)))
+#define MAPPINGS ((u64 *)MAP_VALUE(VALUE_MAPPINGS))
+#define SETTINGS ((struct settings *)MAP_VALUE(VALUE_SETTINGS))
+
+#include "userfault.h"
 
 static __always_inline void count(u32 which)
 {
@@ -118,11 +159,82 @@ static __always_inline void count(u32 which)
 		__sync_fetch_and_add(value, 1);
 }
 
+/*
+ * Who: processes and threads have the numbers that the tracer's PID namespace gives them, in
+ * maps and records alike. The initial namespace's are at hand; those of another come from
+ * struct pid, and one that is not in it has the number 0, which no target has.
+ */
+#ifdef PID_NAMESPACE
+static __always_inline u32 tid_of(u64 task)
+{
+	u32 level = 0;
+	struct settings *set = SETTINGS;
+	struct { u32 number, spare; u64 namespace; } found = {}; /* struct upid */
+	u64 pid = 0;
+
+	READ(pid, task, O_TASK_THREAD_PID);
+	if (!pid)
+		return 0;
+	READ(level, pid, O_PID_LEVEL);
+	if (level < set->namespace_level)
+		return 0;
+	READ(found, pid, O_PID_NUMBERS + set->namespace_level * sizeof(found));
+	return found.namespace == set->namespace ? found.number : 0;
+}
+
+static __always_inline u32 tgid_of(u64 task)
+{
+	u64 leader = 0;
+
+	READ(leader, task, O_TASK_GROUP_LEADER);
+	return tid_of(leader);
+}
+
+static __always_inline u64 id_of(u64 task)
+{
+	return (u64)tgid_of(task) << 32 | tid_of(task);
+}
+#else
+static __always_inline u32 tid_of(u64 task)
+{
+	u32 tid = 0;
+
+	READ(tid, task, O_TASK_PID);
+	return tid;
+}
+
+static __always_inline u32 tgid_of(u64 task)
+{
+	u32 tgid = 0;
+
+	READ(tgid, task, O_TASK_TGID);
+	return tgid;
+}
+
+/* Of the running thread. */
+static __always_inline u64 id_of(u64 task)
+{
+#ifdef CAST_CALL
+	return (u64)OWN32(task, O_TASK_TGID) << 32 | OWN32(task, O_TASK_PID);
+#else
+	return bpf_get_current_pid_tgid();
+#endif
+}
+#endif
+
+static __always_inline u64 current_id(void)
+{
+	return id_of(this_task());
+}
+
 static __always_inline int is_active(u32 tgid)
 {
-	struct target *target = targets.lookup(&tgid);
+	return ACTIVE[tgid & (ACTIVE_BYTES - 1)];
+}
 
-	return target && (target->state & TARGET_ACTIVE);
+static __always_inline void set_active(u32 tgid, u32 state)
+{
+	ACTIVE[tgid & (ACTIVE_BYTES - 1)] = (state & TARGET_ACTIVE) != 0;
 }
 
 /* The thread's min_flt + maj_flt: mm_account_fault() raises them before handle_mm_fault() returns. */
@@ -139,9 +251,25 @@ static __always_inline u64 fault_count(u64 task)
 	return counts[0] + counts[1];
 }
 
-static __always_inline void describe(struct fault_record *r, struct pending *p)
+/* fault_count() of the running thread, task being what this_task() gave. */
+static __always_inline u64 own_fault_count(u64 task)
 {
-	r->marks = p->marks;
+#ifdef CAST_CALL
+	return OWN64(task, O_TASK_MIN_FLT) + OWN64(task, O_TASK_MAJ_FLT);
+#else
+	return fault_count(task);
+#endif
+}
+
+static __always_inline void describe(struct fault_record *r, struct pending *p, u64 task, u8 marks)
+{
+	u64 id = id_of(task);
+
+	r->type = RECORD_FAULT;
+	r->marks = p->marks | marks;
+	r->tgid = id >> 32;
+	r->tid = id;
+	r->count = own_fault_count(task);
 	r->level_before = p->level_before;
 	r->mm = p->mm;
 	r->address = p->address;
@@ -152,11 +280,19 @@ static __always_inline void describe(struct fault_record *r, struct pending *p)
 	r->vm_end = p->vm_end;
 	r->vm_flags = p->vm_flags;
 	r->vm_pgoff = p->vm_pgoff;
-	r->inode = p->inode;
-	r->device = p->device;
-	r->magic = p->magic;
 	r->flags = p->flags;
 	r->calls = p->calls;
+	r->inode = r->magic = 0;
+	r->device = r->owner = 0;
+	if (p->state & STATE_FILE) {
+		r->inode = p->inode;
+		r->magic = p->magic;
+		r->device = p->device;
+	}
+	if (p->state & STATE_REMOTE)
+		r->owner = p->owner;
+	r->spare = 0;
+	r->reserved = 0;
 }
 
 static __always_inline int is_filtered(struct settings *set, struct pending *p, u64 now)
@@ -166,36 +302,196 @@ static __always_inline int is_filtered(struct settings *set, struct pending *p, 
 	return set->min_latency_ns && p->start_ns && now - p->start_ns < set->min_latency_ns;
 }
 
-/* The thread's place; 0 where there is no room for one more thread. */
-static __always_inline struct pending *new_place(u32 tid)
+/* The running thread's number, the kernel's own: what places go by. */
+static __always_inline u32 place_key(u64 task)
 {
-	struct pending empty = {};
-
-	if (pending.update(&tid, &empty))
-		count(COUNT_CROWDED);
-	return pending.lookup(&tid);
+#ifdef CAST_CALL
+	return OWN32(task, O_TASK_PID);
+#else
+	return bpf_get_current_pid_tgid();
+#endif
 }
 
-static __always_inline void look_before(struct pending *p)
+/* The running thread's place, if it has one. */
+static __always_inline struct pending *own_place(u64 task)
 {
-	u32 zero = 0;
-	struct settings *set = settings.lookup(&zero);
-	u64 window[WINDOW_PAGES];
+	u32 key = place_key(task);
+	struct pending *p = PLACE(key);
+
+	if (p->task == task)
+		return p;
+	if (!p->crowded)
+		return 0;
+	p = pending.lookup(&key);
+	return p && p->task == task ? p : 0;
+}
+
+/* The same, made where there is none; 0 where there is no room for one more thread. */
+static __always_inline struct pending *new_place(u64 task, u32 tid)
+{
+	u32 key = place_key(task), number = key & (PLACES - 1);
+	struct pending *p = PLACE(key);
+
+	if (p->task || owners.insert(&number, &task)) {
+		p->crowded = 1;
+		/* A copy, for want of room on the stack for an empty one. */
+		if (pending.update(&key, p))
+			count(COUNT_CROWDED);
+		p = pending.lookup(&key);
+		if (!p)
+			return 0;
+	}
+	p->state = 0;
+	p->table = 0;
+	p->unsent = 0;
+	p->tid = tid;
+	p->task = task;
+	return p;
+}
+
+/* A thread is gone: its place is free. */
+static __always_inline void free_place(u64 task, u32 key)
+{
+	u32 number = key & (PLACES - 1);
+	struct pending *p = PLACE(key);
+
+	if (p->task == task) {
+		p->unsent = 0;
+		p->task = 0;
+		owners.delete(&number);
+	} else if (p->crowded) {
+		p = pending.lookup(&key);
+		if (p && p->task == task)
+			pending.delete(&key);
+	}
+}
+
+/* What is present where neighbours may come; returns the state with what to look at afterwards. */
+static __always_inline u32 look_for_room(struct pending *p, struct walk *before, u32 state)
+{
+	u64 window[WINDOW_SLOTS];
+
+	p->mask_before = p->mask_next = 0;
+	p->beyond = 0;
+	if (before->level != 1) /* nothing is: then the window tells all afterwards */
+		return (state & ~STATE_BESIDE) | STATE_AROUND;
+#ifdef PROBE_PERF
+	if (state & STATE_BESIDE) {
+		p->beyond = present_beside(before->slot);
+		return state;
+	}
+#endif
+	if (!look_around(before, window))
+		return state;
+	p->mask_before = before->mask;
+	p->beyond = is_present(window[0]) | is_present(window[WINDOW_SLOTS - 1]) << 1;
+	if ((state & STATE_READS) && next_window(before, p->address, window))
+		p->mask_next = window_mask(window);
+	return state;
+}
+
+#ifdef PROBE_PERF
+/* Whether a page beside has come that has the frame beside. */
+static __always_inline int came_beside(struct pending *p, struct walk *after)
+{
+	u64 frame = after->entry & ENTRY_TABLE;
+
+	if (!(p->beyond & 1) && maps_frame(LOAD64(after->slot - 8), frame - 4096))
+		return 1;
+	return !(p->beyond & 2) && maps_frame(LOAD64(after->slot + 8), frame + 4096);
+}
+#endif
+
+/* Whether neighbours may have come; then `window` and after->mask are filled. */
+static __always_inline int look_for_neighbours(struct pending *p, struct walk *after, u64 *window)
+{
+	if (after->level != 1)
+		return 0;
+#ifdef PROBE_PERF
+	if ((p->state & STATE_BESIDE) && !came_beside(p, after))
+		return 0;
+#endif
+	if (!look_around(after, window))
+		return 0;
+#ifdef PROBE_PERF
+	if (p->state & STATE_BESIDE) {
+		p->mask_before = after->mask & ~row_in_window(after, window + 1);
+		p->beyond = 0;
+	}
+#endif
+	return 1;
+}
+
+/*
+ * Which page table an address is in, as long as the targets' mappings stay: only their changes
+ * free tables of tables. 0 stands for none.
+ */
+static __always_inline u64 table_key(u64 address)
+{
+	return (*MAPPINGS << 36 | address >> 21) + 1;
+}
+
+/* From the page directory down; 0 where that cannot be. */
+static __always_inline int walk_down(u64 mm, u64 address, struct walk *w)
+{
+	u64 base = SETTINGS->direct_map, pgd;
+
+	if (!base)
+		return 0;
+	pgd = LOAD64(mm + O_MM_PGD);
+	if (!pgd)
+		return 0;
+	walk_page(base, pgd, address, w);
+	return 1;
+}
+
+/* The entry before: by way of the page table that the thread's last fault was in, if it is in it. */
+static __always_inline void look_before(struct pending *p, u64 mm, u64 address, u32 state, u8 marks)
+{
+	u64 key = table_key(address);
 	struct walk before = {};
 
-	p->mask_next = 0;
-	if (set && set->direct_map && p->pgd)
-		walk_page(set->direct_map, p->pgd, p->address, &before, window);
+#ifdef CAST_CALL
+	/* The table itself may have made way for a huge page. */
+	if (p->table == key && p->mm == mm && LOAD64(p->above_slot) == p->above) {
+		before.slot = (p->slot & ~4095UL) | (address >> 9 & 0xff8);
+		before.entry = LOAD64(before.slot);
+		before.level = 1;
+	} else
+#endif
+	{
+		walk_down(mm, address, &before);
+		p->table = before.level == 1 ? key : 0;
+		p->above = before.above;
+		p->above_slot = before.above_slot;
+	}
+	p->slot = before.slot;
+	p->mm = mm;
+	p->address = address;
 	p->entry_before = before.entry;
 	p->level_before = before.level;
-	p->mask_before = before.mask;
-	if (before.level)
-		p->marks |= MARK_BEFORE;
-	if (p->reads && before.level == 1 && next_window(&before, p->address, window))
-		p->mask_next = window_mask(window);
+	p->marks = before.level ? marks | MARK_BEFORE : marks;
+	if (state & (STATE_AROUND | STATE_BESIDE))
+		state = look_for_room(p, &before, state);
+	p->state = state;
 }
 
-static __always_inline void emit_window(struct pending *p, u64 id, u64 now, u32 cpu, u64 address, u64 seen, u64 *window)
+/* The entry at completion; it is where it was, if what led there is as it was. */
+static __always_inline void look_after(struct pending *p, struct walk *after)
+{
+#ifdef CAST_CALL
+	if (p->level_before == 1 && p->calls == 1 && LOAD64(p->above_slot) == p->above) {
+		after->slot = p->slot;
+		after->entry = LOAD64(p->slot);
+		after->level = 1;
+		return;
+	}
+#endif
+	walk_down(p->mm, p->address, after);
+}
+
+static __always_inline void emit_window(struct pending *p, u64 id, u64 now, u64 address,
+					u64 seen, u64 *entries)
 {
 	struct window_record *w = events.ringbuf_reserve(RECORD_SIZE);
 
@@ -204,36 +500,87 @@ static __always_inline void emit_window(struct pending *p, u64 id, u64 now, u32 
 		return;
 	}
 	w->type = RECORD_WINDOW;
-	w->marks = 0;
+	w->marks = p->state & STATE_BESIDE ? WINDOW_UNTOLD : 0;
 	w->level = 1;
 	w->spare = 0;
-	w->cpu = cpu;
+	w->cpu = bpf_get_smp_processor_id();
 	w->time_ns = now;
 	w->tgid = id >> 32;
 	w->tid = id;
 	w->mm = p->mm;
 	w->address = address & ~(u64)(WINDOW_PAGES * 4096 - 1);
 	w->seen = seen;
-	__builtin_memcpy(w->entries, window, sizeof(w->entries));
+	__builtin_memcpy(w->entries, entries, sizeof(w->entries));
+	events.ringbuf_submit(w, BPF_RB_NO_WAKEUP);
+}
+
+/* A large folio that reaches beyond the windows: `pages` from the page at `first` on. */
+static __always_inline void emit_row(struct pending *p, u64 id, u64 now, u32 first, u32 pages,
+				     u64 frame)
+{
+	struct window_record *w;
+
+	if (!pages)
+		return;
+	w = events.ringbuf_reserve(RECORD_SIZE);
+	if (!w) {
+		count(COUNT_LOST_TASK);
+		return;
+	}
+	__builtin_memset(w, 0, RECORD_SIZE);
+	w->type = RECORD_WINDOW;
+	w->marks = WINDOW_ROW;
+	w->level = 1;
+	w->cpu = bpf_get_smp_processor_id();
+	w->time_ns = now;
+	w->tgid = id >> 32;
+	w->tid = id;
+	w->mm = p->mm;
+	w->address = (p->address & HUGE_PAGE) + first * 4096;
+	w->seen = pages;
+	w->entries[0] = frame | ENTRY_PRESENT;
 	events.ringbuf_submit(w, BPF_RB_NO_WAKEUP);
 }
 
 /* The windows in which pages other than the fault's own have come to be present. */
-static __always_inline void emit_neighbours(struct pending *p, u64 id, u64 now, u32 cpu,
+static __always_inline void emit_neighbours(struct pending *p, u64 id, u64 now,
 					    struct walk *after, u64 *window)
 {
-	u32 own = 1u << ((p->address >> 12) & (WINDOW_PAGES - 1));
-	u32 mask;
+	u32 number = (p->address >> 12) & 511, start = number & ~(WINDOW_PAGES - 1);
+	u32 own = 1u << (number - start), fresh = after->mask & ~p->mask_before, mask, pages;
+	u32 above = start + WINDOW_PAGES;
+	u64 table = window_slot(after) - start * 8;
+	u64 bottom = window[1] & ENTRY_TABLE, top = window[WINDOW_PAGES] & ENTRY_TABLE;
 
-	if (after->mask & ~p->mask_before & ~own)
-		emit_window(p, id, now, cpu, p->address,
-			    p->mask_before | (u64)after->mask << 16, window);
-	if (!p->reads || !next_window(after, p->address, window))
-		return;
-	mask = window_mask(window);
-	if (mask & ~p->mask_next)
-		emit_window(p, id, now, cpu, p->address + WINDOW_PAGES * 4096,
-			    p->mask_next | (u64)mask << 16, window);
+	if (fresh & ~own)
+		emit_window(p, id, now, p->address,
+			    p->mask_before | (u64)after->mask << 16, window + 1);
+	/* Only a page that was absent, and in no huge page, brings a folio along. */
+	if (!(p->marks & MARK_BEFORE) || is_present(p->entry_before))
+		fresh = 0;
+	if ((p->beyond & 1) || !maps_frame(window[0], bottom - 4096))
+		fresh &= ~1;
+	if ((p->beyond & 2) || !maps_frame(window[WINDOW_PAGES + 1], top + 4096))
+		fresh &= ~LAST_OF_WINDOW;
+	if ((p->state & STATE_READS) && next_window(after, p->address, window)) {
+		mask = window_mask(window);
+		if (mask & ~p->mask_next)
+			emit_window(p, id, now, p->address + WINDOW_PAGES * 4096,
+				    p->mask_next | (u64)mask << 16, window);
+		if (mask & ~p->mask_next & LAST_OF_WINDOW) {
+			top = window[WINDOW_PAGES - 1] & ENTRY_TABLE;
+			above += WINDOW_PAGES;
+			fresh |= LAST_OF_WINDOW;
+		}
+	}
+	if (fresh & LAST_OF_WINDOW) {
+		pages = row_of_frames(table, above, top + 4096, 1, window);
+		emit_row(p, id, now, above, pages, top + 4096);
+	}
+	if (fresh & 1) {
+		pages = row_of_frames(table, start - 1, bottom - 4096, -1, window);
+		emit_row(p, id, now, start - pages, pages, bottom - pages * 4096);
+	}
 }
 
 /*
@@ -245,64 +592,50 @@ static __always_inline void not_sent(struct pending *p, u64 task, u32 result, u3
 	if (result & VM_FAULT_ERROR)
 		return;
 	count(which);
-	p->unsent = fault_count(task);
+	p->unsent = own_fault_count(task);
 }
 
 /* One fault is over: emit its record, after the windows in which neighbours came along. */
-static __always_inline int finish(u64 id, struct pending *p, u32 result)
+static __always_inline int finish(u64 task, struct pending *p, u32 result)
 {
-	u32 zero = 0;
-	struct settings *set = settings.lookup(&zero);
-	u64 window[WINDOW_PAGES];
+	u64 window[WINDOW_SLOTS];
 	u64 now = bpf_ktime_get_ns();
-	u64 task = bpf_get_current_task();
-	u32 cpu = bpf_get_smp_processor_id();
 	struct walk after = {};
 	struct fault_record *r;
-	u64 seen;
+	u64 seen = 0;
+	u8 marks = 0;
 
-	if (!set)
-		return 0;
-	if (is_filtered(set, p, now)) {
+	if (SETTINGS->filters && is_filtered(SETTINGS, p, now)) {
 		not_sent(p, task, result, COUNT_FILTERED);
 		return 0;
 	}
-	if (set->direct_map && p->pgd)
-		walk_page(set->direct_map, p->pgd, p->address, &after, window);
-	seen = p->mask_before | (u64)after.mask << 16;
+	look_after(p, &after);
 	/* The windows go first: whoever reads the fault's record has them already. */
-	if (after.level == 1)
-		emit_neighbours(p, id, now, cpu, &after, window);
+	if (p->state & (STATE_AROUND | STATE_BESIDE)) {
+		if (look_for_neighbours(p, &after, window))
+			emit_neighbours(p, id_of(task), now, &after, window);
+		seen = p->mask_before | (u64)after.mask << 16;
+	}
 	r = events.ringbuf_reserve(RECORD_SIZE);
 	if (!r) {
 		not_sent(p, task, result, COUNT_LOST);
 		return 0;
 	}
-	describe(r, p);
-	r->type = RECORD_FAULT;
+	if (after.level)
+		marks |= MARK_AFTER;
+	if (result & VM_FAULT_ERROR)
+		marks |= MARK_FAILED;
+	describe(r, p, task, marks);
 	r->level_after = after.level;
-	r->cpu = cpu;
+	r->cpu = bpf_get_smp_processor_id();
 	r->time_ns = now;
-	r->tgid = id >> 32;
-	r->tid = id;
-	r->count = fault_count(task);
 	r->entry_after = after.entry;
 	r->seen = seen;
 	r->result = result;
-	r->current_mm = 0;
-	READ(r->current_mm, task, O_TASK_MM);
-	r->owner = p->owner;
-	r->spare = 0;
-	r->reserved = 0;
-	if (after.level)
-		r->marks |= MARK_AFTER;
-	if (result & VM_FAULT_ERROR)
-		r->marks |= MARK_FAILED;
+	r->current_mm = OWN64(task, O_TASK_MM);
 	events.ringbuf_submit(r, BPF_RB_NO_WAKEUP);
 	return 0;
 }
-
-#if defined(PROBE_FENTRY) || defined(PROBE_KPROBE)
 
 /* The process whose memory this is (CONFIG_MEMCG keeps mm->owner); 0 where that is not known. */
 static __always_inline u32 owner_of(u64 mm)
@@ -313,39 +646,40 @@ static __always_inline u32 owner_of(u64 mm)
 
 	READ(owner, mm, O_MM_OWNER);
 	if (owner)
-		READ(tgid, owner, O_TASK_TGID);
+		tgid = tgid_of(owner);
 #endif
 	return tgid;
 }
 
-static __always_inline void read_mapping(struct pending *p, u64 vma)
-{
-	u64 file = 0, inode = 0, super = 0;
+#if defined(PROBE_FENTRY) || defined(PROBE_KPROBE)
 
-	READ(p->vm_start, vma, O_VMA_START);
-	READ(p->vm_end, vma, O_VMA_END);
-	READ(p->vm_flags, vma, O_VMA_FLAGS);
-	READ(p->vm_pgoff, vma, O_VMA_PGOFF);
-	READ(file, vma, O_VMA_FILE);
-	p->marks |= MARK_MAPPING;
-	p->inode = p->magic = 0;
-	p->device = 0;
+/* Notes which mapping it is; whether it is one of a file. */
+static __always_inline int read_mapping(struct pending *p, u64 vma)
+{
+	u64 file = MEMBER64(vma, O_VMA_FILE), inode, super;
+
+	p->vm_start = MEMBER64(vma, O_VMA_START);
+	p->vm_end = MEMBER64(vma, O_VMA_END);
+	p->vm_flags = MEMBER64(vma, O_VMA_FLAGS);
+	p->vm_pgoff = MEMBER64(vma, O_VMA_PGOFF);
 	if (!file)
-		return;
-	READ(inode, file, O_FILE_INODE);
-	READ(p->inode, inode, O_INODE_INO);
-	READ(super, inode, O_INODE_SUPER);
-	READ(p->device, super, O_SUPER_DEVICE);
-	READ(p->magic, super, O_SUPER_MAGIC);
+		return 0;
+	inode = LOAD64(file + O_FILE_INODE);
+	p->inode = LOAD64(inode + O_INODE_INO);
+	super = LOAD64(inode + O_INODE_SUPER);
+	p->device = LOAD32(super + O_SUPER_DEVICE);
+	p->magic = LOAD64(super + O_SUPER_MAGIC);
+	return 1;
 }
 
 static __always_inline int enter(u64 vma, u64 address, u32 flags, u64 regs)
 {
-	u64 id = bpf_get_current_pid_tgid();
-	u32 tgid = id >> 32, tid = id, owner = 0;
+	u64 task = this_task(), id = id_of(task);
+	u32 tgid = id >> 32, owner = 0;
 	struct pending *p;
 	u64 mm = 0;
-	u8 marks = MARK_ENTRY;
+	u8 marks = MARK_ENTRY | MARK_MAPPING;
+	u32 state;
 
 	if (flags & FAULT_FLAG_REMOTE) {
 		READ(mm, vma, O_VMA_MM);
@@ -357,109 +691,101 @@ static __always_inline int enter(u64 vma, u64 address, u32 flags, u64 regs)
 			return 0;
 		marks |= MARK_FOREIGN;
 	}
-	p = pending.lookup(&tid);
+	p = own_place(task);
 	if (!p)
-		p = new_place(tid);
+		p = new_place(task, id);
 	if (!p)
 		return 0;
-	if (p->open) {
-		if (p->retried && p->address == address) {
+	if (p->state) {
+		if ((p->state & STATE_RETRIED) && p->address == address) {
 			/* The same fault, called again after VM_FAULT_RETRY: the kernel counts it once. */
 			p->calls++;
-			p->retried = 0;
+			p->state = (p->state & ~(STATE_RETRIED | STATE_TRIED)) | (flags & FAULT_FLAG_TRIED);
 			return 0;
 		}
 		count(COUNT_ABANDONED);
 	}
 	p->start_ns = bpf_ktime_get_ns();
-	p->open = 1;
-	p->retried = 0;
-	p->major = 0;
-	p->marks = marks;
-	p->owner = owner;
-	p->address = address;
 	p->flags = flags;
 	p->calls = 1;
-	p->ip = 0;
-	READ(p->mm, vma, O_VMA_MM);
-	READ(p->pgd, p->mm, O_MM_PGD);
-	if (regs)
-		READ(p->ip, regs, __builtin_offsetof(struct pt_regs, ip));
-	read_mapping(p, vma);
-	p->reads = p->inode && !(flags & FAULT_FLAG_WRITE);
-	look_before(p);
+	p->ip = regs ? LOAD64(regs + __builtin_offsetof(struct pt_regs, ip)) : 0;
+	vma = TYPED_VMA(vma);
+	mm = MEMBER64(vma, O_VMA_MM);
+	state = STATE_OPEN | (flags & (FAULT_FLAG_TRIED | FAULT_FLAG_REMOTE));
+	if (read_mapping(p, vma))
+		state |= STATE_FILE | STATE_AROUND | (flags & FAULT_FLAG_WRITE ? 0 : STATE_READS);
+	else if (SETTINGS->large_folios)
+		state |= STATE_AROUND;
+	if (flags & FAULT_FLAG_REMOTE)
+		p->owner = owner;
+	look_before(p, mm, address, state, marks);
 	return 0;
 }
 
 static __always_inline int leave(u32 result)
 {
-	u64 id = bpf_get_current_pid_tgid();
-	u32 tid = id;
-	struct pending *p = pending.lookup(&tid);
+	u64 task = this_task();
+	struct pending *p = own_place(task);
 
-	if (!p || !p->open) {
-		if (is_active(id >> 32) && !(result & (VM_FAULT_ERROR | VM_FAULT_RETRY)))
+	if (!p || !p->state) {
+		if (is_active(id_of(task) >> 32) && !(result & (VM_FAULT_ERROR | VM_FAULT_RETRY)))
 			count(COUNT_ORPHANS);
 		return 0;
 	}
-	if (result & VM_FAULT_MAJOR)
-		p->major = VM_FAULT_MAJOR;
 	if (result & VM_FAULT_RETRY) {
-		p->retried = 1;
+		p->state |= STATE_RETRIED;
 		return 0;
 	}
-	finish(id, p, result | p->major);
-	p->open = 0;
+	/* To mm_account_fault(), a call is major that says so, and one that is a second try. */
+	finish(task, p, result | (p->state & STATE_TRIED ? VM_FAULT_MAJOR : 0));
+	p->state = 0;
 	return 0;
 }
 
-#ifdef HOOK_ANONYMOUS
+/* Where the compiler left it a function; nothing depends on it. */
 static __always_inline int enter_anonymous(void)
 {
-	u32 tid = bpf_get_current_pid_tgid();
-	struct pending *p = pending.lookup(&tid);
+	struct pending *p = own_place(this_task());
 
-	if (p && p->open)
+	if (p && p->state)
 		p->marks |= MARK_ANON_FN;
 	return 0;
 }
 #endif
-#endif
 
 #ifdef PROBE_FENTRY
-KFUNC_PROBE(handle_mm_fault, u64 vma, u64 address, u32 flags, u64 regs)
+/* The context is the function's arguments, then what it returns. */
+int fentry__handle_mm_fault(u64 *ctx)
 {
-	return enter(vma, address, flags, regs);
+	return enter(ctx[0], ctx[1], ctx[2], ctx[3]);
 }
 
-KRETFUNC_PROBE(handle_mm_fault, u64 vma, u64 address, u32 flags, u64 regs, u32 result)
+int fexit__handle_mm_fault(u64 *ctx)
 {
-	return leave(result);
+	return leave(ctx[4]);
 }
-#ifdef HOOK_ANONYMOUS
-KFUNC_PROBE(do_anonymous_page, u64 vmf)
+
+int fentry__do_anonymous_page(u64 *ctx)
 {
 	return enter_anonymous();
 }
 #endif
-#endif
 
 #ifdef PROBE_KPROBE
-int handle_mm_fault_entry(struct pt_regs *ctx)
+int kprobe__handle_mm_fault(struct pt_regs *ctx)
 {
 	return enter(ctx->di, ctx->si, ctx->dx, ctx->cx);
 }
 
-int handle_mm_fault_return(struct pt_regs *ctx)
+int kretprobe__handle_mm_fault(struct pt_regs *ctx)
 {
 	return leave(ctx->ax);
 }
-#ifdef HOOK_ANONYMOUS
-int do_anonymous_page_entry(struct pt_regs *ctx)
+
+int kprobe__do_anonymous_page(struct pt_regs *ctx)
 {
 	return enter_anonymous();
 }
-#endif
 #endif
 
 #ifdef PROBE_PERF
@@ -468,7 +794,7 @@ int do_anonymous_page_entry(struct pt_regs *ctx)
  * An exception that no completion followed: it failed, or it was no page's fault at all.
  * Told by a signal, or by the thread's next exception.
  */
-static __always_inline void emit_failed(u32 tgid, u32 tid, struct pending *p)
+static __always_inline void emit_failed(u64 task, struct pending *p, u32 result)
 {
 	struct fault_record *r = events.ringbuf_reserve(RECORD_SIZE);
 
@@ -476,94 +802,82 @@ static __always_inline void emit_failed(u32 tgid, u32 tid, struct pending *p)
 		count(COUNT_ABANDONED);
 		return;
 	}
-	describe(r, p);
-	r->type = RECORD_FAULT;
-	r->marks |= MARK_FAILED;
+	describe(r, p, task, MARK_FAILED);
 	r->level_after = 0;
 	r->cpu = bpf_get_smp_processor_id();
 	r->time_ns = p->start_ns;
-	r->start_ns = p->start_ns;
-	r->tgid = tgid;
-	r->tid = tid;
-	r->count = fault_count(bpf_get_current_task());
 	r->entry_after = 0;
-	r->seen = p->mask_before;
-	r->result = 0;
+	r->seen = 0;
+	r->result = result;
 	r->current_mm = p->mm;
-	r->owner = p->owner;
-	r->spare = 0;
-	r->reserved = 0;
 	events.ringbuf_submit(r, BPF_RB_NO_WAKEUP);
 }
 
 /* Attached to both exceptions:page_fault_user and page_fault_kernel. */
-int exception(struct bpf_raw_tracepoint_args *ctx)
+int hook__exception(struct bpf_raw_tracepoint_args *ctx)
 {
-	u64 id = bpf_get_current_pid_tgid();
+	u64 task = this_task(), id = id_of(task);
 	u64 address = ctx->args[0];
-	u32 tgid = id >> 32, tid = id;
+	u32 tgid = id >> 32, tid = id, state = STATE_OPEN;
 	struct pending *p;
 
 	if (!is_active(tgid) || address > USER_END)
 		return 0;
-	p = pending.lookup(&tid);
+	p = own_place(task);
 	if (!p)
-		p = new_place(tid);
+		p = new_place(task, tid);
 	if (!p)
 		return 0;
-	if (p->open) {
+	if (p->state) {
 		if (p->address == address) {
 			/* A signal interrupted the fault and the instruction ran again. */
 			p->calls++;
 			return 0;
 		}
-		emit_failed(tgid, tid, p);
+		emit_failed(task, p, 0);
 	}
 	p->start_ns = bpf_ktime_get_ns();
-	p->open = 1;
-	p->address = address;
 	p->flags = ctx->args[2];
 	p->calls = 1;
-	p->marks = MARK_ENTRY | MARK_ERRORCODE;
-	READ(p->ip, ctx->args[1], __builtin_offsetof(struct pt_regs, ip));
-	READ(p->mm, bpf_get_current_task(), O_TASK_MM);
-	READ(p->pgd, p->mm, O_MM_PGD);
-	p->reads = !(p->flags & ERROR_CODE_WRITE);
-	look_before(p);
+	p->ip = LOAD64(ctx->args[1] + __builtin_offsetof(struct pt_regs, ip));
+	if (!(ctx->args[2] & ERROR_CODE_WRITE))
+		state |= STATE_AROUND | STATE_READS;
+	else
+		state |= SETTINGS->large_folios ? STATE_AROUND : STATE_BESIDE;
+	look_before(p, OWN64(task, O_TASK_MM), address, state, MARK_ENTRY | MARK_ERRORCODE);
 	return 0;
 }
 
 /* A fault that fails in user mode ends in a signal to its own thread (force_sig_fault()). */
 RAW_TRACEPOINT_PROBE(signal_generate)
 {
-	u64 id = bpf_get_current_pid_tgid();
-	u32 tid = id, to = 0;
+	u64 task = this_task();
 	struct pending *p;
 
 	if (ctx->args[0] != SIGBUS && ctx->args[0] != SIGSEGV)
 		return 0;
-	p = pending.lookup(&tid);
-	if (!p || !p->open)
+	if (ctx->args[2] != task)
 		return 0;
-	READ(to, ctx->args[2], O_TASK_PID);
-	if (to != tid)
+	p = own_place(task);
+	if (!p || !p->state)
 		return 0;
-	emit_failed(id >> 32, tid, p);
-	p->open = 0;
+	emit_failed(task, p, ctx->args[0] == SIGBUS ? VM_FAULT_SIGBUS : VM_FAULT_SIGSEGV);
+	p->state = 0;
 	return 0;
 }
 
 static __always_inline int resolved(struct bpf_perf_event_data *ctx, u32 result)
 {
-	u64 id = bpf_get_current_pid_tgid();
-	u32 tid = id;
-	struct pending *p = pending.lookup(&tid);
+	u64 task = this_task();
+	struct pending *p = own_place(task);
+	u64 id;
 
-	if (!p || !p->open) {
+	if (!p || !p->state) {
+		id = id_of(task);
 		if (!is_active(id >> 32))
 			return 0;
 		if (!p)
-			p = new_place(tid);
+			p = new_place(task, id);
 		if (!p)
 			return 0;
 		/* It was under way when tracing began: no entry time, no state before. */
@@ -571,26 +885,25 @@ static __always_inline int resolved(struct bpf_perf_event_data *ctx, u32 result)
 		p->marks = 0;
 		p->entry_before = 0;
 		p->level_before = 0;
-		p->mask_before = 0;
-		p->reads = 0;
+		p->state = STATE_OPEN;
+		p->table = 0;
 		p->flags = 0;
 		p->address = ctx->addr;
 		p->ip = ctx->regs.ip;
 		p->calls = 1;
-		READ(p->mm, bpf_get_current_task(), O_TASK_MM);
-		READ(p->pgd, p->mm, O_MM_PGD);
+		p->mm = OWN64(task, O_TASK_MM);
 	}
-	finish(id, p, result);
-	p->open = 0;
+	finish(task, p, result);
+	p->state = 0;
 	return 0;
 }
 
-int page_fault_minor(struct bpf_perf_event_data *ctx)
+int perf_event__page_fault_minor(struct bpf_perf_event_data *ctx)
 {
 	return resolved(ctx, 0);
 }
 
-int page_fault_major(struct bpf_perf_event_data *ctx)
+int perf_event__page_fault_major(struct bpf_perf_event_data *ctx)
 {
 	return resolved(ctx, VM_FAULT_MAJOR);
 }
@@ -615,24 +928,62 @@ static __always_inline struct task_record *new_task_record(u8 type, u32 tgid, u3
 	return r;
 }
 
+/* What happens once in a task's life; exec, which may come again, is told apart by its number. */
+enum { TOLD_FORK, TOLD_EXIT, TOLD_FREE, TOLD_EXEC };
+
+#ifdef PREEMPTIBLE_HANDLERS
+#define EEXIST 17
+/*
+ * Newer kernels run tracepoint handlers preemptibly, and skip one that is still running on that CPU
+ * for a task preempted in it. So these are attached several times (program.py), and the first of an
+ * event's handlers that does run tells of it. `start_time`: a task's memory is used again.
+ */
+struct told {
+	u64 task, start_time, event;
+};
+BPF_TABLE("lru_hash", struct told, u8, told, 16384);
+
+static __always_inline int is_told(u64 task, u64 event)
+{
+	struct told what = {.task = task, .event = event};
+	u8 yes = 1;
+
+	READ(what.start_time, task, O_TASK_START_TIME);
+	if (event == TOLD_EXEC) {
+		READ(what.event, task, O_TASK_EXEC_ID);
+		what.event = what.event << 2 | TOLD_EXEC;
+	}
+	return told.insert(&what, &yes) == -EEXIST;
+}
+#else
+static __always_inline int is_told(u64 task, u64 event)
+{
+	return 0;
+}
+#endif
+
 RAW_TRACEPOINT_PROBE(sched_process_fork)
 {
 	u64 parent = ctx->args[0], child = ctx->args[1];
-	u64 id = bpf_get_current_pid_tgid();
-	u32 tgid = id >> 32, child_tgid = 0;
+	u64 id = current_id();
+	u32 tgid = id >> 32, child_tgid = tgid_of(child);
 	struct target *target = targets.lookup(&tgid);
 	struct target fresh = {};
 	struct task_record *r;
 
-	if (!target)
+	if (child_tgid != tgid && !(target && (target->state & TARGET_CHILDREN))) {
+		/* No target's child: if its number was a target's, that one has ended. */
+		targets.delete(&child_tgid);
+		set_active(child_tgid, 0);
 		return 0;
-	READ(child_tgid, child, O_TASK_TGID);
+	}
+	if (!target || is_told(child, TOLD_FORK))
+		return 0;
 	if (child_tgid != tgid) {
-		if (!(target->state & TARGET_CHILDREN))
-			return 0;
 		fresh.leader = child;
 		fresh.state = target->state;
 		targets.update(&child_tgid, &fresh);
+		set_active(child_tgid, fresh.state);
 	}
 	if (!(target->state & TARGET_ACTIVE))
 		return 0;
@@ -641,8 +992,9 @@ RAW_TRACEPOINT_PROBE(sched_process_fork)
 		return 0;
 	READ(r->mm, parent, O_TASK_MM);
 	r->count = fault_count(parent);
+	r->task = child;
 	r->child_tgid = child_tgid;
-	READ(r->child_tid, child, O_TASK_PID);
+	r->child_tid = tid_of(child);
 	READ(r->child_mm, child, O_TASK_MM);
 	READ(r->comm, child, O_TASK_COMM);
 	events.ringbuf_submit(r, BPF_RB_FORCE_WAKEUP);
@@ -652,21 +1004,31 @@ RAW_TRACEPOINT_PROBE(sched_process_fork)
 RAW_TRACEPOINT_PROBE(sched_process_exec)
 {
 	u64 task = ctx->args[0];
-	u64 id = bpf_get_current_pid_tgid();
+	u64 id = current_id();
 	u32 tgid = id >> 32;
 	struct target *target = targets.lookup(&tgid);
+	u32 before = ctx->args[1];
 	struct task_record *r;
 
-	if (!target)
+	/* A thread that was not the leader has got the leader's number, and another place. */
+	if (before != (u32)bpf_get_current_pid_tgid())
+		free_place(task, before);
+	if (!target || is_told(task, TOLD_EXEC))
 		return 0;
+	if (target->leader)
+		target->leader = task; /* a thread that was not the leader has become it */
 	if (target->state & TARGET_WAITS)
 		target->state = (target->state & ~TARGET_WAITS) | TARGET_ACTIVE;
+	set_active(tgid, target->state);
+	__sync_fetch_and_add(MAPPINGS, 1);
 	r = new_task_record(RECORD_EXEC, tgid, id);
 	if (!r)
 		return 0;
 	READ(r->mm, task, O_TASK_MM);
 	r->count = fault_count(task);
-	r->child_tid = ctx->args[1]; /* the thread's id before it became the leader */
+#ifndef PID_NAMESPACE
+	r->child_tid = before; /* the thread's id before it became the leader */
+#endif
 	READ(r->comm, task, O_TASK_COMM);
 	events.ringbuf_submit(r, BPF_RB_FORCE_WAKEUP);
 	return 0;
@@ -675,17 +1037,23 @@ RAW_TRACEPOINT_PROBE(sched_process_exec)
 RAW_TRACEPOINT_PROBE(sched_process_exit)
 {
 	u64 task = ctx->args[0], signal = 0;
-	u64 id = bpf_get_current_pid_tgid();
+	u64 id = current_id();
 	u32 live = 1, tid = id;
 	struct task_record *r;
 
-	if (!is_active(id >> 32))
+	if (!is_active(id >> 32) || is_told(task, TOLD_EXIT))
 		return 0;
+#ifdef PID_NAMESPACE
+	u32 key = bpf_get_current_pid_tgid();
+
+	leaving.update(&key, &id); /* its struct pid is gone when the task is freed */
+#endif
 	r = new_task_record(RECORD_EXIT, id >> 32, tid);
 	if (!r)
 		return 0;
 	READ(r->mm, task, O_TASK_MM);
 	r->count = fault_count(task);
+	r->task = task;
 	READ(signal, task, O_TASK_SIGNAL);
 	READ(live, signal, O_SIGNAL_LIVE);
 	r->group_dead = live == 0;
@@ -697,39 +1065,51 @@ RAW_TRACEPOINT_PROBE(sched_process_exit)
 RAW_TRACEPOINT_PROBE(sched_process_free)
 {
 	u64 task = ctx->args[0];
-	u32 tgid = 0, tid = 0;
+	u32 key = 0, tgid = 0, tid = 0;
 	struct target *target;
 	struct task_record *r;
 
-	READ(tgid, task, O_TASK_TGID);
-	target = targets.lookup(&tgid);
-	if (!target)
+	READ(key, task, O_TASK_PID);
+	free_place(task, key);
+#ifdef PID_NAMESPACE
+	u64 *id = leaving.lookup(&key);
+
+	if (!id)
 		return 0;
-	READ(tid, task, O_TASK_PID);
-	pending.delete(&tid);
+	tgid = *id >> 32;
+	tid = *id;
+	leaving.delete(&key);
+#else
+	tgid = tgid_of(task);
+	tid = key;
+#endif
+	target = targets.lookup(&tgid);
+	if (!target || is_told(task, TOLD_FREE))
+		return 0;
 	if (target->state & TARGET_ACTIVE) {
 		r = new_task_record(RECORD_FREE, tgid, tid);
 		if (r) {
 			r->count = fault_count(task);
+			r->task = task;
 			events.ringbuf_submit(r, 0);
 		}
 	}
-	if (tid == tgid && (!target->leader || target->leader == task))
+	if (tid == tgid && (!target->leader || target->leader == task)) {
 		targets.delete(&tgid);
+		set_active(tgid, 0);
+	}
 	return 0;
 }
 
 RAW_TRACEPOINT_PROBE(task_rename)
 {
 	u64 task = ctx->args[0];
-	u32 tgid = 0, tid = 0;
+	u32 tgid = tgid_of(task);
 	struct task_record *r;
 
-	READ(tgid, task, O_TASK_TGID);
 	if (!is_active(tgid))
 		return 0;
-	READ(tid, task, O_TASK_PID);
-	r = new_task_record(RECORD_RENAME, tgid, tid);
+	r = new_task_record(RECORD_RENAME, tgid, tid_of(task));
 	if (!r)
 		return 0;
 	bpf_probe_read_kernel_str(&r->comm, sizeof(r->comm), (void *)ctx->args[1]);
@@ -737,82 +1117,137 @@ RAW_TRACEPOINT_PROBE(task_rename)
 	return 0;
 }
 
-/* System calls that change mappings, x86-64 numbers (arch/x86/entry/syscalls/syscall_64.tbl). */
-static __always_inline int changes_mappings(u64 number)
+static __always_inline void emit_call(u8 type, u64 id, u64 mm, struct call *c, u64 result)
 {
-	return number == 9      /* mmap */
-		|| number == 10  /* mprotect */
-		|| number == 11  /* munmap */
-		|| number == 12  /* brk */
-		|| number == 25  /* mremap */
-		|| number == 28  /* madvise */
-		|| number == 30  /* shmat */
-		|| number == 67  /* shmdt */
-		|| number == 149 /* mlock */
-		|| number == 151 /* mlockall */
-		|| number == 325 /* mlock2 */
-		|| number == 329 /* pkey_mprotect */
-		|| number == 440; /* process_madvise */
-}
+	struct syscall_record *r = events.ringbuf_reserve(RECORD_SIZE);
 
-RAW_TRACEPOINT_PROBE(sys_exit)
-{
-	u64 id = bpf_get_current_pid_tgid();
-	u64 frame = ctx->args[0], number = 0;
-	struct pt_regs regs;
-	struct syscall_record *r;
-
-	if (!is_active(id >> 32))
-		return 0;
-	if (bpf_probe_read_kernel(&regs, sizeof(regs), (void *)frame))
-		return 0;
-	if (regs.cs == 0x23 || !changes_mappings(regs.orig_ax)) /* 0x23: a 32-bit program's own numbers */
-		return 0;
-	r = events.ringbuf_reserve(RECORD_SIZE);
 	if (!r) {
 		count(COUNT_LOST_TASK);
-		return 0;
+		return;
 	}
 	__builtin_memset(r, 0, RECORD_SIZE);
-	r->type = RECORD_SYSCALL;
+	r->type = type;
 	r->cpu = bpf_get_smp_processor_id();
 	r->time_ns = bpf_ktime_get_ns();
 	r->tgid = id >> 32;
 	r->tid = id;
-	READ(r->mm, bpf_get_current_task(), O_TASK_MM);
-	r->number = regs.orig_ax;
-	r->result = ctx->args[1];
-	r->args[0] = regs.di;
-	r->args[1] = regs.si;
-	r->args[2] = regs.dx;
-	r->args[3] = regs.r10;
-	r->args[4] = regs.r8;
-	r->args[5] = regs.r9;
+	r->mm = mm;
+	r->number = c->number;
+	r->result = result;
+	__builtin_memcpy(r->args, c->args, sizeof(r->args));
 	events.ringbuf_submit(r, BPF_RB_NO_WAKEUP);
+}
+
+/* A call that is on no list: does it concern userfaultfd? `active`: a target makes it. */
+static __always_inline void userfault_call(u64 frame, u64 result, u64 id, int active)
+{
+#ifdef O_UFFD_MM
+	u32 zero = 0, owner;
+	u64 *used = userfaults.lookup(&zero);
+	u64 task = bpf_get_current_task();
+	struct userfault u = {};
+	struct pt_regs regs;
+	struct call c;
+
+	if (!used || !(active || *used))
+		return;
+	if (bpf_probe_read_kernel(&regs, sizeof(regs), (void *)frame))
+		return;
+	if (active && (long long)result >= 0 && makes_userfault(regs.orig_ax, regs.si))
+		*used = 1;
+	if (regs.orig_ax != CALL_IOCTL || !parse_userfault(regs.si, regs.dx, result, &u))
+		return;
+	u.mm = userfault_memory(task, regs.di);
+	owner = owner_of(u.mm);
+	if (!owner && active)
+		owner = id >> 32;
+	if (!is_active(owner))
+		return;
+	c.number = CALL_IOCTL;
+	c.args[0] = u.command;
+	c.args[1] = u.start;
+	c.args[2] = u.length;
+	c.args[3] = u.other;
+	c.args[4] = c.args[5] = 0;
+	emit_call(RECORD_SYSCALL, (u64)owner << 32 | (u32)id, u.mm, &c, 0);
+#endif
+}
+
+RAW_TRACEPOINT_PROBE(sys_exit)
+{
+	u64 id = current_id();
+	int active = is_active(id >> 32);
+	u64 task, mm = 0;
+	struct call c;
+
+	if (active) {
+		task = bpf_get_current_task();
+		if (read_call(ctx->args[0], task, &c)) {
+			__sync_fetch_and_add(MAPPINGS, 1);
+			READ(mm, task, O_TASK_MM);
+			emit_call(RECORD_SYSCALL, id, mm, &c, ctx->args[1]);
+			return 0;
+		}
+	}
+	userfault_call(ctx->args[0], ctx->args[1], id, active);
+	return 0;
+}
+
+/*
+ * While a call takes pages away, the
+ * process's other threads may fault on them: when it began tells before and after apart.
+ * Where nobody shares the memory, its end is enough.
+ */
+RAW_TRACEPOINT_PROBE(sys_enter)
+{
+	u64 id, task, mm = 0;
+	u32 users = 0;
+	struct call c;
+
+	if (!may_take_pages(ctx->args[1]))
+		return 0;
+	id = current_id();
+	if (!is_active(id >> 32))
+		return 0;
+	task = bpf_get_current_task();
+	READ(mm, task, O_TASK_MM);
+	READ(users, mm, O_MM_USERS);
+	if (users < 2 || !read_call(ctx->args[0], task, &c))
+		return 0;
+	if (c.number == CALL_MMAP && !(c.args[3] & CALL_MAP_FIXED))
+		return 0;
+	emit_call(RECORD_CALL, id, mm, &c, 0);
 	return 0;
 }
 
 /* Attached to sys_enter only while user space calibrates (tracer/kernel/paging.py). */
-int calibrate(struct bpf_raw_tracepoint_args *ctx)
+int hook__calibrate(struct bpf_raw_tracepoint_args *ctx)
 {
 	u32 zero = 0;
 	struct calibration *ask = calibration.lookup(&zero);
-	u64 window[WINDOW_PAGES];
 	struct walk found = {};
-	u64 mm = 0, pgd = 0, value = 0;
+	u64 task = bpf_get_current_task();
+	u64 mm = 0, pgd = 0, value = 0, nonce = 0, pid = 0;
+	u32 level = 0;
 
-	if (!ask || ask->thread != bpf_get_current_pid_tgid())
+	READ(nonce, ctx->args[0], __builtin_offsetof(struct pt_regs, di));
+	if (!ask || !ask->nonce || ask->nonce != nonce)
 		return 0;
-	READ(mm, bpf_get_current_task(), O_TASK_MM);
+	READ(mm, task, O_TASK_MM);
 	READ(pgd, mm, O_MM_PGD);
 	if (ask->symbol)
 		READ(value, ask->symbol, 0);
 	if (ask->direct_map)
-		walk_page(ask->direct_map, pgd, ask->address, &found, window);
+		walk_page(ask->direct_map, pgd, ask->address, &found);
 	ask->pgd = pgd;
 	ask->value = value;
 	ask->entry = found.entry;
 	ask->level = found.level;
-	ask->thread = 0;
+	/* What the thread's own number is one of, is its namespace: the last of struct pid's. */
+	READ(pid, task, O_TASK_THREAD_PID);
+	READ(level, pid, O_PID_LEVEL);
+	READ(ask->namespace, pid, O_PID_NUMBERS + level * 16 + O_UPID_NS);
+	ask->namespace_level = level;
+	ask->nonce = 0;
 	return 0;
 }

@@ -23,6 +23,7 @@
 #define RECORD_FREE    6 /* a target's thread is gone; its final fault count */
 #define RECORD_RENAME  7 /* a target's thread changed its name */
 #define RECORD_SYSCALL 8 /* a target changed its mappings */
+#define RECORD_CALL    9 /* a target begins such a call, which may take pages from other threads */
 
 /* fault_record.marks */
 #define MARK_BEFORE    0x01 /* entry_before, level_before, mask_before are known */
@@ -33,6 +34,10 @@
 #define MARK_ANON_FN   0x20 /* do_anonymous_page ran inside this fault */
 #define MARK_FOREIGN   0x40 /* the thread is no target; only the memory is */
 #define MARK_ERRORCODE 0x80 /* flags holds the x86 error code, not fault_flag bits */
+
+/* window_record.marks */
+#define WINDOW_UNTOLD  0x02 /* what was there before is not known: seen has a row of frames as new */
+#define WINDOW_ROW     0x01 /* no window: as many pages as seen says, in a row of frames */
 
 struct fault_record {
 	u8  type;
@@ -56,10 +61,10 @@ struct fault_record {
 	u64 vm_pgoff;     /* in pages */
 	u64 inode;        /* i_ino of vm_file; 0 for anonymous memory */
 	u64 current_mm;   /* current->mm */
-	u64 seen;         /* low 16 bits mask_before, next 16 mask_after: present pages of the 16-page window */
+	u64 seen;         /* present pages of the 16-page window: low 16 bits before, next 16 after; 0: not looked at */
 	u32 device;       /* s_dev of vm_file's inode, kernel encoding (major << 20 | minor) */
 	u32 flags;        /* fault_flag bits, or the x86 error code (MARK_ERRORCODE) */
-	u32 result;       /* vm_fault_t; on perf VM_FAULT_MAJOR or 0 */
+	u32 result;       /* vm_fault_t; on perf VM_FAULT_MAJOR, _SIGBUS and _SIGSEGV (the signal), or 0 */
 	u32 calls;        /* handle_mm_fault calls this fault took (1 + retries) */
 	u64 magic;        /* s_magic of vm_file's file system */
 	u32 owner;        /* tgid of the memory's owner where it is not the thread's own; else 0 */
@@ -78,8 +83,8 @@ struct window_record {
 	u32 tid;
 	u64 mm;
 	u64 address;      /* the window's first page */
-	u64 seen;         /* as in fault_record */
-	u64 entries[16];  /* raw page-table entries at completion */
+	u64 seen;         /* as in fault_record, or see WINDOW_ROW */
+	u64 entries[16];  /* raw page-table entries at completion; of a row the first alone */
 };
 
 struct task_record {  /* FORK, EXEC, EXIT, FREE, RENAME */
@@ -97,20 +102,21 @@ struct task_record {  /* FORK, EXEC, EXIT, FREE, RENAME */
 	u32 child_tid;
 	u64 child_mm;     /* FORK: equals mm for a thread or a vfork */
 	u64 comm[2];      /* TASK_COMM_LEN bytes, NUL-padded */
-	u64 reserved[13];
+	u64 task;         /* struct task_struct *: FORK the child, EXIT and FREE the thread; else 0 */
+	u64 reserved[12];
 };
 
-struct syscall_record {
+struct syscall_record { /* SYSCALL, CALL */
 	u8  type;
 	u8  marks;
 	u8  spare[2];
 	u32 cpu;
-	u64 time_ns;      /* at the system call's return */
+	u64 time_ns;      /* at the system call's return; CALL: at its entry */
 	u32 tgid;
 	u32 tid;
 	u64 mm;
-	u64 number;
-	u64 result;       /* the return value, as signed 64 bits */
+	u64 number;       /* x86-64's, whatever table the program used (calls.h) */
+	u64 result;       /* the return value, as signed 64 bits; CALL: 0 */
 	u64 args[6];
 	u64 reserved[10];
 };

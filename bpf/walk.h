@@ -3,25 +3,31 @@
  * The page-table walk: what does the hardware see at this address, right now?
  *
  * Needs the direct map's base (calibrated by user space against
- * /proc/self/pagemap) and LEVELS (4 or 5). All reads go through
- * bpf_probe_read_kernel, so a table freed under us yields a failed or a stale
- * read, never a crash; the pagemap snapshot is the judge.
+ * /proc/self/pagemap) and LEVELS (4 or 5). All reads survive a bad address
+ * (kernel.h), so a table freed under us yields a failed or a stale read, never
+ * a crash; the pagemap snapshot is the judge.
  */
 #ifndef PAGEFAULT_WALK_H
 #define PAGEFAULT_WALK_H
 
 #define WINDOW_PAGES 16 /* fault-around's default: 64 KiB, aligned */
 
+#define LAST_OF_WINDOW (1u << (WINDOW_PAGES - 1))
+#define WINDOW_SLOTS (WINDOW_PAGES + 2) /* with the entry on either side */
+
 #define ENTRY_PRESENT 0x001ULL
 #define ENTRY_LEAF 0x080ULL     /* PSE: the entry maps a huge page */
 #define ENTRY_PROTNONE 0x100ULL /* present to the kernel, not to the CPU */
 #define ENTRY_TABLE 0x000ffffffffff000ULL
+#define HUGE_PAGE (~(u64)((1 << 21) - 1)) /* of an address: where its page table begins */
 
 struct walk {
-	u64 entry;  /* the last entry read; 0 where there is none */
-	u32 level;  /* its level: 1 PTE, 2 PMD, 3 PUD, 4 P4D, 5 PGD; 0 the walk failed */
-	u32 mask;   /* present pages of the 16-page window around the address */
-	u64 slot;   /* kernel address of the window's first entry */
+	u64 entry;      /* the last entry read; 0 where there is none */
+	u32 level;      /* its level: 1 PTE, 2 PMD, 3 PUD, 4 P4D, 5 PGD; 0 the walk failed */
+	u32 mask;       /* present pages of the 16-page window around the address, once it is read */
+	u64 slot;       /* kernel address of the entry */
+	u64 above;      /* the entry that leads there, where level is 1 */
+	u64 above_slot; /* and its address */
 };
 
 static __always_inline int entry_is_table(u64 entry)
@@ -31,14 +37,17 @@ static __always_inline int entry_is_table(u64 entry)
 
 static __always_inline int walk_step(u64 table, u64 address, u32 shift, u32 level, struct walk *w)
 {
-	u64 slot = table + ((address >> shift) & 511) * 8;
-
-	if (bpf_probe_read_kernel(&w->entry, 8, (void *)slot)) {
+	w->slot = table + ((address >> shift) & 511) * 8;
+	w->level = level;
+#ifdef CAST_CALL
+	w->entry = LOAD64(w->slot);
+#else
+	if (bpf_probe_read_kernel(&w->entry, 8, (void *)w->slot)) {
 		w->entry = 0;
 		w->level = 0;
 		return 0;
 	}
-	w->level = level;
+#endif
 	return entry_is_table(w->entry);
 }
 
@@ -47,24 +56,39 @@ static __always_inline u64 next_table(u64 base, struct walk *w)
 	return (w->entry & ENTRY_TABLE) + base;
 }
 
-static __always_inline u32 window_mask(u64 *window)
+/* 1 or 0, of ENTRY_PRESENT and ENTRY_PROTNONE; without a branch, which the verifier would follow. */
+static __always_inline u32 is_present(u64 entry)
+{
+	return (entry | entry >> 8) & 1;
+}
+
+/* Which of a window's pages are present; `entries` its first page's. */
+static __always_inline u32 window_mask(u64 *entries)
 {
 	u32 mask = 0;
 
 #pragma unroll
 	for (int i = 0; i < WINDOW_PAGES; i++)
-		mask |= (window[i] & (ENTRY_PRESENT | ENTRY_PROTNONE)) ? 1u << i : 0;
+		mask |= is_present(entries[i]) << i;
 	return mask;
 }
 
-/*
- * Walk from `pgd` (already a kernel virtual address) to the entry for
- * `address`. `window` receives the page-table entries around it; it is
- * filled only when w->level is 1.
- */
-static __always_inline void walk_page(u64 base, u64 pgd, u64 address, struct walk *w, u64 *window)
+/* The window's entries at `slot` and those on either side, 0 where the page table ends. */
+static __always_inline int read_window(u64 slot, u64 *window)
 {
-	w->mask = 0;
+	u32 number = (slot >> 3) & 511 & ~(WINDOW_PAGES - 1);
+
+	window[0] = window[WINDOW_SLOTS - 1] = 0;
+	if (number == 0)
+		return bpf_probe_read_kernel(window + 1, (WINDOW_PAGES + 1) * 8, (void *)slot);
+	if (number == 512 - WINDOW_PAGES)
+		return bpf_probe_read_kernel(window, (WINDOW_PAGES + 1) * 8, (void *)(slot - 8));
+	return bpf_probe_read_kernel(window, WINDOW_SLOTS * 8, (void *)(slot - 8));
+}
+
+/* Walk from `pgd` (already a kernel virtual address) to the entry for `address`. */
+static __always_inline void walk_page(u64 base, u64 pgd, u64 address, struct walk *w)
+{
 #if LEVELS == 5
 	if (!walk_step(pgd, address, 48, 5, w))
 		return;
@@ -76,16 +100,27 @@ static __always_inline void walk_page(u64 base, u64 pgd, u64 address, struct wal
 		return;
 	if (!walk_step(next_table(base, w), address, 21, 2, w))
 		return;
+	w->above = w->entry;
+	w->above_slot = w->slot;
+	walk_step(next_table(base, w), address, 12, 1, w);
+}
 
-	w->slot = next_table(base, w) + ((address >> 12) & 511 & ~(u64)(WINDOW_PAGES - 1)) * 8;
-	if (bpf_probe_read_kernel(window, WINDOW_PAGES * 8, (void *)w->slot)) {
-		w->entry = 0;
-		w->level = 0;
-		return;
-	}
-	w->mask = window_mask(window);
-	w->level = 1;
-	bpf_probe_read_kernel(&w->entry, 8, &window[(address >> 12) & (WINDOW_PAGES - 1)]);
+/* Where the window begins in which a walk ended. */
+static __always_inline u64 window_slot(struct walk *w)
+{
+	return w->slot & ~(u64)(WINDOW_PAGES * 8 - 1);
+}
+
+/*
+ * Having walked to a page-table entry, read those around it into `window` (WINDOW_SLOTS long)
+ * and which are present into w->mask; 0 if that fails.
+ */
+static __always_inline int look_around(struct walk *w, u64 *window)
+{
+	if (read_window(window_slot(w), window))
+		return 0;
+	w->mask = window_mask(window + 1);
+	return 1;
 }
 
 /*
@@ -93,11 +128,80 @@ static __always_inline void walk_page(u64 base, u64 pgd, u64 address, struct wal
  * Fault-around begins at the mapping's start where that lies inside a window,
  * and then reaches into the next one (do_fault_around(), mm/memory.c).
  */
-static __always_inline int next_window(struct walk *w, u64 address, u64 *window)
+static __always_inline int next_window(struct walk *w, u64 address, u64 *entries)
 {
 	if (((address >> 12) & 511) >= 512 - WINDOW_PAGES)
 		return 0;
-	return !bpf_probe_read_kernel(window, WINDOW_PAGES * 8, (void *)(w->slot + WINDOW_PAGES * 8));
+	return !bpf_probe_read_kernel(entries, WINDOW_PAGES * 8, (void *)(window_slot(w) + WINDOW_PAGES * 8));
+}
+
+static __always_inline int maps_frame(u64 entry, u64 frame)
+{
+	return (entry & (ENTRY_TABLE | ENTRY_PRESENT)) == (frame | ENTRY_PRESENT);
+}
+
+/* Which pages next to the entry at `slot` are present, 1 below, 2 above; beyond the table: all. */
+static __always_inline u32 present_beside(u64 slot)
+{
+	u32 number = (slot >> 3) & 511;
+
+	return (is_present(LOAD64(slot - 8)) | (number == 0))
+		| (is_present(LOAD64(slot + 8)) | (number == 511)) << 1;
+}
+
+/* Which of the window's pages are in a row of frames with the page walked to, itself included. */
+static __always_inline u32 row_in_window(struct walk *w, u64 *entries)
+{
+	u32 own = (w->slot >> 3) & (WINDOW_PAGES - 1), same = 0, row = 1u << own;
+	u64 first = (w->entry & ENTRY_TABLE) - own * 4096, other;
+
+#pragma unroll
+	for (int i = 0; i < WINDOW_PAGES; i++) {
+		other = (entries[i] & (ENTRY_TABLE | ENTRY_PRESENT)) ^ ((first + i * 4096) | ENTRY_PRESENT);
+		same |= ((u32)((other | -other) >> 63) ^ 1) << i;
+	}
+#pragma unroll
+	for (int i = 1; i < WINDOW_PAGES; i++)
+		row |= (row << 1 | row >> 1) & same;
+	return row;
+}
+
+/*
+ * How many pages from the `first` of a page table on, upwards (step 1) or downwards (-1), are
+ * mapped to a row of frames, of which `frame` is the first page's: a large folio's. Looks at
+ * the last page of each window, and at all of the last one. `window` is overwritten.
+ */
+static __always_inline u32 row_of_frames(u64 table, u32 first, u64 frame, int step, u64 *window)
+{
+	u32 pages = 0, in_row = 1;
+	u64 entry, other;
+
+	for (int i = 1; i < 512 / WINDOW_PAGES; i++) {
+		u32 last = first + (WINDOW_PAGES - 1) * step;
+
+		if (last >= 512) /* below 0, too */
+			break;
+		if (bpf_probe_read_kernel(&entry, 8, (void *)(table + last * 8)) ||
+		    !maps_frame(entry, frame + (WINDOW_PAGES - 1) * 4096L * step))
+			break;
+		pages += WINDOW_PAGES;
+		first += WINDOW_PAGES * step;
+		frame += WINDOW_PAGES * 4096L * step;
+	}
+	if (first >= 512)
+		return pages;
+	first &= ~(WINDOW_PAGES - 1);
+	if (bpf_probe_read_kernel(window, WINDOW_PAGES * 8, (void *)(table + first * 8)))
+		return pages;
+	/* No branch here, either. */
+#pragma unroll
+	for (int i = 0; i < WINDOW_PAGES; i++) {
+		entry = window[step > 0 ? i : WINDOW_PAGES - 1 - i] & (ENTRY_TABLE | ENTRY_PRESENT);
+		other = entry ^ ((frame + i * 4096L * step) | ENTRY_PRESENT);
+		in_row &= (u32)((other | -other) >> 63) ^ 1;
+		pages += in_row;
+	}
+	return pages;
 }
 
 #endif

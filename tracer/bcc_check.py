@@ -40,6 +40,20 @@ def import_bcc(
     return module
 
 
+def installed_bcc(
+    finder: Callable[[str], ModuleSpec | None] = importlib.util.find_spec,
+) -> str | None:
+    """Which bcc there is, without loading it: its place and version; None where that is unclear."""
+    folder = _folder(finder("bcc"))
+    try:
+        # Every bcc since 2015 has libbcc.py beside __init__.py; PyPI's has not.
+        if folder is None or not (folder / "libbcc.py").is_file():
+            return None
+        return f"{folder} {(folder / 'version.py').read_text()}"
+    except OSError:
+        return None
+
+
 def _failed(error: Exception, spec: ModuleSpec | None) -> TraceError:
     if spec is None:
         return _missing()

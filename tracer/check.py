@@ -28,8 +28,9 @@ from tracer.mm_pin import PinHelper, PinUnavailable
 from tracer.outputs.files import open_output
 from tracer.outputs.layout import show
 from tracer.outputs.units import ASCII, glyphs_for
-from tracer.probes.choose import PROBES, Attached, attach
-from tracer.probes.program import load_bcc
+from tracer.probes.choose import attach
+from tracer.probes.compilation import Compilation
+from tracer.probes.order import PROBES
 from tracer.procfs import hugepages, rights
 from tracer.procfs.entries import frames_visible, open_pagemap, scan_available
 from tracer.report import TextFile
@@ -175,11 +176,11 @@ def _architecture() -> Line:
 
 def _bcc() -> Line:
     try:
-        bcc = load_bcc(bpf_dir())
+        with Compilation("", bpf_dir()) as compilation:
+            found = compilation.answer()
     except TraceError as error:
         return Line("bcc", "no", error.message, error.hint)
-    folder = Path(str(bcc.__file__)).parent
-    return Line("bcc", "yes", f"{getattr(bcc, '__version__', 'version unknown')} in {folder}")
+    return Line("bcc", "yes", f"{found.bcc_version} in {found.bcc_folder}")
 
 
 def _c_headers() -> Line:
@@ -213,16 +214,10 @@ def _try(name: str, root: bool) -> Tried:
     if not root:
         return Tried(_NOT_TRIED)
     try:
-        with contextlib.closing(attach(name, bpf_dir(), _RING_BYTES)) as attached:
-            return Tried("", attached.direct_map, _hooks_anonymous(attached))
+        with contextlib.closing(attach(name, bpf_dir(), _RING_BYTES, anonymous=True)) as attached:
+            return Tried("", attached.direct_map, attached.program.hooks_anonymous)
     except TraceError as error:
         return Tried(_reason(name, error.message))
-
-
-def _hooks_anonymous(attached: Attached) -> bool:
-    bpf = attached.program.bpf
-    hooked = [*bpf.kfunc_entry_fds, *bpf.kprobe_fds]
-    return any(b"do_anonymous_page" in name for name in hooked)
 
 
 def _reason(name: str, message: str) -> str:
@@ -255,7 +250,7 @@ def _anonymous(tried: dict[str, Tried]) -> Line:
     name = "do_anonymous_page"
     by = [probe for probe, each in tried.items() if each.anonymous]
     if by:
-        return Line(name, "yes", f"hooked by {' and '.join(by)}")
+        return Line(name, "yes", f"can be hooked by {' and '.join(by)}")
     if not symbol_address(name) and not _in_kallsyms(name):
         return Line(name, "", "inlined by the compiler: page-table entries tell the same")
     return Line(name, "", "cannot be hooked here: page-table entries tell the same")

@@ -102,8 +102,8 @@ def test_enums_and_functions(types: Btf) -> None:
     assert types.enum_value("wide", "HUGE") == (1 << 32) + 5
     assert types.enum_value("small", "B") is None
     assert types.enum_value("no", "A") is None
-    assert types.has_function("handle_it")
-    assert not types.has_function("small")
+    assert types.function_id("handle_it")
+    assert not types.function_id("small")
     assert types.struct_size("no") is None
 
 
@@ -162,9 +162,8 @@ def test_the_running_kernel() -> None:
         assert found["task_struct.maj_flt"] == found["task_struct.min_flt"] + 8
         assert found["dentry.d_name.name"] == found["dentry.d_name"] + 8
         assert kernel.struct_size("rusage") == 144
-        assert kernel.has_function("handle_mm_fault")
-        assert not kernel.has_function("no_such_function")
+        assert kernel.function_id("handle_mm_fault")
+        assert not kernel.function_id("no_such_function")
         assert kernel.enum_value("bpf_map_type", "BPF_MAP_TYPE_RINGBUF") == 27
     assert btf.offsets(["iovec.iov_len"]) == {"iovec.iov_len": 8}
-    assert btf.has_function("handle_mm_fault")
     assert btf.enum_value("bpf_map_type", "BPF_MAP_TYPE_RINGBUF") == 27

@@ -25,6 +25,7 @@ _LAST_PAGE = (1 << 8 * ctypes.sizeof(ctypes.c_void_p)) - 4096
 # BTF_KIND_* of include/uapi/linux/btf.h
 _STRUCT, _UNION, _ENUM, _TYPEDEF = 4, 5, 6, 8
 _VOLATILE, _CONST, _RESTRICT, _FUNC, _TYPE_TAG, _ENUM64 = 9, 10, 11, 12, 18, 19
+_DEEPEST = 64  # of anonymous members, and of typedefs; kernels come to five or so
 _SAME_LAYOUT = {_TYPEDEF, _VOLATILE, _CONST, _RESTRICT, _TYPE_TAG}
 
 
@@ -115,13 +116,17 @@ class Btf:
         number = self._find(name, _STRUCT, _UNION)
         return int(self._type(number).size) if number > 0 else None
 
-    def has_function(self, name: str) -> bool:
-        """Whether BTF describes the function `name`, so that fentry could hook it.
+    def struct_id(self, name: str) -> int:
+        """The type number of struct `name`; 0 where BTF has none."""
+        return self._find(name, _STRUCT)
 
-        False also where the compiler inlined it everywhere. True does not
+    def function_id(self, name: str) -> int:
+        """The type number of the function `name`, by which fentry hooks it; 0 where BTF has none.
+
+        0 also where the compiler inlined it everywhere. A number does not
         promise that the kernel lets it be hooked.
         """
-        return self._find(name, _FUNC) > 0
+        return self._find(name, _FUNC)
 
     def enum_value(self, enum: str, member: str) -> int | None:
         """The value of `member` in `enum enum`, or None where either is missing."""
@@ -159,8 +164,10 @@ class Btf:
             number = place[1]
         return total
 
-    def _member(self, number: int, wanted: str) -> tuple[int, int] | None:
+    def _member(self, number: int, wanted: str, depth: int = 0) -> tuple[int, int] | None:
         """(byte offset, type number) of a member, searching anonymous ones in C's order."""
+        if depth > _DEEPEST:
+            raise _senseless("structures within each other without end")
         number = self._strip(number)
         kind, count, bitfields = _unpack(self._type(number).info)
         if kind not in (_STRUCT, _UNION):
@@ -172,18 +179,22 @@ class Btf:
             if name == wanted:
                 return None if width or bits % 8 else (bits // 8, entry.type)
             if not name:
-                inner = self._member(entry.type, wanted)
+                inner = self._member(entry.type, wanted, depth + 1)
                 if inner is not None:
                     return bits // 8 + inner[0], inner[1]
         return None
 
     def _strip(self, number: int) -> int:
-        while _unpack(self._type(number).info)[0] in _SAME_LAYOUT:
+        for _ in range(_DEEPEST):
+            if _unpack(self._type(number).info)[0] not in _SAME_LAYOUT:
+                return number
             number = self._type(number).size  # the union's other face: the type referred to
-        return number
+        raise _senseless("names for names without end")
 
     def _type(self, number: int) -> _Type:
         pointer = self._lib.btf__type_by_id(self._btf, number)
+        if not pointer:
+            raise _senseless(f"no type of number {number}")
         return _Type.from_address(pointer)
 
     def _entries(self, number: int, shape: type[Shape], count: int) -> "ctypes.Array[Shape]":
@@ -194,16 +205,16 @@ class Btf:
         return decode(self._lib.btf__name_by_offset(self._btf, offset) or b"")
 
 
+def _senseless(what: str) -> TraceError:
+    return TraceError(
+        f"the kernel's BTF makes no sense: {what}", "use another kernel", Exit.UNSUPPORTED
+    )
+
+
 def offsets(paths: Iterable[str]) -> dict[str, int]:
     """`Btf.offsets` of the running kernel."""
     with Btf() as btf:
         return btf.offsets(paths)
-
-
-def has_function(name: str) -> bool:
-    """`Btf.has_function` of the running kernel."""
-    with Btf() as btf:
-        return btf.has_function(name)
 
 
 def enum_value(enum: str, member: str) -> int | None:

@@ -73,6 +73,11 @@ def preemption() -> str:
     return "voluntary"
 
 
+def preemptible() -> bool:
+    """Whether the kernel may preempt itself, and so a BPF program that does not forbid it."""
+    return preemption() not in ("none", "voluntary")
+
+
 def _boot_choice() -> str:
     """preempt= on the kernel's command line, else the model the kernel was built with."""
     for word in Path("/proc/cmdline").read_text().split():

@@ -1,12 +1,12 @@
 """Physical to virtual: the direct map's base, found and verified on every start.
 
 The page-table walk reads tables by physical address through the kernel's
-direct map, whose base is randomised (CONFIG_RANDOMIZE_MEMORY). kallsyms may
-name `page_offset_base`; where it does not (no CONFIG_KALLSYMS_ALL), the base
-is 1 GiB-aligned (arch/x86/mm/kaslr.c) and lies below mm->pgd by that
-table's physical address, so there is one candidate for each GiB of memory. A
-candidate is right when walking our own pages gives what
-/proc/self/pagemap says of them.
+direct map, whose base is randomised (CONFIG_RANDOMIZE_MEMORY). It is
+1 GiB-aligned (arch/x86/mm/kaslr.c) and lies below mm->pgd by that table's
+physical address, so there is one candidate for each GiB of memory. A candidate
+is right when walking our own pages gives what /proc/self/pagemap says of
+them. kallsyms, which takes longer to read than all of them to try, is asked for
+`page_offset_base` only if none is (it names it with CONFIG_KALLSYMS_ALL).
 """
 
 import ctypes
@@ -60,10 +60,7 @@ def find_direct_map(program: Walker) -> DirectMap:
     try:
         if pages.frames[0] == 0:
             return DirectMap(0, 0, "/proc/self/pagemap shows no frames (CAP_SYS_ADMIN is missing)")
-        first = program.walk_own(pages.addresses[0], 0, symbol_address("page_offset_base"))
-        if first is None or not first.pgd:
-            raise TraceError("the calibration program did not run")
-        for base, source in _candidates(first.pgd, first.symbol_value):
+        for base, source in _candidates(program, pages.addresses[0]):
             if all(_agrees(program, base, at, frame) for at, frame in pages):
                 return DirectMap(base, pages.zero_frame, source)
         return DirectMap(0, pages.zero_frame, "no candidate for the direct map agrees with pagemap")
@@ -72,14 +69,24 @@ def find_direct_map(program: Walker) -> DirectMap:
         pages.close()
 
 
-def _candidates(pgd: int, symbol_value: int) -> Iterator[tuple[int, str]]:
-    if symbol_value:
-        yield symbol_value, "page_offset_base, verified against pagemap"
+def _candidates(program: Walker, address: int) -> Iterator[tuple[int, str]]:
+    """(base, how it was found), `address` being one of our own pages."""
     highest = highest_frame()
+    pgd = _ask(program, address).pgd
     base = pgd & ~(GIB - 1)
     while base > 0 and pgd - base <= highest:
         yield base, "calibrated against pagemap"
         base -= GIB
+    if symbol := symbol_address("page_offset_base"):
+        named = _ask(program, address, symbol).symbol_value
+        yield named, "page_offset_base, verified against pagemap"
+
+
+def _ask(program: Walker, address: int, symbol: int = 0) -> Walk:
+    answer = program.walk_own(address, 0, symbol)
+    if answer is None or not answer.pgd:
+        raise TraceError("the calibration program did not run")
+    return answer
 
 
 def _agrees(program: Walker, base: int, address: int, frame: int) -> bool:

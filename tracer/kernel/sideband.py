@@ -19,8 +19,9 @@ import struct
 import time
 from collections.abc import Container, Iterator
 from dataclasses import dataclass
+from operator import attrgetter
 from types import TracebackType
-from typing import Self
+from typing import NamedTuple, Self
 
 from tracer.errors import Exit, TraceError
 from tracer.text import decode
@@ -59,7 +60,7 @@ _PROT_READ, _PROT_WRITE, _PROT_EXEC, _MAP_SHARED = 1, 2, 4, 1
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen: making one would take three times as long
 class MmapEvent:
     """A mapping [start, end) that exists since `time_ns` (CLOCK_MONOTONIC).
 
@@ -107,7 +108,29 @@ def parse(
     buffer's order, records the kernel says it lost, bytes left over because a
     record made no sense).
     """
-    events: list[Event] = []
+    raw, lost, left_over = _split(data)
+    events = [
+        _event(each)
+        for each in raw
+        if pids is None or each.pid in pids or each.time_ns > settled_ns
+    ]
+    return events, lost, left_over
+
+
+class _Raw(NamedTuple):
+    """A record not taken apart: most are of processes nobody asks about."""
+
+    time_ns: int
+    pid: int
+    tid: int
+    misc: int
+    kind: int
+    record: bytes
+
+
+def _split(data: bytes) -> tuple[list[_Raw], int, int]:
+    """The records that tell of mappings, then what `parse` returns beside them."""
+    found: list[_Raw] = []
     lost = at = 0
     while at + _HEADER.size <= len(data):
         kind, misc, size = _HEADER.unpack_from(data, at)
@@ -117,15 +140,17 @@ def parse(
             if size < _SMALLEST[kind]:
                 break
             pid, tid, time_ns = _SAMPLE_ID.unpack_from(data, at + size - _SAMPLE_ID.size)
-            if pids is None or pid in pids or time_ns > settled_ns:
-                if kind == _RECORD_MMAP2:
-                    events.append(_mapping(data[at : at + size], misc))
-                else:
-                    events.append(ExecEvent(time_ns, pid, tid))
+            found.append(_Raw(time_ns, pid, tid, misc, kind, data[at : at + size]))
         elif kind == _RECORD_LOST and size >= _HEADER.size + 16:
             lost += int.from_bytes(data[at + 16 : at + 24], "little")
         at += size
-    return events, lost, len(data) - at
+    return found, lost, len(data) - at
+
+
+def _event(raw: _Raw) -> Event:
+    if raw.kind == _RECORD_MMAP2:
+        return _mapping(raw.record, raw.misc)
+    return ExecEvent(raw.time_ns, raw.pid, raw.tid)
 
 
 def _mapping(record: bytes, misc: int) -> MmapEvent:
@@ -176,6 +201,7 @@ class _Buffer:
         self._enabled_ns = -1
         self._kept: list[bytes] = []
         self.lost = 0
+        self.was_full = False
 
     def drain(self) -> bytes:
         """All whole records since the last call."""
@@ -193,6 +219,7 @@ class _Buffer:
         self._positions[1] = head
         self._kept.append(data)
         if used > self._size - _LARGEST:
+            self.was_full = True
             self.read()  # a LOST record only comes with the next record: ask now
 
     def read(self) -> bool:
@@ -244,7 +271,7 @@ class Sideband:
         """`data_pages`: size of each CPU's buffer, a power of two."""
         self._data_pages = data_pages
         self._buffers: dict[int, _Buffer] = {}
-        self._pending: list[Event] = []
+        self._waiting: dict[int, list[_Raw]] = {}  # by process
         self._lost_before = 0  # by buffers closed since
         self.corrupt = 0  # stretches of a buffer dropped because they made no sense
         try:
@@ -279,6 +306,11 @@ class Sideband:
         """Records (of any process) that found their buffer full, as far as is known."""
         return self._lost_before + sum(buffer.lost for buffer in self._buffers.values())
 
+    @property
+    def was_full(self) -> bool:
+        """Whether a buffer has been so full that records may have been lost."""
+        return any(buffer.was_full for buffer in self._buffers.values()) or self.lost > 0
+
     def poll(
         self, pids: Container[int] | None = None, settled_ns: int | None = None
     ) -> list[Event]:
@@ -293,18 +325,23 @@ class Sideband:
         """
         now = time.clock_gettime_ns(time.CLOCK_MONOTONIC)
         settled_ns = now if settled_ns is None else settled_ns - _SLACK_NS
-        events = self._pending
         for buffer in self._buffers.values():
-            events += self._take(buffer, pids, settled_ns)
-        events.sort(key=lambda event: event.time_ns)
+            self._take(buffer, pids, settled_ns)
         due: list[Event] = []
-        self._pending = []
-        for event in events:
-            mine = pids is None or event.pid in pids
-            if mine and event.time_ns <= now:
-                due.append(event)
-            elif mine or event.time_ns > settled_ns:
-                self._pending.append(event)
+        for pid in list(self._waiting):
+            waiting = self._waiting[pid]
+            if pids is None or pid in pids:
+                due += [_event(raw) for raw in waiting if raw.time_ns <= now]
+                waiting = [raw for raw in waiting if raw.time_ns > now]
+            elif waiting[0].time_ns <= settled_ns:
+                waiting = [raw for raw in waiting if raw.time_ns > settled_ns]
+            else:
+                continue
+            if waiting:
+                self._waiting[pid] = waiting
+            else:
+                del self._waiting[pid]
+        due.sort(key=attrgetter("time_ns"))
         return due
 
     def rescue(self) -> None:
@@ -320,16 +357,19 @@ class Sideband:
         """
         for cpu, buffer in list(self._buffers.items()):
             if not buffer.read():
-                self._pending += self._take(buffer, None, FOREVER)
+                self._take(buffer, None, FOREVER)
                 self._lost_before += buffer.lost
                 self._buffers.pop(cpu).close()
         return self._attach_missing()
 
-    def _take(self, buffer: _Buffer, pids: Container[int] | None, settled_ns: int) -> list[Event]:
-        events, lost, left_over = parse(buffer.drain(), pids, settled_ns)
+    def _take(self, buffer: _Buffer, pids: Container[int] | None, settled_ns: int) -> None:
+        """Let what a buffer holds wait, by process; other processes' only after `settled_ns`."""
+        found, lost, left_over = _split(buffer.drain())
         buffer.lost += lost if not buffer.counts_lost else 0
         self.corrupt += left_over > 0
-        return events
+        for raw in found:
+            if pids is None or raw.pid in pids or raw.time_ns > settled_ns:
+                self._waiting.setdefault(raw.pid, []).append(raw)
 
     def _attach_missing(self) -> bool:
         attached = False

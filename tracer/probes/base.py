@@ -1,9 +1,11 @@
 """What a probe is: one way to attach bpf/pagefault.c to this kernel."""
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from tracer.probes.program import Program
+if TYPE_CHECKING:
+    from tracer.probes.program import Program  # imports numpy
 
 
 class Probe(Protocol):
@@ -13,19 +15,23 @@ class Probe(Protocol):
     define: str
     latency: str  # what latency_ns covers, one sentence
 
-    def refused(self) -> str:
-        """Why this kernel cannot take it, as far as can be told without trying; else ""."""
+    def refused(self, btf_ids: Mapping[str, int]) -> str:
+        """Why this kernel cannot take it, as far as can be told without compiling it; else ""."""
 
     def inexact(self) -> str:
         """Why it would not see every fault here; "" where it does."""
 
-    def flags(self) -> list[str]:
-        """Further -D flags."""
+    def attach(self, program: "Program") -> None:
+        """Attach its hooks; raises TraceError."""
 
-    def attach(self, bcc: Any, program: Program) -> None:
-        """Attach what the compile did not attach by itself; raises TraceError."""
+    def attach_anonymous(self, program: "Program") -> None:
+        """Attach to do_anonymous_page, too, if it can be, and say so (hooks_anonymous).
 
-    def missed(self, program: Program) -> int:
+        Records of faults that came through it are then marked (MARK_ANON_FN). Nothing needs
+        that, and it costs every anonymous fault a hook more.
+        """
+
+    def missed(self, program: "Program") -> int:
         """Hook calls the kernel says it skipped since the program was loaded."""
 
 

@@ -1,46 +1,62 @@
-"""fentry/fexit on handle_mm_fault, and on do_anonymous_page where it is no inline."""
+"""fentry/fexit on handle_mm_fault, and fentry on do_anonymous_page where that is asked for."""
 
-from typing import Any
+import contextlib
+import os
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from tracer.errors import Exit, TraceError
-from tracer.kernel.btf import has_function
-from tracer.kernel.machine import preemption
-from tracer.probes.program import Program
+from tracer.kernel.machine import preemptible, preemption
+from tracer.probes.bpf import refuses_tracing
+
+if TYPE_CHECKING:
+    from tracer.probes.program import Program
 
 name = "fentry"
 define = "PROBE_FENTRY"
 latency = "entry of the first handle_mm_fault call to the return of the last"
 
+_ANONYMOUS = "fentry__do_anonymous_page"
 
-def refused() -> str:
+
+def refused(btf_ids: Mapping[str, int]) -> str:
     """BTF must name the function; whether trampolines are allowed only an attempt tells."""
-    return "" if has_function("handle_mm_fault") else "BTF does not name handle_mm_fault"
+    number = btf_ids.get("handle_mm_fault", 0)
+    return refuses_tracing(number) if number else "BTF does not name handle_mm_fault"
 
 
 def inexact() -> str:
     """A preempted handler blinds its program on that CPU: 2 % missed by 16 threads on 7.2."""
-    model = preemption()
-    if model in ("none", "voluntary"):
+    if not preemptible():
         return ""
+    model = preemption()
     return f"handlers can be preempted here (preemption: {model}), which makes it miss faults"
 
 
-def flags() -> list[str]:
-    return ["-DHOOK_ANONYMOUS"] if has_function("do_anonymous_page") else []
+def attach(program: "Program") -> None:
+    """Attach, the return first: an entry without one would be a fault that never ends."""
+    try:
+        program.attach_tracing("fexit__handle_mm_fault")
+        program.attach_tracing("fentry__handle_mm_fault")
+    except OSError as error:
+        raise TraceError(
+            f"fentry: handle_mm_fault cannot be hooked: {os.strerror(error.errno or 0)}",
+            code=Exit.NO_PROBE,
+        ) from error
 
 
-def attach(bcc: Any, program: Program) -> None:
-    """BCC attaches kfunc__/kretfunc__ programs as it loads them; say so when it did not."""
-    hooks = [fn for fn in program.bpf.kfunc_entry_fds if b"handle_mm_fault" in fn]
-    returns = [fn for fn in program.bpf.kfunc_exit_fds if b"handle_mm_fault" in fn]
-    if not hooks or not returns:
-        raise TraceError("fentry: BCC did not attach handle_mm_fault", code=Exit.NO_PROBE)
+def attach_anonymous(program: "Program") -> None:
+    """Not where it is an inline, and without a number in BTF, or notrace."""
+    if _ANONYMOUS in program.functions:
+        with contextlib.suppress(OSError):
+            program.attach_tracing(_ANONYMOUS)
+            program.hooks_anonymous = True
 
 
-def missed(program: Program) -> int:
+def missed(program: "Program") -> int:
     """`recursion_misses` of the programs (fdinfo; absent on 5.10)."""
-    total = 0
-    for name, function in program.bpf.funcs.items():
-        if name.startswith((b"kfunc__", b"kretfunc__")):
-            total += program.recursion_misses(function.fd)
-    return total
+    return sum(
+        program.recursion_misses(name)
+        for name in program.functions
+        if name.startswith(("fentry__", "fexit__"))
+    )

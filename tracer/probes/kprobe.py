@@ -1,12 +1,24 @@
-"""kprobe and kretprobe on handle_mm_fault, and on do_anonymous_page where it is no inline."""
+"""kprobe and kretprobe on handle_mm_fault, kprobe on do_anonymous_page where that is asked for.
 
+The entries are kprobes of perf's own, which end with their descriptor. Those
+have no maxactive, which a return probe here must have; so the return is
+defined in tracefs, where the definition outlives us if we are killed:
+inactive, and swept by whoever attaches next.
+"""
+
+import contextlib
 import os
-from typing import Any
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tracer.errors import Exit, TraceError
-from tracer.kernel.machine import symbol_address
+from tracer.probes import events
 from tracer.probes.base import tracefs
-from tracer.probes.program import Program, quiet_stderr
+
+if TYPE_CHECKING:
+    from tracer.probes.program import Program
 
 name = "kprobe"
 define = "PROBE_KPROBE"
@@ -16,13 +28,16 @@ latency = "entry of the first handle_mm_fault call to the return of the last"
 # userfaultfd lost half of their returns with the default.
 MAXACTIVE = 1024
 
+_GROUP = "pagefault_trace"
+_PMU = Path("/sys/bus/event_source/devices/kprobe/type")
 
-def refused() -> str:
+
+def refused(btf_ids: Mapping[str, int]) -> str:
     """Kprobes must be compiled in: tracefs then has kprobe_events."""
     folder = tracefs()
     if folder is None:
         return "tracefs is not mounted (mount -t tracefs none /sys/kernel/tracing)"
-    if not (folder / "kprobe_events").exists():
+    if not (folder / "kprobe_events").exists() or not _PMU.exists():
         return "the kernel was built without kprobes (CONFIG_KPROBE_EVENTS)"
     return ""
 
@@ -31,32 +46,75 @@ def inexact() -> str:
     return ""
 
 
-def flags() -> list[str]:
-    return ["-DHOOK_ANONYMOUS"] if symbol_address("do_anonymous_page") else []
-
-
-def attach(bcc: Any, program: Program) -> None:
+def attach(program: "Program") -> None:
     """Attach, the return first: an entry without one would be a fault that never ends."""
-    bpf = program.bpf
-    with quiet_stderr() as complaints:
-        try:
-            bpf.attach_kretprobe(
-                event=b"handle_mm_fault", fn_name=b"handle_mm_fault_return", maxactive=MAXACTIVE
-            )
-            bpf.attach_kprobe(event=b"handle_mm_fault", fn_name=b"handle_mm_fault_entry")
-        except Exception as error:
-            raise TraceError(
-                f"kprobe: handle_mm_fault cannot be hooked: {error} {complaints()}".strip(),
-                code=Exit.NO_PROBE,
-            ) from error
-        try:
-            if flags():
-                bpf.attach_kprobe(event=b"do_anonymous_page", fn_name=b"do_anonymous_page_entry")
-        except Exception:  # notrace on this kernel: a cross-check less, nothing lost
-            return
+    folder = tracefs()
+    assert folder is not None  # else refused
+    try:
+        _sweep(folder)
+        event = _define_return(folder, "handle_mm_fault")
+        program.return_probe = event
+        program.at_close(lambda: _delete(folder, event))
+        program.keep(_open(program, "kretprobe__handle_mm_fault", _number(folder, event)))
+        program.keep(_open(program, "kprobe__handle_mm_fault"))
+    except OSError as error:
+        raise TraceError(
+            f"kprobe: handle_mm_fault cannot be hooked: {os.strerror(error.errno or 0)}",
+            code=Exit.NO_PROBE,
+        ) from error
 
 
-def missed(program: Program) -> int:
+def attach_anonymous(program: "Program") -> None:
+    """Not where it is an inline."""
+    with contextlib.suppress(OSError):
+        program.keep(_open(program, "kprobe__do_anonymous_page"))
+        program.hooks_anonymous = True
+
+
+def _open(program: "Program", function: str, tracepoint: int = 0) -> int:
+    """Run a program at the defined event, or at the entry of what it is called after."""
+    fd, cpu = program.functions[function], events.first_cpu()
+    if tracepoint:
+        return events.open_event(fd, events.TRACEPOINT, tracepoint, cpu)
+    hooked = function.partition("__")[2]
+    return events.open_event(fd, int(_PMU.read_text()), 0, cpu, function=hooked)
+
+
+def _define_return(folder: Path, function: str) -> str:
+    """Define the return probe; its name (Documentation/trace/kprobetrace.rst)."""
+    event = f"{_GROUP}/{function}_{time.monotonic_ns()}_{os.getpid()}"
+    _tell(folder, f"r{MAXACTIVE}:{event} {function}\n")
+    return event
+
+
+def _sweep(folder: Path) -> None:
+    """Delete what tracers that were killed left defined."""
+    for line in (folder / "kprobe_events").read_text().splitlines():
+        event = line.partition(":")[2].split(" ")[0]  # r1024:GROUP/FUNCTION_PID FUNCTION
+        owner = event.rpartition("_")[2]
+        if event.startswith(f"{_GROUP}/") and not Path(f"/proc/{owner}").exists():
+            with contextlib.suppress(OSError):  # busy: its pid is in another namespace
+                _delete(folder, event)
+
+
+def _number(folder: Path, event: str) -> int:
+    return int((folder / "events" / event / "id").read_text())
+
+
+def _delete(folder: Path, event: str) -> None:
+    _tell(folder, f"-:{event}\n")
+
+
+def _tell(folder: Path, line: str) -> None:
+    # Not Python's "a", which seeks to an end this file does not have; nor "w": that clears it.
+    fd = os.open(folder / "kprobe_events", os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
+    try:
+        os.write(fd, line.encode())
+    finally:
+        os.close(fd)
+
+
+def missed(program: "Program") -> int:
     """Return probes that found no free instance: kprobe_profile's third column for ours."""
     folder = tracefs()
     if folder is None:
@@ -64,6 +122,6 @@ def missed(program: Program) -> int:
     total = 0
     for line in (folder / "kprobe_profile").read_text().splitlines():
         event, _, misses = line.split()
-        if event.endswith(f"_bcc_{os.getpid()}"):
+        if event == program.return_probe.partition("/")[2]:
             total += int(misses)
     return total

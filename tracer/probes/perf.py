@@ -1,18 +1,21 @@
 """Software events after a fault, exception tracepoints before it; no kprobes needed."""
 
-from typing import Any
+import os
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from tracer.errors import Exit, TraceError
-from tracer.probes.program import Program, quiet_stderr
+from tracer.probes import events
+
+if TYPE_CHECKING:
+    from tracer.probes.program import Program
 
 name = "perf"
 define = "PROBE_PERF"
 latency = "the page-fault exception to the kernel's accounting of the resolved fault"
 
 # include/uapi/linux/perf_event.h
-_TYPE_SOFTWARE = 1
-_PAGE_FAULTS_MIN = 5
-_PAGE_FAULTS_MAJ = 6
+_PAGE_FAULTS = {"perf_event__page_fault_minor": 5, "perf_event__page_fault_major": 6}
 
 BLIND = (
     "the perf probe does not see faults without a register frame: "
@@ -21,7 +24,7 @@ BLIND = (
 )
 
 
-def refused() -> str:
+def refused(btf_ids: Mapping[str, int]) -> str:
     return ""
 
 
@@ -29,30 +32,25 @@ def inexact() -> str:
     return ""
 
 
-def flags() -> list[str]:
-    return []
-
-
-def attach(bcc: Any, program: Program) -> None:
+def attach(program: "Program") -> None:
     """One event for each kind and CPU, filtered by target in the program: nothing slips by."""
-    with quiet_stderr() as complaints:
-        try:
-            program.bpf.load_func(b"exception", bcc.BPF.RAW_TRACEPOINT)
-            for tracepoint in (b"page_fault_user", b"page_fault_kernel"):
-                program.bpf.attach_raw_tracepoint(tp=tracepoint, fn_name=b"exception")
-            for config, function in (
-                (_PAGE_FAULTS_MIN, b"page_fault_minor"),
-                (_PAGE_FAULTS_MAJ, b"page_fault_major"),
-            ):
-                program.bpf.attach_perf_event(
-                    ev_type=_TYPE_SOFTWARE, ev_config=config, fn_name=function, sample_period=1
-                )
-        except Exception as error:
-            raise TraceError(
-                f"perf: the page-fault events cannot be opened: {error} {complaints()}".strip(),
-                code=Exit.NO_PROBE,
-            ) from error
+    try:
+        for tracepoint in ("page_fault_user", "page_fault_kernel"):
+            program.attach_raw_tracepoint("hook__exception", tracepoint)
+        program.cpu_events = events.CpuEvents(
+            {config: program.functions[name] for name, config in _PAGE_FAULTS.items()}
+        )
+        program.at_close(program.cpu_events.close)
+    except OSError as error:
+        raise TraceError(
+            f"perf: the page-fault events cannot be opened: {os.strerror(error.errno or 0)}",
+            code=Exit.NO_PROBE,
+        ) from error
 
 
-def missed(program: Program) -> int:
+def attach_anonymous(program: "Program") -> None:
+    """It has no hook there."""
+
+
+def missed(program: "Program") -> int:
     return 0

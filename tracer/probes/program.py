@@ -1,93 +1,56 @@
-"""Compiling bpf/pagefault.c with BCC, and the maps user space shares with it.
+"""bpf/pagefault.c in the kernel: its programs, what they are attached to, and the shared maps.
 
-One `Program` is one compiled probe; several traces may follow one another on
-it (`reset` between them). Headers come from bpf/compat, offsets from BTF,
-so neither kernel headers nor a matching kernel package is needed.
+One `Program` is one compiled probe (compilation.py); several traces may follow
+one another on it (`reset` between them).
 """
 
-import contextlib
 import ctypes
+import mmap
 import os
-from collections.abc import Iterable
+import secrets
+import struct
+import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from tracer.bcc_check import import_bcc
+import numpy as np
+
 from tracer.errors import Exit, TraceError
-from tracer.kernel.btf import Btf
+from tracer.probes import bpf
+from tracer.probes.compiled import Answer, Function
+from tracer.probes.events import CpuEvents
+from tracer.procfs.system import possible_cpus
 from tracer.records import Layout, load_layout
 
 RING_BYTES = 64 << 20
 
-# -D name: BTF path. All are needed.
-_OFFSETS = {
-    "O_TASK_MM": "task_struct.mm",
-    "O_TASK_PID": "task_struct.pid",
-    "O_TASK_TGID": "task_struct.tgid",
-    "O_TASK_COMM": "task_struct.comm",
-    "O_TASK_MIN_FLT": "task_struct.min_flt",
-    "O_TASK_MAJ_FLT": "task_struct.maj_flt",
-    "O_TASK_SIGNAL": "task_struct.signal",
-    "O_SIGNAL_LIVE": "signal_struct.live",
-    "O_MM_PGD": "mm_struct.pgd",
-    "O_VMA_START": "vm_area_struct.vm_start",
-    "O_VMA_END": "vm_area_struct.vm_end",
-    "O_VMA_MM": "vm_area_struct.vm_mm",
-    "O_VMA_FLAGS": "vm_area_struct.vm_flags",
-    "O_VMA_PGOFF": "vm_area_struct.vm_pgoff",
-    "O_VMA_FILE": "vm_area_struct.vm_file",
-    "O_FILE_INODE": "file.f_inode",
-    "O_INODE_INO": "inode.i_ino",
-    "O_INODE_SUPER": "inode.i_sb",
-    "O_SUPER_DEVICE": "super_block.s_dev",
-    "O_SUPER_MAGIC": "super_block.s_magic",
-}
-_OPTIONAL_OFFSETS = {"O_MM_OWNER": "mm_struct.owner"}  # CONFIG_MEMCG
-
 COUNTERS = ("lost", "lost_other", "filtered", "crowded", "orphans", "abandoned")
 
-
-class _Target(ctypes.Structure):
-    """struct target"""
-
-    _fields_ = [
-        ("leader", ctypes.c_uint64),
-        ("state", ctypes.c_uint32),
-        ("spare", ctypes.c_uint32),
-    ]
-
-
-class _Settings(ctypes.Structure):
-    """struct settings"""
-
-    _fields_ = [
-        ("direct_map", ctypes.c_uint64),
-        ("range_start", ctypes.c_uint64),
-        ("range_end", ctypes.c_uint64),
-        ("min_latency_ns", ctypes.c_uint64),
-    ]
-
-
-class _Calibration(ctypes.Structure):
-    """struct calibration"""
-
-    _fields_ = [
-        (name, ctypes.c_uint64)
-        for name in (
-            "thread",
-            "address",
-            "direct_map",
-            "symbol",
-            "pgd",
-            "entry",
-            "level",
-            "value",
-        )
-    ]
-
+# struct target, struct settings, struct calibration
+_TARGET, _SETTINGS = struct.Struct("<QII"), struct.Struct("<8Q")
+_CALIBRATION = struct.Struct("<10Q")
+# The last members of struct pending
+PLACE_END = np.dtype([("task", "<u8"), ("tid", "<u4"), ("crowded", "<u4"), ("unsent", "<u8")])
+_NR_GETPPID = 110  # x86-64
+_FIRST = bytes(4)  # the key of an array's only element
 
 TARGET_ACTIVE, TARGET_WAITS, TARGET_CHILDREN = 1, 2, 4
+
+# Where handlers can be preempted (bpf/pagefault.c: told), those of threads' lives are attached
+# so many times: what one misses, as it is running on that CPU already, another sees.
+_TOLD, _LIFE, _COPIES = "told", "raw_tracepoint__sched_process_", 3
+
+# By the first part of a function's name in bpf/pagefault.c: program type and attach type.
+_TYPES = {
+    "raw_tracepoint": (bpf.RAW_TRACEPOINT, 0),  # attached by `Program`, to what it is called after
+    "hook": (bpf.RAW_TRACEPOINT, 0),  # attached by whoever wants it
+    "fentry": (bpf.TRACING, bpf.FENTRY),
+    "fexit": (bpf.TRACING, bpf.FEXIT),
+    "kprobe": (bpf.KPROBE, 0),
+    "kretprobe": (bpf.KPROBE, 0),
+    "perf_event": (bpf.PERF_EVENT, 0),
+}
 
 
 @dataclass
@@ -100,127 +63,198 @@ class Walk:
     symbol_value: int
 
 
-def kernel_flags(levels: int) -> list[str]:
-    """The -D flags that tell the program where this kernel keeps its members."""
-    with Btf() as btf:
-        found = btf.offsets([*_OFFSETS.values(), *_OPTIONAL_OFFSETS.values()])
-    missing = [path for path in _OFFSETS.values() if path not in found]
-    if missing:
-        raise TraceError(
-            f"this kernel's BTF does not describe {', '.join(missing)}",
-            "it is newer than this program knows; please report its version",
-            Exit.UNSUPPORTED,
-        )
-    flags = [
-        f"-D{name}={found[path]}"
-        for name, path in (_OFFSETS | _OPTIONAL_OFFSETS).items()
-        if path in found
-    ]
-    return [*flags, f"-DLEVELS={levels}"]
-
-
-def load_bcc(bpf_dir: Path) -> Any:
-    """The distribution's bcc module, told to compile against bpf/compat.
-
-    Raises TraceError (Exit.NO_BCC) where it is missing or another package.
-    """
-    os.environ["BCC_KERNEL_SOURCE"] = str(bpf_dir / "compat")
-    return import_bcc()
-
-
 class Program:
-    """bpf/pagefault.c compiled and loaded for one probe.
+    """bpf/pagefault.c loaded for one probe, following the life of targets.
 
-    Raises TraceError where the kernel or BCC refuses it.
+    `functions` are the programs' descriptors by name. Raises TraceError
+    (Exit.NO_PROBE) where the kernel refuses it.
     """
 
-    def __init__(
-        self,
-        bcc: Any,
-        bpf_dir: Path,
-        define: str,
-        flags: Iterable[str],
-        ring_bytes: int = RING_BYTES,
-    ) -> None:
+    def __init__(self, compiled: Answer, bpf_dir: Path, ring_bytes: int = RING_BYTES) -> None:
         self.layout: Layout = load_layout(bpf_dir)
         self.ring_bytes = ring_bytes
-        cflags = [
-            f"-I{bpf_dir}",
-            "-I/usr/include",
-            "-I/usr/include/x86_64-linux-gnu",
-            f"-D{define}",
-            f"-DRING_PAGES={ring_bytes // 4096}",
-            *flags,
-        ]
-        with quiet_stderr() as complaints:
-            # In two steps: a refused program would keep its maps, the ring's 64 MiB among them.
-            self.bpf = bcc.BPF.__new__(bcc.BPF)
-            try:
-                self.bpf.__init__(src_file=os.fsencode(bpf_dir / "pagefault.c"), cflags=cflags)
-            except Exception as error:
-                with contextlib.suppress(Exception):  # it may not have come far
-                    self.bpf.cleanup()
-                raise TraceError(_why(str(error), complaints()), code=Exit.NO_PROBE) from error
-        self._settings = _Settings()
+        self.functions: dict[str, int] = {}
+        self.hooks_anonymous = False  # do_anonymous_page, too
+        self.return_probe = ""  # GROUP/EVENT in tracefs
+        self.cpu_events: CpuEvents | None = None  # where the probe has some
+        self._maps: dict[str, bpf.Map] = {}
+        self._active: mmap.mmap  # a byte a process: whether its faults are recorded
+        self._links: list[int] = []
+        self._undo: list[Callable[[], None]] = []
+        self._calibrator = -1
+        self._cpus = possible_cpus()
+        self._direct_map = 0
+        self._filters = (0, 0, 0)
+        self._large_folios = True
+        self._namespace = (0, 0)  # struct pid_namespace * of ours, and its depth
         self._zero: dict[str, int] = {}
+        self._skips_before: dict[str, int] = {}
+        try:
+            self._load(compiled)
+            for name in self.functions:
+                kind, _, hooked = _original(name).partition("__")
+                if kind == "raw_tracepoint":
+                    self.attach_raw_tracepoint(name, hooked)
+        except OSError as error:
+            self.close()
+            raise TraceError(_why(error), code=Exit.NO_PROBE) from error
+
+    def _load(self, compiled: Answer) -> None:
+        for each in compiled.maps:
+            entries = self.ring_bytes if each.name == "events" else each.entries
+            self._maps[each.name] = bpf.create_map(
+                each.kind, each.key_size, each.value_size, entries, each.flags, each.name
+            )
+        self._active = self._maps["active"].memory()
+        self.at_close(self._active.close)
+        wanted: list[tuple[str, Function]] = []
+        for function in compiled.functions:
+            wanted.append((function.name, function))
+            if _TOLD in self._maps and function.name.startswith(_LIFE):
+                wanted += [(f"{function.name}#{n}", function) for n in range(2, _COPIES + 1)]
+        self._load_functions(wanted, compiled.btf_ids)
+
+    def _load_functions(self, wanted: list[tuple[str, Function]], btf_ids: dict[str, int]) -> None:
+        """All at once: the kernel's verifier takes long over some, and works on every CPU."""
+        failed: list[Exception] = []
+
+        def load(name: str, function: Function) -> None:
+            try:
+                self._load_function(name, function, btf_ids)
+            except Exception as error:  # raised below, in the caller's own thread
+                failed.append(error)
+
+        threads = [threading.Thread(target=load, args=each) for each in wanted]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        if failed:
+            raise failed[0]
+
+    def _load_function(self, name: str, function: Function, btf_ids: dict[str, int]) -> None:
+        prefix, _, hooked = function.name.partition("__")
+        kind, attach_type = _TYPES[prefix]
+        btf_id = btf_ids.get(hooked, 0) if kind == bpf.TRACING else 0
+        if kind == bpf.TRACING and not btf_id:
+            return  # inlined on this kernel: nothing to hook
+        code = bpf.patched(
+            function.code, [(place, self._maps[name].fd) for place, name in function.maps]
+        )
+        loaded = bpf.load_program(kind, code, hooked, attach_type, btf_id)
+        self.functions[name] = loaded
+
+    # -- what it is attached to ----------------------------------------------
+
+    def attach_raw_tracepoint(self, function: str, tracepoint: str) -> None:
+        """Run a program at a tracepoint until `close`. Raises OSError."""
+        self.keep(bpf.open_raw_tracepoint(self.functions[function], tracepoint))
+
+    def attach_tracing(self, function: str) -> None:
+        """Run an fentry or fexit program at the function it was loaded for. Raises OSError."""
+        self.keep(bpf.open_raw_tracepoint(self.functions[function]))
+
+    def keep(self, fd: int) -> None:
+        """Hold an attachment, which ends with its descriptor, until `close`."""
+        self._links.append(fd)
+
+    def at_close(self, undo: Callable[[], None]) -> None:
+        """Call `undo` once nothing is attached any more."""
+        self._undo.append(undo)
+
+    def refresh(self) -> bool:
+        """Follow CPUs that came online; True where there were such, and faults went unseen."""
+        return self.cpu_events is not None and self.cpu_events.refresh()
+
+    def map(self, name: str) -> bpf.Map:
+        """One of the maps that the programs share, by its name there."""
+        return self._maps[name]
 
     @property
     def ring_fd(self) -> int:
-        return int(self._table("events").map_fd)
-
-    def _table(self, name: str) -> Any:
-        return self.bpf[name.encode()]  # str works, with a DeprecationWarning a look-up
+        return self._maps["events"].fd
 
     # -- who is traced ------------------------------------------------------
 
     def add_target(self, tgid: int, *, children: bool, waits: bool = False) -> None:
-        """Trace process `tgid` (as the initial PID namespace has it) from now, or from its exec."""
+        """Trace process `tgid` (as our PID namespace has it) from now, or from its exec."""
         state = (TARGET_WAITS if waits else TARGET_ACTIVE) | (TARGET_CHILDREN if children else 0)
-        self._table("targets")[ctypes.c_uint32(tgid)] = _Target(0, state, 0)
+        self._maps["targets"].update(tgid.to_bytes(4, "little"), _TARGET.pack(0, state, 0))
+        if not waits:
+            self._active[tgid] = 1
+
+    def expect_userfaults(self, used: bool = True) -> None:
+        """A target's memory may be filled through userfaultfd, by others, too: look at them."""
+        self._maps["userfaults"].update(_FIRST, used.to_bytes(8, "little"))
 
     def clear_targets(self) -> None:
         """Stop recording: no process is a target any more."""
-        self._table("targets").clear()
+        targets = self._maps["targets"]
+        for tgid, _ in targets.items():
+            self._active[int.from_bytes(tgid, "little")] = 0
+        for tgid, _ in targets.take():  # some may be new
+            self._active[int.from_bytes(tgid, "little")] = 0
 
     # -- settings and counters ----------------------------------------------
 
     def set_direct_map(self, base: int) -> None:
         """The direct map's base for the page-table walk; 0 turns the walk off."""
-        self._settings.direct_map = base
+        self._direct_map = base
         self._store_settings()
 
     def set_filters(self, start: int = 0, end: int = 0, min_latency_ns: int = 0) -> None:
         """Leave out faults outside [start, end) (end 0: none) or quicker than `min_latency_ns`."""
-        self._settings.range_start, self._settings.range_end = start, end
-        self._settings.min_latency_ns = min_latency_ns
+        self._filters = (start, end, min_latency_ns)
+        self._store_settings()
+
+    def expect_large_folios(self, expected: bool) -> None:
+        """Whether a fault may bring several pages that are no file's, which costs a look around.
+
+        Until this is said, it may.
+        """
+        self._large_folios = expected
         self._store_settings()
 
     def _store_settings(self) -> None:
-        self._table("settings")[ctypes.c_int(0)] = self._settings
+        filters = any(self._filters)
+        settings = _SETTINGS.pack(
+            *(self._direct_map, *self._filters, *self._namespace),
+            *(filters, self._large_folios),
+        )
+        self._maps["settings"].update(_FIRST, settings)
 
     def counters(self) -> dict[str, int]:
         """Running totals by name (COUNTERS) since the last `reset`."""
-        table = self._table("counters")
-        return {
-            name: sum(table[ctypes.c_int(index)]) - self._zero.get(name, 0)
-            for index, name in enumerate(COUNTERS)
-        }
+        table = self._maps["counters"]
+        totals = {}
+        for index, name in enumerate(COUNTERS):
+            values = table.lookup(index.to_bytes(4, "little"), copies=self._cpus) or b""
+            total = sum(struct.unpack(f"<{len(values) // 8}Q", values))
+            totals[name] = total - self._zero.get(name, 0)
+        return totals
 
     def unsent_counts(self) -> dict[int, int]:
         """By thread id: its count at its last fault that was lost or filtered out, if any.
 
         Together with the records' own counts that is where a thread's interval ends.
         """
-        counts = {}
-        for tid, place in self._table("pending").items():
-            if place.unsent:
-                counts[int(tid.value)] = int(place.unsent)
-        return counts
+        # The map's keys are the kernel's own numbers, not our PID namespace's.
+        size = self._maps["pending"].value_size
+        values = [self._maps["places"].lookup(_FIRST) or b""]
+        values += [place for _, place in self._maps["pending"].items()]
+        places = np.frombuffer(b"".join(values), np.uint8).reshape(-1, size)
+        ends = places[:, -PLACE_END.itemsize :].copy().view(PLACE_END)
+        ends = ends[ends["unsent"] != 0]
+        return dict(zip(ends["tid"].tolist(), ends["unsent"].tolist(), strict=True))
 
     def reset_targets(self) -> None:
         """No process is a target, no fault is pending, nothing is filtered."""
         self.clear_targets()
-        self._table("pending").clear()
+        places = self._maps["places"]
+        places.update(_FIRST, bytes(places.value_size))
+        for name in ("owners", "pending"):
+            self._maps[name].clear()
+        self.expect_userfaults(False)
         self.set_filters()
 
     def reset(self) -> None:
@@ -228,83 +262,83 @@ class Program:
         self.reset_targets()
         self._zero = {}
         self._zero = self.counters()
+        self._skips_before = {
+            name: self.recursion_misses(name)
+            for name in self.functions
+            if name.startswith("raw_tracepoint__")
+        }
 
     # -- calibration ----------------------------------------------------------
 
     def start_calibration(self) -> None:
-        self._calibrator = self.bpf.load_func(b"calibrate", self.bpf.RAW_TRACEPOINT)
-        self.bpf.attach_raw_tracepoint(tp=b"sys_enter", fn_name=b"calibrate")
+        program = self.functions["hook__calibrate"]
+        self._calibrator = bpf.open_raw_tracepoint(program, "sys_enter")
 
     def stop_calibration(self) -> None:
-        self.bpf.detach_raw_tracepoint(tp=b"sys_enter")
+        os.close(self._calibrator)
+        self._calibrator = -1
 
     def walk_own(self, address: int, direct_map: int, symbol: int = 0) -> Walk | None:
         """Walk our own page tables to `address` with a candidate base; None if not answered."""
-        table = self._table("calibration")
-        thread = os.getpid() << 32 | _gettid()
-        table[ctypes.c_int(0)] = _Calibration(thread, address, direct_map, symbol)
-        os.getppid()  # a system call: the program runs at its entry
-        answer = table[ctypes.c_int(0)]
-        if answer.thread:
+        table = self._maps["calibration"]
+        nonce = secrets.randbits(63) | 1
+        table.update(_FIRST, _CALIBRATION.pack(nonce, address, direct_map, symbol, *[0] * 6))
+        # It takes no argument; the program at its entry knows us by the one it gets.
+        ctypes.CDLL(None).syscall(_NR_GETPPID, ctypes.c_uint64(nonce))
+        unanswered, _, _, _, *answer = _CALIBRATION.unpack(table.lookup(_FIRST) or b"")
+        if unanswered:
             return None
-        return Walk(int(answer.pgd), int(answer.entry), int(answer.level), int(answer.value))
+        *walk, namespace, level = answer
+        if self._namespace != (namespace, level):
+            self._namespace = (namespace, level)
+            self._store_settings()
+        return Walk(*walk)
 
-    def recursion_misses(self, fd: int) -> int:
+    # -- what was skipped -----------------------------------------------------
+
+    def recursion_misses(self, function: str) -> int:
         """How often the kernel skipped a program already running on its CPU (since 5.12)."""
+        fd = self.functions[function]
         for line in Path(f"/proc/self/fdinfo/{fd}").read_text().splitlines():
             if line.startswith("recursion_misses:"):
                 return int(line.split()[1])
         return 0
 
-    def skipped_tracepoints(self) -> int:
-        """How often tracepoint handlers (life cycle, system calls) were skipped.
+    def skipped_tracepoints(self, group: str = "") -> int:
+        """How many calls of tracepoint handlers (life cycle, system calls) were skipped.
 
-        Those of system calls can be preempted since 6.13, and then blind their program.
+        Since `reset`, and at most: they can be preempted on kernels since 6.13, and then blind
+        their program. One of several copies that was never skipped saw everything. `group` is
+        what the tracepoints' names begin with: "sched_process" for the life of threads.
         """
-        return sum(
-            self.recursion_misses(function.fd)
-            for name, function in self.bpf.funcs.items()
-            if name.startswith(b"raw_tracepoint__")
-        )
+        skipped: dict[str, int] = {}
+        for name in self.functions:
+            if name.startswith(f"raw_tracepoint__{group}"):
+                times = self.recursion_misses(name) - self._skips_before.get(name, 0)
+                handler = _original(name)
+                skipped[handler] = min(skipped.get(handler, times), times)
+        return sum(skipped.values())
 
     def close(self) -> None:
         """Detach and unload everything."""
-        self.bpf.cleanup()
+        fds = [*self._links, *self.functions.values(), *(each.fd for each in self._maps.values())]
+        self._links, self.functions, self._maps = [], {}, {}
+        for fd in fds:
+            os.close(fd)
+        while self._undo:
+            self._undo.pop()()
 
 
-def _gettid() -> int:
-    import threading
-
-    return threading.get_native_id()
-
-
-class quiet_stderr:
-    """clang and libbpf write to descriptor 2: kept, to quote the reason and not a page of it."""
-
-    def __enter__(self) -> Any:
-        import sys
-        import tempfile
-
-        sys.stderr.flush()
-        self._file = tempfile.TemporaryFile()
-        self._saved = os.dup(2)
-        os.dup2(self._file.fileno(), 2)
-        return self._read
-
-    def _read(self) -> str:
-        self._file.seek(0)
-        return self._file.read().decode("utf-8", "replace")
-
-    def __exit__(self, *_: object) -> None:
-        os.dup2(self._saved, 2)
-        os.close(self._saved)
+def _original(name: str) -> str:
+    """The function that a copy ("name#2") is one of."""
+    return name.partition("#")[0]
 
 
-def _why(error: str, complaints: str) -> str:
-    """The line that matters of BCC's error and what it printed."""
+def _why(error: OSError) -> str:
+    """What the kernel says: of the verifier's log, the reason at its end."""
+    said = f"the kernel refuses the programs: {os.strerror(error.errno or 0)}"
+    log = getattr(error, "log", "")
     if os.environ.get("PAGEFAULT_DEBUG"):
-        return f"{error}\n{complaints}"
-    for line in complaints.splitlines():
-        if "error:" in line or "not permitted" in line or "denied" in line.lower():
-            return line.strip()
-    return error.strip() or "BCC could not load it"
+        return f"{said}\n{log}"
+    lines = [line for line in log.strip().splitlines() if not line.startswith("processed ")]
+    return f"{said} ({lines[-1].strip()})" if lines else said

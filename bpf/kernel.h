@@ -1,0 +1,73 @@
+/* SPDX-License-Identifier: (MIT OR GPL-2.0) */
+/*
+ * Reading the kernel's memory, and the values of our own maps.
+ *
+ * Where the kernel has bpf_rdonly_cast (since 6.2), an address becomes a pointer that a program
+ * may load through: a dozen instructions where the helper takes eighty. A load that faults
+ * gives 0, as does one of a user space address. User space then defines CAST_CALL, the number
+ * it looks for to put the function's BTF id in (bcc knows no kernel functions), TYPE_WORDS, the
+ * BTF id of a struct that begins with an unsigned long, and TYPE_VMA.
+ */
+#ifndef PAGEFAULT_KERNEL_H
+#define PAGEFAULT_KERNEL_H
+
+#define READ(to, base, offset) bpf_probe_read_kernel(&(to), sizeof(to), (void *)((base) + (offset)))
+
+#ifdef CAST_CALL
+static u64 (*cast_address)(u64 address, u32 type) = (void *)CAST_CALL;
+static u64 (*get_current_task_btf)(void) = (void *)158; /* since 5.11 */
+
+#define LOAD64(address) (*(u64 *)cast_address(address, TYPE_WORDS))
+#define LOAD32(address) (*(u32 *)cast_address(address, TYPE_WORDS))
+#define TYPED_VMA(vma) cast_address(vma, TYPE_VMA) /* for MEMBER64 */
+#define MEMBER64(pointer, offset) (*(u64 *)((pointer) + (offset)))
+#else
+static __always_inline u64 load64(u64 address)
+{
+	u64 value = 0;
+
+	READ(value, address, 0);
+	return value;
+}
+
+static __always_inline u32 load32(u64 address)
+{
+	u32 value = 0;
+
+	READ(value, address, 0);
+	return value;
+}
+
+#define LOAD64(address) load64(address)
+#define LOAD32(address) load32(address)
+#define TYPED_VMA(vma) (vma)
+#define MEMBER64(pointer, offset) load64((pointer) + (offset))
+#endif
+
+/* The running thread: struct task_struct *. Its members are the verifier's to check. */
+static __always_inline u64 this_task(void)
+{
+#ifdef CAST_CALL
+	return get_current_task_btf();
+#else
+	return bpf_get_current_task();
+#endif
+}
+
+/* Members of what this_task() gave. */
+#ifdef CAST_CALL
+#define OWN64(task, offset) (*(u64 *)((task) + (offset)))
+#define OWN32(task, offset) (*(u32 *)((task) + (offset)))
+#else
+#define OWN64(task, offset) load64((task) + (offset))
+#define OWN32(task, offset) load32((task) + (offset))
+#endif
+
+/*
+ * The value of a map that is an array of one element: `number` is what user space puts the
+ * map's descriptor in for (probes/compiler.py).
+ */
+u64 value_of_map(u64 kind, u64 number) asm("llvm.bpf.pseudo");
+#define MAP_VALUE(number) value_of_map(2 /* BPF_PSEUDO_MAP_VALUE */, number)
+
+#endif

@@ -1,0 +1,90 @@
+"""Compiled probes on disk: found again, and only what is the user's own is trusted."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from tracer.probes import cache
+from tracer.probes.compiled import Answer, Function, MapSpec
+
+ANSWER = Answer(
+    "0.26", "/bcc", "", [], [MapSpec("m", 1, 4, 8, 9, 0)], [Function("f", b"\0" * 8, [(0, "m")])]
+)
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    return tmp_path / "cache"
+
+
+def test_what_is_stored_is_found(place: Path) -> None:
+    assert cache.load(place, "key") is None
+    cache.store(place, "key", ANSWER)
+    assert cache.load(place, "key") == ANSWER
+    assert cache.load(place, "other") is None
+    assert place.stat().st_mode & 0o777 == 0o700
+    assert [path.name for path in place.iterdir()] == ["key.json"]
+
+
+def test_without_a_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(cache.VARIABLE, "")
+    assert cache.folder() is None
+    cache.store(None, "key", ANSWER)
+    assert cache.load(None, "key") is None
+    monkeypatch.delenv(cache.VARIABLE)
+    assert str(cache.folder()) == cache.FOLDER
+
+
+@pytest.mark.parametrize("what", ["folder", "file"])
+def test_others_can_write_it(place: Path, what: str) -> None:
+    cache.store(place, "key", ANSWER)
+    os.chmod(place if what == "folder" else place / "key.json", 0o777)
+    assert cache.load(place, "key") is None
+
+
+def test_planted_links_are_not_followed(place: Path, tmp_path: Path) -> None:
+    cache.store(place, "key", ANSWER)
+    (tmp_path / "link").symlink_to(place)
+    assert cache.load(tmp_path / "link", "key") is None
+    (place / "other.json").symlink_to(place / "key.json")
+    assert cache.load(place, "other") is None
+    precious = tmp_path / "precious"
+    precious.write_text("mine")
+    (place / f"new.{os.getpid()}").symlink_to(precious)
+    cache.store(place, "new", ANSWER)
+    assert precious.read_text() == "mine"
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"maps": 3}', b"\xff", b'{"x": 1}'])
+def test_what_we_did_not_write_is_compiled_anew(place: Path, content: bytes) -> None:
+    cache.store(place, "key", ANSWER)
+    (place / "key.json").write_bytes(content)
+    assert cache.load(place, "key") is None
+
+
+def test_a_full_or_missing_disk_is_no_error(tmp_path: Path) -> None:
+    cache.store(tmp_path / "not" / "there", "key", ANSWER)
+    (tmp_path / "file").write_text("")
+    cache.store(tmp_path / "file", "key", ANSWER)
+    assert cache.load(tmp_path / "file", "key") is None
+
+
+def test_old_ones_go(place: Path) -> None:
+    for number in range(40):
+        cache.store(place, f"{number}", ANSWER)
+        os.utime(place / f"{number}.json", (number, number))
+    assert len(list(place.iterdir())) <= 33
+    assert cache.load(place, "39") == ANSWER
+    assert cache.load(place, "0") is None
+
+
+def test_the_key_stands_for_sources_and_words(tmp_path: Path) -> None:
+    (tmp_path / "a.c").write_text("int x;")
+    first = cache.key_of(tmp_path, ["-DA=1", "0.26"])
+    assert first == cache.key_of(tmp_path, ["-DA=1", "0.26"])
+    assert first != cache.key_of(tmp_path, ["-DA=2", "0.26"])
+    assert first != cache.key_of(tmp_path, ["-DA=1", "0.37"])
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub" / "b.h").write_text("")
+    assert first != cache.key_of(tmp_path, ["-DA=1", "0.26"])

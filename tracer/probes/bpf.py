@@ -1,0 +1,248 @@
+"""bpf(2): maps, programs and raw tracepoints, without a library.
+
+The layouts are those of union bpf_attr (include/uapi/linux/bpf.h); fields
+that a call does not need are left out at its end, as the kernel allows.
+"""
+
+import ctypes
+import errno
+import mmap
+import os
+import resource
+import struct
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+_NR_BPF = 321  # x86-64
+
+# enum bpf_cmd
+_MAP_CREATE, _MAP_LOOKUP, _MAP_UPDATE, _PROG_LOAD = 0, 1, 2, 5
+_RAW_TRACEPOINT_OPEN, _LOOKUP_BATCH, _LOOKUP_AND_DELETE_BATCH = 17, 24, 25
+
+ARRAY = 2  # enum bpf_map_type
+MMAPABLE = 1 << 10  # of its flags
+
+# enum bpf_prog_type and bpf_attach_type
+KPROBE, PERF_EVENT, RAW_TRACEPOINT, TRACING = 2, 7, 17, 26
+FENTRY, FEXIT = 24, 25
+
+_MAP = struct.Struct("<7I16s")  # type, key, value, entries, flags, inner fd, node, name
+_ELEMENT = struct.Struct("<I4x3Q")  # map, key, value, flags
+_BATCH = struct.Struct("<4Q2I2Q")  # in, out, keys, values, count, map, element flags, flags
+# type, instructions, log, kernel version, flags, name, …, attach type, …, BTF id
+_PROGRAM = struct.Struct("<IIQQIIQII16sIIIIQIIQII")
+_TRACEPOINT = struct.Struct("<QI4x")  # name, program
+
+_LOG_BYTES = 1 << 20
+_AT_ONCE = 4096  # elements of a map read by one call
+_CALL, _PSEUDO_KFUNC = 0x85, 2  # BPF_JMP | BPF_CALL, and its source register
+_EMPTY = struct.pack("<QQ", 0xB7, 0x95)  # r0 = 0; exit
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+class Refused(OSError):
+    """The kernel refused a map or a program; `log` is the verifier's, where it has one."""
+
+    log: str = ""
+
+
+@dataclass(frozen=True)
+class Map:
+    """A map of ours: its descriptor and the bytes of a key and of a value."""
+
+    fd: int
+    key_size: int
+    value_size: int
+
+    def update(self, key: bytes, value: bytes) -> None:
+        """Set an element; raises OSError (E2BIG: the map is full)."""
+        keys, values = _buffer(key), _buffer(value)
+        where = ctypes.addressof(keys), ctypes.addressof(values)
+        _bpf(_MAP_UPDATE, _ELEMENT.pack(self.fd, *where, 0))
+
+    def lookup(self, key: bytes, copies: int = 1) -> bytes | None:
+        """The value of `key`; None where there is none.
+
+        `copies`: of a per-CPU map, the number of possible CPUs; their values
+        follow each other, each in a multiple of 8 bytes.
+        """
+        size = self.value_size if copies == 1 else -(-self.value_size // 8) * 8 * copies
+        keys, value = _buffer(key), ctypes.create_string_buffer(size)
+        where = ctypes.addressof(keys), ctypes.addressof(value)
+        try:
+            _bpf(_MAP_LOOKUP, _ELEMENT.pack(self.fd, *where, 0))
+        except FileNotFoundError:
+            return None
+        return value.raw
+
+    def items(self) -> Iterator[tuple[bytes, bytes]]:
+        """The elements of a hash map, in no order."""
+        yield from self._batches(_LOOKUP_BATCH)
+
+    def take(self) -> Iterator[tuple[bytes, bytes]]:
+        """The elements of a hash map, removed as they are handed out, in batches."""
+        yield from self._batches(_LOOKUP_AND_DELETE_BATCH)
+
+    def clear(self) -> None:
+        """Remove all elements of a hash map."""
+        for _ in self.take():
+            pass
+
+    def memory(self) -> mmap.mmap:
+        """The values of an array that was made MMAPABLE, shared with the kernel."""
+        return mmap.mmap(self.fd, self.value_size)
+
+    def _batches(self, command: int) -> Iterator[tuple[bytes, bytes]]:
+        room, start = _AT_ONCE, None
+        token = ctypes.create_string_buffer(8)
+        while True:
+            keys = ctypes.create_string_buffer(self.key_size * room)
+            values = ctypes.create_string_buffer(self.value_size * room)
+            since = ctypes.addressof(token) if start is not None else 0
+            places = ctypes.addressof(token), ctypes.addressof(keys), ctypes.addressof(values)
+            if start is not None:
+                token.raw = start
+            attr = _buffer(_BATCH.pack(since, *places, room, self.fd, 0, 0))
+            last = False
+            try:
+                _bpf_into(command, attr)
+            except FileNotFoundError:  # that was the last batch
+                last = True
+            except OSError as error:
+                if error.errno != errno.ENOSPC:
+                    raise
+                room *= 2  # one bucket holds more than that
+                continue
+            start = token.raw
+            count = _BATCH.unpack(attr.raw)[4]
+            yield from zip(
+                _pieces(keys.raw, self.key_size, count),
+                _pieces(values.raw, self.value_size, count),
+                strict=True,
+            )
+            if last:
+                return
+
+
+def create_map(kind: int, key: int, value: int, entries: int, flags: int, name: str) -> Map:
+    """A new map; sizes in bytes. Raises Refused."""
+    attr = _MAP.pack(kind, key, value, entries, flags, 0, 0, name.encode()[:15])
+    return Map(_with_memory(_MAP_CREATE, attr), key, value)
+
+
+def load_program(kind: int, code: bytes, name: str, attach_type: int = 0, btf_id: int = 0) -> int:
+    """Load instructions; returns the descriptor. Raises Refused with the verifier's log."""
+    licence, instructions = _buffer(b"GPL\0"), _buffer(code)
+
+    def attr(log: "ctypes.Array[ctypes.c_char] | None" = None) -> bytes:
+        where = (1, len(log), ctypes.addressof(log)) if log is not None else (0, 0, 0)
+        places = ctypes.addressof(instructions), ctypes.addressof(licence)
+        named = (name.encode()[:15], 0, attach_type, 0, 0, 0, 0, 0, 0, 0, btf_id)
+        return _PROGRAM.pack(kind, len(code) // 8, *places, *where, 0, 0, *named)
+
+    try:
+        return _with_memory(_PROG_LOAD, attr())
+    except Refused as refused:
+        log = ctypes.create_string_buffer(_LOG_BYTES)
+        try:
+            return _bpf(_PROG_LOAD, attr(log))
+        except OSError:
+            refused.log = log.value.decode("utf-8", "replace")
+        raise
+
+
+def open_raw_tracepoint(program: int, name: str = "") -> int:
+    """Attach to the tracepoint `name` or, a tracing program, to its function, until closed."""
+    text = _buffer(name.encode() + b"\0")
+    return _bpf(
+        _RAW_TRACEPOINT_OPEN, _TRACEPOINT.pack(ctypes.addressof(text) if name else 0, program)
+    )
+
+
+def refuses_tracing(btf_id: int) -> str:
+    """Why this kernel does not take fentry on that function: tried with an empty program."""
+    try:
+        program = load_program(TRACING, _EMPTY, "attempt", FENTRY, btf_id)
+    except OSError as error:
+        return f"tracing programs are refused: {os.strerror(error.errno or 0)}"
+    try:
+        os.close(open_raw_tracepoint(program))
+    except OSError as error:
+        return f"trampolines are refused: {os.strerror(error.errno or 0)}"
+    finally:
+        os.close(program)
+    return ""
+
+
+def takes_casts(function: int, type_id: int) -> bool:
+    """Whether programs may call bpf_rdonly_cast (BTF ids of it and of a struct): tried with one."""
+    call = struct.pack("<BBhi", _CALL, _PSEUDO_KFUNC << 4, 0, function)
+    arguments = struct.pack("<BBhiBBhi", 0xB7, 1, 0, 0, 0xB7, 2, 0, type_id)  # r1 = 0; r2 = id
+    try:
+        program = load_program(RAW_TRACEPOINT, arguments + call + _EMPTY, "attempt")
+    except OSError:
+        return False
+    os.close(program)
+    return True
+
+
+def with_kernel_calls(code: bytes, helper: int, function: int) -> bytes:
+    """Instructions with calls of the helper numbered `helper` made calls of a kernel function."""
+    out = bytearray(code)
+    for at in range(0, len(out), 8):
+        operation, registers, _, number = struct.unpack_from("<BBhi", out, at)
+        if operation == _CALL and registers >> 4 == 0 and number == helper:
+            struct.pack_into("<BBhi", out, at, _CALL, _PSEUDO_KFUNC << 4, 0, function)
+    return bytes(out)
+
+
+def patched(code: bytes, places: Sequence[tuple[int, int]]) -> bytes:
+    """Instructions with the maps' descriptors put in, at (instruction number, descriptor)."""
+    out = bytearray(code)
+    for number, fd in places:
+        struct.pack_into("<i", out, 8 * number + 4, fd)
+    return bytes(out)
+
+
+def _with_memory(command: int, attr: bytes) -> int:
+    """The call, tried again without a limit of locked memory: to 5.10, maps count against it."""
+    try:
+        return _bpf(command, attr)
+    except OSError as error:
+        if error.errno not in (errno.EPERM, errno.ENOMEM):
+            raise _refused(error) from None
+    before = resource.getrlimit(resource.RLIMIT_MEMLOCK)
+    unlimited = (resource.RLIM_INFINITY, resource.RLIM_INFINITY)
+    try:
+        resource.setrlimit(resource.RLIMIT_MEMLOCK, unlimited)
+        return _bpf(command, attr)
+    except (OSError, ValueError) as error:  # ValueError: not allowed
+        resource.setrlimit(resource.RLIMIT_MEMLOCK, before)
+        raise _refused(error) from None
+
+
+def _refused(error: OSError | ValueError) -> Refused:
+    number = error.errno if isinstance(error, OSError) else None
+    return Refused(number or errno.EPERM, os.strerror(number or errno.EPERM))
+
+
+def _bpf(command: int, attr: bytes) -> int:
+    return _bpf_into(command, _buffer(attr))
+
+
+def _bpf_into(command: int, attr: "ctypes.Array[ctypes.c_char]") -> int:
+    """bpf(2), which may write into `attr`. Raises OSError."""
+    result = int(_libc.syscall(_NR_BPF, command, attr, len(attr)))
+    if result < 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+    return result
+
+
+def _pieces(data: bytes, size: int, count: int) -> Iterator[bytes]:
+    return (data[at * size : (at + 1) * size] for at in range(count))
+
+
+def _buffer(data: bytes) -> "ctypes.Array[ctypes.c_char]":
+    return ctypes.create_string_buffer(data, len(data))

@@ -1,0 +1,81 @@
+"""Compiled probes on disk: compiling the same for the same kernel takes clang a second each time.
+
+The key covers all that decides the outcome: our sources, the kernel's offsets, and
+bcc. What is found is as trusted as this program itself, so it must be the user's
+own (root's, that is), in a folder nobody else can write. Anything else about it is no
+error: then it is compiled.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import stat
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from tracer.probes.compiled import Answer, decode, encode
+
+VARIABLE = "PAGEFAULT_CACHE"
+FOLDER = "/var/cache/pagefault-trace"
+_MOST = 32  # files kept
+_LARGEST = 4 << 20
+
+
+def folder() -> Path | None:
+    """Where compiled probes are kept; None where PAGEFAULT_CACHE is set to nothing."""
+    name = os.environ.get(VARIABLE, FOLDER)
+    return Path(name) if name else None
+
+
+def key_of(bpf_dir: Path, words: Iterable[str]) -> str:
+    """What stands for everything in `bpf_dir`, and `words`."""
+    digest = hashlib.sha256()
+    for path in sorted(path for path in bpf_dir.rglob("*") if path.is_file()):
+        digest.update(f"{path.relative_to(bpf_dir)}\0{path.stat().st_size}\0".encode())
+        digest.update(path.read_bytes())
+    digest.update("\0".join(words).encode("utf-8", "surrogateescape"))
+    return digest.hexdigest()
+
+
+def load(place: Path | None, key: str) -> Answer | None:
+    """What was stored under `key`, if it is there and to be trusted."""
+    if place is None:
+        return None
+    try:
+        if not _is_ours(os.lstat(place), stat.S_ISDIR):
+            return None
+        fd = os.open(place / f"{key}.json", os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        with open(fd, "rb") as file:
+            facts = os.fstat(fd)
+            if not _is_ours(facts, stat.S_ISREG) or facts.st_size > _LARGEST:
+                return None
+            return decode(json.loads(file.read()))
+    except (OSError, ValueError, TypeError, KeyError):  # not there, or not what we wrote
+        return None
+
+
+def store(place: Path | None, key: str, answer: Answer) -> None:
+    """Keep `answer` under `key`; where that cannot be done, do without."""
+    if place is None:
+        return
+    with contextlib.suppress(OSError):
+        place.mkdir(mode=0o700, exist_ok=True)
+        if not _is_ours(os.lstat(place), stat.S_ISDIR):
+            return
+        draft = place / f"{key}.{os.getpid()}"
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        with open(os.open(draft, flags, 0o600), "w", encoding="utf-8") as file:
+            file.write(encode(answer))
+        draft.rename(place / f"{key}.json")
+        _prune(place)
+
+
+def _is_ours(facts: os.stat_result, is_kind: Callable[[int], bool]) -> bool:
+    return is_kind(facts.st_mode) and facts.st_uid == os.geteuid() and not facts.st_mode & 0o022
+
+
+def _prune(place: Path) -> None:
+    kept = sorted(place.glob("*.json"), key=lambda path: path.stat().st_mtime)
+    for path in kept[:-_MOST]:
+        path.unlink()

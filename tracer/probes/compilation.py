@@ -1,0 +1,106 @@
+"""The compiling process (compiler.py), as its parent sees it.
+
+It can be started before anything heavy is imported: clang then works while
+Python still loads. It gets our own module path, so that both find the same bcc.
+"""
+
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from tracer.errors import Exit, TraceError
+from tracer.probes.compiled import Answer, decode
+from tracer.text import printable
+
+_START = (
+    "import json, sys; sys.path[:] = json.loads(sys.argv[2]); "
+    "from tracer.probes.compiler import main; main()"
+)
+
+
+class Compilation:
+    """One request under way. `close` ends it, whatever has become of it.
+
+    `wanted` is a probe's name, "auto", or "" to only look for bcc; `skip` names
+    probes that were tried already.
+    """
+
+    def __init__(self, wanted: str, bpf_dir: Path, skip: tuple[str, ...] = ()) -> None:
+        request = {
+            "parent": os.getpid(),
+            "bpf_dir": str(bpf_dir),
+            "probe": wanted,
+            "skip": list(skip),
+        }
+        home = str(Path(__file__).resolve().parents[2])
+        path = [*sys.path, *([] if home in sys.path else [home])]
+        # Files in memory, not pipes: nobody need read while it runs.
+        self._out = os.memfd_create("answer", os.MFD_CLOEXEC)
+        self._err = os.memfd_create("complaints", os.MFD_CLOEXEC)
+        # -I -S: the surroundings are in the path; sites may take their time.
+        arguments = ["-I", "-S", "-c", _START, json.dumps(request), json.dumps(path)]
+        self._pid = os.posix_spawn(
+            sys.executable,
+            [sys.executable, *arguments],
+            os.environ,
+            file_actions=[
+                (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+                (os.POSIX_SPAWN_DUP2, self._out, 1),
+                (os.POSIX_SPAWN_DUP2, self._err, 2),
+            ],
+            setsigmask=(),
+        )
+
+    def answer(self) -> Answer:
+        """Wait for it. Raises TraceError with its own error, or where it died."""
+        _, status = os.waitpid(self._pid, 0)
+        self._pid = 0
+        try:
+            said = json.loads(_content(self._out))
+        except ValueError:
+            raise _died(status, _content(self._err)) from None
+        if "error" in said:
+            message, hint, code = said["error"]
+            raise TraceError(message, hint, Exit(code))
+        return decode(said)
+
+    def close(self) -> None:
+        """End it; harmless when repeated."""
+        if self._pid:
+            os.kill(self._pid, signal.SIGKILL)
+            os.waitpid(self._pid, 0)
+            self._pid = 0
+        for fd in (self._out, self._err):
+            if fd >= 0:
+                os.close(fd)
+        self._out = self._err = -1
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def _content(fd: int) -> str:
+    return os.pread(fd, os.fstat(fd).st_size, 0).decode("utf-8", "replace")
+
+
+def _died(status: int, complaints: str) -> TraceError:
+    code = os.waitstatus_to_exitcode(status)
+    how = f"was ended by signal {-code}" if code < 0 else f"ended with status {code}"
+    last = (complaints.strip().splitlines() or [""])[-1]
+    return TraceError(
+        f"the process that compiles the probe {how}" + (f": {printable(last)}" if last else ""),
+        "see whether memory is short, or install bcc again",
+        Exit.TRACER_FAILED,
+    )

@@ -1,0 +1,324 @@
+"""Compiling bpf/pagefault.c with bcc, in a process of its own (started by compilation.py).
+
+clang and LLVM stay resident once loaded, 200 MiB of them; here they go with
+the process. Nothing of it is attached or left behind: what the parent gets is
+instructions and the maps they want. This is the only module that imports bcc,
+and it imports nothing heavy besides.
+"""
+
+import contextlib
+import ctypes
+import json
+import os
+import signal
+import struct
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from tracer.bcc_check import import_bcc, installed_bcc
+from tracer.errors import Exit, TraceError
+from tracer.kernel.btf import Btf
+from tracer.kernel.machine import page_table_levels, preemptible
+from tracer.probes import bpf, cache
+from tracer.probes.compiled import PIDS, PLACES, Answer, Function, MapSpec, encode
+from tracer.probes.order import PROBES, order
+from tracer.procfs.rights import in_initial_pid_namespace
+
+# -D name: BTF path. All are needed.
+_OFFSETS = {
+    "O_TASK_MM": "task_struct.mm",
+    "O_TASK_PID": "task_struct.pid",
+    "O_TASK_TGID": "task_struct.tgid",
+    "O_TASK_GROUP_LEADER": "task_struct.group_leader",
+    "O_TASK_THREAD_PID": "task_struct.thread_pid",
+    "O_TASK_THREAD_INFO": "task_struct.thread_info",
+    "O_THREAD_STATUS": "thread_info.status",
+    "O_PID_LEVEL": "pid.level",
+    "O_PID_NUMBERS": "pid.numbers",
+    "O_UPID_NS": "upid.ns",
+    "O_TASK_COMM": "task_struct.comm",
+    "O_TASK_MIN_FLT": "task_struct.min_flt",
+    "O_TASK_MAJ_FLT": "task_struct.maj_flt",
+    "O_TASK_START_TIME": "task_struct.start_time",
+    "O_TASK_EXEC_ID": "task_struct.self_exec_id",
+    "O_TASK_SIGNAL": "task_struct.signal",
+    "O_SIGNAL_LIVE": "signal_struct.live",
+    "O_MM_PGD": "mm_struct.pgd",
+    "O_MM_USERS": "mm_struct.mm_users",
+    "O_VMA_START": "vm_area_struct.vm_start",
+    "O_VMA_END": "vm_area_struct.vm_end",
+    "O_VMA_MM": "vm_area_struct.vm_mm",
+    "O_VMA_FLAGS": "vm_area_struct.vm_flags",
+    "O_VMA_PGOFF": "vm_area_struct.vm_pgoff",
+    "O_VMA_FILE": "vm_area_struct.vm_file",
+    "O_FILE_INODE": "file.f_inode",
+    "O_FILE_PRIVATE": "file.private_data",
+    "O_TASK_FILES": "task_struct.files",
+    "O_FILES_TABLE": "files_struct.fdt",
+    "O_TABLE_FILES": "fdtable.fd",
+    "O_INODE_INO": "inode.i_ino",
+    "O_INODE_SUPER": "inode.i_sb",
+    "O_SUPER_DEVICE": "super_block.s_dev",
+    "O_SUPER_MAGIC": "super_block.s_magic",
+}
+_OPTIONAL_OFFSETS = {
+    "O_MM_OWNER": "mm_struct.owner",  # CONFIG_MEMCG
+    "O_UFFD_MM": "userfaultfd_ctx.mm",  # CONFIG_USERFAULTFD
+}
+_CAST, _WORDS, _VMA = "bpf_rdonly_cast", "pt_regs", "vm_area_struct"
+_CAST_CALL = 0x7EAD0001  # no helper's number: what bcc compiles a call of bpf_rdonly_cast to
+# Maps whose value the programs use in place, by number (bpf/kernel.h).
+_VALUES = {1: "settings", 2: "places", 3: "active", 4: "mappings"}
+_HOOKED = ("handle_mm_fault", "do_anonymous_page")
+
+_PR_SET_PDEATHSIG = 1
+_CLONE_NEWNS = 0x20000
+_MS_BIND, _MS_REC, _MS_PRIVATE = 0x1000, 0x4000, 0x40000
+# BPF_LD | BPF_IMM | BPF_DW, and its source register: a map, or its value
+_LOAD_MAP, _PSEUDO_MAP_FD, _PSEUDO_MAP_VALUE = 0x18, 1, 2
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def main() -> None:
+    """Answer the request in argv[1] (compilation.py) in JSON on standard output."""
+    # Signals of the terminal are the parent's, which ends us when it ends.
+    _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    request = json.loads(sys.argv[1])
+    if os.getppid() != request["parent"]:
+        return
+    out = os.dup(1)
+    os.dup2(2, 1)  # what clang and libbpf print is a reason, on whichever of the two
+    try:
+        said = encode(answer(Path(request["bpf_dir"]), request["probe"], request["skip"]))
+    except TraceError as error:
+        said = json.dumps({"error": [error.message, error.hint, error.code]})
+    with open(out, "w", encoding="utf-8") as stream:
+        stream.write(said)
+    sys.stderr.flush()
+    os._exit(0)  # without LLVM's goodbyes
+
+
+def answer(bpf_dir: Path, wanted: str, skip: list[str]) -> Answer:
+    """Compile the best probe of `wanted` ("auto": of all) that is not in `skip`.
+
+    `wanted` "" only looks for bcc. Raises TraceError (Exit.NO_BCC, Exit.UNSUPPORTED).
+    """
+    clock = _Clock()
+    os.environ["BCC_KERNEL_SOURCE"] = str(bpf_dir / "compat")
+    about = installed_bcc() if wanted else None
+    if about is None:
+        found = _found(import_bcc())
+        if not wanted:
+            return found
+        about = f"{found.bcc_folder} {found.bcc_version}"
+    with Btf() as btf:
+        flags, cast = _flags(btf), _cast_function(btf)
+        flags += _casts(btf) if cast else []
+        ids = {name: number for name in _HOOKED if (number := btf.function_id(name))}
+    clock.lap("read BTF")
+    names, reasons = order(wanted, skip, ids)
+    clock.lap("choose the probe")
+    for name in names:
+        define, place = PROBES[name].define, cache.folder()
+        key = cache.key_of(bpf_dir, [about, define, str(cast), *flags])
+        compiled = cache.load(place, key)
+        clock.lap("look whether it is compiled already")
+        if compiled is None:
+            try:
+                compiled = _compile(bpf_dir, define, flags, cast, clock)
+            except TraceError as error:
+                if error.code != Exit.NO_PROBE:
+                    raise
+                reasons.append(f"{name}: {error.message}")
+                continue
+            cache.store(place, key, compiled)
+        return replace(compiled, probe=name, reasons=reasons, btf_ids=ids, milliseconds=clock.laps)
+    return Answer(reasons=reasons)
+
+
+def _found(bcc: Any) -> Answer:
+    return Answer(
+        bcc_version=str(getattr(bcc, "__version__", "version unknown")),
+        bcc_folder=str(Path(str(bcc.__file__)).parent),
+    )
+
+
+class _Clock:
+    """How long each part took, in milliseconds of wall time."""
+
+    def __init__(self) -> None:
+        self.laps: dict[str, float] = {}
+        self._since = time.monotonic()
+
+    def lap(self, name: str) -> None:
+        now = time.monotonic()
+        self.laps[name] = round((now - self._since) * 1e3, 1)
+        self._since = now
+
+
+def _flags(btf: Btf) -> list[str]:
+    """The -D flags that tell the program where this kernel keeps its members."""
+    found = btf.offsets([*_OFFSETS.values(), *_OPTIONAL_OFFSETS.values()])
+    missing = [path for path in _OFFSETS.values() if path not in found]
+    if missing:
+        raise TraceError(
+            f"this kernel's BTF does not describe {', '.join(missing)}",
+            "it is newer than this program knows; please report its version",
+            Exit.UNSUPPORTED,
+        )
+    flags = [
+        f"-D{name}={found[path]}"
+        for name, path in (_OFFSETS | _OPTIONAL_OFFSETS).items()
+        if path in found
+    ]
+    if not in_initial_pid_namespace():
+        flags.append("-DPID_NAMESPACE")
+    if preemptible():
+        flags.append("-DPREEMPTIBLE_HANDLERS")
+    return [*flags, f"-DLEVELS={page_table_levels()}"]
+
+
+def _cast_function(btf: Btf) -> int:
+    """The BTF id of bpf_rdonly_cast; 0 where the kernel has none, or none for us."""
+    function = btf.function_id(_CAST)
+    return function if function and bpf.takes_casts(function, btf.struct_id(_WORDS)) else 0
+
+
+def _casts(btf: Btf) -> list[str]:
+    """The -D flags that let the programs load through addresses (bpf/kernel.h)."""
+    types = {"TYPE_WORDS": btf.struct_id(_WORDS), "TYPE_VMA": btf.struct_id(_VMA)}
+    return [f"-DCAST_CALL={_CAST_CALL}", *(f"-D{name}={number}" for name, number in types.items())]
+
+
+def _hide_symbols(bpf_dir: Path) -> None:
+    """Keep libbcc from reading 200,000 kernel symbols to find the one it asks for.
+
+    Before each compile it looks whether the kernel has bpf_probe_read_kernel (5.5),
+    which takes as long as the compile. In a mount namespace of our own its
+    /proc/kallsyms says just that; where we get none, it takes the time.
+    """
+    if _libc.unshare(_CLONE_NEWNS):
+        return
+    if _libc.mount(b"none", b"/", None, _MS_REC | _MS_PRIVATE, None) == 0:
+        symbols = os.fsencode(bpf_dir / "compat" / "kallsyms")
+        _libc.mount(symbols, b"/proc/kallsyms", None, _MS_BIND, None)
+
+
+def _compile(bpf_dir: Path, define: str, flags: list[str], cast: int, clock: _Clock) -> Answer:
+    """Raises TraceError with the line that matters of what clang says."""
+    bcc: Any = import_bcc()
+    clock.lap("import bcc")
+    _hide_symbols(bpf_dir)
+
+    class Unattached(bcc.BPF):  # type: ignore[misc]
+        def _trace_autoload(self) -> None:
+            """bcc would load and attach by name."""
+
+    cflags = [
+        f"-I{bpf_dir}",
+        "-I/usr/include",
+        "-I/usr/include/x86_64-linux-gnu",
+        f"-D{define}",
+        f"-DPLACES={PLACES}",
+        f"-DACTIVE_BYTES={PIDS}",
+        *(f"-DVALUE_{name.upper()}={number}" for number, name in _VALUES.items()),
+        *flags,
+    ]
+    with _quiet_stderr() as complaints:
+        try:
+            module = Unattached(src_file=os.fsencode(bpf_dir / "pagefault.c"), cflags=cflags)
+        except Exception as error:
+            raise TraceError(_why(str(error), complaints()), code=Exit.NO_PROBE) from error
+    maps, functions = _take_apart(bcc.lib, module.module, cast)
+    clock.lap("compile")
+    return replace(_found(bcc), maps=maps, functions=functions)
+
+
+def _take_apart(lib: Any, module: Any, cast: int) -> tuple[list[MapSpec], list[Function]]:
+    """A module's maps and instructions; bcc made the maps already and put their descriptors in.
+
+    `cast` is the BTF id of bpf_rdonly_cast.
+    """
+    for call, result in (
+        ("bpf_num_tables", ctypes.c_size_t),
+        ("bpf_table_name", ctypes.c_char_p),
+        ("bpf_table_fd_id", ctypes.c_int),
+        ("bpf_table_key_size_id", ctypes.c_size_t),
+        ("bpf_table_leaf_size_id", ctypes.c_size_t),
+    ):
+        getattr(lib, call).restype = result
+        getattr(lib, call).argtypes = [ctypes.c_void_p, ctypes.c_size_t]
+    lib.bpf_num_tables.argtypes = [ctypes.c_void_p]
+    maps, names = [], {}
+    for number in range(lib.bpf_num_tables(module)):
+        name = lib.bpf_table_name(module, number).decode()
+        names[lib.bpf_table_fd_id(module, number)] = name
+        maps.append(
+            MapSpec(
+                name=name,
+                kind=lib.bpf_table_type_id(module, number),
+                key_size=lib.bpf_table_key_size_id(module, number),
+                value_size=lib.bpf_table_leaf_size_id(module, number),
+                entries=lib.bpf_table_max_entries_id(module, number),
+                flags=lib.bpf_table_flags_id(module, number),
+            )
+        )
+    each_place = next(spec.value_size for spec in maps if spec.name == "pending")
+    # bcc would keep a copy of the value; of its own it would be as large.
+    maps += [
+        MapSpec("places", bpf.ARRAY, 4, PLACES * each_place, 1, 0),
+        MapSpec("active", bpf.ARRAY, 4, PIDS, 1, bpf.MMAPABLE),
+    ]
+    functions = []
+    for number in range(lib.bpf_num_functions(module)):
+        name = lib.bpf_function_name(module, number)
+        size = lib.bpf_function_size(module, name)
+        code = ctypes.string_at(lib.bpf_function_start(module, name), size)
+        code = bpf.with_kernel_calls(code, _CAST_CALL, cast)
+        functions.append(Function(name.decode(), code, list(_uses(code, names))))
+    return maps, functions
+
+
+def _uses(code: bytes, names: dict[int, str]) -> Iterator[tuple[int, str]]:
+    """(instruction number, map) where a map or its value is loaded (struct bpf_insn)."""
+    for number, (operation, registers, _, value) in enumerate(struct.iter_unpack("<BBhi", code)):
+        if operation == _LOAD_MAP and registers >> 4 == _PSEUDO_MAP_FD:
+            yield number, names[value]
+        if operation == _LOAD_MAP and registers >> 4 == _PSEUDO_MAP_VALUE:
+            yield number, _VALUES[value]
+
+
+@contextlib.contextmanager
+def _quiet_stderr() -> Iterator[Callable[[], str]]:
+    """clang writes to descriptor 2: kept, to quote the reason and not a page of it."""
+    sys.stderr.flush()
+    with tempfile.TemporaryFile() as file:
+        saved = os.dup(2)
+        os.dup2(file.fileno(), 2)
+
+        def said() -> str:
+            file.seek(0)
+            return file.read().decode("utf-8", "replace")
+
+        try:
+            yield said
+        finally:
+            os.dup2(saved, 2)
+            os.close(saved)
+
+
+def _why(error: str, complaints: str) -> str:
+    """The line that matters of bcc's error and what it printed."""
+    if os.environ.get("PAGEFAULT_DEBUG"):
+        return f"{error}\n{complaints}"
+    for line in complaints.splitlines():
+        if "error:" in line or "not permitted" in line or "denied" in line.lower():
+            return line.strip()
+    return error.strip() or "bcc could not compile it"

@@ -1,0 +1,36 @@
+"""Which probes to try, in which order: exactness before cost."""
+
+from collections.abc import Mapping
+from typing import cast
+
+from tracer.probes import fentry, kprobe, perf
+from tracer.probes.base import Probe
+
+# In the order of cost to the target, cheapest first.
+PROBES: dict[str, Probe] = {module.name: cast(Probe, module) for module in (fentry, kprobe, perf)}
+
+
+def order(wanted: str, skip: list[str], btf_ids: Mapping[str, int]) -> tuple[list[str], list[str]]:
+    """(the probes to try, why others are passed over); "auto" takes exact ones first.
+
+    `btf_ids`: the kernel's functions to hook, as far as BTF names them.
+    """
+    reasons: list[str] = []
+    exact: list[str] = []
+    inexact: list[str] = []
+    for name, probe in PROBES.items():
+        if name in skip or wanted not in ("auto", name):
+            continue
+        if why := probe.refused(btf_ids):
+            reasons.append(named(name, why))
+        elif wanted == "auto" and (why := probe.inexact()):
+            reasons.append(named(name, why))
+            inexact.append(name)
+        else:
+            exact.append(name)
+    return exact + inexact, reasons
+
+
+def named(name: str, why: str) -> str:
+    """A reason that says whose it is."""
+    return why if why.startswith(f"{name}:") else f"{name}: {why}"
