@@ -16,13 +16,18 @@ from tracer.errors import Exit, Interrupted, TraceError, complain
 from tracer.options import (
     Options,
     address_range,
+    budgets,
+    is_stdout,
+    is_stream,
     kinds,
     nanoseconds,
     permissions,
     reader,
+    ring_bytes,
     seconds,
 )
 from tracer.pipes import PIPE_CLOSED, discard_stdout
+from tracer.timings import Timings
 
 PROGRAM = "pagefault-trace"
 EPILOG = """\b
@@ -33,6 +38,8 @@ Examples:
   sudo pagefault-trace --pid 4242 --duration 10 --quiet
   sudo pagefault-trace --perms rwx --pages-csv pages.csv -- multimap --auto
   sudo pagefault-trace --kind cow,huge --symbols -- make
+  sudo pagefault-trace --strict --fail-if 'major>0' -q -- ./benchmark
+  sudo pagefault-trace --live -- multimap
   sudo pagefault-trace --check
 """
 
@@ -90,6 +97,14 @@ Examples:
     help="Look at pagemap this often where something happened.",
 )
 @click.option(
+    "--buffer",
+    metavar="SIZE",
+    default="64M",
+    show_default=True,
+    callback=reader(ring_bytes),
+    help="Memory for faults not read yet; what finds no room there is counted as lost.",
+)
+@click.option(
     "--range",
     metavar="START-END",
     callback=reader(address_range),
@@ -140,7 +155,20 @@ Examples:
     help="Run the command as USER, who owns the files written. "
     "[default: under sudo, whoever called it]",
 )
+@click.option(
+    "--strict",
+    is_flag=True,
+    help="Exit with 121 if events were lost or the books do not balance.",
+)
+@click.option(
+    "--fail-if",
+    metavar="BUDGET",
+    multiple=True,
+    callback=budgets,
+    help="Exit with 122 if it holds, e.g. 'major>0' or 'p99>2ms'; repeatable.",
+)
 @click.option("-q", "--quiet", is_flag=True, help="Print the summary only.")
+@click.option("--live", is_flag=True, help="Fill the terminal with a live map of the pages.")
 @click.option(
     "--check", is_flag=True, help="Say what this kernel and these rights offer, and stop."
 )
@@ -158,15 +186,29 @@ def command_line(**given: Any) -> int:
     first instruction. --region, --perms and --kind choose what is shown; the
     CSV has every fault all the same.
     """
+    timings = Timings()
     options = Options(**{name: value for name, value in given.items() if value is not None})
     if options.check:
         from tracer.check import check
 
         return check()
     _validate(options)
-    from tracer.run import trace
+    return _trace(options, timings)
 
-    return trace(options)
+
+def _trace(options: Options, timings: Timings) -> int:
+    """Import what a trace takes while the probe is compiled."""
+    from tracer.probes.compilation import Compilation
+    from tracer.resources import bpf_dir
+    from tracer.rights import require_rights
+
+    require_rights()
+    with Compilation(options.probe, bpf_dir()) as compilation:
+        timings.lap("Python and options")
+        from tracer.run import trace
+
+        timings.lap("imports")
+        return trace(options, compilation, timings)
 
 
 def main() -> NoReturn:
@@ -220,12 +262,55 @@ def _validate(options: Options) -> None:
             f"give --pid N or -- COMMAND; {PROGRAM} --help has examples",
             Exit.USAGE,
         )
-    files = [name for name in (options.csv, options.pages_csv, options.output) if name]
-    same = {os.path.realpath(name) for name in files if name != "-"}
-    if len(same) + files.count("-") < len(files) or files.count("-") > 1:
+    _validate_words(options)
+    _validate_files(options)
+    if options.live:
+        _validate_terminal(options)
+
+
+def _validate_words(options: Options) -> None:
+    """Raise TraceError for an empty word: most likely a shell variable that is not set."""
+    words = (
+        ("csv", options.csv),
+        ("pages-csv", options.pages_csv),
+        ("output", options.output),
+        ("user", options.user),
+        *(("region", name) for name in options.region),
+    )
+    for name, text in words:
+        if text == "":
+            raise TraceError(f"--{name} is empty", "give it a value, or leave it out", Exit.USAGE)
+    if options.command and not options.command[0]:
+        raise TraceError("the command is empty", "name a program after --", Exit.USAGE)
+
+
+def _validate_files(options: Options) -> None:
+    """Raise TraceError where two outputs would be written into one file."""
+    given = [name for name in (options.csv, options.pages_csv, options.output) if name]
+    if options.csv and not is_stream(options.csv):
+        given.append(options.csv + ".meta.json")  # outputs.meta.SUFFIX, which imports numpy
+    places = ["-" if is_stdout(name) else os.path.realpath(name) for name in given]
+    places = [place for place in places if place != os.devnull]
+    if len(set(places)) < len(places):
         raise TraceError(
             "--csv, --pages-csv and --output name the same file",
-            "give each a file of its own",
+            "give each a file of its own (--csv FILE writes FILE.meta.json, too)",
+            Exit.USAGE,
+        )
+
+
+def _validate_terminal(options: Options) -> None:
+    """Raise TraceError where --live would have nothing to draw on."""
+    if is_stdout(options.csv or "") or is_stdout(options.pages_csv or ""):
+        raise TraceError(
+            "--live draws on standard output, where the CSV is to go",
+            "write the CSV to a file",
+            Exit.USAGE,
+        )
+    if not (os.isatty(0) and os.isatty(1)) or os.environ.get("TERM", "dumb") == "dumb":
+        raise TraceError(
+            "--live needs a terminal that it can fill, on standard input and output",
+            "leave it out to have lines",
             Exit.USAGE,
         )
 

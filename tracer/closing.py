@@ -12,6 +12,7 @@ from tracer.recorder import Recorder
 from tracer.rows import NO_FRAME
 from tracer.sources import Loss, Source
 
+_UNDER_WAY = "they were under way when tracing began"
 _STAY = (Source.INITIAL.value,)  # resident before the trace: no gain of its
 
 
@@ -23,27 +24,34 @@ def books_of(recorder: Recorder, attached: Attached) -> Books:
     untold = max(0, -missed)
     missed += untold
     skipped = attached.program.skipped_tracepoints()
-    if missed > 0 or counters["lost"] or counters["lost_other"] or skipped:
+    lost_faults = counters["lost"] + recorder.unread
+    if missed > 0 or lost_faults or counters["lost_other"] or skipped:
         # Not unknown then: nobody was told, and that is counted.
         recorder.timeline.blame_missed()
     gained, lost = recorder.timeline.tally.gained, recorder.timeline.tally.lost
     gained_by = {s.name.lower(): int(gained[s]) for s in Source if gained[s] and s not in _STAY}
     lost_by = {cause.name.lower(): int(lost[cause]) for cause in Loss if lost[cause]}
     total, gone = sum(gained_by.values()), sum(lost_by.values())
+    why = _why_missed(recorder, attached, missed, counters)
+    resident = _resident(recorder)
     return Books(
         traced=recorder.traced,
         failed=recorder.failed,
         foreign=recorder.foreign,
         kernel=recorder.threads.counted + untold,
-        lost=counters["lost"],
+        lost=lost_faults,
         missed=missed,
         skipped=attached.probe.missed(attached.program),
-        missed_reason=_why_missed(recorder, attached, missed, counters),
+        missed_reason=why,
+        blind=why in (perf.BLIND, _UNDER_WAY),
+        lost_other=counters["lost_other"],
+        unfollowed=attached.program.skipped_tracepoints("sched_process"),
         filtered=counters["filtered"],
         conflict=recorder.observer.conflicts,
         gained=total,
         given_up=gone,
-        resident_change=_resident(recorder) - int(gained[Source.INITIAL]),
+        resident=resident,
+        resident_change=resident - int(gained[Source.INITIAL]),
         gained_by=gained_by,
         lost_by=lost_by,
         gained_in=dict(recorder.timeline.tally.gained_in),
@@ -53,8 +61,10 @@ def books_of(recorder: Recorder, attached: Attached) -> Books:
 
 def _resident(recorder: Recorder) -> int:
     """Pages with a frame at the end: pagemap's where there was a last look, else ours."""
-    count = 0
+    count = recorder.timeline.left
     for space in recorder.spaces.all():
+        if space.retired:
+            continue
         if space.number in recorder.closed:
             count += recorder.observer.view(space.number).resident
         else:
@@ -71,9 +81,11 @@ def _why_missed(
     if skipped := attached.probe.missed(attached.program):
         return f"the kernel skipped the probe's handler {skipped} times"
     if counters["orphans"] >= missed:
-        return "they were under way when tracing began"
+        return _UNDER_WAY
     if counters["crowded"]:
         return "more threads were faulting at once than there is room for"
+    if recorder.cpu_gaps:
+        return "a CPU came online, and its first faults went unseen"
     if attached.probe.name == "perf":
         return perf.BLIND
     return "no hook saw them"
@@ -104,4 +116,5 @@ def pages_of(recorder: Recorder) -> PageTable:
         gains=column("gains"),
         losses=column("losses"),
         last_loss=column("last_loss"),
+        last_time_ns=column("changed_ns"),
     )

@@ -6,6 +6,7 @@ few sections needed are read, the symbol table as one numpy array; a library
 that parses symbols one by one takes seconds for a large program.
 """
 
+import errno
 import lzma
 import os
 import stat
@@ -21,7 +22,10 @@ from tracer.text import decode
 
 DEBUG_ROOT = Path("/usr/lib/debug/.build-id")
 
-_LARGEST = 1 << 28  # bytes of any one section
+_LARGEST = 1 << 26  # bytes of any one section
+_MOST_SEGMENTS = 64  # a linker makes four or five to load
+_MOST_ALIASES = 64  # names of one function that are looked at
+_LONGEST = 4096  # bytes of a name
 _SYMTAB, _NOTE, _DYNSYM = 2, 7, 11  # SHT_*
 _LOAD = 1  # PT_LOAD
 _FUNC, _IFUNC = 2, 10
@@ -64,6 +68,10 @@ class Functions:
     symbols: npt.NDArray[np.void]
     strings: bytes
 
+    def size(self) -> int:
+        """Bytes it takes."""
+        return self.symbols.nbytes + len(self.strings)
+
     def at(self, offset: int) -> tuple[str, int] | None:
         """(name, bytes into the function) of an offset in the file; None where there is none."""
         for segment in self.segments:
@@ -81,7 +89,7 @@ class Functions:
         first = int(np.searchsorted(values, np.uint64(start), side="left"))
         same = [
             symbol
-            for symbol in self.symbols[first:last]
+            for symbol in self.symbols[max(first, last - _MOST_ALIASES) : last]
             if not symbol["size"] or address < start + int(symbol["size"])
         ]
         if not same:
@@ -90,8 +98,7 @@ class Functions:
         return (name, address - start) if name else None
 
     def _name(self, at: int) -> str:
-        end = self.strings.find(b"\0", at)
-        name = self.strings[at : end if end >= 0 else None]
+        name = self.strings[at : at + _LONGEST].partition(b"\0")[0]
         return decode(name.partition(b"@")[0])  # .symtab adds versions: fopen@@GLIBC_2.2.5
 
 
@@ -111,18 +118,30 @@ def functions(
     .gnu_debugdata, else from .dynsym.
     """
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+        descriptor = _open_regular(path, inode)
     except (OSError, ValueError):
         return None
     try:
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode) or (inode and status.st_ino != inode):
-            return None
         return _functions(lambda at, size: os.pread(descriptor, size, at), debug_root)
     except (BadElf, OSError, struct.error, lzma.LZMAError):
         return None
     finally:
         os.close(descriptor)
+
+
+def _open_regular(path: str, inode: int | None) -> int:
+    """A descriptor; raises OSError unless it is an ordinary file with that number.
+
+    Looked at before it is opened: to open a device may do something.
+    """
+    handle = os.open(path, os.O_PATH | os.O_CLOEXEC)
+    try:
+        status = os.fstat(handle)
+        if not stat.S_ISREG(status.st_mode) or (inode and status.st_ino != inode):
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL), path)
+        return os.open(f"/proc/self/fd/{handle}", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    finally:
+        os.close(handle)
 
 
 def _functions(read: Read, debug_root: Path) -> Functions | None:
@@ -169,6 +188,8 @@ class _Image:
             raise BadElf("section headers of a strange size")
         programs = self._array(_PHDR, int(header["phoff"]), int(header["phnum"]))
         self.segments = programs[programs["type"] == _LOAD]
+        if len(self.segments) > _MOST_SEGMENTS:
+            raise BadElf("more segments than any linker makes")
         self._sections = self._array(_SHDR, int(header["shoff"]), int(header["shnum"]))
         self._name_section = int(header["shstrndx"])
 

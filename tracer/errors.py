@@ -8,7 +8,7 @@ import contextlib
 import sys
 from enum import IntEnum
 
-from tracer.text import printable
+from tracer.text import harmless
 
 
 class Exit(IntEnum):
@@ -22,6 +22,10 @@ class Exit(IntEnum):
     NO_PROBE = 6  # this kernel refuses the probe that was asked for, or all of them
     OUTPUT = 7  # a file cannot be written, or the disk is full
     UNSUPPORTED = 8  # architecture or kernel this program does not run on
+    INPUT = 9  # pagefault-report: a file that cannot be read, or is not what --csv wrote
+    NO_LIBRARY = 10  # pagefault-report: pyarrow or matplotlib is missing
+    INEXACT = 121  # --strict: events were lost, or the books do not balance
+    OVER_BUDGET = 122  # --fail-if: a budget is broken
     TRACER_FAILED = 125  # command mode: the tracer failed, as timeout(1) and env(1) say
     NOT_EXECUTABLE = 126
     NOT_FOUND = 127
@@ -51,9 +55,9 @@ class Interrupted(BaseException):
         self.number = number
 
 
-def complain(message: str) -> None:
+def complain(message: str, program: str = "pagefault-trace") -> None:
     """Say `message` on stderr in one line, safe for a terminal."""
-    line = " ".join(printable(part.strip()) for part in message.splitlines())
+    line = " ".join(harmless(part.strip()) for part in message.splitlines())
     with contextlib.suppress(OSError, AttributeError):  # stderr is full, or closed (None)
-        sys.stderr.write(f"pagefault-trace: {line}\n")
+        sys.stderr.write(f"{program}: {line}\n")
         sys.stderr.flush()

@@ -81,7 +81,11 @@ def resolve_user(option: str | None, env: Mapping[str, str]) -> Identity | None:
 
 def _named(option: str) -> Identity | None:
     try:
-        entry = pwd.getpwuid(int(option)) if option.isdecimal() else pwd.getpwnam(option)
+        entry = (
+            pwd.getpwuid(int(option))
+            if option.isascii() and option.isdigit()
+            else pwd.getpwnam(option)
+        )
     except (KeyError, OverflowError, ValueError):
         hint = "give --user a name or number that getent knows"
         raise TraceError(f"no user '{printable(option)}'", hint, Exit.USAGE) from None

@@ -9,10 +9,13 @@ import numpy.typing as npt
 from tracer.rows import Names, Region
 
 Ids = npt.NDArray[np.uint32]  # indices into Names.regions
+# Shape (2, n): indices into Names.regions, and the shift of each mapping, Region.shift: a region
+# that stands for many mappings (Names.fold) does not have it
+Places = npt.NDArray[np.uint64]
 Array = npt.NDArray[np.uint64]
 Times = npt.NDArray[np.uint64] | npt.NDArray[np.int64]  # CLOCK_MONOTONIC ns
 
-_UNSET = (1 << 32) - 1
+_UNSET = np.uint64((1 << 32) - 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +59,7 @@ class IntervalMap:
         self._starts: list[int] = []
         self._ends: list[int] = []
         self._laid: list[Laid] = []
-        self._arrays: tuple[Array, Array, Ids] | None = None
+        self._arrays: tuple[Array, Array, Places] | None = None
 
     def copy(self) -> "IntervalMap":
         """What a forked child starts with."""
@@ -79,6 +82,10 @@ class IntervalMap:
             (max(self._starts[i], start), min(self._ends[i], end), self._laid[i])
             for i in range(first, last)
         ]
+
+    def present(self) -> list[Region]:
+        """The mappings there are, by address."""
+        return [laid.region for laid in self._laid if not laid.gone]
 
     def lay(self, laid: Laid) -> None:
         """Put `laid` over whatever was in its region; what it cuts keeps the rest."""
@@ -115,35 +122,35 @@ class IntervalMap:
         self._laid = [laid for _, _, laid in merged]
         self._arrays = None
 
-    def region_id(self, address: int) -> int:
-        """The region `address` lies in, 0 where none is known."""
+    def place(self, address: int) -> tuple[int, int]:
+        """(region, shift) of the mapping `address` lies in, (0, 0) where none is known."""
         laid = self.at(address)
-        return self._names.region(laid.region) if laid else 0
+        return (self._names.region(laid.region), laid.region.shift) if laid else (0, 0)
 
-    def region_ids(self, addresses: Array) -> Ids:
-        """`region_id` of many addresses; shapes (n,) → (n,)."""
+    def places(self, addresses: Array) -> Places:
+        """`place` of many addresses; shapes (n,) → (2, n)."""
         if not self._starts:
-            return np.zeros(len(addresses), dtype=np.uint32)
+            return np.zeros((2, len(addresses)), dtype=np.uint64)
         starts, ends, known = self._as_arrays()
         index = np.searchsorted(starts, addresses, side="right") - 1
         inside = (index >= 0) & (addresses < ends[index])
-        index[~inside] = len(known) - 1  # a sentinel whose id is 0
-        result = known[index]
-        if (result == _UNSET).any():
-            for at in np.unique(index[result == _UNSET]).tolist():
-                known[at] = self._names.region(self._laid[at].region)
-            result = known[index]
-        return result
+        index[~inside] = known.shape[1] - 1  # a sentinel whose region is 0
+        unset = known[0, index] == _UNSET
+        if unset.any():
+            for at in np.unique(index[unset]).tolist():
+                region = self._laid[at].region
+                known[:, at] = self._names.region(region), region.shift
+        return known[:, index]
 
-    def _as_arrays(self) -> tuple[Array, Array, Ids]:
-        """Starts, ends, and region ids made on demand (one more: nothing's, 0)."""
+    def _as_arrays(self) -> tuple[Array, Array, Places]:
+        """Starts, ends, and places made on demand (one more: nothing's, 0)."""
         if self._arrays is None:
-            ids = np.full(len(self._laid) + 1, _UNSET, dtype=np.uint32)
-            ids[-1] = 0
+            places = np.full((2, len(self._laid) + 1), _UNSET, dtype=np.uint64)
+            places[:, -1] = 0
             self._arrays = (
                 np.array(self._starts, dtype=np.uint64),
                 np.array(self._ends, dtype=np.uint64),
-                ids,
+                places,
             )
         return self._arrays
 

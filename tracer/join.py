@@ -4,25 +4,43 @@ The road from the ring (bpf/record.h) to what is printed and written
 (tracer/rows.py); also where the timeline learns of the faults.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass, field, fields
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from tracer import kinds
+from tracer.fields import Columns, Records
 from tracer.kinds import Trait
+from tracer.procfs.system import FileSystems
 from tracer.records import Mark
-from tracer.rows import NO_FRAME, ROW, UNKNOWN_LATENCY, Access, Kind, Names, Region, Rows
-from tracer.sources import Source
+from tracer.rows import (
+    NO_FRAME,
+    UNKNOWN_LATENCY,
+    Access,
+    Kind,
+    Names,
+    Region,
+    Rows,
+)
 from tracer.spaces import Spaces
-from tracer.timeline import Events, Timeline
+from tracer.telling import Parts, Telling, concatenate
+from tracer.timeline import Timeline
+from tracer.userfaults import Userfaults
 
-Records = npt.NDArray[np.void]
+U64 = npt.NDArray[np.uint64]
 
+_ENTRY = np.uint8(Mark.ENTRY)
 _WINDOW = 16  # pages a window record shows (bpf/walk.h)
+_ROW, _UNTOLD = 0x01, 0x02  # WINDOW_ROW, WINDOW_UNTOLD, bpf/record.h
 _HUGE = 512  # pages behind a PMD
+_HUGE_BASE = ~np.uint64((1 << 21) - 1)
+_PRESENT = 0x101  # in an entry: to the CPU, or to the kernel alone (PROT_NONE)
+_VM_FAULT_SIGSEGV = 0x40  # include/linux/mm_types.h
 _PAGE = ~np.uint64(4095)
+_FEW = 64  # so many faults or fewer are looked up quicker one by one
+_FRAME = np.uint64(0x000FFFFFFFFFF000)  # of a page-table entry
 _AROUND_KINDS = [Kind.FILE.value, Kind.SHMEM.value, Kind.HUGETLB.value]
 _SPECIAL_NAMES = ("[vdso]", "[vsyscall]", "[uprobes]", "[timens]")
 VVAR_NAMES = ("[vvar]", "[vvar_vclock]")
@@ -31,13 +49,42 @@ _SHMEM_NAMES = ("/memfd:", "/SYSV", "/dev/zero", "/dev/shm/", "[anon_shmem")
 
 
 @dataclass
+class Placed:
+    """Fault records in order, and whose memory and which mapping they were in at their moment."""
+
+    faults: Columns
+    space: npt.NDArray[np.uint32]
+    owner: npt.NDArray[np.uint32]
+    region: npt.NDArray[np.uint32]
+    shift: npt.NDArray[np.uint64]  # Region.shift of the mapping
+    comm: npt.NDArray[np.uint32]
+
+    def take(self, at: npt.NDArray[np.bool_]) -> "Placed":
+        return Placed(*(getattr(self, each.name)[at] for each in fields(self)))
+
+
+def together(parts: list[Placed]) -> Placed:
+    """One after another."""
+    if len(parts) == 1:
+        return parts[0]
+    ids = ("space", "owner", "region", "shift", "comm")
+    return Placed(
+        Columns.together([part.faults for part in parts]),
+        *(np.concatenate([getattr(part, name) for part in parts]) for name in ids),
+    )
+
+
+@dataclass
 class Batch:
-    """Rows, and what the timeline needs to know of their faults."""
+    """Rows, and the pages they tell of."""
 
     rows: Rows
-    start_ns: npt.NDArray[np.int64]
-    old: kinds.Entries
-    parts: "_Parts"
+    kept: npt.NDArray[np.int64] | None  # rows made of so many of the first faults; None: all
+    telling: Telling
+
+    def row_at(self, faults: int) -> int:
+        """How many rows the first `faults` faults have."""
+        return faults if self.kept is None else int(self.kept[faults])
 
 
 @dataclass
@@ -50,60 +97,85 @@ class Join:
     zero_frame: int
     large_anon: bool = False  # the kernel may give anonymous memory several frames at once
     symbols: bool = False  # look up which mapping each instruction is in, too
-    on_tmpfs: Callable[[str], bool] = lambda path: False  # whether a file's pages are shmem
+    file_systems: FileSystems = field(default_factory=FileSystems)
     vvar_seen: bool = False  # pagemap shows [vvar]: it does since 6.16 or so, where it is no PFNMAP
+    userfaults: Userfaults = field(default_factory=Userfaults)
     comms: dict[int, int] = field(default_factory=dict)  # tid -> index into names.comms
     stray: int = 0  # exceptions that were no page's fault: a SIGSEGV on its way (perf)
     _number: int = 0
     _traits: npt.NDArray[np.uint8] = field(default_factory=lambda: np.zeros(64, np.uint8))
     _known_regions: int = 0  # so many of them are set
 
-    def describe(self, faults: Records, windows: Records) -> "Batch":
-        """The rows of `faults` (fault_record), to which `windows` (window_record) belong.
+    def place(self, faults: Records) -> Placed:
+        """Look up where `faults` (fault_record) were, before the next lifecycle record is followed.
 
-        Both in the ring's order, with no lifecycle record between them. The rows
-        come in order of time; how many pages each brought, and which were only
-        lost races, `tell` adds. Exceptions that were no page's fault are left
-        out and counted in `stray`.
+        They come in the ring's order, with no lifecycle record between them, and go
+        in order of time.
         """
-        order = np.argsort(faults["time_ns"], kind="stable")
-        faults = faults[order]
+        faults = Columns.of(faults)
+        times = faults["time_ns"]
+        if (times[1:] < times[:-1]).any():
+            faults = faults[np.argsort(times, kind="stable")]
         space, owner = self.spaces.resolve(faults)
-        region = self.spaces.regions(space, faults)
-        real = ~self._is_stray(faults, region)
+        region, shift = self.spaces.places(space, faults)
+        comm = self._comm_ids(faults["tid"])
+        return Placed(faults, space, owner, region.astype(np.uint32), shift, comm)
+
+    def describe(self, placed: Placed, windows: npt.NDArray[np.void]) -> Batch:
+        """The rows of faults, to which `windows` (window_record) belong.
+
+        How many pages each brought, and which were only lost races, the batch's
+        `telling` adds. Exceptions that were no page's fault are left out and
+        counted in `stray`.
+        """
+        kept = None
+        real = ~self._is_stray(placed.faults, placed.region)
         if not real.all():
             self.stray += int((~real).sum())
-            faults, space, owner, region = faults[real], space[real], owner[real], region[real]
+            kept = np.r_[0, np.cumsum(real)]
+            placed = placed.take(real)
+        faults, space, region = placed.faults, placed.space, placed.region
         traits = kinds.traits(faults, self._region_traits()[region])
+        # By its own flags where the record has them, else by what was registered.
+        registered = self.userfaults.hold(space, faults["address"], faults["time_ns"])
+        registered &= (faults["marks"] & Mark.MAPPING) == 0
+        traits[registered] |= np.uint8(Trait.UFFD)
         old, new = kinds.before(faults), kinds.after(faults)
 
-        rows = np.zeros(len(faults), ROW)
-        rows["number"] = self._number + 1 + np.arange(len(faults), dtype=np.uint64)
+        times = faults["time_ns"].view(np.int64)
+        first = self._number + 1
         self._number += len(faults)
-        for name in ("time_ns", "tid", "cpu", "address", "ip", "count"):
-            rows[name] = faults[name]
-        rows["pid"], rows["space"], rows["region"] = owner, space, region
-        rows["comm"] = self._comm_ids(faults["tid"])
-        rows["access"] = kinds.access(faults)
-        rows["cause"] = kinds.cause(faults, owner)
-        rows["major"] = kinds.is_major(faults)
-        rows["kind"] = kinds.decide(faults, old, new, traits, self.zero_frame)
-        timed = (faults["marks"] & Mark.ENTRY) != 0
-        # A failed exception (perf) has no completion of its own.
-        timed &= faults["time_ns"] != faults["start_ns"]
-        took = faults["time_ns"].astype(np.int64) - faults["start_ns"].astype(np.int64)
-        rows["latency_ns"] = np.where(timed, took, UNKNOWN_LATENCY)
+        columns: dict[str, npt.NDArray[Any]] = {
+            "number": np.arange(first, first + len(faults), dtype=np.uint64),
+            "time_ns": times,
+            **{name: faults[name] for name in ("tid", "cpu", "address", "ip", "count")},
+            **{"pid": placed.owner, "space": space, "region": region, "comm": placed.comm},
+            "offset": (faults["address"] & _PAGE) + placed.shift,
+            "access": kinds.access(faults),
+            "cause": kinds.cause(faults, placed.owner),
+            "major": kinds.is_major(faults),
+            "kind": kinds.decide(faults, old, new, traits, self.zero_frame),
+            "latency_ns": _latencies(faults, times),
+            **{"frame": new.frame, "frame_before": old.frame},
+        }
         if self.symbols:
-            rows["ip_region"] = self.spaces.regions_at(space, faults["ip"], faults["time_ns"])
-        rows["frame"] = new.frame
-        rows["frame_before"] = old.frame
+            ip_region, ip_shift = self.spaces.places_at(space, faults["ip"], times)
+            columns |= {"ip_region": ip_region, "ip_offset": faults["ip"] + ip_shift}
+        rows = Rows.of(columns)
         seen = (traits & Trait.UNSEEN) == 0
-        parts = self._parts(rows, faults["level_before"], old, new, windows, seen)
-        return Batch(rows, _starts(faults), old, parts)
+        of_file = (traits & Trait.FILE) != 0
+        parts = self._parts(rows, faults, old, new, windows, seen, of_file)
+        return Batch(
+            rows, kept, Telling(self.timeline, rows, columns, parts, _starts(faults), old.swap)
+        )
 
     # -- parts of a row -----------------------------------------------------------
 
     def _comm_ids(self, tids: npt.NDArray[np.uint32]) -> npt.NDArray[np.uint32]:
+        if len(tids) <= _FEW:
+            return np.array([self.comms.get(tid, 0) for tid in tids.tolist()], np.uint32)
+        if (tids == tids[0]).all():
+            return np.full(len(tids), self.comms.get(int(tids[0]), 0), np.uint32)
         distinct, inverse = np.unique(tids, return_inverse=True)
         ids = [self.comms.get(tid, 0) for tid in distinct.tolist()]
         return np.asarray(np.array(ids, np.uint32)[inverse])
@@ -115,14 +187,19 @@ class Join:
             more[:known] = self._traits[:known]
             self._traits = more
         for number in range(known, count):
-            self._traits[number] = region_traits(
-                self.names.regions[number], self.on_tmpfs, self.vvar_seen
-            )
+            region = self.names.regions[number]
+            pids = (space.owner for space in self.spaces.alive())
+            kind = self.file_systems.of(region.device, pids)
+            self._traits[number] = region_traits(region, kind, self.vvar_seen)
         self._known_regions = count
         return self._traits
 
     def _is_stray(self, faults: Records, region: npt.NDArray[np.uint32]) -> npt.NDArray[np.bool_]:
-        """Exceptions (perf) outside every mapping or against its permissions: no page's fault."""
+        """Exceptions (perf) outside every mapping or against its permissions: no page's fault.
+
+        What was mapped at a moment, other threads may have changed; a SIGSEGV leaves no doubt,
+        unless a marker in the page table (MADV_GUARD_INSTALL) called for it.
+        """
         failed = (faults["marks"] & (Mark.FAILED | Mark.ERRORCODE)) == Mark.FAILED | Mark.ERRORCODE
         stray = np.zeros(len(faults), np.bool_)
         if not failed.any():
@@ -132,6 +209,9 @@ class Join:
         for index in np.flatnonzero(failed).tolist():
             mapping = self.names.regions[int(region[index])]
             stray[index] = letters.get(Access(int(access[index])), "r") not in mapping.perms
+        entry = faults["entry_before"]
+        marker = (entry != 0) & (entry & np.uint64(_PRESENT) == 0)
+        stray |= failed & (faults["result"] & _VM_FAULT_SIGSEGV != 0) & ~marker
         return stray
 
     # -- the timeline -----------------------------------------------------------
@@ -139,55 +219,42 @@ class Join:
     def _parts(
         self,
         rows: Rows,
-        level: npt.NDArray[np.uint8],
+        faults: Columns,
         old: kinds.Entries,
         new: kinds.Entries,
-        windows: Records,
+        windows: npt.NDArray[np.void],
         seen: npt.NDArray[np.bool_],
-    ) -> "_Parts":
+        of_file: npt.NDArray[np.bool_],
+    ) -> Parts:
         """The pages these faults touched, by row; a neighbour right after the fault's own."""
-        told = np.flatnonzero((rows["kind"] != Kind.FAILED) & new.known & seen)
-        own = _Parts(
-            row=told,
-            page=rows["address"][told] >> np.uint64(12),
-            frame=new.frame[told],
-            before=old.frame[told],
-            absent=(old.known & ~old.present)[told],
-            around=np.zeros(len(told), np.bool_),
+        told = (rows["kind"] != Kind.FAILED) & new.known & seen
+        own = Parts(
+            row=np.arange(len(rows)),
+            page=faults["address"] >> np.uint64(12),
+            frame=new.frame,
+            before=old.frame,
+            absent=old.known & ~old.present,
+            around=np.zeros(len(rows), np.bool_),
         )
-        along = self._brought_along(rows, _window_parts(rows, windows, old))
-        parts = _concatenate([own, _huge_parts(rows, level, old, new), along])
+        if not told.all():
+            own = own.take(np.flatnonzero(told))
+        others: list[Parts] = []
+        if old.huge.any() or new.huge.any():
+            # A write to the huge zero page may split it: the small one in all other places.
+            split = old.huge & ~new.huge & new.present & ~old.writable & ~old.dirty & ~of_file
+            zeros = _zero_parts(rows, np.flatnonzero(split), old, self.zero_frame)
+            others += [_huge_parts(rows, faults["level_before"], old, new), zeros]
+        if len(windows):
+            in_row = (windows["marks"] & _ROW) != 0
+            along = _window_parts(rows, windows[~in_row], old)
+            further = _row_parts(rows, windows[in_row])
+            others += [self._brought_along(rows, part) for part in (along, further)]
+        if not any(len(part.row) for part in others):
+            return own
+        parts = concatenate([own, *others])
         return parts.take(np.lexsort((parts.around, parts.row)))
 
-    def tell(self, batch: "Batch", start: int, end: int) -> None:
-        """Let the timeline know of the rows [start, end) of a batch, and them of what it says."""
-        rows, old = batch.rows, batch.old
-        first, last = np.searchsorted(batch.parts.row, (start, end)).tolist()
-        parts = batch.parts.take(slice(first, last))
-        spaces = rows["space"][parts.row]
-        for space in np.unique(spaces).tolist():
-            mine = parts.take(np.flatnonzero(spaces == space))
-            row, around = mine.row, mine.around
-            outcome = self.timeline.apply(
-                space,
-                Events(
-                    page=mine.page,
-                    start_ns=batch.start_ns[row],
-                    time_ns=rows["time_ns"][row],
-                    absent_before=mine.absent,
-                    swapped_before=old.swap[row] & ~around,
-                    frame_before=mine.before,
-                    frame=mine.frame,
-                    number=rows["number"][row],
-                    kind=rows["kind"][row],
-                    region=rows["region"][row],
-                    source=np.where(around, Source.AROUND, Source.FAULT).astype(np.uint8),
-                ),
-            )
-            np.add.at(rows["pages"], row[outcome.gained], 1)
-            rows["kind"][row[outcome.raced]] = Kind.SPURIOUS
-
-    def _brought_along(self, rows: Rows, parts: "_Parts") -> "_Parts":
+    def _brought_along(self, rows: Rows, parts: Parts) -> Parts:
         """The neighbours that a fault itself brought, without those other threads put there.
 
         Fault-around maps files only. Anonymous pages come along as parts of one
@@ -201,53 +268,39 @@ class Join:
         return parts.take(np.flatnonzero(mapped))
 
 
-@dataclass
-class _Parts:
-    """Pages that faults touched: their own, and those that came along."""
-
-    row: npt.NDArray[np.int64]
-    page: npt.NDArray[np.uint64]
-    frame: npt.NDArray[np.uint64]
-    before: npt.NDArray[np.uint64]  # NO_FRAME where absent or not known
-    absent: npt.NDArray[np.bool_]  # had no frame when the fault began
-    around: npt.NDArray[np.bool_]  # came along
-
-    def take(self, at: npt.NDArray[np.int64] | slice) -> "_Parts":
-        return _Parts(*(getattr(self, each.name)[at] for each in fields(self)))
+def _latencies(faults: Columns, times: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Nanoseconds each took, UNKNOWN_LATENCY where that is not known."""
+    took: npt.NDArray[np.int64] = times - faults["start_ns"].view(np.int64)
+    # A failed exception (perf) has no completion of its own.
+    untimed = ((faults["marks"] & _ENTRY) == 0) | (took == 0)
+    if untimed.any():
+        took[untimed] = UNKNOWN_LATENCY
+    return took
 
 
-def _concatenate(parts: list[_Parts]) -> _Parts:
-    if not any(len(part.row) for part in parts[1:]):
-        return parts[0]
-    return _Parts(
-        *(np.concatenate([getattr(part, each.name) for part in parts]) for each in fields(_Parts))
-    )
-
-
-def _starts(faults: Records) -> npt.NDArray[np.int64]:
+def _starts(faults: Columns) -> npt.NDArray[np.int64]:
     """When each fault began; its completion where the beginning was not seen."""
-    start = np.where(faults["start_ns"] == 0, faults["time_ns"], faults["start_ns"])
-    return start.astype(np.int64)
+    start = faults["start_ns"]
+    if not start.all():
+        start = np.where(start == 0, faults["time_ns"], start)
+    return start.view(np.int64)
 
 
 def _huge_parts(
     rows: Rows, level: npt.NDArray[np.uint8], old: kinds.Entries, new: kinds.Entries
-) -> _Parts:
+) -> Parts:
     """The other 511 pages of each huge page that a fault mapped; `level` is that of `old`."""
     fresh = new.huge & (old.frame != new.frame) & (rows["kind"] != Kind.FAILED)
     row = np.flatnonzero(fresh)
-    number = np.arange(_HUGE, dtype=np.uint64)
-    own = rows["address"][row] >> np.uint64(12)
-    page = (own & ~np.uint64(_HUGE - 1))[:, None] + number
-    base = ~np.uint64((1 << 21) - 1)
-    inside = number << np.uint64(12)
-    frame = (new.frame[row] & base)[:, None] + inside
-    before = (old.frame[row] & base)[:, None] + inside
+    own, page = _huge_pages(rows, row)
+    inside = np.arange(_HUGE, dtype=np.uint64) << np.uint64(12)
+    frame = (new.frame[row] & _HUGE_BASE)[:, None] + inside
+    before = (old.frame[row] & _HUGE_BASE)[:, None] + inside
     before[~old.huge[row]] = NO_FRAME
     # No page table at all: all were absent. Of the pages behind one, only the fault's own is known.
     absent = old.known & ~old.present & (level >= 2)
-    others = page != own[:, None]
-    return _Parts(
+    others = page != own
+    return Parts(
         row=np.repeat(row, _HUGE - 1),
         page=page[others],
         frame=frame[others],
@@ -257,34 +310,82 @@ def _huge_parts(
     )
 
 
-def _window_parts(rows: Rows, windows: Records, old: kinds.Entries) -> _Parts:
+def _zero_parts(
+    rows: Rows, row: npt.NDArray[np.int64], old: kinds.Entries, zero_frame: int
+) -> Parts:
+    """The other 511 pages of each huge zero page that a fault has split."""
+    own, page = _huge_pages(rows, row)
+    inside = np.arange(_HUGE, dtype=np.uint64) << np.uint64(12)
+    before = (old.frame[row] & _HUGE_BASE)[:, None] + inside
+    others = page != own
+    count = len(row) * (_HUGE - 1)
+    return Parts(
+        row=np.repeat(row, _HUGE - 1),
+        page=page[others],
+        frame=np.full(count, zero_frame, np.uint64),
+        before=before[others],
+        absent=np.zeros(count, np.bool_),
+        around=np.ones(count, np.bool_),
+    )
+
+
+def _huge_pages(
+    rows: Rows, row: npt.NDArray[np.int64]
+) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.uint64]]:
+    """The page of each fault, shape (n, 1), and all in the same huge page, (n, 512)."""
+    own: npt.NDArray[np.uint64] = (rows["address"][row] >> np.uint64(12))[:, None]
+    page: npt.NDArray[np.uint64] = own & ~np.uint64(_HUGE - 1)
+    return own, page | np.arange(_HUGE, dtype=np.uint64)
+
+
+def _window_parts(rows: Rows, windows: npt.NDArray[np.void], old: kinds.Entries) -> Parts:
     """The neighbours each window shows present after its fault and absent before."""
     row = match_windows(rows, windows)
     # Where a huge page was split, or nothing is known, the mask of before is empty, not true.
     told = (row >= 0) & (old.known & ~old.huge)[row] if len(rows) else row >= 0
     windows, row = windows[told], row[told]
-    seen = windows["seen"]
-    fresh = ((seen >> np.uint64(16)) & ~seen & np.uint64(0xFFFF)).astype(np.uint32)
     own = rows["address"][row] >> np.uint64(12)
     number = np.arange(_WINDOW, dtype=np.uint64)
     page = (windows["address"] >> np.uint64(12))[:, None] + number
-    chosen = ((fresh[:, None] >> number.astype(np.uint32)) & 1).astype(np.bool_)
+    chosen = ((_fresh(windows["seen"])[:, None] >> number) & np.uint64(1)).astype(np.bool_)
     chosen &= page != own[:, None]
     levels = np.ones(chosen.sum(), np.uint8)
     found = kinds.entries(
         windows["entries"][chosen], levels, levels.astype(np.bool_), page[chosen] << np.uint64(12)
     )
-    return _Parts(
+    return Parts(
         row=np.repeat(row, chosen.sum(axis=1)),
         page=page[chosen],
         frame=found.frame,
         before=np.full(len(levels), NO_FRAME, np.uint64),
-        absent=np.ones(len(levels), np.bool_),
+        absent=np.repeat((windows["marks"] & _UNTOLD) == 0, chosen.sum(axis=1)),
         around=np.ones(len(levels), np.bool_),
     )
 
 
-def match_windows(faults: Records, windows: Records) -> npt.NDArray[np.int64]:
+def _row_parts(rows: Rows, windows: npt.NDArray[np.void]) -> Parts:
+    """The pages of large folios that reach beyond the windows; before is not known of them."""
+    row = match_windows(rows, windows)
+    windows, row = windows[row >= 0], row[row >= 0]
+    times = np.minimum(windows["seen"], np.uint64(_HUGE)).astype(np.int64)
+    inside = np.arange(times.sum()) - np.repeat(np.cumsum(times) - times, times)
+    inside = inside.astype(np.uint64)
+    return Parts(
+        row=np.repeat(row, times),
+        page=np.repeat(windows["address"] >> np.uint64(12), times) + inside,
+        frame=np.repeat(windows["entries"][:, 0] & _FRAME, times) + (inside << np.uint64(12)),
+        before=np.full(len(inside), NO_FRAME, np.uint64),
+        absent=np.zeros(len(inside), np.bool_),
+        around=np.ones(len(inside), np.bool_),
+    )
+
+
+def _fresh(seen: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
+    """Which pages of each window are present after and were absent before, as bits."""
+    return (seen >> np.uint64(16)) & ~seen & np.uint64(0xFFFF)
+
+
+def match_windows(faults: Records | Rows, windows: npt.NDArray[np.void]) -> npt.NDArray[np.int64]:
     """Which fault each window belongs to (same thread, same completion time); -1 where none.
 
     Takes fault records or rows, in any order.
@@ -308,11 +409,12 @@ def match_windows(faults: Records, windows: Records) -> npt.NDArray[np.int64]:
 
 def region_traits(
     region: Region,
-    on_tmpfs: Callable[[str], bool] = lambda path: False,
+    file_system: str = "",
     vvar_seen: bool = False,
 ) -> Trait:
     """What a region's name and permissions tell of its pages (where the record itself does not).
 
+    `file_system` is the type of the one its file is on, "" where that is not known;
     `vvar_seen`: pagemap shows [vvar] here.
     """
     if not region.perms:
@@ -327,8 +429,12 @@ def region_traits(
         traits |= Trait.SPECIAL | (Trait(0) if vvar_seen else Trait.UNSEEN)
     if name.startswith(("/", "[inode ")):
         traits |= Trait.FILE
-    if name.startswith(("/anon_hugepage", "/dev/hugepages/")):
+    if file_system == "hugetlbfs" or name.startswith(("/anon_hugepage", "/dev/hugepages/")):
         traits |= Trait.HUGETLB
-    elif name.startswith(_SHMEM_NAMES) or on_tmpfs(name) or traits == _SHARED_NAMELESS:
+    elif (
+        file_system in ("tmpfs", "devtmpfs")
+        or name.startswith(_SHMEM_NAMES)
+        or traits == _SHARED_NAMELESS
+    ):
         traits |= Trait.SHMEM | Trait.FILE
     return traits

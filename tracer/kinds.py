@@ -6,23 +6,26 @@ tests/unit/test_kinds.py goes through it row by row. x86-64 entry bits are those
 of arch/x86/include/asm/pgtable_types.h, pgtable-invert.h and pgtable_64.h.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from enum import IntFlag
+from enum import IntEnum, IntFlag
 
 import numpy as np
 import numpy.typing as npt
 
+from tracer.fields import Records
 from tracer.records import Mark
 from tracer.rows import NO_FRAME, Access, Cause, Kind
 
 U64 = npt.NDArray[np.uint64]
+U8 = npt.NDArray[np.uint8]
 Bools = npt.NDArray[np.bool_]
 
-_PRESENT = np.uint64(0x001)
-_WRITABLE = np.uint64(0x002)
-_LEAF = np.uint64(0x080)
+_PRESENT = np.uint16(0x001)
+_WRITABLE = np.uint16(0x002)
+_LEAF = np.uint16(0x080)
 _DIRTY = np.uint64(0x040 | 1 << 58)  # the hardware's bit, or _PAGE_SAVED_DIRTY (since 6.6)
-_PROTNONE = np.uint64(0x100)
+_PROTNONE = np.uint16(0x100)
 _EITHER = _PRESENT | _PROTNONE
 _FRAME = np.uint64(0x000FFFFFFFFFF000)
 _NO_FRAME = np.uint64(NO_FRAME)
@@ -34,11 +37,17 @@ _SPECIAL_TYPES = np.uint64(22)
 _MARKER_TYPES = np.uint64(30)
 _MARKER_OFFSETS = np.uint64(16)
 
+# Looking up a member of an enumeration takes longer than a small array's arithmetic.
+_BEFORE, _AFTER = np.uint8(Mark.BEFORE), np.uint8(Mark.AFTER)
+_ENTRY, _MAPPING = np.uint8(Mark.ENTRY), np.uint8(Mark.MAPPING)
+_FAILED, _FOREIGN = np.uint8(Mark.FAILED), np.uint8(Mark.FOREIGN)
+_ERRORCODE = np.uint8(Mark.ERRORCODE)
+
 # include/linux/mm.h, include/linux/mm_types.h
 _FLAG_WRITE, _FLAG_USER, _FLAG_INSTRUCTION, _FLAG_UNSHARE = 0x1, 0x40, 0x100, 0x400
 _ERROR_WRITE, _ERROR_USER, _ERROR_INSTRUCTION = 0x2, 0x4, 0x10
 _MAJOR = 0x4
-_VM_SHARED, _VM_PFNMAP, _VM_HUGETLB = 0x8, 0x400, 0x400000
+_VM_SHARED, _VM_UFFD_MISSING, _VM_PFNMAP, _VM_HUGETLB = 0x8, 0x200, 0x400, 0x400000
 _TMPFS_MAGIC, _HUGETLBFS_MAGIC = 0x01021994, 0x958458F6
 
 
@@ -51,6 +60,7 @@ class Trait(IntFlag):
     SHARED = 0x08
     HUGETLB = 0x10
     SPECIAL = 0x20  # [vdso], [vvar], VM_PFNMAP: frames that are no ordinary pages
+    UFFD = 0x80  # registered with userfaultfd for missing pages
     UNSEEN = 0x40  # … and pagemap leaves the mapping out (VM_PFNMAP, fs/proc/task_mmu.c)
 
 
@@ -71,115 +81,163 @@ class Entries:
 
 def entries(raw: U64, level: npt.NDArray[np.uint8], known: Bools, address: U64) -> Entries:
     """Take apart raw entries found at `level` (1 PTE, 2 PMD, 3 PUD) for the page at `address`."""
-    leaf = (level == 1) | ((raw & _LEAF) != 0)
+    some = raw != 0
+    if not some.any():
+        return _nothing(known)
+    bits = raw.astype(np.uint16)  # the flags at the lower end
+    high = level >= 2
+    leaf = (level == 1) | ((bits & _LEAF) != 0)
+    hardware = (bits & _PRESENT) != 0
     # A huge page that is being split is invalid for a moment; only the leaf bit is left.
-    present = known & leaf & (((raw & _EITHER) != 0) | ((level >= 2) & (raw != 0)))
-    hardware = (raw & _PRESENT) != 0
-    protnone = present & ~hardware & ((raw & _PROTNONE) != 0)
-    # A non-zero entry without the present bit keeps its frame inverted (L1TF).
-    bits = np.where(hardware, raw, ~raw) & _FRAME
-    below = np.select(
-        [level == 2, level == 3],
-        [np.uint64((1 << 21) - 4096), np.uint64((1 << 30) - 4096)],
-        np.uint64(0),
-    )
-    frame = np.where(present, (bits & ~below) | (address & below), _NO_FRAME)
-    absent = known & ~present & (raw != 0) & (level <= 2) & ((raw & _PRESENT) == 0)
-    kind = raw >> _TYPE_SHIFT
-    offset = (~raw << np.uint64(5)) >> np.uint64(14)
-    marker = absent & (kind >= _MARKER_TYPES) & (offset < _MARKER_OFFSETS)
+    present = known & leaf & (((bits & _EITHER) != 0) | (high & some))
+    protnone = present & ~hardware & ((bits & _PROTNONE) != 0)
+    absent = known & ~present & some & (level <= 2) & ~hardware
+    swap, migration = _absent(raw, absent)
     return Entries(
         known=known,
         present=present,
         protnone=protnone,
-        writable=present & ((raw & _WRITABLE) != 0),
+        writable=present & ((bits & _WRITABLE) != 0),
         dirty=present & ((raw & _DIRTY) != 0),
-        huge=present & (level >= 2),
-        swap=absent & (kind < _SPECIAL_TYPES),
-        migration=absent & (kind >= _SPECIAL_TYPES) & ~marker,
-        frame=frame,
+        huge=present & high,
+        swap=swap,
+        migration=migration,
+        frame=_frames(raw, level, hardware, present, address),
     )
 
 
-def before(faults: npt.NDArray[np.void]) -> Entries:
+def _nothing(known: Bools) -> Entries:
+    """Entries that are all empty."""
+    no = np.zeros(len(known), np.bool_)
+    frame = np.full(len(known), _NO_FRAME)
+    return Entries(known, no, no, no, no, no, no, no, frame)
+
+
+def _absent(raw: U64, absent: Bools) -> tuple[Bools, Bools]:
+    """Which of the entries that are not present tell of swap, and which of migration."""
+    if not absent.any():
+        return absent, absent
+    kind = raw >> _TYPE_SHIFT
+    offset = (~raw << np.uint64(5)) >> np.uint64(14)
+    marker = absent & (kind >= _MARKER_TYPES) & (offset < _MARKER_OFFSETS)
+    return absent & (kind < _SPECIAL_TYPES), absent & (kind >= _SPECIAL_TYPES) & ~marker
+
+
+def _frames(
+    raw: U64, level: npt.NDArray[np.uint8], hardware: Bools, present: Bools, address: U64
+) -> U64:
+    """The physical address of each page's frame, NO_FRAME where not present."""
+    frame = raw & _FRAME
+    # A non-zero entry without the present bit keeps its frame inverted (L1TF).
+    inverted = present & ~hardware
+    if inverted.any():
+        frame[inverted] = ~raw[inverted] & _FRAME
+    for size, at in ((1 << 21, level == 2), (1 << 30, level == 3)):
+        at &= present
+        if at.any():
+            below = np.uint64(size - 4096)
+            frame[at] = (frame[at] & ~below) | (address[at] & below)
+    if not present.all():
+        frame[~present] = _NO_FRAME
+    return frame
+
+
+def before(faults: Records) -> Entries:
     """The entries as they were when the faults began."""
-    known = (faults["marks"] & Mark.BEFORE) != 0
+    known = (faults["marks"] & _BEFORE) != 0
     return entries(faults["entry_before"], faults["level_before"], known, faults["address"])
 
 
-def after(faults: npt.NDArray[np.void]) -> Entries:
+def after(faults: Records) -> Entries:
     """The entries as the faults left them."""
-    known = (faults["marks"] & Mark.AFTER) != 0
+    known = (faults["marks"] & _AFTER) != 0
     return entries(faults["entry_after"], faults["level_after"], known, faults["address"])
 
 
-def access(faults: npt.NDArray[np.void]) -> npt.NDArray[np.uint8]:
+def _flags(faults: Records, error: int, flag: int) -> Bools:
+    """Whether each has the bits `error` in an x86 error code, or `flag` in fault_flag bits."""
+    code, flags = (faults["marks"] & _ERRORCODE) != 0, faults["flags"]
+    if code.all():
+        return np.asarray((flags & error) != 0)
+    if not code.any():
+        return np.asarray((flags & flag) != 0)
+    return np.asarray(np.where(code, flags & error, flags & flag) != 0)
+
+
+def access(faults: Records) -> npt.NDArray[np.uint8]:
     """rows.Access of each fault, from fault_flag bits or the x86 error code."""
-    marks, flags = faults["marks"], faults["flags"]
-    code = (marks & Mark.ERRORCODE) != 0
-    write = np.where(code, flags & _ERROR_WRITE, flags & _FLAG_WRITE) != 0
-    fetch = np.where(code, flags & _ERROR_INSTRUCTION, flags & _FLAG_INSTRUCTION) != 0
-    seen = (marks & Mark.ENTRY) != 0
-    return np.select(
-        [~seen, write, fetch], [Access.UNKNOWN, Access.WRITE, Access.EXEC], Access.READ
-    ).astype(np.uint8)
+    return _first_that_holds(
+        [
+            ((faults["marks"] & _ENTRY) == 0, Access.UNKNOWN),
+            (_flags(faults, _ERROR_WRITE, _FLAG_WRITE), Access.WRITE),
+            (_flags(faults, _ERROR_INSTRUCTION, _FLAG_INSTRUCTION), Access.EXEC),
+        ],
+        Access.READ,
+    )
 
 
-def cause(faults: npt.NDArray[np.void], owner: npt.NDArray[np.uint32]) -> npt.NDArray[np.uint8]:
+def cause(faults: Records, owner: npt.NDArray[np.uint32]) -> npt.NDArray[np.uint8]:
     """rows.Cause of each fault; `owner` is the process each address space belongs to."""
-    marks, flags = faults["marks"], faults["flags"]
-    code = (marks & Mark.ERRORCODE) != 0
-    user = np.where(code, flags & _ERROR_USER, flags & _FLAG_USER) != 0
-    # A completion without its entry (perf) has no flags: the instruction's address tells.
-    user |= ((marks & Mark.ENTRY) == 0) & (faults["ip"] != 0) & (faults["ip"] >> np.uint64(63) == 0)
+    marks, ip = faults["marks"], faults["ip"]
+    user = _flags(faults, _ERROR_USER, _FLAG_USER)
+    blind = (marks & _ENTRY) == 0
+    if blind.any():
+        # A completion without its entry (perf) has no flags: the instruction's address tells.
+        user = user | (blind & (ip != 0) & (ip >> np.uint64(63) == 0))
     other = (faults["mm"] != faults["current_mm"]) & (faults["tgid"] != owner)
-    remote = other | ((marks & Mark.FOREIGN) != 0)
-    return np.select(
-        [remote, faults["ip"] == 0, user], [Cause.REMOTE, Cause.POPULATE, Cause.USER], Cause.KERNEL
-    ).astype(np.uint8)
+    remote = other | ((marks & _FOREIGN) != 0)
+    return _first_that_holds(
+        [(remote, Cause.REMOTE), (ip == 0, Cause.POPULATE), (user, Cause.USER)], Cause.KERNEL
+    )
 
 
-def is_major(faults: npt.NDArray[np.void]) -> Bools:
-    """Whether the kernel had to wait for I/O (VM_FAULT_MAJOR on any call)."""
+def _first_that_holds(rules: Sequence[tuple[Bools, IntEnum]], otherwise: IntEnum) -> U8:
+    """Of each row the value of the first rule that holds for it."""
+    result = np.full(len(rules[0][0]), otherwise, np.uint8)
+    for rule, value in reversed(rules):  # what comes first has the last word
+        if rule.any():
+            result[rule] = value
+    return result
+
+
+def is_major(faults: Records) -> Bools:
+    """Whether the kernel counts it in maj_flt: it waited for I/O, or was tried again."""
     return np.asarray((faults["result"] & _MAJOR) != 0)
 
 
-def traits(faults: npt.NDArray[np.void], by_region: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+def traits(faults: Records, by_region: U8) -> U8:
     """Trait bits of each fault's mapping: the record's own vm_* fields, else the region's.
 
     `by_region` holds the traits the region's name and permissions give. Names
     alone tell [vdso] and its like, so SPECIAL is taken from both.
     """
-    flags = faults["vm_flags"]
-    shmem = faults["magic"] == _TMPFS_MAGIC
-    own = np.full(len(faults), Trait.KNOWN, np.uint8)
-    own |= np.where(faults["inode"] != 0, Trait.FILE, 0).astype(np.uint8)
-    own |= np.where(shmem, Trait.SHMEM, 0).astype(np.uint8)
-    own |= np.where(flags & _VM_SHARED, Trait.SHARED, 0).astype(np.uint8)
-    huge = (flags & _VM_HUGETLB) | (faults["magic"] == _HUGETLBFS_MAGIC)
-    own |= np.where(huge, Trait.HUGETLB, 0).astype(np.uint8)
-    unseen = np.uint8(Trait.SPECIAL | Trait.UNSEEN)
-    own |= np.where(flags & _VM_PFNMAP, unseen, 0).astype(np.uint8)
-    own |= by_region & np.uint8(Trait.SPECIAL)
-    mapped = (faults["marks"] & Mark.MAPPING) != 0
-    return np.where(mapped, own, by_region).astype(np.uint8)
+    mapped = (faults["marks"] & _MAPPING) != 0
+    if not mapped.any():
+        return by_region
+    flags, magic = faults["vm_flags"].astype(np.uint32), faults["magic"]  # bits below 32 only
+    own = by_region & np.uint8(Trait.SPECIAL)
+    for rule, given in (
+        (faults["inode"] != 0, Trait.FILE),
+        (magic == _TMPFS_MAGIC, Trait.SHMEM),
+        ((flags & _VM_SHARED) != 0, Trait.SHARED),
+        (((flags & _VM_HUGETLB) != 0) | (magic == _HUGETLBFS_MAGIC), Trait.HUGETLB),
+        ((flags & _VM_PFNMAP) != 0, Trait.SPECIAL | Trait.UNSEEN),
+        ((flags & _VM_UFFD_MISSING) != 0, Trait.UFFD),
+    ):
+        own |= rule.view(np.uint8) * np.uint8(given)
+    own |= np.uint8(Trait.KNOWN)
+    return own if mapped.all() else np.where(mapped, own, by_region)
 
 
-def decide(
-    faults: npt.NDArray[np.void],
-    old: Entries,
-    new: Entries,
-    traits: npt.NDArray[np.uint8],
-    zero_frame: int,
-) -> npt.NDArray[np.uint8]:
+def decide(faults: Records, old: Entries, new: Entries, traits: U8, zero_frame: int) -> U8:
     """rows.Kind of each fault, from this record alone (a lost race is the timeline's to see).
 
     The first rule that holds decides; docs/csv.md has the same rules in the
     same order.
     """
-    write = access(faults) == Access.WRITE
-    failed = (faults["marks"] & Mark.FAILED) != 0
-    code = (faults["marks"] & Mark.ERRORCODE) != 0
+    write = _flags(faults, _ERROR_WRITE, _FLAG_WRITE) & ((faults["marks"] & _ENTRY) != 0)
+    failed = (faults["marks"] & _FAILED) != 0
+    code = (faults["marks"] & _ERRORCODE) != 0
     # A page is copied for a write, and for reading it through a long-term pin.
     copies = write | (~code & ((faults["flags"] & _FLAG_UNSHARE) != 0))
 
@@ -187,8 +245,12 @@ def decide(
         return np.asarray((traits & trait) != 0)
 
     file, shared = has(Trait.FILE), has(Trait.SHARED)
-    fresh = ~old.present & ~old.swap & ~old.migration
+    # What a file's page cache has, userfaultfd is not asked for. (perf cannot tell.)
+    waited = code | (faults["calls"] > 1)
     changed = old.frame != new.frame
+    # No write faults on a writable page: it was gone when the fault did its work.
+    taken = old.writable & ~old.protnone & changed & write
+    fresh = ~old.present & ~old.swap & ~old.migration | taken
     # The huge zero page is mapped clean; a huge page of one's own is dirty from the start
     # (do_huge_pmd_anonymous_page(), mm/huge_memory.c).
     huge_zero = new.huge & ~new.writable & ~new.dirty & has(Trait.KNOWN) & ~file
@@ -200,6 +262,7 @@ def decide(
         (~new.present & old.migration, Kind.MIGRATION),
         (~new.present, Kind.SPURIOUS),
         (fresh & has(Trait.SPECIAL), Kind.SPECIAL),
+        (fresh & has(Trait.UFFD) & (~file | waited), Kind.UFFD),
         (fresh & (new.frame == np.uint64(zero_frame)), Kind.ZERO),
         (fresh & huge_zero, Kind.ZERO),
         (fresh & file & ~shared & write, Kind.COW),
@@ -215,6 +278,4 @@ def decide(
         (upgraded & write & shared & file, Kind.MKWRITE),
         (upgraded & write, Kind.REUSE),
     ]
-    return np.select(
-        [rule for rule, _ in rules], [kind.value for _, kind in rules], Kind.SPURIOUS.value
-    ).astype(np.uint8)
+    return _first_that_holds(rules, Kind.SPURIOUS)

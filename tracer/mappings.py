@@ -6,15 +6,15 @@ wait in order of time until they are due, so that each fault is looked up
 among the mappings of its moment.
 """
 
-import itertools
-from collections import deque
+import bisect
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
-from tracer.intervals import Array, Ids, IntervalMap, Laid, Times
+from tracer.fields import Records, runs
+from tracer.intervals import Array, IntervalMap, Laid, Places, Times
 from tracer.kernel.sideband import MmapEvent
 from tracer.procfs.maps import Mapping
 from tracer.records import Mark
@@ -33,10 +33,13 @@ Vma = tuple[int, int, int, int, int, int]
 Part = npt.NDArray[np.intp] | slice
 
 _FEW = 8
+_MOST_FILES = (
+    1 << 16
+)  # are remembered: each mapping of shared anonymous memory is a file of its own
 
 
 class Files:
-    """Paths by (device, inode), as last seen in any address space."""
+    """Paths by (device, inode), as last seen in any address space; the latest of very many."""
 
     def __init__(self) -> None:
         self._paths: dict[tuple[int, int], str] = {}
@@ -44,7 +47,10 @@ class Files:
 
     def learn(self, device: int, inode: int, path: str) -> None:
         if inode and path.startswith("/"):
-            self._paths[device, inode] = path
+            self._paths.pop((device, inode), None)
+            self._paths[device, inode] = path  # the last, now
+            if len(self._paths) > _MOST_FILES:
+                del self._paths[next(iter(self._paths))]
             self._inodes[path] = inode
 
     def inode_of(self, path: str) -> int | None:
@@ -86,7 +92,20 @@ class Brk:
     end: int
 
 
-Change = tuple[Mapping, ...] | MmapEvent | Unmap | Move | Brk
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """What a system call says of [start, end): anonymous memory `name`, or with "" what was there.
+
+    Only where the sideband's own word was lost: that knows of neighbours merged.
+    """
+
+    start: int
+    end: int
+    perms: str
+    name: str = ""
+
+
+Change = tuple[Mapping, ...] | MmapEvent | Unmap | Move | Brk | Claim
 
 
 class MappingHistory:
@@ -97,8 +116,10 @@ class MappingHistory:
         self._files = files
         self._map = IntervalMap(names)
         self._brk = 0
-        self._queue: deque[tuple[int, Change]] = deque()  # by time
-        self._vmas: dict[Vma, int] = {}
+        # What is to come, by time. Lists: tens of thousands may wait, and not the latest come last.
+        self._times: list[int] = []
+        self._changes: list[Change] = []
+        self._vmas: dict[Vma, tuple[int, int]] = {}
 
     def add(self, time_ns: int, change: Change) -> None:
         """A change at CLOCK_MONOTONIC `time_ns`; at equal times in the order they come.
@@ -106,11 +127,9 @@ class MappingHistory:
         A list of mappings is dated when it *began* to be read: what happened
         meanwhile is then laid over it once more.
         """
-        later = []
-        while self._queue and self._queue[-1][0] > time_ns:
-            later.append(self._queue.pop())
-        self._queue.append((time_ns, change))
-        self._queue.extend(reversed(later))
+        at = bisect.bisect_right(self._times, time_ns)
+        self._times.insert(at, time_ns)
+        self._changes.insert(at, change)
 
     def add_mappings(self, time_ns: int, mappings: Iterable[Mapping]) -> None:
         """`add` of a whole /proc/PID/maps."""
@@ -126,24 +145,32 @@ class MappingHistory:
 
     def advance(self, time_ns: int) -> None:
         """Apply the changes up to and including `time_ns`."""
-        while self._queue and self._queue[0][0] <= time_ns:
-            self._apply(self._queue.popleft()[1])
-            self._vmas.clear()
+        due = bisect.bisect_right(self._times, time_ns)
+        if not due:
+            return
+        for change in self._changes[:due]:
+            self._apply(change)
+        del self._times[:due], self._changes[:due]
+        self._vmas.clear()
 
-    def lookup(self, addresses: Array, times: Times) -> Ids:
-        """The region of each address at its time (CLOCK_MONOTONIC ns); 0 where none is known.
+    def present(self) -> list[Region]:
+        """The mappings there are, by address, as far as `advance` has come."""
+        return self._map.present()
+
+    def lookup(self, addresses: Array, times: Times) -> Places:
+        """Region and shift of each address at its time (CLOCK_MONOTONIC ns); 0 where not known.
 
         Applies the changes up to the latest time; what was due before stays
         applied, so calls come in order of time (times within a call need not).
-        Shapes: (n,), (n,) → (n,).
+        Shapes: (n,), (n,) → (2, n).
         """
         return self._by_time(
             times,
-            lambda part: self._map.region_ids(addresses[part]),
-            lambda index: self._map.region_id(int(addresses[index])),
+            lambda part: self._map.places(addresses[part]),
+            lambda index: self._map.place(int(addresses[index])),
         )
 
-    def lookup_faults(self, faults: npt.NDArray[np.void]) -> Ids:
+    def lookup_faults(self, faults: Records) -> Places:
         """`lookup` of fault records (bpf/record.h), shape (n,).
 
         Where a record brings its mapping along (MARK_MAPPING) that is the
@@ -156,40 +183,51 @@ class MappingHistory:
         vmas, which = _distinct_vmas(faults, brought)
         addresses = np.ascontiguousarray(faults["address"])
 
-        def regions(part: Part) -> Ids:
+        def places(part: Part) -> Places:
             numbers = which[part]
             there = addresses[part]
-            distinct, first, inverse = np.unique(numbers, return_index=True, return_inverse=True)
-            sample = there[first].tolist()
+            heads = runs(numbers)
+            distinct, first, inverse = np.unique(
+                numbers[heads], return_index=True, return_inverse=True
+            )
+            sample = there[heads[first]].tolist()
             known = [
-                self._vma_id(vmas[number], address) if number >= 0 else 0
+                self._vma_place(vmas[number], address) if number >= 0 else (0, 0)
                 for number, address in zip(distinct.tolist(), sample, strict=True)
             ]
-            ids: Ids = np.array(known, dtype=np.uint32)[inverse]
+            found: Places = np.array(known, dtype=np.uint64).T[:, inverse]
+            if len(heads) == 1 and numbers[0] >= 0:
+                return found  # shape (2, 1): all the same
+            found = np.repeat(found, np.diff(heads, append=len(numbers)), axis=1)
             if distinct[0] < 0:
                 alone = numbers < 0
-                ids[alone] = self._map.region_ids(there[alone])
-            return ids
+                found[:, alone] = self._map.places(there[alone])
+            return found
 
-        def region(index: int) -> int:
+        def place(index: int) -> tuple[int, int]:
             number, address = int(which[index]), int(addresses[index])
             if number >= 0:
-                return self._vma_id(vmas[number], address)
-            return self._map.region_id(address)
+                return self._vma_place(vmas[number], address)
+            return self._map.place(address)
 
-        return self._by_time(faults["time_ns"], regions, region)
+        return self._by_time(faults["time_ns"], places, place)
 
     def _by_time(
-        self, times: Times, ids_of: Callable[[Part], Ids], id_of: Callable[[int], int]
-    ) -> Ids:
-        """The ids of each run of faults between two changes, the changes applied in between.
+        self,
+        times: Times,
+        places_of: Callable[[Part], Places],
+        place_of: Callable[[int], tuple[int, int]],
+    ) -> Places:
+        """The places of each run of faults between two changes, the changes applied in between.
 
-        `id_of` is asked for the faults of a short run: plain Python beats the
+        `places_of` answers for a long one, with one place where that is all of them's.
+        `place_of` is asked for the faults of a short run: plain Python beats the
         cost of calling numpy there.
         """
-        result = np.zeros(len(times), dtype=np.uint32)
+        result = np.zeros((2, len(times)), dtype=np.uint64)
         if not len(times):
             return result
+        regions, shifts = result
         times = np.asarray(times, dtype=np.uint64)
         order = None
         if (times[1:] < times[:-1]).any():
@@ -199,11 +237,11 @@ class MappingHistory:
         for until in [*self._due_within(times), len(times)]:
             if until - done > _FEW:
                 part = slice(done, until) if order is None else order[done:until]
-                result[part] = ids_of(part)
+                result[:, part] = places_of(part)
             else:
                 for at in range(done, until):
                     index = at if order is None else int(order[at])
-                    result[index] = id_of(index)
+                    regions[index], shifts[index] = place_of(index)
             done = until
             if until < len(times):
                 self.advance(int(times[until]))
@@ -211,16 +249,16 @@ class MappingHistory:
 
     def _due_within(self, times: Times) -> list[int]:
         """Where in the sorted `times` changes fall due: indices of the first fault after each."""
-        last = int(times[-1])
-        waiting = itertools.takewhile(lambda entry: entry[0] <= last, self._queue)
-        due = np.array([time_ns for time_ns, _ in waiting], dtype=np.uint64)
+        count = bisect.bisect_right(self._times, int(times[-1]))
+        due = np.array(self._times[:count], dtype=np.uint64)
         indices: list[int] = np.unique(np.searchsorted(times, due, side="left")).tolist()
         return indices
 
-    def _vma_id(self, vma: Vma, address: int) -> int:
+    def _vma_place(self, vma: Vma, address: int) -> tuple[int, int]:
         known = self._vmas.get(vma)
         if known is None:
-            known = self._vmas[vma] = self._names.region(self._vma_region(vma, address))
+            region = self._vma_region(vma, address)
+            known = self._vmas[vma] = self._names.region(region), region.shift
         return known
 
     def _vma_region(self, vma: Vma, address: int) -> Region:
@@ -233,8 +271,8 @@ class MappingHistory:
         if laid and (
             laid.inode == inode or (not self._files.knows(device, inode) and _fits(laid, vma))
         ):
-            name = laid.region.name
-        return Region(start, end, perms_of(flags), offset, name)
+            name, device = laid.region.name, laid.device
+        return Region(start, end, perms_of(flags), offset, name, device)
 
     def _apply(self, change: Change) -> None:
         match change:
@@ -246,26 +284,55 @@ class MappingHistory:
                 self._move_brk(end)
             case Move():
                 self._move(change)
+            case Claim():
+                self._claim(change)
             case _:
                 self._map.reset([self._laid(mapping, mapping.offset) for mapping in change])
+
+    def _claim(self, claim: Claim) -> None:
+        pieces = self._map.within(claim.start, claim.end)
+        covered = sum(end - start for start, end, _ in pieces) == claim.end - claim.start
+        letters = claim.perms[:3]
+        if covered and all(
+            not laid.gone and laid.region.perms[:3] == letters for _, _, laid in pieces
+        ):
+            return
+        if claim.name:
+            region = Region(claim.start, claim.end, claim.perms, 0, claim.name)
+            self._map.lay(Laid(region, 0, 0))
+            return
+        for start, end, laid in pieces:
+            if not laid.gone:
+                part = laid.moved(start, end, start)
+                perms = letters + laid.region.perms[3:]
+                self._map.lay(replace(part, region=replace(part.region, perms=perms)))
 
     def _laid(self, seen: MmapEvent | Mapping, offset: int) -> Laid:
         self._files.learn(seen.device, seen.inode, seen.path)
         name = seen.path
         if not name:
             name = self._files.name(seen.device, seen.inode) if seen.inode else "[anon]"
-        region = Region(seen.start, seen.end, seen.perms, offset, name)
+        region = Region(seen.start, seen.end, seen.perms, offset, name, seen.device)
         return Laid(region, seen.device, seen.inode)
 
     def _move_brk(self, end: int) -> None:
         before, self._brk = self._brk, end
         if end < before:
             self._map.unmap(page_up(end), page_up(before))
-        elif before and end > before:
+        elif end > before:
+            # The break is known from here on, or has grown.
             # perf_event_mmap runs before mm->brk grows, so on newer kernels (seen on 6.18)
             # the first piece of the heap is reported without its name
             laid = self._map.at(end - 1)
-            if laid and laid.region.name == "[anon]" and not laid.gone:
+            if before and (laid is None or laid.gone):  # the sideband's word was lost
+                start = page_up(before)
+                self._map.lay(Laid(Region(start, page_up(end), "rw-p", 0, "[heap]"), 0, 0))
+            elif (
+                laid is not None
+                and not laid.gone
+                and laid.region.name == "[anon]"
+                and (before or laid.region.end == page_up(end))
+            ):
                 self._map.lay(replace(laid, region=replace(laid.region, name="[heap]")))
 
     def _move(self, move: Move) -> None:
@@ -318,23 +385,23 @@ def _fits(laid: Laid, vma: Vma) -> bool:
 
 
 def _distinct_vmas(
-    faults: npt.NDArray[np.void], brought: npt.NDArray[np.bool_]
+    faults: Records, brought: npt.NDArray[np.bool_]
 ) -> tuple[list[Vma], npt.NDArray[np.intp]]:
     """(the distinct mappings brought along, which of them each fault's is or -1)."""
-    which = np.full(len(faults), -1, dtype=np.intp)
-    columns = [faults[name][brought] for name in _VMA_FIELDS]
-    chosen, which[brought] = _distinct(columns)
+    columns = [faults[name] for name in _VMA_FIELDS]
+    if brought.all():
+        chosen, which = _distinct(columns)
+    else:
+        columns = [column[brought] for column in columns]
+        which = np.full(len(faults), -1, dtype=np.intp)
+        chosen, which[brought] = _distinct(columns)
     distinct = zip(*(column[chosen].tolist() for column in columns), strict=True)
     return list(distinct), which
 
 
 def _distinct(columns: list[Array]) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
     """(index of one of each distinct row, which of them each row is)."""
-    changed = np.zeros(len(columns[0]), dtype=bool)
-    changed[:1] = True
-    for column in columns:
-        changed[1:] |= column[1:] != column[:-1]
-    heads = np.flatnonzero(changed)  # neighbours in time are mostly neighbours in memory
+    heads = runs(*columns)  # neighbours in time are mostly neighbours in memory
     mixed = np.zeros(len(heads), dtype=np.uint64)
     for column in columns:
         mixed = (mixed ^ column[heads].astype(np.uint64)) * np.uint64(0x9E3779B97F4A7C15)
@@ -343,7 +410,7 @@ def _distinct(columns: list[Array]) -> tuple[npt.NDArray[np.intp], npt.NDArray[n
     chosen = heads[first]
     if any((column[chosen][inverse] != column[heads]).any() for column in columns):
         chosen, inverse = heads, np.arange(len(heads))  # two rows mixed to one number
-    return chosen, inverse[np.cumsum(changed) - 1]
+    return chosen, np.repeat(inverse, np.diff(heads, append=len(columns[0])))
 
 
 def page_up(address: int) -> int:

@@ -6,21 +6,38 @@ booked under the source that the evidence names; a fault contradicted by
 pagemap with no evidence at all is a conflict.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 
-from tracer.procfs.system import movement_counters
+from tracer.evidence import Evidence, Hint, Machine
+from tracer.image import Image
+from tracer.procfs.maps import Mapping
+from tracer.procfs.system import SwapAreas, movement_counters
 from tracer.rows import NO_FRAME, Confirmed
 from tracer.snapshots import Snapshot
 from tracer.sources import Loss, Source
 from tracer.timeline import Timeline
+from tracer.unseen import Changes
 
 U64 = npt.NDArray[np.uint64]
 Slots = npt.NDArray[np.int64]
+Regions = Callable[[U64], npt.NDArray[np.uint32]]
 
 _NONE = np.uint64(NO_FRAME)
+_NO_PAGES = np.empty(0, np.uint64)
+# All that can be said of a space that has ended: its pages were mapped.
+_NOTHING = Snapshot(
+    pid=0,
+    before_ns=0,
+    after_ns=0,
+    mappings=[Mapping(0, 1 << 57, "", 0, 0, 0, "")],
+    pages=np.empty(0, np.uint64),
+    frames=np.empty(0, np.uint64),
+    swapped=np.empty(0, np.uint64),
+)
 _BY_FAULT = (Source.FAULT.value, Source.AROUND.value)
 
 
@@ -48,91 +65,141 @@ class SpaceView:
 
     born: Source  # INITIAL: there when we came; EXEC, FORK: made under trace
     looked: bool = False  # a snapshot was taken before
-    # by system calls, since the last look that left nothing open
-    populated: list[tuple[int, int]] = field(default_factory=list)
+    hints: list[Hint] = field(default_factory=list)  # since the last look that left nothing open
     missed: int = 0  # faults missed in the whole run, when the last look left nothing open
     filtered: int = 0  # … and filtered out
+    lost: int = 0  # … of those missed, for want of room in the ring
     resident: int = 0  # pages with a frame at the last look: pagemap's, and what changed during it
     suspects: Suspects = field(default_factory=Suspects)  # of the last look
-
-    def in_populated(self, pages: U64) -> npt.NDArray[np.bool_]:
-        """Whether a system call filled each of `pages`."""
-        result = np.zeros(len(pages), np.bool_)
-        for start, end in self.populated:
-            result |= (pages >= np.uint64(start >> 12)) & (pages < np.uint64((end + 4095) >> 12))
-        return result
+    image: Image = field(default_factory=Image.nothing)  # what the last look showed
+    # movement_counters() at the last two looks that left nothing open, the older one first
+    counters: tuple[dict[str, int], dict[str, int]] = field(default_factory=lambda: ({}, {}))
 
 
 class Observer:
-    """Applies snapshots to a timeline. `vmstat` tells which movements the kernel made at all."""
+    """Applies snapshots to a timeline; `machine` says what is known beside them."""
 
-    def __init__(self, timeline: Timeline) -> None:
+    def __init__(self, timeline: Timeline, machine: Machine | None = None) -> None:
         self._timeline = timeline
+        self._machine = machine or Machine()
         self._views: dict[int, SpaceView] = {}
-        self._counters = movement_counters()
+        self._swap_areas = SwapAreas()
+        counters = movement_counters()
+        self._counters = counters, counters  # at the last two looks at any space
         self.conflicts = 0
-        self._missed = False  # since this space's last look: that explains what nothing else does
-        self._filtered = False  # the same
+        self._evidence = Evidence(frozenset(), None)  # for the look under way
         self._open: list[tuple[U64, U64]] = []  # the suspects of the look under way
+        self._lost = _NO_PAGES, _NO_PAGES  # what went lately, and in which frames it was
 
     def view(self, space: int, born: Source = Source.FORK) -> SpaceView:
         """The space's view, made with `born` when new."""
-        return self._views.setdefault(space, SpaceView(born))
+        return self._views.setdefault(space, SpaceView(born, counters=self._counters))
 
-    def populate(self, space: int, start: int, end: int) -> None:
-        """A system call filled [start, end) in advance."""
-        self.view(space).populated.append((start, end))
+    def last_seen(self, space: int) -> Image | None:
+        """What the last look at a space showed; None where there was none."""
+        view = self._views.get(space)
+        return view.image if view is not None else None
+
+    def forget(self, space: int) -> None:
+        """The space has ended, and will not be looked at any more."""
+        self._views.pop(space, None)
+
+    def hint(self, space: int, hint: Hint) -> None:
+        """A system call filled a range in advance, or gave it up for the kernel to take."""
+        self.view(space).hints.append(hint)
 
     def observe(
         self,
         space: int,
         shot: Snapshot,
-        regions: npt.NDArray[np.uint32],
+        regions: Regions,
         missed: int,
         filtered: int = 0,
+        lost: int = 0,
     ) -> None:
         """Bring the timeline of `space` to what `shot` shows.
 
         All records up to the end of the snapshot must have been applied.
-        `regions` holds the region of each of the snapshot's present pages,
-        `missed` how many faults of the run no record tells of so far, `filtered`
-        how many a filter left out.
+        `regions` says the region of each of some pages of the snapshot,
+        `missed` how many faults of the run no record tells of so far, `lost` how many
+        of these found no room in the ring, `filtered` how many a filter left out.
         """
         line, view = self._timeline, self.view(space)
-        self._missed = missed > view.missed
-        self._filtered = filtered > view.filtered
+        self._evidence, counters = self._gather(view, missed, filtered, lost)
         first = not view.looked
-        at = line.state(space, shot.pages)
+        # In all other blocks the last look and the timeline agreed, and nothing has changed.
+        numbers = np.union1d(line.take_changed(space), shot.image.differing(view.image))
+        seen = shot.image.part(numbers)
+        at = line.state(space, seen.pages)
         settled = line["changed_ns"][at] < shot.before_ns
-        view.resident = int(settled.sum()) + self._changed_since(space, shot.before_ns)
-        self._confirm(at, shot.frames, settled)
+        view.resident = shot.image.resident - int((~settled).sum())
+        view.resident += self._changed_since(space, numbers, shot.before_ns)
+        self._confirm(at, seen.frames, settled)
         # Of what it may have inherited, a child has another frame: it did not inherit that.
-        guessed = settled & line["assumed"][at] & (line["frame"][at] != shot.frames)
+        guessed = settled & line["assumed"][at] & (line["frame"][at] != seen.frames)
         line.forget(at[guessed])
 
+        changes = line.unseen(space)
+        gone = self._gone(space, numbers, shot)
+        self._lost = self._lately_lost(gone, changes)
         self._open = []
         ours = line["frame"][at]
         new = settled & (ours == _NONE)
-        self._book_gains(view, shot, at, new, regions, first)
-        moved = settled & (ours != _NONE) & (ours != shot.frames)
-        self._book_moves(view, shot, at, moved, regions)
-        self._book_losses(space, view, shot)
+        self._book_gains(view, shot, seen, at, new, regions, first)
+        moved = settled & (ours != _NONE) & (ours != seen.frames)
+        self._book_moves(view, shot, seen, at, moved, regions)
+        self._book_losses(view, shot, gone)
+        if changes is not None:
+            self._name_unseen(view, changes, shot)
         view.suspects = _suspects(self._open)
+        line.keep_changed(space, numbers, shot.before_ns)
+        line.mark(line.state(space, view.suspects.pages))
+        view.image = shot.image
         view.looked = True
         if not view.suspects:
-            view.populated.clear()
+            view.hints.clear()
             view.missed = missed
             view.filtered = filtered
+            view.lost = lost
+            # What came between a snapshot and its reading of the counters counts for the next, too.
+            view.counters = view.counters[1], counters
 
-    def _changed_since(self, space: int, time_ns: int) -> int:
-        """Pages with a frame, by our account, that changed at `time_ns` or later."""
+    def _gather(
+        self, view: SpaceView, missed: int, filtered: int, lost: int
+    ) -> tuple[Evidence, dict[str, int]]:
+        """The evidence since the space's last look that left nothing open; the counters now."""
+        now = dict(movement_counters())
+        now["swapoff"] = now.get("swapoff", 0) + self._swap_areas.taken_away()
+        before = view.counters[0]
+        moved = frozenset(what for what, times in now.items() if times != before.get(what, 0))
+        unseen = None
+        if missed > view.missed:
+            unseen = Source.MISSED
+        elif filtered > view.filtered:
+            unseen = Source.FILTERED
+        self._counters = self._counters[1], now
+        hints = tuple(view.hints)
+        return Evidence(moved, unseen, self._machine, hints, lost - view.lost), now
+
+    def close(self, space: int, missed: int, filtered: int = 0, lost: int = 0) -> None:
+        """The space has ended: name what its faults found, by the evidence there is."""
+        changes = self._timeline.unseen(space)
+        if changes is not None:
+            view = self.view(space)
+            self._evidence, _ = self._gather(view, missed, filtered, lost)
+            self._lost = _NO_PAGES, _NO_PAGES
+            self._name_unseen(view, changes, _NOTHING)
+
+    def _changed_since(self, space: int, numbers: U64, time_ns: int) -> int:
+        """Pages of these blocks with a frame, by our account, that changed since `time_ns`."""
         line = self._timeline
-        at = line.resident(space)
+        at = line.resident_in(space, numbers)
         return int(((line["changed_ns"][at] >= time_ns) & ~line["assumed"][at]).sum())
 
     def _confirm(self, at: Slots, frames: U64, settled: npt.NDArray[np.bool_]) -> None:
         line = self._timeline
         same = settled & (line["frame"][at] == frames)
+        line["doubt"][at[same]] = 0
         inherited = same & line["assumed"][at].astype(np.bool_)
         line.confirm_inherited(at[inherited])
         same &= (line["gains"][at] == 1) & (line["first_frame"][at] == frames)
@@ -142,101 +209,104 @@ class Observer:
         self,
         view: SpaceView,
         shot: Snapshot,
+        seen: Image,
         at: Slots,
         new: npt.NDArray[np.bool_],
-        regions: npt.NDArray[np.uint32],
+        regions: Regions,
         first: bool,
     ) -> None:
-        """Pages present that no record brought."""
+        """Pages present that no record brought; `at`: the slots of those `seen`."""
         index = np.flatnonzero(new)
         if not len(index):
             return
         if not first:
-            index = self._known(view, shot.pages, shot.frames, index)
-        source = self._sources(view, shot.pages[index], first)
+            index = self._known(view, seen.pages, seen.frames, index)
+        pages = seen.pages[index]
+        source = self._sources(view, shot, pages, first)
         self._timeline.gain_seen(
-            at[index], shot.after_ns, shot.frames[index], source, regions[index]
+            at[index], shot.after_ns, seen.frames[index], source, regions(pages)
         )
 
-    def _sources(self, view: SpaceView, pages: U64, first: bool) -> npt.NDArray[np.uint8]:
+    def _sources(
+        self, view: SpaceView, shot: Snapshot, pages: U64, first: bool
+    ) -> npt.NDArray[np.uint8]:
         if first and view.born == Source.INITIAL:
             return np.full(len(pages), Source.INITIAL, np.uint8)
-        rest = self._unseen() or Source.UNKNOWN
         if first and view.born == Source.EXEC:
-            rest = Source.EXEC
-        elif self._moved("swapoff"):
-            rest = Source.SWAPOFF
-        source = np.full(len(pages), rest, np.uint8)
-        source[view.in_populated(pages)] = Source.POPULATE
+            return self._evidence.given_by_exec(pages)
+        source = self._evidence.givers(shot, pages, Source.UNKNOWN)
         return source
 
     def _book_moves(
         self,
         view: SpaceView,
         shot: Snapshot,
+        seen: Image,
         at: Slots,
         moved: npt.NDArray[np.bool_],
-        regions: npt.NDArray[np.uint32],
+        regions: Regions,
     ) -> None:
         """Pages present in another frame than the one we know."""
         line = self._timeline
-        index = self._known(view, shot.pages, shot.frames, np.flatnonzero(moved))
+        index = self._known(view, seen.pages, seen.frames, np.flatnonzero(moved))
         if not len(index):
             return
-        mover = self._mover()
-        # Locked or filled in advance: mapped anew, or copied where they were shared.
-        filled = view.in_populated(shot.pages[index])
-        if mover is None:
-            by_fault = np.isin(line["source"][at[index]], _BY_FAULT)
-            self.conflicts += int((by_fault & ~filled).sum())
-        rest = Source.UNKNOWN if mover is None else mover
-        source = np.where(filled, Source.POPULATE.value, rest.value).astype(np.uint8)
-        line.lose_seen(at[index], shot.after_ns, Loss.REPLACED)
-        line.gain_seen(at[index], shot.after_ns, shot.frames[index], source, regions[index])
+        pages, frames = seen.pages[index], seen.frames[index]
+        mover = self._evidence.movers(shot, pages, line["frame"][at[index]], frames)
+        by_fault = np.isin(line["source"][at[index]], _BY_FAULT)
+        self.conflicts += int((by_fault & (mover == Source.NONE)).sum())
+        source = np.where(mover == Source.NONE, Source.UNKNOWN, mover).astype(np.uint8)
+        # Back from swap: it was gone before.
+        cause = np.where(source == Source.SWAPOFF, Loss.RECLAIM.value, Loss.REPLACED.value)
+        line.lose_seen(at[index], shot.after_ns, cause.astype(np.uint8))
+        line.gain_seen(at[index], shot.after_ns, frames, source, regions(pages))
 
-    def _mover(self) -> Source | None:
-        """Who may have given pages another frame since tracing began, by the kernel's counters."""
-        if self._moved("collapse"):
-            return Source.COLLAPSE
-        if self._moved("ksm"):
-            return Source.KSM
-        if self._moved("migrate"):
-            return Source.MIGRATE
-        return self._unseen()
+    def _gone(self, space: int, numbers: U64, shot: Snapshot) -> Slots:
+        """The slots of pages of these blocks that we hold and the snapshot does not show."""
+        at = self._timeline.resident_in(space, numbers)
+        return np.asarray(at[shot.frame_of(self._timeline.pages_at(at)) == _NONE])
 
-    def _unseen(self) -> Source | None:
-        """Faults without a record since the last look explain what nothing else does."""
-        if self._missed:
-            return Source.MISSED
-        return Source.FILTERED if self._filtered else None
-
-    def _moved(self, what: str) -> bool:
-        return movement_counters().get(what, 0) > self._counters.get(what, 0)
-
-    def _book_losses(self, space: int, view: SpaceView, shot: Snapshot) -> None:
-        """Pages we hold that the snapshot does not show."""
+    def _book_losses(self, view: SpaceView, shot: Snapshot, gone: Slots) -> None:
+        """Pages that went before the look, as far as they are not to be looked at again."""
         line = self._timeline
-        at = line.resident(space)
-        pages = line.pages_at(at)
-        gone = (shot.frame_of(pages) == _NONE) & (line["changed_ns"][at] < shot.before_ns)
-        at, pages = at[gone], pages[gone]
+        at = gone[line["changed_ns"][gone] < shot.before_ns]
         guessed = line["assumed"][at].astype(np.bool_)
         line.forget(at[guessed])
-        at, pages = at[~guessed], pages[~guessed]
+        at = at[~guessed]
         if not len(at):
             return
+        taken = line["doubt"][at] != 0
+        line.lose_seen(at[taken], shot.after_ns, line["doubt"][at[taken]].astype(np.uint8))
+        at = at[~taken]
+        pages = line.pages_at(at)
         nowhere = np.full(len(pages), _NONE)
         known = self._known(view, pages, nowhere, np.arange(len(pages)))
         at, pages = at[known], pages[known]
-        away = np.isin(pages, shot.swapped)
-        unmapped = ~shot.mapped(pages)
-        dropped = np.full(len(pages), self._moved("reclaim"))
-        cause = np.select(
-            [away, unmapped, dropped],
-            [Loss.RECLAIM.value, Loss.MUNMAP.value, Loss.RECLAIM.value],
-            Loss.UNKNOWN.value,
-        ).astype(np.uint8)
+        cause = self._evidence.takers(shot, pages, line["frame"][at], self._lost)
         line.lose_seen(at, shot.after_ns, cause)
+
+    def _lately_lost(self, gone: Slots, changes: Changes | None) -> tuple[U64, U64]:
+        """The pages that this look, or faults before it, found gone, and the frames they had."""
+        at, frames = gone, self._timeline["frame"][gone]
+        if changes is not None:
+            at = np.concatenate([at, changes.at[changes.lost]])
+            frames = np.concatenate([frames, changes.old[changes.lost]])
+        return self._timeline.pages_at(at), frames
+
+    def _name_unseen(self, view: SpaceView, changes: Changes, shot: Snapshot) -> None:
+        """Say who did what faults found done, as far as the evidence tells."""
+        line = self._timeline
+        pages = line.pages_at(changes.at)
+        given = self._evidence.movers(shot, pages, changes.old, changes.new)
+        given[given == Source.NONE] = Source.UNKNOWN
+        fresh = changes.old == _NONE
+        if view.born == Source.EXEC and not view.looked:
+            # Linux 5.10's exec leaves the stack's pages read-only: a fault finds them first.
+            given[fresh] = self._evidence.given_by_exec(pages[fresh])
+        else:
+            given[fresh] = self._evidence.givers(shot, pages[fresh], Source.UNKNOWN)
+        taken = self._evidence.takers(shot, pages, changes.old, self._lost)
+        line.explain(changes, np.where(changes.lost, taken, given).astype(np.uint8))
 
     def _known(
         self, view: SpaceView, pages: U64, frames: U64, index: npt.NDArray[np.intp]

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Literal, TypeVar
 import click
 
 if TYPE_CHECKING:
+    from tracer.budgets import Budget
     from tracer.rows import Kind  # imports numpy
 
 Value = TypeVar("Value")
@@ -23,6 +24,22 @@ _RANGE = re.compile(r"(?:0x)?([0-9a-f]{1,16})-(?:0x)?([0-9a-f]{1,16})", re.ASCII
 _TIME = re.compile(r"([0-9.]+)\s*(ns|us|µs|ms|s|)", re.ASCII)
 _NANOSECONDS = {"ns": 1, "": 1_000, "us": 1_000, "µs": 1_000, "ms": 1_000_000, "s": 1_000_000_000}
 _PERMISSIONS = "rwxps"
+_SIZE = re.compile(r"(\d{1,10})([KMG]?)I?B?", re.ASCII)
+_SHIFTS = {"": 0, "K": 10, "M": 20, "G": 30}
+
+
+_STDOUT = ("-", "/dev/stdout", "/dev/fd/1", "/proc/self/fd/1")
+_STREAM = re.compile(r"-|/dev/std(in|out|err)|/(dev|proc/self)/fd/\d+", re.ASCII)
+
+
+def is_stdout(path: str) -> bool:
+    """Whether an output of that name goes to standard output."""
+    return path in _STDOUT
+
+
+def is_stream(path: str) -> bool:
+    """Whether it goes to a descriptor we were given: no FILE.meta.json is beside that."""
+    return _STREAM.fullmatch(path) is not None
 
 
 @dataclass(frozen=True)
@@ -38,6 +55,7 @@ class Options:
     duration: float | None = None  # seconds
     probe: ProbeName = "auto"
     snapshot_interval: int = 1000  # milliseconds
+    buffer: int = 64 << 20  # bytes, a power of two
     range: tuple[int, int] | None = None  # addresses, the second not included
     min_latency: int = 0  # nanoseconds
     region: tuple[str, ...] = ()
@@ -47,7 +65,10 @@ class Options:
     time: TimeMode = "relative"
     symbols: bool = False
     user: str | None = None
+    strict: bool = False
+    fail_if: "tuple[Budget, ...]" = ()
     quiet: bool = False
+    live: bool = False
     check: bool = False
 
 
@@ -60,6 +81,18 @@ def reader(
         return None if text is None else read(text)
 
     return callback
+
+
+def budgets(_: click.Context, __: click.Parameter, given: tuple[str, ...]) -> "tuple[Budget, ...]":
+    """The callback of --fail-if."""
+    if not given:
+        return ()
+    from tracer.budgets import BadBudget, parse_budget
+
+    try:
+        return tuple(parse_budget(text) for text in given)
+    except BadBudget as error:
+        raise click.BadParameter(str(error)) from None
 
 
 def address_range(text: str) -> tuple[int, int]:
@@ -80,6 +113,15 @@ def nanoseconds(text: str) -> int:
     if match is None or not number * 1e9 < 1e18:
         raise click.BadParameter(f"'{text}' is no time; try 500ns, 20us, 1.5ms or 2s")
     return round(number * _NANOSECONDS[match[2]])
+
+
+def ring_bytes(text: str) -> int:
+    """A size such as 256K, 64M or 1G; rounded up to a power of two, as the ring needs it."""
+    match = _SIZE.fullmatch(text.strip().upper())
+    size = int(match[1]) << _SHIFTS[match[2]] if match else 0
+    if not 1 << 12 <= size <= 1 << 30:
+        raise click.BadParameter(f"'{text}' is no size from 4K to 1G")
+    return 1 << (size - 1).bit_length()
 
 
 def seconds(text: str) -> float:

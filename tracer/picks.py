@@ -58,10 +58,11 @@ class Picks:
     def region_mask(self, names: Names) -> npt.NDArray[np.bool_]:
         """Which of names.regions are wanted."""
         for region in names.regions[len(self._passes) :]:
-            self._passes.append(self._wants(region))
+            self._passes.append(self.wants(region))
         return np.array(self._passes, np.bool_)
 
-    def _wants(self, region: Region) -> bool:
+    def wants(self, region: Region) -> bool:
+        """Whether to show a region."""
         if any(letter not in region.perms for letter in self.perms):
             return False
         return not self.regions or any(_matches(region.name, want) for want in self.regions)

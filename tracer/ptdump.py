@@ -9,11 +9,11 @@ import io
 import os
 import re
 import sys
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple, NoReturn
 
-from tracer.errors import Exit, TraceError
+from tracer.errors import Exit, TraceError, complain
 from tracer.pipes import PIPE_CLOSED, discard_stdout
 from tracer.procfs import stat
 from tracer.procfs.entries import (
@@ -36,14 +36,16 @@ HEADER = (
 HIDDEN = "hidden"
 FRAME_END = 34  # the column where the physical address ends
 
-_CHUNK_PAGES = 1 << 16
+_CHUNK_PAGES = 1 << 14
+_NEAR = 64 * PAGE_SIZE  # reading the entries in between costs less than another system call
+_MOST_NEAR = 512
 _BULK_PAGES = 50_000  # from here on importing numpy is quicker than doing without
 _WATCH_PAGES = 1 << 20
 _WATCH_SECONDS = 0.5
 _INTERRUPTED = 130  # 128 + SIGINT
 
-_RANGE = re.compile(r"(?:0x)?([0-9a-f]+)-(?:0x)?([0-9a-f]+)", re.IGNORECASE)
-_ADDRESS = re.compile(r"0x([0-9a-f]+)", re.IGNORECASE)
+_RANGE = r"(?i:(?:0x)?([0-9a-f]+)-(?:0x)?([0-9a-f]+))"
+_ADDRESS = r"(?i:0x([0-9a-f]+))"
 
 
 class Row(NamedTuple):
@@ -58,8 +60,7 @@ class Row(NamedTuple):
 # --- choosing regions
 
 
-@dataclass(frozen=True, slots=True)
-class Choice:
+class Choice(NamedTuple):
     """What --region asks for: a name, or every region that overlaps [start, end)."""
 
     text: str
@@ -77,18 +78,18 @@ class Choice:
 
 def parse_choice(text: str) -> Choice:
     """NAME, ADDRESS (0x…) or START-END (hexadecimal, as in maps); TraceError on nonsense."""
-    if match := _RANGE.fullmatch(text):
+    if match := re.fullmatch(_RANGE, text):
         start, end = (int(number, 16) for number in match.groups())
         if start >= end:
             raise TraceError(f"empty region: {text}", "give START-END, START first", Exit.USAGE)
         end += -end % PAGE_SIZE
         return Choice(text, start=start // PAGE_SIZE * PAGE_SIZE, end=end, clip=True)
-    if match := _ADDRESS.fullmatch(text):
+    if match := re.fullmatch(_ADDRESS, text):
         address = int(match[1], 16)
         return Choice(text, start=address, end=address + 1)
     if not text or text.lower().startswith("0x"):
         raise TraceError(
-            f"not a region: {printable(text)!r}", "give NAME, 0xADDRESS or START-END", Exit.USAGE
+            f"not a region: '{printable(text)}'", "give NAME, 0xADDRESS or START-END", Exit.USAGE
         )
     return Choice(text, name=text)
 
@@ -101,7 +102,7 @@ def chosen(mappings: Sequence[Mapping], choice: Choice | None, each_page: bool) 
     if not (choice.clip and each_page):
         return taken
     return [
-        replace(mapping, start=max(mapping.start, choice.start), end=min(mapping.end, choice.end))
+        mapping._replace(start=max(mapping.start, choice.start), end=min(mapping.end, choice.end))
         for mapping in taken
     ]
 
@@ -109,8 +110,7 @@ def chosen(mappings: Sequence[Mapping], choice: Choice | None, each_page: bool) 
 # --- reading
 
 
-@dataclass(frozen=True, slots=True)
-class Dump:
+class Dump(NamedTuple):
     """What is to be shown of which process."""
 
     pid: int
@@ -150,18 +150,38 @@ class Look:
 
     def rows(self) -> Iterator[Row]:
         """A row a region (its first page), or a row a page."""
-        for mapping in self.mappings:
-            if not self.dump.each_page:
-                entry = read_entries(self.descriptor, self.dump.pid, mapping.start, 1)[0]
+        if not self.dump.each_page:
+            for mapping, entry in self._first_entries():
                 yield Row(mapping, mapping.start, entry, mapping.end - mapping.start)
-                continue
-            step = _CHUNK_PAGES * PAGE_SIZE
+            return
+        for mapping, start, entries in self.pieces():
+            addresses = range(start, mapping.end, PAGE_SIZE)
+            for address, entry in zip(addresses, entries, strict=False):
+                yield Row(mapping, address, entry, PAGE_SIZE)
+
+    def pieces(self) -> Iterator[tuple[Mapping, int, "array[int]"]]:
+        """Mapping, address of a page in it, the entries from there on: every page, in order."""
+        step = _CHUNK_PAGES * PAGE_SIZE
+        for mapping in self.mappings:
             for start in range(mapping.start, mapping.end, step):
                 count = min(step, mapping.end - start) // PAGE_SIZE
-                entries = read_entries(self.descriptor, self.dump.pid, start, count)
-                addresses = range(start, start + count * PAGE_SIZE, PAGE_SIZE)
-                for address, entry in zip(addresses, entries, strict=True):
-                    yield Row(mapping, address, entry, PAGE_SIZE)
+                yield mapping, start, read_entries(self.descriptor, self.dump.pid, start, count)
+
+    def _first_entries(self) -> Iterator[tuple[Mapping, int]]:
+        """Each mapping and its first page's entry; one read for those that are close together."""
+        starts = [mapping.start for mapping in self.mappings]
+        group: list[int] = []
+        for number, start in enumerate(starts):
+            group.append(start)
+            following = starts[number + 1] if number + 1 < len(starts) else None
+            near = following is not None and following - start <= _NEAR and len(group) < _MOST_NEAR
+            if near:
+                continue
+            pages = (start - group[0]) // PAGE_SIZE + 1
+            entries = read_entries(self.descriptor, self.dump.pid, group[0], pages)
+            for index, each in enumerate(group, number + 1 - len(group)):
+                yield self.mappings[index], entries[(each - group[0]) // PAGE_SIZE]
+            group.clear()
 
 
 # --- formatting
@@ -172,6 +192,29 @@ def line(row: Row, visible: bool) -> str:
     address = f"{row.address:#x}"
     frame = frame_text(row.entry, visible)
     return f"{address}{frame:>{FRAME_END - len(address)}}{tail(row.mapping, row.entry, row.size)}"
+
+
+class Endings(dict[tuple[str, str], list[str]]):
+    """What follows the physical address in a page's line, by permissions and path and by state.
+
+    The state is the two highest bits of the page's entry, PRESENT and SWAPPED.
+    """
+
+    def __missing__(self, kind: tuple[str, str]) -> list[str]:
+        perms, path = kind
+        mapping = Mapping(0, 0, perms, 0, 0, 0, path)
+        self[kind] = [f"{tail(mapping, state << 62, PAGE_SIZE)}\n" for state in range(4)]
+        return self[kind]
+
+    def lines(self, mapping: Mapping, start: int, entries: Iterable[int], visible: bool) -> str:
+        """The lines of the pages from `start` on that `entries` describes."""
+        endings = self[mapping.perms, mapping.path]
+        lines = []
+        for number, entry in enumerate(entries):
+            address = f"{start + number * PAGE_SIZE:#x}"
+            frame = f"{frame_text(entry, visible):>{FRAME_END - len(address)}}"
+            lines.append(address + frame + endings[entry >> 62])
+        return "".join(lines)
 
 
 def frame_text(entry: int, visible: bool) -> str:
@@ -230,7 +273,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return _main(argv)
     except TraceError as error:
-        print(f"ptdump: {error}", file=sys.stderr)
+        complain(str(error), "ptdump")
         return int(error.code)
     except BrokenPipeError:
         discard_stdout()
@@ -267,7 +310,7 @@ def _main(argv: Sequence[str] | None) -> int:
 def _process(text: str) -> int:
     """The pid `text` names, of a process that has memory to show."""
     if not (text.isascii() and text.isdigit()):
-        raise TraceError(f"not a process id: {printable(text)!r}", "give a number", Exit.USAGE)
+        raise TraceError(f"not a process id: '{printable(text)}'", "give a number", Exit.USAGE)
     pid = int(text[:20])
     if not stat.exists(pid):
         raise ProcessGone(pid)
@@ -287,7 +330,7 @@ def _seconds(text: str) -> float:
         seconds = 0
     if not 0.01 <= seconds <= 86_400:
         raise TraceError(
-            f"not a number of seconds: {printable(text)!r}", "give 0.01 or more", Exit.USAGE
+            f"not a number of seconds: '{printable(text)}'", "give 0.01 or more", Exit.USAGE
         )
     return seconds
 
@@ -296,7 +339,7 @@ def _print_once(dump: Dump) -> None:
     with dump.look() as look:
         if dump.choice is not None and not look.mappings:
             raise TraceError(
-                f"process {dump.pid} has no region {printable(dump.choice.text)!r}",
+                f"process {dump.pid} has no region '{printable(dump.choice.text)}'",
                 f"see /proc/{dump.pid}/maps",
                 Exit.USAGE,
             )
@@ -310,12 +353,18 @@ def _write_rows(look: Look) -> None:
     if look.dump.each_page and look.pages() >= _BULK_PAGES:
         from tracer.ptdump_bulk import blocks
 
-        for block in blocks(look):
-            sys.stdout.write(block)
+        out = sys.stdout
+        out.flush()
+        for block in blocks(look, out.encoding, out.errors or "strict"):
+            out.buffer.write(block)
         return
-    visible = look.dump.visible
+    visible, endings = look.dump.visible, Endings()
+    if look.dump.each_page:
+        for mapping, start, entries in look.pieces():
+            sys.stdout.write(endings.lines(mapping, start, entries, visible))
+        return
     for row in look.rows():
-        sys.stdout.write(line(row, visible) + "\n")
+        sys.stdout.write(f"{line(row, visible)}\n")
 
 
 def _explain_hidden(dump: Dump) -> None:

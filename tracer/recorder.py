@@ -4,39 +4,71 @@ The one place where the parts meet: address spaces, threads' counts, the
 timeline and the observer all follow the same stream of records.
 """
 
+import contextlib
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
 
+from tracer.batches import RawBatch, take
 from tracer.errors import TraceError
-from tracer.join import Join, match_windows
+from tracer.evidence import Hint, Machine
+from tracer.fields import Columns, distinct
+from tracer.join import Join, Placed, match_windows, together
 from tracer.kernel.sideband import Sideband
 from tracer.observer import Observer
 from tracer.probes.choose import Attached
-from tracer.procfs import stat
+from tracer.procfs import kpageflags, stat, userfaultfd
 from tracer.procfs.errors import ProcessGone
-from tracer.procfs.maps import read_maps
-from tracer.procfs.system import large_anonymous_folios, mounts, shows_vvar
+from tracer.procfs.maps import Mapping, read_maps
+from tracer.procfs.system import FileSystems, large_anonymous_folios, online_cpus, shows_vvar
 from tracer.records import Mark, RecordType
 from tracer.ring import Ring
 from tracer.rows import Names, Rows
 from tracer.snapshots import Snapshot
-from tracer.sources import Source
+from tracer.sources import Loss, Source
 from tracer.spaces import Spaces
-from tracer.syscalls import Effect, effect
+from tracer.syscalls import Effect, Memory, Taking, effect, taking
+from tracer.telling import Telling
 from tracer.text import decode
-from tracer.threads import Threads
+from tracer.threads import Thread, Threads
 from tracer.timeline import Timeline
 
 Records = npt.NDArray[np.void]
 Bytes = npt.NDArray[np.uint8]
 
 _BATCH = 1 << 14  # records read at once
+_SMALLEST_BATCH = 1 << 10
+_LONG_NS = 200_000_000  # for a batch
+_LIFE = [kind.value for kind in RecordType if RecordType.FORK <= kind <= RecordType.RENAME]
+_NOT_COUNTED = np.uint8(Mark.FAILED | Mark.FOREIGN)
 _RESCUE_NS = 20_000_000
 _PATIENCE_NS = 1_000_000_000  # how long a window waits for its fault
+
+
+@dataclass(frozen=True)
+class _Action:
+    """Something done to the pages of `spaces` after the first `at` faults of a batch."""
+
+    at: int
+    spaces: tuple[int, ...]
+    apply: Callable[[], object]
+    effect: Effect | None = None  # of a system call: it may concern no page we know of
+
+
+@dataclass
+class _Script:
+    """A batch's faults, placed, and the actions between them, in order."""
+
+    placed: list[Placed] = field(default_factory=list)
+    faults: int = 0  # placed so far
+    actions: list[_Action] = field(default_factory=list)
+    ended: list[int] = field(default_factory=list)  # spaces
+    freed: list[tuple[int, Thread]] = field(default_factory=list)  # threads, with their ids
+    exited: list[int] = field(default_factory=list)  # processes
 
 
 @dataclass
@@ -57,29 +89,46 @@ class Recorder:
         except TraceError as error:
             self.notes.append(f"mappings are known from snapshots only: {error.message}")
         self.spaces = Spaces(self.names)
+        self.spaces.doubtful = self.sideband is None
         self.timeline = Timeline()
         self.threads = Threads()
-        self.observer = Observer(self.timeline)
+        self.observer = Observer(
+            self.timeline,
+            Machine(
+                zero_frame=self.attached.direct_map.zero_frame,
+                blind_to_others=self.attached.probe.name == "perf",
+                ksm_flag=not kpageflags.calls_all_ksm(),
+            ),
+        )
+        large_anon = large_anonymous_folios()
+        self.attached.program.expect_large_folios(large_anon)
         self.join = Join(
             self.names,
             self.spaces,
             self.timeline,
             self.attached.direct_map.zero_frame,
-            large_anon=large_anonymous_folios(),
-            on_tmpfs=mounts().on_tmpfs,
+            large_anon=large_anon,
+            file_systems=FileSystems(),
             vvar_seen=shows_vvar(),
         )
         self.tgids: set[int] = set()
         self.traced = self.failed = self.foreign = 0
+        self.unread = 0  # counted faults whose records were only counted: see skip
         self.closed: set[int] = set()  # spaces whose last look came after their last record
         self.last_space: dict[int, int] = {}  # by process: the space it is or was in
         self.execs: set[int] = set()  # processes that replaced their memory since last asked
         self.changed: set[int] = set()  # spaces in which something happened since the last snapshot
         self._windows: Records = np.empty(0, self.layout.window)
         self._ended: list[int] = []  # spaces, not retired yet
-        self._brk: dict[int, int] = {}
+        self._retired: list[int] = []  # of whose pages there are rows still
+        self._command = 0  # the process that will be looked at past its end
+        self._memory = Memory()
+        self._calls: dict[int, Taking] = {}  # by thread: what the call it is in may take
         self._sideband_gap = 0
         self._rescued_ns = 0
+        self._batch = _BATCH
+        self._online = online_cpus()
+        self.cpu_gaps = 0  # how often a CPU was found without the probe's events
 
     def close(self) -> None:
         """Let go of the ring and the sideband; the probe is its owner's."""
@@ -94,10 +143,11 @@ class Recorder:
         now = time.monotonic_ns()
         self.tgids.add(pid)
         self.attached.program.add_target(pid, children=children)
-        space = self.spaces.attach(now, pid, None, read_maps(pid))
+        space = self.spaces.attach(now, pid, None, _maps_of(pid))
         self.last_space[pid] = space.number
         self.observer.view(space.number, Source.INITIAL)
         self.changed.add(space.number)
+        self._attach_userfaults(pid, space.number)
         for tid in stat.threads(pid):
             try:
                 self.threads.begin(tid, pid, stat.fault_count(pid, tid))
@@ -105,91 +155,156 @@ class Recorder:
             except ProcessGone:
                 continue  # a thread that ended meanwhile; its records tell
 
+    def _attach_userfaults(self, pid: int, space: int) -> None:
+        ranges = userfaultfd.registered(pid)
+        if ranges is not None:
+            self.attached.program.expect_userfaults()
+            for start, end in ranges:
+                self.join.userfaults.register(space, start, end, 0)
+
     def expect(self, pid: int, *, children: bool) -> None:
         """Trace a process from the first instruction after its next exec."""
         self.tgids.add(pid)
+        self._command = pid
         self.spaces.expect(pid)
         self.attached.program.add_target(pid, children=children, waits=True)
 
     # -- the stream -----------------------------------------------------------------
 
-    def cycle(self) -> Iterator[Rows]:
-        """Everything the ring holds now, as batches of rows.
+    def cycle(self, enough: Callable[[], bool] = lambda: False) -> Iterator[Rows]:
+        """Everything the ring holds now, as batches of rows, or until it is `enough`.
 
         What comes meanwhile waits for the next call: a target may be faster than we are,
         and the trace must end all the same.
         """
-        for _ in range(1 + self.ring.pending() // (_BATCH * self.ring.record_size)):
+        left = self.ring.pending() // self.ring.stride
+        while not enough():
             now = time.monotonic_ns()
-            batch = self.ring.read(_BATCH)
-            if len(batch):
+            records = self.ring.peek(self._batch)
+            count = len(records)
+            if count:
+                batch = take(records, self.layout.fault)
+                self.ring.advance()
                 yield from self._process(batch)
             else:
+                self.ring.advance()
                 self._feed_sideband(now)
-            if len(batch) < _BATCH:
+            left -= count
+            if not count or left <= 0:
                 return
+            took = time.monotonic_ns() - now
+            if took > _LONG_NS:  # many short lives: what is said must not be late for it
+                self._batch = max(self._batch // 2, _SMALLEST_BATCH)
+            elif took < _LONG_NS // 4:
+                self._batch = min(self._batch * 2, _BATCH)
 
-    def _process(self, batch: Bytes) -> Iterator[Rows]:
-        types = batch[:, 0]
-        self._learn_children(batch[types == RecordType.FORK])
-        last_ns = int(batch[-1:].view(self.layout.fault)["time_ns"][0, 0])
-        self._feed_sideband(last_ns)
-        is_fault = types == RecordType.FAULT
-        faults = batch[is_fault].view(self.layout.fault).ravel()
-        windows = batch[types == RecordType.WINDOW].view(self.layout.window).ravel()
+    def skip(self) -> None:
+        """Read the rest of the ring for its counts alone: there is no time for more.
+
+        Threads and spaces are followed, faults are counted in `unread`.
+        """
+        while len(batch := self.ring.read(_BATCH)):
+            types, script = batch[:, 0], _Script()
+            for index in np.flatnonzero(np.isin(types, _LIFE)).tolist():
+                record = batch[index].view(self.layout.task)[0]
+                self._lifecycle(int(types[index]), record, script)
+            self._close_ended(script.ended)
+            faults = batch[types == RecordType.FAULT].view(self.layout.fault).ravel()
+            counted = faults[(faults["marks"] & _NOT_COUNTED) == 0]
+            self.unread += len(counted)
+            for tid, tgid, count in zip(
+                *(counted[name].tolist() for name in ("tid", "tgid", "count")), strict=True
+            ):
+                self.threads.meet(tid, tgid)
+                self.threads.reach(tid, count)
+
+    def _process(self, batch: RawBatch) -> Iterator[Rows]:
+        rest, types, faults = batch.rest, batch.types, batch.faults
+        self._learn_children(rest[types == RecordType.FORK])
+        self._feed_sideband(batch.last_ns)
+        windows = rest[types == RecordType.WINDOW].view(self.layout.window).ravel()
         windows = np.concatenate([self._windows, windows])
         matched = match_windows(faults, windows)
         self._windows = _recent(windows[matched < 0])  # their faults come with the next batch
-        before = np.cumsum(is_fault)  # faults up to and including each record
-        start = 0
+        script = self._follow(batch)
+        if len(faults):
+            yield from self._join(script, windows[matched >= 0])
+        else:
+            for action in script.actions:
+                action.apply()
+        self._close_ended(script.ended)
+        self._let_go(script)
+        self.spaces.advance(batch.last_ns)
+
+    def _follow(self, batch: RawBatch) -> "_Script":
+        """Follow the life of spaces and threads in order; place the faults on the way.
+
+        What that does to pages is left for later: faults are described all at once.
+        """
+        script, faults = _Script(), batch.faults
         effects: list[Effect] = []
-        others = np.flatnonzero(~is_fault & (types != RecordType.WINDOW))
-        for index in others.tolist():
-            kind = int(types[index])
+        for index in np.flatnonzero(batch.types != RecordType.WINDOW).tolist():
+            self._rescue_sideband()
+            kind, raw = int(batch.types[index]), batch.rest[index]
+            if kind == RecordType.CALL:
+                self._call(raw.view(self.layout.syscall)[0])
+                continue
             if kind == RecordType.SYSCALL:
-                change = self._syscall(batch[index].view(self.layout.syscall)[0])
+                change = self._syscall(raw.view(self.layout.syscall)[0])
                 effects += [change] if change is not None else []
                 continue
-            record = batch[index].view(self.layout.task)[0]
+            record = raw.view(self.layout.task)[0]
             # A thread's id used again: what came before is the old one's.
             reused = kind == RecordType.FORK and int(record["child_tid"]) in self.threads.live
             if reused or _cuts(kind, record):
-                end = int(before[index])
-                mine = windows[(matched >= start) & (matched < end)]
-                yield from self._segment(faults[start:end], mine, effects)
-                start, effects = end, []
-            self._lifecycle(kind, record)
-        mine = windows[matched >= start]
-        yield from self._segment(faults[start:], mine, effects)
-        self.spaces.advance(last_ns)
+                self._segment(script, faults[script.faults : int(batch.before[index])], effects)
+                effects = []
+            self._lifecycle(kind, record, script)
+        self._segment(script, faults[script.faults :], effects)
+        return script
 
-    def _segment(self, faults: Records, windows: Records, effects: list[Effect]) -> Iterator[Rows]:
+    def _segment(self, script: "_Script", faults: Columns, effects: list[Effect]) -> None:
         """Faults between two lifecycle records, and what system calls took away meanwhile."""
-        self._rescue_sideband()
         effects.sort(key=lambda change: change.time_ns)
-        if not len(faults):
-            for change in effects:
-                self._apply_effect(change)
-            return
-        failed = (faults["marks"] & Mark.FAILED) != 0
-        foreign = (faults["marks"] & Mark.FOREIGN) != 0
-        counted = ~failed & ~foreign
-        self.threads.record(
-            faults["tid"][counted], faults["tgid"][counted], faults["count"][counted]
-        )
-        batch = self.join.describe(faults, windows)
-        rows, done = batch.rows, 0
+        start, times = script.faults, np.empty(0, np.uint64)
+        if len(faults):
+            counted = (faults["marks"] & _NOT_COUNTED) == 0
+            columns = [faults[name] for name in ("tid", "tgid", "count")]
+            if not counted.all():
+                columns = [column[counted] for column in columns]
+            self.threads.record(*columns)
+            placed = self.join.place(faults)
+            script.placed.append(placed)
+            script.faults += len(faults)
+            times = placed.faults["time_ns"]
         for change in effects:
-            until = max(done, int(np.searchsorted(rows["time_ns"], change.time_ns)))
-            if self._touches(change, rows["address"][done:until]):
-                self.join.tell(batch, done, until)
-                self._apply_effect(change)
-                done = until
-        self.join.tell(batch, done, len(rows))
-        self.traced += int((~failed).sum())
-        self.foreign += int((foreign & ~failed).sum())
-        self.failed += len(rows) - int((~failed).sum())
-        self.changed.update(np.unique(rows["space"]).tolist())
+            at = start + int(np.searchsorted(times, change.time_ns))
+            script.actions.append(
+                _Action(at, (change.space,), partial(self._apply_effect, change), change)
+            )
+
+    def _join(self, script: "_Script", windows: Records) -> Iterator[Rows]:
+        """Describe the batch's faults and tell the timeline, what else happened in between."""
+        placed = together(script.placed)
+        batch = self.join.describe(placed, windows)
+        rows, telling = batch.rows, batch.telling
+        for action in script.actions:
+            self._rescue_sideband()
+            until = batch.row_at(action.at)
+            if action.effect is not None and not self._touches(action.effect, telling, until):
+                self._over(action.effect)
+                continue
+            for space in action.spaces:
+                telling.tell(space, until)
+            action.apply()
+        telling.tell_all()
+        marks = placed.faults["marks"]
+        traced = int(((marks & Mark.FAILED) == 0).sum())
+        self.traced += traced
+        self.failed += len(rows) - traced
+        self.foreign += int(((marks & _NOT_COUNTED) == Mark.FOREIGN).sum())
+        alive = {space.number for space in self.spaces.alive()}
+        self.changed.update(alive.intersection(distinct(rows["space"])))
         yield rows
 
     # -- the records between faults ------------------------------------------------
@@ -203,6 +318,7 @@ class Recorder:
         if self.sideband is None:
             return
         self.spaces.feed(self.sideband.poll(self.tgids, settled_ns))
+        self.spaces.doubtful = self.spaces.doubtful or self.sideband.was_full
         gap = self.sideband.lost + self.sideband.corrupt
         if gap != self._sideband_gap:
             self._sideband_gap = gap
@@ -215,19 +331,28 @@ class Recorder:
             self._rescued_ns = now
             self.sideband.rescue()
 
+    def cpus_changed(self) -> bool:
+        """Whether CPUs went or came since last asked; cheap."""
+        before, self._online = self._online, online_cpus()
+        return before != self._online
+
     def tend(self) -> None:
         """Now and then: follow CPUs that came online."""
+        if self.attached.program.refresh():
+            self.cpu_gaps += 1
+            self.changed.update(space.number for space in self.spaces.alive() if space.members)
         if self.sideband is not None and self.sideband.refresh():
             self.changed.update(space.number for space in self.spaces.alive() if space.members)
 
-    def _lifecycle(self, kind: int, record: np.void) -> None:
+    def _lifecycle(self, kind: int, record: np.void, script: "_Script") -> None:
         tgid, tid, count = int(record["tgid"]), int(record["tid"]), int(record["count"])
         if kind == RecordType.FORK:
-            self._fork(record)
+            self._fork(record, script)
         elif kind == RecordType.EXEC:
             old = self.last_space.get(tgid)
             self.threads.become_leader(int(record["child_tid"]), tid)
             self.threads.restart(tid, tgid, count)
+            self.threads.reach(tid, count)
             self._name(tid, record)
             self.spaces.lifecycle(record)
             new = self.spaces.of(tgid)
@@ -236,22 +361,26 @@ class Recorder:
                 self.last_space[tgid] = new.number
                 self.observer.view(new.number, Source.EXEC)
                 self.changed.add(new.number)
-            if old is not None and self.spaces[old].ended_ns is not None:
-                self._space_ended(old)
+            left = self.spaces.find(old) if old is not None else None
+            if left is not None and left.ended_ns is not None:
+                self._space_ended(left.number, script)
         elif kind == RecordType.EXIT:
-            self.threads.end(tid, count)
+            self.threads.meet(tid, tgid)
+            self.threads.end(tid, count, int(record["task"]))
             space = self.spaces.of(tgid)
             self.spaces.lifecycle(record)
             if space is not None and space.ended_ns is not None:
-                self._space_ended(space.number)
+                self._space_ended(space.number, script)
+            if record["group_dead"]:
+                script.exited.append(tgid)
         elif kind == RecordType.FREE:
-            thread = self.threads.live.get(tid)
-            if thread is not None and thread.ended:
-                self.threads.reach(tid, count)
+            thread = self.threads.free(tid, count, int(record["task"]))
+            if thread is not None:
+                script.freed.append((tid, thread))
         elif kind == RecordType.RENAME:
             self._name(tid, record)
 
-    def _fork(self, record: np.void) -> None:
+    def _fork(self, record: np.void, script: "_Script") -> None:
         child, tgid = int(record["child_tid"]), int(record["child_tgid"])
         self.threads.reach(int(record["tid"]), int(record["count"]))
         self.threads.begin(child, tgid, 0)
@@ -265,44 +394,107 @@ class Recorder:
             self.last_space[tgid] = space.number
         if space is not None and parent is not None and space is not parent:
             self.observer.view(space.number, Source.FORK)
-            self.timeline.inherit(parent.number, space.number, int(record["time_ns"]))
-            if parent.number in self._brk:
-                self._brk[space.number] = self._brk[parent.number]
+            pair = parent.number, space.number
+            inherit = partial(self.timeline.inherit, *pair, int(record["time_ns"]))
+            script.actions.append(_Action(script.faults, pair, inherit))
+            self._memory.inherit(*pair)
             self.changed.add(space.number)
 
-    def _space_ended(self, number: int) -> None:
+    def _space_ended(self, number: int, script: "_Script") -> None:
         self.changed.discard(number)
-        self.timeline.drop_assumed(number)
+        script.ended.append(number)
         self._ended.append(number)
+
+    def _close_ended(self, numbers: list[int]) -> None:
+        """These spaces ended, and all that came before has been told of them."""
+        missed = self._untold() if numbers else 0
+        lost = self.attached.program.counters()["lost"] if numbers else 0
+        for number in numbers:
+            self.observer.close(number, missed, lost=lost)
+            self.timeline.drop_assumed(number)
+
+    def _let_go(self, script: "_Script") -> None:
+        """Forget threads and processes that are no more, unless their ids are used again."""
+        for tid, thread in script.freed:
+            if self.threads.live.get(tid) is thread:
+                self.threads.let_go(tid)
+                self.join.comms.pop(tid, None)
+        for tgid in script.exited:
+            if self.spaces.of(tgid) is None:
+                self.tgids.discard(tgid)
+                if tgid != self._command:
+                    self.last_space.pop(tgid, None)
 
     def retire(self, keep: int | None) -> None:
         """Let go of what ended spaces took; `keep` is one that is still to be looked at."""
-        for number in self._ended:
-            if number != keep:
+        for number in dict.fromkeys(self._ended):
+            space = self.spaces.find(number)
+            if number != keep and space is not None and not space.retired:
                 self.timeline.retire(number)
+                space.retired = True
+                self.observer.forget(number)
+                self._memory.forget(number)
+                self._retired.append(number)
         self._ended = [number for number in self._ended if number == keep]
+        for number in self._retired:
+            if number not in self.timeline.shelf:
+                self.spaces.forget(number)
+        self._retired = [number for number in self._retired if number in self.timeline.shelf]
 
     def _name(self, tid: int, record: np.void) -> None:
         raw = record["comm"].tobytes().split(b"\0", 1)[0]
         self.join.comms[tid] = self.names.comm(decode(raw))
+
+    def _call(self, record: np.void) -> None:
+        """A call begins; only told where other threads may fault before it returns."""
+        space = self.spaces.at(int(record["mm"])) or self.spaces.of(int(record["tgid"]))
+        before = self._calls.pop(int(record["tid"]), None)
+        if before is not None:  # its return was not told
+            self.timeline.end_taking(before)
+        if space is None:
+            return
+        found = taking(record, self._memory.brk.get(space.number, 0))
+        if found is not None:
+            self._calls[int(record["tid"])] = found
+            self.timeline.begin_taking(space.number, found)
 
     def _syscall(self, record: np.void) -> Effect | None:
         space = self.spaces.at(int(record["mm"])) or self.spaces.of(int(record["tgid"]))
         if space is None:
             return None
         self.changed.add(space.number)
-        change = effect(record, space.number, self._brk)
+        call = self._calls.pop(int(record["tid"]), None)
+        change = effect(record, space.number, self._memory, call)
         self.spaces.syscall(record)
-        if change is not None and change.populates:
-            self.observer.populate(space.number, change.start, change.end)
+        if call is not None and (change is None or change.populates or change.gives_up):
+            self.timeline.end_taking(call)
+        if change is None:
             return None
-        return change
+        self._follow_userfaults(change)
+        if not (change.populates or change.gives_up or change.registers is not None):
+            return change
+        if change.populates:
+            source = Source.UFFD if change.userfault else Source.POPULATE
+            self.observer.hint(space.number, Hint(change.start, change.end, source=source))
+        elif change.gives_up:
+            self.observer.hint(space.number, Hint(change.start, change.end, loss=change.loss))
+        return None
 
-    def _touches(self, change: Effect, waiting: npt.NDArray[np.uint64]) -> bool:
+    def _follow_userfaults(self, change: Effect) -> None:
+        """Which ranges are registered with userfaultfd; what is unmapped is not."""
+        where = change.space, change.start, change.end, change.time_ns
+        unmapped = change.loss == Loss.MUNMAP and not (change.userfault or change.populates)
+        if change.registers:
+            self.join.userfaults.register(*where)
+        elif change.registers is False or unmapped:
+            self.join.userfaults.end(*where)
+
+    def _touches(self, change: Effect, telling: Telling, until: int) -> bool:
         """Whether the change concerns an address the timeline is still to hear of, or a frame."""
         ranges = [(change.start, change.end)]
         if change.moved_to is not None:
             ranges.append((change.moved_to, change.moved_to + change.moved_size))
+        waiting = telling.waiting(change.space, until)
         return any(
             ((waiting >= start) & (waiting < end)).any()
             or self.timeline.holds(change.space, start, end)
@@ -310,17 +502,54 @@ class Recorder:
         )
 
     def _apply_effect(self, change: Effect) -> None:
-        if change.moved_to is not None:
+        to = change.moved_to
+        if to is not None and change.userfault:
+            self.timeline.hand_over(
+                change.space,
+                change.start,
+                to,
+                change.end - change.start,
+                change.time_ns,
+                lambda regions: self._shifted(regions, to - change.start),
+            )
+        elif to is not None:
             self.timeline.move(
                 change.space,
                 change.start,
-                change.moved_to,
+                to,
                 change.end - change.start,
                 change.time_ns,
                 change.moved_size,
+                lambda regions: self._shifted(regions, to - change.start),
             )
         else:
-            self.timeline.lose(change.space, change.start, change.end, change.time_ns, change.loss)
+            self.timeline.lose(
+                *(change.space, change.start, change.end, change.time_ns, change.loss),
+                begun_ns=change.call.begun_ns if change.call else 0,
+            )
+        self._over(change)
+
+    def _over(self, change: Effect) -> None:
+        """The call behind a change has returned: it takes nothing more."""
+        if change.call is not None:
+            self.timeline.end_taking(change.call, change.time_ns)
+
+    def _shifted(self, regions: npt.NDArray[np.uint32], bytes_: int) -> npt.NDArray[np.uint32]:
+        """The regions (indices into names.regions) as they are called that far on."""
+        distinct, inverse = np.unique(regions, return_inverse=True)
+        there = []
+        for number in distinct.tolist():
+            at = self.names.regions[number]
+            moved = replace(at, start=at.start + bytes_, end=at.end + bytes_)
+            there.append(self.names.region(moved) if at.end else number)
+        return np.asarray(np.array(there, np.uint32)[inverse])
+
+    def meet_threads(self) -> None:
+        """Find the threads of living targets that no record told of: io_uring's workers."""
+        for tgid in {t.tgid for t in self.threads.live.values() if not t.ended}:
+            with contextlib.suppress(ProcessGone):
+                for tid in stat.threads(tgid):
+                    self.threads.meet(tid, tgid)
 
     # -- snapshots --------------------------------------------------------------------
 
@@ -329,9 +558,15 @@ class Recorder:
         owner = self.spaces[space]
         if owner.ended_ns is None:
             self.spaces.snapshot(shot.before_ns, shot.pid, shot.mappings)
-        regions = shot.regions(self.names)
-        filtered = self.attached.program.counters()["filtered"]
-        self.observer.observe(space, shot, regions, self.missed(), filtered)
+        counters = self.attached.program.counters()
+        self.observer.observe(
+            space,
+            shot,
+            lambda pages: shot.regions(self.names, pages),
+            self._untold(),
+            counters["filtered"],
+            counters["lost"],
+        )
 
     # -- counts -------------------------------------------------------------------------
 
@@ -339,7 +574,23 @@ class Recorder:
         """Faults the kernel counted for the targets that no record and no counter tells of."""
         counters = self.attached.program.counters()
         gaps = self.threads.counted - self.threads.seen
-        return gaps - counters["lost"] - counters["filtered"]
+        return gaps - counters["lost"] - counters["filtered"] - self.unread
+
+    def _untold(self) -> int:
+        """Faults without a record, the lost ones and those not read among them.
+
+        They may have brought any page.
+        """
+        lost = self.attached.program.counters()["lost"]
+        return max(0, self.missed()) + lost + self.unread
+
+
+def _maps_of(pid: int) -> list[Mapping]:
+    """A process's mappings, by another thread's word where its first has ended."""
+    try:
+        return read_maps(pid)
+    except ProcessGone:
+        return read_maps(pid, stat.living_thread(pid))
 
 
 def _cuts(kind: int, record: np.void) -> bool:

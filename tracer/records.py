@@ -25,6 +25,7 @@ class RecordType(IntEnum):
     FREE = 6
     RENAME = 7
     SYSCALL = 8
+    CALL = 9
 
 
 class Mark(IntFlag):

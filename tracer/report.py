@@ -11,11 +11,12 @@ from typing import IO, Self, cast
 
 from rich.console import Console
 
-from tracer.errors import TraceError
-from tracer.options import Options
-from tracer.outputs.base import RunInfo, Symbolizer
+from tracer.errors import TraceError, complain
+from tracer.options import Options, is_stdout, is_stream
+from tracer.outputs.base import Books, RunInfo, Symbolizer, Verdict
 from tracer.outputs.console import ConsoleOutput
 from tracer.outputs.csv import CsvOutput
+from tracer.outputs.figures import Figures
 from tracer.outputs.files import OutputFile, open_output
 from tracer.outputs.meta import MetaFile
 from tracer.outputs.pages import write_pages
@@ -24,9 +25,7 @@ from tracer.pipes import PIPE_CLOSED, discard_stdout
 from tracer.probes.choose import Attached
 from tracer.rows import Rows
 from tracer.session import Result, Session
-
-_STDOUT = ("-", "/dev/stdout", "/dev/fd/1", "/proc/self/fd/1")
-_DEVICES = ("/dev/", "/proc/")  # no FILE.meta.json goes beside these
+from tracer.verdict import complaints, verdict_of
 
 
 class Files:
@@ -40,7 +39,7 @@ class Files:
         self.pages: OutputFile | None = None
         self.meta: MetaFile | None = None
         self.text: OutputFile
-        self.csv_on_stdout = any(name in _STDOUT for name in (options.csv, options.pages_csv))
+        self.csv_on_stdout = any(is_stdout(name or "") for name in (options.csv, options.pages_csv))
         self._options = options
         self._open: list[OutputFile | MetaFile] = []
 
@@ -49,7 +48,7 @@ class Files:
         options = self._options
         if options.csv:
             self.csv = self._opened(open_output(options.csv, owner, options.force))
-            if self.csv.regular and not _is_stream(options.csv):
+            if self.csv.regular and not is_stream(options.csv):
                 self.meta = MetaFile(options.csv, owner, options.force)
                 self._open.append(self.meta)
         if options.pages_csv:
@@ -84,32 +83,38 @@ class Files:
         self.discard()
 
 
-def _is_stream(path: str) -> bool:
-    return path == "-" or path.startswith(_DEVICES)
-
-
 class Report:
     """Hangs the outputs onto a session, and closes the account when it is over.
 
-    `status` is the exit status as far as the tracer has a say in it.
+    `status` is the exit status as far as the tracer has a say in it, and `verdict` the part of
+    it that --strict and --fail-if have.
     """
 
     def __init__(
         self, options: Options, files: Files, session: Session, attached: Attached
     ) -> None:
-        self.status = 0
+        self.status = self.verdict = 0
         self._begun = False
         self._options, self._files, self._session = options, files, session
         self._summary = Summary()
+        self._figures = Figures()
+        if options.fail_if:
+            session.outputs.count.append(self._figures)
         self._console = _console(options, files)
         self._info = _facts(options, attached)
         symbolizer = self._symbolizer()
         session.outputs.live.append(self._summary)
-        if not options.quiet and (options.output or not files.csv_on_stdout):
+        shown = not (files.csv_on_stdout or options.live)
+        if not options.quiet and (options.output or shown):
             session.outputs.live.append(self._lines(symbolizer))
         self._csv = None if files.csv is None else CsvOutput(files.csv, symbolizer)
         if self._csv is not None:
             session.outputs.log.append(self._csv)
+
+    @property
+    def info(self) -> RunInfo:
+        """The facts of the run."""
+        return self._info
 
     def _lines(self, symbolizer: Symbolizer | None) -> ConsoleOutput:
         info = self._info
@@ -125,7 +130,7 @@ class Report:
         symbols = Symbols(self._session.names.regions, self._session.inode_of)
 
         def names(rows: Rows) -> Sequence[str]:
-            return symbols.names(rows["ip"], rows["ip_region"])
+            return symbols.names(rows["ip"], rows["ip_region"], rows["ip_offset"])
 
         return names
 
@@ -135,7 +140,8 @@ class Report:
             self._files.meta.start(self._info)
         self._files.keep()
         self._begun = True
-        if self._options.pid and not self._options.quiet and sys.stderr.isatty():
+        quiet = self._options.quiet or self._options.live
+        if self._options.pid and not quiet and sys.stderr.isatty():
             # Nothing else may come for a while.
             which = ", ".join(str(pid) for pid in self._info.pids)
             print(
@@ -180,11 +186,27 @@ class Report:
         info.ended_monotonic_ns = result.ended_ns
         info.snapshots = result.snapshots
         info.exit_status = result.exit_status
+        info.resident = result.resident
         info.notes += [*self._left_out(), *result.notes]
+        info.verdict = self._judge(result.books)
         with contextlib.ExitStack() as stack:
+            stack.callback(self._complain)
             stack.callback(self._write_meta, result)
             stack.callback(self._write_pages, result)
             self._print_summary(result)
+
+    def _judge(self, books: Books) -> Verdict:
+        options = self._options
+        values = self._figures.values(books) if options.fail_if else {}
+        return verdict_of(books, values, options.fail_if, options.strict)
+
+    def _complain(self) -> None:
+        """What is wrong by --strict and --fail-if: said last, and in the exit status."""
+        verdict = self._info.verdict
+        if verdict is not None and verdict.status:
+            self.status = self.verdict = verdict.status
+            for line in complaints(verdict):
+                complain(line)
 
     def _left_out(self) -> list[str]:
         picks = self._session.plan.picks
@@ -199,7 +221,7 @@ class Report:
                 raise BrokenPipeError
             names = self._session.names
             picks = self._session.plan.picks
-            pages = picks.choose_pages(result.pages, names)
+            pages = result.pages and picks.choose_pages(result.pages, names)
             books = picks.choose_books(result.books, names)
             self._summary.render(self._console, names, books, pages, self._info)
             self._files.text.close()
@@ -253,7 +275,15 @@ def _facts(options: Options, attached: Attached) -> RunInfo:
         snapshot_interval_ms=options.snapshot_interval,
         filters={name: text for name, text in filters.items() if text} | _picked(options),
         notes=_cautions(attached),
+        pages_csv=_beside(options.csv, options.pages_csv),
     )
+
+
+def _beside(csv: str | None, pages_csv: str | None) -> str:
+    """How to find the pages from where the CSV is; "" where one of them is no file."""
+    if not csv or not pages_csv or "-" in (csv, pages_csv):
+        return ""
+    return os.path.relpath(pages_csv, os.path.dirname(csv) or ".")
 
 
 def _cautions(attached: Attached) -> list[str]:

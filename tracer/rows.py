@@ -6,11 +6,15 @@ per event in Python between the ring and the file. Strings are interned:
 a row holds small integers into `Names`.
 """
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from enum import IntEnum
+from typing import Any, overload
 
 import numpy as np
 import numpy.typing as npt
+
+from tracer.fields import Picked
 
 NO_FRAME = (1 << 64) - 1  # no physical address; 0 is a possible one
 UNKNOWN_LATENCY = -1
@@ -35,6 +39,7 @@ class Kind(IntEnum):
     SPURIOUS = 13  # nothing changed: another thread was first, or a stale TLB entry
     FAILED = 14  # SIGBUS, out of memory, poisoned
     SPECIAL = 15  # a frame without a struct page (VM_PFNMAP, vdso, vvar)
+    UFFD = 16  # waited for a page that userfaultfd gave
 
 
 class Access(IntEnum):
@@ -61,29 +66,112 @@ ROW = np.dtype(
     [
         ("number", "<u8"),  # 1, 2, 3 … in order of completion within the run
         ("time_ns", "<i8"),  # CLOCK_MONOTONIC at completion
+        ("address", "<u8"),  # faulting virtual address
+        ("latency_ns", "<i8"),  # UNKNOWN_LATENCY where the entry was not seen
+        ("frame", "<u8"),  # physical address after; NO_FRAME where none
+        ("frame_before", "<u8"),
+        ("offset", "<u8"),  # the page's place in the file its region maps, in bytes
+        ("ip", "<u8"),  # faulting instruction; 0 where there is none
+        ("ip_offset", "<u8"),  # its place in what is mapped there; without meaning for ip_region 0
+        ("count", "<u8"),  # the thread's min_flt + maj_flt, this fault included; 0 where unknown
         ("pid", "<u4"),  # whose memory: the owner of the address space
         ("space", "<u4"),  # the address space, a small integer from 1
         ("tid", "<u4"),  # the thread that took the fault
         ("comm", "<u4"),  # index into Names.comms
         ("cpu", "<u4"),
-        ("address", "<u8"),  # faulting virtual address
+        ("pages", "<u4"),  # pages that gained a frame by this fault
+        ("region", "<u4"),  # index into Names.regions
+        ("ip_region", "<u4"),  # the mapping the instruction is in; 0 unless symbols are wanted
         ("access", "u1"),
         ("cause", "u1"),
         ("kind", "u1"),
         ("major", "?"),
-        ("latency_ns", "<i8"),  # UNKNOWN_LATENCY where the entry was not seen
-        ("frame", "<u8"),  # physical address after; NO_FRAME where none
-        ("frame_before", "<u8"),
-        ("pages", "<u4"),  # pages that gained a frame by this fault
-        ("region", "<u4"),  # index into Names.regions
-        ("ip", "<u8"),  # faulting instruction; 0 where there is none
-        ("ip_region", "<u4"),  # the mapping the instruction is in; 0 unless symbols are wanted
-        ("count", "<u8"),  # the thread's min_flt + maj_flt, this fault included; 0 where unknown
         ("confirmed", "u1"),
     ]
 )
 
-Rows = npt.NDArray[np.void]  # of dtype ROW
+_FIELDS = {name: np.dtype(kind) for name, (kind, *_) in (ROW.fields or {}).items()}
+_WRITTEN = ("kind", "pages", "confirmed")  # what is not known yet as a row is made
+_NOTHING = np.zeros(1, np.uint64)
+
+
+RowRecords = npt.NDArray[np.void]  # of dtype ROW: what is wanted of few rows, one by one
+
+
+class Rows:
+    """Rows (ROW) by column: `rows["tid"]` is an array, `rows[5]` one row of dtype ROW,
+    `rows[slice, mask or indices]` are some of them.
+
+    A column that is the same in all rows has one value, at a stride of 0 (`alike`). Only "kind",
+    "pages" and "confirmed" may be written to; slices share their columns with what they are of.
+    """
+
+    def __init__(self, columns: Mapping[str, npt.NDArray[Any]], count: int) -> None:
+        self._columns = columns
+        self._count = count
+
+    @classmethod
+    def of(cls, columns: Mapping[str, npt.NDArray[Any]]) -> "Rows":
+        """Rows made of arrays of one length, by column; what is not among them is 0.
+
+        Arrays that are views are copied: rows may be kept for long, what is behind them not.
+        """
+        count = len(next(iter(columns.values())))
+        made = {}
+        for name, kind in _FIELDS.items():
+            given = columns.get(name)
+            if name in _WRITTEN:
+                made[name] = np.zeros(count, kind) if given is None else np.array(given, kind)
+            elif given is None:
+                made[name] = _repeated(_NOTHING.astype(kind), count)
+            elif count and given[0] == given[-1] and (given == given[0]).all():
+                made[name] = _repeated(given[:1].astype(kind), count)
+            else:
+                own = given.base is None and given.dtype == kind
+                made[name] = given if own else np.array(given, kind)
+        return cls(made, count)
+
+    @classmethod
+    def from_records(cls, records: RowRecords) -> "Rows":
+        """A structured array of dtype ROW by column, where it lies."""
+        return cls({name: records[name] for name in _FIELDS}, len(records))
+
+    @classmethod
+    def together(cls, parts: "Sequence[Rows]") -> "Rows":
+        """One after another."""
+        every = {name: np.concatenate([part[name] for part in parts]) for name in _FIELDS}
+        return cls.of(every)
+
+    def __len__(self) -> int:
+        return self._count
+
+    @overload
+    def __getitem__(self, at: str) -> npt.NDArray[Any]: ...
+    @overload
+    def __getitem__(self, at: int) -> np.void: ...
+    @overload
+    def __getitem__(self, at: Picked) -> "Rows": ...
+
+    def __getitem__(self, at: "str | int | Picked") -> "npt.NDArray[Any] | np.void | Rows":
+        if isinstance(at, str):
+            return self._columns[at]
+        if isinstance(at, int):
+            row: np.void = np.array([tuple(each[at] for each in self._columns.values())], ROW)[0]
+            return row
+        picked = {name: column[at] for name, column in self._columns.items()}
+        return Rows(picked, len(picked["number"]))
+
+    def records(self) -> RowRecords:
+        """A structured array of dtype ROW."""
+        records = np.empty(self._count, ROW)
+        for name, column in self._columns.items():
+            records[name] = column
+        return records
+
+
+def _repeated(value: npt.NDArray[Any], count: int) -> npt.NDArray[Any]:
+    """`value`, shape (1,), as an array of `count` at a stride of 0."""
+    return np.ndarray((count,), value.dtype, value, strides=(0,))
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +179,8 @@ class Region:
     """A mapping as it was at a fault: half-open [start, end), offset in the file in bytes.
 
     `name` is the path, or "[heap]", "[stack]", "[vdso]", "[anon]", …; raw, not
-    made printable. "" where no mapping is known.
+    made printable. "" where no mapping is known. All numbers are 0 where the
+    region stands for many mappings (Names.fold).
     """
 
     start: int
@@ -99,6 +188,12 @@ class Region:
     perms: str
     offset: int
     name: str
+    device: int = field(default=0, compare=False)  # the file system's, where one is mapped
+
+    @property
+    def shift(self) -> int:
+        """What to add to an address for its place in the file, modulo 2**64."""
+        return (self.offset - self.start) % (1 << 64)
 
 
 NO_REGION = Region(0, 0, "", 0, "")
@@ -106,12 +201,19 @@ NO_REGION = Region(0, 0, "", 0, "")
 
 @dataclass
 class Names:
-    """Interned strings and regions, shared by all rows of a run. Index 0 is "unknown"."""
+    """Interned strings and regions, shared by all rows of a run. Index 0 is "unknown".
+
+    `fold`: mappings are told apart by name and permissions only, their addresses
+    and offsets are 0: a program that maps for hours what it unmaps again, or
+    starts others, each with its libraries elsewhere, would fill our memory
+    otherwise. What is needed of a fault's place in its mapping is in its row.
+    """
 
     comms: list[str] = field(default_factory=lambda: [""])
     regions: list[Region] = field(default_factory=lambda: [NO_REGION])
+    fold: bool = False
     _comm_ids: dict[str, int] = field(default_factory=lambda: {"": 0})
-    _region_ids: dict[Region, int] = field(default_factory=lambda: {NO_REGION: 0})
+    _region_ids: dict[tuple[Region, int], int] = field(default_factory=lambda: {(NO_REGION, 0): 0})
 
     def comm(self, text: str) -> int:
         """The index of `text` in `comms`, added if new."""
@@ -123,8 +225,11 @@ class Names:
 
     def region(self, region: Region) -> int:
         """The index of `region` in `regions`, added if new."""
-        number = self._region_ids.get(region)
+        if self.fold and region.end:
+            region = replace(region, start=0, end=0, offset=0)
+        key = region, region.device
+        number = self._region_ids.get(key)
         if number is None:
-            number = self._region_ids[region] = len(self.regions)
+            number = self._region_ids[key] = len(self.regions)
             self.regions.append(region)
         return number

@@ -4,79 +4,105 @@ import contextlib
 import os
 import select
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from types import FrameType, TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from tracer.errors import Exit, Interrupted, TraceError, complain
 from tracer.identity import Identity, resolve_user
 from tracer.options import Options
 from tracer.picks import Picks
 from tracer.probes.choose import attach
-from tracer.procfs.rights import CAP_SYS_ADMIN, has_capability, in_initial_user_namespace
+from tracer.probes.compilation import Compilation
 from tracer.report import Files, Report
 from tracer.resources import bpf_dir
 from tracer.session import Plan, Session
 from tracer.target import Command, validate_pid
+from tracer.timings import Timings
+
+if TYPE_CHECKING:
+    from tracer.live.start import LiveScreen
 
 
-def trace(options: Options) -> int:
+def trace(options: Options, compilation: Compilation, timings: Timings) -> int:
     """Set up, trace, report; returns the exit status.
 
-    Raises TraceError with nothing attached and no file left that was not there
-    before, and Interrupted where a signal ended the program early.
+    `compilation` of the probe is under way. Raises TraceError with nothing attached and
+    no file left that was not there before, and Interrupted where a signal ended the
+    program early.
     """
-    require_rights()
     identity = resolve_user(options.user, os.environ)
     with contextlib.ExitStack() as stack:
         signals = stack.enter_context(Signals())
         targets = stack.enter_context(Targets(options.pid))
+        screen = stack.enter_context(_live_screen(options, identity))
         if options.command:
-            signals.command = stack.enter_context(Command(options.command, os.environ, identity))
+            signals.command = stack.enter_context(
+                Command(
+                    options.command,
+                    os.environ,
+                    identity,
+                    terminal=None if screen is None else screen.theirs,
+                )
+            )
         files = stack.enter_context(Files(options))
         with signals.held():
             files.open(_owner(identity))
+        timings.lap("targets and files")
         try:
-            status = _record(options, signals, targets, files)
+            report = _record(options, signals, targets, files, compilation, timings, screen)
         except TraceError as error:
             if signals.command is None or not signals.command.started:
                 raise
             complain(str(error))  # now, not once the command has ended
             signals.wait()
             return Exit.TRACER_FAILED
-        return status if signals.command is None else signals.wait()
-
-
-def require_rights() -> None:
-    """Raise TraceError unless we hold CAP_SYS_ADMIN, which BPF and pagemap's frames want."""
-    if not has_capability(CAP_SYS_ADMIN):
-        raise TraceError("tracing needs root", "run it with sudo", Exit.NO_RIGHTS)
-    if not in_initial_user_namespace():
-        raise TraceError(
-            "tracing needs root outside of any user namespace",
-            "run it on the host, or in a container without user namespaces",
-            Exit.NO_RIGHTS,
-        )
+        if signals.command is None:
+            return report.status
+        return signals.wait() or report.verdict  # what the command itself failed at comes first
 
 
 def _owner(identity: Identity | None) -> tuple[int, int] | None:
     return (identity.uid, identity.gid) if identity else None
 
 
-def _record(options: Options, signals: "Signals", targets: "Targets", files: Files) -> int:
-    with contextlib.closing(attach(options.probe, bpf_dir())) as attached:
+def _record(
+    options: Options,
+    signals: "Signals",
+    targets: "Targets",
+    files: Files,
+    compilation: Compilation,
+    timings: Timings,
+    screen: "LiveScreen | None",
+) -> Report:
+    probe = attach(options.probe, bpf_dir(), options.buffer, compilation)
+    with contextlib.closing(probe) as attached:
+        timings.lap("the probe")
+        timings.detail(attached.milliseconds)
         session = Session(attached, _plan(options, signals.command))
         report = Report(options, files, session, attached)
+        if screen is not None:
+            screen.follow(session, report.info, attached)
 
         def begin() -> None:
             targets.check()
             report.begin()
+            timings.lap("the first look")
+            timings.show()
+            if screen is not None:
+                screen.enter()
 
-        with report.failing_cleanly():
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(report.failing_cleanly())
+            if screen is not None:
+                stack.callback(screen.leave)
             signals.stop = session.stop
             result = session.run(started=begin)
+            attached.close()  # nobody shall pay for a picture that is only looked at
+            if screen is not None:
+                screen.linger(result, signals)
     report.finish(result)
-    return report.status
+    return report
 
 
 def _plan(options: Options, command: Command | None) -> Plan:
@@ -89,8 +115,19 @@ def _plan(options: Options, command: Command | None) -> Plan:
         range=options.range,
         min_latency_ns=options.min_latency,
         symbols=options.symbols,
+        every_page=bool(options.pages_csv),
         picks=Picks(options.region, options.perms, options.kind),
     )
+
+
+def _live_screen(
+    options: Options, identity: Identity | None
+) -> "contextlib.AbstractContextManager[LiveScreen | None]":
+    if not options.live:
+        return contextlib.nullcontext()
+    from tracer.live.start import LiveScreen
+
+    return LiveScreen(bool(options.command), identity.uid if identity else None)
 
 
 class Targets:
@@ -162,6 +199,11 @@ class Signals:
         self._waiting = False
         self._held = False
         self._before: dict[signal.Signals, Callable[[int, FrameType | None], object] | int] = {}
+
+    @property
+    def came(self) -> Sequence[int]:
+        """Those that came so far, in order."""
+        return self._came
 
     def wait(self) -> int:
         """The command's exit status once it has ended, or ours where signals end the waiting.

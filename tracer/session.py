@@ -5,14 +5,13 @@ for one, the end, signals. What they mean is the recorder's business.
 """
 
 import contextlib
+import math
 import os
 import select
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-
-import numpy as np
-import numpy.typing as npt
+from typing import Protocol
 
 from tracer.closing import books_of, pages_of
 from tracer.errors import TraceError
@@ -23,14 +22,19 @@ from tracer.procfs import stat
 from tracer.procfs.errors import ProcessGone
 from tracer.procfs.pagemap import PageMap
 from tracer.recorder import Recorder
-from tracer.rows import Confirmed, Names, Rows
+from tracer.resident import ResidentSeries
+from tracer.rows import Names, Rows
 from tracer.snapshots import Snapshot, take, take_pinned
 from tracer.target import Command
+from tracer.timeline import Watcher
+from tracer.waiting import Waiting
 
 _CYCLE_S = 0.05  # lines are at most 0.2 s late
-_MOST_WAITING = 1 << 18  # rows kept for a snapshot; then one is taken early
+_MOST_WAITING = 1 << 17  # rows kept for a snapshot; then one is taken early
 _SNAPSHOT_SHARE = 10  # a snapshot may take a tenth of the time at most
+_MOST_SHELVED = 4096  # rows of pages without a frame, where nobody asked for all
 _SETTLE_S = 0.25  # how long the last records may take to arrive
+_READING_S = 10.0  # processor time that what is in the ring at the end may take, for a short trace
 
 
 @dataclass
@@ -46,14 +50,34 @@ class Plan:
     min_latency_ns: int = 0
     symbols: bool = False
     picks: Picks = field(default_factory=Picks)
+    every_page: bool = True  # keep a row of each page that ever had a frame, not of the first few
+
+
+class Screen(Protocol):
+    """A picture of the trace while it runs."""
+
+    @property
+    def fds(self) -> Sequence[int]:
+        """What wakes the trace when it can be read: a keyboard."""
+
+    def show(self, recorder: Recorder) -> None:
+        """The ring has just been read: there may be time for a picture."""
+
+    def looked(self, recorder: Recorder, space: int, shot: Snapshot) -> None:
+        """A snapshot of a space was taken."""
 
 
 @dataclass
 class Outputs:
-    """Where rows go: `live` at once, as picked; `log` all, once a snapshot could confirm them."""
+    """Where rows go: `live` at once, as picked; `log` all, once a snapshot could confirm them.
+
+    `count` gets all at once. `screen` sees what the recorder has come to know.
+    """
 
     live: list[Output] = field(default_factory=list)
     log: list[Output] = field(default_factory=list)
+    count: list[Output] = field(default_factory=list)
+    screen: Screen | None = None
 
 
 @dataclass
@@ -61,13 +85,14 @@ class Result:
     """What a trace comes to."""
 
     books: Books
-    pages: PageTable
+    pages: PageTable | None  # None: there were more than could be kept
     started_ns: int
     ended_ns: int
     snapshots: int
     exit_status: int | None  # of the command; None while it runs, and without one
     notes: list[str]
     stdout_closed: bool  # the reader of the lines went away
+    resident: list[tuple[int, int]]  # CLOCK_MONOTONIC, pages with a frame
 
 
 class Session:
@@ -75,20 +100,28 @@ class Session:
 
     def __init__(self, attached: Attached, plan: Plan, outputs: Outputs | None = None) -> None:
         self.plan = plan
-        self.names = Names()
+        self.names = Names(fold=not plan.every_page)
         self.outputs = outputs or Outputs()
         self._attached = attached
         self._recorder = Recorder(attached, self.names)
         self._recorder.join.symbols = plan.symbols
-        self._waiting: list[Rows] = []
-        self._waiting_rows = 0
+        self._recorder.timeline.shelf.most = None if plan.every_page else _MOST_SHELVED
+        self._waiting = Waiting()
         self._snapshots = 0
         self._snapshot_due_ns = 0
         self._stop = False
         self._stdout_closed = False
         self._begun = False  # the command's first exec is behind it
+        self._started_ns = 0
+        self._looping = False  # from the first look to the last
         self._notes: list[str] = []
+        self._resident = ResidentSeries()
         self._wake, self._woken = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+
+    def watch(self, screen: Screen, watcher: Watcher) -> None:
+        """Let a screen show the trace, and its watcher hear of every page; before `run`."""
+        self.outputs.screen = screen
+        self._recorder.timeline.watcher = watcher
 
     def inode_of(self, path: str) -> int | None:
         """Which file a mapped path stood for when it was mapped; None where that is not known."""
@@ -110,11 +143,11 @@ class Session:
         attached, plan = self._attached, self.plan
         start, end = plan.range or (0, 0)
         attached.program.set_filters(start, end, plan.min_latency_ns)
-        started_ns = time.monotonic_ns()
+        self._started_ns = time.monotonic_ns()
         try:
             self._begin(started)
-            self._loop(started_ns)
-            return self._finish(started_ns)
+            self._loop()
+            return self._finish()
         finally:
             attached.program.reset_targets()
             self._recorder.close()
@@ -162,34 +195,61 @@ class Session:
 
     # -- the loop -------------------------------------------------------------------
 
-    def _loop(self, started_ns: int) -> None:
+    def _loop(self) -> None:
+        self._looping = True
         with _Poller(self) as poller:
-            while not self._stop:
-                left = self._time_left(started_ns)
-                if left <= 0:
-                    return
-                poller.wait(min(_CYCLE_S, left))
-                self._cycle()
-                if self._ended():
+            while not self._over():
+                idle = 0.0 if self._crowded() else min(_CYCLE_S, self._time_left())
+                poller.wait(max(0.0, idle))
+                # What waits too long is not to be joined by all that the ring holds.
+                self._cycle(lambda: self._over() or self._crowded())
+                if self._ended(poller):
                     return
                 if self._snapshot_needed():
                     self._look()
 
-    def _time_left(self, started_ns: int) -> float:
+    def _over(self) -> bool:
+        """Whether the trace was asked to end: what is under way is broken off."""
+        return self._looping and (self._stop or self._time_left() <= 0)
+
+    def _time_left(self) -> float:
         if self.plan.duration_s is None:
             return _CYCLE_S
-        return self.plan.duration_s - (time.monotonic_ns() - started_ns) / 1e9
+        return self.plan.duration_s - self._elapsed_s()
 
-    def _ended(self) -> bool:
-        if self.plan.command is not None and self.plan.command.poll() is not None:
-            return True
-        named = [pid for pid in self.plan.pids if _lives(pid)]
-        return self.plan.command is None and not named
+    def _elapsed_s(self) -> float:
+        return (time.monotonic_ns() - self._started_ns) / 1e9
 
-    def _cycle(self) -> None:
-        for rows in self._recorder.cycle():
+    def _ended(self, poller: "_Poller") -> bool:
+        if self.plan.command is not None:
+            return self.plan.command.poll() is not None
+        return not poller.living()
+
+    def _cycle(self, enough: Callable[[], bool] | None = None) -> None:
+        """Take what the ring holds now, or until it is `enough`: by default, the trace's end."""
+        if self._recorder.cpus_changed():
+            self._recorder.tend()
+        now, tally = time.monotonic_ns(), self._recorder.timeline.tally
+        before = tally.events
+        for rows in self._recorder.cycle(enough or self._over):
+            if len(rows):
+                now = max(now, int(rows["time_ns"][-1]))
             self._take(rows)
+            self._show()
+        if tally.events != before:
+            self._resident.add(now, tally.resident)
+        self._show()
+        self._retire()
         self._hold_command()
+
+    def _show(self) -> None:
+        if self.outputs.screen is not None:
+            self.outputs.screen.show(self._recorder)
+
+    def _retire(self) -> None:
+        """Let go of the spaces that ended, but for the command's, which is looked at once more."""
+        command, recorder = self.plan.command, self._recorder
+        recorder.retire(recorder.last_space.get(command.pid) if command is not None else None)
 
     def _hold_command(self) -> None:
         """Keep the pin on the memory the command has now, after an exec, too."""
@@ -203,14 +263,15 @@ class Session:
     def _take(self, rows: Rows) -> None:
         if not len(rows):
             return
+        for output in self.outputs.count:
+            output.write(rows, self.names)
         picked = self.plan.picks.choose(rows, self.names)
         try:
             for output in self.outputs.live:
                 output.write(picked, self.names)
         except BrokenPipeError:
             self._reader_gone()
-        self._waiting.append(rows)
-        self._waiting_rows += len(rows)
+        self._waiting.add(rows)
 
     def _reader_gone(self) -> None:
         """Nobody reads the lines any more: go on only if there is something else to write."""
@@ -228,10 +289,12 @@ class Session:
     # -- snapshots -------------------------------------------------------------------
 
     def _snapshot_needed(self) -> bool:
-        if not self._recorder.changed and not self._waiting:
+        if not self._recorder.changed and not len(self._waiting):
             return False
-        now = time.monotonic_ns()
-        return now >= self._snapshot_due_ns or self._waiting_rows > _MOST_WAITING
+        return time.monotonic_ns() >= self._snapshot_due_ns or self._crowded()
+
+    def _crowded(self) -> bool:
+        return len(self._waiting) > _MOST_WAITING
 
     def _look(self) -> None:
         """A snapshot of every space in which something happened, and the rows it can confirm."""
@@ -241,18 +304,25 @@ class Session:
             # What has no record by now may have been missed: let the threads' counts tell.
             self._reach(self._counts())
         shots = self._take_shots(recorder.changed)
+        read = time.monotonic_ns()
         self._cycle()  # everything that happened before the snapshots' end
+        began += time.monotonic_ns() - read  # that time is not the snapshots'
+        if self._over():
+            return  # not all of it: the last look follows
+        now = time.monotonic_ns()
         shots = self._observe(shots)
+        self._resident.add(now, recorder.timeline.tally.resident)
         for number in list(recorder.changed):
             shot = shots.get(number)
             # Suspects and later changes want another look.
             open_ = bool(recorder.observer.view(number).suspects)
-            if shot is None or not (open_ or _changed_since(recorder, number, shot)):
+            late = shot is not None and recorder.timeline.changed_since(number, shot.before_ns)
+            if shot is None or not (open_ or late):
                 recorder.changed.discard(number)
         self._release(shots)
+        for number, shot in shots.items():
+            recorder.timeline.tidy(number, shot.before_ns)
         recorder.tend()
-        command = self.plan.command
-        recorder.retire(recorder.last_space.get(command.pid) if command is not None else None)
         took = time.monotonic_ns() - began
         pause = max(self.plan.snapshot_interval_ms * 1_000_000, took * _SNAPSHOT_SHARE)
         self._snapshot_due_ns = time.monotonic_ns() + pause
@@ -268,66 +338,60 @@ class Session:
         """
         shots = {number: shot for number, shot in shots.items() if self._is_of(shot, number)}
         for number, shot in shots.items():
-            self._recorder.observe(number, shot)
+            self._observe_one(number, shot)
         self._snapshots += bool(shots)
         return shots
 
+    def _observe_one(self, number: int, shot: Snapshot) -> None:
+        self._recorder.observe(number, shot)
+        if self.outputs.screen is not None:
+            self.outputs.screen.looked(self._recorder, number, shot)
+
     def _snapshot(self, number: int) -> Snapshot | None:
-        space = self._recorder.spaces[number]
-        if space.ended_ns is not None or not space.members:
+        space = self._recorder.spaces.find(number)
+        if space is None or space.ended_ns is not None or not space.members:
             return None
         for pid in sorted(space.members):
             with contextlib.suppress(ProcessGone):
-                return take(pid)
+                return take(pid, self._recorder.observer.last_seen(number))
         return None
 
     def _is_of(self, shot: Snapshot, number: int) -> bool:
         """Whether the process was in that space all along; after an exec it showed another."""
-        space = self._recorder.spaces[number]
-        return space.ended_ns is None and shot.pid in space.members
+        space = self._recorder.spaces.find(number)
+        return space is not None and space.ended_ns is None and shot.pid in space.members
 
     def _release(self, shots: dict[int, Snapshot]) -> None:
         """Write the rows that this round of snapshots could decide on."""
-        if not self._waiting:
-            return
-        rows = np.concatenate(self._waiting)
-        decided = np.ones(len(rows), np.bool_)
-        for number, shot in shots.items():
-            mine = rows["space"] == number
-            decided &= ~mine | (rows["time_ns"] < shot.before_ns)
-            self._confirm(rows, mine, shot)
-        waiting = int(np.argmin(decided)) if not decided.all() else len(rows)
-        self._log(rows[:waiting])
-        self._waiting = [rows[waiting:]] if waiting < len(rows) else []
-        self._waiting_rows = len(rows) - waiting
-
-    def _confirm(self, rows: Rows, mine: npt.NDArray[np.bool_], shot: Snapshot) -> None:
-        at = np.flatnonzero(mine & (rows["time_ns"] < shot.before_ns))
-        pages = rows["address"][at] >> np.uint64(12)
-        frames = rows["frame"][at]
-        same = (shot.frame_of(pages) == frames) & (frames != ~np.uint64(0))
-        rows["confirmed"][at[same]] = Confirmed.BOTH
+        for rows in self._waiting.release(shots):
+            self._log(rows)
 
     def _log(self, rows: Rows) -> None:
         try:
-            for output in self.outputs.log if len(rows) else ():
+            for output in self.outputs.log:
                 output.write(rows, self.names)
         except BrokenPipeError:
             self._log_reader_gone()
 
     # -- the end -----------------------------------------------------------------------
 
-    def _finish(self, started_ns: int) -> Result:
+    def _finish(self) -> Result:
         recorder, program = self._recorder, self._attached.program
+        hurry = self._over()
+        self._looping = False
         command = self.plan.command
         status = None if command is None else command.poll()
+        most_s = _READING_S + 2 * min(self._elapsed_s(), self.plan.duration_s or math.inf)
+        latest_s = time.process_time() + (most_s if hurry else math.inf)
+        # A child made since the last cycle is to be looked at, too: it has pages without a fault.
+        self._cycle(lambda: time.process_time() > latest_s)
         # Looked at while faults are still recorded, twice: what no record explains in
         # both was not on its way. Then the target may run on; what is in the ring is all.
         alive = [space.number for space in recorder.spaces.alive() if space.members]
         looks = [self._take_shots(alive), self._take_shots(alive)]
         counts = self._counts()
         program.clear_targets()
-        self._settle(counts)
+        self._settle(counts, latest_s)
         self._reach(program.unsent_counts())
         for shots in looks:
             shots = self._observe(shots)
@@ -338,10 +402,16 @@ class Session:
             command.release_pin()
         ended_ns = time.monotonic_ns()
         self._release(shots)
+        self._release({})  # what came after the last look, too
         if others := self._attached.program.counters()["lost_other"]:
             self._notes.append(
                 f"{others} records of threads, mappings and neighbours were lost: regions and "
                 "sources may be off"
+            )
+        if recorder.unread:
+            self._notes.append(
+                f"{recorder.unread} faults were still in the ring when the trace was to end, and "
+                "are among the lost: more came than could be read"
             )
         if skipped := self._attached.program.skipped_tracepoints():
             self._notes.append(
@@ -349,15 +419,17 @@ class Session:
                 "system calls: what those did is known from page tables and snapshots only"
             )
         books = books_of(recorder, self._attached)
+        self._resident.add(ended_ns, recorder.timeline.tally.resident)
         return Result(
             books=books,
-            pages=pages_of(recorder),
-            started_ns=started_ns,
+            pages=None if recorder.timeline.shelf.overflowed else pages_of(recorder),
+            started_ns=self._started_ns,
             ended_ns=ended_ns,
             snapshots=self._snapshots,
             exit_status=status,
             notes=[*recorder.notes, *self._notes],
             stdout_closed=self._stdout_closed,
+            resident=self._resident.points,
         )
 
     def _look_at_exit(self, command: Command) -> dict[int, Snapshot]:
@@ -372,16 +444,22 @@ class Session:
             self._notes.append("the command's memory was gone before a last look")
             return {}
         self._recorder.observe(number, shot)
-        self._recorder.observe(number, shot)  # nothing moves any more: suspects are sure
+        self._observe_one(number, shot)  # nothing moves any more: suspects are sure
         self._snapshots += 1
         return {number: shot}
 
-    def _settle(self, counts: dict[int, int]) -> None:
-        """Read all there is, and wait for the records of faults that `counts` says are counted."""
+    def _settle(self, counts: dict[int, int], latest_s: float) -> None:
+        """Read all there is, and wait for the records of faults that `counts` says are counted.
+
+        Past `latest_s` of processor time (the machine may be busy), the rest is only counted.
+        """
         threads = self._recorder.threads
         deadline = time.monotonic() + _SETTLE_S
         while True:
-            self._cycle()
+            self._cycle(lambda: time.process_time() > latest_s)
+            if time.process_time() > latest_s:
+                self._recorder.skip()
+                break
             late = [tid for tid in counts if tid in threads.live]
             if all(threads.live[tid].last >= counts[tid] for tid in late):
                 break
@@ -397,23 +475,12 @@ class Session:
     def _counts(self) -> dict[int, int]:
         """The kernel's count now, of each thread that lives."""
         counts: dict[int, int] = {}
+        self._recorder.meet_threads()
         for tid, thread in self._recorder.threads.live.items():
             if not thread.ended:
                 with contextlib.suppress(ProcessGone):
                     counts[tid] = stat.fault_count(thread.tgid, tid)
         return counts
-
-
-def _changed_since(recorder: Recorder, number: int, shot: Snapshot) -> bool:
-    at = recorder.timeline.touched(number)
-    return bool((recorder.timeline["changed_ns"][at] >= shot.before_ns).any())
-
-
-def _lives(pid: int) -> bool:
-    try:
-        return stat.state(pid) not in "ZX"
-    except ProcessGone:
-        return False
 
 
 class _Poller:
@@ -423,10 +490,13 @@ class _Poller:
         self._poll = select.poll()
         self._session = session
         self._pidfds: list[int] = []
+        self._ended: set[int] = set()
         self._poll.register(session._wake, select.POLLIN)
         command = session.plan.command
         if command is not None:
             self._poll.register(command.pidfd, select.POLLIN)
+        for fd in session.outputs.screen.fds if session.outputs.screen is not None else ():
+            self._poll.register(fd, select.POLLIN)
         for pid in session.plan.pids:
             with contextlib.suppress(ProcessLookupError):
                 self._pidfds.append(os.pidfd_open(pid))
@@ -438,6 +508,11 @@ class _Poller:
                 os.read(fd, 512)
             elif fd in self._pidfds:
                 self._poll.unregister(fd)
+                self._ended.add(fd)
+
+    def living(self) -> bool:
+        """Whether a process named by --pid still runs: with any of its threads."""
+        return len(self._ended) < len(self._pidfds)
 
     def __enter__(self) -> "_Poller":
         return self

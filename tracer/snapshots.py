@@ -1,19 +1,22 @@
 """One look at all pages of a process: /proc/PID/maps and pagemap, as sorted arrays."""
 
 import time
-from dataclasses import dataclass
+from collections.abc import Sequence
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
 
+from tracer.image import Image
+from tracer.procfs import stat
+from tracer.procfs.errors import ProcessGone
 from tracer.procfs.maps import Mapping, parse_maps, read_maps
-from tracer.procfs.pagemap import PageMap, frames, present, swapped
+from tracer.procfs.pagemap import PageMap, frames
 from tracer.rows import Names, Region
 
 U64 = npt.NDArray[np.uint64]
 
 
-@dataclass(frozen=True)
 class Snapshot:
     """What pagemap showed between two moments (CLOCK_MONOTONIC ns).
 
@@ -21,80 +24,159 @@ class Snapshot:
     `after_ns` is not; in between either may hold.
     """
 
-    pid: int
-    before_ns: int
-    after_ns: int
-    mappings: list[Mapping]
-    pages: U64  # virtual page numbers of the present pages, ascending
-    frames: U64  # their physical addresses
-    swapped: U64  # virtual page numbers of pages in swap (or behind another non-present entry)
+    def __init__(
+        self,
+        pid: int,
+        before_ns: int,
+        after_ns: int,
+        mappings: list[Mapping],
+        pages: U64,
+        frames: U64,
+        swapped: U64,
+    ) -> None:
+        """Of pages one by one (virtual page numbers): present ones, their frames; swapped ones."""
+        self.pid, self.before_ns, self.after_ns = pid, before_ns, after_ns
+        self.mappings = mappings
+        self.image = Image.of(pages, frames, swapped)
+
+    @classmethod
+    def of_image(
+        cls, pid: int, before_ns: int, after_ns: int, mappings: list[Mapping], image: Image
+    ) -> "Snapshot":
+        """Of all pages as they were read."""
+        shot = cls.__new__(cls)
+        shot.pid, shot.before_ns, shot.after_ns = pid, before_ns, after_ns
+        shot.mappings, shot.image = mappings, image
+        return shot
+
+    @property
+    def pages(self) -> U64:
+        """Virtual page numbers of the present pages, ascending."""
+        return self.image.pages
+
+    @property
+    def frames(self) -> U64:
+        """The physical address of each of `pages`."""
+        return self.image.frames
+
+    @property
+    def swapped(self) -> U64:
+        """Virtual page numbers of pages in swap (or behind another non-present entry)."""
+        return self.image.swapped
 
     def frame_of(self, pages: U64) -> U64:
         """The frame of each page, NO_FRAME (all bits) where it was not present."""
-        if not len(self.pages):
-            return np.full(len(pages), ~np.uint64(0))
-        at = np.minimum(np.searchsorted(self.pages, pages), len(self.pages) - 1)
-        return np.where(self.pages[at] == pages, self.frames[at], ~np.uint64(0))
+        return frames(self.image.words_of(pages))
 
     def mapped(self, pages: U64) -> npt.NDArray[np.bool_]:
         """Whether each page lay in a mapping."""
-        return self._mapping_of(pages) >= 0
+        return self.mapping_of(pages) >= 0
 
-    def regions(self, names: Names) -> npt.NDArray[np.uint32]:
-        """The region (index into names.regions) of each of `pages`."""
-        at = self._mapping_of(self.pages)
+    def of_file(self, pages: U64) -> npt.NDArray[np.bool_]:
+        """Whether each page lay in a mapping of a file, shared memory's unnamed ones included."""
+        files = np.array([m.inode != 0 for m in self.mappings] + [False])
+        return np.asarray(files[self.mapping_of(pages)])
+
+    def of_driver(self, pages: U64) -> npt.NDArray[np.bool_]:
+        """Whether each page lay in a driver's mapping, which may be filled as it is made."""
+        drivers = np.array([_is_driver(m.name) for m in self.mappings] + [False])
+        return np.asarray(drivers[self.mapping_of(pages)])
+
+    def huge(self, pages: U64) -> npt.NDArray[np.bool_]:
+        """Whether each page is one of 512 with the frames of one huge page."""
+        heads, inverse = np.unique(pages & ~np.uint64(511), return_inverse=True)
+        whole = np.zeros(len(heads), np.bool_)
+        for number, first in enumerate(heads.tolist()):
+            held = self.frame_of(np.arange(first, first + 512, dtype=np.uint64))
+            whole[number] = held[0] & np.uint64((1 << 21) - 1) == 0 and bool(
+                (np.diff(held) == 4096).all()
+            )
+        return np.asarray(whole[inverse])
+
+    def regions(self, names: Names, pages: U64 | None = None) -> npt.NDArray[np.uint32]:
+        """The region (index into names.regions) of each of `pages`, by default its own."""
+        at = self.mapping_of(self.pages if pages is None else pages)
         ids = np.zeros(len(self.mappings) + 1, np.uint32)  # the last: no mapping
         for index in np.unique(at[at >= 0]).tolist():
             m = self.mappings[index]
-            ids[index] = names.region(Region(m.start, m.end, m.perms, m.offset, m.name))
+            ids[index] = names.region(Region(m.start, m.end, m.perms, m.offset, m.name, m.device))
         return np.asarray(ids[at])
 
-    def _mapping_of(self, pages: U64) -> npt.NDArray[np.int64]:
+    def mapping_of(self, pages: U64) -> npt.NDArray[np.int64]:
         """Which mapping each page lay in; -1 where in none."""
-        starts = np.array([m.start >> 12 for m in self.mappings], np.uint64)
-        ends = np.array([m.end >> 12 for m in self.mappings], np.uint64)
-        if not len(starts):
-            return np.full(len(pages), -1, np.int64)
-        at = np.searchsorted(starts, pages, side="right").astype(np.int64) - 1
-        return np.where((at >= 0) & (pages < ends[np.maximum(at, 0)]), at, -1)
+        return _index_of(pages, *self._extents)
+
+    @cached_property
+    def _extents(self) -> tuple[U64, U64]:
+        return _extents(self.mappings)
 
 
-def take(pid: int) -> Snapshot:
-    """Look at a living process now. Raises ProcessGone."""
-    before = time.monotonic_ns()
-    mappings = read_maps(pid)
-    with PageMap(pid) as pagemap:
-        return _read(pid, before, mappings, pagemap)
+def _extents(mappings: Sequence[Mapping]) -> tuple[U64, U64]:
+    """First page and end (the page after the last) of each mapping."""
+    starts = np.array([m.start >> 12 for m in mappings], np.uint64)
+    return starts, np.array([m.end >> 12 for m in mappings], np.uint64)
+
+
+def _index_of(pages: U64, starts: U64, ends: U64) -> npt.NDArray[np.int64]:
+    """Which mapping each page lies in; -1 where in none."""
+    if not len(starts):
+        return np.full(len(pages), -1, np.int64)
+    at = np.searchsorted(starts, pages, side="right").astype(np.int64) - 1
+    return np.where((at >= 0) & (pages < ends[np.maximum(at, 0)]), at, -1)
+
+
+def _is_driver(name: str) -> bool:
+    device = name.startswith("/dev/") and not name.startswith(("/dev/shm/", "/dev/zero"))
+    return device or name.startswith(("anon_inode:", "socket:"))
+
+
+def take(pid: int, before: Image | None = None) -> Snapshot:
+    """Look at a living process now, by another thread where its first has ended.
+
+    `before`: what an earlier look showed, where most pages will still be. Raises ProcessGone.
+    """
+    began = time.monotonic_ns()
+    try:
+        mappings, tid = read_maps(pid), None
+    except ProcessGone:
+        tid = stat.living_thread(pid)
+        mappings = read_maps(pid, tid)
+    with PageMap(pid, tid) as pagemap:
+        return _read(pid, began, mappings, pagemap, before)
 
 
 def take_pinned(pid: int, maps: bytes, pagemap: PageMap) -> Snapshot:
     """Look at memory that is held past its process's end (mm_pin)."""
-    before = time.monotonic_ns()
-    return _read(pid, before, parse_maps(maps), pagemap)
+    return _read(pid, time.monotonic_ns(), parse_maps(maps), pagemap, None)
 
 
-def _read(pid: int, before: int, mappings: list[Mapping], pagemap: PageMap) -> Snapshot:
-    pages: list[U64] = []
-    found: list[U64] = []
-    away: list[U64] = []
-    for _, start, entries in pagemap.read_present(mappings):
-        here = np.flatnonzero(present(entries))
-        first = np.uint64(start >> 12)
-        pages.append(here.astype(np.uint64) + first)
-        found.append(frames(entries[here]))
-        out = np.flatnonzero(swapped(entries))
-        if len(out):
-            away.append(out.astype(np.uint64) + first)
-    return Snapshot(
-        pid=pid,
-        before_ns=before,
-        after_ns=time.monotonic_ns(),
-        mappings=mappings,
-        pages=_joined(pages),
-        frames=_joined(found),
-        swapped=_joined(away),
+def _read(
+    pid: int, began: int, mappings: list[Mapping], pagemap: PageMap, before: Image | None
+) -> Snapshot:
+    spans = [(m.start, m.end) for m in mappings]
+    likely = before.ranges() if before is not None else []
+    holes = _holes(*_extents(mappings))
+    pieces = pagemap.read_ranges(spans, likely)
+    image = Image.read(
+        (start >> 12, _cleared(start >> 12, entries, *holes)) for start, entries in pieces
     )
+    return Snapshot.of_image(pid, began, time.monotonic_ns(), mappings, image)
 
 
-def _joined(parts: list[U64]) -> U64:
-    return np.concatenate(parts) if parts else np.empty(0, np.uint64)
+def _holes(starts: U64, ends: U64) -> tuple[U64, U64]:
+    """First page and end of what lies between mappings, before and behind them."""
+    nothing, last = np.zeros(1, np.uint64), np.full(1, ~np.uint64(0))
+    first, end = np.concatenate([nothing, ends]), np.concatenate([starts, last])
+    return first[first < end], end[first < end]
+
+
+def _cleared(first: int, entries: U64, starts: U64, ends: U64) -> U64:
+    """The entries of the pages from `first` on, 0 where those holes are.
+
+    What lies between the mappings we know came after them.
+    """
+    low = int(np.searchsorted(ends, np.uint64(first), side="right"))
+    high = int(np.searchsorted(starts, np.uint64(first + len(entries))))
+    for start, end in zip(starts[low:high].tolist(), ends[low:high].tolist(), strict=True):
+        entries[max(start - first, 0) : max(end - first, 0)] = 0
+    return entries

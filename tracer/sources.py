@@ -17,12 +17,13 @@ class Source(IntEnum):
     MIGRATE = 8
     MOVE = 9  # mremap: the same frame at a new address
     KSM = 10
-    UFFD = 11
+    UFFD = 11  # UFFDIO_COPY, ZEROPAGE, CONTINUE, MOVE
     SWAPOFF = 12
     EXEC = 13  # the kernel set up the new program's stack and image
     UNKNOWN = 14
     MISSED = 15  # by a fault no hook saw (lost, or blind on this probe)
     FILTERED = 16  # by a fault that --range or --min-latency left out
+    SPLIT = 17  # a huge page was taken apart: the zero page in place of a part that held nothing
 
 
 class Loss(IntEnum):
@@ -35,6 +36,8 @@ class Loss(IntEnum):
     MOVE = 4  # mremap took it to another address
     REPLACED = 5  # another frame took its place: copy-on-write, migration, collapse
     EXIT = 6  # its process ended, or replaced its address space by exec
-    TRUNCATE = 7
+    TRUNCATE = 7  # it is no longer in the file's page cache: truncated, or a hole was made
     UNKNOWN = 8
     MISSED = 9  # by something no hook saw: handlers were skipped, or records lost
+    SPLIT = 10  # a file's huge page was split, for which it is unmapped
+    COLLAPSE = 11  # a file's pages were made a huge one, for which they are unmapped

@@ -6,7 +6,7 @@ has ended. Each gets a small number from 1.
 
 How to call it, once a cycle: read the fault ring, then poll the sideband and
 `feed` it, then go through the ring's records in their order: `lifecycle` and
-`syscall` for each record of that kind, `resolve` and `regions` for the faults
+`syscall` for each record of that kind, `resolve` and `places` for the faults
 between two of them; at last `advance` to the last record's time.
 """
 
@@ -16,22 +16,26 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from tracer.intervals import Array, Ids, Times
+from tracer.fields import Records, distinct
+from tracer.intervals import Array, Ids, Places, Times
 from tracer.kernel.sideband import Event, ExecEvent
-from tracer.mappings import Brk, Change, Files, MappingHistory, Move, Unmap, page_up
+from tracer.mappings import Brk, Change, Claim, Files, MappingHistory, Move, Unmap, page_up
 from tracer.procfs.maps import Mapping
 from tracer.records import Mark, RecordType
 from tracer.rows import Names
 
-_MUNMAP, _BRK, _MREMAP = 11, 12, 25  # x86-64
+_MMAP, _MPROTECT, _MUNMAP, _BRK, _MREMAP = 9, 10, 11, 12, 25  # x86-64
+_MAP_SHARED, _MAP_ANONYMOUS = 1, 0x20
+_PROT_LETTERS = ((1, "r"), (2, "w"), (4, "x"))
 _MREMAP_DONTUNMAP = 4
 _ERRORS = (1 << 64) - 4095  # results from here on are -errno
 
 # VM_STACK_INCOMPLETE_SETUP (include/linux/mm.h): the stack exec is still building
 _EXEC_STACK = 0x18000
 
+_FEW = 64
+
 Record = np.void
-Records = npt.NDArray[np.void]
 
 
 @dataclass
@@ -48,6 +52,7 @@ class Space:
     history: MappingHistory
     members: set[int] = field(default_factory=set)
     ended_ns: int | None = None
+    retired: bool = False  # … and the timeline has let go of its pages
 
 
 class Spaces:
@@ -56,7 +61,9 @@ class Spaces:
     def __init__(self, names: Names) -> None:
         self._names = names
         self._files = Files()
-        self._spaces: list[Space] = []
+        self._spaces: dict[int, Space] = {}  # by number
+        self._made = 0
+        self._alive: dict[int, Space] = {}  # by number
         self._by_mm: dict[int, Space] = {}
         self._by_tgid: dict[int, Space] = {}
         # The histories a process goes through, each with its first moment: that of
@@ -65,6 +72,7 @@ class Spaces:
         self._execs: dict[int, int] = {}  # time of the last EXEC record that found none
         self._orphans: dict[int, list[Event]] = {}  # events before their process's FORK record
         self._ended: list[Space] = []
+        self.doubtful = False  # the sideband has lost something: believe system calls, too
 
     @property
     def files(self) -> Files:
@@ -72,10 +80,10 @@ class Spaces:
         return self._files
 
     def __getitem__(self, number: int) -> Space:
-        return self._spaces[number - 1]
+        return self._spaces[number]
 
     def __len__(self) -> int:
-        return len(self._spaces)
+        return self._made
 
     def of(self, tgid: int) -> Space | None:
         """The space a process is in now."""
@@ -104,12 +112,20 @@ class Spaces:
         return self._by_mm.get(mm)
 
     def all(self) -> list[Space]:
-        """Every space of the run, by number."""
-        return list(self._spaces)
+        """Every space of the run that is not forgotten, by number."""
+        return list(self._spaces.values())
+
+    def find(self, number: int) -> Space | None:
+        """The space of that number; None where it is forgotten."""
+        return self._spaces.get(number)
+
+    def forget(self, number: int) -> None:
+        """Nobody will ask for this space any more, which has ended."""
+        self._spaces.pop(number, None)
 
     def alive(self) -> list[Space]:
         """The spaces that have not ended, by number."""
-        return [space for space in self._spaces if space.ended_ns is None]
+        return list(self._alive.values())
 
     def lifecycle(self, record: Record) -> None:
         """Follow a task record (bpf/record.h): FORK, EXEC, EXIT; others are ignored."""
@@ -184,11 +200,18 @@ class Spaces:
                 break
 
     def syscall(self, record: Record) -> None:
-        """Follow a SYSCALL record: munmap, mremap and brk, which the sideband does not tell."""
-        space = self._by_mm.get(int(record["mm"]))
+        """Follow a SYSCALL record: munmap, mremap and brk, which the sideband does not tell.
+
+        While `doubtful`, mmap of anonymous memory and mprotect, too.
+        """
+        # A target that was there before us has no pointer until its first fault.
+        space = self._by_mm.get(int(record["mm"])) or self._by_tgid.get(int(record["tgid"]))
         args: list[int] = record["args"].tolist()
         result = int(record["result"])
-        change = _change(int(record["number"]), args, result)
+        number = int(record["number"])
+        change = _change(number, args, result)
+        if change is None and self.doubtful:
+            change = _claim(number, args, result)
         if space is not None and change is not None:
             space.history.add(int(record["time_ns"]), change)
 
@@ -199,39 +222,51 @@ class Spaces:
         memory, the space exec is building for it, or, with owner 0, that of a
         process nobody told us of.
         """
+        if len(faults) <= _FEW:
+            # One by one: plain Python beats the cost of calling numpy there.
+            each = [
+                self._by_mm.get(mm) or self._discover(faults, mm) for mm in faults["mm"].tolist()
+            ]
+            return (
+                np.array([space.number for space in each], dtype=np.uint32),
+                np.array([space.owner for space in each], dtype=np.uint32),
+            )
         pointers, inverse = _unique(faults["mm"])
         spaces = [self._by_mm.get(mm) or self._discover(faults, mm) for mm in pointers]
         numbers = np.array([space.number for space in spaces], dtype=np.uint32)
         owners = np.array([space.owner for space in spaces], dtype=np.uint32)
         return numbers[inverse], owners[inverse]
 
-    def regions(self, numbers: Ids, faults: Records) -> Ids:
-        """The region (index into Names.regions) of each fault, at its time, in its space."""
-        result = np.zeros(len(faults), dtype=np.uint32)
-        distinct: list[int] = np.unique(numbers).tolist()
-        for number in distinct:
+    def places(self, numbers: Ids, faults: Records) -> Places:
+        """The region (index into Names.regions) and shift of each fault, at its time, in its space.
+
+        Shapes (n,), (n,) → (2, n).
+        """
+        if len(numbers) and (numbers == numbers[0]).all():
+            return self[int(numbers[0])].history.lookup_faults(faults)
+        result = np.zeros((2, len(faults)), dtype=np.uint64)
+        few = len(numbers) <= _FEW
+        for number in set(numbers.tolist()) if few else distinct(numbers):
             history = self[number].history
-            if len(distinct) == 1:
-                return history.lookup_faults(faults)
             mine = numbers == number
-            result[mine] = history.lookup_faults(faults[mine])
+            result[:, mine] = history.lookup_faults(faults[mine])
         return result
 
-    def lookup(self, number: int, addresses: Array, times: Times) -> Ids:
+    def lookup(self, number: int, addresses: Array, times: Times) -> Places:
         """`MappingHistory.lookup` in one space."""
         return self[number].history.lookup(addresses, times)
 
-    def regions_at(self, numbers: Ids, addresses: Array, times: Times) -> Ids:
+    def places_at(self, numbers: Ids, addresses: Array, times: Times) -> Places:
         """`lookup` of addresses in many spaces, such as those of rows' instructions.
 
-        Shapes (n,). Times before the last `regions` are answered with what was
+        Shapes (n,) → (2, n). Times before the last `places` are answered with what was
         known then, which for code is nearly always the same.
         """
-        result = np.zeros(len(numbers), dtype=np.uint32)
+        result = np.zeros((2, len(numbers)), dtype=np.uint64)
         for number in np.unique(numbers).tolist():
             if number:
                 mine = numbers == number
-                result[mine] = self.lookup(number, addresses[mine], times[mine])
+                result[:, mine] = self.lookup(number, addresses[mine], times[mine])
         return result
 
     def advance(self, time_ns: int) -> None:
@@ -250,8 +285,10 @@ class Spaces:
 
     def _new(self, mm: int | None, owner: int, history: MappingHistory | None = None) -> Space:
         history = history or MappingHistory(self._names, self._files)
-        space = Space(len(self._spaces) + 1, mm, owner, history)
-        self._spaces.append(space)
+        self._made += 1
+        space = Space(self._made, mm, owner, history)
+        self._spaces[space.number] = space
+        self._alive[space.number] = space
         if mm:
             self._by_mm[mm] = space
         return space
@@ -273,6 +310,7 @@ class Spaces:
 
     def _end(self, space: Space, time_ns: int) -> None:
         space.ended_ns = time_ns
+        self._alive.pop(space.number, None)
         self._ended.append(space)
         if space.mm and self._by_mm.get(space.mm) is space:
             del self._by_mm[space.mm]
@@ -294,7 +332,7 @@ class Spaces:
         now = self._by_tgid.get(tgid)
         if now is None or now.mm is not None:
             self.exec(time_ns, tgid, mm)
-            return self._by_mm[mm]
+            return self._by_mm.get(mm) or self._by_tgid[tgid]
         now.mm = mm
         self._by_mm[mm] = now
         return now
@@ -331,4 +369,19 @@ def _change(number: int, args: list[int], result: int) -> Change | None:
         old, old_size, new_size, flags = args[:4]
         keep = bool(flags & _MREMAP_DONTUNMAP)
         return Move(old, page_up(old_size), result, page_up(new_size), keep)
+    return None
+
+
+def _claim(number: int, args: list[int], result: int) -> Claim | None:
+    """What mmap of anonymous memory or mprotect made of its range; None for any other call."""
+    if result >= _ERRORS:
+        return None
+    letters = "".join(letter if args[2] & bit else "-" for bit, letter in _PROT_LETTERS)
+    if number == _MPROTECT:
+        return Claim(args[0], page_up(args[0] + args[1]), letters + "p")
+    if number == _MMAP and args[3] & _MAP_ANONYMOUS:
+        shared = args[3] & _MAP_SHARED
+        name = "/dev/zero (deleted)" if shared else "[anon]"
+        end = page_up(result + args[1])
+        return Claim(result, end, letters + ("s" if shared else "p"), name)
     return None

@@ -15,10 +15,11 @@ from tracer import elf
 from tracer.elf import Functions
 from tracer.procfs.kallsyms import read_kallsyms
 from tracer.rows import Region
-from tracer.text import printable
 
-_KERNEL = 1 << 63  # x86-64: the upper half of the address space
+_KERNEL = np.uint64(1 << 63)  # x86-64: the upper half of the address space
 _LARGEST_FUNCTION = 1 << 20  # beyond: code kallsyms does not list (kallsyms gives no sizes)
+_MOST_KNOWN = 1 << 17  # named addresses that are remembered
+_MOST_BYTES = 1 << 27  # of symbol tables that are kept, however many files there are
 _DELETED = " (deleted)"
 
 Array = npt.NDArray[np.uint64]
@@ -44,49 +45,62 @@ class Symbols:
         self._kallsyms = kallsyms
         self._kernel: tuple[list[int], list[str]] | None = None
         self._files: dict[str, Functions | None] = {}
+        self._kept = 0  # bytes of them
         self._known: dict[tuple[int, int], str] = {}
 
-    def names(self, ips: Array, region_ids: npt.NDArray[np.uint32]) -> list[str]:
-        """Printable names of instructions, each in its region (0: not known); "" for ip 0.
+    def names(self, ips: Array, region_ids: npt.NDArray[np.uint32], offsets: Array) -> list[str]:
+        """Names of instructions, raw, each in its region (0: not known); "" for ip 0.
 
-        Shapes (n,), (n,). "malloc+0x1c", "libc.so.6+0x9f3c0" where the file has
+        `offsets` are those in what is mapped there, and of no meaning for region 0.
+        Shapes (n,), (n,), (n,). "malloc+0x1c", "libc.so.6+0x9f3c0" where the file has
         no symbol there, "[anon]+0x40", or the bare address.
         """
         result = np.empty(len(ips), dtype=object)
+        region_ids = np.where((ips == 0) | (ips >= _KERNEL), 0, region_ids)  # [vsyscall], too
         for region_id in np.unique(region_ids).tolist():
             mine = region_ids == region_id
-            distinct, inverse = np.unique(ips[mine], return_inverse=True)
-            named = [self.name(ip, region_id) for ip in distinct.tolist()]
+            wanted = offsets if region_id else ips
+            distinct, inverse = np.unique(wanted[mine], return_inverse=True)
+            named = [self.name(where, region_id) for where in distinct.tolist()]
             result[mine] = np.array(named, dtype=object)[inverse]
         texts: list[str] = result.tolist()
         return texts
 
-    def name(self, ip: int, region_id: int) -> str:
-        """`names` of one instruction."""
-        known = self._known.get((ip, region_id))
+    def name(self, where: int, region_id: int) -> str:
+        """`names` of one instruction: by its offset in its region, in region 0 by its address.
+
+        What maps a file at ever new places, as programs do that are started anew,
+        has the same few offsets in it.
+        """
+        known = self._known.get((where, region_id))
         if known is None:
-            known = self._known[ip, region_id] = printable(self._find(ip, region_id))
+            if len(self._known) >= _MOST_KNOWN:
+                self._known.clear()
+            known = self._known[where, region_id] = self._find(where, region_id)
         return known
 
-    def _find(self, ip: int, region_id: int) -> str:
-        if not ip:
-            return ""
-        if ip >= _KERNEL:
-            return self._kernel_name(ip)
-        region = self._regions[region_id]
-        if not region.start <= ip < region.end:
-            return f"{ip:#x}"
-        offset = ip - region.start + region.offset
-        if not region.name.startswith("/"):
-            return f"{region.name}+{offset:#x}"
-        functions = self._functions(region.name)
-        found = functions.at(offset) if functions else None
+    def _find(self, where: int, region_id: int) -> str:
+        if not region_id:
+            return self._bare(where)
+        name = self._regions[region_id].name
+        if not name.startswith("/"):
+            return f"{name}+{where:#x}"
+        functions = self._functions(name)
+        found = functions.at(where) if functions else None
         if found:
             return f"{found[0]}+{found[1]:#x}"
-        return f"{region.name.rpartition('/')[2]}+{offset:#x}"
+        return f"{name.rpartition('/')[2]}+{where:#x}"
+
+    def _bare(self, ip: int) -> str:
+        if ip >= _KERNEL:
+            return self._kernel_name(ip)
+        return f"{ip:#x}" if ip else ""
 
     def _functions(self, path: str) -> Functions | None:
         if path not in self._files:
+            if self._kept > _MOST_BYTES:
+                self._files.clear()
+                self._kept = 0
             # maps spells a newline so, and what replaced a deleted file is another file
             spelled = path.replace("\\012", "\n").encode("utf-8", "surrogateescape")
             self._files[path] = (
@@ -94,6 +108,8 @@ class Symbols:
                 if path.endswith(_DELETED)
                 else elf.functions(spelled.decode("utf-8", "surrogateescape"), self._inode_of(path))
             )
+            found = self._files[path]
+            self._kept += len(path) + (found.size() if found else 0)
         return self._files[path]
 
     def _kernel_name(self, ip: int) -> str:

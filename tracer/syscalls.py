@@ -4,19 +4,28 @@ Numbers from arch/x86/entry/syscalls/syscall_64.tbl, advice from
 include/uapi/asm-generic/mman-common.h.
 """
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from tracer.sources import Loss
 
 _MMAP, _MUNMAP, _BRK, _MREMAP, _MADVISE = 9, 11, 12, 25, 28
-_MLOCK, _MLOCKALL, _MLOCK2 = 149, 151, 325
+_MLOCK, _MLOCKALL, _MUNLOCKALL, _MLOCK2 = 149, 151, 152, 325
+_IOCTL = 16
+# include/uapi/linux/userfaultfd.h: numbers of the ioctls, as bpf/userfault.h passes them on
+_UFFD_REGISTER, _UFFD_UNREGISTER, _UFFD_COPY, _UFFD_ZEROPAGE = 0, 1, 3, 4
+_UFFD_MOVE, _UFFD_CONTINUE = 5, 7
+_UFFD_MODE_MISSING = 1
 _ERRORS = (1 << 64) - 4095  # results from here on are -errno
+_ENOMEM = (1 << 64) - 12
 _MAP_FIXED, _MAP_LOCKED, _MAP_POPULATE = 0x10, 0x2000, 0x8000
 _MLOCK_ONFAULT = 1
 _MADV_TAKES = (4, 9, 24, 102)  # DONTNEED, REMOVE, DONTNEED_LOCKED, GUARD_INSTALL
 _MADV_POPULATES = (22, 23)
+_MADV_GIVES_UP = {8: Loss.MADVISE, 21: Loss.RECLAIM}  # FREE, PAGEOUT: when the kernel likes
+_MCL_CURRENT, _MCL_FUTURE, _MCL_ONFAULT = 1, 2, 4
 _EVERYTHING = 1 << 56
 
 
@@ -25,7 +34,7 @@ class Effect:
     """Pages of [start, end) lost their frames, moved, or were filled in advance.
 
     Those that move go to `moved_to`, into a mapping of `moved_size` bytes that
-    takes the place of what was there.
+    takes the place of what was there. With `gives_up` the kernel may take them, or not.
     """
 
     space: int
@@ -36,32 +45,74 @@ class Effect:
     moved_to: int | None = None
     moved_size: int = 0
     populates: bool = False
+    gives_up: bool = False
+    userfault: bool = False  # filled, or moved, through userfaultfd
+    registers: bool | None = None  # the range with userfaultfd, or no longer
+    call: "Taking | None" = None  # its beginning, where others may have faulted meanwhile
 
 
-def effect(record: np.void, space: int, brk: dict[int, int]) -> Effect | None:
+@dataclass(frozen=True)
+class Taking:
+    """A call under way, which may take the pages of [start, end) from under others' faults."""
+
+    start: int
+    end: int
+    begun_ns: int
+    loss: Loss
+
+
+@dataclass
+class Memory:
+    """What one call leaves behind for the next, by address space."""
+
+    brk: dict[int, int] = field(default_factory=dict)  # the last program break
+    locked: set[int] = field(default_factory=set)  # mlockall(MCL_FUTURE): mappings are filled
+
+    def inherit(self, parent: int, child: int) -> None:
+        """fork: the break is the parent's; locks are not inherited (mlockall(2))."""
+        if parent in self.brk:
+            self.brk[child] = self.brk[parent]
+
+    def forget(self, space: int) -> None:
+        """The space has ended."""
+        self.brk.pop(space, None)
+        self.locked.discard(space)
+
+
+def effect(
+    record: np.void, space: int, memory: Memory, call: Taking | None = None
+) -> Effect | None:
     """The effect of a SYSCALL record on `space`; None where there is none.
 
-    `brk` remembers each space's last program break. A reclaiming madvise is
+    `memory` is read and kept up to date; `call` is what the call's own CALL record
+    said, if there was one. What a reclaiming madvise takes is
     left to the next snapshot, since not every page goes.
     """
     number, result = int(record["number"]), int(record["result"])
     args: list[int] = record["args"].tolist()
     time_ns = int(record["time_ns"])
-    if result >= _ERRORS:
+    if result >= _ERRORS and not _went_on(number, args, result):
         return None
 
     def change(start: int, end: int, **more: object) -> Effect | None:
-        return Effect(space, start, end, time_ns, **more) if end > start else None  # type: ignore[arg-type]
+        if end <= start:
+            return None
+        return Effect(space, start, end, time_ns, call=call, **more)  # type: ignore[arg-type]
 
+    if number == _IOCTL:
+        return _userfault(args, change)
     if number == _MUNMAP:
         return change(args[0], _page_up(args[0] + args[1]))
     if number == _MMAP:
         end = _page_up(result + args[1])
-        if args[3] & (_MAP_POPULATE | _MAP_LOCKED):
+        if args[3] & (_MAP_POPULATE | _MAP_LOCKED) or space in memory.locked:
             return change(result, end, populates=True)
         return change(result, end) if args[3] & _MAP_FIXED else None
     if number == _BRK:
-        before, brk[space] = brk.get(space, result), result
+        before = memory.brk.get(space, result)
+        memory.brk[space] = result
+        if result > before and space in memory.locked:
+            return change(before, result, populates=True)
         return change(_page_up(result), _page_up(before))
     if number == _MREMAP:
         old, old_size, new_size = args[0], _page_up(args[1]), _page_up(args[2])
@@ -72,11 +123,54 @@ def effect(record: np.void, space: int, brk: dict[int, int]) -> Effect | None:
         end = _page_up(args[0] + args[1])
         if args[2] in _MADV_POPULATES:
             return change(args[0], end, populates=True)
+        if args[2] in _MADV_GIVES_UP:
+            return change(args[0], end, loss=_MADV_GIVES_UP[args[2]], gives_up=True)
         return change(args[0], end, loss=Loss.MADVISE) if args[2] in _MADV_TAKES else None
     if number == _MLOCK or (number == _MLOCK2 and not args[2] & _MLOCK_ONFAULT):
         return change(args[0] & ~4095, _page_up(args[0] + args[1]), populates=True)
     if number == _MLOCKALL:
-        return change(0, _EVERYTHING, populates=True)
+        # The last call decides what later mappings do (apply_mlockall_flags(), mm/mlock.c).
+        future = args[0] & (_MCL_FUTURE | _MCL_ONFAULT) == _MCL_FUTURE
+        (memory.locked.add if future else memory.locked.discard)(space)
+        now = args[0] & (_MCL_CURRENT | _MCL_ONFAULT) == _MCL_CURRENT
+        return change(0, _EVERYTHING, populates=True) if now else None
+    if number == _MUNLOCKALL:
+        memory.locked.discard(space)
+    return None
+
+
+def _went_on(number: int, args: list[int], result: int) -> bool:
+    """Whether a call that failed did its work nonetheless: madvise(2), where a part is a hole."""
+    return number == _MADVISE and args[2] in _MADV_TAKES and result == _ENOMEM
+
+
+def taking(record: np.void, brk: int) -> Taking | None:
+    """What a CALL record says may go before its SYSCALL record comes; `brk` is the break now."""
+    number, args = int(record["number"]), record["args"].tolist()
+    start, end, loss = args[0], _page_up(args[0] + args[1]), Loss.MUNMAP
+    if number == _MADVISE and args[2] in _MADV_TAKES:
+        loss = Loss.MADVISE
+    elif number == _MREMAP:
+        loss = Loss.MOVE
+    elif number == _BRK:
+        start, end = _page_up(args[0]), _page_up(brk)
+    elif number not in (_MUNMAP, _MMAP):
+        return None
+    return Taking(start, end, int(record["time_ns"]), loss) if start < end else None
+
+
+def _userfault(args: list[int], change: Callable[..., Effect | None]) -> Effect | None:
+    """What an ioctl on a userfaultfd did: its number, the range it was done for, where from."""
+    command, start, length, other = args[:4]
+    if command in (_UFFD_COPY, _UFFD_ZEROPAGE, _UFFD_CONTINUE):
+        return change(start, start + length, populates=True, userfault=True)
+    if command == _UFFD_MOVE:
+        return change(other, other + length, moved_to=start, moved_size=length, userfault=True)
+    if command == _UFFD_REGISTER:
+        missing = bool(other & _UFFD_MODE_MISSING)
+        return change(start, start + length, registers=missing)
+    if command == _UFFD_UNREGISTER:
+        return change(start, start + length, registers=False)
     return None
 
 

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from enum import IntEnum
 from pathlib import Path
 from types import TracebackType
-from typing import NoReturn, Self
+from typing import NoReturn, Self, cast
 
 from tracer.errors import Exit, TraceError
 from tracer.identity import Identity
@@ -53,10 +53,19 @@ def validate_pid(pid: int) -> None:
                 f"{pid} is a thread of process {leader}",
                 f"trace the process with --pid {leader}; its threads are all traced",
             )
-        if stat.state(pid) in "ZX":
+        if stat.state(pid) in "ZX" and not _has_living_thread(pid):
             raise _no_target(f"process {pid} has ended; its parent has not yet waited for it")
     except ProcessGone:
         raise _no_target(f"no process {pid}: it has ended, or never was") from None
+
+
+def _has_living_thread(pid: int) -> bool:
+    """Whether the process runs on after its first thread has ended."""
+    try:
+        stat.living_thread(pid)
+    except ProcessGone:
+        return False
+    return True
 
 
 def _no_target(message: str, hint: str = "see `ps -e` for those there are") -> TraceError:
@@ -124,7 +133,9 @@ class Command:
         identity: Identity | None = None,
         *,
         pin: bool = True,
+        terminal: int | None = None,
     ) -> None:
+        """`terminal`: a descriptor of one that takes the place of ours as its stdin and stdout."""
         self.argv = list(argv)
         self.identity = identity
         self.pin: MmPin | None = None
@@ -139,7 +150,7 @@ class Command:
             self._prepare_helper()
         theirs = identity.environment(env) if identity else dict(env)
         try:
-            self.pid, self._go, self._report = _spawn(path, self.argv, theirs, identity)
+            self.pid, self._go, self._report = _spawn(path, self.argv, theirs, identity, terminal)
         except OSError as error:
             self._drop_helper()
             raise TraceError(f"cannot start a process: {error.strerror}") from error
@@ -355,7 +366,11 @@ def _ptrace(request: int, pid: int, data: int) -> int:
 
 
 def _spawn(
-    path: str, argv: list[str], env: dict[str, str], identity: Identity | None
+    path: str,
+    argv: list[str],
+    env: dict[str, str],
+    identity: Identity | None,
+    terminal: int | None = None,
 ) -> tuple[int, int, int]:
     """Fork the waiting child: its pid, the pipe it waits on, the pipe it reports on."""
     theirs_go, go = os.pipe()
@@ -366,7 +381,7 @@ def _spawn(
     try:
         pid = os.fork()
         if pid == 0:
-            _child(path, argv, env, identity, theirs_go, theirs_report, keep)
+            _child(path, argv, env, identity, theirs_go, theirs_report, keep, terminal)
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         os.close(theirs_go)
@@ -382,9 +397,13 @@ def _child(
     go: int,
     report: int,
     keep: list[int],
+    terminal: int | None,
 ) -> NoReturn:
     stage = _Stage.USER
     try:
+        for fd in (0, 1, 2) if terminal is not None else ():
+            if os.isatty(fd):
+                os.dup2(cast(int, terminal), fd)
         _close_all_but(keep)
         _restore_signals()
         if identity:

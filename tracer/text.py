@@ -6,11 +6,18 @@ this module they travel as str decoded with "surrogateescape"; nothing is
 printed or written that has not come through here.
 """
 
+import re
 import unicodedata
 
 # Cc controls, Cf format characters (bidi overrides, zero-width), Cs lone
-# surrogates (undecodable bytes), Co/Cn private and unassigned, Zl/Zp line separators.
-_UNSAFE = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
+# surrogates (undecodable bytes), Co/Cn private and unassigned, Zl/Zp line separators,
+# Zs blanks other than the usual one.
+_UNSAFE = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp", "Zs"}
+# Letters and marks that nothing is drawn for (Unicode's Default_Ignorable_Code_Point, as far
+# as the categories above do not have them): a name could differ from another unseen.
+_UNSEEN = re.compile(
+    "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u3164\ufe00-\ufe0f\uffa0\U000e0000-\U000e0fff]"
+)
 
 
 def decode(raw: bytes) -> str:
@@ -24,19 +31,25 @@ def printable(text: str) -> str:
     Plain names come back unchanged (and unallocated); a backslash is doubled,
     always, so that no two names look the same and each can be told from its escapes.
     """
-    if "\\" not in text:
-        if text.isascii() and text.isprintable():
-            return text
-        if not any(unicodedata.category(c) in _UNSAFE for c in text):
-            return text
-    return "".join(_escape(c) for c in text)
+    return harmless(text.replace("\\", "\\\\"))
+
+
+def harmless(text: str) -> str:
+    r"""The same for sentences, in which names are `printable` already: backslashes stay."""
+    if text.isascii() and text.isprintable():
+        return text
+    if not any(_is_unsafe(c) for c in text):
+        return text
+    return "".join(_escape(c) if _is_unsafe(c) else c for c in text)
+
+
+def _is_unsafe(char: str) -> bool:
+    if char == " ":
+        return False
+    return unicodedata.category(char) in _UNSAFE or _UNSEEN.match(char) is not None
 
 
 def _escape(char: str) -> str:
-    if char == "\\":
-        return "\\\\"
-    if unicodedata.category(char) not in _UNSAFE:
-        return char
     code = ord(char)
     if 0xDC80 <= code <= 0xDCFF:  # a surrogate-escaped byte
         return f"\\x{code - 0xDC00:02x}"

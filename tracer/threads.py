@@ -11,6 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+_FEW = 64
+
 
 @dataclass
 class Thread:
@@ -21,6 +23,8 @@ class Thread:
     last: int
     seen: int = 0  # records of counted faults
     ended: bool = False
+    met: bool = False  # found in /proc before any record of its start: that may yet come
+    task: int = 0  # struct task_struct *, once it has ended: numbers are used again
 
     @property
     def counted(self) -> int:
@@ -45,6 +49,10 @@ class Threads:
 
     def begin(self, tid: int, tgid: int, count: int) -> None:
         """A thread starts being traced at `count` faults (0 for one just created)."""
+        known = self.live.get(tid)
+        if known is not None and known.met and not known.ended:
+            known.met = False
+            return
         self._retire(tid)
         self.live[tid] = Thread(tgid, count, count)
 
@@ -54,14 +62,41 @@ class Threads:
         if thread is not None:
             thread.last = max(thread.last, count)
 
-    def end(self, tid: int, count: int) -> None:
-        """The thread is ending at `count`; faults on its very way out may still follow."""
+    def meet(self, tid: int, tgid: int) -> None:
+        """A thread is there; no record told of its start (io_uring's workers have none)."""
+        if tid not in self.live:
+            self.live[tid] = Thread(tgid, 0, 0, met=True)
+
+    def end(self, tid: int, count: int, task: int = 0) -> None:
+        """The thread `task` is ending at `count`; faults on its very way out may still follow."""
         self.reach(tid, count)
         if tid in self.live:
             self.live[tid].ended = True
+            self.live[tid].task = task
+
+    def free(self, tid: int, count: int, task: int = 0) -> Thread | None:
+        """The ended thread `task` is gone; `count` was its last. Its number may be another's.
+
+        Returns it where it is known.
+        """
+        thread = self.live.get(tid)
+        if thread is None or not thread.ended or thread.task != task:
+            return None
+        self.reach(tid, count)
+        return thread
+
+    def let_go(self, tid: int) -> None:
+        """Nothing more will be told of this thread: its sums are all that stays."""
+        self._retire(tid)
 
     def become_leader(self, old_tid: int, tid: int) -> None:
-        """exec by a thread that was not the leader: it takes the leader's id, keeps its count."""
+        """exec by a thread that was not the leader: it takes the leader's id, keeps its count.
+
+        `old_tid` 0: not told. It is the one thread of the process `tid` that has not ended.
+        """
+        if not old_tid:
+            living = [id for id, each in self.live.items() if each.tgid == tid and not each.ended]
+            old_tid = living[0] if len(living) == 1 else tid
         if old_tid == tid or old_tid not in self.live:
             return
         self._retire(tid)
@@ -79,7 +114,16 @@ class Threads:
         counts: npt.NDArray[np.uint64],
     ) -> None:
         """Counted faults' records, in order: their threads and their threads' counts after them."""
-        if not tids.size:
+        if tids.size <= _FEW:
+            # One by one: plain Python beats the cost of calling numpy.
+            columns = tids.tolist(), tgids.tolist(), counts.tolist()
+            for tid, tgid, count in zip(*columns, strict=True):
+                self._record(tid, tgid, count, count, 1)
+            return
+        if (tids == tids[0]).all():
+            self._record(
+                int(tids[0]), int(tgids[0]), int(counts.min()), int(counts.max()), tids.size
+            )
             return
         ids, first_at, inverse, times = np.unique(
             tids, return_index=True, return_inverse=True, return_counts=True
@@ -88,18 +132,26 @@ class Threads:
         highest = np.zeros(ids.size, np.uint64)
         np.minimum.at(lowest, inverse, counts)
         np.maximum.at(highest, inverse, counts)
-        for index, tid in enumerate(ids.tolist()):
-            low = int(lowest[index])
-            thread = self.live.get(tid)
-            if thread is None:
-                # One whose start we did not see: an io_uring worker, or a lost record.
-                tgid = int(tgids[first_at[index]])
-                thread = self.live[tid] = Thread(tgid, low - 1, low - 1)
-            elif low <= thread.first:
-                # Counted after the base was read, before it was stored: ours all the same.
-                thread.first = low - 1
-            thread.seen += int(times[index])
-            thread.last = max(thread.last, int(highest[index]))
+        every = ids, tgids[first_at], lowest, highest, times
+        for each in zip(*(column.tolist() for column in every), strict=True):
+            self._record(*each)
+
+    def _record(self, tid: int, tgid: int, low: int, high: int, times: int) -> None:
+        """`times` records of a thread, at counts from `low` to `high`."""
+        thread = self.live.get(tid)
+        if thread is None:
+            # One whose start no record told: an io_uring worker, or a lost record. It was
+            # made under trace, and a new thread's count is 0 (copy_mm(), kernel/fork.c).
+            thread = self.live[tid] = Thread(tgid, 0, 0)
+        elif low <= thread.first and thread.ended and tid == tgid:
+            # exec by another thread has taken the leader's number; its record is to come.
+            self.become_leader(0, tid)
+            thread = self.live[tid]
+        elif low <= thread.first:
+            # Counted after the base was read, before it was stored: ours all the same.
+            thread.first = low - 1
+        thread.seen += times
+        thread.last = max(thread.last, high)
 
     def _retire(self, tid: int) -> None:
         thread = self.live.pop(tid, None)

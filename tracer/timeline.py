@@ -1,31 +1,39 @@
 """Page states over time: which page gained which frame, when, by what, confirmed how.
 
-State is kept for every page that ever had a frame, in blocks of 512 pages
-(one page table's worth) inside a few flat arrays, so that a batch of events is
-applied with array operations. Three things move it: faults (`apply`), what
+State is kept in blocks of 64 pages inside a few flat arrays, so that a batch
+of events is applied with array operations; blocks without a frame are put
+away (shelf.py). Three things move it: faults (`apply`), what
 a system call or an exit took away (`lose`), and snapshots (`observe`).
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
+from tracer.fields import distinct
 from tracer.pagestore import PageStore
 from tracer.rows import NO_FRAME, Confirmed, Kind
+from tracer.shelf import WHOLE
 from tracer.sources import Loss, Source
+from tracer.syscalls import Taking
+from tracer.takings import Takings
+from tracer.unseen import Changes, Unseen
 
 U64 = npt.NDArray[np.uint64]
 I64 = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
+Ids = npt.NDArray[np.uint32]
 
 _NONE = np.uint64(NO_FRAME)
+_NO_BLOCKS = np.empty(0, np.uint64)
+_FEW = 64  # plain Python beats the cost of calling numpy
 # Tables by value: looked up many times over for a page or two.
 _ENDS = np.isin(np.arange(32), [Loss.MUNMAP.value, Loss.MOVE.value])
 _TOLD = np.isin(  # by a record of its own
-    np.arange(32), [Source.FAULT.value, Source.AROUND.value, Source.MOVE.value]
+    np.arange(32), [Source.FAULT.value, Source.AROUND.value, Source.MOVE.value, Source.UFFD.value]
 )
 
 _COLUMNS: dict[str, type] = {
@@ -42,6 +50,7 @@ _COLUMNS: dict[str, type] = {
     "source": np.uint8,
     "last_loss": np.uint8,
     "confirmed": np.uint8,
+    "doubt": np.uint8,  # a Loss: the call it names took the frame, or came just before it
     "assumed": np.bool_,  # inherited by fork as far as the parent's state tells; not yet seen
 }
 
@@ -62,6 +71,10 @@ class Events:
     region: npt.NDArray[np.uint32]
     source: npt.NDArray[np.uint8]  # FAULT, or AROUND for a neighbour that came along
 
+    def take(self, at: I64 | Bools | slice) -> "Events":
+        """Some of them."""
+        return Events(*(getattr(self, each.name)[at] for each in fields(self)))
+
 
 @dataclass
 class Outcome:
@@ -80,122 +93,273 @@ class Tally:
     gained_in: dict[int, int] = field(default_factory=dict)  # region -> pages
     lost_in: dict[int, int] = field(default_factory=dict)
 
+    @property
+    def events(self) -> int:
+        """Pages gained and lost so far: grows whenever something happens."""
+        return int(self.gained.sum() + self.lost.sum())
+
+    @property
+    def resident(self) -> int:
+        """Pages with a frame now: those that were there when tracing started included."""
+        return int(self.gained.sum() - self.lost.sum())
+
     @staticmethod
     def count(
         into: dict[int, int], regions: npt.NDArray[np.uint32], chosen: Bools | bool = True
     ) -> None:
         """Add one for each of `regions`, as far as `chosen`."""
-        if chosen is not True:
+        if isinstance(chosen, np.ndarray) and not chosen.all():
             regions = regions[chosen]
-        if len(regions) and (regions == regions[0]).all():
+        if len(regions) <= _FEW:
+            for region in regions.tolist():
+                into[region] = into.get(region, 0) + 1
+        elif (regions == regions[0]).all():
             region = int(regions[0])
             into[region] = into.get(region, 0) + len(regions)
-            return
-        for each, times in zip(*np.unique(regions, return_counts=True), strict=True):
-            into[int(each)] = into.get(int(each), 0) + int(times)
+        else:
+            for each, times in zip(*np.unique(regions, return_counts=True), strict=True):
+                into[int(each)] = into.get(int(each), 0) + int(times)
+
+
+class Watcher(Protocol):
+    """Hears of each page that gains or loses a frame: arrays of one length, or one for all."""
+
+    def gained(
+        self,
+        spaces: Ids,
+        pages: U64,
+        times: I64 | int,
+        frames: U64,
+        kinds: npt.NDArray[np.uint8] | int,
+        sources: npt.NDArray[np.uint8],
+    ) -> None:
+        """These pages (virtual page numbers) have frames now (physical addresses)."""
+
+    def lost(
+        self, spaces: Ids, pages: U64, times: I64 | int, causes: npt.NDArray[np.uint8] | int
+    ) -> None:
+        """These have none any more, for a cause each (Loss); NONE: they never had one."""
 
 
 class Timeline:
     """The pages of every address space of a run."""
 
+    watcher: Watcher | None = None  # of the live view, where there is one
+
     def __init__(self) -> None:
         self._store = PageStore(_COLUMNS, {"frame": NO_FRAME})
         self._columns = self._store.columns
-        self._retired: dict[int, dict[str, npt.NDArray[Any]]] = {}
+        self.shelf = self._store.shelf
+        self.left = 0  # pages that had a frame by our account when their space ended
         self.tally = Tally()
+        self._unseen = Unseen()
+        self._takings = Takings()
+        self._looked_at: dict[int, U64] = {}  # by space: blocks that `take_changed` told of
 
     def __getitem__(self, column: str) -> npt.NDArray[Any]:
         return self._columns[column]
 
     # -- faults ---------------------------------------------------------------
 
-    def apply(self, space: int, events: Events) -> Outcome:
-        """Apply faults of one address space, in order; says which of them brought a frame."""
+    def apply(self, space: int | Ids, events: Events) -> Outcome:
+        """Apply faults of one address space, or of each its own, in order.
+
+        Says which of them brought a frame.
+        """
         count = len(events.page)
+        spaces = np.broadcast_to(np.asarray(space, np.uint32), count)
+        slots = self._slots(spaces, events.page)
+        turns = _turns(slots, events)
+        if turns is None:
+            return Outcome(*self._apply_turn(spaces, slots, events))
         outcome = Outcome(np.zeros(count, np.bool_), np.zeros(count, np.bool_))
-        slots = self._store.slots(space, events.page)
-        for turn in _turns(slots, events):
-            self._apply_turn(slots[turn], events, turn, outcome)
+        for turn in turns:
+            gained, raced = self._apply_turn(spaces[turn], slots[turn], events.take(turn))
+            outcome.gained[turn], outcome.raced[turn] = gained, raced
         return outcome
 
-    def _apply_turn(
-        self, at: npt.NDArray[np.int64], events: Events, turn: npt.NDArray[np.int64], out: Outcome
-    ) -> None:
-        """One event a page: everything here is distinct pages."""
+    def _slots(self, spaces: Ids, pages: U64) -> I64:
+        distinct = _distinct(spaces)
+        if len(distinct) == 1:
+            return self._store.slots(distinct[0], pages)
+        slots = np.empty(len(pages), np.int64)
+        for space in distinct:
+            mine = spaces == space
+            slots[mine] = self._store.slots(space, pages[mine])
+        return slots
+
+    def _apply_turn(self, spaces: Ids, at: I64, events: Events) -> tuple[Bools, Bools]:
+        """One event a page: everything here is distinct pages. Which gained a frame, which raced.
+
+        Most batches have nothing of most of this: what none of their events needs is not looked at.
+        """
         frame = self._columns["frame"]
-        before, then = events.frame_before[turn], events.frame[turn]
-        own = events.source[turn] != Source.AROUND
+        before, then, absent = events.frame_before, events.frame, events.absent_before
+        own = events.source != Source.AROUND
         # Its own page, and nothing that this fault did to it: what it shows is another's doing.
-        bystander = own & ((events.kind[turn] == Kind.SPURIOUS) | (before == then))
-        absent = events.absent_before[turn]
-        self._settle_inherited(at, turn, events)
+        bystander = own & ((events.kind == Kind.SPURIOUS) | (before == then))
+        self._settle_inherited(at, events)
+        taken = self._settle_doubts(spaces, at, events)
         now = frame[at]
         had = now != _NONE
-        # The state we hold was reached while this fault was under way.
-        meanwhile = had & (self._columns["changed_ns"][at] >= events.start_ns[turn])
-        stepped = absent | ((before != _NONE) & (before != then))
-        race = had & (now == then) & stepped & meanwhile & ~bystander
-        takeover = race & ~_TOLD[self._columns["source"][at]]
-        out.raced[turn] = race & ~takeover & own
-        self._take_over(at[takeover], turn[takeover], events)
-        out.gained[turn[takeover]] = True
-
-        # It was there by our account and gone by the fault's: lost in between, unseen.
-        vanished = had & absent & ~meanwhile
-        swapped = events.swapped_before[turn][vanished]
-        cause = np.where(swapped, Loss.RECLAIM.value, Loss.UNKNOWN.value).astype(np.uint8)
-        self._lose(at[vanished], events.start_ns[turn][vanished], cause)
-        now = frame[at]
+        gained = raced = meanwhile = np.zeros(len(at), np.bool_)
+        if had.any():
+            # The state we hold was reached while this fault was under way.
+            meanwhile = had & (self._columns["changed_ns"][at] >= events.start_ns)
+            gained, raced = self._races(spaces, at, events, now, meanwhile & ~bystander)
+            self._find_vanished(spaces, at, events, now, meanwhile, taken)
+            now = frame[at]
         # It had another frame by the fault's account, or one at all: gained in between, unseen.
-        appeared = own & (before != _NONE) & (now != before) & (now != then) & ~meanwhile
-        self._gain_unseen(at[appeared], turn[appeared], events, before[appeared])
-        now = frame[at]
+        # Even if it ends with the frame we know: a freed one is soon used again.
+        other = (now != before) & ((now != then) | (now != _NONE))
+        appeared = own & (before != _NONE) & other & ~meanwhile
+        if appeared.any():
+            self._gain_unseen(spaces, at, events, before, appeared)
+            now = frame[at]
         changes = (then != _NONE) & (now != then)
-        other = changes & bystander
-        self._gain_unseen(at[other], turn[other], events, then[other])
+        self._gain_unseen(spaces, at, events, then, changes & bystander)
         # A neighbour that has a frame by our account was not brought along.
         gains = changes & ~bystander & (own | (now == _NONE) | (now == before))
-        self._replace(at[gains], events.time_ns[turn[gains]])
-        won = turn[gains]
+        if gains.any():
+            # Found absent and yet held: a call took the frame while this fault was on its way.
+            cause = np.where((taken != 0) & absent, taken, np.uint8(Loss.REPLACED))
+            self._gain_by(spaces, at, events, gains, cause)
+        return gained | gains, raced
+
+    def _races(
+        self, spaces: Ids, at: I64, events: Events, now: U64, meanwhile: Bools
+    ) -> tuple[Bools, Bools]:
+        """Of what came to these pages while their faults were under way: what is these faults' own.
+
+        Second, which of the faults were too late, and did nothing.
+        """
+        before, then = events.frame_before, events.frame
+        stepped = events.absent_before | ((before != _NONE) & (before != then))
+        race = (now == then) & stepped & meanwhile
+        if not race.any():
+            return race, race
+        source = self._columns["source"][at]
+        # The call that gave a page through userfaultfd may end before the fault that waited.
+        waited = (events.kind == Kind.UFFD) & (source == Source.UFFD)
+        takeover = race & (~_TOLD[source] | waited)
+        for space in _distinct(spaces[takeover]):
+            self._unseen.claim(space, at[takeover & (spaces == space)])
+        self._take_over(at[takeover], events.take(takeover))
+        return takeover, race & ~takeover & (events.source != Source.AROUND)
+
+    def _find_vanished(
+        self,
+        spaces: Ids,
+        at: I64,
+        events: Events,
+        now: U64,
+        meanwhile: Bools,
+        taken: npt.NDArray[np.uint8],
+    ) -> None:
+        """What was there by our account and gone by the fault's: lost in between, unseen."""
+        had, absent, then = now != _NONE, events.absent_before, events.frame
+        own = events.source != Source.AROUND
+        vanished = had & absent & ~meanwhile
+        # A folio that left the page table as one, and came back so, in the same frames.
+        again = events.number[vanished & own & (now == then)]
+        if len(again):
+            none = events.frame_before == _NONE
+            untold = ~own & ~absent & none & np.isin(events.number, again)
+            vanished |= untold & had & (now == then) & ~meanwhile
+        if not vanished.any():
+            return
+        swapped = events.swapped_before
+        cause = np.where(swapped, Loss.RECLAIM.value, Loss.UNKNOWN.value).astype(np.uint8)
+        cause = np.where(taken != 0, taken, cause)
+        open_ = vanished & (cause == Loss.UNKNOWN)
+        self._open(spaces[open_], at[open_], now[open_], then[open_], lost=True)
+        self._lose(at[vanished], events.start_ns[vanished], cause[vanished])
+
+    def _gain_by(
+        self,
+        spaces: Ids,
+        at: I64,
+        events: Events,
+        gains: Bools,
+        cause: npt.NDArray[np.uint8],
+    ) -> None:
+        """Each of the faults `gains` gave its page a frame, in place of another for `cause`."""
+        if not gains.all():
+            spaces, at, cause, events = spaces[gains], at[gains], cause[gains], events.take(gains)
+        self._replace(at, events.time_ns, cause)
         self._gain(
-            at[gains],
-            events.time_ns[won],
-            events.frame[won],
-            events.source[won],
-            events.region[won],
-            events.number[won],
-            events.kind[won],
+            at,
+            events.time_ns,
+            events.frame,
+            events.source,
+            events.region,
+            events.number,
+            events.kind,
         )
-        out.gained[won] = True
+        for late, loss, ended_ns in self._takings.over(spaces, events.page, events.time_ns):
+            # It came before a call returned, and that call's end was told first.
+            self._doubt(at[late], loss, ended_ns)
 
-    def _replace(self, at: npt.NDArray[np.int64], time: I64) -> None:
+    def _settle_doubts(self, spaces: Ids, at: I64, events: Events) -> npt.NDArray[np.uint8]:
+        """What took each page if it is gone: a call that is over (its doubt), or one under way.
+
+        A fault that leaves a doubted page in its frame, after that call's end, shows that the
+        frame came after the call had done its work.
+        """
+        doubt = self._columns["doubt"][at]
+        if doubt.any():
+            still = events.frame == self._columns["frame"][at]
+            still &= events.time_ns > self._columns["changed_ns"][at]
+            still &= ~events.absent_before
+            self._columns["doubt"][at[still]] = 0
+            doubt = np.where(still, np.uint8(0), doubt)
+        now = self._takings.under_way(spaces, events.page, events.time_ns)
+        return np.where(doubt != 0, doubt, now)
+
+    def _doubt(self, at: I64, loss: Loss, time_ns: int) -> None:
+        """A call that returned at `time_ns` may have taken the frames of these slots' pages."""
+        self._columns["doubt"][at] = loss
+        self._columns["changed_ns"][at] = time_ns
+        self._store.mark(at)
+
+    def _open(self, spaces: Ids, at: I64, old: U64, new: U64, *, lost: bool) -> None:
+        """Of these slots' pages of these spaces nobody has named the change, yet."""
+        for space in _distinct(spaces):
+            mine = spaces == space
+            self._unseen.add(space, at[mine], old[mine], new[mine], lost=lost)
+
+    def _replace(self, at: I64, time: I64, cause: npt.NDArray[np.uint8] | None = None) -> None:
         """Those of these slots' pages that have a frame lose it to another."""
+        if not len(at):
+            return
         had = self._columns["frame"][at] != _NONE
-        self._lose(at[had], time[had], Loss.REPLACED)
+        if had.any():
+            self._lose(at[had], time[had], Loss.REPLACED if cause is None else cause[had])
 
-    def _gain_unseen(
-        self, at: npt.NDArray[np.int64], turn: npt.NDArray[np.int64], events: Events, frame: U64
-    ) -> None:
-        """These faults found the pages in frames that no record brought."""
+    def _gain_unseen(self, spaces: Ids, at: I64, events: Events, frame: U64, chosen: Bools) -> None:
+        """The faults `chosen` found the pages in frames that no record brought."""
+        if not chosen.any():
+            return
+        spaces, at, frame = spaces[chosen], at[chosen], frame[chosen]
         # Dated at their end: whoever put them there began before that, and may yet tell.
-        time = events.time_ns[turn]
+        time = events.time_ns[chosen]
+        self._open(spaces, at, self._columns["frame"][at], frame, lost=False)
         self._replace(at, time)
-        self._gain(at, time, frame, Source.UNKNOWN, events.region[turn])
+        self._gain(at, time, frame, Source.UNKNOWN, events.region[chosen])
 
-    def _settle_inherited(
-        self, at: npt.NDArray[np.int64], turn: npt.NDArray[np.int64], events: Events
-    ) -> None:
+    def _settle_inherited(self, at: I64, events: Events) -> None:
         """A first look at a page the child may have inherited: now it shows whether it did."""
         assumed = self._columns["assumed"][at].astype(np.bool_)
         if not assumed.any():
             return
-        same = self._columns["frame"][at] == events.frame_before[turn]
-        true = assumed & ~events.absent_before[turn] & same
+        same = self._columns["frame"][at] == events.frame_before
+        true = assumed & ~events.absent_before & same
         self.confirm_inherited(at[true])
         self.forget(at[assumed & ~true])
 
     def confirm_inherited(self, at: npt.NDArray[np.int64]) -> None:
         """These slots' pages did come by fork."""
+        self._store.mark(at)
         self._columns["assumed"][at] = False
         self._columns["gains"][at] = 1
         self.tally.gained[Source.FORK] += len(at)
@@ -203,32 +367,36 @@ class Timeline:
 
     def forget(self, at: npt.NDArray[np.int64]) -> None:
         """What was assumed of these slots' pages (inherited by fork) was not so."""
+        self._store.mark(at)
+        if self.watcher is not None and len(at):
+            self.watcher.lost(*self._places(at), 0, Loss.NONE.value)
         self._columns["assumed"][at] = False
         self._columns["frame"][at] = _NONE
         self._columns["first_source"][at] = 0
         self._columns["source"][at] = 0
 
-    def _take_over(
-        self, at: npt.NDArray[np.int64], turn: npt.NDArray[np.int64], events: Events
-    ) -> None:
-        """A snapshot saw the frame before the fault that brought it had its record out."""
+    def _take_over(self, at: I64, events: Events) -> None:
+        """A snapshot, or the call that gave it, told of the frame before the fault's record."""
         if not len(at):
             return
-        columns, source = self._columns, events.source[turn]
+        columns, source = self._columns, events.source
         # What was there when we came is no gain until a fault of ours claims it.
-        initial = columns["source"][at] == Source.INITIAL
+        before = columns["source"][at]
+        initial = before == Source.INITIAL
         self.tally.count(self.tally.gained_in, columns["region"][at], initial)
-        np.subtract.at(self.tally.gained, columns["source"][at], 1)
-        np.add.at(self.tally.gained, source, 1)
+        self._store.mark(at)
+        np.subtract.at(self.tally.gained, before, 1)
+        self.tally.gained += _counts(source)
         columns["source"][at] = source
-        columns["changed_ns"][at] = events.time_ns[turn]
+        columns["changed_ns"][at] = events.time_ns
         once = columns["gains"][at] == 1
-        first, chosen = at[once], turn[once]
+        first = at[once]
         columns["first_source"][first] = source[once]
-        columns["first_ns"][first] = events.time_ns[chosen]
-        columns["first_fault"][first] = events.number[chosen]
-        columns["first_kind"][first] = events.kind[chosen]
-        columns["confirmed"][first] = Confirmed.BOTH
+        columns["first_ns"][first] = events.time_ns[once]
+        columns["first_fault"][first] = events.number[once]
+        columns["first_kind"][first] = events.kind[once]
+        seen = before[once] != Source.UFFD
+        columns["confirmed"][first[seen]] = Confirmed.BOTH
 
     def _gain(
         self,
@@ -246,10 +414,15 @@ class Timeline:
         columns = self._columns
         sources = np.full(count, source, np.uint8) if isinstance(source, Source) else source
         # After an unmapping the address belongs to a new mapping: a new page.
-        renewed = at[_ENDS[columns["last_loss"][at]]]
-        for name in ("gains", "losses", "last_loss"):
-            columns[name][renewed] = 0
+        ended = _ENDS[columns["last_loss"][at]]
+        if ended.any():
+            for name in ("gains", "losses", "last_loss"):
+                columns[name][at[ended]] = 0
         first = columns["gains"][at] == 0
+        every = bool(first.all())
+        self._store.mark(at)
+        to = _run(at)
+        new = to if every else at[first]
         for name, value in (
             ("first_ns", time),
             ("first_frame", frame),
@@ -258,15 +431,21 @@ class Timeline:
             ("first_kind", kind),
             ("region", region),
         ):
-            columns[name][at[first]] = value[first] if isinstance(value, np.ndarray) else value
-        columns["confirmed"][at[first]] = Confirmed.FAULT
-        columns["frame"][at] = frame
-        columns["changed_ns"][at] = time
-        columns["source"][at] = sources
-        columns["gains"][at] += np.uint32(1)
-        columns["assumed"][at] = False
-        np.add.at(self.tally.gained, sources, 1)
-        self.tally.count(self.tally.gained_in, columns["region"][at], sources != Source.INITIAL)
+            each = value if every or not isinstance(value, np.ndarray) else value[first]
+            columns[name][new] = each
+        columns["confirmed"][new] = Confirmed.FAULT
+        columns["frame"][to] = frame
+        columns["changed_ns"][to] = time
+        columns["source"][to] = sources
+        columns["doubt"][to] = 0
+        columns["gains"][to] += np.uint32(1)
+        columns["assumed"][to] = False
+        self.tally.gained += _counts(sources)
+        own = region if every and isinstance(region, np.ndarray) else columns["region"][at]
+        self.tally.count(self.tally.gained_in, own, sources != Source.INITIAL)
+        if self.watcher is not None:
+            frames = np.asarray(columns["frame"][at])
+            self.watcher.gained(*self._places(at), time, frames, kind, sources)
 
     def _lose(
         self, at: npt.NDArray[np.int64], time: I64 | int, cause: Loss | npt.NDArray[np.uint8]
@@ -275,12 +454,23 @@ class Timeline:
         if not count:
             return
         columns = self._columns
+        self._store.mark(at)
         self.tally.count(self.tally.lost_in, columns["region"][at])
         columns["frame"][at] = _NONE
         columns["changed_ns"][at] = time
+        columns["doubt"][at] = 0
         columns["losses"][at] += np.uint32(1)
         columns["last_loss"][at] = np.asarray(cause, np.uint8)
-        np.add.at(self.tally.lost, cause, 1 if isinstance(cause, np.ndarray) else count)
+        if isinstance(cause, np.ndarray):
+            self.tally.lost += _counts(cause)
+        else:
+            self.tally.lost[cause] += count
+        if self.watcher is not None:
+            self.watcher.lost(*self._places(at), time, np.asarray(cause, np.uint8))
+
+    def _places(self, at: I64) -> tuple[Ids, U64]:
+        """The spaces and the virtual page numbers of slots."""
+        return self._store.spaces_at(at), self._store.pages_at(at)
 
     def gain_seen(
         self,
@@ -299,6 +489,25 @@ class Timeline:
         """A snapshot showed these slots' pages without the frame they had."""
         self._lose(at, time_ns, cause)
 
+    def unseen(self, space: int) -> Changes | None:
+        """What faults found done that no record told of, since this was last asked."""
+        return self._unseen.take(space)
+
+    def explain(self, changes: Changes, words: npt.NDArray[np.uint8]) -> None:
+        """Who it was: a Loss for each of `changes` that is a loss, else a Source."""
+        tally, columns = self.tally, self._columns
+        for lost, counts, unknown, names in (
+            (True, tally.lost, Loss.UNKNOWN, ("last_loss",)),
+            (False, tally.gained, Source.UNKNOWN, ("first_source", "source")),
+        ):
+            mine = changes.lost == lost
+            at, said = changes.at[mine], words[mine]
+            counts[unknown] -= len(at)
+            np.add.at(counts, said, 1)
+            for name in names:
+                still = columns[name][at] == unknown
+                columns[name][at[still]] = said[still]
+
     # -- what took pages away ---------------------------------------------------
 
     def holds(self, space: int, start: int, end: int) -> bool:
@@ -306,32 +515,58 @@ class Timeline:
         at = self._store.range(space, start, end)
         return bool((self._columns["frame"][at] != _NONE).any())
 
-    def lose(self, space: int, start: int, end: int, time_ns: int, cause: Loss) -> int:
+    def begin_taking(self, space: int, call: Taking) -> None:
+        """A call has begun that may take pages of `space`."""
+        self._takings.begin(space, call)
+
+    def end_taking(self, call: Taking, time_ns: int = 0) -> None:
+        """That call has returned at `time_ns`, and `lose` told what it took; 0: it took nothing."""
+        self._takings.end(call, time_ns)
+
+    def lose(
+        self, space: int, start: int, end: int, time_ns: int, cause: Loss, begun_ns: int = 0
+    ) -> int:
         """The pages of [start, end) lost their frames by `time_ns`; how many had one.
 
-        One that came by a frame after that has it still.
+        One that came by a frame after that has it still. Where other threads may fault
+        meanwhile, `begun_ns` is when the call that took them began: of a frame that came
+        since, what is seen next tells whether the call took it or had done so before.
         """
         at = self._store.range(space, start, end)
+        if not len(at):
+            return 0  # most calls: a new mapping lies where nothing was
         at = at[self._columns["frame"][at] != _NONE]
         at = at[self._columns["changed_ns"][at] <= time_ns]
         assumed = self._columns["assumed"][at].astype(np.bool_)
         self.forget(at[assumed])
-        self._lose(at[~assumed], time_ns, cause)
-        return len(at)
+        at = at[~assumed]
+        doubted = (self._columns["changed_ns"][at] >= begun_ns) & (begun_ns > 0)
+        self._doubt(at[doubted], cause, time_ns)
+        self._lose(at[~doubted], time_ns, cause)
+        return len(assumed)
 
     def move(
-        self, space: int, old: int, new: int, length: int, time_ns: int, new_length: int = 0
+        self,
+        space: int,
+        old: int,
+        new: int,
+        length: int,
+        time_ns: int,
+        new_length: int = 0,
+        regions_there: Callable[[Ids], Ids] = lambda regions: regions,
     ) -> None:
         """mremap took [old, old + length) to `new`, frames and all.
 
         `new_length`, where given, is the mapping's size from then on. What was at
-        the new place before is gone, as is what did not fit.
+        the new place before is gone, as is what did not fit. `regions_there` says
+        what regions are called at the new place.
         """
         new_length = new_length or length
         at = self._store.range(space, old, old + min(length, new_length))
         at = at[self._columns["frame"][at] != _NONE]
         pages = self.pages_at(at) - np.uint64(old >> 12) + np.uint64(new >> 12)
-        frames, regions = self._columns["frame"][at], self._columns["region"][at]
+        frames = self._columns["frame"][at]
+        regions = regions_there(self._columns["region"][at])
         assumed = self._columns["assumed"][at]
         self.forget(at[assumed])
         self._lose(at[~assumed], time_ns, Loss.MOVE)
@@ -340,6 +575,34 @@ class Timeline:
         to = self._store.slots(space, pages)
         self._gain(to[~assumed], time_ns, frames[~assumed], Source.MOVE, regions[~assumed])
         self._assume(to[assumed], time_ns, frames[assumed], regions[assumed])
+
+    def hand_over(
+        self,
+        space: int,
+        old: int,
+        new: int,
+        length: int,
+        time_ns: int,
+        regions_there: Callable[[Ids], Ids] = lambda regions: regions,
+    ) -> None:
+        """UFFDIO_MOVE took the frames of [old, old + length) to `new`.
+
+        The fault that waited for one may have told already that it came.
+        """
+        columns = self._columns
+        at = self._store.range(space, old, old + length)
+        at = at[columns["frame"][at] != _NONE]
+        assumed = columns["assumed"][at]
+        self.forget(at[assumed])
+        at = at[~assumed]
+        pages = self.pages_at(at) - np.uint64(old >> 12) + np.uint64(new >> 12)
+        frames, regions = columns["frame"][at], regions_there(columns["region"][at])
+        self._lose(at, time_ns, Loss.MOVE)
+        to = self._store.slots(space, pages)
+        open_ = columns["frame"][to] != frames
+        times = np.full(int(open_.sum()), time_ns)
+        self._replace(to[open_], times)
+        self._gain(to[open_], times, frames[open_], Source.UFFD, regions[open_])
 
     def inherit(self, parent: int, child: int, time_ns: int) -> None:
         """fork: the child may have every page its parent has; what it does have shows later."""
@@ -355,6 +618,7 @@ class Timeline:
         region: npt.NDArray[np.uint32],
     ) -> None:
         columns = self._columns
+        self._store.mark(at)
         columns["frame"][at] = columns["first_frame"][at] = frame
         columns["region"][at] = region
         columns["changed_ns"][at] = columns["first_ns"][at] = time_ns
@@ -362,6 +626,9 @@ class Timeline:
         for name in ("gains", "losses", "last_loss", "first_fault", "first_kind", "confirmed"):
             columns[name][at] = 0
         columns["assumed"][at] = True
+        if self.watcher is not None and len(at):
+            sources = np.full(len(at), Source.FORK, np.uint8)
+            self.watcher.gained(*self._places(at), time_ns, frame, Kind.UNKNOWN.value, sources)
 
     def drop_assumed(self, space: int) -> None:
         """The space has ended: what nobody saw there is not claimed."""
@@ -384,14 +651,64 @@ class Timeline:
         at = self._store.all(space)
         return np.asarray(at[self._columns["gains"][at] > 0])
 
+    def take_changed(self, space: int) -> U64:
+        """The numbers of the blocks (64 pages) in which anything changed since this was asked."""
+        numbers = self._store.marked(space, take=True)
+        self._looked_at[space] = numbers
+        return numbers
+
+    def changed_since(self, space: int, time_ns: int) -> bool:
+        """Whether a page that ever had a frame changed at `time_ns` or later.
+
+        Asked of what changed since `take_changed` and was not settled (`keep_changed`) then.
+        """
+        _, at = self._store.blocks(space, self._store.marked(space))
+        late = self._columns["changed_ns"][at] >= time_ns
+        return bool((late & (self._columns["gains"][at] > 0)).any())
+
+    def keep_changed(self, space: int, numbers: U64, time_ns: int) -> None:
+        """Of these blocks, those that changed at `time_ns` or later are still to be looked at."""
+        _, at = self._store.blocks(space, numbers)
+        late = (self._columns["changed_ns"][at] >= time_ns).any(axis=1)
+        self._store.mark(at[late])
+
+    def mark(self, at: npt.NDArray[np.int64]) -> None:
+        """These slots' pages are to be looked at again."""
+        self._store.mark(at)
+
+    def resident_in(self, space: int, numbers: U64) -> npt.NDArray[np.int64]:
+        """As `resident`, but only in these blocks (64 pages each; ascending)."""
+        at = self._store.blocks(space, numbers)[1].ravel()
+        return np.asarray(at[self._columns["frame"][at] != _NONE])
+
     def pages_at(self, at: npt.NDArray[np.int64]) -> U64:
         """The virtual page numbers behind slots."""
         return self._store.pages_at(at)
 
     def retire(self, space: int) -> None:
         """The space has ended: keep what its pages came to, give the room to others."""
-        self._retired[space] = self.story(space)
+        self.left += len(self.resident(space))
+        self.shelf.put(space, WHOLE, self._store.rows(self.touched(space)))
+        self._takings.forget(space)
+        self._looked_at.pop(space, None)
         self._store.release(space)
+
+    def tidy(self, space: int, before_ns: int) -> None:
+        """Put away the parts of a space that have had no frame since `before_ns`.
+
+        Of those that `take_changed` told of last: the others had their turn. What is to be
+        looked at again stays until it was.
+        """
+        numbers, slots = self._store.blocks(space, self._looked_at.pop(space, _NO_BLOCKS))
+        if space in self._unseen:
+            self._store.mark(slots)  # it refers to pages by slot
+            return
+        idle = (self._columns["frame"][slots] == _NONE).all(axis=1)
+        idle &= self._columns["changed_ns"][slots].max(axis=1, initial=0) < before_ns
+        idle &= ~self._store.is_marked(slots[:, 0])
+        for index in np.flatnonzero(idle).tolist():
+            at = slots[index]
+            self._store.put_away(space, numbers[index], at[self._columns["gains"][at] > 0])
 
     def blame_missed(self) -> None:
         """Faults, calls or records were missed: that is where the unknown came from and went."""
@@ -401,38 +718,64 @@ class Timeline:
         ):
             tally[missed] += tally[unknown]
             tally[unknown] = 0
-        for columns in (self._columns, *self._retired.values()):
-            for name, unknown, missed in (
-                ("first_source", Source.UNKNOWN, Source.MISSED),
-                ("source", Source.UNKNOWN, Source.MISSED),
-                ("last_loss", Loss.UNKNOWN, Loss.MISSED),
-            ):
-                columns[name][columns[name] == unknown] = missed
+        kept: list[Any] = [self._columns, *self.shelf.all()]
+        for columns in kept:
+            _rename(columns, "first_source", Source.UNKNOWN, Source.MISSED)
+            _rename(columns, "source", Source.UNKNOWN, Source.MISSED)
+            _rename(columns, "last_loss", Loss.UNKNOWN, Loss.MISSED)
 
     def story(self, space: int) -> dict[str, npt.NDArray[Any]]:
         """Every column, and `page` (virtual page numbers), of all pages that gained a frame."""
-        if space in self._retired:
-            return self._retired[space]
-        at = self.touched(space)
-        return {"page": self.pages_at(at)} | {
-            name: column[at] for name, column in self._columns.items()
-        }
+        rows = [self._store.rows(self.touched(space)), *self.shelf.of(space)]
+        together = np.concatenate(rows)
+        # A row put away for good may be of a page that came anew: the first of each is it.
+        _, first = np.unique(together["page"], return_index=True)
+        return {name: together[name][first] for name in together.dtype.names or ()}
 
 
-def _turns(slots: npt.NDArray[np.int64], events: Events) -> Iterator[npt.NDArray[np.int64]]:
-    """Indices of the events to apply together: each page's first event, then each second, …"""
-    if len(slots) == 1:
-        yield np.zeros(1, np.int64)
-        return
+def _rename(columns: Any, name: str, old: int, new: int) -> None:
+    column = columns[name]
+    column[column == old] = new
+
+
+def _turns(slots: I64, events: Events) -> list[I64] | None:
+    """Indices of the events to apply together: each page's first event, then each second, …
+
+    None: every page has one event only.
+    """
+    if (slots[1:] > slots[:-1]).all():
+        return None
     order = np.argsort(slots, kind="stable")
     ranked = slots[order]
-    fresh = np.r_[True, ranked[1:] != ranked[:-1]] if len(ranked) else np.empty(0, np.bool_)
+    fresh = np.ones(len(ranked), np.bool_)
+    np.not_equal(ranked[1:], ranked[:-1], out=fresh[1:])
+    if fresh.all():
+        return None
     keep = fresh | ~_repeats(order, events)
     order, ranked, fresh = order[keep], ranked[keep], fresh[keep]
     starts = np.flatnonzero(fresh)
     rank = np.arange(len(ranked)) - np.repeat(starts, np.diff(np.r_[starts, len(ranked)]))
     by_rank = order[np.lexsort((order, rank))]
-    yield from np.split(by_rank, np.cumsum(np.bincount(rank))[:-1]) if len(rank) else ()
+    return np.split(by_rank, np.cumsum(np.bincount(rank))[:-1]) if len(rank) else []
+
+
+def _run(at: I64) -> I64 | slice:
+    """The same slots as a slice, where they follow each other: written several times quicker."""
+    first, last = int(at[0]), int(at[-1])
+    if last - first == len(at) - 1 and (at[1:] > at[:-1]).all():
+        return slice(first, last + 1)
+    return at
+
+
+def _counts(values: npt.NDArray[np.uint8]) -> I64:
+    """How often each source or cause comes, by value."""
+    return np.bincount(values, minlength=32)
+
+
+def _distinct(spaces: Ids) -> list[int]:
+    if len(spaces) <= _FEW:
+        return list(dict.fromkeys(spaces.tolist()))
+    return distinct(spaces)
 
 
 def _repeats(order: npt.NDArray[np.int64], events: Events) -> Bools:

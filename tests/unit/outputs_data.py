@@ -1,5 +1,6 @@
 """Rows, names and tables for the tests of the outputs."""
 
+import re
 from typing import Any
 
 import numpy as np
@@ -48,7 +49,7 @@ def rows(count: int, **columns: Any) -> Rows:
     made["confirmed"] = Confirmed.BOTH
     for name, values in columns.items():
         made[name] = values
-    return made
+    return Rows.from_records(made)
 
 
 def names(region: str = "[anon]", comm: str = "multimap", perms: str = "rwxp") -> Names:
@@ -87,6 +88,7 @@ def table(of: Rows, **columns: Any) -> PageTable:
         "gains": np.ones(count, np.uint32),
         "losses": np.zeros(count, np.uint32),
         "last_loss": np.zeros(count, np.uint8),
+        "last_time_ns": of["time_ns"],
     }
     for name, values in columns.items():
         filled[name] = np.array(values, filled[name].dtype)
@@ -114,4 +116,19 @@ HOSTILE = [
     " leading and trailing ",
     "/usr/lib/x (deleted)",
     "nul-free \x01\x7f\x85",
+    *("a;=1+1", " =1", "\u00a0=1", "＝1", "\t=1", "\r=1", "@", "'", "''", '"', '""', ","),
+    *('","=1', "#comment", "NULL", "\\N", "ends with \\", '\\"', "'\"", "\u3164", "x\ufe0f"),
 ]
+
+
+def name_of(cell: str) -> str:
+    """The name a CSV cell stands for, by the rule of docs/csv.md."""
+
+    def one(match: re.Match[str]) -> str:
+        if match[1] == "\\":
+            return "\\"
+        code = int(match[1][1:], 16)
+        return chr(code + 0xDC00 if match[1][0] == "x" and code >= 0x80 else code)
+
+    pattern = r"\\(\\|x[0-9a-f]{2}|u[0-9a-f]{4}|U[0-9a-f]{8})"
+    return re.sub(pattern, one, cell.removeprefix("'"))

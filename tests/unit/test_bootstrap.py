@@ -145,8 +145,17 @@ def _refused(result: subprocess.CompletedProcess[str]) -> str:
     return result.stderr
 
 
-APT = {"python3-bpfcc", "python3-venv", "linux-libc-dev", "libbpf1", "gcc", "libc6-dev", "make"}
-RPM = {"python3-bcc", "python3", "gcc", "glibc-devel", "make"}
+APT = {
+    "python3-bpfcc",
+    "python3-venv",
+    "linux-libc-dev",
+    "libbpf1",
+    "gcc",
+    "libc6-dev",
+    "make",
+    "tmux",
+}
+RPM = {"python3-bcc", "python3", "gcc", "glibc-devel", "make", "tmux"}
 DISTRIBUTIONS = {
     "debian": ("ID=debian", ["apt-get", "apt-cache", "dpkg-query"], APT),
     "ubuntu": ("ID=ubuntu\nID_LIKE=debian", ["apt-get", "apt-cache", "dpkg-query"], APT),
@@ -160,7 +169,7 @@ DISTRIBUTIONS = {
     ),
     "arch": (
         "ID=arch", ["pacman"],
-        {"python-bcc", "python", "linux-api-headers", "libbpf", "gcc", "make"},
+        {"python-bcc", "python", "linux-api-headers", "libbpf", "gcc", "make", "tmux"},
     ),
     "tumbleweed": (
         'ID="opensuse-tumbleweed"\nID_LIKE="opensuse suse"', ["zypper", "rpm"],
@@ -322,6 +331,20 @@ def test_kernels_need_more_and_ordinary_runs_keep_it(debian: Machine) -> None:
     _ok(debian.run("--kernels"))
     assert debian.installs() == before
     assert len(debian.lines("pip")) == 1
+
+
+def test_a_browser_for_tests_of_pages(debian: Machine) -> None:
+    _ok(debian.run())
+    assert "chromium-headless-shell" not in debian.lines("installed")
+    _ok(debian.run("--kernels", "--browser"))
+    assert {"chromium-headless-shell", "qemu-system-x86"} <= set(debian.lines("installed"))
+
+
+def test_other_tracers_to_compare_with(debian: Machine) -> None:
+    _ok(debian.run())
+    assert "bpftrace" not in debian.lines("installed")
+    _ok(debian.run("--bench"))
+    assert {"linux-perf", "bpftrace", "linux-headers-amd64"} <= set(debian.lines("installed"))
 
 
 def test_kernels_by_apt_only(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ import subprocess
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-COMMANDS = ("pagefault-trace", "ptdump", "singlemap", "multimap")
+COMMANDS = ("pagefault-trace", "pagefault-report", "ptdump", "singlemap", "multimap")
 
 
 def _run(*args: str) -> subprocess.CompletedProcess[str]:

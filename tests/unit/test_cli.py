@@ -46,6 +46,13 @@ def refused(capsys: pytest.CaptureFixture[str], status: int, *arguments: str) ->
         (["--csv", "a", "-o", "a", "-p", "1"], "name the same file"),
         (["--csv", "-", "--pages-csv", "-", "-p", "1"], "name the same file"),
         (["--csv", "a", "--pages-csv", "./a", "-p", "1"], "name the same file"),
+        (["--csv", "", "-p", "1"], "--csv is empty"),
+        (["--pages-csv", "", "-p", "1"], "--pages-csv is empty"),
+        (["-o", "", "-p", "1"], "--output is empty"),
+        (["--user", "", "-p", "1"], "--user is empty"),
+        (["--region", "a", "--region", "", "-p", "1"], "--region is empty"),
+        (["--csv", "a", "-o", "a.meta.json", "-p", "1"], "name the same file"),
+        (["--csv", "-", "-o", "/dev/stdout", "-p", "1"], "name the same file"),
     ],
 )
 def test_misuse_is_2_and_one_line(
@@ -61,6 +68,7 @@ def test_misuse_is_2_and_one_line(
         ["--pid", "1", "true"],
         ["--range", "5-1", "--", "true"],
         ["--range", "5-1", "true"],
+        ["--", ""],
         ["--no-such", "--", "true"],
     ],
 )
@@ -82,6 +90,30 @@ def test_help_has_every_option_and_examples(capsys: pytest.CaptureFixture[str]) 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["--version"]) == 0
     assert capsys.readouterr().out == f"pagefault-trace {__version__}\n"
+
+
+def test_the_live_view_is_imported_by_those_who_want_it() -> None:
+    """What a trace imports has nothing of it."""
+    script = "import sys; import tracer.run, tracer.cli; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    loaded = done.stdout.split()
+    assert "tracer.session" in loaded
+    assert not [name for name in loaded if name.startswith("tracer.live")]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--live", "--csv", "-", "--pid", "1"), "--live draws on standard output"),
+        (("--live", "--pages-csv", "/dev/stdout", "--pid", "1"), "--live draws on standard output"),
+        (("--live", "--pid", "1"), "--live needs a terminal"),
+    ],
+)
+def test_the_live_view_needs_a_terminal(
+    arguments: tuple[str, ...], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(list(arguments)) == Exit.USAGE
+    assert message in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("argument", ["--help", "--version", "--range=x"])

@@ -141,7 +141,7 @@ def test_times() -> None:
     line = printed([five()[:1]], names(), time="monotonic").splitlines()[1]
     assert line.startswith("    1.000000 ")
     late = five()[:1]
-    late["time_ns"] = START + 123_456_789_012_345
+    late["time_ns"][:] = START + 123_456_789_012_345
     assert without_styles(printed([late], names(), 80))[1].startswith("123456.78 0x7f") is False
     assert without_styles(printed([late], names(), 80))[1].startswith("123456.78 multimap 0x7f")
 

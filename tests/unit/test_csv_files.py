@@ -5,6 +5,7 @@ import os
 import resource
 import signal
 import stat
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +13,8 @@ import pytest
 
 from tracer.errors import Exit, TraceError
 from tracer.outputs.files import open_output, replace_file
+
+NOBODY = 65534
 
 
 @pytest.fixture
@@ -105,25 +108,98 @@ def test_a_link_in_a_shared_directory_is_not_followed(tmp_path: Path, shared: Pa
 def test_a_hard_link_in_a_shared_directory_is_not_overwritten(tmp_path: Path, shared: Path) -> None:
     (tmp_path / "victim").write_text("precious")
     os.link(tmp_path / "victim", shared / "f")
-    assert "another user" in refused(shared / "f", force=True).message
+    assert "hard link" in refused(shared / "f", force=True).message
     assert (tmp_path / "victim").read_text() == "precious"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root: gives files away")
+@pytest.mark.parametrize(("mode", "uid"), [(0o775, 0), (0o755, NOBODY)])
+def test_links_where_others_may_write_are_followed_only_if_ours(
+    tmp_path: Path, mode: int, uid: int
+) -> None:
+    """A directory writable by a group, and another user's own."""
+    place = tmp_path / "place"
+    place.mkdir()
+    for name in ("ours", "theirs", "twice"):
+        (place / name).symlink_to(tmp_path / name)
+    os.link(place / "twice", place / "again", follow_symlinks=False)
+    os.chown(place / "theirs", NOBODY, NOBODY, follow_symlinks=False)
+    (tmp_path / "victim").write_text("precious")
+    os.link(tmp_path / "victim", place / "linked")
+    place.chmod(mode)
+    os.chown(place, uid, uid)
+    for name in ("theirs", "twice"):
+        assert "symbolic link of another user" in refused(place / name, force=True).message
+    assert "hard link" in refused(place / "linked", force=True).message
+    open_output(str(place / "ours")).close()
+    open_output(str(place / "theirs"), owner=(NOBODY, NOBODY)).close()
+    assert {path.name for path in tmp_path.iterdir()} == {"place", "ours", "theirs", "victim"}
+    assert (tmp_path / "victim").read_text() == "precious"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root: gives files away")
+def test_nothing_slips_through_while_names_change(tmp_path: Path) -> None:
+    """Another user swaps file, link and directory under our hands; the victim is never touched."""
+    victim = tmp_path / "victim"
+    victim.write_text("precious")
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    shared.chmod(0o777)
+    stop = threading.Event()
+
+    def swap() -> None:
+        while not stop.is_set():
+            for make in (
+                lambda: os.symlink(victim, shared / "draft"),
+                lambda: os.link(victim, shared / "draft"),
+                lambda: (shared / "draft").touch(),
+                lambda: os.symlink(tmp_path, shared / "draft"),
+            ):
+                make()
+                os.rename(shared / "draft", shared / "f")
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(shared / "f")
+
+    thread = threading.Thread(target=swap)
+    thread.start()
+    try:
+        for _ in range(1000):
+            for path in ("f", "f/victim"):
+                with contextlib.suppress(TraceError):
+                    file = open_output(str(shared / path), force=True)
+                    file.write(b"ours\n")
+                    file.close()
+            with contextlib.suppress(TraceError):
+                replace_file(str(shared / "f"), b"ours\n")
+    finally:
+        stop.set()
+        thread.join()
+    assert victim.read_text() == "precious"
+
+
+def test_what_took_the_place_of_our_file_stays(tmp_path: Path) -> None:
+    file = open_output(str(tmp_path / "f"))
+    (tmp_path / "f").rename(tmp_path / "ours")
+    (tmp_path / "f").write_text("precious")
+    file.discard()
+    assert (tmp_path / "f").read_text() == "precious"
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root: gives files away")
 def test_anothers_file_in_a_shared_directory_is_not_overwritten(shared: Path) -> None:
     (shared / "f").touch()
-    os.chown(shared / "f", 65534, 65534)
+    os.chown(shared / "f", NOBODY, NOBODY)
     assert "another user" in refused(shared / "f", force=True).message
-    open_output(str(shared / "f"), owner=(65534, 65534), force=True).discard()
+    open_output(str(shared / "f"), owner=(NOBODY, NOBODY), force=True).discard()
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root: gives files away")
 def test_a_new_file_belongs_to_the_invoking_user(tmp_path: Path) -> None:
-    open_output(str(tmp_path / "f"), owner=(65534, 65533)).close()
+    open_output(str(tmp_path / "f"), owner=(NOBODY, 65533)).close()
     found = (tmp_path / "f").stat()
-    assert (found.st_uid, found.st_gid) == (65534, 65533)
+    assert (found.st_uid, found.st_gid) == (NOBODY, 65533)
     (tmp_path / "old").touch()
-    open_output(str(tmp_path / "old"), owner=(65534, 65533), force=True).close()
+    open_output(str(tmp_path / "old"), owner=(NOBODY, 65533), force=True).close()
     assert (tmp_path / "old").stat().st_uid == 0
 
 
@@ -142,7 +218,8 @@ def test_standard_output_and_descriptors() -> None:
         file = open_output(path)
         assert os.path.sameopenfile(file.fileno(), 1)
         file.close()
-    assert "Bad file descriptor" in refused("/dev/fd/999").message
+    for number in (999, 10**30):
+        assert "Bad file descriptor" in refused(f"/dev/fd/{number}").message
 
 
 def test_a_full_pipe_set_to_nonblocking_is_waited_for() -> None:
@@ -188,6 +265,26 @@ def test_a_file_that_grows_no_more_is_cut_to_whole_lines(tmp_path: Path) -> None
     assert caught.value.code == Exit.OUTPUT
     file.close()
     assert (tmp_path / "f").read_bytes() == b"one\ntwo\n"
+
+
+def test_with_force_a_file_in_a_shared_directory_is_replaced_when_it_is_written(
+    shared: Path,
+) -> None:
+    """Not written into: it might be a link to another file."""
+    path = shared / ("long" * 60)
+    path.write_text("precious, and longer")
+    before = path.stat().st_ino
+    open_output(str(path), force=True).discard()
+    assert path.read_text() == "precious, and longer"
+    file = open_output(str(path), force=True)
+    assert path.read_text() == "precious, and longer"
+    file.write(b"new\n")
+    assert path.read_text() == "new\n"
+    assert path.stat().st_ino != before
+    file.close()
+    open_output(str(path), force=True).close()
+    assert path.read_text() == ""
+    assert list(shared.iterdir()) == [path]
 
 
 def test_replacing_is_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

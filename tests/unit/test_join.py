@@ -45,8 +45,10 @@ class Parts:
         self.join = Join(self.names, self.spaces, self.timeline, ZERO, **options)
 
     def rows(self, records: np.ndarray, around: np.ndarray | None = None) -> Rows:
-        batch = self.join.describe(records, windows(0) if around is None else around)
-        self.join.tell(batch, 0, len(batch.rows))
+        batch = self.join.describe(
+            self.join.place(records), windows(0) if around is None else around
+        )
+        batch.telling.tell_all()
         return batch.rows
 
     def frames(self, address: int, count: int = 16) -> list[int]:
@@ -158,10 +160,10 @@ def test_back_from_swap(parts: Parts) -> None:
 def test_a_batch_can_be_told_in_pieces(parts: Parts) -> None:
     """With what a system call took in between."""
     records = np.concatenate([fault(BASE, 2000), fault(BASE, 4000)])
-    batch = parts.join.describe(records, windows(0))
-    parts.join.tell(batch, 0, 1)
+    batch = parts.join.describe(parts.join.place(records), windows(0))
+    batch.telling.tell_all(1)
     parts.timeline.lose(1, BASE, BASE + P, 3000, Loss.MADVISE)
-    parts.join.tell(batch, 1, 2)
+    batch.telling.tell_all()
     assert batch.rows["pages"].tolist() == [1, 1]
     assert parts.timeline.tally.lost[Loss.MADVISE] == 1
     assert parts.timeline.tally.lost.sum() == 1
@@ -180,6 +182,24 @@ def test_the_instruction_s_mapping(parts: Parts) -> None:
     assert plain.rows(fault(BASE, ip=FILE + 5))["ip_region"].tolist() == [0]
     row = wanted.rows(fault(BASE, ip=FILE + 5))[0]
     assert wanted.names.regions[row["ip_region"]].name == "/lib/libc.so"
+    assert row["ip_offset"] == 5
+
+
+@pytest.mark.parametrize("fold", [False, True])
+def test_the_page_s_place_in_its_file(fold: bool) -> None:
+    many = Parts()
+    many.names.fold = fold
+    other = BASE + (8 << 30)
+    mappings = [Mapping(other, other + (1 << 24), "r--p", 7 * P, 8, 9, "/lib/libc.so")]
+    many.spaces.attach(0, PID + 1, MM + 1, mappings)
+    first, second = fault(FILE + 3 * P + 5), fault(other + 3 * P + 5)
+    second["mm"] = second["current_mm"] = MM + 1
+    second["tgid"] = second["tid"] = second["owner"] = PID + 1
+    for copies in (1, 100):  # few are looked up one by one, many at once
+        rows = many.rows(np.concatenate([*[first] * copies, *[second] * copies]))
+        assert rows["offset"].tolist() == [3 * P] * copies + [10 * P] * copies
+        assert rows["space"].tolist() == [1] * copies + [2] * copies
+        assert len(set(rows["region"].tolist())) == (1 if fold else 2)
 
 
 # -- exceptions that were no page's fault -------------------------------------------------
@@ -295,7 +315,7 @@ def test_a_window_after_a_huge_page_was_split_brings_nothing(copied: bool) -> No
         BASE + P,
         4000,
         level_before=2,
-        entry_before=huge | LEAF | PRESENT,
+        entry_before=huge | LEAF | PRESENT | DIRTY,
         entry_after=pte(own, PRESENT | WRITABLE),
     )
     around = window(BASE, 0, 0xFFFF, 4000)
@@ -352,6 +372,69 @@ def test_a_huge_page_made_writable_brings_nothing(parts: Parts) -> None:
     assert (rows["kind"][0], rows["pages"][0]) == (Kind.REUSE, 0)
 
 
+# -- folios beyond the window ------------------------------------------------------------
+
+
+def row_of(address: int, pages: int, frame: int, time: int = 2000) -> np.ndarray:
+    """The record of a folio that reaches beyond its fault's window."""
+    made = windows(address=address, seen=pages, time_ns=time, tid=PID, marks=0x01)
+    made["entries"][0, 0] = pte(frame)
+    return made
+
+
+def test_a_folio_reaches_beyond_the_window(parts: Parts) -> None:
+    around = np.concatenate(
+        [
+            window(FILE + 16 * P, 0, 0xFFFF),
+            row_of(FILE + 10 * P, 6, F - 6 * P),
+            row_of(FILE + 32 * P, 20, F + 16 * P),
+        ]
+    )
+    rows = parts.rows(read_file(FILE + 19 * P), around)
+    assert rows["pages"].tolist() == [16 + 6 + 20]
+    assert parts.frames(FILE + 9 * P, 44) == [
+        NO_FRAME,
+        *(F + n * P for n in range(-6, 36)),
+        NO_FRAME,
+    ]
+
+
+def test_a_folio_that_was_there_in_part_brings_the_rest(parts: Parts) -> None:
+    parts.rows(read_file(FILE + 20 * P, entry_after=pte(F + 20 * P)))
+    around = np.concatenate(
+        [window(FILE, 0, 0xFFFF, 4000), row_of(FILE + 16 * P, 8, F + 16 * P, 4000)]
+    )
+    rows = parts.rows(read_file(FILE + 3 * P, 4000), around)
+    assert rows["pages"].tolist() == [16 + 7]
+    assert parts.gained() == {Source.FAULT: 2, Source.AROUND: 22}
+
+
+def test_a_folio_that_was_unmapped_comes_back_whole(parts: Parts) -> None:
+    """In the same frames: what is known of the fault's own page is true of all."""
+    for time in (2000, 4000):
+        around = [window(FILE, 0, 0xFFFF, time), row_of(FILE + 16 * P, 8, F + 16 * P, time)]
+        rows = parts.rows(read_file(FILE + 3 * P, time), np.concatenate(around))
+        assert rows["pages"].tolist() == [24]
+    assert parts.gained() == {Source.FAULT: 2, Source.AROUND: 46}
+
+
+def test_the_huge_zero_page_split_by_a_write(parts: Parts) -> None:
+    huge = F & ~((1 << 21) - 1)
+    read = fault(BASE, 2000, level_before=2, level_after=2, entry_after=huge | LEAF | PRESENT)
+    assert parts.rows(read)["kind"].tolist() == [Kind.ZERO]
+    write = fault(
+        BASE + P,
+        4000,
+        level_before=2,
+        entry_before=huge | LEAF | PRESENT,
+        entry_after=pte(0x9_0000_0000, PRESENT | WRITABLE),
+    )
+    rows = parts.rows(write)
+    assert (rows["kind"][0], rows["pages"][0]) == (Kind.COW, 512)
+    zero = parts.join.zero_frame
+    assert parts.frames(BASE, 4) == [zero, 0x9_0000_0000, zero, zero]
+
+
 # -- what a region's name tells ------------------------------------------------------------
 
 
@@ -370,8 +453,6 @@ def test_a_huge_page_made_writable_brings_nothing(parts: Parts) -> None:
         ("/SYSV00000000 (deleted)", "rw-s", Trait.KNOWN | Trait.FILE | Trait.SHMEM | Trait.SHARED),
         ("[anon]", "rw-s", Trait.KNOWN | Trait.FILE | Trait.SHMEM | Trait.SHARED),
         ("/dev/shm/x", "rw-p", Trait.KNOWN | Trait.FILE | Trait.SHMEM),
-        ("/run/x", "rw-p", Trait.KNOWN | Trait.FILE | Trait.SHMEM),
-        ("/runner/x", "rw-p", Trait.KNOWN | Trait.FILE),
         ("/anon_hugepage (deleted)", "rw-p", Trait.KNOWN | Trait.FILE | Trait.HUGETLB),
         ("/dev/hugepages/x", "rw-s", Trait.KNOWN | Trait.FILE | Trait.HUGETLB | Trait.SHARED),
         ("[vdso]", "r-xp", Trait.KNOWN | Trait.SPECIAL),
@@ -380,8 +461,23 @@ def test_a_huge_page_made_writable_brings_nothing(parts: Parts) -> None:
     ],
 )
 def test_traits_by_name(name: str, perms: str, traits: Trait) -> None:
-    region = Region(0, P, perms, 0, name)
-    assert region_traits(region, lambda path: path.startswith("/run/")) == traits
+    assert region_traits(Region(0, P, perms, 0, name)) == traits
+
+
+@pytest.mark.parametrize(
+    ("name", "file_system", "trait"),
+    [
+        ("/run/x", "tmpfs", Trait.SHMEM),
+        ("/dev/x", "devtmpfs", Trait.SHMEM),
+        ("/data/x", "ext4", Trait(0)),
+        ("/mnt/pages", "hugetlbfs", Trait.HUGETLB),
+        ("/memfd:x (deleted)", "hugetlbfs", Trait.HUGETLB),
+        ("/SYSV00000000 (deleted)", "hugetlbfs", Trait.HUGETLB),
+    ],
+)
+def test_traits_by_file_system(name: str, file_system: str, trait: Trait) -> None:
+    traits = region_traits(Region(0, P, "rw-p", 0, name), file_system)
+    assert traits == Trait.KNOWN | Trait.FILE | trait
 
 
 def test_every_record_of_the_layout_can_be_described(parts: Parts) -> None:

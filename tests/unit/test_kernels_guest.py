@@ -35,7 +35,7 @@ def report_of(folder: Path, last: str) -> dict[str, tuple[str, str, str]]:
     (folder / "test_it.py").write_text(SOURCE.format(last=last))
     lines = folder / "report.jsonl"
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
-    command += ["-p", "tests.kernels.report", "--report-lines", str(lines), "test_it.py"]
+    command += ["-p", "tests.kernels.report", "--report-lines", str(lines), "."]
     env = os.environ | {"PYTHONPATH": str(ROOT)}
     subprocess.run(command, cwd=folder, env=env, capture_output=True)
     cases = read_report("6.12", lines.read_text())
@@ -56,6 +56,27 @@ def test_the_report_tells_where_a_machine_stopped(tmp_path: Path) -> None:
     found = report_of(tmp_path, "def test_crash(): import os; os._exit(9)")
     assert found["test_known"][1] == "skipped"
     assert found["test_crash"] == ("-", "failed", "the guest died in this test")
+
+
+def test_of_what_starts_the_program_only_the_marked_few_are_run(tmp_path: Path) -> None:
+    (tmp_path / "pytest.ini").write_text("[pytest]\nmarkers = guest\n")
+    (tmp_path / "test_program.py").write_text(
+        "import pytest\nfrom tests.live import cli\n"
+        "def test_here(): pass\n"
+        "@pytest.mark.guest\n@pytest.mark.parametrize('n', range(12))\ndef test_there(n): pass\n"
+    )
+    names = {name.partition("[")[0] for name in report_of(tmp_path, "")}
+    assert {"test_good", "test_there"} <= names
+    assert "test_here" not in names
+
+
+def test_more_than_a_dozen_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "pytest.ini").write_text("[pytest]\nmarkers = guest\n")
+    (tmp_path / "test_program.py").write_text(
+        "import pytest\nfrom tests.live.cli import run\npytestmark = pytest.mark.guest\n"
+        "@pytest.mark.parametrize('n', range(13))\ndef test_there(n): pass\n"
+    )
+    assert report_of(tmp_path, "") == {}
 
 
 def test_a_guest_that_gave_no_status_shows_the_end_of_its_console(tmp_path: Path) -> None:

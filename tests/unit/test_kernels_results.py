@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from tests.kernels.catalogue import ExpectedSkip, missing_feature, pick
+from tests.kernels.catalogue import ExpectedSkip, is_expected, pick
 from tests.kernels.results import (
     Case,
     idle_probes,
@@ -16,7 +16,10 @@ from tests.kernels.results import (
     table,
 )
 
-EXPECTED = (ExpectedSkip("5.10", "fentry", "test_a.py::test_uffd*", "no UFFD_MOVE"),)
+EXPECTED = (
+    ExpectedSkip("5.10", "test_a.py::test_uffd*", "UFFD_MOVE", probe="fentry"),
+    ExpectedSkip("6.1", "*", "multi-size huge pages*"),
+)
 
 
 def line(test: str, outcome: str, reason: str = "", detail: str = "") -> str:
@@ -63,13 +66,30 @@ def test_a_guest_that_dies_fails_the_test_it_died_in(rest: str) -> None:
 
 def test_a_skip_is_a_failure_unless_it_is_on_the_list() -> None:
     cases = [
-        Case("5.10", "fentry", "test_a.py::test_uffd_move", "skipped", "EINVAL"),
-        Case("5.10", "kprobe", "test_a.py::test_uffd_move", "skipped", "EINVAL"),
+        Case("5.10", "fentry", "test_a.py::test_uffd_move", "skipped", "UFFD_MOVE"),
+        Case("5.10", "kprobe", "test_a.py::test_uffd_move", "skipped", "UFFD_MOVE"),
+        Case("5.10", "fentry", "test_a.py::test_uffd_move", "skipped", "no time"),
     ]
-    expected, surprise = judge(cases, "5.10", EXPECTED)
-    assert (expected.outcome, expected.reason) == ("skipped", "no UFFD_MOVE")
-    assert (surprise.outcome, surprise.reason) == ("failed", "skip not expected: EINVAL")
-    assert missing_feature("6.1", "fentry", "test_a.py::test_uffd_move", EXPECTED) is None
+    expected, *surprises = judge(cases, "5.10", EXPECTED)
+    assert expected == cases[0]
+    assert [(case.outcome, case.reason) for case in surprises] == [
+        ("failed", "skip not expected: UFFD_MOVE"),
+        ("failed", "skip not expected: no time"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("kernel", "reason", "answer"),
+    [
+        ("6.1", "multi-size huge pages (64 KiB)", True),
+        ("6.1", "a second NUMA node", False),
+        ("6.12", "multi-size huge pages (64 KiB)", False),
+    ],
+)
+def test_a_missing_feature_excuses_every_test_that_needs_it(
+    kernel: str, reason: str, answer: bool
+) -> None:
+    assert is_expected(kernel, "perf", "test_b.py::test_any", reason, EXPECTED) is answer
 
 
 def test_a_probe_that_ran_nothing_is_a_failure() -> None:
@@ -101,7 +121,7 @@ def test_the_table_the_notes_and_the_closing_line() -> None:
 
 
 def test_kernels_are_picked_by_name_and_by_default() -> None:
-    assert [kernel.name for kernel in pick(())] == ["6.12", "7"]
-    assert [kernel.name for kernel in pick(["7", "6.1"])] == ["6.1", "7"]
+    assert [kernel.name for kernel in pick(())] == ["5.10", "6.1", "6.12", "7"]
+    assert [kernel.name for kernel in pick(["7", "host", "6.1"])] == ["6.1", "7"]
     with pytest.raises(ValueError, match=r"no kernel '4\.4'; there are"):
         pick(["4.4"])

@@ -70,3 +70,19 @@ def test_an_existing_file_is_kept(tmp_path: Path) -> None:
 def test_discarding_leaves_nothing(tmp_path: Path) -> None:
     MetaFile(str(tmp_path / "t.csv")).discard()
     assert not list(tmp_path.iterdir())
+
+
+def test_with_force_an_old_one_is_replaced_in_a_shared_directory_too(tmp_path: Path) -> None:
+    for mode in (0o755, 0o1777):
+        tmp_path.chmod(mode)
+        path = tmp_path / "t.csv.meta.json"
+        path.write_text("old")
+        MetaFile(str(tmp_path / "t.csv"), force=True).discard()
+        assert path.read_text() == "old"
+        meta = MetaFile(str(tmp_path / "t.csv"), force=True)
+        assert path.read_text() == "old"
+        meta.start(info())
+        assert load(path)["state"] == "running"
+        meta.finish(info(), Books())
+        assert load(path)["state"] == "finished"
+        assert list(tmp_path.iterdir()) == [path]

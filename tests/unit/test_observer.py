@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_timeline import CHILD, SPACE, A, B, C, Event, apply, check_books, page_of, tallies
 
+from tracer.evidence import Hint, Machine
 from tracer.observer import Observer, Suspects
 from tracer.procfs.maps import Mapping
 from tracer.rows import NO_FRAME, Confirmed, Kind
@@ -19,6 +20,10 @@ P = 4096
 ALL_PAGES = (0, 1 << 20)
 
 
+def regions_4(pages: np.ndarray) -> np.ndarray:
+    return np.full(len(pages), 4, np.uint32)
+
+
 class World:
     """A timeline, its observer, and a kernel whose movement counters can be moved."""
 
@@ -26,7 +31,10 @@ class World:
         self.counters = {"migrate": 5, "collapse": 5, "ksm": 5, "reclaim": 5, "swapoff": 5}
         monkeypatch.setattr("tracer.observer.movement_counters", lambda: dict(self.counters))
         self.line = Timeline()
-        self.observer = Observer(self.line)
+        self.observer = Observer(self.line, Machine(flags=np.zeros_like))
+
+    def fill(self, start: int, end: int) -> None:
+        self.observer.hint(SPACE, Hint(start, end, Source.POPULATE))
 
     def look(
         self,
@@ -50,8 +58,7 @@ class World:
             frames=np.array([present[page] for page in pages], np.uint64),
             swapped=np.array(sorted(swapped), np.uint64),
         )
-        regions = np.full(len(pages), 4, np.uint32)
-        self.observer.observe(space, shot, regions, missed, filtered)
+        self.observer.observe(space, shot, regions_4, missed, filtered)
 
     def born(self, source: Source, space: int = SPACE) -> None:
         self.observer.view(space, source)
@@ -91,7 +98,7 @@ def test_what_exec_set_up(world: World) -> None:
 
 def test_what_was_filled_before_the_first_look(world: World) -> None:
     world.born(Source.EXEC)
-    world.observer.populate(SPACE, 8 * P, 9 * P + 1)
+    world.fill(8 * P, 9 * P + 1)
     world.look(100, {7: A, 8: B, 9: C, 10: 0x9000})
     sources = [world.page(page)["source"] for page in (7, 8, 9, 10)]
     assert sources == [Source.EXEC, Source.POPULATE, Source.POPULATE, Source.EXEC]
@@ -204,7 +211,7 @@ def test_millions_of_suspects_are_quick(world: World) -> None:
     pages = np.arange(1_000_000, dtype=np.uint64)
     for time in (200, 300):
         shot = Snapshot(1, time, time + 5, [], pages, pages << np.uint64(12), pages[:0])
-        world.observer.observe(SPACE, shot, np.zeros(len(pages), np.uint32), 0)
+        world.observer.observe(SPACE, shot, regions_4, 0)
     assert tallies(world.line) == ({Source.UNKNOWN: 1_000_000}, {})
 
 
@@ -214,12 +221,12 @@ def test_millions_of_suspects_are_quick(world: World) -> None:
 def test_pages_a_system_call_filled(world: World) -> None:
     world.born(Source.INITIAL)
     world.look(100, {})
-    world.observer.populate(SPACE, 7 * P, 8 * P)
+    world.fill(7 * P, 8 * P)
     world.look(200, {7: A, 8: B})
     world.look(300, {7: A, 8: B})  # the range holds until nothing is open
     assert world.page(7)["source"] == Source.POPULATE
     assert world.page(8)["source"] == Source.UNKNOWN
-    assert world.observer.view(SPACE).populated == []
+    assert world.observer.view(SPACE).hints == []
 
 
 def test_pages_that_came_by_faults_no_hook_saw(world: World) -> None:
@@ -310,7 +317,7 @@ def test_a_page_that_locking_copied(world: World) -> None:
     """mlock of a page shared with the parent, or of the zero page: its own copy, unseen by perf."""
     apply(world.line, Event(7, 10, 20, after=A, kind=Kind.ZERO))
     world.look(100, {7: A})
-    world.observer.populate(SPACE, 7 * P, 8 * P)
+    world.fill(7 * P, 8 * P)
     world.look(200, {7: B})
     world.look(300, {7: B})
     assert world.page(7)["source"] == Source.POPULATE
@@ -376,3 +383,77 @@ def test_looks_with_nothing_in_them(world: World) -> None:
     world.look(200, {})
     assert tallies(world.line) == ({}, {})
     assert not world.suspects()
+
+
+def test_what_faults_found_gone_is_named_at_the_next_look(world: World) -> None:
+    apply(world.line, Event(7, 10, 20, after=A), Event(7, 30, 40, after=B))
+    assert tallies(world.line) == ({Source.FAULT: 2}, {Loss.UNKNOWN: 1})
+    world.counters["reclaim"] += 1
+    world.look(100, {7: B})
+    assert world.page(7)["last_loss"] == Loss.RECLAIM
+    assert tallies(world.line) == ({Source.FAULT: 2}, {Loss.RECLAIM: 1})
+    check_books(world.line, SPACE)
+
+
+def test_what_faults_found_moved_is_named_at_the_next_look(world: World) -> None:
+    apply(world.line, Event(7, 10, 20, after=A), Event(7, 30, 40, before=B, after=C))
+    world.counters["migrate"] += 1
+    world.look(100, {7: C})
+    gained, lost = tallies(world.line)
+    assert gained == {Source.FAULT: 2, Source.MIGRATE: 1}
+    assert lost == {Loss.REPLACED: 2}
+
+
+def test_counters_count_since_the_look_before_the_last(world: World) -> None:
+    """What moved during a look shows in its counters, or only at the next."""
+    world.counters["migrate"] += 1
+    apply(world.line, Event(7, 10, 20, after=A))
+    for time in (100, 200, 300):
+        world.look(time, {7: A})
+    for time in (400, 500):
+        world.look(time, {7: B})
+    assert world.page(7)["source"] == Source.UNKNOWN
+    assert world.observer.conflicts == 1
+
+
+def test_what_came_back_from_swap_was_reclaimed(world: World) -> None:
+    apply(world.line, Event(7, 10, 20, after=A))
+    world.look(100, {7: A})
+    world.counters["swapoff"] += 1
+    for time in (200, 300):
+        world.look(time, {7: B})
+    assert tallies(world.line) == ({Source.FAULT: 1, Source.SWAPOFF: 1}, {Loss.RECLAIM: 1})
+
+
+def test_what_faults_found_is_named_at_the_space_s_end(world: World) -> None:
+    apply(world.line, Event(7, 10, 20, after=A), Event(8, 10, 20, after=A))
+    world.look(100, {7: A, 8: A})
+    world.counters["migrate"] += 1
+    world.observer.hint(SPACE, Hint(8 * P, 9 * P, loss=Loss.MADVISE))
+    apply(world.line, Event(7, 150, 160, B, C, kind=Kind.COW), Event(8, 150, 160, after=C))
+    assert tallies(world.line)[0][Source.UNKNOWN] == 1
+    world.observer.close(SPACE, 0)
+    gained, lost = tallies(world.line)
+    assert gained == {Source.FAULT: 4, Source.MIGRATE: 1}
+    assert lost == {Loss.REPLACED: 2, Loss.MADVISE: 1}
+
+
+@pytest.mark.parametrize(
+    ("born", "source"), [(Source.EXEC, Source.EXEC), (Source.FORK, Source.UNKNOWN)]
+)
+def test_what_a_fault_finds_in_a_new_program_is_exec_s(
+    world: World, born: Source, source: Source
+) -> None:
+    """The stack exec has set up, write-protected; the program ends before anyone looks."""
+    world.born(born)
+    apply(world.line, Event(7, 10, 20, before=A, after=A, kind=Kind.REUSE))
+    world.observer.close(SPACE, 0)
+    assert tallies(world.line) == ({source: 1}, {})
+
+
+def test_what_a_fault_finds_after_the_first_look_is_not(world: World) -> None:
+    world.born(Source.EXEC)
+    world.look(5, {})
+    apply(world.line, Event(7, 10, 20, before=A, after=A, kind=Kind.REUSE))
+    world.observer.close(SPACE, 0)
+    assert tallies(world.line) == ({Source.UNKNOWN: 1}, {})

@@ -83,7 +83,7 @@ def test_scan_finds_the_touched_pages(own: PageMap, memory: mmap.mmap) -> None:
     end = start + PAGES * PAGE_SIZE
     for page in (0, 1, 50, 100):
         memory[page * PAGE_SIZE] = 1
-    found = list(own.scan_present(start, end))
+    found = list(own.scan_present([(start, end)]))
     if raw.scan_available(own._descriptor):
         assert [
             ((first - start) // PAGE_SIZE, (last - start) // PAGE_SIZE) for first, last in found
@@ -108,12 +108,32 @@ def test_scan_falls_back_to_reading(
     monkeypatch.setattr(raw, "_FALLBACK_PAGES", 10)
     start = start_of(memory)
     memory[50 * PAGE_SIZE] = 1
-    found = list(own.scan_present(start, start + PAGES * PAGE_SIZE))
+    found = list(own.scan_present([(start, start + PAGES * PAGE_SIZE)]))
     assert found == [(start + 50 * PAGE_SIZE, start + 60 * PAGE_SIZE)]
 
 
-def test_scan_of_many_ranges_takes_several_calls(own: PageMap) -> None:
-    pages = 2 * raw._REGIONS_A_CALL + 7
+def test_without_the_scan_gaps_between_mappings_are_not_read(
+    monkeypatch: pytest.MonkeyPatch, own: PageMap
+) -> None:
+    """The heap and the libraries of any process lie some forty terabytes apart."""
+    monkeypatch.setattr(raw, "_scan", no_scan)
+    read: list[tuple[int, int]] = []
+    by_reading = raw._scan_by_reading
+
+    def note(descriptor: int, pid: int, start: int, end: int) -> Iterator[tuple[int, int]]:
+        read.append((start, end))
+        return by_reading(descriptor, pid, start, end)
+
+    monkeypatch.setattr(raw, "_scan_by_reading", note)
+    mappings = [mapping for mapping in read_maps(os.getpid()) if mapping.start < raw.USER_LIMIT]
+    assert list(own.read_present(mappings))
+    size = sum(mapping.end - mapping.start for mapping in mappings)
+    assert sum(end - start for start, end in read) == size
+
+
+@pytest.mark.parametrize("pages", [511, 512, 513, 1024, 4095, 4096, 4097, 8199])
+def test_scan_of_many_ranges_takes_several_calls(own: PageMap, pages: int) -> None:
+    """And within the kernel several pieces, of 512 ranges each."""
     area = mmap.mmap(-1, 2 * pages * PAGE_SIZE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     area.madvise(mmap.MADV_NOHUGEPAGE)
     area[:: 2 * PAGE_SIZE] = b"x" * pages
@@ -121,7 +141,7 @@ def test_scan_of_many_ranges_takes_several_calls(own: PageMap) -> None:
     end = start + len(area)
     held = [
         (address, last)
-        for first, last in own.scan_present(start, end)
+        for first, last in own.scan_present([(start, end)])
         for address in range(first, last, PAGE_SIZE)
     ]
     if raw.scan_available(own._descriptor):
@@ -171,23 +191,33 @@ def held_by_page(start: int, entries: pagemap.Entries) -> dict[int, int]:
 
 
 def test_read_present_leaves_nothing_out() -> None:
+    """But for pages that the kernel moves meanwhile: another test may ask it to."""
     child = stopped_child()
     try:
         mappings = read_maps(child)
         seen: dict[int, int] = {}
-        plain: dict[int, int] = {}
         with PageMap(child) as pages:
+            before = read_plainly(pages, mappings)
             for mapping, address, entries in pages.read_present(mappings):
                 assert mapping.start <= address < address + len(entries) * PAGE_SIZE <= mapping.end
                 seen |= held_by_page(address, entries)
-            for mapping in mappings:
-                if mapping.start < raw.USER_LIMIT:
-                    plain |= held_by_page(mapping.start, pages.read(mapping.start, mapping.end))
-        assert seen == plain
-        assert seen
+            after = read_plainly(pages, mappings)
+        assert seen.keys() == before.keys() == after.keys()
+        still = [page for page in seen if before[page] == after[page]]
+        assert [seen[page] for page in still] == [before[page] for page in still]
+        assert still
     finally:
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
+
+
+def read_plainly(pages: PageMap, mappings: list[Mapping]) -> dict[int, int]:
+    """`held_by_page` of everything, read page by page."""
+    found: dict[int, int] = {}
+    for mapping in mappings:
+        if mapping.start < raw.USER_LIMIT:
+            found |= held_by_page(mapping.start, pages.read(mapping.start, mapping.end))
+    return found
 
 
 RANGES = st.lists(st.integers(0, 400), unique=True, max_size=40).map(sorted)
@@ -218,7 +248,7 @@ def test_gone_process() -> None:
     with pytest.raises(ProcessGone):
         pages.read(0, PAGE_SIZE)
     with pytest.raises(ProcessGone):
-        list(pages.scan_present(0, 1 << 40))
+        list(pages.scan_present([(0, 1 << 40)]))
     pages.close()
     pages.close()
     with pytest.raises(ProcessGone):
@@ -264,3 +294,46 @@ def test_kpageflags_come_in_the_order_asked(
     path.write_bytes(table.tobytes())
     words = kpageflags._read_words(str(path), np.array(pfns, dtype=np.uint64), kpageflags.NOPAGE)
     assert words.tolist() == [pfn * 7 if pfn < 2000 else kpageflags.NOPAGE for pfn in pfns]
+
+
+# -- what need not be asked for ------------------------------------------------------------------
+
+RANGES = st.lists(st.integers(0, 40), max_size=8).map(
+    lambda cuts: [*zip(*[iter(sorted(set(cuts)))] * 2, strict=False)]
+)
+
+
+def spread_out(ranges: Iterator[tuple[int, int]] | list[tuple[int, int]]) -> list[int]:
+    return [page for start, end in ranges for page in range(start, end)]
+
+
+@given(RANGES, RANGES)
+def test_ranges_without_others(spans: list[tuple[int, int]], skip: list[tuple[int, int]]) -> None:
+    left = sorted(set(spread_out(spans)) - set(spread_out(skip)))
+    assert spread_out(raw.without(spans, skip)) == left
+    shared = sorted(set(spread_out(spans)) & set(spread_out(skip)))
+    assert spread_out(pagemap._shared(spans, skip)) == shared
+
+
+@pytest.mark.parametrize("scan", [True, False])
+@pytest.mark.parametrize("likely", [[], [(3, 40)], [(0, 60), (70, 71)], [(50, 101)], [(0, 500)]])
+def test_reading_what_is_likely_there_first_finds_the_same(
+    scan: bool,
+    likely: list[tuple[int, int]],
+    monkeypatch: pytest.MonkeyPatch,
+    own: PageMap,
+    memory: mmap.mmap,
+) -> None:
+    if not scan:
+        monkeypatch.setattr(raw, "_scan", no_scan)
+    start = start_of(memory)
+    touched = [0, 1, 50, 71, 100]
+    for page in touched:
+        memory[page * PAGE_SIZE] = 1
+    within = [(start + a * PAGE_SIZE, start + b * PAGE_SIZE) for a, b in likely]
+    found = [
+        (first - start) // PAGE_SIZE + int(index)
+        for first, entries in own.read_ranges([(start, start + PAGES * PAGE_SIZE)], within)
+        for index in np.flatnonzero(pagemap.held(entries))
+    ]
+    assert found == touched

@@ -29,9 +29,9 @@ def test_the_demo(tmp_path: Path) -> None:
     text = written(table(five()), names(), tmp_path / "p")
     assert text.splitlines()[:2] == [
         "space,pid,page,region,perms,first_time_ns,first_source,first_kind,first_fault,"
-        "first_frame,last_frame,last_source,confirmed,gains,losses,last_loss",
+        "first_frame,last_frame,last_source,confirmed,gains,losses,last_time_ns,last_loss",
         "1,4242,0x7f03141a6000,[anon],rwxp,1000000000,fault,anon,1,"
-        "0x28664d000,0x28664d000,fault,both,1,0,",
+        "0x28664d000,0x28664d000,fault,both,1,0,1000000000,",
     ]
 
 
@@ -57,7 +57,8 @@ def test_what_is_not_known_is_empty(tmp_path: Path) -> None:
     )
     for row in read(written(pages, names(), tmp_path / "p")):
         assert {name for name, value in row.items() if value} == {
-            *("page", "first_time_ns", "first_source", "last_source", "gains", "losses")
+            *("page", "first_time_ns", "first_source", "last_source"),
+            *("gains", "losses", "last_time_ns"),
         }
 
 

@@ -115,29 +115,42 @@ def test_hostile_path_cannot_reach_the_terminal() -> None:
 ENTRY = st.builds(
     lambda state, pfn, other: state << 62 | other << 55 | (pfn if state else 0),
     st.integers(0, 3),
-    st.one_of(st.integers(0, (1 << 40) - 1), st.integers(0, 20)),
+    st.one_of(st.integers(0, (1 << 40) - 1), st.integers(0, 1 << 20), st.integers(0, 20)),
     st.integers(0, 127),
+)
+STARTS = st.one_of(
+    st.integers(0, 1 << 20),
+    *(st.integers((1 << bits) - 30, 1 << bits) for bits in (12, 16, 20, 32)),
+    st.just(0xFFFFFFFFFF600),
 )
 
 
 @given(
-    start=st.one_of(
-        st.integers(0, 1 << 20), st.integers((1 << 20) - 30, 1 << 20), st.just(0xFFFFFFFFFF600)
-    ),
-    entries=st.lists(ENTRY, min_size=1, max_size=40),
-    path=st.sampled_from(["", "[heap]", "/tmp/é", "/tmp/\udcff"]),
+    looks=st.lists(st.tuples(STARTS, st.lists(ENTRY, min_size=1, max_size=40)), min_size=1),
+    path=st.sampled_from(["", "[heap]", "/tmp/é", "/tmp/\udcff\x1b[2J\u202e"]),
     visible=st.booleans(),
+    encoding=st.sampled_from(["utf-8", "ascii", "latin-1"]),
 )
 def test_bulk_lines_are_the_same_lines(
-    start: int, entries: list[int], path: str, visible: bool
+    looks: list[tuple[int, list[int]]], path: str, visible: bool, encoding: str
 ) -> None:
-    first = start * PAGE_SIZE
-    mapping = Mapping(first, first + len(entries) * PAGE_SIZE, "rw-p", 0, 0, 0, path)
-    text = ptdump_bulk.block(mapping, first, np.array(entries, dtype=np.uint64), visible)
-    assert text.splitlines() == [
-        ptdump.line(Row(mapping, first + index * PAGE_SIZE, entry, PAGE_SIZE), visible)
-        for index, entry in enumerate(entries)
-    ]
+    """One matrix serves many ranges of pages, one after the other."""
+    named = Mapping(0, 1 << 64, "rw-p", 0, 0, 0, path)
+    lines = ptdump_bulk.Lines(named, visible, DIGITS, encoding, "backslashreplace")
+    for start, entries in looks:
+        entries = entries[: 4096 - start % 4096]
+        first = start * PAGE_SIZE
+        few = ptdump.Endings().lines(named, first, entries, visible)
+        raw = few.encode(encoding, "backslashreplace")
+        if start >= 4096:
+            assert bytes(lines.of(first, np.array(entries, np.uint64))) == raw
+        assert few.splitlines() == [
+            ptdump.line(Row(named, first + index * PAGE_SIZE, entry, PAGE_SIZE), visible)
+            for index, entry in enumerate(entries)
+        ]
+
+
+DIGITS = ptdump_bulk.Digits()
 
 
 # --- choosing regions

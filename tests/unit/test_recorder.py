@@ -12,6 +12,7 @@ from test_ring import FakeRing
 
 from tracer import recorder as module
 from tracer.errors import TraceError
+from tracer.evidence import Hint
 from tracer.procfs.maps import Mapping
 from tracer.recorder import Recorder
 from tracer.records import Mark, RecordType
@@ -41,6 +42,7 @@ class Kernel:
             ring_bytes=RING,
             counters=lambda: self.counts,
             add_target=lambda pid, **options: self.targets.append((pid, options)),
+            expect_large_folios=lambda expected: None,
         )
         self.time = 0
 
@@ -106,6 +108,10 @@ def kernel() -> Iterator[Kernel]:
 
 @pytest.fixture
 def recorder(kernel: Kernel, monkeypatch: pytest.MonkeyPatch) -> Iterator[Recorder]:
+    yield from recording(kernel, monkeypatch)
+
+
+def recording(kernel: Kernel, monkeypatch: pytest.MonkeyPatch) -> Iterator[Recorder]:
     """A recorder attached to process 42, of one thread that had 100 faults before."""
 
     def refuse() -> None:
@@ -114,13 +120,17 @@ def recorder(kernel: Kernel, monkeypatch: pytest.MonkeyPatch) -> Iterator[Record
     monkeypatch.setattr(module, "Sideband", refuse)
     monkeypatch.setattr(module, "large_anonymous_folios", lambda: True)
     monkeypatch.setattr("tracer.observer.movement_counters", dict)
+    monkeypatch.setattr(module.kpageflags, "calls_all_ksm", lambda: False)
+    monkeypatch.setattr(module.userfaultfd, "registered", lambda pid: None)
     mappings = [Mapping(BASE, BASE + (1 << 24), "rw-p", 0, 0, 0, "")]
     monkeypatch.setattr(module, "read_maps", lambda pid: mappings)
     monkeypatch.setattr(module.stat, "threads", lambda pid: [pid])
     monkeypatch.setattr(module.stat, "fault_count", lambda pid, tid: 100)
     monkeypatch.setattr(module.stat, "comm", lambda pid, tid: "target")
     attached = SimpleNamespace(
-        program=kernel.program, direct_map=SimpleNamespace(zero_frame=0x1000)
+        program=kernel.program,
+        probe=SimpleNamespace(name="fentry"),
+        direct_map=SimpleNamespace(zero_frame=0x1000),
     )
     made = Recorder(cast(Any, attached))
     made.attach(PID, children=True)
@@ -133,8 +143,8 @@ def cycle(recorder: Recorder) -> list[Any]:
     """Rows as dictionaries, with the names in place of their numbers."""
     found = []
     for rows in recorder.cycle():
-        for row in rows:
-            each = {name: row[name].item() for name in rows.dtype.names}
+        for row in rows.records():
+            each = {name: row[name].item() for name in row.dtype.names}
             each["page"] = (each["address"] - BASE) // P
             each["comm"] = recorder.names.comms[each["comm"]]
             found.append(each)
@@ -385,7 +395,7 @@ def test_a_mapping_moved_with_its_pages(recorder: Recorder, kernel: Kernel) -> N
 def test_filling_in_advance_is_told_the_observer(recorder: Recorder, kernel: Kernel) -> None:
     kernel.syscall(MMAP, 0, 2 * P, 3, 0x8022, result=BASE)
     cycle(recorder)
-    assert recorder.observer.view(1).populated == [(BASE, BASE + 2 * P)]
+    assert recorder.observer.view(1).hints == [Hint(BASE, BASE + 2 * P, Source.POPULATE)]
     assert lost(recorder) == {}
 
 
@@ -442,3 +452,32 @@ def test_a_snapshot_confirms(recorder: Recorder, kernel: Kernel) -> None:
     at = recorder.timeline.state(1, pages)
     assert recorder.timeline["confirmed"][at].tolist() == [1]
     assert recorder.observer.conflicts == 0
+
+
+def test_what_there_is_no_time_for_is_counted(kernel: Kernel, recorder: Recorder) -> None:
+    """Threads' counts stay exact: what was described, what was not, the kernel's count."""
+    kernel.fault(0, count=101)
+    list(recorder.cycle())
+    kernel.fault(1, count=102)
+    kernel.task(RecordType.FORK, count=102, child_tgid=CHILD, child_tid=CHILD, child_mm=CHILD_MM)
+    child = {"tgid": CHILD, "tid": CHILD, "mm": CHILD_MM, "current_mm": CHILD_MM}
+    for count in (1, 2, 3):
+        kernel.fault(count, count=count, **child)
+    kernel.fault(9, count=3, **{**child, "marks": Mark.ENTRY | Mark.FAILED})
+    kernel.task(RecordType.EXIT, tgid=CHILD, tid=CHILD, mm=CHILD_MM, count=4, group_dead=1)
+    kernel.fault(2, count=103)
+    recorder.skip()
+    assert recorder.unread == 5
+    assert recorder.traced == 1
+    assert recorder.threads.counted == 3 + 4
+    assert recorder.missed() == 1  # the child's last, of which there is no record
+    assert [space.owner for space in recorder.spaces.alive()] == [PID]
+
+
+def test_it_stops_when_it_is_enough(kernel: Kernel, recorder: Recorder) -> None:
+    for page in range(20_000):
+        kernel.fault(page % 100, count=101 + page)
+        if kernel.ring.producer > RING - 1000:
+            break
+    assert not list(recorder.cycle(lambda: True))
+    assert recorder.ring.pending()

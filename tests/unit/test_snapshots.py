@@ -78,7 +78,7 @@ def test_regions_of_no_pages() -> None:
 class FakePageMap:
     """Answers with entries by hand, in two parts."""
 
-    def __init__(self, pid: int = 1) -> None:
+    def __init__(self, pid: int = 1, tid: int | None = None) -> None:
         pass
 
     def __enter__(self) -> "FakePageMap":
@@ -87,10 +87,14 @@ class FakePageMap:
     def __exit__(self, *args: object) -> None:
         pass
 
-    def read_present(self, mappings: list[Mapping]) -> Iterator[tuple[Mapping, int, Any]]:
-        first = np.array([PRESENT | 0x11, 0, SWAPPED | 0x20], np.uint64)
-        yield mappings[0], mappings[0].start, first
-        yield mappings[1], mappings[1].start + P, np.array([PRESENT | 0x12], np.uint64)
+    def read_ranges(
+        self, spans: list[tuple[int, int]], likely: object = ()
+    ) -> Iterator[tuple[int, Any]]:
+        assert spans == [(5 * P, 8 * P), (9 * P, 12 * P)]
+        # The fourth lies between the mappings: mapped after maps was read.
+        words = [PRESENT | 0x11, 0, SWAPPED | 0x20, PRESENT | 0x13]
+        yield 5 * P, np.array(words, np.uint64)
+        yield 10 * P, np.array([PRESENT | 0x12], np.uint64)
 
 
 @pytest.fixture
@@ -124,7 +128,9 @@ def test_a_look_at_pinned_memory() -> None:
 
 def test_a_look_at_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     class Empty(FakePageMap):
-        def read_present(self, mappings: list[Mapping]) -> Iterator[tuple[Mapping, int, Any]]:
+        def read_ranges(
+            self, spans: list[tuple[int, int]], likely: object = ()
+        ) -> Iterator[tuple[int, Any]]:
             return iter(())
 
     look = snapshots.take_pinned(1, b"", Empty())  # type: ignore[arg-type]

@@ -40,7 +40,7 @@ def resolve(spaces: Spaces, *faults: Records) -> list[tuple[int, int]]:
 def names(spaces: Spaces, *faults: Records) -> list[str]:
     records = np.concatenate(faults)
     numbers, _ = spaces.resolve(records)
-    return [spaces._names.regions[i].name for i in spaces.regions(numbers, records)]
+    return [spaces._names.regions[i].name for i in spaces.places(numbers, records)[0]]
 
 
 def event(time: int, pid: int, start: int, path: str) -> MmapEvent:
@@ -172,7 +172,7 @@ def test_system_calls_change_mappings(spaces: Spaces) -> None:
         spaces.syscall(each)
     faults = np.concatenate([fault(A, 10, 2, 5), fault(A, 10, 22, 6), fault(A, 10, 25, 8)])
     regions = [
-        spaces._names.regions[i] for i in spaces.lookup(1, faults["address"], faults["time_ns"])
+        spaces._names.regions[i] for i in spaces.lookup(1, faults["address"], faults["time_ns"])[0]
     ]
     assert [(r.start // P, r.end // P, r.offset // P) for r in regions] == [
         (1, 4, 1),
@@ -181,12 +181,30 @@ def test_system_calls_change_mappings(spaces: Spaces) -> None:
     ]
 
 
+@pytest.mark.parametrize("doubtful", [False, True])
+def test_new_mappings_are_taken_from_system_calls_in_doubt_only(
+    spaces: Spaces, doubtful: bool
+) -> None:
+    spaces.attach(0, 10, A)
+    spaces.doubtful = doubtful
+    record = np.zeros(4, dtype=LAYOUT.syscall)
+    record["time_ns"], record["mm"], record["number"] = 5, A, [9, 9, 9, 10]
+    record["result"] = [20 * P, 40 * P, (1 << 64) - 12, 0]
+    record["args"][:, :4] = [[0, P, 3, 0x22], [0, P, 1, 0x21], [0, P, 3, 2], [20 * P, P, 5, 0]]
+    for each in record:
+        spaces.syscall(each)
+    ids, _ = spaces.lookup(1, np.array([20 * P, 40 * P], np.uint64), np.array([6, 6], np.uint64))
+    found = [(spaces._names.regions[i].perms, spaces._names.regions[i].name) for i in ids]
+    wanted = [("r-xp", "[anon]"), ("r--s", "/dev/zero (deleted)")]
+    assert found == (wanted if doubtful else [("", "")] * 2)
+
+
 def test_addresses_in_many_spaces(spaces: Spaces) -> None:
     spaces.attach(0, 10, A, [mapping(0, "/a")])
     spaces.attach(0, 11, B, [mapping(0, "/b")])
     numbers = np.array([2, 1, 0], dtype=np.uint32)
     where, when = np.zeros(3, dtype=np.uint64), np.full(3, 9, dtype=np.int64)
-    ids = spaces.regions_at(numbers, where, when)
+    ids, _ = spaces.places_at(numbers, where, when)
     assert [spaces._names.regions[i].name for i in ids] == ["/b", "/a", ""]
     assert spaces.files.inode_of("/a") == 5
     assert spaces.files.inode_of("/z") is None
@@ -208,9 +226,9 @@ def test_what_ended_is_let_go_after_one_more_cycle(spaces: Spaces) -> None:
     spaces.exit(5, 10)
     late = fault(A, 10, 0, 4)
     number = np.array([1], dtype=np.uint32)
-    assert spaces.regions(number, late)[0]
+    assert spaces.places(number, late)[0][0]
     spaces.advance(6)
-    assert not spaces.regions(number, late)[0]
+    assert not spaces.places(number, late)[0][0]
     assert spaces._by_mm == {}
 
 
@@ -223,4 +241,4 @@ def test_events_of_processes_that_never_appear_are_dropped(spaces: Spaces) -> No
 def test_an_empty_batch(spaces: Spaces) -> None:
     none = np.zeros(0, dtype=LAYOUT.fault)
     numbers, owners = spaces.resolve(none)
-    assert len(numbers) == len(owners) == len(spaces.regions(numbers, none)) == 0
+    assert len(numbers) == len(owners) == spaces.places(numbers, none).size == 0

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tracer import mappings
 from tracer.intervals import IntervalMap, Laid
 from tracer.kernel.sideband import MmapEvent
-from tracer.mappings import Brk, Files, MappingHistory, Move, Unmap, perms_of
+from tracer.mappings import Brk, Claim, Files, MappingHistory, Move, Unmap, perms_of
 from tracer.procfs.maps import Mapping
 from tracer.records import Mark, load_layout
 from tracer.rows import Names, Region
@@ -102,8 +102,9 @@ def test_the_map_agrees_with_a_page_by_page_model(operations: list[tuple[str, ob
         step(model, real, number, kind, arg if isinstance(arg, list) else [arg])  # type: ignore[list-item]
     pages = np.arange(48, dtype=np.uint64)
     addresses = pages * np.uint64(P) + np.uint64(7)
-    ids = real.region_ids(addresses)
-    assert ids.tolist() == [real.region_id(address) for address in addresses.tolist()]
+    ids, shifts = real.places(addresses)
+    found = list(zip(ids.tolist(), shifts.tolist(), strict=True))
+    assert found == [real.place(address) for address in addresses.tolist()]
     for page in range(48):
         region = names.regions[ids[page]]
         if page not in model:
@@ -111,6 +112,7 @@ def test_the_map_agrees_with_a_page_by_page_model(operations: list[tuple[str, ob
             continue
         assert region.name == f"/{model[page].lay}"
         assert region.offset + page * P - region.start == model[page].file_page * P
+        assert int(shifts[page]) == region.shift
         assert region.start <= page * P < region.end
         if not model[page].gone:
             start, end = extent(model, page)
@@ -132,7 +134,10 @@ def look(history: MappingHistory, *pairs: tuple[int, int]) -> list[Region]:
     """The regions of (page, time) pairs."""
     addresses = np.array([page * P for page, _ in pairs], dtype=np.uint64)
     times = np.array([time for _, time in pairs], dtype=np.uint64)
-    return [history._names.regions[i] for i in history.lookup(addresses, times)]
+    ids, shifts = history.lookup(addresses, times)
+    regions = [history._names.regions[i] for i in ids]
+    assert shifts.tolist() == [region.shift for region in regions]
+    return regions
 
 
 def names_of(regions: list[Region]) -> list[str]:
@@ -209,6 +214,26 @@ def test_mremap(history: MappingHistory) -> None:
     assert look(history, (20, 5))[0].end == 21 * P
 
 
+def test_system_calls_fill_in_what_the_sideband_lost(history: MappingHistory) -> None:
+    history.add(1, event(1, 0, 10))
+    history.add(2, Claim(2 * P, 4 * P, "rw-p", "[anon]"))  # known, and with its neighbours
+    history.add(2, Claim(20 * P, 30 * P, "---p", "[anon]"))
+    assert look(history, (3, 2), (20, 2)) == [
+        Region(0, 10 * P, "rw-p", 0, "[anon]"),
+        Region(20 * P, 30 * P, "---p", 0, "[anon]"),
+    ]
+    history.add(3, Claim(21 * P, 30 * P, "rw-p"))
+    history.add(4, Claim(50 * P, 51 * P, "rw-p"))  # of what mapping nobody knows
+    assert look(history, (20, 4), (21, 4)) == [
+        Region(20 * P, 21 * P, "---p", 0, "[anon]"),
+        Region(21 * P, 30 * P, "rw-p", 0, "[anon]"),
+    ]
+    assert names_of(look(history, (50, 4))) == [""]
+    history.add(5, event(5, 60, 64, "/a", 1))
+    history.add(6, Claim(61 * P, 62 * P, "r--p"))
+    assert look(history, (61, 6)) == [Region(61 * P, 62 * P, "r--p", P, "/a")]
+
+
 def test_brk_downwards_cuts_the_heap(history: MappingHistory) -> None:
     history.add(1, event(1, 0, 10, "[heap]"))
     history.add(1, Brk(10 * P - 5))
@@ -222,6 +247,12 @@ def test_the_first_piece_of_the_heap_gets_its_name_by_brk(history: MappingHistor
     history.add(2, event(2, 20, 30))
     history.add(2, Brk(30 * P - 9))
     assert names_of(look(history, (9, 2), (29, 2))) == ["[anon]", "[heap]"]
+
+
+def test_the_break_is_first_told_as_it_grows(history: MappingHistory) -> None:
+    history.add(2, event(2, 20, 30))
+    history.add(2, Brk(30 * P - 9))
+    assert names_of(look(history, (29, 2))) == ["[heap]"]
 
 
 def test_fork_copies_what_was_there_then(history: MappingHistory) -> None:
@@ -255,10 +286,13 @@ def faults(*rows: tuple[int, tuple[int, int, int, int, int, int] | None]) -> npt
 
 def brought(history: MappingHistory, *rows: tuple[int, tuple[int, ...] | None]) -> list[Region]:
     records = faults(*rows)  # type: ignore[arg-type]
-    ids = history.lookup_faults(records)
+    places = history.lookup_faults(records)
     many = history.lookup_faults(np.tile(records, 20))  # another road, the same answer
-    assert many.tolist() == ids.tolist() * 20
-    return [history._names.regions[i] for i in ids]
+    assert many.tolist() == np.tile(places, 20).tolist()
+    ids, shifts = places
+    regions = [history._names.regions[i] for i in ids]
+    assert shifts.tolist() == [region.shift for region in regions]
+    return regions
 
 
 def test_the_records_own_mapping_is_the_answer(history: MappingHistory) -> None:
@@ -286,6 +320,17 @@ def test_the_records_own_mapping_is_the_answer(history: MappingHistory) -> None:
 def test_a_file_is_known_by_its_numbers_wherever_it_is_mapped(history: MappingHistory) -> None:
     history.add(1, event(1, 0, 10, "/a", 1))
     assert names_of(brought(history, (50, (50, 60, 1, 0, 8, 1)))) == ["/a"]
+
+
+def test_of_very_many_files_the_latest_are_remembered() -> None:
+    files = Files()
+    for inode in range(1, 1 << 17):
+        files.learn(1, 1 << 20, "/lib/libc.so")
+        files.learn(1, inode, "/dev/zero (deleted)")
+    assert len(files._paths) == 1 << 16
+    assert files.knows(1, (1 << 17) - 1)
+    assert not files.knows(1, 1)
+    assert files.name(1, 1 << 20) == "/lib/libc.so"
 
 
 def test_one_inode_number_used_again_is_told_apart_in_time(history: MappingHistory) -> None:

@@ -269,6 +269,17 @@ def test_books_with_every_difference_named() -> None:
     assert said[-1].endswith("populate faults raise no perf event")
 
 
+def test_books_say_whose_faults_they_may_lack() -> None:
+    books = Books(traced=5, kernel=5, unfollowed=2)
+    assert "5 faults traced = 5 the kernel counted of the threads that were followed; " in balance(
+        books, GLYPHS
+    )
+    (why,) = reasons(books, GLYPHS)
+    assert why.startswith("2 beginnings and ends of threads may have gone unheard, ")
+    (why,) = reasons(Books(unfollowed=1), GLYPHS)
+    assert why.startswith("1 beginning or end of threads may have gone unheard, ")
+
+
 def test_books_that_do_not_balance_say_so() -> None:
     books = Books(traced=5, kernel=8, conflict=2, gained=1, resident_change=3)
     assert "5 faults traced but 8 the kernel counted" in balance(books, GLYPHS)

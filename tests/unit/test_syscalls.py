@@ -8,27 +8,58 @@ from faults_data import LAYOUT
 
 from tracer.records import RecordType
 from tracer.sources import Loss
-from tracer.syscalls import Effect, effect
+from tracer.syscalls import Effect, Memory, Taking, effect, taking
 
 P = 4096
 AT = 0x7F00_0000_0000
+IOCTL = 16
 MMAP, MPROTECT, MUNMAP, BRK, MREMAP, MADVISE = 9, 10, 11, 12, 25, 28
-MLOCK, MLOCKALL, MLOCK2 = 149, 151, 325
+MLOCK, MLOCKALL, MUNLOCKALL, MLOCK2 = 149, 151, 152, 325
 FIXED, ANONYMOUS, LOCKED, POPULATE, NOREPLACE = 0x10, 0x20, 0x2000, 0x8000, 0x100000
 EINVAL = (1 << 64) - 22
 
 
-def call(number: int, *args: int, result: int = 0, brk: dict[int, int] | None = None) -> Any:
+def call(number: int, *args: int, result: int = 0, memory: Memory | None = None) -> Any:
     record = np.zeros(1, LAYOUT.syscall)
     record["type"], record["time_ns"] = RecordType.SYSCALL, 99
     record["number"], record["result"] = number, result
     record["args"][0, : len(args)] = args
-    return effect(record[0], 3, {} if brk is None else brk)
+    return effect(record[0], 3, memory or Memory())
 
 
 def test_munmap_takes_whole_pages() -> None:
     assert call(MUNMAP, AT, 2 * P) == Effect(3, AT, AT + 2 * P, 99, Loss.MUNMAP)
     assert call(MUNMAP, AT, P + 1) == Effect(3, AT, AT + 2 * P, 99, Loss.MUNMAP)
+
+
+def test_madvise_goes_on_behind_a_hole() -> None:
+    gone = Effect(3, AT, AT + 2 * P, 99, Loss.MADVISE)
+    assert call(MADVISE, AT, 2 * P, 4, result=(1 << 64) - 12) == gone
+    assert call(MADVISE, AT, 2 * P, 22, result=(1 << 64) - 12) is None
+    assert call(MUNMAP, AT, 2 * P, result=(1 << 64) - 12) is None
+
+
+@pytest.mark.parametrize(
+    ("number", "args", "found"),
+    [
+        (MUNMAP, (AT, 2 * P), (AT, AT + 2 * P, Loss.MUNMAP)),
+        (MADVISE, (AT, P, 4), (AT, AT + P, Loss.MADVISE)),
+        (MADVISE, (AT, P, 22), None),
+        (MREMAP, (AT, P, 2 * P, 3, AT + 8 * P), (AT, AT + P, Loss.MOVE)),
+        (MMAP, (AT, P, 3, FIXED), (AT, AT + P, Loss.MUNMAP)),
+        (BRK, (AT,), (AT, AT + 9 * P, Loss.MUNMAP)),
+        (BRK, (AT + 10 * P,), None),
+        (MLOCK, (AT, P), None),
+    ],
+)
+def test_what_may_go_while_a_call_is_under_way(
+    number: int, args: tuple[int, ...], found: tuple[int, int, Loss] | None
+) -> None:
+    record = np.zeros(1, LAYOUT.syscall)
+    record["type"], record["time_ns"], record["number"] = RecordType.CALL, 77, number
+    record["args"][0, : len(args)] = args
+    told = taking(record[0], AT + 9 * P)
+    assert told == (found and Taking(found[0], found[1], 77, found[2]))
 
 
 @pytest.mark.parametrize("errno", [1, 22, 4095])
@@ -51,14 +82,14 @@ def test_mmap_that_fills_in_advance(flags: int) -> None:
 
 
 def test_brk_takes_what_it_gives_back() -> None:
-    brk: dict[int, int] = {}
-    assert call(BRK, 0, result=AT + 10 * P, brk=brk) is None  # sbrk(0): where it is
-    assert call(BRK, AT + 14 * P, result=AT + 14 * P, brk=brk) is None
-    shrunk = call(BRK, AT + 12 * P + 1, result=AT + 12 * P + 1, brk=brk)
+    memory = Memory()
+    assert call(BRK, 0, result=AT + 10 * P, memory=memory) is None  # sbrk(0): where it is
+    assert call(BRK, AT + 14 * P, result=AT + 14 * P, memory=memory) is None
+    shrunk = call(BRK, AT + 12 * P + 1, result=AT + 12 * P + 1, memory=memory)
     assert shrunk == Effect(3, AT + 13 * P, AT + 14 * P, 99)
     # Refused: the break stays.
-    assert call(BRK, AT + 9999 * P, result=AT + 12 * P + 1, brk=brk) is None
-    assert brk == {3: AT + 12 * P + 1}
+    assert call(BRK, AT + 9999 * P, result=AT + 12 * P + 1, memory=memory) is None
+    assert memory.brk == {3: AT + 12 * P + 1}
 
 
 def test_mremap_that_moves() -> None:
@@ -84,10 +115,34 @@ def test_advice_that_takes_pages_at_once(advice: int) -> None:
     assert call(MADVISE, AT, P, advice) == Effect(3, AT, AT + P, 99, Loss.MADVISE)
 
 
-@pytest.mark.parametrize("advice", [0, 1, 3, 8, 14, 15, 20, 21, 25])
+@pytest.mark.parametrize("advice", [0, 1, 3, 14, 15, 20, 25])
 def test_advice_that_does_not(advice: int) -> None:
-    """MADV_FREE and MADV_PAGEOUT take some pages, later: the next snapshot shows which."""
     assert call(MADVISE, AT, P, advice) is None
+
+
+@pytest.mark.parametrize(("advice", "loss"), [(8, Loss.MADVISE), (21, Loss.RECLAIM)])
+def test_advice_that_gives_pages_up(advice: int, loss: Loss) -> None:
+    """MADV_FREE and MADV_PAGEOUT take some pages, later: the next snapshot shows which."""
+    wanted = Effect(3, AT, AT + P, 99, loss, gives_up=True)
+    assert call(MADVISE, AT, P, advice) == wanted
+
+
+def test_mlockall_fills_what_is_mapped_later() -> None:
+    """MCL_FUTURE, until munlockall or an mlockall without it."""
+    memory = Memory()
+    wanted = Effect(3, AT, AT + P, 99, populates=True)
+    for off in ((MUNLOCKALL,), (MLOCKALL, 1), (MLOCKALL, 6)):
+        assert call(MMAP, 0, P, 3, 0x22, result=AT, memory=memory) is None
+        assert call(MLOCKALL, 2, memory=memory) is None
+        assert call(MMAP, 0, P, 3, 0x22, result=AT, memory=memory) == wanted
+        call(*off, memory=memory)
+
+
+def test_the_break_grows_locked() -> None:
+    memory = Memory(brk={3: AT})
+    call(MLOCKALL, 2, memory=memory)
+    grown = call(BRK, AT + P, result=AT + P, memory=memory)
+    assert grown == Effect(3, AT, AT + P, 99, populates=True)
 
 
 @pytest.mark.parametrize("advice", [22, 23])
@@ -111,3 +166,28 @@ def test_other_calls_change_no_page(number: int) -> None:
 @pytest.mark.parametrize("number", [MUNMAP, MADVISE, MREMAP])
 def test_nothing_changes_in_an_empty_range(number: int) -> None:
     assert call(number, AT, 0, 4, result=AT if number == MREMAP else 0) is None
+
+
+# -- userfaultfd -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("command", [3, 4, 7])
+def test_userfaultfd_fills(command: int) -> None:
+    wanted = Effect(3, AT, AT + 2 * P, 99, populates=True, userfault=True)
+    assert call(IOCTL, command, AT, 2 * P, 0x5000) == wanted
+
+
+def test_userfaultfd_moves() -> None:
+    """UFFDIO_MOVE: from the fourth argument's place."""
+    wanted = Effect(3, AT, AT + P, 99, moved_to=AT + 9 * P, moved_size=P, userfault=True)
+    assert call(IOCTL, 5, AT + 9 * P, P, AT) == wanted
+
+
+@pytest.mark.parametrize(("command", "mode", "on"), [(0, 1, True), (0, 2, False), (1, 0, False)])
+def test_ranges_registered_for_missing_pages(command: int, mode: int, on: bool) -> None:
+    """Write protection alone lets missing pages fault as ever."""
+    assert call(IOCTL, command, AT, P, mode) == Effect(3, AT, AT + P, 99, registers=on)
+
+
+def test_other_ioctls_of_userfaultfd() -> None:
+    assert call(IOCTL, 2, AT, P) is None  # UFFDIO_WAKE

@@ -86,10 +86,23 @@ def test_threads_are_kept_apart(threads: Threads) -> None:
     assert books(threads) == (5, 4)
 
 
-def test_a_thread_whose_start_was_not_seen_begins_with_its_first_record(threads: Threads) -> None:
-    record(threads, (13, 501), (13, 502))
-    assert books(threads) == (2, 2)
+def test_a_thread_whose_start_no_record_told_began_at_zero(threads: Threads) -> None:
+    """A worker of io_uring, or a lost record: made under trace, so all its faults are ours."""
+    record(threads, (13, 4), (13, 5))
+    assert books(threads) == (5, 2)
     assert threads.live[13].tgid == TGID
+
+
+def test_a_thread_met_before_its_record_is_one_thread(threads: Threads) -> None:
+    threads.meet(13, TGID)
+    threads.reach(13, 2)
+    threads.begin(13, TGID, 0)  # the FORK record, late
+    record(threads, (13, 1), (13, 2), (13, 3))
+    assert books(threads) == (3, 3)
+    threads.end(13, 3)
+    threads.meet(13, TGID)
+    threads.begin(13, TGID, 0)  # its number, used again
+    assert books(threads) == (3, 3)
 
 
 def test_faults_on_the_way_out_still_count(threads: Threads) -> None:
@@ -183,3 +196,40 @@ def test_what_was_missed_is_told_to_the_fault(
         kernel += len(faults)
         recorded += len(counts)
         assert books(threads) == (kernel, recorded)
+
+
+def test_a_number_used_again_is_another_thread() -> None:
+    """The old thread is freed late: its last count is not the new one's."""
+    threads = Threads()
+    threads.begin(11, TGID, 0)
+    threads.end(11, 500, task=0xA)
+    threads.begin(11, TGID, 0)
+    threads.free(11, 501, task=0xA)
+    threads.end(11, 3, task=0xB)
+    threads.free(11, 501, task=0xA)
+    threads.free(11, 4, task=0xB)
+    assert threads.counted == 504
+
+
+def test_the_thread_that_calls_exec_is_the_one_left() -> None:
+    threads = Threads()
+    for tid in (TGID, TGID + 1, TGID + 2):
+        threads.begin(tid, TGID, 0)
+    threads.end(TGID, 2)
+    threads.end(TGID + 1, 3)
+    threads.reach(TGID + 2, 4)
+    threads.become_leader(0, TGID)
+    threads.reach(TGID, 9)
+    assert (threads.counted, set(threads.live)) == (2 + 3 + 9, {TGID, TGID + 1})
+
+
+def test_faults_between_the_leaders_end_and_the_record_of_exec(threads: Threads) -> None:
+    """exec gives another thread the leader's number before its record says so."""
+    threads.begin(TGID, TGID, 283)
+    threads.begin(11, TGID, 0)
+    record(threads, (11, 1), (11, 2))
+    threads.end(TGID, 283)
+    record(threads, (TGID, 3), (TGID, 4))
+    threads.become_leader(11, TGID)
+    threads.reach(TGID, 4)
+    assert books(threads) == (4, 4)

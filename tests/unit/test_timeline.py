@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from tracer.rows import NO_FRAME, Confirmed, Kind
 from tracer.sources import Loss, Source
+from tracer.syscalls import Taking
 from tracer.timeline import Events, Outcome, Timeline
 
 P = 4096
@@ -104,6 +105,35 @@ def check_books(line: Timeline, *spaces: int) -> None:
 @pytest.fixture
 def line() -> Timeline:
     return Timeline()
+
+
+def test_userfaultfd_moves_a_frame_whose_fault_told_first(line: Timeline) -> None:
+    """Page 7's fault is over before UFFDIO_MOVE, which woke it, returns; page 8 never faults."""
+    apply(line, Event(70, 1, 2, after=A), Event(71, 1, 2, after=B))
+    apply(line, Event(7, 10, 20, after=A, kind=Kind.UFFD, source=Source.UFFD))
+    line.hand_over(SPACE, 70 << 12, 7 << 12, 2 << 12, 30)
+    assert tallies(line) == ({Source.FAULT: 2, Source.UFFD: 2}, {Loss.MOVE: 2})
+    assert [page_of(line, n)["frame"] for n in (7, 8)] == [A, B]
+    check_books(line, SPACE)
+
+
+def test_userfaultfd_moves_a_frame_before_its_fault_tells(line: Timeline) -> None:
+    apply(line, Event(70, 1, 2, after=A))
+    line.hand_over(SPACE, 70 << 12, 7 << 12, 1 << 12, 15)
+    out = apply(line, Event(7, 10, 20, after=A, kind=Kind.UFFD, source=Source.UFFD))
+    assert (out.gained.tolist(), out.raced.tolist()) == ([True], [False])
+    assert tallies(line) == ({Source.FAULT: 1, Source.UFFD: 1}, {Loss.MOVE: 1})
+    assert page_of(line, 7)["first_kind"] == Kind.UFFD
+    assert page_of(line, 7)["confirmed"] == Confirmed.FAULT
+    check_books(line, SPACE)
+
+
+def test_a_freed_frame_used_again_by_the_page_that_had_it(line: Timeline) -> None:
+    """Merged into B and copied out of it, into the very frame it had before."""
+    apply(line, Event(7, 10, 20, after=A))
+    apply(line, Event(7, 30, 40, B, A, kind=Kind.COW))
+    assert tallies(line) == ({Source.FAULT: 2, Source.UNKNOWN: 1}, {Loss.REPLACED: 2})
+    check_books(line, SPACE)
 
 
 # -- one page ----------------------------------------------------------------------
@@ -541,7 +571,8 @@ class Model:
             return True, False
         if page.frame != NO_FRAME and event.was_absent and not meanwhile:
             self.lose(page, event.start, Loss.RECLAIM if event.swapped else Loss.UNKNOWN)
-        if own and before != NO_FRAME and page.frame not in (before, after) and not meanwhile:
+        nowhere = page.frame == after == NO_FRAME
+        if own and page.frame != before != NO_FRAME and not nowhere and not meanwhile:
             self.swap_frame(page, event.time, before, Source.UNKNOWN)
         if after in (NO_FRAME, page.frame):
             return False, False
@@ -689,3 +720,70 @@ def test_the_timeline_follows_the_model(operations: list[tuple[Any, ...]]) -> No
         {Loss(n): times for n, times in sorted(model.lost.items()) if times},
     )
     check_books(line, SPACE, CHILD, *range(11, 11 + forks))
+
+
+# -- calls that take pages while other threads fault
+
+
+def racing() -> tuple[Timeline, Taking]:
+    """A page with frame A since 10, and a call on it that began at 20."""
+    line, call = Timeline(), Taking(7 * P, 8 * P, 20, Loss.MADVISE)
+    apply(line, Event(7, 5, 10))
+    line.begin_taking(SPACE, call)
+    return line, call
+
+
+def returns(line: Timeline, call: Taking, time: int) -> None:
+    line.lose(SPACE, call.start, call.end, time, call.loss, call.begun_ns)
+    line.end_taking(call, time)
+
+
+def frame_of(line: Timeline) -> int:
+    return int(line["frame"][line.state(SPACE, np.array([7], np.uint64))][0])
+
+
+def lost(line: Timeline) -> dict[str, int]:
+    return {cause.name: int(line.tally.lost[cause]) for cause in Loss if line.tally.lost[cause]}
+
+
+def test_a_fault_behind_a_calls_work_keeps_its_frame() -> None:
+    """The call took A; the fault of another thread came before it returned, and stays."""
+    line, call = racing()
+    apply(line, Event(7, 22, 25, after=B))
+    assert lost(line) == {"MADVISE": 1}
+    returns(line, call, 30)
+    apply(line, Event(7, 40, 45, before=B, after=B, kind=Kind.SPURIOUS))
+    assert (frame_of(line), lost(line)) == (B, {"MADVISE": 1})
+
+
+def test_a_fault_before_a_calls_work_loses_its_frame() -> None:
+    """It came while the call was under way, and the next fault finds the page absent."""
+    line, call = racing()
+    apply(line, Event(7, 22, 25, after=B))
+    returns(line, call, 30)
+    apply(line, Event(7, 40, 45, after=C))
+    assert (frame_of(line), lost(line)) == (C, {"MADVISE": 2})
+
+
+def test_what_was_there_before_a_call_is_gone_after_it() -> None:
+    line, call = racing()
+    returns(line, call, 30)
+    assert (frame_of(line), lost(line)) == (NO_FRAME, {"MADVISE": 1})
+
+
+def test_a_fault_told_after_the_return_it_came_before() -> None:
+    """Its record is late: whether the call took its frame shows next."""
+    for after, expected in ((B, {"MADVISE": 1}), (C, {"MADVISE": 2})):
+        line, call = racing()
+        returns(line, call, 30)
+        apply(line, Event(7, 22, 25, after=B))
+        before = B if after == B else None
+        apply(line, Event(7, 40, 45, before=before, after=after, kind=Kind.ANON))
+        assert (frame_of(line), lost(line)) == (after, expected)
+
+
+def test_a_call_that_failed_takes_nothing() -> None:
+    line, call = racing()
+    line.end_taking(call)
+    apply(line, Event(7, 40, 45, before=A, after=A, kind=Kind.SPURIOUS))
+    assert (frame_of(line), lost(line)) == (A, {})

@@ -30,10 +30,14 @@ class Books:
     missed: int = 0  # gaps in the threads' counts: seen by no hook; less lost and filtered
     skipped: int = 0  # calls of the probe's handlers that the kernel says it skipped
     missed_reason: str = ""  # why, in words; "" when nothing was missed
+    blind: bool = False  # whether that is what this probe by its nature cannot see
+    lost_other: int = 0  # lost records of threads, mappings and neighbours
+    unfollowed: int = 0  # events of threads' lives that may be unheard: `kernel` may lack some
     filtered: int = 0  # left out by --range, --region, --perms, --kind, --min-latency
     conflict: int = 0  # faults pagemap contradicts with nothing to explain it
     gained: int = 0  # pages that gained a frame
     given_up: int = 0  # pages that lost theirs
+    resident: int | None = None  # present pages at the end; None: unknown
     resident_change: int | None = None  # present pages, last snapshot less first; None: unknown
     gained_by: dict[str, int] = field(default_factory=dict)  # source (Source.name.lower()) -> pages
     lost_by: dict[str, int] = field(default_factory=dict)
@@ -42,10 +46,32 @@ class Books:
 
     def balanced(self) -> bool:
         """Whether every fault the kernel counted is a row, filtered out, lost or a named miss."""
-        return (
-            self.traced - self.foreign + self.filtered + self.lost + self.missed == self.kernel
-            and self.conflict == 0
-        )
+        return self.unaccounted() == 0 and self.conflict == 0
+
+    def unaccounted(self) -> int:
+        """The kernel's count less ours: 0 where the books balance."""
+        ours = self.traced - self.foreign + self.filtered + self.lost + self.missed
+        return self.kernel - ours
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """A budget and what came of it."""
+
+    budget: str  # as given
+    actual: int | None  # a count, bytes or nanoseconds; None where the run has no such value
+    shown: str  # the same for people
+    broken: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What --strict and --fail-if say of a run; `status` is 0 where nothing is wrong."""
+
+    strict: bool  # whether it was asked for
+    inexact: tuple[str, ...]  # what makes the record incomplete, asked for or not
+    budgets: tuple[Checked, ...]
+    status: int
 
 
 @dataclass
@@ -66,7 +92,10 @@ class RunInfo:
     snapshots: int = 0
     filters: dict[str, str] = field(default_factory=dict)
     exit_status: int | None = None  # the command's, as a shell would show it
+    resident: list[tuple[int, int]] = field(default_factory=list)  # time_ns, pages with a frame
+    pages_csv: str = ""  # --pages-csv, as seen from the directory of --csv
     notes: list[str] = field(default_factory=list)  # one sentence each: what the reader should know
+    verdict: Verdict | None = None  # once it is over
 
 
 @dataclass
@@ -89,6 +118,7 @@ class PageTable:
     gains: npt.NDArray[np.uint32]
     losses: npt.NDArray[np.uint32]
     last_loss: npt.NDArray[np.uint8]  # sources.Loss of the latest loss; 0 where none
+    last_time_ns: npt.NDArray[np.int64]  # CLOCK_MONOTONIC when it last gained or lost a frame
 
 
 class Output(Protocol):

@@ -21,10 +21,11 @@ def _faults(books: Books) -> str:
             terms.append(f"{count} {what}")
     total = own + books.filtered + books.lost + books.missed
     text = f"{' + '.join(terms)} {'=' if total == books.kernel else 'but'} {books.kernel}"
+    least = " of the threads that were followed" if books.unfollowed else ""
     none = [
         f"0 {what}" for count, what in ((books.lost, "lost"), (books.missed, "missed")) if not count
     ]
-    return f"{text} the kernel counted" + (f"; {', '.join(none)}" if none else "")
+    return f"{text} the kernel counted{least}" + (f"; {', '.join(none)}" if none else "")
 
 
 def _frames(books: Books, glyphs: Glyphs) -> str:
@@ -59,6 +60,12 @@ def reasons(books: Books, glyphs: Glyphs) -> list[str]:
     if books.missed:
         reason = books.missed_reason or "no reason known"
         said.append(f"{_count(books.missed, 'fault')} counted but seen by no hook: {reason}")
+    if books.unfollowed:
+        said.append(
+            f"{_count(books.unfollowed, 'beginning or end', 'beginnings and ends')} of threads "
+            "may have gone unheard, since the kernel skipped the handlers: faults of such a "
+            "thread may be in neither count"
+        )
     return [*said, *_trouble(books, glyphs)]
 
 
@@ -76,8 +83,8 @@ def _trouble(books: Books, glyphs: Glyphs) -> list[str]:
     return said
 
 
-def _count(count: int, noun: str) -> str:
-    return f"{count} {noun}" + ("" if count == 1 else "s")
+def _count(count: int, noun: str, several: str = "") -> str:
+    return f"{count} {noun if count == 1 else several or noun + 's'}"
 
 
 def _signed(count: int, glyphs: Glyphs) -> str:

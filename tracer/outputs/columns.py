@@ -2,22 +2,25 @@
 
 Every cell of a column is right-justified in the same number of words, four or
 eight characters each, with NUL in front; digits come four at a time from
-tables. `lines` lays the columns side by side and squeezes the NULs out, so
-no line is ever a Python object. A cell includes its separator.
+tables, those that are the same in all rows once for all. A cell includes its
+separator. tracer.outputs.lines lays the columns side by side.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from tracer.fields import alike
+
 Words = npt.NDArray[np.unsignedinteger]  # one for each row, or a single one for all
 Flags = npt.NDArray[np.bool_]
+Lengths = npt.NDArray[np.integer]
 Tables = tuple[Words, Words]  # without and with leading zeros
 
-BLOCK = 2048  # lines put together at once: they stay in a core's own cache
 _COMMA = np.uint32(int.from_bytes(b"\0\0\0,", "little"))
 _SEVEN = np.uint64(10_000_000)
 
@@ -28,6 +31,7 @@ class Column:
 
     words: list[Words]
     width: int  # characters of the longest cell, from its first to the end
+    lengths: Lengths | None = None  # characters of each row's cell; None: `width`, all of them
 
     @property
     def size(self) -> int:
@@ -37,94 +41,124 @@ class Column:
 
 def decimal(values: npt.NDArray[np.integer], blank: int | None = None) -> Column:
     """Non-negative integers in decimal, each followed by a comma; nothing for the value `blank`."""
+    if (value := alike(values)) is not None:
+        return constant(b"," if value == blank else b"%d," % value)
     number, empty = _without(values, blank)
-    most = int(number.max(initial=0))
-    if empty is None and most == number.min(initial=most):
-        return _constant(b"%d," % most)
-    if most < 1 << 32:
+    least, most = _extremes(number)
+    if least == most:
+        return _repeated(b"%d," % most, empty)
+    same, digits = _shared(least, most, (3, 7), 10)
+    if digits:
+        words = _below(number - number.dtype.type(same * 10**digits), digits)
+        words += constant(b"%d" % same).words[::-1]
+    elif most < 1 << 32:
         words = _digits(number.astype(np.uint32), [])
     else:
         words = _long_digits(number.astype(np.uint64))
-    return _column(words, len(str(most)) + 1, empty)
+    return _column(words, len(str(most)), _lengths(number, least, most, 10), empty)
 
 
-def hexadecimal(values: npt.NDArray[np.uint64], blank: int | None = None) -> Column:
-    """Unsigned integers as 0x…, each followed by a comma; nothing for the value `blank`."""
+def hexadecimal(values: npt.NDArray[np.uint64], blank: int | None = None) -> list[Column]:
+    """Unsigned integers as 0x…, each followed by a comma; nothing for the value `blank`.
+
+    Two columns, since the digits may be ragged behind the 0x.
+    """
+    if (value := alike(values)) is not None:
+        return [constant(b"," if value == blank else b"%#x," % value)]
     number, empty = _without(values, blank)
-    most = int(number.max(initial=0))
-    if empty is None and most == number.min(initial=most):
-        return _constant(b"%#x," % most)
-    first, head, tail = _hexadecimal_tables()
-    rest = number >> np.uint64(12)
-    top = most >> 12
-    words = [_look_up(tail, number & np.uint64(0xFFF), rest)]
-    while top >= len(first):
-        low, rest = rest & np.uint64(0xFFFF), rest >> np.uint64(16)
-        top >>= 16
-        words.append(_look_up(head, low, rest))
-    width = 4 * len(words) + len(f"0x{top:x}" if top else "0x")
-    words.append(first.take(rest.astype(np.intp)))
-    return _column(words, width, empty)
+    least, most = _extremes(number)
+    if least == most:
+        return [_repeated(b"%#x," % most, empty)]
+    head, tail = _hexadecimal_tables()
+    same, digits = _shared(least, most, (7, 11), 16)
+    if digits:
+        rest = (number & np.uint64((1 << 4 * digits) - 1)).astype(np.intp)
+        words = [_padded(tail, rest & 0xFFF)]
+        words += [_padded(head, rest >> shift & 0xFFFF) for shift in range(12, 4 * digits, 16)]
+        words += constant(b"%x" % same).words[::-1]
+    else:
+        rest = number >> np.uint64(12)
+        words = [_look_up(tail, number & np.uint64(0xFFF), rest)]
+        while rest.any():
+            low, rest = rest & np.uint64(0xFFFF), rest >> np.uint64(16)
+            words.append(_look_up(head, low, rest))
+    lengths = _lengths(number, least, most, 16)
+    return [_repeated(b"0x", empty, b""), _column(words, len(f"{most:x}"), lengths, empty)]
 
 
 def strings(cells: Sequence[bytes], ids: npt.NDArray[np.integer]) -> Column:
     """`cells[id]` for each of `ids`; cells hold no NUL, and end with their own separator."""
+    if alike(ids) is not None or (len(ids) and (ids == ids[0]).all()):
+        return constant(cells[int(ids[0])])
     present = np.zeros(len(cells), bool)
     present[ids] = True
     used: list[int] = np.flatnonzero(present).tolist()
-    if len(used) == 1:
-        return _constant(cells[used[0]])
     width = max((len(cells[i]) for i in used), default=0)
     room = width + -width % (8 if width > 4 else 4)
     cells_used = b"".join(cells[i].rjust(room, b"\0") for i in used)
     table = np.frombuffer(cells_used, "<u8" if width > 4 else "<u4").reshape(len(used), -1)
-    place = (np.cumsum(present) - 1).take(ids)
-    return Column(list(table.take(place, axis=0).T), width)
+    place = _take(np.cumsum(present) - 1, ids)
+    sizes = np.array([len(cells[i]) for i in used], np.intp)
+    lengths = None if (sizes == width).all() else _take(sizes, place)
+    return Column([_take(part, place) for part in np.ascontiguousarray(table.T)], width, lengths)
 
 
-def lines(columns: Sequence[Column], rows: int) -> Iterator[memoryview]:
-    """The columns side by side as text, padding squeezed out: whole lines at a time."""
-    widths = [columns[0].size, *(column.width for column in columns[1:])]
-    ends: list[int] = np.cumsum(widths).tolist()
-    stride = ends[-1]
-    words = _placed(columns, ends)
-    text = np.empty(min(rows, BLOCK) * stride, np.uint8)
-    for start in range(0, rows, BLOCK):
-        count = min(rows - start, BLOCK)
-        for word, at in words:
-            cells = word[start : start + count] if len(word) == rows else word
-            np.ndarray((count,), word.dtype, text.data, at, (stride,))[:] = cells
-        block = text[: count * stride]
-        yield block[block != 0].data
-
-
-def _placed(columns: Sequence[Column], ends: Sequence[int]) -> list[tuple[Words, int]]:
-    """Every word and where in its line it goes, in the order of writing.
-
-    From right to left: the NULs that all cells of a column have in front lie over the end of
-    the column before, which is written after it. Fewer gaps make the squeezing faster.
-    """
-    placed = []
-    for column, end in zip(columns[::-1], ends[::-1], strict=True):
-        at = end - column.size
-        for word in column.words:
-            placed.append((word, at))
-            at += word.itemsize
-    return placed
+def constant(cell: bytes) -> Column:
+    """The same cell in every row."""
+    if len(cell) <= 4:
+        return Column([np.frombuffer(cell.rjust(4, b"\0"), "<u4")], len(cell))
+    padded = cell.rjust(len(cell) + -len(cell) % 8, b"\0")
+    return Column(list(np.frombuffer(padded, "<u8").reshape(-1, 1)), len(cell))
 
 
 def _without(
     values: npt.NDArray[np.integer], blank: int | None
 ) -> tuple[npt.NDArray[np.integer], Flags | None]:
-    """A contiguous copy with 0 in place of `blank`, and where that was, if anywhere."""
+    """A contiguous copy with the largest other value in place of `blank`, and where that was."""
     number = values.copy()
     if blank is None:
         return number, None
     empty = number == number.dtype.type(blank)
     if not empty.any():
         return number, None
-    number[empty] = 0
+    number[empty] = number.max(where=~empty, initial=0)
     return number, empty
+
+
+def _extremes(number: npt.NDArray[np.integer]) -> tuple[int, int]:
+    most = int(number.max(initial=0))
+    return int(number.min(initial=most)), most
+
+
+def _shared(least: int, most: int, groups: Sequence[int], base: int) -> tuple[int, int]:
+    """(the leading digits all have, how many of `groups` follow them); nothing shared: (0, 0)."""
+    for digits in groups:
+        same = least // base**digits
+        if same and same == most // base**digits:
+            return same, digits
+    return 0, 0
+
+
+def _lengths(number: npt.NDArray[np.integer], least: int, most: int, base: int) -> Lengths | None:
+    """Characters of each cell: its digits and the comma; None where all have as many."""
+    count = str if base == 10 else "{:x}".format
+    low, high = len(count(least)), len(count(most))
+    if low == high:
+        return None
+    lengths = np.full(len(number), low + 1, np.uint8)
+    for digits in range(low, high):
+        lengths += (number >= number.dtype.type(base**digits)).view(np.uint8)
+    return lengths
+
+
+def _below(number: npt.NDArray[np.integer], digits: int) -> list[Words]:
+    """The last 3 or 7 digits of numbers that have more, least significant first."""
+    head, tail = _decimal_tables()
+    rest = number.astype(np.uint32)
+    if digits == 3:
+        return [_padded(tail, rest)]
+    high = rest // np.uint32(1000)
+    return [_padded(tail, rest - high * np.uint32(1000)), _padded(head, high)]
 
 
 def _long_digits(number: npt.NDArray[np.uint64]) -> list[Words]:
@@ -154,31 +188,48 @@ def _digits(rest: npt.NDArray[np.unsignedinteger], words: list[Words]) -> list[W
 
 def _look_up(table: Tables, low: npt.NDArray[np.integer], rest: npt.NDArray[np.integer]) -> Words:
     """The digits of `low`, with leading zeros where there are others in front."""
-    stripped, padded = table
-    index = low.astype(np.intp)
+    stripped, _ = table
     more = rest != 0
     if more.all():
-        return padded.take(index)
+        return _padded(table, low)
     if not more.any():
-        return stripped.take(index)
-    return np.where(more, padded.take(index), stripped.take(index))
+        return _take(stripped, low)
+    return np.where(more, _padded(table, low), _take(stripped, low))
 
 
-def _column(words: list[Words], width: int, empty: Flags | None) -> Column:
+def _padded(table: Tables, low: npt.NDArray[np.integer]) -> Words:
+    """The digits of `low`, leading zeros and all; a single word where all are the same."""
+    _, padded = table
+    if len(low) and (low == low[0]).all():
+        return padded[int(low[0]) :][:1]
+    return _take(padded, low)
+
+
+def _take(table: npt.NDArray[Any], at: npt.NDArray[np.integer]) -> npt.NDArray[Any]:
+    """table[at]; quicker, since nothing is out of range."""
+    return table.take(at.astype(np.intp, copy=False), mode="clip")
+
+
+def _column(
+    words: list[Words], digits: int, lengths: Lengths | None, empty: Flags | None
+) -> Column:
     """The column of `words`, least significant first, with a lone comma where `empty`."""
+    width = digits + 1
     if empty is not None:
-        if empty.all():
-            return _constant(b",")
-        keep = empty.astype(np.uint32) - np.uint32(1)  # all bits, or none where empty
-        words = [word & keep for word in words]
-        words[0] |= ~keep & _COMMA
-    return Column(words[::-1], width)
+        there = (~empty).view(np.uint8)
+        words = [word * there for word in words]
+        words[0] |= empty.view(np.uint8) * _COMMA
+        lengths = np.where(empty, 1, width if lengths is None else lengths)
+    return Column(words[::-1], width, lengths)
 
 
-def _constant(cell: bytes) -> Column:
-    """The same cell in every row."""
-    padded = cell.rjust(len(cell) + -len(cell) % 4, b"\0")
-    return Column(list(np.frombuffer(padded, "<u4").reshape(-1, 1)), len(cell))
+def _repeated(cell: bytes, empty: Flags | None, instead: bytes = b",") -> Column:
+    """The same cell in every row, but `instead` where `empty`."""
+    if empty is None:
+        return constant(cell)
+    if empty.all():
+        return constant(instead)
+    return strings([cell, instead], empty.astype(np.intp))
 
 
 @cache
@@ -189,11 +240,10 @@ def _decimal_tables() -> tuple[Tables, Tables]:
 
 
 @cache
-def _hexadecimal_tables() -> tuple[Words, Tables, Tables]:
-    first = _packed([f"0x{n:x}" if n else "0x" for n in range(256)])
+def _hexadecimal_tables() -> tuple[Tables, Tables]:
     head = _tables([f"{n:04x}" for n in range(1 << 16)])
     tail = _tables([f"{n:03x}," for n in range(1 << 12)])
-    return first, head, tail
+    return head, tail
 
 
 def _tables(padded: list[str]) -> Tables:

@@ -29,6 +29,7 @@ STYLES: dict[Kind, str] = {
     Kind.SWAP: _RED,
     Kind.HUGE: "bold " + _GREEN,
     Kind.HUGETLB: "bold " + _GREEN,
+    Kind.UFFD: "italic " + _GREEN,
     Kind.FAILED: "bold reverse " + _RED,
 }
 LOUD = "bold " + _RED  # a fault that waited for a disk
@@ -176,7 +177,7 @@ class ConsoleOutput:
     def _symbol(self, line: Line) -> str:
         if self._symbols is None or not line.one_ip:
             return self._glyphs.none
-        symbols = self._symbols(np.array([line.row]))
+        symbols = self._symbols(Rows.from_records(np.array([line.row])))
         return printable(symbols[0]) or self._glyphs.none
 
     def _region(self, line: Line, names: Names, width: int) -> str:

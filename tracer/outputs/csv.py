@@ -13,8 +13,9 @@ import numpy.typing as npt
 
 from tracer.outputs.base import Symbolizer
 from tracer.outputs.cells import RegionCells, enum_cells, text_cell
-from tracer.outputs.columns import Column, decimal, hexadecimal, lines, strings
+from tracer.outputs.columns import Column, constant, decimal, hexadecimal, strings
 from tracer.outputs.files import OutputFile
+from tracer.outputs.lines import lines
 from tracer.rows import NO_FRAME, UNKNOWN_LATENCY, Access, Cause, Confirmed, Kind, Names, Rows
 
 COLUMNS = (
@@ -71,15 +72,15 @@ class CsvOutput:
             *(decimal(rows[name], blank=0) for name in ("pid", "space", "tid")),
             strings(self._comms, rows["comm"]),
             decimal(rows["cpu"]),
-            hexadecimal(rows["address"]),
+            *hexadecimal(rows["address"]),
             strings(_what_cells(), _what(rows)),
             decimal(rows["latency_ns"], blank=UNKNOWN_LATENCY),
-            hexadecimal(rows["frame"], blank=NO_FRAME),
-            hexadecimal(rows["frame_before"], blank=NO_FRAME),
+            *hexadecimal(rows["frame"], blank=NO_FRAME),
+            *hexadecimal(rows["frame_before"], blank=NO_FRAME),
             decimal(rows["pages"]),
             self._regions.named(rows["region"]),
-            self._regions.offsets(rows["region"], rows["address"]),
-            hexadecimal(rows["ip"], blank=0),
+            *self._regions.offsets(rows["region"], rows["offset"]),
+            *hexadecimal(rows["ip"], blank=0),
             self._symbol_column(rows),
             decimal(rows["count"], blank=0),
             strings(_CONFIRMED, rows["confirmed"]),
@@ -88,18 +89,18 @@ class CsvOutput:
 
     def _symbol_column(self, rows: Rows) -> Column:
         if self._symbols is None:
-            return strings([b","], np.zeros(len(rows), np.intp))
+            return constant(b",")
         ids: dict[str, int] = {}
         symbols = [ids.setdefault(symbol, len(ids)) for symbol in self._symbols(rows)]
         return strings([text_cell(symbol) for symbol in ids], np.array(symbols, np.intp))
 
 
-def _what(rows: Rows) -> npt.NDArray[np.intp]:
+def _what(rows: Rows) -> npt.NDArray[np.integer]:
     """One number for access, cause, kind and major together: they make a single cell."""
-    what: npt.NDArray[np.intp] = rows["access"].astype(np.intp)
-    what = what * len(Cause) + rows["cause"]
-    what = what * len(Kind) + rows["kind"]
-    what = what * 2 + rows["major"]
+    what = rows["access"].astype(np.uint16)
+    for name, values in (("cause", len(Cause)), ("kind", len(Kind)), ("major", 2)):
+        what *= np.uint16(values)
+        what += rows[name]
     return what
 
 

@@ -1,9 +1,8 @@
 """Opening and writing the files a user asked for, safely: this program runs as root.
 
 Files are opened before tracing starts, so that a bad path costs nothing, and
-belong to the user who called sudo. A symbolic link in a world-writable
-directory is never followed, for another user may have put it there; nothing is
-overwritten unasked.
+belong to the user who called sudo. Nothing is overwritten unasked, and nothing
+that another user may have put in our way is followed (tracer.outputs.paths).
 """
 
 import errno
@@ -16,13 +15,12 @@ from contextlib import suppress
 from typing import TextIO, cast
 
 from tracer.errors import Exit, TraceError
+from tracer.outputs.paths import Owner, open_parent, others_may_write, refuse_planted_file
 from tracer.text import printable
 
-Owner = tuple[int, int]  # uid, gid
-
 _DESCRIPTOR = re.compile(r"/dev/(stdin|stdout|stderr)|/(?:dev|proc/self)/fd/(\d+)")
+_NO_FD = (1 << 31) - 1  # beyond what a descriptor can be (RLIMIT_NOFILE), and no overflow
 _STANDARD = {"stdin": 0, "stdout": 1, "stderr": 2}
-_MAX_LINKS = 40  # as the kernel's own limit, path_resolution(7)
 
 
 class OutputFile:
@@ -33,11 +31,20 @@ class OutputFile:
     """
 
     def __init__(
-        self, fd: int, name: str, *, created: bool = False, parent: int = -1, entry: str = ""
+        self,
+        fd: int,
+        name: str,
+        *,
+        created: bool = False,
+        parent: int = -1,
+        entry: str = "",
+        becomes: str = "",
     ) -> None:
+        """`becomes`: the name it takes in place of `entry`, both in `parent`, once written to."""
         self.name = name
         self.created = created
-        self._entry = entry  # the name in `parent`
+        self._entry = entry
+        self._becomes = becomes
         self._fd = fd
         self._parent = parent  # directory, for `discard`; ours to close
         self.regular = stat.S_ISREG(os.fstat(fd).st_mode)
@@ -65,7 +72,10 @@ class OutputFile:
 
     def _start(self) -> None:
         self._fresh = False
-        if self.regular and not self.created and self._parent >= 0:
+        if self._becomes:
+            os.rename(self._entry, self._becomes, src_dir_fd=self._parent, dst_dir_fd=self._parent)
+            self._entry = self._becomes
+        elif self.regular and not self.created and self._parent >= 0:
             os.ftruncate(self._fd, 0)
 
     def _write(self, data: memoryview) -> None:
@@ -90,25 +100,32 @@ class OutputFile:
         """Close; an existing file without a write is emptied. Harmless when repeated."""
         if self._fd < 0:
             return
-        fd, self._fd = self._fd, -1
         try:
-            if self._fresh and self.regular and not self.created and self._parent >= 0:
-                os.ftruncate(fd, 0)
-            os.close(fd)
+            if self._fresh:
+                self._start()
         except OSError as error:
             raise failure(self.name, "cannot write", error) from error
         finally:
+            fd, self._fd = self._fd, -1
+            self._close(fd)
             self._close_parent()
+
+    def _close(self, fd: int) -> None:
+        try:
+            os.close(fd)
+        except OSError as error:
+            raise failure(self.name, "cannot write", error) from error
 
     def discard(self) -> None:
         """Close, and remove the file if we made it."""
         if self._fd < 0:
             return
         fd, self._fd = self._fd, -1
-        os.close(fd)
         if self.created:
             with suppress(FileNotFoundError):
-                os.unlink(self._entry, dir_fd=self._parent)
+                if _same_file(os.fstat(fd), _look(self._parent, self._entry)):
+                    os.unlink(self._entry, dir_fd=self._parent)
+        os.close(fd)
         self._close_parent()
 
     def _close_parent(self) -> None:
@@ -158,8 +175,8 @@ def open_output(path: str, owner: Owner | None = None, force: bool = False) -> O
         standard, number = match.groups()
         return OutputFile(_checked(path, _STANDARD[standard] if standard else int(number)), path)
     try:
-        parent, name = open_parent(path)
-    except OSError as error:
+        parent, name = open_parent(path, owner)
+    except (OSError, ValueError) as error:
         raise failure(path, "cannot open", error) from error
     try:
         return _open_in(parent, name, path, owner, force)
@@ -177,14 +194,12 @@ def replace_file(path: str, data: bytes, owner: Owner | None = None) -> None:
     Raises TraceError(code=Exit.OUTPUT); `path` is then as it was.
     """
     try:
-        parent, name = open_parent(path)
+        parent, name = open_parent(path, owner)
     except OSError as error:
         raise failure(path, "cannot write", error) from error
-    draft = f".{name}.{os.getpid()}"
     try:
-        with suppress(FileNotFoundError):  # left by a killed run with our process id
-            os.unlink(draft, dir_fd=parent)
-        file = _open_in(os.dup(parent), draft, path, owner, force=False)
+        fd, draft = _draft(parent, name, owner)
+        file = OutputFile(fd, path, created=True, parent=os.dup(parent), entry=draft)
         try:
             file.write(data)
             os.rename(draft, name, src_dir_fd=parent, dst_dir_fd=parent)
@@ -201,7 +216,7 @@ def replace_file(path: str, data: bytes, owner: Owner | None = None) -> None:
 def _checked(path: str, fd: int) -> int:
     """A copy of a descriptor we were given."""
     try:
-        return os.dup(fd)
+        return os.dup(min(fd, _NO_FD))
     except OSError as error:
         raise failure(path, "cannot open", error) from error
 
@@ -211,103 +226,60 @@ def _open_in(parent: int, name: str, path: str, owner: Owner | None, force: bool
     try:
         fd = os.open(name, flags | os.O_CREAT | os.O_EXCL, 0o644, dir_fd=parent)
     except FileExistsError:
-        return _open_existing(parent, name, path, flags, owner, force)
-    if owner is not None and owner[0] != os.geteuid():
-        with suppress(PermissionError):  # a file system without owners
-            os.fchown(fd, *owner)
+        return _open_existing(parent, name, path, owner, force)
+    _give(fd, owner)
     return OutputFile(fd, path, created=True, parent=parent, entry=name)
 
 
+def _give(fd: int, owner: Owner | None) -> None:
+    if owner is not None and owner[0] != os.geteuid():
+        with suppress(PermissionError):  # a file system without owners
+            os.fchown(fd, *owner)
+
+
 def _open_existing(
-    parent: int, name: str, path: str, flags: int, owner: Owner | None, force: bool
+    parent: int, name: str, path: str, owner: Owner | None, force: bool
 ) -> OutputFile:
-    found = os.stat(name, dir_fd=parent, follow_symlinks=False)
-    if stat.S_ISREG(found.st_mode) and not force:
-        raise TraceError(
-            f"{printable(path)} exists already",
-            "choose another name, or overwrite it with --force",
-            Exit.OUTPUT,
-        )
-    ours = {0, os.geteuid()} | ({owner[0]} if owner else set())
-    if _others_may_write(parent) and (found.st_uid not in ours or _hard_linked(found)):
-        raise TraceError(
-            f"{printable(path)} was put there by another user",
-            "choose another name, in a directory of your own",
-            Exit.OUTPUT,
-        )
-    fd = os.open(name, flags, dir_fd=parent)
+    handle = os.open(name, os.O_PATH | os.O_CLOEXEC | os.O_NOFOLLOW, dir_fd=parent)
+    try:
+        found = os.fstat(handle)
+        if stat.S_ISLNK(found.st_mode):  # it was not when the path was walked
+            raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), path)
+        if stat.S_ISREG(found.st_mode) and not force:
+            raise TraceError(
+                f"{printable(path)} exists already",
+                "choose another name, or overwrite it with --force",
+                Exit.OUTPUT,
+            )
+        refuse_planted_file(parent, found, path, owner)
+        if stat.S_ISREG(found.st_mode) and others_may_write(os.fstat(parent), owner):
+            # It may be a link to a file elsewhere all the same, made and unmade meanwhile.
+            fd, draft = _draft(parent, name, owner)
+            return OutputFile(fd, path, created=True, parent=parent, entry=draft, becomes=name)
+        fd = os.open(f"/proc/self/fd/{handle}", os.O_WRONLY | os.O_CLOEXEC | os.O_NOCTTY)
+    finally:
+        os.close(handle)
     return OutputFile(fd, path, parent=parent, entry=name)
 
 
-def _hard_linked(found: os.stat_result) -> bool:
-    return stat.S_ISREG(found.st_mode) and found.st_nlink > 1
+def _draft(parent: int, name: str, owner: Owner | None) -> tuple[int, str]:
+    """A new file that is to take the place of `name`: a descriptor, and its name until then."""
+    # Bytes, for the limit of 255 is one of bytes.
+    draft = os.fsdecode(b"." + os.fsencode(name)[:200] + b".%d" % os.getpid())
+    with suppress(FileNotFoundError):  # left by a killed run with our process id
+        os.unlink(draft, dir_fd=parent)
+    flags = os.O_WRONLY | os.O_CLOEXEC | os.O_CREAT | os.O_EXCL
+    fd = os.open(draft, flags, 0o644, dir_fd=parent)
+    _give(fd, owner)
+    return fd, draft
 
 
-def _others_may_write(directory: int) -> bool:
-    return bool(os.fstat(directory).st_mode & stat.S_IWOTH)
+def _look(parent: int, name: str) -> os.stat_result:
+    return os.stat(name, dir_fd=parent, follow_symlinks=False)
 
 
-def open_parent(path: str) -> tuple[int, str]:
-    """The directory of `path` as a descriptor, and the last name in it, links resolved.
-
-    Walks name by name, as the kernel does (path_resolution(7)), but refuses
-    links in directories anyone may write to. Raises TraceError for those,
-    OSError for what is missing or forbidden.
-    """
-    names = [*_names(path), *([""] if path.endswith("/") else [])]
-    flags = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW
-    here = os.open("/" if path.startswith("/") else ".", flags)
-    links = 0
-    try:
-        while True:
-            name = names.pop(0) if names else ""
-            if not name:
-                raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
-            target = _link(here, name)
-            if target is not None:
-                _refuse_planted_link(here, name, path)
-                links += 1
-                if links > _MAX_LINKS:
-                    raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), path)
-                names = _names(target) + names
-                if target.startswith("/"):
-                    here = _step(here, "/", flags)
-            elif not names:
-                return here, name
-            else:
-                here = _step(here, name, flags)
-    except BaseException:
-        os.close(here)
-        raise
-
-
-def _names(path: str) -> list[str]:
-    return [name for name in path.split("/") if name]
-
-
-def _step(here: int, name: str, flags: int) -> int:
-    there = os.open(name, flags, dir_fd=here)
-    os.close(here)
-    return there
-
-
-def _link(here: int, name: str) -> str | None:
-    try:
-        return os.readlink(name, dir_fd=here)
-    except OSError as error:
-        if error.errno in (errno.EINVAL, errno.ENOENT):  # no link, or nothing there
-            return None
-        raise
-
-
-def _refuse_planted_link(here: int, name: str, path: str) -> None:
-    if _others_may_write(here):
-        raise TraceError(
-            f"{printable(path)}: {printable(name)} is a symbolic link in a directory anyone "
-            "may write to",
-            "name the file it points to",
-            Exit.OUTPUT,
-        )
+def _same_file(one: os.stat_result, other: os.stat_result) -> bool:
+    return (one.st_dev, one.st_ino) == (other.st_dev, other.st_ino)
 
 
 _HINTS = {
@@ -322,8 +294,9 @@ _HINTS = {
 }
 
 
-def failure(path: str, what: str, error: OSError) -> TraceError:
+def failure(path: str, what: str, error: Exception) -> TraceError:
     """The TraceError that tells of `error`: what could not be done to `path`, why, and a hint."""
-    reason = os.strerror(error.errno) if error.errno else str(error)
-    hint = _HINTS.get(error.errno or 0, "")
+    number = error.errno if isinstance(error, OSError) else None
+    reason = os.strerror(number) if number else str(error)
+    hint = _HINTS.get(number or 0, "")
     return TraceError(f"{what} {printable(path)}: {reason}", hint, Exit.OUTPUT)

@@ -1,11 +1,14 @@
 """Quantiles of any number of latencies in constant memory."""
 
+from functools import cache
+
 import numpy as np
 import numpy.typing as npt
 
 EXACT = 4096  # this many are kept as they are
 _SUB = 6  # 64 buckets an octave: a bucket's middle is within 0.8 % of what is in it
 _LINEAR = 1 << (_SUB + 1)  # below this a bucket is one nanosecond
+_TABLED = 1 << 14  # nanoseconds; the buckets of shorter latencies are looked up
 _BUCKETS = _LINEAR + (63 - _SUB - 1 << _SUB)
 
 Nanoseconds = npt.NDArray[np.int64]
@@ -62,6 +65,21 @@ class Latencies:
 
 def _bucket(values: Nanoseconds) -> npt.NDArray[np.intp]:
     """Linear below _LINEAR; above, the highest _SUB + 1 bits and how far they were shifted."""
+    table = _table()
+    found = table.take(values, mode="clip")  # a wrong one where there is none: they are few
+    longer = np.flatnonzero(values >= len(table))
+    if len(longer):
+        found[longer] = _computed(values[longer])
+    return found
+
+
+@cache
+def _table() -> npt.NDArray[np.intp]:
+    """The bucket of each short latency."""
+    return _computed(np.arange(_TABLED, dtype=np.int64))
+
+
+def _computed(values: Nanoseconds) -> npt.NDArray[np.intp]:
     exponent = np.frexp(values.astype(np.float64))[1].astype(np.int64)
     # Near 2**53 and above a float rounds up to the next octave.
     exponent -= (values >> np.maximum(exponent - 1, 0)) == 0

@@ -94,13 +94,13 @@ def _gaps(pages: npt.NDArray[np.uint32], page: npt.NDArray[np.uint64]) -> npt.ND
 def _lines(
     rows: Rows, order: npt.NDArray[np.intp], starts: npt.NDArray[np.intp], neighbours: bool
 ) -> list[Line]:
-    columns = {name: rows[name].copy().take(order) for name in _SUMMED}
+    columns = {name: rows[name].take(order) for name in _SUMMED}
     ends = np.append(starts[1:], len(rows))
     lines = []
     for start, end in zip(starts.tolist(), ends.tolist(), strict=True):
         part = {name: column[start:end] for name, column in columns.items()}
         first = order[start + int(part["time_ns"].argmin())]
-        lines.append(_line(rows[first], part, neighbours))
+        lines.append(_line(rows[int(first)], part, neighbours))
     return sorted(lines, key=lambda line: int(line.row["time_ns"]))
 
 

@@ -13,8 +13,9 @@ from typing import Literal
 from tracer import __version__
 from tracer.outputs.base import Books, RunInfo
 from tracer.outputs.csv import COLUMNS
-from tracer.outputs.files import OutputFile, Owner, open_output, replace_file
-from tracer.text import printable
+from tracer.outputs.files import OutputFile, open_output, replace_file
+from tracer.outputs.paths import Owner
+from tracer.text import harmless, printable
 
 SUFFIX = ".meta.json"
 _BY_REGION = ("gained_in", "lost_in")
@@ -47,16 +48,14 @@ class MetaFile:
             self._replace(describe(info, "failed"))
 
     def discard(self) -> None:
-        """Give the name up again, where nothing was written yet."""
+        """Give the name up again, where nothing was written yet; harmless otherwise."""
         if self._file is not None:
             self._file.discard()
             self._file = None
 
     def _replace(self, content: Json) -> None:
         replace_file(self.path, (json.dumps(content, indent=2) + "\n").encode(), self._owner)
-        if self._file is not None:
-            self._file.close()
-            self._file = None
+        self.discard()  # the claim's own file, which is no longer the one of that name
 
 
 def describe(info: RunInfo, state: State, books: Books | None = None) -> Json:
@@ -72,7 +71,7 @@ def describe(info: RunInfo, state: State, books: Books | None = None) -> Json:
         "command": [printable(word) for word in info.command],
         "pids": info.pids,
         "exit_status": info.exit_status,
-        "probe": {"name": info.probe, "reason": printable(info.probe_reason)},
+        "probe": {"name": info.probe, "reason": harmless(info.probe_reason)},
         "clock": {
             "time_ns": "CLOCK_MONOTONIC",
             "started_monotonic_ns": info.started_monotonic_ns,
@@ -83,12 +82,23 @@ def describe(info: RunInfo, state: State, books: Books | None = None) -> Json:
             "ended": _iso(ended + offset) if ended else None,
         },
         "snapshots": {"interval_ms": info.snapshot_interval_ms, "taken": info.snapshots},
+        "resident": {
+            "time_ns": [time_ns for time_ns, _ in info.resident],
+            "pages": [pages for _, pages in info.resident],
+        },
+        "pages_csv": printable(info.pages_csv) or None,
         "filters": {name: printable(value) for name, value in info.filters.items()},
-        "notes": [printable(note) for note in info.notes],
+        "notes": [harmless(note) for note in info.notes],
         "columns": list(COLUMNS),
         "lost": None,
         "books": None,
+        "verdict": None,
     }
+    if info.verdict is not None:
+        content["verdict"] = {
+            **asdict(info.verdict),
+            "inexact": [harmless(reason) for reason in info.verdict.inexact],
+        }
     if books is not None:
         content["lost"] = books.lost
         # By region they are numbers of this run alone; --pages-csv has them by name.

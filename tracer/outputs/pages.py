@@ -6,15 +6,16 @@ import numpy as np
 
 from tracer.outputs.base import PageTable
 from tracer.outputs.cells import RegionCells, enum_cells
-from tracer.outputs.columns import decimal, hexadecimal, lines, strings
+from tracer.outputs.columns import decimal, hexadecimal, strings
 from tracer.outputs.files import OutputFile
+from tracer.outputs.lines import lines
 from tracer.rows import NO_FRAME, Kind, Names
 from tracer.sources import Loss, Source
 
 PAGE_COLUMNS = (
     *("space", "pid", "page", "region", "perms", "first_time_ns", "first_source"),
     *("first_kind", "first_fault", "first_frame", "last_frame", "last_source"),
-    *("confirmed", "gains", "losses", "last_loss"),
+    *("confirmed", "gains", "losses", "last_time_ns", "last_loss"),
 )
 CHUNK = 8192  # pages formatted at once
 _CONFIRMED = [b",", b"fault,", b"both,"]
@@ -44,18 +45,19 @@ def _format(pages: PageTable, part: slice, regions: RegionCells) -> Iterator[mem
         [
             decimal(pages.space[part], blank=0),
             decimal(pages.pid[part], blank=0),
-            hexadecimal(pages.page[part]),
+            *hexadecimal(pages.page[part]),
             regions.named(pages.region[part]),
             decimal(pages.first_time_ns[part]),
             strings(enum_cells(Source), source),
             strings(enum_cells(Kind), pages.first_kind[part]),
             decimal(pages.first_fault[part], blank=0),
-            hexadecimal(pages.first_frame[part], blank=NO_FRAME),
-            hexadecimal(pages.last_frame[part], blank=NO_FRAME),
+            *hexadecimal(pages.first_frame[part], blank=NO_FRAME),
+            *hexadecimal(pages.last_frame[part], blank=NO_FRAME),
             strings(enum_cells(Source), pages.last_source[part]),
             strings(_CONFIRMED, np.where(both, 2, by_fault)),
             decimal(pages.gains[part]),
             decimal(pages.losses[part]),
+            decimal(pages.last_time_ns[part]),
             strings(enum_cells(Loss, b"\n"), pages.last_loss[part]),
         ],
         len(source),

@@ -32,6 +32,7 @@ SOURCE_WORDS: dict[Source, str] = {
     Source.UNKNOWN: "seen in pagemap; how it came is not known",
     Source.MISSED: "by a fault no hook saw",
     Source.FILTERED: "by a fault that a filter left out",
+    Source.SPLIT: "the zero page, where a huge page was split",
 }
 LOSS_WORDS: dict[Loss, str] = {
     Loss.MUNMAP: "unmapped",
@@ -40,9 +41,11 @@ LOSS_WORDS: dict[Loss, str] = {
     Loss.MOVE: "moved away by mremap",
     Loss.REPLACED: "replaced by another frame (copy-on-write, migration)",
     Loss.EXIT: "its process ended or called exec",
-    Loss.TRUNCATE: "its file was truncated",
+    Loss.TRUNCATE: "no longer in its file: truncated, or a hole was made",
     Loss.UNKNOWN: "gone from pagemap; why is not known",
     Loss.MISSED: "by a call or fault no hook saw",
+    Loss.SPLIT: "unmapped to split its file's huge page",
+    Loss.COLLAPSE: "unmapped to make its file's pages a huge one",
 }
 
 

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.text import Text
 
 from tracer.outputs import units
-from tracer.outputs.base import PAGE_SIZE, Books, PageTable, RunInfo
+from tracer.outputs.base import PAGE_SIZE, Books, PageTable, RunInfo, Verdict
 from tracer.outputs.books import balance, reasons
 from tracer.outputs.console import STYLES
 from tracer.outputs.latencies import Latencies
@@ -24,7 +24,7 @@ from tracer.outputs.story import MOST_PAGES, sources, story
 from tracer.outputs.units import Glyphs
 from tracer.rows import UNKNOWN_LATENCY, Kind, Names, Rows
 from tracer.sources import Source
-from tracer.text import printable
+from tracer.text import harmless, printable
 
 MOST_GROUPS = 512  # regions told apart, by name and permissions; the rest count as one
 MOST_LINES = 20  # regions shown
@@ -60,10 +60,9 @@ class Summary:
         if not len(rows):
             return
         self._know(names)
-        batch = {name: rows[name].copy() for name in ("major", "pages", "latency_ns")}
-        kinds, regions = rows["kind"].copy(), rows["region"].copy()
-        _count(batch, kinds, lambda kind: self._kinds[Kind(kind)])
-        _count(batch, regions, lambda region: self._regions[self._group_of[region]])
+        batch = {name: rows[name] for name in ("major", "pages", "latency_ns")}
+        _count(batch, rows["kind"], lambda kind: self._kinds[Kind(kind)])
+        _count(batch, rows["region"], lambda region: self._regions[self._group_of[region]])
 
     def close(self) -> None:
         """Nothing to release."""
@@ -199,22 +198,28 @@ def _count(
     group: Callable[[int], _Group],
 ) -> None:
     """Add the batch's rows to their groups, by the value of `column`."""
+    if column[0] == column[-1] and (column == column[0]).all():
+        _add(group(int(column[0])), batch, slice(None))
+        return
     if column.max() < 1 << 16:
         column = column.astype(np.uint16)  # sorted by radix
     order = np.argsort(column, kind="stable")
     ordered = column.take(order)
     starts = np.flatnonzero(np.append(True, ordered[1:] != ordered[:-1]))
     ends = np.append(starts[1:], len(column))
-    major = np.add.reduceat(batch["major"].take(order).astype(np.int64), starts)
-    gained = np.add.reduceat(batch["pages"].take(order).astype(np.int64), starts)
-    latency = batch["latency_ns"].take(order)
-    for place, (start, end) in enumerate(zip(starts.tolist(), ends.tolist(), strict=True)):
-        of = group(int(ordered[start]))
-        of.faults += end - start
-        of.major += int(major[place])
-        of.gained += int(gained[place])
-        part = latency[start:end]
-        of.latencies.add(part[part != UNKNOWN_LATENCY])
+    batch = {name: values.take(order) for name, values in batch.items()}
+    for start, end in zip(starts.tolist(), ends.tolist(), strict=True):
+        _add(group(int(ordered[start])), batch, slice(start, end))
+
+
+def _add(of: _Group, batch: dict[str, npt.NDArray[np.integer]], part: slice) -> None:
+    """Count the rows `part` for one group."""
+    latency = batch["latency_ns"][part]
+    of.faults += len(latency)
+    of.major += int(np.count_nonzero(batch["major"][part]))
+    of.gained += int(batch["pages"][part].sum(dtype=np.int64))
+    known = latency != UNKNOWN_LATENCY
+    of.latencies.add((latency if known.all() else latency[known]).astype(np.int64, copy=False))
 
 
 def _numbers(group: _Group, glyphs: Glyphs) -> dict[str, Cell]:
@@ -293,7 +298,7 @@ def _head(faults: int, info: RunInfo) -> list[Text]:
     text.append(count, "bold")
     text.append(f" in {seconds:.3f} s of {who}, ")
     text.append(f"probe {info.probe}", "bold")
-    text.append(f" ({printable(info.probe_brief)})" if info.probe_brief else "")
+    text.append(f" ({harmless(info.probe_brief)})" if info.probe_brief else "")
     return [text]
 
 
@@ -307,11 +312,19 @@ def _closing(console: Console, books: Books, info: RunInfo, glyphs: Glyphs) -> N
     lines = [Text(), Text(line, style)]
     for reason in reasons(books, glyphs):
         lines += [Text(part) for part in _wrapped(reason, "  ", width)]
+    if info.verdict is not None and info.verdict.strict:
+        lines += [Text(part) for part in _wrapped(_strictly(info.verdict), "", width)]
     for note in info.notes:
-        lines += [Text(part, "dim") for part in _wrapped(f"note: {printable(note)}", "", width)]
+        lines += [Text(part, "dim") for part in _wrapped(f"note: {harmless(note)}", "", width)]
     if info.exit_status:
         lines.append(Text(f"the command ended with status {info.exit_status}"))
     show(console, lines, wrap=True)
+
+
+def _strictly(verdict: Verdict) -> str:
+    if not verdict.inexact:
+        return "strict: nothing was lost, and the books balance"
+    return f"strict: not exact: {harmless('; '.join(verdict.inexact))}"
 
 
 def _wrapped(text: str, indent: str, width: int) -> list[str]:

@@ -10,8 +10,9 @@ import mmap
 import os
 import struct
 from array import array
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
+from tracer.errors import TraceError
 from tracer.procfs.errors import ProcessGone, path_of, reading
 
 PAGE_SIZE = mmap.PAGESIZE
@@ -34,7 +35,6 @@ USER_LIMIT = 1 << 63  # addresses from here on are the kernel's (vsyscall) on 64
 # struct pm_scan_arg and struct page_region of include/uapi/linux/fs.h
 _PAGEMAP_SCAN = 0xC0606610  # _IOWR('f', 16, struct pm_scan_arg)
 _SCAN_ARG = struct.Struct("=12Q")
-_WALK_END = 4
 _IS_PRESENT, _IS_SWAPPED = 0x8, 0x10
 _REGION_WORDS = 3
 _REGIONS_A_CALL = 4096
@@ -107,29 +107,55 @@ def frames_visible() -> bool:
         os.close(descriptor)
 
 
-def scan_held(descriptor: int, pid: int, start: int, end: int) -> Iterator[tuple[int, int]]:
-    """Ranges [first, last) within start..end of pages present or swapped, ascending.
+def scan_held(
+    descriptor: int,
+    pid: int,
+    spans: Sequence[tuple[int, int]],
+    skip: Sequence[tuple[int, int]] = (),
+) -> Iterator[tuple[int, int]]:
+    """Ranges [first, last) of pages present or swapped within `spans`, ascending.
 
-    `end` is at most the user address space's (a mapping's end, vsyscall's aside).
-    By PAGEMAP_SCAN (6.7 on), whose cost goes with the page tables there are, not with
-    the addresses; before, by reading all entries, and then a range may hold some pages
-    that are neither. Mappings without struct pages (VM_PFNMAP) are never in a range;
+    `spans` are mappings' [start, end), ascending, below USER_LIMIT; `skip` lies in them and is
+    not looked at. By PAGEMAP_SCAN (6.7 on),
+    whose cost goes with the page tables there are, not with the addresses: it looks between
+    the spans, too. Before, by reading all entries of the spans, and then a range may hold some
+    pages that are neither. Mappings without struct pages (VM_PFNMAP) are never in a range;
     pagemap shows nothing of them either. Raises ProcessGone.
     """
-    if start >= min(end, USER_LIMIT):
+    if not spans:
         return
     # Before 6.16 the ioctl reaches through a null mm where there is none: look first.
     if is_gone(descriptor):
         raise ProcessGone(pid)
     try:
-        yield from _scan(descriptor, start, end)
+        for start, end in without([(spans[0][0], spans[-1][1])], skip):
+            yield from _scan(descriptor, start, end)
     except OSError as error:
         if error.errno not in (errno.ENOTTY, errno.EINVAL, errno.ENOSYS):
             raise
-        yield from _scan_by_reading(descriptor, pid, start, end)
+        for start, end in without(spans, skip):
+            yield from _scan_by_reading(descriptor, pid, start, end)
     # Of an address space that went away meanwhile the scan says "nothing there".
     if is_gone(descriptor):
         raise ProcessGone(pid)
+
+
+def without(
+    spans: Iterable[tuple[int, int]], skip: Iterable[tuple[int, int]]
+) -> Iterator[tuple[int, int]]:
+    """What is left of `spans` where `skip` is taken out; both ascending, each without overlaps."""
+    rest = iter(skip)
+    taken = next(rest, None)
+    for start, end in spans:
+        while taken is not None and taken[0] < end:
+            if start < taken[0]:
+                yield start, taken[0]
+            start = max(start, taken[1])
+            if taken[1] > end:
+                break
+            taken = next(rest, None)
+        if start < end:
+            yield start, end
 
 
 def scan_available(descriptor: int) -> bool:
@@ -152,18 +178,31 @@ def _scan(descriptor: int, start: int, end: int) -> Iterator[tuple[int, int]]:
                 _SCAN_ARG.size, 0, start, end, 0, address, _REGIONS_A_CALL, 0, 0, 0, held, 0
             )
         )
+        # How far it came (walk_end) is not asked: the kernel works in pieces of 512 ranges, and
+        # up to 6.18 at least it says where the last piece ended that was full. It stops only
+        # at the end or when there is no room for another range.
         count = fcntl.ioctl(descriptor, _PAGEMAP_SCAN, argument)
+        _check_scan(0 <= count <= _REGIONS_A_CALL)
         for index in range(0, count * _REGION_WORDS, _REGION_WORDS):
             first, last = regions[index], regions[index + 1]
+            _check_scan(start <= first < last <= end)
+            start = last
             if pending is not None and pending[1] == first:
                 pending = (pending[0], last)
                 continue
             if pending is not None:
                 yield pending
             pending = (first, last)
-        start = _SCAN_ARG.unpack(argument)[_WALK_END]
+        if count < _REGIONS_A_CALL:
+            break
     if pending is not None:
         yield pending
+
+
+def _check_scan(sense: bool) -> None:
+    """Whoever reads the ranges trusts that they ascend, and that there is an end to them."""
+    if not sense:
+        raise TraceError("PAGEMAP_SCAN said what makes no sense", "please report it: a bug")
 
 
 def _scan_by_reading(descriptor: int, pid: int, start: int, end: int) -> Iterator[tuple[int, int]]:
@@ -172,6 +211,9 @@ def _scan_by_reading(descriptor: int, pid: int, start: int, end: int) -> Iterato
     untouched = [array("Q", [entry]) * _FALLBACK_PAGES for entry in (0, SOFT_DIRTY)]
     for first in range(start, end, step):
         last = min(first + step, end)
-        entries = read_entries(descriptor, pid, first, (last - first) // PAGE_SIZE)
-        if entries not in untouched and any(entry & HELD for entry in entries):
+        pages = (last - first) // PAGE_SIZE
+        entries = read_entries(descriptor, pid, first, pages)
+        if all(entries != same[:pages] for same in untouched) and any(
+            entry & HELD for entry in entries
+        ):
             yield first, last

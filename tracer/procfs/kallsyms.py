@@ -1,10 +1,12 @@
 """The kernel's functions by address, from /proc/kallsyms (kernel/kallsyms.c)."""
 
+import re
 from pathlib import Path
 
 from tracer.text import decode
 
-_TEXT = b"tTwW"
+_TEXT = (b"t", b"T", b"w", b"W")
+_ADDRESS = re.compile(rb"[0-9a-f]{1,16}")
 
 
 def parse_kallsyms(text: bytes) -> tuple[list[int], list[str]]:
@@ -13,10 +15,10 @@ def parse_kallsyms(text: bytes) -> tuple[list[int], list[str]]:
     Empty where the addresses are hidden (kernel.kptr_restrict, or no CAP_SYSLOG).
     """
     found = []
-    for line in text.splitlines():
-        address, kind, name = line.split(b" ", 2)
-        if kind in _TEXT:
-            found.append((int(address, 16), name))
+    for line in text.split(b"\n"):
+        address, _, rest = line.partition(b" ")
+        if rest[:1] in _TEXT and rest[1:2] == b" " and _ADDRESS.fullmatch(address):
+            found.append((int(address, 16), rest[2:]))
     if not any(address for address, _ in found):
         return [], []
     found.sort(key=lambda symbol: symbol[0])

@@ -4,22 +4,17 @@ Needs no numpy. Format: proc(5) and fs/proc/task_mmu.c:show_map_vma.
 """
 
 import re
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from tracer.procfs.errors import ProcessGone, read_bytes
 from tracer.procfs.stat import is_kernel_thread
 from tracer.text import decode
 
-# The path is padded with blanks only; in it the kernel writes a newline as \012.
-_LINE = re.compile(
-    rb"^([0-9a-f]+)-([0-9a-f]+) (\S+) ([0-9a-f]+) ([0-9a-f]+:[0-9a-f]+) (\d+) *(.*)$",
-    re.MULTILINE,
-)
-_MOUNT = re.compile(rb"^\d+ \d+ (\d+):(\d+) .*? - (\S+) ", re.MULTILINE)
+_FIELDS = 5  # before the path: addresses, permissions, offset, device, inode
+_MOUNT = rb"(?m)^\d+ \d+ (\d+):(\d+) .*? - (\S+) "
 
 
-@dataclass(frozen=True, slots=True)
-class Mapping:
+class Mapping(NamedTuple):
     """One region, half-open [start, end).
 
     `offset` in the file, in bytes; `device` as the kernel encodes it (major << 20 |
@@ -47,31 +42,39 @@ def kernel_device(major: int, minor: int) -> int:
 
 
 def parse_maps(text: bytes) -> list[Mapping]:
-    """The mappings a maps file's bytes list, in order of address."""
+    r"""The mappings a maps file's bytes list, in order of address.
+
+    The path is padded with blanks in front only; in it the kernel writes a newline as \012.
+    """
     # Few distinct values, many lines: each is converted once.
     devices: dict[bytes, int] = {}
-    names: dict[bytes, str] = {}
+    names: dict[bytes, str] = {b"": ""}
     mappings: list[Mapping] = []
-    for start, end, perms, offset, dev, inode, path in _LINE.findall(text):
-        device = devices.get(dev)
-        if device is None:
-            major, _, minor = dev.partition(b":")
-            device = devices[dev] = kernel_device(int(major, 16), int(minor, 16))
-        if perms not in names:
-            names[perms] = perms.decode("ascii")
-        if path not in names:
-            names[path] = decode(path)
-        mappings.append(
-            Mapping(
-                int(start, 16),
-                int(end, 16),
-                names[perms],
-                int(offset, 16),
-                device,
-                int(inode),
-                names[path],
+    for line in text.split(b"\n"):
+        try:
+            extent, perms, offset, dev, inode, *rest = line.split(None, _FIELDS)
+            start, _, end = extent.partition(b"-")
+            path = rest[0] if rest else b""
+            if dev not in devices:
+                major, _, minor = dev.partition(b":")
+                devices[dev] = kernel_device(int(major, 16), int(minor, 16))
+            if perms not in names:
+                names[perms] = perms.decode("ascii")
+            if path not in names:
+                names[path] = decode(path)
+            mappings.append(
+                Mapping(
+                    int(start, 16),
+                    int(end, 16),
+                    names[perms],
+                    int(offset, 16),
+                    devices[dev],
+                    int(inode),
+                    names[path],
+                )
             )
-        )
+        except ValueError:
+            continue  # not a mapping's line
     return mappings
 
 
@@ -93,7 +96,7 @@ def parse_mountinfo(text: bytes) -> dict[int, str]:
     """`mount_filesystems` of a mountinfo file's bytes."""
     return {
         kernel_device(int(major), int(minor)): decode(fstype)
-        for major, minor, fstype in _MOUNT.findall(text)
+        for major, minor, fstype in re.findall(_MOUNT, text)
     }
 
 

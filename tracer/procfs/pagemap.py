@@ -6,6 +6,7 @@ physical address in bytes, as ptdump prints it; NO_FRAME where there is none.
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
+from heapq import merge
 from types import TracebackType
 
 import numpy as np
@@ -119,33 +120,51 @@ class PageMap:
         Pages outside the user address space (vsyscall) read as 0.
         """
         entries = np.empty((end - start) // PAGE_SIZE, dtype=np.uint64)
-        if len(entries):
-            raw.read_into(self._descriptor, self.pid, start, entries.data.cast("B"))
+        self.read_into(start, entries)
         return entries
 
-    def scan_present(self, start: int, end: int) -> Iterator[tuple[int, int]]:
-        """Ranges of pages present or swapped within [start, end); see entries.scan_held."""
-        return raw.scan_held(self._descriptor, self.pid, start, end)
+    def read_into(self, start: int, entries: Entries) -> None:
+        """Fill `entries` with those of the pages from `start` on; contiguous."""
+        if len(entries):
+            raw.read_into(self._descriptor, self.pid, start, entries.data.cast("B"))
+
+    def scan_present(
+        self, spans: Sequence[tuple[int, int]], skip: Sequence[tuple[int, int]] = ()
+    ) -> Iterator[tuple[int, int]]:
+        """Ranges of pages present or swapped within `spans`; see entries.scan_held."""
+        return raw.scan_held(self._descriptor, self.pid, spans, skip)
+
+    def read_ranges(
+        self, spans: Sequence[tuple[int, int]], likely: Sequence[tuple[int, int]] = ()
+    ) -> Iterator[tuple[int, Entries]]:
+        """Every present or swapped page of `spans` ([start, end), ascending).
+
+        `likely`: where most pages will be, read without asking for them first.
+
+        Yields (address of the first page, entries of the pages from there on), ascending, at
+        most 65,536 pages long. Pages that are neither may be among the entries, and such as
+        lie between two spans; long runs of them are not, so sparse terabytes cost nothing
+        where the kernel has PAGEMAP_SCAN.
+        """
+        below = [span for span in spans if span[0] < raw.USER_LIMIT]
+        known = list(_shared(_joined(below, 0), likely))
+        found = self.scan_present(list(_joined(below, 0)), known)
+        ranges = merge(known, found)
+        for first, last in _split(_joined(ranges, _GAP_PAGES * PAGE_SIZE), _CHUNK_PAGES):
+            yield first, self.read(first, last)
 
     def read_present(self, mappings: Sequence[Mapping]) -> Iterator[tuple[Mapping, int, Entries]]:
-        """Every present or swapped page of `mappings` (ascending, as read_maps gives them).
+        """`read_ranges` of `mappings` (ascending, as read_maps gives them), each by itself.
 
-        Yields (mapping, address of the first page, entries of the pages from there on),
-        ascending, each within one mapping and at most 65,536 pages long. Pages that
-        are neither may be among the entries; long runs of them are not, so sparse
-        terabytes cost nothing where the kernel has PAGEMAP_SCAN.
+        Yields (mapping, address of the first page, entries), each within one mapping.
         """
-        below = [mapping for mapping in mappings if mapping.start < raw.USER_LIMIT]
-        if not below:
-            return
-        ranges = self.scan_present(below[0].start, below[-1].end)
         position = 0
-        for first, last in _split(_joined(ranges, _GAP_PAGES * PAGE_SIZE), _CHUNK_PAGES):
-            entries = self.read(first, last)
-            while position < len(below) and below[position].end <= first:
+        for first, entries in self.read_ranges([(each.start, each.end) for each in mappings]):
+            last = first + len(entries) * PAGE_SIZE
+            while position < len(mappings) and mappings[position].end <= first:
                 position += 1
-            for index in range(position, len(below)):
-                mapping = below[index]
+            for index in range(position, len(mappings)):
+                mapping = mappings[index]
                 if mapping.start >= last:
                     break
                 low, high = max(first, mapping.start), min(last, mapping.end)
@@ -172,9 +191,26 @@ def _joined(ranges: Iterable[tuple[int, int]], gap: int) -> Iterator[tuple[int, 
         yield pending
 
 
+def _shared(
+    spans: Iterable[tuple[int, int]], others: Sequence[tuple[int, int]]
+) -> Iterator[tuple[int, int]]:
+    """What lies in both; each ascending, without overlaps."""
+    low = 0
+    for start, end in spans:
+        while low < len(others) and others[low][1] <= start:
+            low += 1
+        at = low
+        while at < len(others) and others[at][0] < end:
+            yield max(start, others[at][0]), min(end, others[at][1])
+            at += 1
+
+
 def _split(ranges: Iterable[tuple[int, int]], pages: int) -> Iterator[tuple[int, int]]:
-    """Ranges cut so that none is longer than `pages`."""
+    """Ranges cut at multiples of `pages`."""
     step = pages * PAGE_SIZE
     for first, last in ranges:
-        for start in range(first, last, step):
-            yield start, min(start + step, last)
+        start = first
+        while start < last:
+            end = min(start - start % step + step, last)
+            yield start, end
+            start = end

@@ -1,10 +1,12 @@
 """What this process may do: its capabilities, and in whose eyes (capabilities(7))."""
 
+import os
 from pathlib import Path
 
 CAP_SYS_ADMIN = 21
 CAP_PERFMON = 38
 CAP_BPF = 39
+_INITIAL_PID_NAMESPACE = 0xEFFFFFFC  # PROC_PID_INIT_INO, include/linux/proc_ns.h
 
 
 def capabilities() -> int:
@@ -27,3 +29,16 @@ def in_initial_user_namespace() -> bool:
     """
     fields = Path("/proc/self/uid_map").read_text().split()
     return fields == ["0", "0", "4294967295"]
+
+
+def in_initial_pid_namespace() -> bool:
+    """Whether our pids are the kernel's own numbers (pid_namespaces(7))."""
+    return os.stat("/proc/self/ns/pid").st_ino == _INITIAL_PID_NAMESPACE
+
+
+def proc_is_ours() -> bool:
+    """Whether /proc shows the processes of our own PID namespace, under our numbers for them."""
+    try:
+        return os.readlink("/proc/self") == str(os.getpid())
+    except OSError:  # one that does not know us at all
+        return False

@@ -7,6 +7,7 @@ A process or thread that is gone raises ProcessGone. Field numbers are those of 
 import os
 import re
 
+from tracer.errors import TraceError
 from tracer.procfs.errors import ProcessGone, read_bytes, reading
 from tracer.text import decode
 
@@ -16,7 +17,7 @@ _START_TIME = 22
 _PF_KTHREAD = 0x00200000  # include/linux/sched.h
 
 _SMAPS_HEADER = rb"([0-9a-f]+)-[0-9a-f]+ [rwxsp-]{4} "
-_SMAPS_RSS = re.compile(rb"^(?:" + _SMAPS_HEADER + rb"|Rss:\s+(\d+) kB$)", re.MULTILINE)
+_SMAPS_RSS = rb"(?m)^(?:" + _SMAPS_HEADER + rb"|Rss:\s+(\d+) kB$)"
 
 
 def _stat(pid: int, tid: int | None = None) -> list[bytes]:
@@ -28,7 +29,10 @@ def _stat(pid: int, tid: int | None = None) -> list[bytes]:
 
 
 def _field(fields: list[bytes], number: int) -> int:
-    return int(fields[number - 3])
+    try:
+        return int(fields[number - 3])
+    except (IndexError, ValueError):
+        raise TraceError(f"/proc/PID/stat has no number in field {number}") from None
 
 
 def fault_count(pid: int, tid: int) -> int:
@@ -166,7 +170,7 @@ def parse_smaps_rss(text: bytes) -> dict[int, int]:
     """`smaps_rss` of a smaps file's bytes."""
     resident: dict[int, int] = {}
     start = 0
-    for address, kilobytes in _SMAPS_RSS.findall(text):
+    for address, kilobytes in re.findall(_SMAPS_RSS, text):
         if address:
             start = int(address, 16)
         else:

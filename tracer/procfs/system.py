@@ -1,10 +1,13 @@
-"""Machine-wide files of /proc and /sys: what the kernel moved at all, where tmpfs is mounted."""
+"""Machine-wide files of /proc and /sys: what the kernel moved, which file systems there are."""
 
+import contextlib
 import os
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
-from tracer.procfs.maps import read_maps
+from tracer.procfs.errors import ProcessGone
+from tracer.procfs.maps import kernel_device, mount_filesystems, read_maps
 from tracer.procfs.pagemap import PageMap, present
 
 _MOVERS = {
@@ -13,52 +16,98 @@ _MOVERS = {
     "numa_pages_migrated": "migrate",
     "compact_success": "migrate",
     "thp_collapse_alloc": "collapse",
-    "thp_file_alloc": "collapse",
+    "thp_split_page": "split",
+    "thp_split_pmd": "split",
     "ksm_swpin_copy": "ksm",
     "cow_ksm": "ksm",
-    "pgsteal_kswapd": "reclaim",
-    "pgsteal_direct": "reclaim",
-    "pgsteal_proactive": "reclaim",
+    "pgsteal_anon": "reclaim",  # control groups' reclaim included, unlike pgsteal_kswapd
+    "pgsteal_file": "reclaim",
     "pglazyfreed": "reclaim",
-    "swap_ra": "swapoff",
+    "pswpout": "reclaim",
+    "zswpout": "reclaim",
 }
 
 
 def movement_counters() -> dict[str, int]:
     """How often the kernel moved pages of anyone since boot, by kind of movement (/proc/vmstat).
 
-    A counter that has not moved proves that this movement did not happen.
+    A counter that is what it was proves that this movement did not happen.
     """
     totals: dict[str, int] = {}
     for line in Path("/proc/vmstat").read_text().splitlines():
         name, _, value = line.partition(" ")
         if name in _MOVERS:
             totals[_MOVERS[name]] = totals.get(_MOVERS[name], 0) + int(value)
-    shared = Path("/sys/kernel/mm/ksm/pages_shared")
-    if shared.exists():
-        totals["ksm"] = totals.get("ksm", 0) + int(shared.read_text())
+    ksm = Path("/sys/kernel/mm/ksm")
+    if ksm.exists():
+        # Taking all merged pages apart (2 in `run`) sets the scans back to 0.
+        apart = int(ksm.joinpath("run").read_text()) == 2
+        scans = int(ksm.joinpath("full_scans").read_text())
+        totals["ksm"] = totals.get("ksm", 0) + 2 * scans + apart
     return totals
 
 
-class Mounts:
-    """Which file system a path lies on, as far as our own mount table tells (proc(5), mounts)."""
+class SwapAreas:
+    """How many swap areas have been taken away: no counter of the kernel's tells."""
 
-    def __init__(self, table: str) -> None:
-        self._kinds: dict[str, str] = {}
-        for line in table.splitlines():
-            _, point, kind, *_ = line.split(" ")
-            self._kinds[point.rstrip("/")] = kind  # the last mount on a point covers the others
+    def __init__(self) -> None:
+        self._on = _swap_areas()
+        self._off = 0
 
-    def on_tmpfs(self, path: str) -> bool:
-        """Whether the deepest mount above `path` is a tmpfs (or devtmpfs)."""
-        while path and path not in self._kinds:
-            path = path.rpartition("/")[0]
-        return self._kinds.get(path) in ("tmpfs", "devtmpfs")
+    def taken_away(self) -> int:
+        """So many since the beginning."""
+        now = _swap_areas()
+        self._off += len(self._on - now)
+        self._on = now
+        return self._off
 
 
-def mounts() -> Mounts:
-    """Our mount table now."""
-    return Mounts(Path("/proc/self/mounts").read_text(errors="surrogateescape"))
+def _swap_areas() -> set[str]:
+    """The devices and files that are swapped to now (proc(5), swaps)."""
+    lines = Path("/proc/swaps").read_text(errors="surrogateescape").splitlines()
+    return {line.split(maxsplit=1)[0] for line in lines[1:]}
+
+
+_MFD_HUGETLB, _HUGE_SHIFT = 0x4, 26  # include/uapi/linux/memfd.h
+
+
+class FileSystems:
+    """Which file system a mapping's device is, in whatever mount namespace it was mapped."""
+
+    def __init__(self) -> None:
+        self._known = {0: ""} | mount_filesystems(os.getpid()) | _own_mounts()
+
+    def of(self, device: int, pids: Iterable[int] = ()) -> str:
+        """The type of the file system on `device` (kernel encoding), "" where nobody knows.
+
+        `pids`: whose mounts to look at where it is none of ours.
+        """
+        if device not in self._known:
+            seen: set[str] = set()
+            for pid in pids:
+                with contextlib.suppress(OSError, ProcessGone):
+                    namespace = os.readlink(f"/proc/{pid}/ns/mnt")
+                    if namespace not in seen:
+                        seen.add(namespace)
+                        self._known = mount_filesystems(pid) | self._known
+            self._known.setdefault(device, "")
+        return self._known[device]
+
+
+def _own_mounts() -> dict[int, str]:
+    """The kernel's own mounts, which are in no table: memory without a path lies there."""
+    flags = {0: "tmpfs"}
+    for folder in Path("/sys/kernel/mm/hugepages").glob("hugepages-*kB"):
+        size = int(folder.name.removeprefix("hugepages-").removesuffix("kB")) << 10
+        flags[_MFD_HUGETLB | (size.bit_length() - 1) << _HUGE_SHIFT] = "hugetlbfs"
+    found = {}
+    for flag, kind in flags.items():
+        with contextlib.suppress(OSError):
+            descriptor = os.memfd_create("pagefault-trace", flag)
+            device = os.fstat(descriptor).st_dev
+            os.close(descriptor)
+            found[kernel_device(os.major(device), os.minor(device))] = kind
+    return found
 
 
 def large_anonymous_folios() -> bool:
@@ -83,3 +132,20 @@ def shows_vvar() -> bool:
             if mapping.path == "[vvar]":
                 return bool(present(pagemap.read(mapping.start, mapping.end)).any())
     return False
+
+
+def online_cpus() -> str:
+    """Which CPUs run, as the kernel lists them ("0-3,5"); "" where it does not say."""
+    try:
+        return Path("/sys/devices/system/cpu/online").read_text().strip()
+    except OSError:
+        return ""
+
+
+def possible_cpus() -> int:
+    """How many CPUs there can be: so many values a per-CPU map has (possible in cpu/possible)."""
+    count = 0
+    for part in Path("/sys/devices/system/cpu/possible").read_text().strip().split(","):
+        first, _, last = part.partition("-")
+        count += int(last or first) - int(first) + 1
+    return count

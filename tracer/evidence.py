@@ -1,0 +1,202 @@
+"""Who moved a page, or took it away, where no record tells: frames, counters and files tell.
+
+Evidence, not proof: the kernel's counters are the whole machine's. What they
+rule out did not happen.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from tracer.procfs import kpageflags
+from tracer.procfs.mapped_files import contents
+from tracer.rows import NO_FRAME
+from tracer.snapshots import Snapshot
+from tracer.sources import Loss, Source
+
+U64 = npt.NDArray[np.uint64]
+Bools = npt.NDArray[np.bool_]
+Words = npt.NDArray[np.uint8]
+
+_NONE = np.uint64(NO_FRAME)
+_INSIDE = np.uint64((1 << 21) - 1)  # of an address: where in a huge page it is
+
+
+@dataclass(frozen=True)
+class Hint:
+    """A system call filled [start, end) (`source`), or let the kernel take it (`loss`)."""
+
+    start: int
+    end: int
+    source: Source = Source.NONE
+    loss: Loss = Loss.NONE
+
+    def holds(self, pages: U64) -> Bools:
+        """Which pages are in the range."""
+        first, last = np.uint64(self.start >> 12), np.uint64((self.end + 4095) >> 12)
+        return np.asarray((pages >= first) & (pages < last))
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What this machine and this probe can tell at all."""
+
+    zero_frame: int = NO_FRAME  # the shared zero page's
+    blind_to_others: bool = False  # the probe sees no other process's access to this memory
+    ksm_flag: bool = True  # the kernel calls no other pages KSM
+    flags: Callable[[U64], U64] = kpageflags.flags
+    counts: Callable[[U64], U64] = kpageflags.counts
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What happened since the last look that left nothing open."""
+
+    moved: frozenset[str]  # which movements the kernel made, by kind: system.movement_counters
+    unseen: Source | None  # whether faults went unrecorded, and why
+    machine: Machine = Machine()
+    hints: tuple[Hint, ...] = ()
+    lost: int = 0  # faults the ring had no room for
+
+    def movers(self, shot: Snapshot, pages: U64, old: U64, new: U64) -> Words:
+        """Who gave each of `pages` the frame `new` in place of `old`; 0: nothing explains it.
+
+        `old` is NO_FRAME where there was none.
+        """
+        to_zero = (new == np.uint64(self.machine.zero_frame)) & in_huge(pages, old)
+        whole = shot.huge(pages) & (shot.frame_of(pages) == new)
+        moved = self._moved()
+        rules = [
+            (to_zero & moved["split"], Source.SPLIT),
+            (whole & moved["collapse"], Source.COLLAPSE),
+            (self._shared(new), Source.KSM),
+        ]
+        rest = self.unseen
+        for what, who in (
+            ("swapoff", Source.SWAPOFF),
+            ("migrate", Source.MIGRATE),
+            ("ksm", Source.KSM),  # separated again
+            ("collapse", Source.COLLAPSE),
+        ):
+            # Where faults enough were lost to have changed them all, that they did is likelier.
+            if what in self.moved and self.lost < len(pages):
+                rest = who
+                break
+        if rest in (None, Source.SWAPOFF, Source.MIGRATE) and self.machine.blind_to_others:
+            # Another process's write, which copies the zero page. All else is ruled out: that
+            # page is in no swap area, and never migrated.
+            rules.append((old == np.uint64(self.machine.zero_frame), Source.REMOTE))
+        chosen = np.select(
+            [rule for rule, _ in rules],
+            [who.value for _, who in rules],
+            Source.NONE if rest is None else rest,
+        ).astype(np.uint8)
+        return self._filled(pages, chosen)
+
+    def givers(self, shot: Snapshot, pages: U64, rest: Source) -> Words:
+        """Who gave each of `pages` a frame where it had none; `rest` where nothing tells."""
+        if "swapoff" in self.moved:
+            rest = Source.SWAPOFF
+        elif self.unseen is not None:
+            rest = self.unseen
+        elif self.machine.blind_to_others:
+            rest = Source.REMOTE
+        chosen = np.full(len(pages), rest, np.uint8)
+        if "collapse" in self.moved:
+            chosen[shot.huge(pages)] = Source.COLLAPSE
+        chosen[shot.of_driver(pages)] = Source.POPULATE
+        return self._filled(pages, chosen)
+
+    def given_by_exec(self, pages: U64) -> Words:
+        """Who gave each of `pages` its frame in an address space that exec has just made."""
+        return self._filled(pages, np.full(len(pages), Source.EXEC, np.uint8))
+
+    def _filled(self, pages: U64, chosen: Words) -> Words:
+        """`chosen`, but what a system call filled it has filled."""
+        for hint in self.hints:
+            if hint.source:
+                chosen[hint.holds(pages)] = hint.source
+        return chosen
+
+    def _shared(self, frames: U64) -> Bools:
+        """Which frames KSM shares: several of the pages have them, or the kernel says so."""
+        if "ksm" not in self.moved:
+            return np.zeros(len(frames), np.bool_)
+        _, inverse, times = np.unique(frames, return_inverse=True, return_counts=True)
+        machine, numbers = self.machine, frames >> np.uint64(12)
+        if machine.ksm_flag:
+            told = (machine.flags(numbers) & np.uint64(kpageflags.KSM)) != 0
+        else:
+            told = machine.counts(numbers) > 1
+        own = (frames != np.uint64(machine.zero_frame)) & (frames != _NONE)
+        return np.asarray(((times[inverse] > 1) | told) & own)
+
+    def takers(self, shot: Snapshot, pages: U64, old: U64, lost: tuple[U64, U64]) -> Words:
+        """Who took each of `pages`, that had the frame `old`; UNKNOWN where nothing tells.
+
+        `lost`: all pages that went lately, and their frames, these or others.
+        """
+        moved = self._moved()
+        mapped, of_file = shot.mapped(pages), shot.of_file(pages)
+        missing, in_memory, on_disk = self._in_files(shot, pages)
+        alone = self.unseen is None
+        # The kernel takes a file's huge page off the page table whole to split it, and small
+        # ones to make one of them; the next access maps what there is then.
+        rules = [
+            (np.isin(pages, shot.swapped), Loss.RECLAIM),
+            (~mapped, Loss.MUNMAP),
+            (missing, Loss.TRUNCATE),
+            (self._shared_a_folio(shot, pages, old, lost), Loss.SPLIT),
+            (of_file & in_huge(pages, old) & moved["split"], Loss.SPLIT),
+            (of_file & moved["collapse"], Loss.COLLAPSE),
+            (np.full(len(pages), moved["reclaim"]), Loss.RECLAIM),
+            # What is in memory only, and was not swapped out, its file has let go meanwhile.
+            (in_memory & np.bool_(alone), Loss.TRUNCATE),
+            # What its file still has on a disk was dropped from memory: no counter tells of
+            # process_madvise(MADV_PAGEOUT).
+            (on_disk & np.bool_(alone), Loss.RECLAIM),
+        ]
+        chosen = np.select(
+            [rule for rule, _ in rules], [who.value for _, who in rules], Loss.UNKNOWN.value
+        ).astype(np.uint8)
+        for hint in self.hints:
+            if hint.loss:
+                chosen[hint.holds(pages) & mapped & ~np.isin(pages, shot.swapped)] = hint.loss
+        return chosen
+
+    def _moved(self) -> dict[str, bool]:
+        return {what: what in self.moved for what in ("split", "collapse", "reclaim")}
+
+    def _shared_a_folio(self, shot: Snapshot, pages: U64, old: U64, lost: tuple[U64, U64]) -> Bools:
+        """Whether each page was in one folio with another whose place in the file is gone.
+
+        Such a folio is split, and unmapped for that (truncate_inode_partial_folio, mm/truncate.c).
+        """
+        missing, _, _ = self._in_files(shot, lost[0])
+        if not missing.any():
+            return np.zeros(len(pages), np.bool_)
+        line = lost[1] - (lost[0] << np.uint64(12))  # the same for all pages of a folio
+        mine = old - (pages << np.uint64(12))
+        return shot.of_file(pages) & np.isin(mine, line[missing])
+
+    def _in_files(self, shot: Snapshot, pages: U64) -> tuple[Bools, Bools, Bools]:
+        """Which of `pages` their file no longer holds; whose files memory alone has; whose not."""
+        missing, in_memory, on_disk = (np.zeros(len(pages), np.bool_) for _ in range(3))
+        at = shot.mapping_of(pages)
+        for index in np.unique(at[shot.of_file(pages)]).tolist():
+            mapping = shot.mappings[index]
+            mine = np.flatnonzero(at == index)
+            mine = mine[np.argsort(pages[mine])]
+            offsets = (pages[mine] << np.uint64(12)) - np.uint64(mapping.start)
+            found = contents(shot.pid, mapping, (offsets + np.uint64(mapping.offset)).tolist())
+            if found is not None:
+                missing[mine], in_memory[mine] = found.missing, found.in_memory
+                on_disk[mine] = not found.in_memory
+        return missing, in_memory, on_disk
+
+
+def in_huge(pages: U64, frames: U64) -> Bools:
+    """Whether each page's frame may be part of a huge page: both lie at the same place in 2 MiB."""
+    return np.asarray(((pages << np.uint64(12)) & _INSIDE) == (frames & _INSIDE))

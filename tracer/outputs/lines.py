@@ -1,0 +1,131 @@
+"""Columns side by side as text (tracer.outputs.columns): no line is ever a Python object.
+
+Where all cells of each column are as long, a block of lines is a matrix of
+characters. Else what begins with a ragged column and ends before the next is a
+piece of each line, and all lines' pieces are put to their places in one assignment.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from tracer.outputs.columns import Column, Words, constant
+
+BLOCK = 4096  # lines put together at once: they stay in a core's own cache
+_SLACK = 8  # in front of a line, for the NULs of its first word
+
+Text = npt.NDArray[np.uint8]
+Places = npt.NDArray[np.intp]
+
+
+def lines(columns: Sequence[Column], rows: int) -> Iterator[memoryview]:
+    """The columns side by side: whole lines at a time."""
+    columns = _merged(columns)
+    ends: list[int] = (_SLACK + np.cumsum([column.width for column in columns])).tolist()
+    words, pieces = _placed(columns, ends), _pieces(columns, ends)
+    if pieces is not None:
+        starts, places = _places(pieces, ends[-1] - _SLACK, rows)
+    stride, count = ends[-1], min(rows, BLOCK)
+    matrix = np.zeros((count, stride), np.uint8)
+    out = np.empty(count * stride, np.uint8)
+    for start in range(0, rows, BLOCK):
+        part = slice(start, min(start + BLOCK, rows))
+        count = part.stop - start
+        for word, at in words:
+            cells = word[part] if len(word) == rows else word
+            np.ndarray((count,), word.dtype, matrix.data, at, (stride,))[:] = cells
+        if pieces is None:
+            text = matrix[:count, _SLACK:].ravel()
+            yield text[text != 0].data
+        else:
+            base = starts[start]
+            for piece, at_all in zip(pieces[::-1], places, strict=True):
+                _put(matrix[:count], piece, at_all[part] - base, out)
+            yield out[: int(starts[part.stop] - base)].data
+
+
+def _merged(columns: Sequence[Column]) -> list[Column]:
+    """With neighbours that are the same in every row made one."""
+    merged: list[Column] = []
+    cells = b""
+    for column in columns:
+        if column.lengths is None and all(len(word) == 1 for word in column.words):
+            cells += b"".join(word.tobytes() for word in column.words).lstrip(b"\0")
+            continue
+        merged += [constant(cells)] if cells else []
+        merged.append(column)
+        cells = b""
+    return [*merged, constant(cells)] if cells else merged
+
+
+def _placed(columns: Sequence[Column], ends: Sequence[int]) -> list[tuple[Words, int]]:
+    """Every word and where in its line it goes, in the order of writing.
+
+    From right to left: the NULs that all cells of a column have in front lie over the end of
+    the column before, which is written after it.
+    """
+    placed = []
+    for column, end in zip(columns[::-1], ends[::-1], strict=True):
+        at = end - column.size
+        for word in column.words:
+            placed.append((word, at))
+            at += word.itemsize
+    return placed
+
+
+@dataclass(frozen=True, slots=True)
+class _Piece:
+    """Columns of each line in one: [start, end) of the matrix; how much of it each line has."""
+
+    start: int
+    end: int
+    short: npt.NDArray[np.integer] | None  # characters that each line's lacks in front
+
+
+def _pieces(columns: Sequence[Column], ends: Sequence[int]) -> list[_Piece] | None:
+    """The lines cut before every ragged column.
+
+    A piece that lacks something has NULs in front, which lie over the end of the piece before
+    until that is written. None where they would reach past the beginning of a line.
+    """
+    if columns[0].lengths is not None:
+        return None
+    starts = [0, *(at for at, column in enumerate(columns) if column.lengths is not None)]
+    pieces, before = [], 0  # the least that a line has in front
+    for first, last in zip(starts, [*starts[1:], len(columns)], strict=True):
+        column = columns[first]
+        short = None if column.lengths is None else column.width - column.lengths
+        start, end = ends[first] - column.width, ends[last - 1]
+        most = 0 if short is None else int(short.max())
+        if most > before:
+            return None
+        pieces.append(_Piece(start, end, short))
+        before += end - start - most
+    return pieces
+
+
+def _places(pieces: list[_Piece], width: int, rows: int) -> tuple[Places, list[Places]]:
+    """Where each line begins, and where each piece of it goes: from the last piece to the first."""
+    lengths = np.full(rows, width, np.intp)
+    for piece in pieces:
+        if piece.short is not None:
+            lengths -= piece.short
+    starts = np.zeros(rows + 1, np.intp)
+    np.cumsum(lengths, out=starts[1:])
+    places, end = [], starts[1:]
+    for piece in pieces[::-1]:
+        at = end - (piece.end - piece.start)
+        places.append(at)
+        end = at if piece.short is None else at + piece.short
+    return starts, places
+
+
+def _put(matrix: Text, piece: _Piece, at: Places, out: Text) -> None:
+    """Copy the piece of each of the matrix's lines to its place in `out`."""
+    count, stride = matrix.shape
+    width = piece.end - piece.start
+    # Every place in `out` that such a piece fits in: an array of overlapping cells.
+    cells = np.ndarray((len(out) - width + 1,), f"V{width}", out.data, 0, (1,))
+    cells[at] = np.ndarray((count,), f"V{width}", matrix.data, piece.start, (stride,))

@@ -1,0 +1,81 @@
+"""What --strict and --fail-if make of a run: exit status, the reasons, the budgets' figures."""
+
+from collections.abc import Mapping, Sequence
+
+from tracer.budgets import FIGURES, Budget, Unit
+from tracer.errors import Exit
+from tracer.outputs.base import Books, Checked, Verdict
+
+
+def verdict_of(
+    books: Books,
+    values: Mapping[str, int | None],
+    budgets: Sequence[Budget],
+    strict: bool,
+) -> Verdict:
+    """Hold a finished run against what was asked of it; `values` by the names of FIGURES.
+
+    An inexact record comes before a broken budget: its figures cannot be trusted.
+    """
+    inexact = tuple(_inexact(books))
+    checked = tuple(_check(budget, values[budget.figure]) for budget in budgets)
+    status = Exit.OK
+    if strict and inexact:
+        status = Exit.INEXACT
+    elif any(budget.broken for budget in checked):
+        status = Exit.OVER_BUDGET
+    return Verdict(strict, inexact, checked, status)
+
+
+def complaints(verdict: Verdict) -> list[str]:
+    """A line for stderr for each thing that is wrong; [] where nothing is."""
+    said = [f"--strict: {reason}" for reason in verdict.inexact if verdict.strict]
+    said += [
+        f"--fail-if '{budget.budget}': over budget, it is {budget.shown}"
+        for budget in verdict.budgets
+        if budget.broken
+    ]
+    return said
+
+
+def _inexact(books: Books) -> list[str]:
+    """Why not every fault has its row and every frame its place; what a probe is blind to aside."""
+    said = []
+    if books.lost:
+        said.append(f"{_count(books.lost, 'fault')} lost: they came faster than they were read")
+    if books.lost_other:
+        said.append(
+            f"{_count(books.lost_other, 'record')} of threads, mappings and neighbours lost"
+        )
+    if books.unfollowed:
+        said.append(f"{_count(books.unfollowed, 'event')} of threads' lives may have gone unheard")
+    if books.missed and not books.blind:
+        reason = books.missed_reason or "no reason known"
+        said.append(f"{_count(books.missed, 'fault')} seen by no hook: {reason}")
+    if books.unaccounted():
+        said.append(f"the kernel counted {books.unaccounted():+d} faults that no row explains")
+    if books.conflict:
+        said.append(f"{_count(books.conflict, 'fault')} contradicted by pagemap")
+    net = books.gained - books.given_up
+    if books.resident_change is not None and books.resident_change != net:
+        said.append(f"frames: {net:+d}, but resident pages changed by {books.resident_change:+d}")
+    return said
+
+
+def _check(budget: Budget, actual: int | None) -> Checked:
+    return Checked(
+        budget.text, actual, _shown(actual, FIGURES[budget.figure]), budget.broken_by(actual)
+    )
+
+
+def _shown(actual: int | None, unit: Unit) -> str:
+    """Exact: a budget may be missed by one."""
+    if actual is None:
+        return "not known"
+    if unit == Unit.TIME:
+        return f"{actual} ns"
+    return f"{actual} bytes" if unit == Unit.BYTES else str(actual)
+
+
+def _count(count: int, noun: str) -> str:
+    return f"{count} {noun}" + ("" if count == 1 else "s")
