@@ -3,17 +3,20 @@
 import argparse
 import os
 import re
+import resource
 import shutil
 import signal
 import sys
+import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Event
 
 from bench.instructions import measure
+from tests.kernels import host, matrix
 from tests.kernels.boot import ROOT, boot
-from tests.kernels.catalogue import KERNELS, PROBES, Kernel, pick
+from tests.kernels.catalogue import BENCH_KERNELS, HOST, KERNELS, PROBES, Kernel, pick
 from tests.kernels.fetch import FetchError, Image, cache_folder, fetch
 from tests.kernels.results import (
     GUEST,
@@ -28,8 +31,8 @@ from tests.kernels.results import (
 from tests.kernels.stage import StageError, only_run, stage
 
 OUT = ROOT / "build" / "kernels"
+PAGE = ROOT / "docs" / "support-matrix.md"
 GUESTS_AT_A_TIME = 2
-BENCH_KERNEL = "6.12"  # where the numbers in docs/ come from
 NEEDED = {
     "qemu-system-x86_64": "qemu-system-x86",
     "depmod": "kmod",
@@ -56,7 +59,27 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _run(options: argparse.Namespace, images: dict[Kernel, Image], root: Path) -> int:
-    """Guests, table, bench, closing line; the exit status."""
+    """Host, guests, table, bench, closing line; the exit status."""
+    started = time.monotonic()
+    cases = _run_host(root, options) if options.host else []
+    cases += _run_guests(options, images, root)
+    print(f"\n{table(cases)}\n")
+    explained = notes(cases)
+    if explained:
+        print(f"{explained}\n")
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    print(f"{time.monotonic() - started:.0f} s, {used.ru_utime + used.ru_stime:.0f} s of CPU time")
+    failed = any(case.outcome == "failed" for case in cases)
+    releases = {kernel.name: image.release for kernel, image in images.items()}
+    if options.host:
+        releases[HOST] = host.release()
+    failed |= not (failed or _agrees_with_page(options, matrix.render(cases, releases)))
+    failed |= options.bench and not _run_bench(images, root, options.probes)
+    print(summary(cases))
+    return int(failed)
+
+
+def _run_guests(options: argparse.Namespace, images: dict[Kernel, Image], root: Path) -> list[Case]:
     stop = Event()
     with ThreadPoolExecutor(GUESTS_AT_A_TIME) as pool:
         guests = [
@@ -64,18 +87,28 @@ def _run(options: argparse.Namespace, images: dict[Kernel, Image], root: Path) -
             for kernel, image in images.items()
         ]
         try:
-            cases = [case for guest in guests for case in guest.result()]
+            return [case for guest in guests for case in guest.result()]
         except KeyboardInterrupt:
             stop.set()
             pool.shutdown(cancel_futures=True)
             raise
-    print(f"\n{table(cases)}\n")
-    explained = notes(cases)
-    if explained:
-        print(f"{explained}\n")
-    bench_failed = options.bench and not _run_bench(images, root, options.probes)
-    print(summary(cases))
-    return int(bench_failed or any(case.outcome == "failed" for case in cases))
+
+
+def _agrees_with_page(options: argparse.Namespace, found: str) -> bool:
+    """Whether docs/support-matrix.md says what a whole run found; outside CI it is made to."""
+    if not options.whole:
+        return True
+    committed = PAGE.read_text() if PAGE.exists() else ""
+    changed = matrix.differences(committed, found)
+    if not changed:
+        return True
+    if os.environ.get("CI", "").lower() in ("true", "1"):
+        print("docs/support-matrix.md is not what this run found; run make test-kernels:")
+        print("\n".join(changed))
+        return False
+    PAGE.write_text(found)
+    print(f"wrote {PAGE.relative_to(ROOT)}")
+    return True
 
 
 def _options(arguments: Sequence[str]) -> argparse.Namespace:
@@ -84,14 +117,13 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
         prog="python -m tests.kernels",
         description="Run tests/live on stock Debian kernels under QEMU (no KVM needed).",
     )
-    names = ", ".join(kernel.name for kernel in KERNELS)
-    usual = ",".join(kernel.name for kernel in pick(()))
+    names = ", ".join([*(kernel.name for kernel in KERNELS), HOST])
     add = parser.add_argument
     add(
         "--kernels",
         default=os.environ.get("KERNELS", ""),
         metavar="NAMES",
-        help=f"of {names}, comma-separated (default: {usual})",
+        help=f"of {names}, comma-separated (default: all; {HOST} is this machine, and needs root)",
     )
     add(
         "--probes",
@@ -103,7 +135,7 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
     add(
         "--limit",
         type=float,
-        default=1500,
+        default=3600,
         metavar="SECONDS",
         help="the longest a guest may take (default: %(default)g)",
     )
@@ -111,18 +143,26 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
         "--bench",
         action=argparse.BooleanOptionalAction,
         default=True,
-        help=f"count what a probe adds to a fault, if {BENCH_KERNEL} is among the kernels",
+        help=f"count what a probe adds to a fault on {' and '.join(BENCH_KERNELS)}, if picked",
     )
     options = parser.parse_args(arguments)
     probes = _words(options.probes) or list(PROBES)
     unknown = [probe for probe in probes if probe not in PROBES]
     if unknown:
         parser.error(f"no probe {unknown[0]!r}; there are {', '.join(PROBES)}")
+    chosen = _words(options.kernels)
+    options.host = HOST in chosen or (not chosen and os.geteuid() == 0)
     try:
-        options.kernels = pick(_words(options.kernels))
+        options.kernels = () if chosen == [HOST] else pick(chosen)
     except ValueError as error:
         parser.error(str(error))
     options.probes = tuple(probe for probe in PROBES if probe in probes)
+    options.whole = (
+        options.host
+        and options.kernels == KERNELS
+        and options.probes == PROBES
+        and not options.select
+    )
     return options
 
 
@@ -144,21 +184,11 @@ def _run_guest(
     kernel: Kernel, image: Image, root: Path, options: argparse.Namespace, stop: Event
 ) -> list[Case]:
     """One boot, all probes: Python starts once, and each probe is compiled once."""
-    out = OUT / image.version
-    out.mkdir(parents=True, exist_ok=True)
-    report = out / "report.jsonl"
-    report.unlink(missing_ok=True)
+    out = _output(image.version)
     probes = [probe for probe in options.probes if probe in kernel.probes]
-    command = [
-        sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider",
-        "-p", "tests.kernels.report", "--report-lines", str(report),
-        "--probe", ",".join(probes), "tests/live",
-    ]  # fmt: skip
-    if options.select:
-        command += ["-k", options.select]
     ended = boot(
         image,
-        command,
+        _pytest(out, probes, options.select),
         out,
         limit=options.limit,
         root=root,
@@ -166,25 +196,68 @@ def _run_guest(
         vng=kernel.vng,
         stop=stop,
     )
-    lines = report.read_text(errors="replace") if report.exists() else ""
-    cases = judge(read_report(image.version, lines), kernel.name)
+    cases = _judged(kernel.name, out, probes)
     failed = any(case.outcome == "failed" for case in cases)
-    cases += idle_probes(image.version, cases, probes)
     if ended.status is None or (ended.status != 0 and not failed):
         why = ended.why_it_failed()
-        cases.append(Case(image.version, "-", GUEST, "failed", "the guest failed", why))
+        cases.append(Case(kernel.name, "-", GUEST, "failed", "the guest failed", why))
     print(f"{image.release}: {summary(cases)} in {ended.seconds:.0f} s ({out}/)", flush=True)
     return cases
 
 
+def _run_host(root: Path, options: argparse.Namespace) -> list[Case]:
+    """The same tests here, with the probes this kernel allows."""
+    started = time.monotonic()
+    out = _output(HOST)
+    probes = host.allowed_probes(options.probes)
+    if not probes:
+        return [Case(HOST, "-", GUEST, "failed", "it allows no probe")]
+    status = host.run(_pytest(out, probes, options.select), out, root, options.limit)
+    cases = _judged(HOST, out, probes)
+    if status is None:
+        cases.append(Case(HOST, "-", GUEST, "failed", "it took too long"))
+    seconds = time.monotonic() - started
+    print(f"{HOST} ({host.release()}): {summary(cases)} in {seconds:.0f} s ({out}/)", flush=True)
+    return cases
+
+
+def _output(name: str) -> Path:
+    """Where a machine's results go, without those of the last run."""
+    out = OUT / name
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "report.jsonl").unlink(missing_ok=True)
+    return out
+
+
+def _pytest(out: Path, probes: Sequence[str], select: str | None) -> list[str]:
+    command = [
+        sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider",
+        "-p", "tests.kernels.report", "--report-lines", str(out / "report.jsonl"),
+        "--probe", ",".join(probes), "tests/live",
+    ]  # fmt: skip
+    return [*command, "-k", select] if select else command
+
+
+def _judged(name: str, out: Path, probes: Sequence[str]) -> list[Case]:
+    """What the report says; skips that are not expected and probes that ran nothing have failed."""
+    report = out / "report.jsonl"
+    lines = report.read_text(errors="replace") if report.exists() else ""
+    cases = judge(read_report(name, lines), name)
+    return cases + idle_probes(name, cases, probes)
+
+
 def _run_bench(images: dict[Kernel, Image], root: Path, probes: Sequence[str]) -> bool:
-    """Print guest instructions added to a fault, per probe. False if that failed."""
-    for kernel, image in images.items():
-        if kernel.name == BENCH_KERNEL:
-            text, well = measure(image, OUT / f"{image.version}-bench", root, probes)
-            print(f"{text}\n")
-            return well
-    return True
+    """Print guest instructions added to a fault, per probe. False if that failed or has grown."""
+    chosen = [image for kernel, image in images.items() if kernel.name in BENCH_KERNELS]
+
+    def measured(image: Image) -> tuple[str, bool]:
+        return measure(image, OUT / f"{image.version}-bench", root, probes)
+
+    with ThreadPoolExecutor(GUESTS_AT_A_TIME) as pool:
+        found = list(pool.map(measured, chosen))
+    for text, _ in found:
+        print(f"{text}\n")
+    return all(well for _, well in found)
 
 
 def _stop(message: str) -> int:

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from threading import Event
 
+from tests.kernels.catalogue import MEMORY
 from tests.kernels.fetch import Image
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -60,7 +61,7 @@ def boot(
     limit: float,
     root: Path = ROOT,
     cpus: int = 2,
-    memory: str = "2G",
+    memory: str = MEMORY,
     append: Sequence[str] = (),
     vng: Sequence[str] = (),
     stop: Event | None = None,

@@ -14,10 +14,15 @@ shift 3
 scratch=/run/pagefault-tmp
 mkdir -p "$scratch"
 truncate -s 512M /run/scratch.img
-modprobe -a loop ext4
+modprobe -a loop ext4 zram
 mke2fs -q -F -t ext4 /run/scratch.img && mount -o loop /run/scratch.img "$scratch" ||
     echo "no ext4 for scratch files: they lie on tmpfs" >&2
 chmod 1777 "$scratch"
+
+# Pages move, and become huge ones, only where a test asks for it.
+echo 0 >/proc/sys/kernel/numa_balancing
+echo 0 >/proc/sys/vm/compaction_proactiveness
+echo 1000000000 >/sys/kernel/mm/transparent_hugepage/khugepaged/scan_sleep_millisecs
 
 # virtme-ng mounts the host's root through 9p without any caching, where importing Python's
 # modules alone takes a quarter of a minute. Nothing changes there while we run: mount it
@@ -33,6 +38,6 @@ done
 
 # shellcheck disable=SC2016  # expanded by the inner shell
 chroot $host /usr/bin/env -i PATH="$path" HOME=/root LANG=C.UTF-8 TMPDIR="$scratch" \
-    PYTHONPATH="$root" PAGEFAULT_GUEST=1 \
+    PYTHONPATH="$root" PAGEFAULT_GUEST=1 PAGEFAULT_CACHE=/run/pagefault-cache \
     sh -c 'cd "$0" && exec "$@"' "$root" "$@" >"$out/output" 2>&1
 echo $? >"$out/status"

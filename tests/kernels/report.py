@@ -1,20 +1,24 @@
-"""A pytest plugin for the guest: one JSON line a test, written as soon as it is known.
+"""A pytest plugin for each row of the matrix: one JSON line a test, written as soon as it is known.
 
-It also skips what makes no sense there (catalogue.TIMED), and of tests/live/test_cli* it
-leaves only those marked `guest`.
+It also skips what makes no sense in a guest (catalogue.TIMED), and of the tests that start the
+program itself (they use tests/live/cli.py) it leaves only those marked `guest`.
 
 `pytest -p tests.kernels.report --report-lines FILE`. pytest's own reports are written at the
 end; a guest that crashes never gets there, and these lines say how far it came.
 """
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.kernels.catalogue import TIMED
+from tests.kernels.catalogue import TIMED, TIMED_REASON
 from tests.kernels.results import split_test
+
+CLI = "tests.live.cli"
+MOST_PROGRAM_RUNS = 12
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -29,17 +33,29 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """The program's own tests start it anew each, half a minute under emulation: a few will do."""
-    there = [item for item in items if _is_wanted(item)]
+    there = [item for item in items if not _runs_the_program(item) or _is_for_guests(item)]
+    many = [item for item in there if _runs_the_program(item)]
+    if len(many) > MOST_PROGRAM_RUNS:
+        raise pytest.UsageError(f"{len(many)} tests marked `guest` start the program, too many")
     config.hook.pytest_deselected(items=[item for item in items if item not in there])
     items[:] = there
     for item in items:
         test, _ = split_test(item.nodeid)
-        if test in TIMED:
-            item.add_marker(pytest.mark.skip(reason="it holds the clock against a limit"))
+        if test in TIMED and os.environ.get("PAGEFAULT_GUEST"):
+            item.add_marker(pytest.mark.skip(reason=TIMED_REASON))
 
 
-def _is_wanted(item: pytest.Item) -> bool:
-    return not item.path.name.startswith("test_cli") or item.get_closest_marker("guest") is not None
+def _runs_the_program(item: pytest.Item) -> bool:
+    """Whether its module has anything of tests/live/cli.py."""
+    names = vars(item.module).values() if isinstance(item, pytest.Function) else ()
+    return any(
+        getattr(value, "__module__", None) == CLI or getattr(value, "__name__", None) == CLI
+        for value in names
+    )
+
+
+def _is_for_guests(item: pytest.Item) -> bool:
+    return item.get_closest_marker("guest") is not None
 
 
 class LineReport:

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 
-from tests.kernels.catalogue import EXPECTED_SKIPS, PROBES, ExpectedSkip, missing_feature
+from tests.kernels.catalogue import EXPECTED_SKIPS, PROBES, ExpectedSkip, is_expected
 
 ANY_PROBE = "-"  # the probe of a test that is not parametrised by one
 GUEST = "(guest)"  # the test of a guest that crashed, hung, or ran nothing
@@ -73,19 +73,14 @@ def read_report(kernel: str, lines: str) -> list[Case]:
 def judge(
     cases: Iterable[Case], name: str, expected: Iterable[ExpectedSkip] = EXPECTED_SKIPS
 ) -> list[Case]:
-    """The cases with every skip that is not expected on kernel `name` turned into a failure.
-
-    An expected one gets the missing feature as its reason.
-    """
+    """The cases with every skip that is not expected on kernel `name` turned into a failure."""
     table = tuple(expected)
     judged = []
     for case in cases:
-        if case.outcome == "skipped":
-            missing = missing_feature(name, case.probe, case.test, table)
-            if missing is None:
-                case = replace(case, outcome="failed", reason=f"skip not expected: {case.reason}")
-            else:
-                case = replace(case, reason=missing)
+        if case.outcome == "skipped" and not is_expected(
+            name, case.probe, case.test, case.reason, table
+        ):
+            case = replace(case, outcome="failed", reason=f"skip not expected: {case.reason}")
         judged.append(case)
     return judged
 

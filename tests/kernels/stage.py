@@ -49,9 +49,8 @@ def stage(parent: Path) -> Iterator[Path]:
             shutil.copytree(ROOT / part, folder / part, ignore=ignore)
         shutil.copy2(ROOT / "pyproject.toml", folder)
         _python(folder, "-m", "compileall", "-q", *_PARTS[1:])
-        _python(
-            folder, "-c", "import bench.storm as s, tests.live.workload as w; s.build(), w.build()"
-        )
+        programs = "s.build(), w.build(), w.build_small(32), w.build_small(64)"
+        _python(folder, "-c", f"import bench.storm as s, tests.live.workload as w; {programs}")
         _python(
             folder, "-m", "pytest", "-p", "no:cacheprovider", "--collect-only", "-q", "tests/live"
         )

@@ -1,11 +1,28 @@
-"""One compiled and attached probe for all tests: a second here, half a minute in a guest."""
+"""One compiled and attached probe for all tests: a second here, half a minute in a guest.
 
-from collections.abc import Iterator
+The fixtures below it prepare the machine for a test and restore it; see features.py.
+"""
+
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack
+from pathlib import Path
+from typing import ParamSpec, TypeVar
 
 import pytest
 
+from tests.live import features
 from tracer.probes.choose import Attached, attach
 from tracer.resources import bpf_dir
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def pytest_configure() -> None:
+    """Commands under test are to heed Ctrl-C: a shell's background jobs are born ignoring it."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -27,3 +44,65 @@ def fresh(request: pytest.FixtureRequest) -> None:
     """Counters from zero, no targets left over from the test before."""
     if "attached" in request.fixturenames:
         request.getfixturevalue("attached").program.reset()
+
+
+@pytest.fixture
+def machine() -> Iterator[ExitStack]:
+    """Where a test enters features.py's contexts; all are left, in turn, when it ends."""
+    with features.only_user(), ExitStack() as stack:
+        yield stack
+
+
+def _maker(machine: ExitStack, feature: Callable[P, AbstractContextManager[T]]) -> Callable[P, T]:
+    def make(*args: P.args, **kwargs: P.kwargs) -> T:
+        return machine.enter_context(feature(*args, **kwargs))
+
+    return make
+
+
+@pytest.fixture
+def knob(machine: ExitStack) -> Callable[..., None]:
+    """`knob(path, value)`: a file in /sys or /proc/sys."""
+    return _maker(machine, features.knob)
+
+
+@pytest.fixture
+def thp(machine: ExitStack) -> Callable[[str], None]:
+    """`thp("always")`, `"madvise"`, `"never"`: transparent huge pages."""
+    return _maker(machine, features.thp)
+
+
+@pytest.fixture
+def mthp(machine: ExitStack) -> Callable[..., None]:
+    """`mthp(64)`: anonymous memory in folios of 64 KiB, and no other size."""
+    return _maker(machine, features.mthp)
+
+
+@pytest.fixture
+def hugetlb(machine: ExitStack) -> Callable[..., None]:
+    """`hugetlb(4)`: four free huge pages of 2 MiB."""
+    return _maker(machine, features.hugetlb)
+
+
+@pytest.fixture
+def ksm(machine: ExitStack) -> None:
+    """ksmd at work."""
+    machine.enter_context(features.ksm())
+
+
+@pytest.fixture
+def swap(machine: ExitStack) -> Callable[..., Path]:
+    """`swap(64)`: 64 MiB of zram; `swap(64, "file")`: on a disk, through the swap cache."""
+    return _maker(machine, features.swap)
+
+
+@pytest.fixture
+def memcg(machine: ExitStack) -> Callable[..., features.Group]:
+    """`memcg(1 << 24)`: a control group limited to 16 MiB."""
+    return _maker(machine, features.memcg)
+
+
+@pytest.fixture
+def numa() -> tuple[int, ...]:
+    """The NUMA nodes that have memory; two at least."""
+    return features.numa_nodes()

@@ -61,7 +61,7 @@ def fails(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Fails:
 def never_attached(monkeypatch: pytest.MonkeyPatch) -> None:
     """The mistake must be found out before tracing."""
 
-    def unwanted(*_: object) -> None:
+    def unwanted(*_: object, **__: object) -> None:
         pytest.fail("a probe was attached")
 
     monkeypatch.setattr(tracer.run, "attach", unwanted)
@@ -106,7 +106,10 @@ def test_a_process_that_ends_during_attach(
         process = subprocess.Popen(["cat"], stdin=subprocess.PIPE)
 
         def ending(
-            *arguments: object, process: subprocess.Popen[bytes] = process, reap: bool = reap
+            *arguments: object,
+            process: subprocess.Popen[bytes] = process,
+            reap: bool = reap,
+            **_: object,
         ) -> object:
             process.kill()
             os.waitid(os.P_PID, process.pid, os.WEXITED | (0 if reap else os.WNOWAIT))
@@ -233,17 +236,14 @@ def test_a_reader_that_leaves() -> None:
             process.kill()
 
 
-def _forget_bcc(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in [name for name in sys.modules if name.split(".")[0] == "bcc"]:
-        monkeypatch.delitem(sys.modules, name)
-
-
 def test_bcc_missing_or_another(
     fails: Fails, tmp_path: Path, sleeper: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    _forget_bcc(monkeypatch)
+    """The process that compiles searches bcc where this one would."""
+    elsewhere = [folder for folder in sys.path if not (Path(folder) / "bcc").exists()]
+    assert len(elsewhere) < len(sys.path)
     with monkeypatch.context() as patch:
-        patch.setitem(sys.modules, "bcc", None)
+        patch.setattr(sys, "path", elsewhere)
         told = fails(Exit.NO_BCC, "-p", sleeper, "--csv", tmp_path / "a.csv")
         assert "python3-bpfcc" in told
     with tempfile.TemporaryDirectory() as folder:
@@ -254,7 +254,6 @@ def test_bcc_missing_or_another(
         assert f"{folder}/bcc is not the BPF Compiler Collection" in told
         assert "pip uninstall bcc" in told
         fails(Exit.TRACER_FAILED, "--", "true")
-        _forget_bcc(monkeypatch)
 
 
 @pytest.mark.parametrize("probe", ["fentry", "kprobe", "perf"])

@@ -6,8 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
-from tests.live.tracing import Traced, check_books, check_counts, check_frames, trace
-from tests.live.workload import Range
+from tests.live.tracing import check_books, check_counts, check_frames, file_kind, trace
 from tracer.probes.choose import Attached
 from tracer.rows import NO_FRAME, Access, Cause, Confirmed, Kind
 from tracer.sources import Source
@@ -65,7 +64,7 @@ def test_exact(attached: Attached, name: str) -> None:
         assert set(traced.kinds(range_)) <= set(kinds)
         return
     if "file" in kinds:
-        kinds = {_file_kind(traced, range_): kinds["file"]}
+        kinds = {file_kind(traced, range_): kinds["file"]}
     assert traced.kinds(range_) == kinds
     times = sum(kinds.values()) // range_.pages
     assert sorted((rows["address"] & ~np.uint64(4095)).tolist()) == sorted(
@@ -77,14 +76,6 @@ def test_exact(attached: Attached, name: str) -> None:
     assert (rows["pages"] == 1).all()
     assert (rows["latency_ns"] > 0).all()
     assert set(traced.sources(range_)) == {"fault"}
-
-
-def _file_kind(traced: Traced, range_: Range) -> str:
-    """`file`, or `shmem` where the scratch files lie on tmpfs; behind an overlay either may be."""
-    overlaid = traced.report.file_system == 0x794C7630
-    if traced.report.file_system == 0x01021994 or (overlaid and traced.kinds(range_)["shmem"]):
-        return "shmem"
-    return "file"
 
 
 def test_confirmed_by_both(attached: Attached) -> None:
@@ -211,25 +202,25 @@ def test_threads_started_under_trace(attached: Attached) -> None:
 
 
 def test_short_lived_mappings(attached: Attached) -> None:
-    """1,000 mappings, anonymous and file in turn at one address: each fault names its own."""
-    traced = trace(attached, "short-lived", 500)
+    """400 mappings, anonymous and file in turn at one address: each fault names its own."""
+    traced = trace(attached, "short-lived", 200)
     range_ = traced.report.ranges["short"]
     check_counts(traced)
     check_books(traced)
     rows = traced.within(range_)
     names = [traced.names.regions[int(region)].name for region in rows["region"]]
-    assert names == ["[anon]", traced.report.file] * 500
+    assert names == ["[anon]", traced.report.file] * 200
     offsets = [traced.names.regions[int(region)].offset for region in rows["region"][1::2].tolist()]
-    assert offsets == [page * 4096 for page in range(500)]
+    assert offsets == [page * 4096 for page in range(200)]
     kinds = [Kind(int(kind)).name.lower() for kind in rows["kind"]]
-    assert kinds == ["anon", _file_kind(traced, range_)] * 500
+    assert kinds == ["anon", file_kind(traced, range_)] * 200
 
 
 def test_storm(attached: Attached) -> None:
     """16 threads, every fault seen; what preempted fentry handlers miss is counted and shown."""
-    traced = trace(attached, "storm", 16, 257, 20)
+    traced = trace(attached, "storm", 16, 257, 6)
     books = traced.books
-    total = 16 * 257 * 20
+    total = 16 * 257 * 6
     counted = sum(count.faults for count in traced.report.counts)
     assert counted == total
     check_counts(traced)

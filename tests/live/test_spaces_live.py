@@ -87,7 +87,7 @@ def expect(names: Names, spaces: Spaces, child: Child, time_ns: int) -> None:
             wanted.append(region)
             addresses.append(address)
     times = np.full(len(addresses), time_ns, dtype=np.uint64)
-    ids = spaces.lookup(1, np.array(addresses, dtype=np.uint64), times)
+    ids, _ = spaces.lookup(1, np.array(addresses, dtype=np.uint64), times)
     assert [names.regions[i] for i in ids] == wanted
 
 
@@ -164,7 +164,7 @@ def test_exec_is_followed_from_an_empty_space(tmp_path: Path) -> None:
         for brk in (heap.start, heap.end):  # as the libc does; no probe is here to tell
             spaces[2].history.add(events[-1].time_ns, Brk(brk))
     addresses = np.array([m.end - 1 for m in mappings], dtype=np.uint64)
-    ids = spaces.lookup(2, addresses, np.full(len(addresses), time.monotonic_ns()))
+    ids, _ = spaces.lookup(2, addresses, np.full(len(addresses), time.monotonic_ns()))
     found = [names.regions[i] for i in ids]
     for region, mapping in zip(found, mappings, strict=True):
         if mapping.name != "[vsyscall]":  # of no address space

@@ -1,36 +1,23 @@
 """Tracing a workload in-process, and the kernel's books to hold the trace against."""
 
-import threading
+import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
+from tests.live.background import Background, Collect
+from tests.live.resident import Resident, region_name, resident
 from tests.live.workload import Count, Range, Report, Workload
 from tracer.outputs.base import Books, PageTable
 from tracer.probes.choose import Attached
-from tracer.procfs.pagemap import PageMap, frames
-from tracer.rows import ROW, Kind, Names, Rows
+from tracer.procfs import stat
+from tracer.procfs.pagemap import PageMap, frames, present, swapped
+from tracer.rows import NO_FRAME, Kind, Names, Rows
 from tracer.session import Outputs, Plan, Result, Session
 from tracer.sources import Loss, Source
-
-
-@dataclass
-class Collect:
-    """An output that keeps what it is given."""
-
-    batches: list[Rows] = field(default_factory=list)
-
-    def write(self, rows: Rows, names: Names) -> None:
-        self.batches.append(rows.copy())
-
-    def close(self) -> None:
-        pass
-
-    @property
-    def rows(self) -> Rows:
-        return np.concatenate(self.batches) if self.batches else np.empty(0, ROW)
+from tracer.target import Command
 
 
 @dataclass
@@ -46,6 +33,9 @@ class Traced:
     result: Result
     report: Report
     truth: dict[str, "np.ndarray[tuple[int], np.dtype[np.uint64]]"]  # range -> frame a page
+    # By the kernel's own word, of the workload and the children it has; nothing of a command.
+    before: Resident = field(default_factory=lambda: resident([], {}))
+    after: Resident = field(default_factory=lambda: resident([], {}))
 
     def within(self, range_: Range) -> Rows:
         """The rows of faults on a range, in order."""
@@ -72,6 +62,12 @@ class Traced:
         table = self.table(range_, pid).values()
         return Counter(Source(row["first_source"]).name.lower() for row in table)
 
+    def holders(self, range_: Range, pid: int = 0) -> Counter[str]:
+        """Where the frames came from that are there in the end."""
+        table = self.table(range_, pid).values()
+        held = [row for row in table if row["last_frame"] != NO_FRAME]
+        return Counter(Source(row["last_source"]).name.lower() for row in held)
+
     def losses(self, range_: Range, pid: int = 0) -> Counter[str]:
         table = self.table(range_, pid).values()
         return Counter(Loss(row["last_loss"]).name.lower() for row in table if row["last_loss"])
@@ -80,58 +76,134 @@ class Traced:
 def trace(
     attached: Attached,
     *arguments: str | int,
+    before_start: Callable[[Workload], None] = lambda work: None,
     before_end: Callable[[Workload], None] = lambda work: None,
+    at: Mapping[str, Callable[[Workload], None]] | None = None,
     plan: Plan | None = None,
+    before_go: Callable[[Workload], None] = lambda work: None,
+    under: Sequence[str] = (),
+    also: Sequence[int] = (),
 ) -> Traced:
-    """Attach to the workload while it waits, let it act, and stop before it ends."""
-    with Workload(*arguments) as work:
+    """Attach to the workload while it waits, let it act, and stop before it ends.
+
+    `under` is what runs it, `also` are further processes to trace. `at` says what to do at
+    the workload's own stops (`at WORD`), while it is traced.
+    """
+    with Workload(*arguments, under=under) as work:
         plan = plan or Plan(snapshot_interval_ms=600_000)
-        plan.pids = [work.pid]
-        log = Collect()
-        session = Session(attached, plan, Outputs(log=[log]))
-        outcome: list[Result] = []
-        failure: list[BaseException] = []
-        started = threading.Event()
-
-        def run() -> None:
-            try:
-                outcome.append(session.run(started.set))
-            except BaseException as error:  # shown in the test's own thread
-                failure.append(error)
-                started.set()
-
-        runner = threading.Thread(target=run)
-        runner.start()
-        started.wait()
-        try:
-            if not failure:
-                work.go()
-                before_end(work)
-                truth = {
-                    name: _frames(work.pid, range_) for name, range_ in work.report.ranges.items()
-                }
-        finally:
-            session.stop()
-            runner.join()
-        if failure:
-            raise failure[0]
-        result = outcome[0]
+        before_start(work)
+        before = _resident(work)
+        with Background(attached, work.pid, *also, plan=plan) as live:
+            before_go(work)
+            work.go(at)
+            before_end(work)
+            truth = {name: _frames(work.pid, range_) for name, range_ in work.report.ranges.items()}
+            after = _resident(work)
+            result = live.end()
         return Traced(
             probe=attached.probe.name,
             inexact=attached.probe.inexact(),
-            rows=log.rows,
-            names=session.names,
+            rows=live.log.rows,
+            names=live.session.names,
             books=result.books,
             pages=result.pages,
             result=result,
             report=work.report,
             truth=truth,
+            before=before,
+            after=after,
         )
 
 
+def trace_command(attached: Attached, command: Command) -> Traced:
+    """Trace a command, which waits, to its end."""
+    log = Collect()
+    session = Session(attached, Plan(command=command), Outputs(log=[log]))
+    result = session.run()
+    return Traced(
+        probe=attached.probe.name,
+        inexact=attached.probe.inexact(),
+        rows=log.rows,
+        names=session.names,
+        books=result.books,
+        pages=result.pages,
+        result=result,
+        report=Report(),
+        truth={},
+        before=Resident(Counter(), Counter(), Counter()),  # it had no memory of its own
+        after=Resident(Counter(), Counter(), Counter()),
+    )
+
+
 def _frames(pid: int, range_: Range) -> "np.ndarray[tuple[int], np.dtype[np.uint64]]":
-    with PageMap(pid) as pagemap:
+    with PageMap(pid, stat.living_thread(pid)) as pagemap:
         return np.asarray(frames(pagemap.read(range_.start, range_.end)))
+
+
+def frames_now(work: Workload, name: str) -> list[int]:
+    """The frame of each page of a range, by pagemap, while the workload waits."""
+    return _frames(work.pid, work.range(name)).tolist()
+
+
+def gone_now(work: Workload, name: str) -> dict[int, str]:
+    """The pages of a range that have no frame, by address: `swapped`, or `nowhere`."""
+    range_ = work.range(name)
+    with PageMap(work.pid) as pagemap:
+        entries = pagemap.read(range_.start, range_.end)
+    states = zip(range_.addresses(), present(entries), swapped(entries), strict=True)
+    return {page: "swapped" if out else "nowhere" for page, here, out in states if not here}
+
+
+def until(condition: Callable[[], bool]) -> None:
+    """Wait until the kernel has done what a test asked of it: a limit, not a wait."""
+    deadline = time.monotonic() + 120
+    while not condition():
+        assert time.monotonic() < deadline, "the kernel did not do it"
+        time.sleep(0.02)
+
+
+def _resident(work: Workload) -> Resident:
+    report = work.report
+    pids = dict.fromkeys([report.pid, *report.children])
+    return resident([pid for pid in pids if stat.exists(pid)], report.ranges)
+
+
+def check_resident(traced: Traced) -> None:
+    """Region by region, frames gained less frames lost are the change in pagemap and in Rss.
+
+    Rss leaves out what is named beside it: zero, hugetlb and special pages.
+    """
+    balance: Counter[str] = Counter()
+    regions, ranges = traced.names.regions, traced.report.ranges
+    for counts, sign in ((traced.books.gained_in, 1), (traced.books.lost_in, -1)):
+        for number, pages in counts.items():
+            region = regions[number]
+            balance[region_name(region.start, region.end, region.name, ranges)] += sign * pages
+    before, after = traced.before, traced.after
+    for name in {*balance, *before.present, *after.present}:
+        change = after.present[name] - before.present[name]
+        assert balance[name] == change, (name, balance[name], change)
+        rss = after.rss[name] - before.rss[name]
+        beside = after.beside[name] - before.beside[name]
+        assert rss == change - beside, (name, rss, change, beside)
+
+
+def check_all(
+    traced: Traced, *ranges: str, blind: tuple[str, ...] = (), missed: int | None = None
+) -> None:
+    """Every check there is, and that no fault's kind is unknown.
+
+    `blind` names the steps no perf event tells of, whose faults are missed there (or
+    `missed` are, where other threads took them).
+    """
+    if missed is None:
+        missed = sum(count.faults for count in traced.report.counts if count.label in blind)
+    check_counts(traced, blind)
+    check_books(traced, missed)
+    for name in ranges:
+        check_frames(traced, name, rows=False)
+    check_resident(traced)
+    assert not (traced.rows["kind"] == Kind.UNKNOWN).any()
 
 
 def check_books(traced: Traced, blind: int = 0) -> None:
@@ -194,15 +266,27 @@ def rows_of(traced: Traced, count: Count) -> Rows:
     ]
 
 
-def check_frames(traced: Traced, name: str) -> None:
-    """The last row of each page of a range, and the timeline, name the frame pagemap shows."""
+def check_frames(traced: Traced, name: str, *, rows: bool = True) -> None:
+    """The last row of each page of a range, and the timeline, name the frame pagemap shows.
+
+    Without `rows` the timeline alone: frames changed without a fault of theirs.
+    """
     range_ = traced.report.ranges[name]
-    rows = traced.within(range_)
-    rows = rows[rows["pid"] == traced.report.pid]
-    last = {int(row["address"]) & ~4095: int(row["frame"]) for row in rows}
+    mine = traced.within(range_)
+    mine = mine[mine["pid"] == traced.report.pid]
+    last = {int(row["address"]) & ~4095: int(row["frame"]) for row in mine} if rows else {}
     table = traced.table(range_, traced.report.pid)
     for address, frame in zip(range_.addresses(), traced.truth[name].tolist(), strict=True):
         if address in last:
             assert last[address] == frame, hex(address)
         held = table.get(address, {}).get("last_frame", (1 << 64) - 1)
         assert held == frame, (hex(address), hex(held), hex(frame))
+
+
+def file_kind(traced: Traced, range_: Range | None = None) -> str:
+    """`file`, or `shmem` where the scratch files lie on tmpfs; behind an overlay either may be."""
+    overlaid = traced.report.file_system == 0x794C7630
+    range_ = range_ or traced.report.ranges["file"]
+    if traced.report.file_system == 0x01021994 or (overlaid and traced.kinds(range_)["shmem"]):
+        return "shmem"
+    return "file"

@@ -1,0 +1,28 @@
+"""Where the probes keep what they know of a thread's fault under way."""
+
+import numpy as np
+import pytest
+
+from tests.live.tracing import check_all, trace
+from tracer.probes.choose import Attached
+from tracer.probes.compiled import PLACES
+from tracer.probes.program import PLACE_END
+
+
+@pytest.mark.parametrize(("name", "numbers"), [("threads", (17, 16)), ("late-threads", (31, 7))])
+def test_threads_whose_places_are_taken(
+    attached: Attached, name: str, numbers: tuple[int, ...]
+) -> None:
+    """Threads with the same number modulo PLACES: here others have all of the places.
+
+    These go by a hash map, and nothing else changes.
+    """
+    places = attached.program.map("places")
+    taken = np.zeros((PLACES, places.value_size // PLACES), np.uint8)
+    taken[:, -PLACE_END.itemsize :].view(PLACE_END)["task"] = 1
+    places.update(bytes(4), taken.tobytes())
+    traced = trace(attached, name, *numbers)
+    check_all(traced, "anon")
+    assert attached.program.counters()["crowded"] == 0
+    if not traced.inexact:
+        assert len(traced.within(traced.report.ranges["anon"])) == numbers[0] * numbers[1]

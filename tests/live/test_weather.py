@@ -1,0 +1,184 @@
+"""Targets that are killed, stopped, or change into somebody else; two tracers at once."""
+
+import os
+import shutil
+import signal
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.live import cli
+from tests.live.background import Background, check, wait_until_all
+from tests.live.workload import BINARY, Workload, build
+from tracer.probes.choose import Attached
+from tracer.procfs import stat
+from tracer.rows import Names
+
+STORM = ("storm", 4, 211)
+ENDLESS = 1 << 30  # rounds
+ENOUGH = 10_000  # faults: the storm is under way
+NOBODY = 65534
+
+
+def test_a_target_killed_in_the_middle(attached: Attached) -> None:
+    """The trace ends by itself, and has every fault the zombie's own count tells of."""
+    with Workload(*STORM, ENDLESS) as work:
+        before = stat.process_fault_count(work.pid)
+        with Background(attached, work.pid) as live:
+            work.send_line()
+            live.wait_for_more(ENOUGH)
+            os.kill(work.pid, signal.SIGKILL)
+            result = live.ended()
+        check(result.books, live, stat.process_fault_count(work.pid) - before)
+    assert result.books.lost or not result.books.missed
+
+
+def test_a_target_that_exits_with_its_threads(attached: Attached) -> None:
+    with Workload(*STORM, 3) as work:
+        before = stat.process_fault_count(work.pid)
+        with Background(attached, work.pid) as live:
+            work.go()
+            os.kill(work.pid, signal.SIGSTOP)
+            wait_until_all(work.pid, "T")
+            counted = stat.process_fault_count(work.pid) - before
+            os.kill(work.pid, signal.SIGCONT)
+            assert work.finish() == 0
+            result = live.ended()
+        check(result.books, live)
+        assert result.books.kernel >= counted == 3 * 4 * 211
+
+
+def test_a_target_stopped_and_continued(attached: Attached) -> None:
+    """Looked at while stopped, and again later; nothing is told twice or left out."""
+    with Workload(*STORM, ENDLESS) as work:
+        before = stat.process_fault_count(work.pid)
+        with Background(attached, work.pid) as live:
+            work.send_line()
+            live.wait_for_more(ENOUGH)
+            for _ in range(2):
+                os.kill(work.pid, signal.SIGSTOP)
+                wait_until_all(work.pid, "T")
+                os.kill(work.pid, signal.SIGCONT)
+                live.wait_for_more(ENOUGH)
+            os.kill(work.pid, signal.SIGSTOP)
+            wait_until_all(work.pid, "T")
+            result = live.end()
+        check(result.books, live, stat.process_fault_count(work.pid) - before)
+
+
+def test_a_target_stopped_all_along(attached: Attached) -> None:
+    with Workload("anon-write", 101) as work:
+        os.kill(work.pid, signal.SIGSTOP)
+        wait_until_all(work.pid, "T")
+        with Background(attached, work.pid) as live:
+            result = live.end()
+        check(result.books, live, 0)
+
+
+def test_two_tracers_on_one_target(attached: Attached, tmp_path: Path) -> None:
+    """Each has all of it. In a guest the program is compiled once more, for the other one."""
+    csv_file = tmp_path / "other.csv"
+    with Workload(*STORM, 20) as work:
+        before = stat.process_fault_count(work.pid)
+        with (
+            cli.Attached(work.pid, csv_file, "-q", "--probe", attached.probe.name) as other,
+            Background(attached, work.pid) as live,
+        ):
+            work.go()
+            counted = stat.process_fault_count(work.pid) - before
+            result = live.end()
+            done = other.end()
+        assert (done.status, done.err) == (0, "")
+        check(result.books, live, counted)
+        books = cli.books(csv_file)
+        assert books["kernel"] == result.books.kernel == counted
+        assert books["traced"] + books["missed"] + books["lost"] == counted
+        mine = {(int(row["tid"]), int(row["count"])) for row in live.log.rows}
+        theirs = {(int(row["tid"]), int(row["count"])) for row in cli.rows(csv_file)}
+        if not (books["missed"] or result.books.missed or books["lost"] or result.books.lost):
+            assert mine == theirs
+
+
+# -- other rights
+
+
+@pytest.fixture
+def private(tmp_path: Path) -> Iterator[Path]:
+    """A folder others may enter."""
+    folder = Path(f"/tmp/pagefault-weather.{os.getpid()}")
+    folder.mkdir(mode=0o755)
+    yield folder
+    shutil.rmtree(folder)
+
+
+def _copy(folder: Path, name: str, mode: int) -> Path:
+    """The workload as a program of root's with these rights."""
+    build()
+    path = folder / name
+    shutil.copyfile(BINARY, path)
+    path.chmod(mode)
+    return path
+
+
+RIGHTS = {"set-uid": 0o4755, "set-uid-unreadable": 0o4711, "unreadable": 0o0111}
+
+
+class Shell:
+    """A shell of nobody's that runs one command a line, and says its status."""
+
+    def __init__(self) -> None:
+        self._process = subprocess.Popen(
+            ["sh"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, user=NOBODY,
+            group=NOBODY, extra_groups=[], cwd="/",
+        )  # fmt: skip
+        self.pid = self._process.pid
+        self.run("true")
+
+    def run(self, line: str) -> list[str]:
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(f"{line}; echo status $?\n")
+        self._process.stdin.flush()
+        said: list[str] = []
+        while not said or not said[-1].startswith("status "):
+            said.append(self._process.stdout.readline().rstrip("\n"))
+            assert self._process.poll() is None, said
+        return said
+
+    def close(self) -> None:
+        self._process.kill()
+        self._process.communicate()
+
+
+@pytest.mark.parametrize("rights", RIGHTS)
+def test_a_privileged_program_under_trace(attached: Attached, private: Path, rights: str) -> None:
+    """A shell of nobody's execs it: traced, named, and it has the rights it would have."""
+    program = _copy(private, rights, RIGHTS[rights])
+    show = private / "show"  # says its effective user
+    shutil.copyfile("/usr/bin/id", show)
+    show.chmod(RIGHTS[rights])
+    shell = Shell()
+    try:
+        with Background(attached, shell.pid) as live:
+            assert shell.run(f"{show} -u") == [
+                "0" if RIGHTS[rights] & 0o4000 else str(NOBODY), "status 0"
+            ]  # fmt: skip
+            said = shell.run(f"{program} --no-wait --dir {private} anon-write 101")
+            result = live.end()
+    finally:
+        shell.close()
+    assert said[-1] == "status 0", said
+    start = next(int(line.split()[2], 16) for line in said if line.startswith("range anon"))
+    rows = live.log.rows
+    names = live.session.names
+    mine = rows[[names.comms[int(comm)] == rights[:15] for comm in rows["comm"]]]
+    touched = {int(address) & ~4095 for address in mine["address"]}
+    assert touched >= {start + 4096 * page for page in range(101)}
+    assert str(program) in _regions(names, mine["region"].tolist())
+    check(result.books, live)
+
+
+def _regions(names: Names, ids: list[int]) -> set[str]:
+    return {names.regions[number].name for number in ids}

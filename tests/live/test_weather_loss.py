@@ -1,0 +1,44 @@
+"""A ring that runs over: what is recorded and what is lost come to the kernel's own count."""
+
+import os
+import signal
+from collections.abc import Iterator
+
+import pytest
+
+from tests.live.background import Background, check, wait_until_all
+from tests.live.workload import Workload
+from tracer.probes.choose import Attached, attach
+from tracer.procfs import stat
+from tracer.resources import bpf_dir
+
+RING = 1 << 15  # 178 faults
+
+
+@pytest.fixture(scope="module")
+def small(attached: Attached) -> Iterator[Attached]:
+    """The same probe once more, with hardly any room."""
+    probe = attach(attached.probe.name, bpf_dir(), RING)
+    yield probe
+    probe.close()
+
+
+@pytest.mark.parametrize("arguments", [("storm", 4, 211, 50), ("late-threads", 211, 16)], ids=str)
+def test_loss_is_exact(small: Attached, arguments: tuple[str | int, ...]) -> None:
+    small.program.reset()
+    with Workload(*arguments) as work:
+        before = stat.process_fault_count(work.pid)
+        with Background(small, work.pid) as live:
+            work.go()
+            os.kill(work.pid, signal.SIGSTOP)
+            wait_until_all(work.pid, "T")
+            result = live.end()
+        counted = stat.process_fault_count(work.pid) - before
+    books = result.books
+    assert books.lost
+    check(books, live, counted)
+    if not small.probe.inexact():
+        assert books.traced + books.lost == counted
+        assert books.missed == 0
+    # The frames are all found, and it is said why nobody saw them come.
+    assert set(books.gained_by) <= {"fault", "around", "missed"}, books.gained_by
