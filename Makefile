@@ -13,8 +13,8 @@ SUDO := $(shell [ "$$(id -u)" = 0 ] || command -v sudo)
 help:
 	@echo "make demo          trace multimap: five pages gain their frames (build/demo.csv)"
 	@echo "make test          unit tests, and live tests on this kernel where BPF is allowed"
-	@echo "make test-kernels  the live tests on stock kernels in QEMU [KERNELS=...] [PROBES=...]"
-	@echo "make bench         what tracing costs"
+	@echo "make test-kernels  the live tests on stock kernels in QEMU [KERNELS=6.1] [PROBES=kprobe]"
+	@echo "make bench         what tracing costs, beside perf, bpftrace and bcc: docs/performance.md"
 	@echo "make lint          mypy --strict, ruff, shellcheck"
 	@echo "make install       put the commands where sudo finds them [PREFIX=$(PREFIX)]"
 	@echo "make uninstall     remove them again"
@@ -42,13 +42,18 @@ test-kernels: build/workload
 	@tools/bootstrap --kernels
 	KERNELS="$(KERNELS)" PROBES="$(PROBES)" $(PYTHON) -m tests.kernels
 
-build/workload: tests/live/workload.c | bootstrap
+build/workload: $(wildcard tests/live/programs/*.[ch]) | bootstrap
 	@mkdir -p build
-	$(CC) $(CFLAGS) -pthread -o $@ $<
+	$(CC) $(CFLAGS) -pthread -o $@ $(filter %.c,$^)
 
-bench: build/workload
-	@tools/bootstrap --kernels
-	$(PYTHON) -m bench
+build/%: bench/%.c
+	@mkdir -p build
+	$(CC) -O2 -Wall -Wextra -pthread -o $@ $<
+
+# SECTIONS: of it, by name. What a fault costs in instructions is counted by test-kernels.
+bench:
+	@tools/bootstrap --bench
+	$(SUDO) env PYTHONDONTWRITEBYTECODE=1 $(PYTHON) -m bench $(SECTIONS)
 
 lint: bootstrap
 	$(PYTHON) -m mypy --strict tracer
