@@ -20,11 +20,14 @@
 #include "kernel.h"
 #include "walk.h"
 #include "calls.h"
+#include "stack.h"
 
 #define FAULT_FLAG_WRITE 0x1
 #define FAULT_FLAG_TRIED 0x20 /* STATE_TRIED */
+#define FAULT_FLAG_USER 0x40
 #define FAULT_FLAG_REMOTE 0x80 /* STATE_REMOTE */
 #define ERROR_CODE_WRITE 0x2
+#define ERROR_CODE_USER 0x4
 #define SIGBUS 7
 #define SIGSEGV 11
 #define VM_FAULT_SIGBUS 0x2
@@ -91,6 +94,7 @@ struct pending {
 #define STATE_TRIED 0x20   /* its last call says FAULT_FLAG_TRIED */
 #define STATE_RETRIED 0x40 /* its last call ended with VM_FAULT_RETRY */
 #define STATE_REMOTE 0x80  /* in another process's memory, its call says */
+#define STATE_STACK 0x100  /* its stack is being read: exceptions meanwhile are the reading's own */
 
 /* What user space sets before it arms the targets. */
 struct settings {
@@ -292,7 +296,7 @@ static __always_inline void describe(struct fault_record *r, struct pending *p, 
 	if (p->state & STATE_REMOTE)
 		r->owner = p->owner;
 	r->spare = 0;
-	r->reserved = 0;
+	r->stack = 0;
 }
 
 static __always_inline int is_filtered(struct settings *set, struct pending *p, u64 now)
@@ -595,14 +599,98 @@ static __always_inline void not_sent(struct pending *p, u64 task, u32 result, u3
 	p->unsent = own_fault_count(task);
 }
 
+#ifdef STACKS
+BPF_PERCPU_ARRAY(stacks, struct stack, 1);
+BPF_TABLE("lru_hash", u64, u8, sent_stacks, 65536);
+
+/* Send the frames of one side of a stack; 0 if there was no room for all of them. */
+static __always_inline int emit_frames(u64 *ips, u32 count_of_them, u32 most, u32 before,
+				       struct stack_record *head)
+{
+	struct stack_record *r;
+
+	for (u32 i = 0; i < most; i += STACK_IPS) {
+		if (i >= count_of_them)
+			break;
+		COUNTED(i);
+		r = events.ringbuf_reserve(RECORD_SIZE);
+		if (!r) {
+			count(COUNT_LOST_TASK);
+			return 0;
+		}
+		__builtin_memcpy(r, head, __builtin_offsetof(struct stack_record, ips));
+		r->first = before + i;
+		__builtin_memcpy(r->ips, ips + i, sizeof(r->ips));
+		events.ringbuf_submit(r, BPF_RB_NO_WAKEUP);
+	}
+	return 1;
+}
+
+/*
+ * The number of the running thread's call stack, its frames sent before if they were not lately.
+ * Only a fault in kernel mode has frames of the kernel's that say anything: those of one in user
+ * mode are the fault handler itself. Of a thread that is no target the mappings are not followed.
+ */
+static __always_inline u64 take_stack(void *ctx, struct pending *p, u64 task, u64 now)
+{
+	u32 zero = 0, kernel = 0, user = 0;
+	u64 number, mm = 0, exec_id = 0, id = id_of(task);
+	struct stack *s = stacks.lookup(&zero);
+	struct stack_record head = {.type = RECORD_STACK, .time_ns = now};
+	long size;
+	u8 yes = 1;
+
+	if (!s)
+		return 0;
+	if (!(p->flags & (p->marks & MARK_ERRORCODE ? ERROR_CODE_USER : FAULT_FLAG_USER))) {
+		size = bpf_get_stack(ctx, s->kernel, STACK_KERNEL * 8, 0);
+		if (size > 0)
+			kernel = size / 8;
+	}
+	p->state |= STATE_STACK;
+	if (!(p->marks & MARK_FOREIGN)) {
+		size = bpf_get_stack(ctx, s->user, STACK_USER * 8, BPF_F_USER_STACK);
+		if (size > 0)
+			user = size / 8;
+	}
+	p->state &= ~STATE_STACK;
+	if (!(kernel + user))
+		return 0;
+	/* Memory is used again; after an exec the same addresses are other code. */
+	READ(mm, task, O_TASK_MM);
+	READ(exec_id, task, O_TASK_EXEC_ID);
+	number = stack_mix(stack_mix(kernel, mm), exec_id);
+	number = stack_mix_all(number, s->kernel, kernel, STACK_KERNEL);
+	number = stack_mix_all(number, s->user, user, STACK_USER) | 1;
+	if (sent_stacks.lookup(&number))
+		return number;
+	head.kernel = kernel;
+	head.user = user;
+	head.cpu = bpf_get_smp_processor_id();
+	head.tgid = id >> 32;
+	head.tid = id;
+	head.mm = mm;
+	head.stack = number;
+	if (emit_frames(s->kernel, kernel, STACK_KERNEL, 0, &head) &&
+	    emit_frames(s->user, user, STACK_USER, kernel, &head))
+		sent_stacks.update(&number, &yes);
+	return number;
+}
+#else
+static __always_inline u64 take_stack(void *ctx, struct pending *p, u64 task, u64 now)
+{
+	return 0;
+}
+#endif
+
 /* One fault is over: emit its record, after the windows in which neighbours came along. */
-static __always_inline int finish(u64 task, struct pending *p, u32 result)
+static __always_inline int finish(void *ctx, u64 task, struct pending *p, u32 result)
 {
 	u64 window[WINDOW_SLOTS];
 	u64 now = bpf_ktime_get_ns();
 	struct walk after = {};
 	struct fault_record *r;
-	u64 seen = 0;
+	u64 seen = 0, stack;
 	u8 marks = 0;
 
 	if (SETTINGS->filters && is_filtered(SETTINGS, p, now)) {
@@ -616,6 +704,7 @@ static __always_inline int finish(u64 task, struct pending *p, u32 result)
 			emit_neighbours(p, id_of(task), now, &after, window);
 		seen = p->mask_before | (u64)after.mask << 16;
 	}
+	stack = take_stack(ctx, p, task, now);
 	r = events.ringbuf_reserve(RECORD_SIZE);
 	if (!r) {
 		not_sent(p, task, result, COUNT_LOST);
@@ -633,6 +722,8 @@ static __always_inline int finish(u64 task, struct pending *p, u32 result)
 	r->seen = seen;
 	r->result = result;
 	r->current_mm = OWN64(task, O_TASK_MM);
+	if (stack)
+		r->stack = stack;
 	events.ringbuf_submit(r, BPF_RB_NO_WAKEUP);
 	return 0;
 }
@@ -722,7 +813,7 @@ static __always_inline int enter(u64 vma, u64 address, u32 flags, u64 regs)
 	return 0;
 }
 
-static __always_inline int leave(u32 result)
+static __always_inline int leave(void *ctx, u32 result)
 {
 	u64 task = this_task();
 	struct pending *p = own_place(task);
@@ -737,7 +828,7 @@ static __always_inline int leave(u32 result)
 		return 0;
 	}
 	/* To mm_account_fault(), a call is major that says so, and one that is a second try. */
-	finish(task, p, result | (p->state & STATE_TRIED ? VM_FAULT_MAJOR : 0));
+	finish(ctx, task, p, result | (p->state & STATE_TRIED ? VM_FAULT_MAJOR : 0));
 	p->state = 0;
 	return 0;
 }
@@ -762,7 +853,7 @@ int fentry__handle_mm_fault(u64 *ctx)
 
 int fexit__handle_mm_fault(u64 *ctx)
 {
-	return leave(ctx[4]);
+	return leave(ctx, ctx[4]);
 }
 
 int fentry__do_anonymous_page(u64 *ctx)
@@ -779,7 +870,7 @@ int kprobe__handle_mm_fault(struct pt_regs *ctx)
 
 int kretprobe__handle_mm_fault(struct pt_regs *ctx)
 {
-	return leave(ctx->ax);
+	return leave(ctx, ctx->ax);
 }
 
 int kprobe__do_anonymous_page(struct pt_regs *ctx)
@@ -829,6 +920,8 @@ int hook__exception(struct bpf_raw_tracepoint_args *ctx)
 	if (!p)
 		return 0;
 	if (p->state) {
+		if (p->state & STATE_STACK)
+			return 0;
 		if (p->address == address) {
 			/* A signal interrupted the fault and the instruction ran again. */
 			p->calls++;
@@ -893,7 +986,7 @@ static __always_inline int resolved(struct bpf_perf_event_data *ctx, u32 result)
 		p->calls = 1;
 		p->mm = OWN64(task, O_TASK_MM);
 	}
-	finish(task, p, result);
+	finish(ctx, task, p, result);
 	p->state = 0;
 	return 0;
 }

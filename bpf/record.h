@@ -24,6 +24,7 @@
 #define RECORD_RENAME  7 /* a target's thread changed its name */
 #define RECORD_SYSCALL 8 /* a target changed its mappings */
 #define RECORD_CALL    9 /* a target begins such a call, which may take pages from other threads */
+#define RECORD_STACK  10 /* part of a call stack; comes before the first fault with that stack */
 
 /* fault_record.marks */
 #define MARK_BEFORE    0x01 /* entry_before, level_before, mask_before are known */
@@ -69,7 +70,7 @@ struct fault_record {
 	u64 magic;        /* s_magic of vm_file's file system */
 	u32 owner;        /* tgid of the memory's owner where it is not the thread's own; else 0 */
 	u32 spare;
-	u64 reserved;
+	u64 stack;        /* the call stack: stack_record.stack; 0 where none was taken */
 };
 
 struct window_record {
@@ -119,6 +120,20 @@ struct syscall_record { /* SYSCALL, CALL */
 	u64 result;       /* the return value, as signed 64 bits; CALL: 0 */
 	u64 args[6];
 	u64 reserved[10];
+};
+
+struct stack_record { /* STACK: a stack comes in as many as it takes, one after another */
+	u8  type;
+	u8  kernel;       /* frames of the kernel's, which come first */
+	u8  user;         /* frames of the program's, after them */
+	u8  first;        /* number of ips[0], 0 being the innermost; the others are of the same side */
+	u32 cpu;
+	u64 time_ns;
+	u32 tgid;         /* the thread whose stack it is */
+	u32 tid;
+	u64 mm;           /* its memory */
+	u64 stack;        /* stands for these frames in this memory */
+	u64 ips[17];
 };
 
 #endif

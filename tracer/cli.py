@@ -38,6 +38,7 @@ Examples:
   sudo pagefault-trace --pid 4242 --duration 10 --quiet
   sudo pagefault-trace --perms rwx --pages-csv pages.csv -- multimap --auto
   sudo pagefault-trace --kind cow,huge --symbols -- make
+  sudo pagefault-trace --stacks --csv faults.csv -- ./program
   sudo pagefault-trace --strict --fail-if 'major>0' -q -- ./benchmark
   sudo pagefault-trace --live -- multimap
   sudo pagefault-trace --check
@@ -150,6 +151,11 @@ Examples:
 )
 @click.option("--symbols", is_flag=True, help="Name the faulting instruction as function+offset.")
 @click.option(
+    "--stacks",
+    is_flag=True,
+    help="Take the call stack of each fault: which code made pages resident.",
+)
+@click.option(
     "--user",
     metavar="USER",
     help="Run the command as USER, who owns the files written. "
@@ -203,7 +209,7 @@ def _trace(options: Options, timings: Timings) -> int:
     from tracer.rights import require_rights
 
     require_rights()
-    with Compilation(options.probe, bpf_dir()) as compilation:
+    with Compilation(options.probe, bpf_dir(), stacks=options.stacks) as compilation:
         timings.lap("Python and options")
         from tracer.run import trace
 
@@ -287,14 +293,21 @@ def _validate_words(options: Options) -> None:
 def _validate_files(options: Options) -> None:
     """Raise TraceError where two outputs would be written into one file."""
     given = [name for name in (options.csv, options.pages_csv, options.output) if name]
+    if options.csv and options.stacks and is_stream(options.csv):
+        raise TraceError(
+            "--stacks writes FILE.stacks.csv beside the CSV, which goes to a stream here",
+            "name a file with --csv, or leave one of the two out",
+            Exit.USAGE,
+        )
     if options.csv and not is_stream(options.csv):
         given.append(options.csv + ".meta.json")  # outputs.meta.SUFFIX, which imports numpy
+        given += [options.csv + ".stacks.csv"] if options.stacks else []
     places = ["-" if is_stdout(name) else os.path.realpath(name) for name in given]
     places = [place for place in places if place != os.devnull]
     if len(set(places)) < len(places):
         raise TraceError(
             "--csv, --pages-csv and --output name the same file",
-            "give each a file of its own (--csv FILE writes FILE.meta.json, too)",
+            "give each a file of its own (--csv FILE writes FILE.meta.json, too, with --stacks also FILE.stacks.csv)",
             Exit.USAGE,
         )
 

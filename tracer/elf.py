@@ -11,7 +11,7 @@ import lzma
 import os
 import stat
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -74,11 +74,8 @@ class Functions:
 
     def at(self, offset: int) -> tuple[str, int] | None:
         """(name, bytes into the function) of an offset in the file; None where there is none."""
-        for segment in self.segments:
-            start = int(segment["offset"])
-            if start <= offset < start + int(segment["filesz"]):
-                return self._at_address(offset - start + int(segment["vaddr"]))
-        return None
+        address = _address(self.segments, offset)
+        return None if address < 0 else self._at_address(address)
 
     def _at_address(self, address: int) -> tuple[str, int] | None:
         values = self.symbols["value"]
@@ -100,6 +97,15 @@ class Functions:
     def _name(self, at: int) -> str:
         name = self.strings[at : at + _LONGEST].partition(b"\0")[0]
         return decode(name.partition(b"@")[0])  # .symtab adds versions: fopen@@GLIBC_2.2.5
+
+
+def _address(segments: npt.NDArray[np.void], offset: int) -> int:
+    """The address that an offset in the file is loaded at, in the file's own terms; -1: none."""
+    for segment in segments:
+        start = int(segment["offset"])
+        if start <= offset < start + int(segment["filesz"]):
+            return offset - start + int(segment["vaddr"])
+    return -1
 
 
 def _preference(info: int, name: str) -> tuple[bool, int, int, str]:
@@ -127,6 +133,57 @@ def functions(
         return None
     finally:
         os.close(descriptor)
+
+
+def build_id(path: str, inode: int | None = None) -> str:
+    """The build ID of the file `path` in hexadecimal; "" where it has none or is not what it was.
+
+    `inode` as for `functions`.
+    """
+    try:
+        descriptor = _open_regular(path, inode)
+    except (OSError, ValueError):
+        return ""
+    try:
+        return _Image(lambda at, size: os.pread(descriptor, size, at)).build_id()
+    except (BadElf, OSError, struct.error):
+        return ""
+    finally:
+        os.close(descriptor)
+
+
+def open_for_lines(
+    path: str, inode: int | None, offsets: Sequence[int], debug_root: Path = DEBUG_ROOT
+) -> tuple[int, list[int]] | None:
+    """What may tell source lines of offsets in the file `path`.
+
+    A descriptor, of its separate debug file if there is one, and the address (in the file's own
+    terms) of each offset, -1 for one that is not loaded. None where the file is not what it
+    was (`inode` as for `functions`). The descriptor is the caller's to close.
+    """
+    try:
+        descriptor = _open_regular(path, inode)
+    except (OSError, ValueError):
+        return None
+    try:
+        image = _Image(lambda at, size: os.pread(descriptor, size, at))
+        addresses = [_address(image.segments, offset) for offset in offsets]
+        separate = _debug_file(image.build_id(), debug_root)
+    except (BadElf, OSError, struct.error):
+        os.close(descriptor)
+        return None
+    if separate is None:
+        return descriptor, addresses
+    os.close(descriptor)
+    return os.open(separate, os.O_RDONLY | os.O_CLOEXEC), addresses
+
+
+def functions_in(data: bytes) -> Functions | None:
+    """`functions` of an ELF file that is in memory."""
+    try:
+        return _functions(lambda at, size: data[at : at + size], DEBUG_ROOT)
+    except (BadElf, struct.error, lzma.LZMAError):
+        return None
 
 
 def _open_regular(path: str, inode: int | None) -> int:
@@ -159,19 +216,23 @@ def _functions(read: Read, debug_root: Path) -> Functions | None:
 
 
 def _separate_symbols(image: "_Image", debug_root: Path) -> tuple[npt.NDArray[np.void], bytes]:
-    build_id = image.build_id()
-    if build_id:
-        path = debug_root / build_id[:2] / f"{build_id[2:]}.debug"
-        if path.is_file():
-            with path.open("rb") as file:
-                found = _Image(lambda at, size: os.pread(file.fileno(), size, at)).symbols(_SYMTAB)
-            if len(found[0]):
-                return found
+    path = _debug_file(image.build_id(), debug_root)
+    if path is not None:
+        with path.open("rb") as file:
+            found = _Image(lambda at, size: os.pread(file.fileno(), size, at)).symbols(_SYMTAB)
+        if len(found[0]):
+            return found
     packed = image.named(b".gnu_debugdata")
     if packed:
         data = lzma.LZMADecompressor().decompress(packed, _LARGEST)
         return _Image(lambda at, size: data[at : at + size]).symbols(_SYMTAB)
     return np.zeros(0, _SYM), b""
+
+
+def _debug_file(build_id: str, debug_root: Path) -> Path | None:
+    """The separate debug file of a build ID, if it is installed."""
+    path = debug_root / build_id[:2] / f"{build_id[2:]}.debug"
+    return path if build_id and path.is_file() else None
 
 
 class _Image:

@@ -5,7 +5,7 @@ The road from the ring (bpf/record.h) to what is printed and written
 """
 
 from dataclasses import dataclass, field, fields
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -28,6 +28,9 @@ from tracer.spaces import Spaces
 from tracer.telling import Parts, Telling, concatenate
 from tracer.timeline import Timeline
 from tracer.userfaults import Userfaults
+
+if TYPE_CHECKING:
+    from tracer.stacks import Stacks
 
 U64 = npt.NDArray[np.uint64]
 
@@ -97,6 +100,7 @@ class Join:
     zero_frame: int
     large_anon: bool = False  # the kernel may give anonymous memory several frames at once
     symbols: bool = False  # look up which mapping each instruction is in, too
+    stacks: "Stacks | None" = None  # … and which call stack each fault has
     file_systems: FileSystems = field(default_factory=FileSystems)
     vvar_seen: bool = False  # pagemap shows [vvar]: it does since 6.16 or so, where it is no PFNMAP
     userfaults: Userfaults = field(default_factory=Userfaults)
@@ -161,6 +165,8 @@ class Join:
         if self.symbols:
             ip_region, ip_shift = self.spaces.places_at(space, faults["ip"], times)
             columns |= {"ip_region": ip_region, "ip_offset": faults["ip"] + ip_shift}
+        if self.stacks is not None:
+            columns["stack"] = self.stacks.numbers(faults, space)
         rows = Rows.of(columns)
         seen = (traits & Trait.UNSEEN) == 0
         of_file = (traits & Trait.FILE) != 0

@@ -64,6 +64,7 @@ class Options:
     children: bool = True
     time: TimeMode = "relative"
     symbols: bool = False
+    stacks: bool = False
     user: str | None = None
     strict: bool = False
     fail_if: "tuple[Budget, ...]" = ()

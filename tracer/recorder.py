@@ -44,6 +44,7 @@ _BATCH = 1 << 14  # records read at once
 _SMALLEST_BATCH = 1 << 10
 _LONG_NS = 200_000_000  # for a batch
 _LIFE = [kind.value for kind in RecordType if RecordType.FORK <= kind <= RecordType.RENAME]
+_BESIDE = [RecordType.WINDOW.value, RecordType.STACK.value]  # they go with a fault's record
 _NOT_COUNTED = np.uint8(Mark.FAILED | Mark.FOREIGN)
 _RESCUE_NS = 20_000_000
 _PATIENCE_NS = 1_000_000_000  # how long a window waits for its fault
@@ -222,6 +223,8 @@ class Recorder:
         rest, types, faults = batch.rest, batch.types, batch.faults
         self._learn_children(rest[types == RecordType.FORK])
         self._feed_sideband(batch.last_ns)
+        if self.join.stacks is not None:
+            self.join.stacks.learn(rest[types == RecordType.STACK].view(self.layout.stack).ravel())
         windows = rest[types == RecordType.WINDOW].view(self.layout.window).ravel()
         windows = np.concatenate([self._windows, windows])
         matched = match_windows(faults, windows)
@@ -243,7 +246,7 @@ class Recorder:
         """
         script, faults = _Script(), batch.faults
         effects: list[Effect] = []
-        for index in np.flatnonzero(batch.types != RecordType.WINDOW).tolist():
+        for index in np.flatnonzero(~np.isin(batch.types, _BESIDE)).tolist():
             self._rescue_sideband()
             kind, raw = int(batch.types[index]), batch.rest[index]
             if kind == RecordType.CALL:

@@ -26,6 +26,7 @@ class RecordType(IntEnum):
     RENAME = 7
     SYSCALL = 8
     CALL = 9
+    STACK = 10
 
 
 class Mark(IntFlag):
@@ -50,13 +51,14 @@ _DEFINE = re.compile(r"^#define ((?:RECORD|MARK)_\w+)\s+(0x[0-9a-fA-F]+|\d+)", r
 
 @dataclass(frozen=True)
 class Layout:
-    """dtypes of the four record shapes, each exactly `size` bytes, and the header's constants."""
+    """dtypes of the five record shapes, each exactly `size` bytes, and the header's constants."""
 
     size: int
     fault: np.dtype[np.void]
     window: np.dtype[np.void]
     task: np.dtype[np.void]
     syscall: np.dtype[np.void]
+    stack: np.dtype[np.void]
     constants: dict[str, int]
 
 
@@ -72,6 +74,7 @@ def parse_layout(header: str) -> Layout:
             window=shapes["window_record"],
             task=shapes["task_record"],
             syscall=shapes["syscall_record"],
+            stack=shapes["stack_record"],
             constants=constants,
         )
     except KeyError as missing:

@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from types import TracebackType
-from typing import IO, Self, cast
+from typing import IO, TYPE_CHECKING, Self, cast
 
 from rich.console import Console
 
@@ -27,6 +27,11 @@ from tracer.rows import Rows
 from tracer.session import Result, Session
 from tracer.verdict import complaints, verdict_of
 
+if TYPE_CHECKING:
+    from tracer.outputs.callers import Callers
+    from tracer.outputs.stacks import StacksFile
+    from tracer.source_lines import SourceLines
+
 
 class Files:
     """The files a run writes, opened before it starts so that a bad path is known at once.
@@ -38,10 +43,11 @@ class Files:
         self.csv: OutputFile | None = None
         self.pages: OutputFile | None = None
         self.meta: MetaFile | None = None
+        self.stacks: StacksFile | None = None
         self.text: OutputFile
         self.csv_on_stdout = any(is_stdout(name or "") for name in (options.csv, options.pages_csv))
         self._options = options
-        self._open: list[OutputFile | MetaFile] = []
+        self._open: list[OutputFile | MetaFile | StacksFile] = []
 
     def open(self, owner: tuple[int, int] | None) -> None:
         """Open them all; new ones are `owner`'s. Raises TraceError (Exit.OUTPUT)."""
@@ -51,6 +57,11 @@ class Files:
             if self.csv.regular and not is_stream(options.csv):
                 self.meta = MetaFile(options.csv, owner, options.force)
                 self._open.append(self.meta)
+            if options.stacks:
+                from tracer.outputs.stacks import StacksFile
+
+                self.stacks = StacksFile(options.csv, owner, options.force)
+                self._open.append(self.stacks)
         if options.pages_csv:
             self.pages = self._opened(open_output(options.pages_csv, owner, options.force))
         text = options.output or ("/dev/stderr" if self.csv_on_stdout else "-")
@@ -107,9 +118,28 @@ class Report:
         shown = not (files.csv_on_stdout or options.live)
         if not options.quiet and (options.output or shown):
             session.outputs.live.append(self._lines(symbolizer))
-        self._csv = None if files.csv is None else CsvOutput(files.csv, symbolizer)
+        self._callers = self._follow_stacks()
+        self._csv = (
+            None
+            if files.csv is None
+            else CsvOutput(files.csv, symbolizer, stacks=files.stacks is not None)
+        )
         if self._csv is not None:
             session.outputs.log.append(self._csv)
+
+    def _follow_stacks(self) -> "Callers | None":
+        """What is done with call stacks, where they are wanted: their file comes before the CSV."""
+        session, file = self._session, self._files.stacks
+        if session.stacks is None or session.frames is None:
+            return None
+        from tracer.outputs.callers import Callers
+
+        if file is not None:
+            file.follow(session.stacks, session.frames)
+            session.outputs.log.append(file)
+        callers = Callers(session.stacks, session.frames)
+        session.outputs.live.append(callers)
+        return callers
 
     @property
     def info(self) -> RunInfo:
@@ -188,12 +218,16 @@ class Report:
         info.exit_status = result.exit_status
         info.resident = result.resident
         info.notes += [*self._left_out(), *result.notes]
+        lines = self._source_lines()
+        if self._callers is not None:
+            info.notes += self._callers.notes()
         info.verdict = self._judge(result.books)
         with contextlib.ExitStack() as stack:
             stack.callback(self._complain)
             stack.callback(self._write_meta, result)
             stack.callback(self._write_pages, result)
-            self._print_summary(result)
+            stack.callback(self._write_stacks, lines)
+            self._print_summary(result, lines)
 
     def _judge(self, books: Books) -> Verdict:
         options = self._options
@@ -215,7 +249,22 @@ class Report:
         options = " ".join(f"--{name} {text}" for name, text in _picked(self._options).items())
         return [f"{options} shows {picks.shown} of {picks.seen} faults; the books hold them all"]
 
-    def _print_summary(self, result: Result) -> None:
+    def _source_lines(self) -> "SourceLines | None":
+        """What takes long to find out of the frames of call stacks, once the trace is over."""
+        session = self._session
+        if session.stacks is None or session.frames is None:
+            return None
+        from tracer.source_lines import find
+
+        places = session.stacks.places
+        functions = [session.frames.frame(place).function for place in places]
+        return find(places, functions, session.inode_of)
+
+    def _write_stacks(self, lines: "SourceLines | None") -> None:
+        if self._files.stacks is not None and lines is not None:
+            self._files.stacks.finish(lines)
+
+    def _print_summary(self, result: Result, lines: "SourceLines | None") -> None:
         try:
             if result.stdout_closed:
                 raise BrokenPipeError
@@ -223,7 +272,8 @@ class Report:
             picks = self._session.plan.picks
             pages = result.pages and picks.choose_pages(result.pages, names)
             books = picks.choose_books(result.books, names)
-            self._summary.render(self._console, names, books, pages, self._info)
+            callers = None if self._callers is None or lines is None else (self._callers, lines)
+            self._summary.render(self._console, names, books, pages, self._info, callers)
             self._files.text.close()
         except BrokenPipeError:
             discard_stdout()
@@ -276,6 +326,7 @@ def _facts(options: Options, attached: Attached) -> RunInfo:
         filters={name: text for name, text in filters.items() if text} | _picked(options),
         notes=_cautions(attached),
         pages_csv=_beside(options.csv, options.pages_csv),
+        stacks=_stacks_beside(options),
     )
 
 
@@ -284,6 +335,15 @@ def _beside(csv: str | None, pages_csv: str | None) -> str:
     if not csv or not pages_csv or "-" in (csv, pages_csv):
         return ""
     return os.path.relpath(pages_csv, os.path.dirname(csv) or ".")
+
+
+def _stacks_beside(options: Options) -> str:
+    """How to find the call stacks from where the CSV is; "" where there are none."""
+    if not options.stacks or not options.csv:
+        return ""
+    from tracer.outputs.stacks import SUFFIX
+
+    return os.path.basename(options.csv) + SUFFIX
 
 
 def _cautions(attached: Attached) -> list[str]:

@@ -82,6 +82,7 @@ ROW = np.dtype(
         ("pages", "<u4"),  # pages that gained a frame by this fault
         ("region", "<u4"),  # index into Names.regions
         ("ip_region", "<u4"),  # the mapping the instruction is in; 0 unless symbols are wanted
+        ("stack", "<u4"),  # the call stack's number (tracer.stacks); 0: none, not known, not wanted
         ("access", "u1"),
         ("cause", "u1"),
         ("kind", "u1"),

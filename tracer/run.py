@@ -75,7 +75,9 @@ def _record(
     timings: Timings,
     screen: "LiveScreen | None",
 ) -> Report:
-    probe = attach(options.probe, bpf_dir(), options.buffer, compilation)
+    probe = attach(
+        options.probe, bpf_dir(), options.buffer, compilation, stacks=options.stacks
+    )
     with contextlib.closing(probe) as attached:
         timings.lap("the probe")
         timings.detail(attached.milliseconds)
@@ -115,6 +117,7 @@ def _plan(options: Options, command: Command | None) -> Plan:
         range=options.range,
         min_latency_ns=options.min_latency,
         symbols=options.symbols,
+        stacks=options.stacks,
         every_page=bool(options.pages_csv),
         picks=Picks(options.region, options.perms, options.kind),
     )

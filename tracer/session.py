@@ -11,7 +11,7 @@ import select
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from tracer.closing import books_of, pages_of
 from tracer.errors import TraceError
@@ -28,6 +28,10 @@ from tracer.snapshots import Snapshot, take, take_pinned
 from tracer.target import Command
 from tracer.timeline import Watcher
 from tracer.waiting import Waiting
+
+if TYPE_CHECKING:
+    from tracer.frames import FrameNames
+    from tracer.stacks import Stacks
 
 _CYCLE_S = 0.05  # lines are at most 0.2 s late
 _MOST_WAITING = 1 << 17  # rows kept for a snapshot; then one is taken early
@@ -49,6 +53,7 @@ class Plan:
     range: tuple[int, int] | None = None
     min_latency_ns: int = 0
     symbols: bool = False
+    stacks: bool = False
     picks: Picks = field(default_factory=Picks)
     every_page: bool = True  # keep a row of each page that ever had a frame, not of the first few
 
@@ -106,6 +111,9 @@ class Session:
         self._recorder = Recorder(attached, self.names)
         self._recorder.join.symbols = plan.symbols
         self._recorder.timeline.shelf.most = None if plan.every_page else _MOST_SHELVED
+        self.frames: FrameNames | None = None  # of `stacks`
+        if plan.stacks:
+            self._take_stacks()
         self._waiting = Waiting()
         self._snapshots = 0
         self._snapshot_due_ns = 0
@@ -117,6 +125,21 @@ class Session:
         self._notes: list[str] = []
         self._resident = ResidentSeries()
         self._wake, self._woken = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+
+    def _take_stacks(self) -> None:
+        from tracer.frames import FrameNames
+        from tracer.stacks import Stacks
+        from tracer.symbols import Symbols
+
+        self.frames = FrameNames(Symbols(self.names.regions, self.inode_of))
+        self._recorder.join.stacks = Stacks(
+            self._recorder.spaces, self.names.regions, self.frames.kernel_names
+        )
+
+    @property
+    def stacks(self) -> "Stacks | None":
+        """The call stacks seen so far, where they are wanted."""
+        return self._recorder.join.stacks
 
     def watch(self, screen: Screen, watcher: Watcher) -> None:
         """Let a screen show the trace, and its watcher hear of every page; before `run`."""

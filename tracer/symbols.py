@@ -46,6 +46,7 @@ class Symbols:
         self._kernel: tuple[list[int], list[str]] | None = None
         self._files: dict[str, Functions | None] = {}
         self._kept = 0  # bytes of them
+        self._build_ids: dict[str, str] = {}
         self._known: dict[tuple[int, int], str] = {}
 
     def names(self, ips: Array, region_ids: npt.NDArray[np.uint32], offsets: Array) -> list[str]:
@@ -85,38 +86,57 @@ class Symbols:
         name = self._regions[region_id].name
         if not name.startswith("/"):
             return f"{name}+{where:#x}"
-        functions = self._functions(name)
-        found = functions.at(where) if functions else None
+        found = self.function(name, where)
         if found:
             return f"{found[0]}+{found[1]:#x}"
         return f"{name.rpartition('/')[2]}+{where:#x}"
 
     def _bare(self, ip: int) -> str:
         if ip >= _KERNEL:
-            return self._kernel_name(ip)
+            found = self.kernel_function(ip)
+            return f"{found[0]}+{found[1]:#x}" if found else f"{ip:#x}"
         return f"{ip:#x}" if ip else ""
+
+    def function(self, path: str, offset: int) -> tuple[str, int] | None:
+        """(name, bytes into it) of the function at `offset` in a mapped file; None: not known."""
+        functions = self._functions(path)
+        return functions.at(offset) if functions else None
+
+    def build_id(self, path: str) -> str:
+        """That of a mapped file, in hexadecimal; "" where there is none, or not the file."""
+        known = self._build_ids.get(path)
+        if known is None:
+            there = not path.endswith(_DELETED)
+            known = elf.build_id(spelled(path), self._inode_of(path)) if there else ""
+            self._build_ids[path] = known
+        return known
 
     def _functions(self, path: str) -> Functions | None:
         if path not in self._files:
             if self._kept > _MOST_BYTES:
                 self._files.clear()
                 self._kept = 0
-            # maps spells a newline so, and what replaced a deleted file is another file
-            spelled = path.replace("\\012", "\n").encode("utf-8", "surrogateescape")
+            # What replaced a deleted file is another file.
             self._files[path] = (
                 None
                 if path.endswith(_DELETED)
-                else elf.functions(spelled.decode("utf-8", "surrogateescape"), self._inode_of(path))
+                else elf.functions(spelled(path), self._inode_of(path))
             )
             found = self._files[path]
             self._kept += len(path) + (found.size() if found else 0)
         return self._files[path]
 
-    def _kernel_name(self, ip: int) -> str:
+    def kernel_function(self, ip: int) -> tuple[str, int] | None:
+        """(name, bytes into it) of the kernel's function at an address; None: not known."""
         if self._kernel is None:
             self._kernel = self._kallsyms()
         addresses, names = self._kernel
         at = bisect.bisect_right(addresses, ip) - 1
         if at < 0 or ip - addresses[at] >= _LARGEST_FUNCTION:
-            return f"{ip:#x}"
-        return f"{names[at]}+{ip - addresses[at]:#x}"
+            return None
+        return names[at], ip - addresses[at]
+
+
+def spelled(path: str) -> str:
+    """A path as open(2) takes it: maps spells a newline "\\012"."""
+    return path.replace("\\012", "\n")

@@ -94,6 +94,7 @@ class RunInfo:
     exit_status: int | None = None  # the command's, as a shell would show it
     resident: list[tuple[int, int]] = field(default_factory=list)  # time_ns, pages with a frame
     pages_csv: str = ""  # --pages-csv, as seen from the directory of --csv
+    stacks: str = ""  # FILE.stacks.csv, as seen from there; "" where no call stacks were taken
     notes: list[str] = field(default_factory=list)  # one sentence each: what the reader should know
     verdict: Verdict | None = None  # once it is over
 

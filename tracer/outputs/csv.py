@@ -24,8 +24,14 @@ COLUMNS = (
     *("region", "perms", "offset", "ip", "symbol", "count", "confirmed"),
 )
 
+STACK = "stack"  # the last column, where call stacks were taken
+
 CHUNK = 16384  # rows formatted at once
-_CONFIRMED = enum_cells(Confirmed, b"\n")
+
+
+def columns(stacks: bool) -> tuple[str, ...]:
+    """The columns of a file, with call stacks or without."""
+    return (*COLUMNS, STACK) if stacks else COLUMNS
 
 
 class CsvOutput:
@@ -35,12 +41,16 @@ class CsvOutput:
     BrokenPipeError where its reader is gone; the file then ends with a whole line.
     """
 
-    def __init__(self, file: OutputFile, symbols: Symbolizer | None = None) -> None:
+    def __init__(
+        self, file: OutputFile, symbols: Symbolizer | None = None, *, stacks: bool = False
+    ) -> None:
         self._file = file
         self._symbols = symbols
         self._comms: list[bytes] = []
         self._regions = RegionCells()
-        self._header = (",".join(COLUMNS) + "\n").encode()
+        self._stacks = stacks
+        self._confirmed = enum_cells(Confirmed, b"," if stacks else b"\n")
+        self._header = (",".join(columns(stacks)) + "\n").encode()
 
     def write(self, rows: Rows, names: Names) -> None:
         """Append one line a row. The data are in the kernel when this returns."""
@@ -66,7 +76,7 @@ class CsvOutput:
             self._file.write(header)
 
     def _format(self, rows: Rows) -> Iterator[memoryview]:
-        columns = [
+        cells = [
             decimal(rows["number"]),
             decimal(rows["time_ns"]),
             *(decimal(rows[name], blank=0) for name in ("pid", "space", "tid")),
@@ -83,9 +93,16 @@ class CsvOutput:
             *hexadecimal(rows["ip"], blank=0),
             self._symbol_column(rows),
             decimal(rows["count"], blank=0),
-            strings(_CONFIRMED, rows["confirmed"]),
+            strings(self._confirmed, rows["confirmed"]),
         ]
-        return lines(columns, len(rows))
+        if self._stacks:
+            cells.append(self._stack_column(rows["stack"]))
+        return lines(cells, len(rows))
+
+    def _stack_column(self, stack: npt.NDArray[np.uint32]) -> Column:
+        """The last: few different numbers, whose cells end the line."""
+        distinct, which = np.unique(stack, return_inverse=True)
+        return strings([b"%d\n" % each if each else b"\n" for each in distinct.tolist()], which)
 
     def _symbol_column(self, rows: Rows) -> Column:
         if self._symbols is None:

@@ -12,7 +12,7 @@ from typing import Literal
 
 from tracer import __version__
 from tracer.outputs.base import Books, RunInfo
-from tracer.outputs.csv import COLUMNS
+from tracer.outputs.csv import columns
 from tracer.outputs.files import OutputFile, open_output, replace_file
 from tracer.outputs.paths import Owner
 from tracer.text import harmless, printable
@@ -89,7 +89,8 @@ def describe(info: RunInfo, state: State, books: Books | None = None) -> Json:
         "pages_csv": printable(info.pages_csv) or None,
         "filters": {name: printable(value) for name, value in info.filters.items()},
         "notes": [harmless(note) for note in info.notes],
-        "columns": list(COLUMNS),
+        "stacks": printable(info.stacks) or None,
+        "columns": list(columns(bool(info.stacks))),
         "lost": None,
         "books": None,
         "verdict": None,

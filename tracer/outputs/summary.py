@@ -8,6 +8,7 @@ import shlex
 import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +26,10 @@ from tracer.outputs.units import Glyphs
 from tracer.rows import UNKNOWN_LATENCY, Kind, Names, Rows
 from tracer.sources import Source
 from tracer.text import harmless, printable
+
+if TYPE_CHECKING:
+    from tracer.outputs.callers import Callers
+    from tracer.source_lines import SourceLines
 
 MOST_GROUPS = 512  # regions told apart, by name and permissions; the rest count as one
 MOST_LINES = 20  # regions shown
@@ -74,6 +79,7 @@ class Summary:
         books: Books,
         pages: PageTable | None,
         info: RunInfo,
+        callers: "tuple[Callers, SourceLines] | None" = None,
     ) -> None:
         """Print it all: styled and fitted on a terminal, plain and aligned elsewhere."""
         self._know(names)
@@ -87,6 +93,11 @@ class Summary:
         rows = self._region_rows(books, glyphs)
         if rows:
             _table(console, glyphs, _region_columns(rows, glyphs), rows)
+        if callers is not None:
+            counted, lines = callers
+            columns, table = counted.table(lines, glyphs)
+            if table:
+                _table(console, glyphs, columns, table)
         if pages is not None and len(pages.page) > MOST_PAGES:
             pages = _gained(pages)
         if pages is not None and 0 < len(pages.page) <= MOST_PAGES:

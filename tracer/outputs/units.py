@@ -1,6 +1,6 @@
 """Numbers and names as people read them, in a given number of terminal cells."""
 
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from datetime import datetime
 from typing import Literal
 
@@ -21,18 +21,17 @@ class Glyphs:
     none: str = "–"
     minus: str = "−"
     times: str = "×"
+    called_by: str = " ← "
 
 
-ASCII = Glyphs("u", "..", "-", "-", "x")
+ASCII = Glyphs("u", "..", "-", "-", "x", " <- ")
 
 
 def glyphs_for(encoding: str | None) -> Glyphs:
     """Those `encoding` can write."""
     fancy = Glyphs()
     try:
-        (fancy.micro + fancy.dots + fancy.none + fancy.minus + fancy.times).encode(
-            encoding or "ascii"
-        )
+        "".join(astuple(fancy)).encode(encoding or "ascii")
     except (UnicodeEncodeError, LookupError):
         return ASCII
     return fancy

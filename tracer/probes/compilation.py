@@ -26,15 +26,18 @@ class Compilation:
     """One request under way. `close` ends it, whatever has become of it.
 
     `wanted` is a probe's name, "auto", or "" to only look for bcc; `skip` names
-    probes that were tried already.
+    probes that were tried already; `stacks`: take the call stack of each fault, too.
     """
 
-    def __init__(self, wanted: str, bpf_dir: Path, skip: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self, wanted: str, bpf_dir: Path, skip: tuple[str, ...] = (), *, stacks: bool = False
+    ) -> None:
         request = {
             "parent": os.getpid(),
             "bpf_dir": str(bpf_dir),
             "probe": wanted,
             "skip": list(skip),
+            "stacks": stacks,
         }
         home = str(Path(__file__).resolve().parents[2])
         path = [*sys.path, *([] if home in sys.path else [home])]

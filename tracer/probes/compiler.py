@@ -96,7 +96,8 @@ def main() -> None:
     out = os.dup(1)
     os.dup2(2, 1)  # what clang and libbpf print is a reason, on whichever of the two
     try:
-        said = encode(answer(Path(request["bpf_dir"]), request["probe"], request["skip"]))
+        bpf_dir, stacks = Path(request["bpf_dir"]), request["stacks"]
+        said = encode(answer(bpf_dir, request["probe"], request["skip"], stacks=stacks))
     except TraceError as error:
         said = json.dumps({"error": [error.message, error.hint, error.code]})
     with open(out, "w", encoding="utf-8") as stream:
@@ -105,10 +106,10 @@ def main() -> None:
     os._exit(0)  # without LLVM's goodbyes
 
 
-def answer(bpf_dir: Path, wanted: str, skip: list[str]) -> Answer:
+def answer(bpf_dir: Path, wanted: str, skip: list[str], *, stacks: bool = False) -> Answer:
     """Compile the best probe of `wanted` ("auto": of all) that is not in `skip`.
 
-    `wanted` "" only looks for bcc. Raises TraceError (Exit.NO_BCC, Exit.UNSUPPORTED).
+    `wanted` "" only looks for bcc. `stacks`: with the code that takes call stacks. Raises TraceError (Exit.NO_BCC, Exit.UNSUPPORTED).
     """
     clock = _Clock()
     os.environ["BCC_KERNEL_SOURCE"] = str(bpf_dir / "compat")
@@ -121,6 +122,7 @@ def answer(bpf_dir: Path, wanted: str, skip: list[str]) -> Answer:
     with Btf() as btf:
         flags, cast = _flags(btf), _cast_function(btf)
         flags += _casts(btf) if cast else []
+        flags += ["-DSTACKS"] if stacks else []
         ids = {name: number for name in _HOOKED if (number := btf.function_id(name))}
     clock.lap("read BTF")
     names, reasons = order(wanted, skip, ids)

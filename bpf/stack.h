@@ -1,0 +1,39 @@
+/* SPDX-License-Identifier: (MIT OR GPL-2.0) */
+/*
+ * Call stacks, where they are wanted (STACKS). One that was not seen lately is sent whole; a
+ * fault's record has its number alone.
+ */
+#ifndef PAGEFAULT_STACK_H
+#define PAGEFAULT_STACK_H
+
+#define STACK_USER 127  /* kernel.perf_event_max_stack, unless someone changed it */
+#define STACK_KERNEL 34
+#define STACK_IPS (sizeof(((struct stack_record *)0)->ips) / 8) /* in one record */
+
+struct stack {
+	u64 kernel[STACK_KERNEL + STACK_IPS]; /* what is copied into the last record is in it, too */
+	u64 user[STACK_USER + STACK_IPS];
+};
+
+/* Stands for a stack: two that differ have the same with a likelihood of one to 2^64. */
+static __always_inline u64 stack_mix(u64 hash, u64 value)
+{
+	hash = (hash ^ value) * 0x9e3779b97f4a7c15ULL;
+	return hash ^ hash >> 29;
+}
+
+/* Keeps the compiler from counting in pointers, which the verifier could not follow. */
+#define COUNTED(i) asm volatile("" : "+r"(i))
+
+static __always_inline u64 stack_mix_all(u64 hash, u64 *ips, u32 count, u32 most)
+{
+	for (u32 i = 0; i < most; i++) {
+		if (i >= count)
+			break;
+		COUNTED(i);
+		hash = stack_mix(hash, ips[i]);
+	}
+	return hash;
+}
+
+#endif

@@ -1,0 +1,111 @@
+"""The frames of call stacks by name: function, module, and where a stack breaks off."""
+
+import ctypes
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from tracer import elf
+from tracer.elf import Functions
+from tracer.procfs.maps import read_maps
+from tracer.procfs.perf_map import PerfMaps
+from tracer.stacks import Place, Stack
+from tracer.symbols import Symbols
+
+NO_FRAME_POINTERS = "no frame pointers"
+TRUNCATED = "truncated"
+
+# Where the stack of a thread begins: what has none of these at its end was not walked to it.
+_BEGINNINGS = frozenset(
+    (
+        *("_start", "__libc_start_main", "__libc_start_call_main", "_dl_start_user", "_dl_start"),
+        *("__libc_start_main_impl", "__libc_start_main_alias_2", "generic_start_main"),
+        *("clone", "__clone", "clone3", "__clone3", "start_thread", "thread_start"),
+        *("ret_from_fork", "ret_from_fork_asm", "_rt0_amd64_linux", "_rt0_amd64", "runtime.goexit"),
+        *("runtime.goexit.abi0", "runtime.mstart", "__vfork", "vfork"),
+    )
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """A place by name; names are raw, not printable."""
+
+    kernel: bool
+    function: str  # "" where there is no symbol
+    offset: int  # bytes into it
+    module: str  # path, or "[kernel]", "[vdso]", "[jit]", "[anon]", …; "" where nothing is known
+    module_offset: int | None  # in the file; None where no file is mapped
+    build_id: str = ""
+    file: str = ""  # source file and line, where the file's DWARF tells them
+    line: int = 0
+
+    def text(self) -> str:
+        """As few words as tell it: the function, or module and offset."""
+        if self.function:
+            return self.function
+        name = self.module.rpartition("/")[2] or "(unknown)"
+        return name if self.module_offset is None else f"{name}+{self.module_offset:#x}"
+
+
+class FrameNames:
+    """Names places (tracer.stacks), each once."""
+
+    def __init__(self, symbols: Symbols) -> None:
+        self._symbols = symbols
+        self._perf_maps = PerfMaps()
+        self._vdso: Functions | None = None
+        self._vdso_read = False
+        self._known: dict[Place, Frame] = {}
+
+    def frame(self, place: Place) -> Frame:
+        """The name of a place."""
+        known = self._known.get(place)
+        if known is None:
+            known = self._known[place] = self._find(place)
+        return known
+
+    def kernel_names(self, addresses: Sequence[int]) -> list[str]:
+        """The functions of kernel addresses, "" where unknown."""
+        found = [self._symbols.kernel_function(address) for address in addresses]
+        return [each[0] if each else "" for each in found]
+
+    def note(self, places: Sequence[Place], stack: Stack) -> str:
+        """Why a stack is not whole; "" where it is."""
+        if stack.truncated:
+            return TRUNCATED
+        last = self.frame(places[stack.frames[-1]])
+        if last.kernel or last.function in _BEGINNINGS:
+            return ""
+        return NO_FRAME_POINTERS
+
+    def _find(self, place: Place) -> Frame:
+        # The call is before the address to which it returns, which may be another function's.
+        back = 1 if place.returns else 0
+        at = place.offset - back
+        if place.kernel:
+            function, offset = self._symbols.kernel_function(at) or ("", -back)
+            function, _, module = function.partition(" ")
+            return Frame(True, function, offset + back, module or "[kernel]", None)
+        if place.name.startswith("/"):
+            function, offset = self._symbols.function(place.name, at) or ("", -back)
+            build_id = self._symbols.build_id(place.name)
+            return Frame(False, function, offset + back, place.name, place.offset, build_id)
+        if place.name == "[vdso]":
+            functions = self._vdso_functions()
+            function, offset = (functions.at(at) if functions else None) or ("", -back)
+            return Frame(False, function, offset + back, place.name, place.offset)
+        compiled = self._perf_maps.at(place.tgid, at)
+        if compiled:
+            return Frame(False, compiled[0], compiled[1] + back, "[jit]", None)
+        return Frame(False, "", 0, place.name, None)
+
+    def _vdso_functions(self) -> Functions | None:
+        """Of our own vdso: the kernel gives every 64-bit process the same."""
+        if not self._vdso_read:
+            self._vdso_read = True
+            for mapping in read_maps(os.getpid()):
+                if mapping.path == "[vdso]":
+                    size = mapping.end - mapping.start
+                    self._vdso = elf.functions_in(ctypes.string_at(mapping.start, size))
+        return self._vdso

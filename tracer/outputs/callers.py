@@ -1,0 +1,142 @@
+"""Where memory came from: the call stacks that brought most of it, and how many are not whole."""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from tracer.frames import NO_FRAME_POINTERS, TRUNCATED, Frame, FrameNames
+from tracer.outputs import units
+from tracer.outputs.base import PAGE_SIZE
+from tracer.outputs.layout import Cell, Column
+from tracer.outputs.units import Glyphs
+from tracer.rows import Names, Rows
+from tracer.source_lines import SourceLines
+from tracer.stacks import Stack, Stacks
+from tracer.text import printable
+
+MOST_STACKS = 8  # shown
+_WIDEST = 160  # of a stack in words, where no terminal says less
+_MOST_MODULES = 3  # named
+
+I64 = npt.NDArray[np.int64]
+
+
+class Callers:
+    """An Output that counts faults and pages by call stack; says so in a table at the end."""
+
+    def __init__(self, stacks: Stacks, names: FrameNames) -> None:
+        self._stacks, self._names = stacks, names
+        self._faults: I64 = np.zeros(1, np.int64)
+        self._pages: I64 = np.zeros(1, np.int64)
+
+    def write(self, rows: Rows, names: Names) -> None:
+        """Count one batch."""
+        if not len(rows):
+            return
+        count = len(self._stacks.stacks)
+        if count > len(self._faults):
+            more = np.zeros(count, np.int64)
+            self._faults = np.append(self._faults, more)
+            self._pages = np.append(self._pages, more)
+        numbers = rows["stack"]
+        self._faults += np.bincount(numbers, minlength=len(self._faults))
+        weights = np.bincount(numbers, rows["pages"], minlength=len(self._pages))
+        self._pages += weights.astype(np.int64)
+
+    def close(self) -> None:
+        """Nothing to release."""
+
+    def table(
+        self, lines: SourceLines, glyphs: Glyphs
+    ) -> tuple[list[Column], list[dict[str, Cell]]]:
+        """The stacks that brought most memory, the code at fault first."""
+        order = np.lexsort((-self._faults, -self._pages))
+        order = [at for at in order.tolist() if at and self._faults[at]][:MOST_STACKS]
+        rows = [self._row(at, lines, glyphs) for at in order]
+        if not rows:
+            return [], []
+        widest = max(len(row["CODE"][0]) for row in rows)
+        columns = [
+            Column(name, wide, wide, rank=rank, right=True)
+            for name, rank in (("BYTES", 2), ("FAULTS", 3))
+            for wide in (max(len(name), *(len(row[name][0]) for row in rows)),)
+        ]
+        return [*columns, Column("CODE", 20, max(20, widest), rank=0, rest=True)], rows
+
+    def _row(self, at: int, lines: SourceLines, glyphs: Glyphs) -> dict[str, Cell]:
+        stack = self._stacks.stacks[at]
+        words: list[str] = []
+        for index in stack.frames:
+            place = self._stacks.places[index]
+            words.append(printable(_short(lines.complete(self._names.frame(place), place))))
+            if sum(map(len, words)) > _WIDEST:
+                break
+        return {
+            "BYTES": (units.size(int(self._pages[at]) * PAGE_SIZE), "bold"),
+            "FAULTS": (str(int(self._faults[at])), ""),
+            "CODE": (glyphs.called_by.join(words), ""),
+        }
+
+    def notes(self) -> list[str]:
+        """What the stacks lack, and what to do about it."""
+        notes = []
+        total = int(self._pages.sum())
+        broken = self._marked(NO_FRAME_POINTERS)
+        share = int(self._pages[broken].sum())
+        if share:
+            modules = self._modules(broken)
+            notes.append(
+                f"stacks: {share / total:.0%} of what gained a frame did so where the stack breaks"
+                f" off, in code without frame pointers ({modules}): its callers are missing; build"
+                " with -fno-omit-frame-pointer to have them"
+            )
+        if cut := self._marked(TRUNCATED):
+            notes.append(f"stacks: {len(cut)} are deeper than the kernel takes; the outermost"
+                         " frames are missing")  # fmt: skip
+        if self._faults[0]:
+            notes.append(f"stacks: {int(self._faults[0])} faults are without one")
+        if self._stacks.refused:
+            notes.append(
+                f"stacks: {self._stacks.refused} different ones beyond"
+                f" {len(self._stacks.stacks) - 1} were not kept"
+            )
+        return notes
+
+    def _marked(self, note: str) -> list[int]:
+        places, every = self._stacks.places, self._stacks.stacks
+        return [
+            at
+            for at in np.flatnonzero(self._faults).tolist()
+            if at and self._names.note(places, every[at]) == note
+        ]
+
+    def _modules(self, stacks: Sequence[int]) -> str:
+        """The modules in which most of these break off, by pages."""
+        weights: dict[str, int] = {}
+        for at in stacks:
+            place = self._stacks.places[self._stacks.stacks[at].frames[-1]]
+            name = self._names.frame(place).module.rpartition("/")[2] or "unknown"
+            weights[name] = weights.get(name, 0) + int(self._pages[at])
+        order = sorted(weights, key=lambda name: -weights[name])
+        shown = ", ".join(printable(name) for name in order[:_MOST_MODULES])
+        return shown + (", …" if len(order) > _MOST_MODULES else "")
+
+
+def _short(frame: Frame) -> str:
+    """A frame in few words: without the arguments of a C++ function."""
+    return _without_arguments(frame.text())
+
+
+def _without_arguments(name: str) -> str:
+    depth = 0
+    for at, char in enumerate(name):
+        if char == "<":
+            depth += 1
+        elif char == ">":
+            depth -= 1
+        elif char == "(" and not depth and at and not name.startswith("(anonymous", at):
+            return name[:at]
+    return name
+
+

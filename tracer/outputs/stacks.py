@@ -1,0 +1,104 @@
+"""FILE.stacks.csv: one row a frame of each call stack. docs/csv.md describes every column.
+
+Rows are appended as stacks come to be known, before the faults that refer to them, so that
+a trace that was killed leaves what its CSV needs. What takes longer (source lines, names as
+the programmer wrote them) is filled in at the end, when the file is made anew.
+"""
+
+from collections.abc import Iterable
+
+from tracer.frames import Frame, FrameNames
+from tracer.outputs.cells import text_cell
+from tracer.outputs.files import OutputFile, open_output, replace_file
+from tracer.outputs.paths import Owner
+from tracer.rows import Names, Rows
+from tracer.source_lines import SourceLines
+from tracer.stacks import Stacks
+
+SUFFIX = ".stacks.csv"
+STACK_COLUMNS = (
+    *("stack", "frame", "side", "function", "offset", "module", "module_offset"),
+    *("build_id", "file", "line", "address", "note"),
+)
+_AT_ONCE = 1024  # stacks written at once
+
+
+class StacksFile:
+    """The file beside the CSV; an Output that is given each batch before the CSV is."""
+
+    def __init__(self, csv_path: str, owner: Owner | None = None, force: bool = False) -> None:
+        """Claim the name: raises TraceError(code=Exit.OUTPUT) as `open_output` does."""
+        self.path = csv_path + SUFFIX
+        self._owner = owner
+        self._file: OutputFile = open_output(self.path, owner, force)
+        self._written = 0  # stacks
+        self._stacks: Stacks | None = None
+        self._names: FrameNames | None = None
+
+    def follow(self, stacks: Stacks, names: FrameNames) -> None:
+        """Whose stacks they are; before the first batch."""
+        self._stacks, self._names = stacks, names
+        self._file.write(_header())
+
+    def write(self, rows: Rows, names: Names) -> None:
+        """Append the stacks that are new."""
+        if self._stacks is None or len(self._stacks.stacks) == self._written + 1:
+            return
+        first, end = self._written + 1, len(self._stacks.stacks)
+        self._written = end - 1
+        for start in range(first, end, _AT_ONCE):
+            self._file.write(self._text(range(start, min(start + _AT_ONCE, end)), None))
+
+    def close(self) -> None:
+        """Close the file as it is."""
+        self._file.close()
+
+    def finish(self, lines: SourceLines) -> None:
+        """Make the file anew, with source lines and demangled names. Raises TraceError."""
+        self._file.close()
+        if self._stacks is not None and lines:
+            every = range(1, len(self._stacks.stacks))
+            replace_file(self.path, _header() + self._text(every, lines), self._owner)
+
+    def discard(self) -> None:
+        """Close without a trace."""
+        self._file.discard()
+
+    def _text(self, numbers: Iterable[int], lines: SourceLines | None) -> bytes:
+        assert self._stacks is not None and self._names is not None
+        places = self._stacks.places
+        out: list[bytes] = []
+        for number in numbers:
+            stack = self._stacks.stacks[number]
+            note = self._names.note(places, stack)
+            last = len(stack.frames) - 1
+            for index, (place, address) in enumerate(
+                zip(stack.frames, stack.addresses, strict=True)
+            ):
+                frame = self._names.frame(places[place])
+                if lines is not None:
+                    frame = lines.complete(frame, places[place])
+                out.append(b"%d,%d," % (number, index))
+                out.append(_cells(frame, address))
+                out.append((note if index == last else "").encode() + b"\n")
+        return b"".join(out)
+
+
+def _header() -> bytes:
+    return (",".join(STACK_COLUMNS) + "\n").encode()
+
+
+def _cells(frame: Frame, address: int) -> bytes:
+    at = f"{frame.offset:#x}" if frame.function else ""
+    place = "" if frame.module_offset is None else f"{frame.module_offset:#x}"
+    return b"".join(
+        (
+            b"kernel," if frame.kernel else b"user,",
+            text_cell(frame.function),
+            at.encode() + b",",
+            text_cell(frame.module),
+            f"{place},{frame.build_id},".encode(),
+            text_cell(frame.file),
+            f"{frame.line or ''},{address:#x},".encode(),
+        )
+    )

@@ -1,0 +1,220 @@
+"""Call stacks: from the kernel's records to one number for each, and what its frames lie in.
+
+The kernel sends the addresses of a stack once and stands a number for them in each fault's
+record (bpf/stack.h). Here a frame becomes a place in a mapped file, by the mappings of that
+time, so that all processes that run a file have the same frames, also those that have ended.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from tracer.fields import Columns, runs
+from tracer.rows import Region
+from tracer.spaces import Spaces
+
+Ids = npt.NDArray[np.uint32]
+U64 = npt.NDArray[np.uint64]
+Records = npt.NDArray[np.void]
+
+MOST_USER = 127  # frames the kernel takes of a program's stack at most (bpf/stack.h)
+MOST_STACKS = 1 << 16  # told apart in one run
+_MOST_KNOWN = 1 << 17  # numbers of the kernel's: more than it remembers to have sent
+_MOST_RAW = 1 << 14  # stacks whose fault has not come yet
+
+# Where an exception comes in: what lies further in is the handling of the fault itself.
+_ENTRIES = ("asm_exc_page_fault", "handle_mm_fault")
+_HOOKS = ("bpf_", "kretprobe_trampoline", "__kretprobe_trampoline", "arch_rethook_trampoline")
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a frame's code lies.
+
+    `name` is the mapped file's path or "[vdso]", "[anon]", …, and "" where nothing is known;
+    `offset` is that in the file, else the address itself. `tgid`: the process, where code is
+    its own (made at run time). `returns`: it is a return address, the call is before it.
+    """
+
+    kernel: bool
+    name: str
+    offset: int
+    tgid: int = 0
+    returns: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Stack:
+    """Frames, innermost first, as indices into `Stacks.places`; addresses as they came first."""
+
+    frames: tuple[int, ...]
+    addresses: tuple[int, ...]
+    truncated: bool  # the kernel took no more frames
+
+
+@dataclass(frozen=True, slots=True)
+class _Raw:
+    """A stack as the kernel sends it."""
+
+    tgid: int
+    mm: int
+    kernel: U64
+    user: U64
+    truncated: bool
+
+
+class Stacks:
+    """The stacks of a run, by number from 1 in the order they were seen."""
+
+    def __init__(
+        self,
+        spaces: Spaces,
+        regions: Sequence[Region],
+        kernel_names: Callable[[Sequence[int]], list[str]],
+    ) -> None:
+        """`regions` as in rows.Names; `kernel_names` names kernel addresses, "" where unknown."""
+        self.places: list[Place] = []
+        self.stacks: list[Stack] = [Stack((), (), False)]
+        self.refused = 0  # stacks beyond MOST_STACKS
+        self._spaces = spaces
+        self._regions = regions
+        self._kernel_names = kernel_names
+        self._place_ids: dict[Place, int] = {}
+        self._numbers: dict[tuple[int, ...], int] = {}  # by frames
+        self._known: dict[int, int] = {}  # by the kernel's number, the last used at the end
+        self._parts: dict[int, list[np.void]] = {}
+        self._raw: dict[int, _Raw] = {}
+
+    def learn(self, records: Records) -> None:
+        """Take stack records (bpf/record.h) as they come."""
+        for record in records:
+            number = int(record["stack"])
+            parts = self._parts.setdefault(number, [])
+            if not record["first"]:  # from the start: what came before was not finished
+                parts.clear()
+            parts.append(record)
+            raw = _assembled(parts)
+            if raw is not None:
+                del self._parts[number]
+                self._raw[number] = raw
+        for waiting in (self._parts, self._raw):
+            while len(waiting) > _MOST_RAW:  # their faults were lost
+                del waiting[next(iter(waiting))]
+
+    def numbers(self, faults: Columns, spaces: Ids) -> Ids:
+        """The number of each fault's stack, 0 where there is none; `spaces` are the faults' own."""
+        ids = faults["stack"]
+        if not len(ids):
+            return np.empty(0, np.uint32)
+        heads = runs(ids)
+        distinct, first, inverse = np.unique(
+            ids[heads], return_index=True, return_inverse=True
+        )
+        found = [
+            self._number(number, faults, int(heads[at]), spaces)
+            for number, at in zip(distinct.tolist(), first.tolist(), strict=True)
+        ]
+        each = np.array(found, np.uint32)[inverse]
+        return np.asarray(np.repeat(each, np.diff(heads, append=len(ids))))
+
+    def _number(self, number: int, faults: Columns, at: int, spaces: Ids) -> int:
+        if not number:
+            return 0
+        raw = self._raw.pop(number, None)
+        known = self._known.pop(number, None)
+        if known is None:
+            if raw is None:
+                return 0  # its frames found no room in the ring
+            mine = int(faults["mm"][at]) == raw.mm
+            space = int(spaces[at]) if mine else 0
+            known = self._resolve(raw, space, int(faults["time_ns"][at]))
+            if len(self._known) >= _MOST_KNOWN:
+                del self._known[next(iter(self._known))]
+        self._known[number] = known
+        return known
+
+    def _resolve(self, raw: _Raw, space: int, time_ns: int) -> int:
+        frames: list[int] = []
+        addresses: list[int] = []
+        for address, place in (*self._kernel_places(raw), *self._user_places(raw, space, time_ns)):
+            addresses.append(address)
+            frames.append(self._place_ids.setdefault(place, len(self.places)))
+            if frames[-1] == len(self.places):
+                self.places.append(place)
+        if not frames:
+            return 0
+        key = tuple(frames)
+        number = self._numbers.get(key)
+        if number is None:
+            if len(self.stacks) > MOST_STACKS:
+                self.refused += 1
+                return 0
+            number = self._numbers[key] = len(self.stacks)
+            self.stacks.append(Stack(key, tuple(addresses), raw.truncated))
+        return number
+
+    def _kernel_places(self, raw: _Raw) -> list[tuple[int, Place]]:
+        addresses = raw.kernel.tolist()
+        if not addresses:
+            return []
+        start = _entered(self._kernel_names(addresses))
+        return [(ip, Place(True, "", ip, returns=True)) for ip in addresses[start:]]
+
+    def _user_places(self, raw: _Raw, space: int, time_ns: int) -> list[tuple[int, Place]]:
+        ips = raw.user
+        if not len(ips):
+            return []
+        if not space:
+            there = self._spaces.at(raw.mm) or self._spaces.of(raw.tgid)
+            space = there.number if there is not None else 0
+        regions, shifts = np.zeros((2, len(ips)), np.uint64)
+        if space:
+            times = np.full(len(ips), time_ns, np.int64)
+            regions, shifts = self._spaces.lookup(space, ips, times)
+        places = []
+        offsets = (ips + shifts).tolist()
+        exact = 0 if len(raw.kernel) else 1  # so many are no return addresses
+        each = zip(ips.tolist(), regions.tolist(), offsets, strict=True)
+        for index, (ip, region, offset) in enumerate(each):
+            name = self._regions[region].name
+            returns = index >= exact
+            if name.startswith("/") or name == "[vdso]":
+                places.append((ip, Place(False, name, offset, returns=returns)))
+            else:
+                places.append((ip, Place(False, name, ip, raw.tgid, returns)))
+        return places
+
+
+def _assembled(parts: list[np.void]) -> _Raw | None:
+    """The whole stack, once all its parts are there."""
+    head = parts[0]
+    kernel, user = int(head["kernel"]), int(head["user"])
+    ips = np.zeros(kernel + user, np.uint64)
+    known = 0
+    for part in parts:
+        first, room = int(part["first"]), len(part["ips"])
+        end = kernel if first < kernel else kernel + user
+        count = max(0, min(room, end - first))
+        if first != known:
+            return None  # one between was lost
+        ips[first : first + count] = part["ips"][:count]
+        known += count
+    if known < kernel + user:
+        return None
+    # The frame pointer that ends a chain is 0: no code is there.
+    mine = ips[kernel:]
+    mine = mine[mine > np.uint64(0xFFF)]
+    return _Raw(int(head["tgid"]), int(head["mm"]), ips[:kernel], mine, user >= MOST_USER)
+
+
+def _entered(names: Sequence[str]) -> int:
+    """How many of the innermost kernel frames are the fault's own handling, or ours."""
+    for entry in _ENTRIES:
+        if entry in names:
+            return names.index(entry) + 1
+    start = 0
+    while start < len(names) and (not names[start] or names[start].startswith(_HOOKS)):
+        start += 1
+    return start
