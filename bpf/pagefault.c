@@ -627,6 +627,25 @@ static __always_inline int emit_frames(u64 *ips, u32 count_of_them, u32 most, u3
 }
 
 /*
+ * The return address of a function that has pushed nothing yet, as memset and its like never do:
+ * frame pointers do not tell it. What is found may be a value that only looks like one; user
+ * space knows by the function's unwind information. 0 where there is none.
+ */
+static __always_inline u64 innermost_caller(u64 task)
+{
+	u64 caller = 0, code = 0;
+#ifdef CAST_CALL
+	u64 regs = user_registers(task);
+	u64 sp = *(u64 *)(regs + __builtin_offsetof(struct pt_regs, sp));
+
+	if (bpf_probe_read_user(&caller, sizeof(caller), (void *)sp) ||
+	    bpf_probe_read_user(&code, sizeof(code), (void *)(caller - 8)) || !ends_in_call(code))
+		return 0;
+#endif
+	return caller;
+}
+
+/*
  * The number of the running thread's call stack, its frames sent before if they were not lately.
  * Only a fault in kernel mode has frames of the kernel's that say anything: those of one in user
  * mode are the fault handler itself. Of a thread that is no target the mappings are not followed.
@@ -645,13 +664,14 @@ static __always_inline u64 take_stack(void *ctx, struct pending *p, u64 task, u6
 	if (!(p->flags & (p->marks & MARK_ERRORCODE ? ERROR_CODE_USER : FAULT_FLAG_USER))) {
 		size = bpf_get_stack(ctx, s->kernel, STACK_KERNEL * 8, 0);
 		if (size > 0)
-			kernel = size / 8;
+			kernel = (u32)size / 8;
 	}
 	p->state |= STATE_STACK;
 	if (!(p->marks & MARK_FOREIGN)) {
 		size = bpf_get_stack(ctx, s->user, STACK_USER * 8, BPF_F_USER_STACK);
 		if (size > 0)
-			user = size / 8;
+			user = (u32)size / 8;
+		head.caller = innermost_caller(task);
 	}
 	p->state &= ~STATE_STACK;
 	if (!(kernel + user))
@@ -659,7 +679,7 @@ static __always_inline u64 take_stack(void *ctx, struct pending *p, u64 task, u6
 	/* Memory is used again; after an exec the same addresses are other code. */
 	READ(mm, task, O_TASK_MM);
 	READ(exec_id, task, O_TASK_EXEC_ID);
-	number = stack_mix(stack_mix(kernel, mm), exec_id);
+	number = stack_mix(stack_mix(stack_mix(kernel, mm), exec_id), head.caller);
 	number = stack_mix_all(number, s->kernel, kernel, STACK_KERNEL);
 	number = stack_mix_all(number, s->user, user, STACK_USER) | 1;
 	if (sent_stacks.lookup(&number))

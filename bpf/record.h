@@ -133,7 +133,8 @@ struct stack_record { /* STACK: a stack comes in as many as it takes, one after 
 	u32 tid;
 	u64 mm;           /* its memory */
 	u64 stack;        /* stands for these frames in this memory */
-	u64 ips[17];
+	u64 caller;       /* what the stack pointer points to, where it is right after a call; else 0 */
+	u64 ips[16];
 };
 
 #endif

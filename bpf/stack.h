@@ -7,7 +7,7 @@
 #define PAGEFAULT_STACK_H
 
 #define STACK_USER 127  /* kernel.perf_event_max_stack, unless someone changed it */
-#define STACK_KERNEL 34
+#define STACK_KERNEL 32
 #define STACK_IPS (sizeof(((struct stack_record *)0)->ips) / 8) /* in one record */
 
 struct stack {
@@ -20,6 +20,16 @@ static __always_inline u64 stack_mix(u64 hash, u64 value)
 {
 	hash = (hash ^ value) * 0x9e3779b97f4a7c15ULL;
 	return hash ^ hash >> 29;
+}
+
+/* Whether the 8 bytes before an address end in a call: direct, or of any indirect form. */
+static __always_inline int ends_in_call(u64 code)
+{
+	return (code >> 24 & 0xff) == 0xe8
+		|| (code >> 48 & 0x38ff) == 0x10ff
+		|| (code >> 40 & 0x38ff) == 0x10ff
+		|| (code >> 16 & 0x38ff) == 0x10ff
+		|| (code >> 8 & 0x38ff) == 0x10ff;
 }
 
 /* Keeps the compiler from counting in pointers, which the verifier could not follow. */

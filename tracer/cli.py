@@ -307,7 +307,8 @@ def _validate_files(options: Options) -> None:
     if len(set(places)) < len(places):
         raise TraceError(
             "--csv, --pages-csv and --output name the same file",
-            "give each a file of its own (--csv FILE writes FILE.meta.json, too, with --stacks also FILE.stacks.csv)",
+            "give each a file of its own (--csv FILE writes FILE.meta.json, too, and with --stacks"
+            " FILE.stacks.csv)",
             Exit.USAGE,
         )
 

@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tracer.text import decode
+from tracer.unwind import Rule, Unwinding
 
 DEBUG_ROOT = Path("/usr/lib/debug/.build-id")
 
@@ -27,7 +28,7 @@ _MOST_SEGMENTS = 64  # a linker makes four or five to load
 _MOST_ALIASES = 64  # names of one function that are looked at
 _LONGEST = 4096  # bytes of a name
 _SYMTAB, _NOTE, _DYNSYM = 2, 7, 11  # SHT_*
-_LOAD = 1  # PT_LOAD
+_LOAD, _EH_FRAME = 1, 0x6474E550  # PT_LOAD, PT_GNU_EH_FRAME
 _FUNC, _IFUNC = 2, 10
 _NT_GNU_BUILD_ID = 3
 
@@ -152,14 +153,41 @@ def build_id(path: str, inode: int | None = None) -> str:
         os.close(descriptor)
 
 
+def unwinding(path: str, inode: int | None = None) -> Callable[[int], Rule | None] | None:
+    """The call frame information of the file `path`, by offset in it; None where there is none.
+
+    `inode` as for `functions`. What is read is read on demand: the file stays open.
+    """
+    try:
+        descriptor = _open_regular(path, inode)
+    except (OSError, ValueError):
+        return None
+    file = os.fdopen(descriptor, "rb", buffering=0)
+
+    def read(at: int, size: int) -> bytes:
+        if not 0 <= at < 1 << 63:
+            raise ValueError("a strange offset")
+        return os.pread(file.fileno(), size, at)
+
+    try:
+        image = _Image(read)
+        found = image.frames()
+        frames = Unwinding(read, *found) if found else None
+    except (ValueError, OSError, struct.error):
+        return None
+    if frames is None:
+        return None
+    return lambda offset: frames.rule(_address(image.segments, offset))
+
+
 def open_for_lines(
     path: str, inode: int | None, offsets: Sequence[int], debug_root: Path = DEBUG_ROOT
 ) -> tuple[int, list[int]] | None:
     """What may tell source lines of offsets in the file `path`.
 
-    A descriptor, of its separate debug file if there is one, and the address (in the file's own
-    terms) of each offset, -1 for one that is not loaded. None where the file is not what it
-    was (`inode` as for `functions`). The descriptor is the caller's to close.
+    A descriptor, of its separate debug file if there is one, and the address of each offset,
+    counted from where the file is loaded; -1 for one that is not. None where the file is not
+    what it was (`inode` as for `functions`). The descriptor is the caller's to close.
     """
     try:
         descriptor = _open_regular(path, inode)
@@ -167,7 +195,8 @@ def open_for_lines(
         return None
     try:
         image = _Image(lambda at, size: os.pread(descriptor, size, at))
-        addresses = [_address(image.segments, offset) for offset in offsets]
+        start = int(image.segments["vaddr"][0]) if len(image.segments) else 0
+        addresses = [max(_address(image.segments, offset) - start, -1) for offset in offsets]
         separate = _debug_file(image.build_id(), debug_root)
     except (BadElf, OSError, struct.error):
         os.close(descriptor)
@@ -249,6 +278,7 @@ class _Image:
             raise BadElf("section headers of a strange size")
         programs = self._array(_PHDR, int(header["phoff"]), int(header["phnum"]))
         self.segments = programs[programs["type"] == _LOAD]
+        self._programs = programs
         if len(self.segments) > _MOST_SEGMENTS:
             raise BadElf("more segments than any linker makes")
         self._sections = self._array(_SHDR, int(header["shoff"]), int(header["shnum"]))
@@ -272,6 +302,12 @@ class _Image:
                 if names[at : at + len(wanted) + 1] == wanted + b"\0":
                     return self._content(section)
         return b""
+
+    def frames(self) -> tuple[int, int, int] | None:
+        """Where .eh_frame_hdr is: offset in the file, address, bytes; None where there is none."""
+        for program in self._programs[self._programs["type"] == _EH_FRAME]:
+            return int(program["offset"]), int(program["vaddr"]), int(program["filesz"])
+        return None
 
     def build_id(self) -> str:
         """The build ID in hexadecimal, "" where there is none."""

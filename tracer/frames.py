@@ -11,6 +11,7 @@ from tracer.procfs.maps import read_maps
 from tracer.procfs.perf_map import PerfMaps
 from tracer.stacks import Place, Stack
 from tracer.symbols import Symbols
+from tracer.unwind import Rule
 
 NO_FRAME_POINTERS = "no frame pointers"
 TRUNCATED = "truncated"
@@ -70,14 +71,23 @@ class FrameNames:
         found = [self._symbols.kernel_function(address) for address in addresses]
         return [each[0] if each else "" for each in found]
 
+    def rule(self, place: Place) -> Rule | None:
+        """How the code there keeps its caller; None where nothing tells."""
+        if place.kernel or not place.name.startswith("/"):
+            return None
+        return self._symbols.rule(place.name, place.offset - place.returns)
+
     def note(self, places: Sequence[Place], stack: Stack) -> str:
         """Why a stack is not whole; "" where it is."""
         if stack.truncated:
             return TRUNCATED
-        last = self.frame(places[stack.frames[-1]])
-        if last.kernel or last.function in _BEGINNINGS:
-            return ""
-        return NO_FRAME_POINTERS
+        suspects = [stack.gap] if stack.gap >= 0 else []
+        suspects += [] if stack.ended else [len(stack.frames) - 1]
+        for index in suspects:
+            frame = self.frame(places[stack.frames[index]])
+            if not frame.kernel and frame.function not in _BEGINNINGS:
+                return NO_FRAME_POINTERS
+        return ""
 
     def _find(self, place: Place) -> Frame:
         # The call is before the address to which it returns, which may be another function's.

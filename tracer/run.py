@@ -75,9 +75,7 @@ def _record(
     timings: Timings,
     screen: "LiveScreen | None",
 ) -> Report:
-    probe = attach(
-        options.probe, bpf_dir(), options.buffer, compilation, stacks=options.stacks
-    )
+    probe = attach(options.probe, bpf_dir(), options.buffer, compilation, stacks=options.stacks)
     with contextlib.closing(probe) as attached:
         timings.lap("the probe")
         timings.detail(attached.milliseconds)

@@ -133,7 +133,7 @@ class Session:
 
         self.frames = FrameNames(Symbols(self.names.regions, self.inode_of))
         self._recorder.join.stacks = Stacks(
-            self._recorder.spaces, self.names.regions, self.frames.kernel_names
+            self._recorder.spaces, self.names.regions, self.frames.kernel_names, self.frames.rule
         )
 
     @property

@@ -110,24 +110,29 @@ def main() -> None:
     """Answer the request on standard input in JSON on standard output."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     request = json.load(sys.stdin)
-    lacking = ""
-    try:
-        from symbolic.debuginfo import Archive
-    except ImportError:
-        Archive, lacking = None, "the package symbolic is not installed"
+    archive, lacking = _archive()
     library = _libstdcxx()
     _become_nobody()
     lines = {}
-    if Archive is not None:
+    if archive is not None:
         for path, (fd, addresses) in request["files"].items():
             try:
-                lines[path] = _lines(Archive, fd, addresses)
+                lines[path] = _lines(archive, fd, addresses)
             except Exception:  # whatever symbolic says of a strange file
                 continue
     names = {name: plain for name in request["names"] if (plain := _demangled(library, name))}
     json.dump({"lines": lines, "names": names, "lacking": lacking}, sys.stdout)
     sys.stdout.flush()
     os._exit(0)
+
+
+def _archive() -> tuple[Any, str]:
+    """symbolic's class of files with debug information; or None, and why."""
+    try:
+        from symbolic.debuginfo import Archive
+    except ImportError:
+        return None, "the package symbolic is not installed"
+    return Archive, ""
 
 
 def _become_nobody() -> None:

@@ -7,6 +7,7 @@ time, so that all processes that run a file have the same frames, also those tha
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +15,7 @@ import numpy.typing as npt
 from tracer.fields import Columns, runs
 from tracer.rows import Region
 from tracer.spaces import Spaces
+from tracer.unwind import RBP, RSP, Rule
 
 Ids = npt.NDArray[np.uint32]
 U64 = npt.NDArray[np.uint64]
@@ -52,6 +54,8 @@ class Stack:
     frames: tuple[int, ...]
     addresses: tuple[int, ...]
     truncated: bool  # the kernel took no more frames
+    gap: int  # the first frame whose caller may be missing: code without frame pointers; -1: none
+    ended: bool = False  # the last frame says of itself that nothing called it
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +67,7 @@ class _Raw:
     kernel: U64
     user: U64
     truncated: bool
+    caller: int  # what may have called the innermost function, where frame pointers do not tell
 
 
 class Stacks:
@@ -73,14 +78,19 @@ class Stacks:
         spaces: Spaces,
         regions: Sequence[Region],
         kernel_names: Callable[[Sequence[int]], list[str]],
+        rule: Callable[[Place], Rule | None] = lambda place: None,
     ) -> None:
-        """`regions` as in rows.Names; `kernel_names` names kernel addresses, "" where unknown."""
+        """`regions` as in rows.Names; `kernel_names` names kernel addresses, "" where unknown.
+
+        `rule` tells how the code at a place keeps its caller.
+        """
         self.places: list[Place] = []
-        self.stacks: list[Stack] = [Stack((), (), False)]
+        self.stacks: list[Stack] = [Stack((), (), False, -1)]
         self.refused = 0  # stacks beyond MOST_STACKS
         self._spaces = spaces
         self._regions = regions
         self._kernel_names = kernel_names
+        self._rule = cache(rule)
         self._place_ids: dict[Place, int] = {}
         self._numbers: dict[tuple[int, ...], int] = {}  # by frames
         self._known: dict[int, int] = {}  # by the kernel's number, the last used at the end
@@ -109,9 +119,7 @@ class Stacks:
         if not len(ids):
             return np.empty(0, np.uint32)
         heads = runs(ids)
-        distinct, first, inverse = np.unique(
-            ids[heads], return_index=True, return_inverse=True
-        )
+        distinct, first, inverse = np.unique(ids[heads], return_index=True, return_inverse=True)
         found = [
             self._number(number, faults, int(heads[at]), spaces)
             for number, at in zip(distinct.tolist(), first.tolist(), strict=True)
@@ -138,7 +146,11 @@ class Stacks:
     def _resolve(self, raw: _Raw, space: int, time_ns: int) -> int:
         frames: list[int] = []
         addresses: list[int] = []
-        for address, place in (*self._kernel_places(raw), *self._user_places(raw, space, time_ns)):
+        kernel = self._kernel_places(raw)
+        found = self._user_places(raw, space, time_ns)
+        user, gap, ended = self._walked(found, bool(raw.caller))
+        truncated = raw.truncated and len(user) >= len(raw.user)
+        for address, place in (*kernel, *user):
             addresses.append(address)
             frames.append(self._place_ids.setdefault(place, len(self.places)))
             if frames[-1] == len(self.places):
@@ -152,7 +164,8 @@ class Stacks:
                 self.refused += 1
                 return 0
             number = self._numbers[key] = len(self.stacks)
-            self.stacks.append(Stack(key, tuple(addresses), raw.truncated))
+            gap += len(kernel) if gap >= 0 else 0
+            self.stacks.append(Stack(key, tuple(addresses), truncated, gap, ended))
         return number
 
     def _kernel_places(self, raw: _Raw) -> list[tuple[int, Place]]:
@@ -163,9 +176,12 @@ class Stacks:
         return [(ip, Place(True, "", ip, returns=True)) for ip in addresses[start:]]
 
     def _user_places(self, raw: _Raw, space: int, time_ns: int) -> list[tuple[int, Place]]:
+        """The frames by frame pointers, after the first the one that may have called it."""
         ips = raw.user
         if not len(ips):
             return []
+        if raw.caller:
+            ips = np.insert(ips, 1, np.uint64(raw.caller))
         if not space:
             there = self._spaces.at(raw.mm) or self._spaces.of(raw.tgid)
             space = there.number if there is not None else 0
@@ -185,6 +201,36 @@ class Stacks:
             else:
                 places.append((ip, Place(False, name, ip, raw.tgid, returns)))
         return places
+
+    def _walked(
+        self, found: list[tuple[int, Place]], has_caller: bool
+    ) -> tuple[list[tuple[int, Place]], int, bool]:
+        """Of frames found by frame pointers those that are callers, and where one may be missing.
+
+        A function that keeps no frame pointer leaves its caller's in place, and so hides its
+        caller; one that uses the register for something else hides all there is above it. With
+        `has_caller`, the second frame was not found so: it holds where the first function has
+        pushed nothing. Third: whether the walk came to the thread's beginning.
+        """
+        if not found:
+            return [], -1, False
+        rule = self._rule(found[0][1])
+        pushed_nothing = rule is not None and (rule.register, rule.offset) == (RSP, 8)
+        if has_caller and not pushed_nothing:
+            del found[1]
+        walked, gap = [], -1
+        for index, (address, place) in enumerate(found):
+            walked.append((address, place))
+            rule = self._rule(place)
+            if rule is not None and rule.outermost:
+                return walked, gap, True
+            if rule is None or rule.register == RBP:
+                continue
+            if gap < 0 and not (index == 0 and has_caller and pushed_nothing):
+                gap = index
+            if not rule.keeps_rbp:
+                break
+        return walked, gap, False
 
 
 def _assembled(parts: list[np.void]) -> _Raw | None:
@@ -206,7 +252,8 @@ def _assembled(parts: list[np.void]) -> _Raw | None:
     # The frame pointer that ends a chain is 0: no code is there.
     mine = ips[kernel:]
     mine = mine[mine > np.uint64(0xFFF)]
-    return _Raw(int(head["tgid"]), int(head["mm"]), ips[:kernel], mine, user >= MOST_USER)
+    whose = int(head["tgid"]), int(head["mm"])
+    return _Raw(*whose, ips[:kernel], mine, len(mine) >= MOST_USER, int(head["caller"]))
 
 
 def _entered(names: Sequence[str]) -> int:

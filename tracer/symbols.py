@@ -15,10 +15,12 @@ from tracer import elf
 from tracer.elf import Functions
 from tracer.procfs.kallsyms import read_kallsyms
 from tracer.rows import Region
+from tracer.unwind import Rule
 
 _KERNEL = np.uint64(1 << 63)  # x86-64: the upper half of the address space
 _LARGEST_FUNCTION = 1 << 20  # beyond: code kallsyms does not list (kallsyms gives no sizes)
 _MOST_KNOWN = 1 << 17  # named addresses that are remembered
+_MOST_OPEN = 256  # files whose call frame information is kept at hand
 _MOST_BYTES = 1 << 27  # of symbol tables that are kept, however many files there are
 _DELETED = " (deleted)"
 
@@ -47,6 +49,7 @@ class Symbols:
         self._files: dict[str, Functions | None] = {}
         self._kept = 0  # bytes of them
         self._build_ids: dict[str, str] = {}
+        self._unwinding: dict[str, Callable[[int], Rule | None] | None] = {}
         self._known: dict[tuple[int, int], str] = {}
 
     def names(self, ips: Array, region_ids: npt.NDArray[np.uint32], offsets: Array) -> list[str]:
@@ -110,6 +113,16 @@ class Symbols:
             known = elf.build_id(spelled(path), self._inode_of(path)) if there else ""
             self._build_ids[path] = known
         return known
+
+    def rule(self, path: str, offset: int) -> Rule | None:
+        """How the code at `offset` in a mapped file keeps its caller; None: not known."""
+        if path not in self._unwinding:
+            there = not path.endswith(_DELETED) and len(self._unwinding) < _MOST_OPEN
+            self._unwinding[path] = (
+                elf.unwinding(spelled(path), self._inode_of(path)) if there else None
+            )
+        found = self._unwinding[path]
+        return found(offset) if found is not None else None
 
     def _functions(self, path: str) -> Functions | None:
         if path not in self._files:

@@ -39,11 +39,20 @@ def attached(request: pytest.FixtureRequest) -> Iterator[Attached]:
     probe.close()
 
 
+@pytest.fixture(scope="module")
+def with_stacks(attached: Attached) -> Iterator[Attached]:
+    """The same probe once more, compiled to take call stacks."""
+    probe = attach(attached.probe.name, bpf_dir(), stacks=True)
+    yield probe
+    probe.close()
+
+
 @pytest.fixture(autouse=True)
 def fresh(request: pytest.FixtureRequest) -> None:
     """Counters from zero, no targets left over from the test before."""
-    if "attached" in request.fixturenames:
-        request.getfixturevalue("attached").program.reset()
+    for name in ("attached", "with_stacks"):
+        if name in request.fixturenames:
+            request.getfixturevalue(name).program.reset()
 
 
 @pytest.fixture

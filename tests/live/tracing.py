@@ -4,6 +4,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -34,6 +35,8 @@ class Traced:
     report: Report
     truth: dict[str, "np.ndarray[tuple[int], np.dtype[np.uint64]]"]  # range -> frame a page
     # By the kernel's own word, of the workload and the children it has; nothing of a command.
+    stacks: list[list[str]] = field(default_factory=list)  # by number: functions, innermost first
+    stack_notes: list[str] = field(default_factory=list)  # … and what each lacks
     before: Resident = field(default_factory=lambda: resident([], {}))
     after: Resident = field(default_factory=lambda: resident([], {}))
 
@@ -110,9 +113,20 @@ def trace(
             result=result,
             report=work.report,
             truth=truth,
+            **_stacks(live.session),
             before=before,
             after=after,
         )
+
+
+def _stacks(session: Session) -> dict[str, list[Any]]:
+    """The call stacks of a trace that took them, by name."""
+    if session.stacks is None or session.frames is None:
+        return {}
+    places, every = session.stacks.places, session.stacks.stacks
+    names = [[session.frames.frame(places[at]).text() for at in stack.frames] for stack in every]
+    notes = ["", *(session.frames.note(places, stack) for stack in every[1:])]
+    return {"stacks": names, "stack_notes": notes}
 
 
 def trace_command(attached: Attached, command: Command) -> Traced:

@@ -1,6 +1,6 @@
 """Where memory came from: the call stacks that brought most of it, and how many are not whole."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -12,7 +12,7 @@ from tracer.outputs.layout import Cell, Column
 from tracer.outputs.units import Glyphs
 from tracer.rows import Names, Rows
 from tracer.source_lines import SourceLines
-from tracer.stacks import Stack, Stacks
+from tracer.stacks import Stacks
 from tracer.text import printable
 
 MOST_STACKS = 8  # shown
@@ -51,8 +51,8 @@ class Callers:
         self, lines: SourceLines, glyphs: Glyphs
     ) -> tuple[list[Column], list[dict[str, Cell]]]:
         """The stacks that brought most memory, the code at fault first."""
-        order = np.lexsort((-self._faults, -self._pages))
-        order = [at for at in order.tolist() if at and self._faults[at]][:MOST_STACKS]
+        sorted_ = np.lexsort((-self._faults, -self._pages)).tolist()
+        order = [at for at in sorted_ if at and self._faults[at]][:MOST_STACKS]
         rows = [self._row(at, lines, glyphs) for at in order]
         if not rows:
             return [], []
@@ -92,8 +92,10 @@ class Callers:
                 " with -fno-omit-frame-pointer to have them"
             )
         if cut := self._marked(TRUNCATED):
-            notes.append(f"stacks: {len(cut)} are deeper than the kernel takes; the outermost"
-                         " frames are missing")  # fmt: skip
+            notes.append(
+                f"stacks: of {len(cut)} the outermost frames are missing, which are more than the"
+                " kernel takes"
+            )
         if self._faults[0]:
             notes.append(f"stacks: {int(self._faults[0])} faults are without one")
         if self._stacks.refused:
@@ -138,5 +140,3 @@ def _without_arguments(name: str) -> str:
         elif char == "(" and not depth and at and not name.startswith("(anonymous", at):
             return name[:at]
     return name
-
-

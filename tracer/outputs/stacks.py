@@ -65,7 +65,8 @@ class StacksFile:
         self._file.discard()
 
     def _text(self, numbers: Iterable[int], lines: SourceLines | None) -> bytes:
-        assert self._stacks is not None and self._names is not None
+        assert self._stacks is not None
+        assert self._names is not None
         places = self._stacks.places
         out: list[bytes] = []
         for number in numbers:

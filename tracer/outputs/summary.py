@@ -94,10 +94,9 @@ class Summary:
         if rows:
             _table(console, glyphs, _region_columns(rows, glyphs), rows)
         if callers is not None:
-            counted, lines = callers
-            columns, table = counted.table(lines, glyphs)
-            if table:
-                _table(console, glyphs, columns, table)
+            columns, code = callers[0].table(callers[1], glyphs)
+            if code:
+                _table(console, glyphs, columns, code)
         if pages is not None and len(pages.page) > MOST_PAGES:
             pages = _gained(pages)
         if pages is not None and 0 < len(pages.page) <= MOST_PAGES:

@@ -44,16 +44,14 @@ def attach(
     """Compile, attach and calibrate the probe `wanted`, or for "auto" the best this kernel takes.
 
     `compilation` is one of `wanted` (and `stacks`: with call stacks) that was started before.
-    `anonymous`: hook do_anonymous_page, too, as PAGEFAULT_ANONYMOUS=1 says for a trace. Raises TraceError
-    (Exit.NO_PROBE) naming each probe's reason when none works.
+    `anonymous`: hook do_anonymous_page, too, as PAGEFAULT_ANONYMOUS=1 says for a trace. Raises
+    TraceError (Exit.NO_PROBE) naming each probe's reason when none works.
     """
     check_architecture()
     tried: list[str] = []
     refusals: list[str] = []
     while True:
-        with compilation or Compilation(
-            wanted, bpf_dir, tuple(tried), stacks=stacks
-        ) as under_way:
+        with compilation or Compilation(wanted, bpf_dir, tuple(tried), stacks=stacks) as under_way:
             answer = under_way.answer()
         compilation = None
         reasons = [*refusals, *answer.reasons]

@@ -109,7 +109,8 @@ def main() -> None:
 def answer(bpf_dir: Path, wanted: str, skip: list[str], *, stacks: bool = False) -> Answer:
     """Compile the best probe of `wanted` ("auto": of all) that is not in `skip`.
 
-    `wanted` "" only looks for bcc. `stacks`: with the code that takes call stacks. Raises TraceError (Exit.NO_BCC, Exit.UNSUPPORTED).
+    `wanted` "" only looks for bcc. `stacks`: with the code that takes call stacks. Raises
+    TraceError (Exit.NO_BCC, Exit.UNSUPPORTED).
     """
     clock = _Clock()
     os.environ["BCC_KERNEL_SOURCE"] = str(bpf_dir / "compat")
