@@ -1,0 +1,238 @@
+"""Frames by name, from the file to the row of FILE.stacks.csv."""
+
+import csv
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tracer import source_lines
+from tracer.frames import NO_FRAME_POINTERS, TRUNCATED, Frame, FrameNames
+from tracer.outputs import units
+from tracer.outputs.callers import Callers, _without_arguments
+from tracer.outputs.stacks import STACK_COLUMNS, StacksFile
+from tracer.rows import ROW, Names, Rows
+from tracer.source_lines import SourceLines, find
+from tracer.spaces import Spaces
+from tracer.stacks import Place, Stack, Stacks
+from tracer.symbols import Symbols
+
+KERNEL = 0xFFFFFFFF81000000
+SOURCE = """\
+namespace app {
+struct Filler {
+  __attribute__((noinline)) int fill(int n) {
+    return n * 3;
+  }
+};
+}
+int main(int argc, char **) { return app::Filler().fill(argc); }
+"""
+
+
+def kallsyms() -> tuple[list[int], list[str]]:
+    return [KERNEL, KERNEL + 0x100], ["vfs_read", "ext4_read [ext4]"]
+
+
+def names_of() -> FrameNames:
+    return FrameNames(Symbols([], kallsyms=kallsyms))
+
+
+@pytest.fixture(scope="module")
+def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A C++ program with debug information."""
+    compiler = shutil.which("c++") or shutil.which("g++")
+    if compiler is None:
+        pytest.skip("no C++ compiler")
+    folder = tmp_path_factory.mktemp("program")
+    (folder / "app.cc").write_text(SOURCE)
+    command = [compiler, "-g", "-O1", "-o", str(folder / "app"), str(folder / "app.cc")]
+    subprocess.run(command, check=True, cwd=folder)
+    return folder / "app"
+
+
+def offset_of(program: Path, part: str) -> int:
+    """Where a function whose symbol holds `part` begins in the file."""
+    found = Symbols([])._functions(str(program))
+    assert found is not None
+    (symbol,) = (s for s in found.symbols if part in found._name(int(s["name"])))
+    (segment,) = (
+        s for s in found.segments if s["vaddr"] <= symbol["value"] < s["vaddr"] + s["memsz"]
+    )
+    return int(symbol["value"]) - int(segment["vaddr"]) + int(segment["offset"])
+
+
+def test_the_kernel_s() -> None:
+    names = names_of()
+    assert names.frame(Place(True, "", KERNEL + 0x10)) == Frame(
+        True, "vfs_read", 0x10, "[kernel]", None
+    )
+    # A return address at a function's very end belongs to the one before.
+    assert names.frame(Place(True, "", KERNEL + 0x100, returns=True)).function == "vfs_read"
+    assert names.frame(Place(True, "", KERNEL + 0x104)).module == "[ext4]"
+
+
+def test_of_a_file(program: Path) -> None:
+    at = offset_of(program, "fill")
+    frame = names_of().frame(Place(False, str(program), at + 3))
+    assert frame.function == "_ZN3app6Filler4fillEi"
+    assert (frame.offset, frame.module, frame.module_offset) == (3, str(program), at + 3)
+    assert len(frame.build_id) == 40
+    nowhere = names_of().frame(Place(False, str(program), 1 << 40))
+    assert (nowhere.function, nowhere.text()) == ("", "app+0x10000000000")
+
+
+def test_of_what_is_not_known() -> None:
+    names = names_of()
+    assert names.frame(Place(False, "", 0x1234, tgid=1)).text() == "(unknown)"
+    assert names.frame(Place(False, "/no/such/file", 0x10)).text() == "file+0x10"
+    assert names.frame(Place(False, "/bin/sh (deleted)", 0x10)).build_id == ""
+
+
+def test_our_vdso_has_names() -> None:
+    names = names_of()
+    functions = names._vdso_functions()
+    assert functions is not None
+    at = int(functions.symbols["value"][0])
+    assert names.frame(Place(False, "[vdso]", at)).function
+
+
+def test_notes(program: Path) -> None:
+    names = names_of()
+    places = [
+        Place(False, str(program), offset_of(program, "fill")),
+        Place(False, str(program), offset_of(program, "_start") + 1),
+        Place(True, "", KERNEL),
+    ]
+
+    def note(*frames: int, gap: int = -1, ended: bool = False, truncated: bool = False) -> str:
+        return names.note(places, Stack(frames, (0,) * len(frames), truncated, gap, ended))
+
+    assert note(0, 1) == ""
+    assert note(0) == NO_FRAME_POINTERS
+    assert note(0, ended=True) == ""
+    assert note(0, 1, gap=0) == NO_FRAME_POINTERS
+    assert note(0, 1, gap=1) == ""
+    assert note(2) == ""
+    assert note(0, truncated=True) == TRUNCATED
+
+
+def test_source_lines_and_plain_names(program: Path) -> None:
+    place = Place(False, str(program), offset_of(program, "fill"))
+    name = "_ZN3app6Filler4fillEi"
+    lines = find([place], [name, "_Znonsense", "main"], lambda path: None)
+    frame = lines.complete(names_of().frame(place), place)
+    assert frame.function == "app::Filler::fill(int)"
+    pytest.importorskip("symbolic")
+    assert frame.file.endswith("app.cc")
+    assert frame.line in (3, 4)
+
+
+def test_what_cannot_be_asked_leaves_less(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(source_lines.sys, "executable", "/bin/false")
+    assert not find([], ["_Z1fv"], lambda path: None)
+    place = Place(False, "/etc/passwd", 0)  # no ELF file
+    assert not find([place], [], lambda path: None)
+
+
+# -- FILE.stacks.csv and the summary ---------------------------------------------------------
+
+
+def stacks_with(*names: str) -> tuple[Stacks, FrameNames]:
+    """One stack, of code made at run time whose functions have these names."""
+    found = names_of()
+    stacks = Stacks(Spaces(Names()), [], found.kernel_names)
+    for at, name in enumerate(names):
+        place = Place(False, "[anon]", at, tgid=1)
+        stacks.places.append(place)
+        found._known[place] = Frame(False, name, 4, "[jit]", None)
+    stacks.stacks.append(
+        Stack(tuple(range(len(names))), tuple(range(len(names))), False, -1, ended=True)
+    )
+    return stacks, found
+
+
+def read(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def test_rows_come_before_what_refers_to_them(tmp_path: Path) -> None:
+    file = StacksFile(str(tmp_path / "f.csv"))
+    stacks, names = stacks_with("inner", "outer")
+    file.follow(stacks, names)
+    file.write(Rows.from_records(np.zeros(1, ROW)), Names())
+    path = tmp_path / "f.csv.stacks.csv"
+    assert tuple(read(path)[0]) == STACK_COLUMNS
+    assert [(row["stack"], row["frame"], row["function"]) for row in read(path)] == [
+        ("1", "0", "inner"),
+        ("1", "1", "outer"),
+    ]
+    file.write(Rows.from_records(np.zeros(1, ROW)), Names())
+    assert len(read(path)) == 2
+    file.close()
+    file.finish(SourceLines(names={"inner": "std::inner<int>(char)"}))
+    assert [row["function"] for row in read(path)] == ["std::inner<int>(char)", "outer"]
+
+
+@given(st.text(min_size=1, max_size=30))
+def test_names_are_cells(tmp_path_factory: pytest.TempPathFactory, name: str) -> None:
+    folder = tmp_path_factory.mktemp("names")
+    file = StacksFile(str(folder / "f.csv"))
+    stacks, names = stacks_with(name)
+    file.follow(stacks, names)
+    file.write(Rows.from_records(np.zeros(1, ROW)), Names())
+    file.close()
+    (row,) = read(folder / "f.csv.stacks.csv")
+    assert None not in row
+    assert all(value.isprintable() for value in row.values())
+    assert not row["function"].lstrip().startswith(("=", "+", "-", "@"))
+
+
+def rows_with(stack: list[int], pages: list[int]) -> Rows:
+    records = np.zeros(len(stack), ROW)
+    records["stack"], records["pages"] = stack, pages
+    return Rows.from_records(records)
+
+
+def test_which_code_brought_most() -> None:
+    stacks, names = stacks_with("inner", "outer")
+    stacks.stacks.append(Stack((1,), (0,), False, 0))
+    callers = Callers(stacks, names)
+    callers.write(rows_with([1, 1, 0, 2], [1, 1, 5, 512]), Names())
+    columns, rows = callers.table(SourceLines(), units.glyphs_for("utf-8"))
+    assert [column.name for column in columns] == ["BYTES", "FAULTS", "CODE"]
+    assert [(row["BYTES"][0], row["FAULTS"][0], row["CODE"][0]) for row in rows] == [
+        ("2 MiB", "1", "outer"),
+        ("8 KiB", "2", "inner ← outer"),
+    ]
+    notes = callers.notes()
+    assert any("1 faults are without one" in note for note in notes)
+    assert any("[jit]" in note and "99%" in note for note in notes)
+    assert callers.table(SourceLines(), units.glyphs_for("ascii"))[1][1]["CODE"][0] == (
+        "inner <- outer"
+    )
+
+
+def test_no_fault_no_table() -> None:
+    callers = Callers(*stacks_with("inner"))
+    callers.write(rows_with([], []), Names())
+    assert callers.table(SourceLines(), units.glyphs_for("utf-8")) == ([], [])
+    assert callers.notes() == []
+
+
+@pytest.mark.parametrize(
+    ("name", "short"),
+    [
+        ("app::fill(int, char)", "app::fill"),
+        ("std::vector<int (*)(char)>::at(unsigned long)", "std::vector<int (*)(char)>::at"),
+        ("(anonymous namespace)::f(int)", "(anonymous namespace)::f"),
+        ("main", "main"),
+    ],
+)
+def test_names_without_arguments(name: str, short: str) -> None:
+    assert _without_arguments(name) == short
