@@ -2,6 +2,7 @@
 
 import ctypes
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -12,6 +13,9 @@ from tracer.procfs.perf_map import PerfMaps
 from tracer.stacks import Place, Stack
 from tracer.symbols import Symbols
 from tracer.unwind import Rule
+
+_MANGLED = re.compile(r"_Z(NK?)?(?=\d)")  # Itanium C++ ABI, 5.1
+_LENGTH = re.compile(r"[1-9]\d{0,3}")
 
 NO_FRAME_POINTERS = "no frame pointers"
 TRUNCATED = "truncated"
@@ -44,9 +48,28 @@ class Frame:
     def text(self) -> str:
         """As few words as tell it: the function, or module and offset."""
         if self.function:
-            return self.function
+            return _plain(self.function)
         name = self.module.rpartition("/")[2] or "(unknown)"
         return name if self.module_offset is None else f"{name}+{self.module_offset:#x}"
+
+
+def _plain(name: str) -> str:
+    """A plain name out of a mangled one, as far as that is easy: _ZN3app4fillEi is app::fill."""
+    match = _MANGLED.match(name)
+    if match is None:
+        return name
+    rest, words = name[match.end() :], []
+    while (digits := _LENGTH.match(rest)) is not None:
+        end = digits.end() + int(digits[0])
+        if end > len(rest):
+            return name
+        words.append(rest[digits.end() : end])
+        rest = rest[end:]
+        if not match[1]:
+            break
+    # Templates and operators are left to who knows all of it (source_lines.py).
+    whole = words and all(words) and (not match[1] or rest.startswith("E"))
+    return "::".join(words) if whole else name
 
 
 class FrameNames:

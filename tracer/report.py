@@ -142,6 +142,11 @@ class Report:
         return callers
 
     @property
+    def callers(self) -> "Callers | None":
+        """What was counted by call stack, where those are taken."""
+        return self._callers
+
+    @property
     def info(self) -> RunInfo:
         """The facts of the run."""
         return self._info

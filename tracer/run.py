@@ -82,7 +82,7 @@ def _record(
         session = Session(attached, _plan(options, signals.command))
         report = Report(options, files, session, attached)
         if screen is not None:
-            screen.follow(session, report.info, attached)
+            screen.follow(session, report.info, attached, report.callers)
 
         def begin() -> None:
             targets.check()

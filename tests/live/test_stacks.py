@@ -1,15 +1,9 @@
 """Call stacks of faults whose callers are known, on every probe."""
 
-import csv
-import json
-from pathlib import Path
-
 import numpy as np
 import pytest
 
-from tests.live.cli import run
 from tests.live.tracing import Traced, check_all, trace
-from tests.live.workload import BINARY
 from tracer.kernel.btf import Btf
 from tracer.probes.choose import Attached
 from tracer.session import Plan
@@ -90,23 +84,3 @@ def test_without_stacks_there_are_none(attached: Attached) -> None:
     check_all(found, "written", "set", "read")
     assert not found.rows["stack"].any()
     assert not found.stacks
-
-
-def test_the_files_of_the_command_line(tmp_path: Path) -> None:
-    path = tmp_path / "faults.csv"
-    done = run("--stacks", "--csv", path, "--", BINARY, "stacks", N, stdin="go\nend\n")
-    assert done.status == 0, done.err
-    meta = json.loads(Path(f"{path}.meta.json").read_text())
-    assert meta["stacks"] == "faults.csv.stacks.csv"
-    with path.open(newline="") as file:
-        faults = list(csv.DictReader(file))
-    with Path(f"{path}.stacks.csv").open(newline="") as file:
-        frames = list(csv.DictReader(file))
-    assert meta["columns"][-1] == "stack"
-    known = {frame["stack"] for frame in frames}
-    assert {fault["stack"] for fault in faults} - {""} <= known
-    first = {frame["stack"]: frame["function"] for frame in frames if frame["frame"] == "0"}
-    assert [first.get(fault["stack"]) for fault in faults].count("stack_writes") == N
-    assert "stack_writes ← stack_middle ← stack_outer" in done.out
-    modules = {frame["module"]: frame["build_id"] for frame in frames}
-    assert modules[str(BINARY)]

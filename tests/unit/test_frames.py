@@ -93,6 +93,29 @@ def test_of_what_is_not_known() -> None:
     assert names.frame(Place(False, "/bin/sh (deleted)", 0x10)).build_id == ""
 
 
+@pytest.mark.parametrize(
+    ("name", "plain"),
+    [
+        ("_Z4stepPci", "step"),
+        ("_ZN3app6Filler4fillEi", "app::Filler::fill"),
+        ("_ZNK3app4sizeEv", "app::size"),
+        ("_ZN3app4fillIiEEvT_", "_ZN3app4fillIiEEvT_"),
+        ("_ZNSt6vectorIiE4dataEv", "_ZNSt6vectorIiE4dataEv"),
+        ("_ZN99999999999E", "_ZN99999999999E"),
+        ("_Z3ab", "_Z3ab"),
+        ("_Zoops", "_Zoops"),
+        ("main", "main"),
+    ],
+)
+def test_plain_names(name: str, plain: str) -> None:
+    assert Frame(False, name, 0, "/bin/x", 0).text() == plain
+
+
+@given(st.text("_ZNKE0123456789ab", max_size=30))
+def test_any_name_has_a_text(name: str) -> None:
+    assert Frame(False, "_Z" + name, 0, "/bin/x", 0).text()
+
+
 def test_our_vdso_has_names() -> None:
     names = names_of()
     functions = names._vdso_functions()

@@ -69,6 +69,31 @@ def test_the_origin_is_always_told() -> None:
     assert "perf on host 6.12.1" in first
 
 
+class Code:
+    """Call stacks as a trace counts them."""
+
+    def leading(self, count: int) -> list[tuple[int, int, list[str]]]:
+        return [(1 << 20, 256, [printable(HOSTILE), "main"]), (4096, 1, ["x" * 300])][:count]
+
+
+def test_which_code_it_was() -> None:
+    model = Model(FACTS, Names())
+    assert "--stacks" in compose(model, View(code=True), 80, 24, Look()).plain()
+    model.callers = Code()
+    for width in (80, 120):
+        canvas = compose(model, View(code=True), width, 24, Look())
+        drawn = canvas.plain()
+        assert "c code" in drawn or width == 80
+        assert "1 MiB" in drawn
+        assert max(map(cell_len, drawn.split("\n"))) <= width
+    view = View()
+    view.press("c", model)
+    assert view.code
+    view.press("t", model)
+    assert not view.code
+    assert not view.table
+
+
 @pytest.mark.parametrize("table", [False, True])
 def test_hostile_names_do_no_harm(table: bool) -> None:
     names = outputs_data.names(region=HOSTILE, comm=HOSTILE)

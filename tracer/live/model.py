@@ -3,6 +3,7 @@
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -60,6 +61,13 @@ class Counts:
     lost_other: int = 0
 
 
+class Code(Protocol):
+    """What was counted by call stack (tracer.outputs.callers.Callers)."""
+
+    def leading(self, count: int) -> list[tuple[int, int, list[str]]]:
+        """The stacks that brought most memory: bytes, faults, frames in printable words."""
+
+
 @dataclass(frozen=True)
 class Facts:
     """What the picture is made from."""
@@ -98,6 +106,7 @@ class Model:
         self.names = names
         self.counts = Counts()
         self.ended = False
+        self.callers: Code | None = None  # where call stacks are taken
         self.busy = False  # the map is behind, for there is no time
         self.latest_ns = facts.started_ns
         self.rates = Rates(facts.started_ns)

@@ -29,6 +29,7 @@ _KEYS = (
     ("k K", "only pages and faults of one kind: the next, the one before"),
     ("s", "sort: by activity, address, resident pages, faults, name"),
     ("t", "table or map"),
+    ("c", "the code that brought most memory (with --stacks), and back"),
     ("+ - 0", "fewer pages a cell, more, as many as fit"),
     ("Enter", "goes to the command; i types to it until Esc"),
     ("q", "end the trace and leave; Ctrl-C as without --live"),
@@ -299,6 +300,30 @@ def _table_row(
         canvas.right(at, y, text, style)
 
 
+def code(canvas: Canvas, x: int, y: int, width: int, end: int, shot: "Shot") -> None:
+    """The call stacks that brought most memory in the whole run, the code at fault first."""
+    canvas.rule(x, y, width, "which code brought the memory, at fault first", shot.look.line, FAINT)
+    if shot.model.callers is None:
+        canvas.put(x + 2, y + 1, "start the trace with --stacks to see that", GREY)
+        return
+    stacks = shot.model.callers.leading(max(end - y - 2, 1))
+    canvas.right(x + 10, y + 1, "memory", f"bold {GREY}")
+    canvas.right(x + 18, y + 1, "faults", f"bold {GREY}")
+    canvas.put(x + 20, y + 1, "code", f"bold {GREY}")
+    for number, (size, faults, words) in enumerate(stacks):
+        at = y + 2 + number
+        canvas.right(x + 10, at, units.size(size), f"bold {GREEN}")
+        canvas.right(x + 18, at, units.short_count(faults))
+        first, *callers = words or [""]
+        room = width - 20
+        place = canvas.put(x + 20, at, units.clip(first, room, shot.look.units), "bold", room)
+        rest = shot.look.units.called_by.join(["", *callers])
+        left = max(x + width - place, 0)
+        canvas.put(place, at, units.clip(rest, left, shot.look.units), GREY, left)
+    if not stacks:
+        canvas.put(x + 2, y + 2, "no fault yet", GREY)
+
+
 def footer(canvas: Canvas, y: int, shot: "Shot") -> None:
     """The keys, or where in time the picture is."""
     view, model = shot.view, shot.model
@@ -317,7 +342,7 @@ def footer(canvas: Canvas, y: int, shot: "Shot") -> None:
         _scrubber(canvas, at + 1, y, edge - at - 2, shot)
         return
     hints = ["q quit", "? help", "space stop", "arrows time, regions", "k kind", "/ name", "s sort"]
-    hints += ["t table", "+- zoom"]
+    hints += ["t table", *(["c code"] if model.callers is not None else []), "+- zoom"]
     for hint in hints:
         key, _, word = hint.partition(" ")
         if at + len(hint) + 2 > edge:

@@ -140,6 +140,9 @@ def _map(canvas: Canvas, shot: Shot, x: int, y: int, width: int, end: int) -> No
     view = shot.view
     view.listed = [stat.area.key for stat in shot.stats]
     height = max(end - y - 1, 1)
+    if view.code:
+        panels.code(canvas, x, y, width, end, shot)
+        return
     if view.table:
         view.lines, view.page = len(shot.stats), max(height - 1, 1)
         _keep_in_sight(view, [stat.area.key for stat in shot.stats])

@@ -4,7 +4,7 @@ import signal
 import sys
 from collections.abc import Sequence
 from types import TracebackType
-from typing import Protocol, Self
+from typing import TYPE_CHECKING, Protocol, Self
 
 from tracer.live.app import Live
 from tracer.live.model import Facts
@@ -16,6 +16,9 @@ from tracer.probes.choose import Attached
 from tracer.session import Result, Session
 from tracer.target import Command
 from tracer.text import printable
+
+if TYPE_CHECKING:
+    from tracer.outputs.callers import Callers
 
 
 class Came(Protocol):
@@ -42,8 +45,14 @@ class LiveScreen:
         """The terminal the command is to have in place of ours."""
         return None if self._stage is None else self._stage.theirs
 
-    def follow(self, session: Session, info: RunInfo, attached: Attached) -> None:
-        """Show this session, from its first look on."""
+    def follow(
+        self,
+        session: Session,
+        info: RunInfo,
+        attached: Attached,
+        callers: "Callers | None" = None,
+    ) -> None:
+        """Show this session, from its first look on; `callers` counts by call stack."""
         self._command = session.plan.command
         what = " ".join(info.command) or ", ".join(f"pid {pid}" for pid in info.pids)
         facts = Facts(
@@ -63,6 +72,7 @@ class LiveScreen:
             attached.direct_map.zero_frame,
             self._stage,
         )
+        live.model.callers = callers
         session.outputs.live.append(live)
         session.watch(live, live)
 

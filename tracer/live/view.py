@@ -29,6 +29,7 @@ class View:
     zoom: int | None = None  # pages a cell; None: what fits
     sort: Sort = "active"
     table: bool = False
+    code: bool = False  # which code brought the memory, in place of map and table
     kind: Kind | None = None  # pages and faults of this kind only
     only: tuple[int, int] | None = None  # this region only
     find: str = ""  # regions whose name holds this
@@ -149,8 +150,10 @@ class View:
             case "s":
                 self.sort = SORTS[(SORTS.index(self.sort) + 1) % len(SORTS)]
                 self.keeps = True
+            case "c":
+                self.code, self.top = not self.code, 0
             case "t" | "g":
-                self.table, self.top = not self.table, 0
+                self.table, self.code, self.top = not (self.table or self.code), False, 0
                 self.keeps = True
             case "+" | "=":
                 self.zoom = max(self.shown_zoom // 2, 1)

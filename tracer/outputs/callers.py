@@ -17,6 +17,7 @@ from tracer.text import printable
 
 MOST_STACKS = 8  # shown
 _WIDEST = 160  # of a stack in words, where no terminal says less
+_MOST_MERGED = 4  # stacks that may come to one line
 _MOST_MODULES = 3  # named
 
 I64 = npt.NDArray[np.int64]
@@ -51,9 +52,14 @@ class Callers:
         self, lines: SourceLines, glyphs: Glyphs
     ) -> tuple[list[Column], list[dict[str, Cell]]]:
         """The stacks that brought most memory, the code at fault first."""
-        sorted_ = np.lexsort((-self._faults, -self._pages)).tolist()
-        order = [at for at in sorted_ if at and self._faults[at]][:MOST_STACKS]
-        rows = [self._row(at, lines, glyphs) for at in order]
+        rows: list[dict[str, Cell]] = [
+            {
+                "BYTES": (units.size(size), "bold"),
+                "FAULTS": (str(faults), ""),
+                "CODE": (glyphs.called_by.join(words), ""),
+            }
+            for size, faults, words in self.top(MOST_STACKS, lines)
+        ]
         if not rows:
             return [], []
         widest = max(len(row["CODE"][0]) for row in rows)
@@ -64,19 +70,30 @@ class Callers:
         ]
         return [*columns, Column("CODE", 20, max(20, widest), rank=0, rest=True)], rows
 
-    def _row(self, at: int, lines: SourceLines, glyphs: Glyphs) -> dict[str, Cell]:
-        stack = self._stacks.stacks[at]
+    def _words(self, at: int, lines: SourceLines) -> list[str]:
         words: list[str] = []
-        for index in stack.frames:
+        for index in self._stacks.stacks[at].frames:
             place = self._stacks.places[index]
             words.append(printable(_short(lines.complete(self._names.frame(place), place))))
             if sum(map(len, words)) > _WIDEST:
                 break
-        return {
-            "BYTES": (units.size(int(self._pages[at]) * PAGE_SIZE), "bold"),
-            "FAULTS": (str(int(self._faults[at])), ""),
-            "CODE": (glyphs.called_by.join(words), ""),
-        }
+        return words
+
+    def top(self, count: int, lines: SourceLines) -> list[tuple[int, int, list[str]]]:
+        """The stacks that brought most memory so far: bytes, faults, frames in printable words."""
+        order = np.lexsort((-self._faults, -self._pages))[: _MOST_MERGED * (count + 1)].tolist()
+        sums: dict[tuple[str, ...], tuple[int, int]] = {}
+        for at in order:
+            if at and self._faults[at]:
+                words = tuple(self._words(at, lines))  # several places in a function are one line
+                pages, faults = sums.get(words, (0, 0))
+                sums[words] = pages + int(self._pages[at]), faults + int(self._faults[at])
+        leading = sorted(sums.items(), key=lambda item: item[1], reverse=True)[:count]
+        return [(pages * PAGE_SIZE, faults, list(words)) for words, (pages, faults) in leading]
+
+    def leading(self, count: int) -> list[tuple[int, int, list[str]]]:
+        """`top` while the trace runs, when names are as the linker has them."""
+        return self.top(count, SourceLines())
 
     def notes(self) -> list[str]:
         """What the stacks lack, and what to do about it."""
