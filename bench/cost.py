@@ -8,7 +8,7 @@ from typing import Any
 from bench.figures import Spread, ratios, spread
 from bench.outputs import recorded
 from bench.storm import Round, Storm, StormError, cpu_per_fault, wall_per_fault
-from bench.tools import Tool, ToolError, floors, others, ours, probes_here, run_under
+from bench.tools import Tool, ToolError, floors, others, ours, perf_record, probes_here, run_under
 
 UNTRACED = "untraced"
 GOAL, STRETCH = 1.40, 1.25
@@ -19,6 +19,7 @@ def measure(rounds: int = 12, pages: int = 50_000, bursts: int = 3) -> dict[str,
     """`rounds` storms a tool, of `bursts` times `pages` faults; the tools take turns."""
     there, refused = probes_here()
     tools = [*others(), *floors(), *(ours(name) for name in there)]
+    tools += [perf_record(stacks=True), *(ours(name, stacks=True) for name in there)]
     cells: dict[str, list[dict[str, float]]] = {UNTRACED: [], **{tool.name: [] for tool in tools}}
     why = {tool.name: tool.missing() for tool in tools if tool.missing()}
     turns = random.Random(1)
@@ -143,6 +144,12 @@ def _notes(data: dict[str, Any]) -> list[str]:
         )
         if {"empty", "floor"} <= data["cells"].keys():
             notes.append(_limits(data))
+        if "perf-stacks" in data["cells"]:
+            stacks = summary(data, "perf-stacks", "wall_ns")[1]
+            notes.append(
+                f"Call stacks (`--stacks`) bring it to {stacks.median:.2f}×; those of `perf record`"
+                " are in its file and have no names before `perf script`."
+            )
     return [" ".join(notes), ""] if notes else []
 
 

@@ -93,7 +93,7 @@ def _lost(data: dict[str, Any], name: str) -> str:
 
 
 def _is_ours(name: str) -> bool:
-    return name in ("fentry", "kprobe", "perf")
+    return name.removesuffix("-stacks") in ("fentry", "kprobe", "perf")
 
 
 def _colour(name: str) -> str:

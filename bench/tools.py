@@ -159,14 +159,18 @@ def _children_s() -> float:
     return used.children_user + used.children_system
 
 
-def _perf_record(pid: int, folder: Path) -> list[str]:
-    events = ["-e", "minor-faults,major-faults", "-c1", "-d", "--phys-data"]
-    return ["perf", "record", *events, "-o", str(folder / "data"), "-p", str(pid)]
+def _perf_record(*options: str) -> Callable[[int, Path], list[str]]:
+    events = ["-e", "minor-faults,major-faults", "-c1", "-d", "--phys-data", *options]
+
+    def command(pid: int, folder: Path) -> list[str]:
+        return ["perf", "record", *events, "-o", str(folder / "data"), "-p", str(pid)]
+
+    return command
 
 
 def _perf_script(folder: Path) -> list[str]:
     fields = "comm,tid,time,event,addr,ip,sym,phys_addr"
-    return ["perf", "script", "-i", str(folder / "data"), "-F", fields]
+    return ["perf", "script", "-i", str(folder / "data"), "-G", "-F", fields]
 
 
 def _perf_trace(pid: int, folder: Path) -> list[str]:
@@ -193,12 +197,14 @@ def _ours(*options: str) -> Callable[[int, Path], list[str]]:
     return command
 
 
-def ours(probe: str = "auto", cache: str | None = None) -> Tool:
+def ours(probe: str = "auto", cache: str | None = None, *, stacks: bool = False) -> Tool:
     """pagefault-trace writing CSV; `cache` is the folder of what was compiled."""
+    name = probe if probe != "auto" else "pagefault-trace"
+    options = ("--probe", probe, *(["--stacks"] if stacks else []))
     return Tool(
-        name=probe if probe != "auto" else "pagefault-trace",
-        title=f"pagefault-trace --csv --probe {probe}",
-        command=_ours("--probe", probe),
+        name=f"{name}-stacks" if stacks else name,
+        title=f"pagefault-trace --csv {' '.join(options)}",
+        command=_ours(*options),
         addresses=lambda folder: outputs.csv_addresses(folder / "csv"),
         first_time=lambda folder: outputs.first_csv_time(folder / "csv"),
         ready="until tracing is on",
@@ -266,20 +272,26 @@ def floors() -> list[Tool]:
     ]
 
 
+def perf_record(*, stacks: bool = False) -> Tool:
+    """perf record, with call stacks by frame pointers or without; perf script makes the lines."""
+    options = ("-g",) if stacks else ()
+    return Tool(
+        name="perf-record-stacks" if stacks else "perf-record",
+        title=" ".join(["perf record -c1 -d --phys-data", *options]),
+        command=_perf_record(*options),
+        addresses=lambda folder: outputs.perf_script_addresses(folder / "out"),
+        controlled=True,
+        mounts=_TRACEFS,
+        after=_perf_script,
+        program="perf",
+        package="linux-perf",
+    )
+
+
 def others() -> list[Tool]:
     """The other tracers."""
     return [
-        Tool(
-            name="perf-record",
-            title="perf record -c1 -d --phys-data",
-            command=_perf_record,
-            addresses=lambda folder: outputs.perf_script_addresses(folder / "out"),
-            controlled=True,
-            mounts=_TRACEFS,
-            after=_perf_script,
-            program="perf",
-            package="linux-perf",
-        ),
+        perf_record(),
         Tool(
             name="perf-trace",
             title="perf trace -F all",

@@ -10,6 +10,8 @@
 #define STACK_KERNEL 32
 #define STACK_IPS (sizeof(((struct stack_record *)0)->ips) / 8) /* in one record */
 
+#define LOWEST_CODE 0x10000 /* vm.mmap_min_addr, usually */
+
 struct stack {
 	u64 kernel[STACK_KERNEL + STACK_IPS]; /* what is copied into the last record is in it, too */
 	u64 user[STACK_USER + STACK_IPS];
