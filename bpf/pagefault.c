@@ -140,6 +140,9 @@ BPF_ARRAY(calibration, struct calibration, 1);
 BPF_ARRAY(userfaults, u64, 1); /* whether a target uses userfaultfd: then others' ioctls matter */
 BPF_ARRAY(mappings, u64, 1); /* changes of the targets' mappings: page tables may go with them */
 BPF_PERCPU_ARRAY(counters, u64, COUNTERS);
+#ifdef STACKS
+BPF_PERCPU_ARRAY(stacks, struct stack, 1);
+#endif
 #ifdef PID_NAMESPACE
 BPF_HASH(leaving, u32, u64, 32768); /* ids of threads on their way out, by the kernel's own number */
 #endif
@@ -600,7 +603,6 @@ static __always_inline void not_sent(struct pending *p, u64 task, u32 result, u3
 }
 
 #ifdef STACKS
-BPF_PERCPU_ARRAY(stacks, struct stack, 1);
 BPF_TABLE("lru_hash", u64, u8, sent_stacks, 65536);
 
 /* Send the frames of one side of a stack; 0 if there was no room for all of them. */
@@ -652,17 +654,14 @@ static __always_inline u64 innermost_caller(u64 task)
  * Only a fault in kernel mode has frames of the kernel's that say anything: those of one in user
  * mode are the fault handler itself. Of a thread that is no target the mappings are not followed.
  */
-static __always_inline u64 take_stack(void *ctx, struct pending *p, u64 task, u64 now)
+static __always_inline u64 take_stack(void *ctx, struct pending *p, u64 task, u64 now,
+				      struct stack *s)
 {
-	u32 zero = 0, kernel = 0, user = 0;
-	u64 number, mm = 0, exec_id = 0, id = id_of(task);
-	struct stack *s = stacks.lookup(&zero);
-	struct stack_record head = {.type = RECORD_STACK, .time_ns = now};
+	u32 kernel = 0, user = 0;
+	u64 number, mm = 0, exec_id = 0, caller = 0, id = id_of(task);
 	long size;
 	u8 yes = 1;
 
-	if (!s)
-		return 0;
 	if (!(p->flags & (p->marks & MARK_ERRORCODE ? ERROR_CODE_USER : FAULT_FLAG_USER))) {
 		size = bpf_get_stack(ctx, s->kernel, STACK_KERNEL * 8, 0);
 		if (size > 0)
@@ -673,7 +672,7 @@ static __always_inline u64 take_stack(void *ctx, struct pending *p, u64 task, u6
 		size = bpf_get_stack(ctx, s->user, STACK_USER * 8, BPF_F_USER_STACK);
 		if (size > 0)
 			user = (u32)size / 8;
-		head.caller = innermost_caller(task);
+		caller = innermost_caller(task);
 	}
 	p->state &= ~STATE_STACK;
 	if (!(kernel + user))
@@ -681,38 +680,45 @@ static __always_inline u64 take_stack(void *ctx, struct pending *p, u64 task, u6
 	/* Memory is used again; after an exec the same addresses are other code. */
 	READ(mm, task, O_TASK_MM);
 	READ(exec_id, task, O_TASK_EXEC_ID);
-	number = stack_mix(stack_mix(stack_mix(kernel, mm), exec_id), head.caller);
+	number = stack_mix(stack_mix(stack_mix(kernel, mm), exec_id), caller);
 	number = stack_mix_all(number, s->kernel, kernel, STACK_KERNEL);
 	number = stack_mix_all(number, s->user, user, STACK_USER) | 1;
 	if (sent_stacks.lookup(&number))
 		return number;
-	head.kernel = kernel;
-	head.user = user;
-	head.cpu = bpf_get_smp_processor_id();
-	head.tgid = id >> 32;
-	head.tid = id;
-	head.mm = mm;
-	head.stack = number;
-	if (emit_frames(s->kernel, kernel, STACK_KERNEL, 0, &head) &&
-	    emit_frames(s->user, user, STACK_USER, kernel, &head))
+	s->head.type = RECORD_STACK;
+	s->head.kernel = kernel;
+	s->head.user = user;
+	s->head.cpu = bpf_get_smp_processor_id();
+	s->head.time_ns = now;
+	s->head.tgid = id >> 32;
+	s->head.tid = id;
+	s->head.mm = mm;
+	s->head.stack = number;
+	s->head.caller = caller;
+	if (emit_frames(s->kernel, kernel, STACK_KERNEL, 0, &s->head) &&
+	    emit_frames(s->user, user, STACK_USER, kernel, &s->head))
 		sent_stacks.update(&number, &yes);
 	return number;
-}
-#else
-static __always_inline u64 take_stack(void *ctx, struct pending *p, u64 task, u64 now)
-{
-	return 0;
 }
 #endif
 
 /* One fault is over: emit its record, after the windows in which neighbours came along. */
 static __always_inline int finish(void *ctx, u64 task, struct pending *p, u32 result)
 {
-	u64 window[WINDOW_SLOTS];
-	u64 now = bpf_ktime_get_ns();
+	u64 now = bpf_ktime_get_ns(), seen = 0, stack = 0;
 	struct walk after = {};
 	struct fault_record *r;
-	u64 seen = 0, stack;
+#ifdef STACKS
+	u32 zero = 0;
+	struct stack *s = stacks.lookup(&zero);
+	u64 *window;
+
+	if (!s)
+		return 0;
+	window = s->window;
+#else
+	u64 window[WINDOW_SLOTS];
+#endif
 	u8 marks = 0;
 
 	if (SETTINGS->filters && is_filtered(SETTINGS, p, now)) {
@@ -726,7 +732,9 @@ static __always_inline int finish(void *ctx, u64 task, struct pending *p, u32 re
 			emit_neighbours(p, id_of(task), now, &after, window);
 		seen = p->mask_before | (u64)after.mask << 16;
 	}
-	stack = take_stack(ctx, p, task, now);
+#ifdef STACKS
+	stack = take_stack(ctx, p, task, now, s);
+#endif
 	r = events.ringbuf_reserve(RECORD_SIZE);
 	if (!r) {
 		not_sent(p, task, result, COUNT_LOST);

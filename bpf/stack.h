@@ -12,7 +12,9 @@
 
 #define LOWEST_CODE 0x10000 /* vm.mmap_min_addr, usually */
 
-struct stack {
+struct stack { /* too large for a program's own stack */
+	struct stack_record head; /* without ips */
+	u64 window[WINDOW_SLOTS];
 	u64 kernel[STACK_KERNEL + STACK_IPS]; /* what is copied into the last record is in it, too */
 	u64 user[STACK_USER + STACK_IPS];
 };

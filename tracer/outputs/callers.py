@@ -143,17 +143,20 @@ class Callers:
 
 
 def _short(frame: Frame) -> str:
-    """A frame in few words: without the arguments of a C++ function."""
-    return _without_arguments(frame.text())
+    """A frame in few words: without what a C++ function takes and returns."""
+    text = frame.text()
+    return text if frame.module == "[jit]" else _without_types(text)
 
 
-def _without_arguments(name: str) -> str:
-    depth = 0
+def _without_types(name: str) -> str:
+    depth = start = 0
     for at, char in enumerate(name):
+        if char == " " and not depth and not name.endswith(("operator", "(anonymous"), start, at):
+            start = at + 1
         if char == "<":
             depth += 1
         elif char == ">":
             depth -= 1
         elif char == "(" and not depth and at and not name.startswith("(anonymous", at):
-            return name[:at]
+            return name[start:at]
     return name
