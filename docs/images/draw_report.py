@@ -2,8 +2,8 @@
 
 usage: sudo .venv/bin/python docs/images/draw_report.py
 
-Wants root, and Chromium (tools/bootstrap --browser). Writes report-plot.png and report-page.png
-beside this file.
+Wants root, Chromium (tools/bootstrap --browser) and a C compiler. Writes report-plot.png,
+report-page.png and flame.svg beside this file.
 """
 
 import base64
@@ -21,6 +21,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "unit")]
 
 from browser import Browser, executable  # noqa: E402
 
+from tracer.reporting.flamesvg import svg  # noqa: E402
 from tracer.reporting.html import page  # noqa: E402
 from tracer.reporting.plot import picture  # noqa: E402
 from tracer.reporting.run import load  # noqa: E402
@@ -48,6 +49,19 @@ def screenshot(html: Path, folder: Path) -> bytes:
         return base64.b64decode(tab.call("Page.captureScreenshot", format="png")["data"])
 
 
+def flames(folder: Path) -> None:
+    """Which code of docs/images/flame_work.c made pages resident."""
+    frames = ["-fno-omit-frame-pointer", "-fno-optimize-sibling-calls"]
+    program, csv = folder / "work", folder / "flame.csv"
+    source = "docs/images/flame_work.c"
+    compiler = ["cc", "-O2", "-g", *frames, "-pthread", "-o", program, source]
+    subprocess.run(compiler, cwd=ROOT, check=True)
+    trace = [sys.executable, "-m", "tracer.cli", "--quiet", "--stacks", "--csv", csv]
+    subprocess.run([*trace, "--", "./work"], cwd=folder, check=True)
+    picture = b"".join(svg(load(str(csv)), "gained"))
+    (HERE / "flame.svg").write_bytes(picture.replace(bytes(folder), b"/opt/example"))
+
+
 def main() -> None:
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as name:
         folder = Path(name)
@@ -61,6 +75,7 @@ def main() -> None:
         html = folder / "walk.html"
         html.write_bytes(page(run))
         save(screenshot(html, folder / "profile"), "report-page.png")
+        flames(folder)
 
 
 if __name__ == "__main__":

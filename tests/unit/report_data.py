@@ -1,6 +1,8 @@
 """Finished traces for the tests of reports: written by the tracer's own outputs."""
 
+import json
 import os
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +11,7 @@ import pytest
 from outputs_data import HOSTILE, PAGE, START, five, info, names, rows, table
 
 from tracer.outputs.base import Books, PageTable, RunInfo
+from tracer.outputs.cells import text_cell
 from tracer.outputs.csv import CsvOutput
 from tracer.outputs.files import open_output
 from tracer.outputs.meta import MetaFile
@@ -132,3 +135,92 @@ def lossy(path: Path) -> str:
     looks = [(START + 4 * MS, 4), (START + 8 * MS, 2)]
     facts = info(resident=looks, ended_monotonic_ns=START + 10 * MS)
     return written(path, faults, pages=pages, facts=facts)
+
+
+# -- call stacks ------------------------------------------------------------------
+
+STACK_COLUMNS = (
+    *("stack", "frame", "side", "function", "offset", "module", "module_offset", "build_id"),
+    *("file", "line", "address", "note"),
+)
+APP, LIBC = "/opt/app/bin/app", "/usr/lib/x86_64-linux-gnu/libc.so.6"
+
+
+def frame(function: str, module: str = APP, **more: Any) -> dict[str, Any]:
+    """A frame of user code, but for what `more` says."""
+    return {"side": "user", "function": function, "module": module, **more}
+
+
+def kernel(function: str) -> dict[str, Any]:
+    """A frame of kernel code."""
+    return frame(function, "[kernel]", side="kernel")
+
+
+def stack_line(stack: int, at: int, cells: dict[str, Any]) -> bytes:
+    """A row of FILE.stacks.csv, as docs/csv.md describes it."""
+    known: dict[str, Any] = {
+        **{"stack": stack, "frame": at, "address": 0x400000 + at, "offset": 0x1F, "line": ""},
+        **{"module_offset": 0x1000 + at, "build_id": "abcdef", "file": "", "note": ""},
+        **cells,
+    }
+    row = b""
+    for name in STACK_COLUMNS:
+        value = known[name]
+        if name in ("function", "module", "file"):
+            row += text_cell(value)  # with its comma
+        else:
+            hexadecimal = name in ("offset", "module_offset", "address") and value != ""
+            row += (f"{value:#x}" if hexadecimal else str(value)).encode() + b","
+    return row.removesuffix(b",") + b"\n"
+
+
+def add_stacks(
+    path: str, numbers: Iterable[int], stacks: Sequence[Sequence[dict[str, Any]]]
+) -> str:
+    """As with --stacks: a column in the CSV at `path`, and FILE.stacks.csv.
+
+    `stacks[n - 1]` is stack n, innermost frame first; 0 is none.
+    """
+    csv = Path(path)
+    header, *lines = csv.read_bytes().removesuffix(b"\n").split(b"\n")
+    cells = [str(number or "").encode() for number in numbers]
+    rows = [line + b"," + cell for line, cell in zip(lines, cells, strict=True)]
+    csv.write_bytes(b"\n".join([header + b",stack", *rows]) + b"\n")
+    content = [",".join(STACK_COLUMNS).encode() + b"\n"]
+    for number, frames in enumerate(stacks, 1):
+        for at, cells_of in enumerate(frames):
+            content.append(stack_line(number, at, cells_of))
+    Path(path + ".stacks.csv").write_bytes(b"".join(content))
+    meta = Path(path + ".meta.json")
+    if meta.exists():
+        facts = json.loads(meta.read_text()) | {"stacks": csv.name + ".stacks.csv"}
+        meta.write_text(json.dumps(facts))
+    return path
+
+
+MAIN = [frame("main", file="app.c", line=40), frame("__libc_start_main", LIBC), frame("_start")]
+STACKS = [
+    [frame("memset", LIBC), frame("fill", file="app.c", line=12), *MAIN],
+    [frame("fill", file="app.c", line=14), *MAIN],
+    [kernel("copy_to_user"), kernel("vfs_read"), frame("read", LIBC), *MAIN],
+    [frame("memcpy", LIBC, note="no frame pointers")],
+    [*[frame("recurse")] * 6, frame("recurse", note="truncated")],
+    [frame("", module_offset=0x1F30), *MAIN],
+]
+
+
+def stacked(path: Path) -> str:
+    """Ten faults with the stacks STACKS: 1, 1, 2, 3, 4, 5, 6, none, and 2, 2 by another thread.
+
+    A page each, but 16 for the one of stack 3; 1000 ns each. Pages 0 and 2 are gone at the end.
+    """
+    known = names(comm="worker")
+    known.comms.append("other")
+    faults = rows(10, comm=[1] * 8 + [2] * 2, tid=[1] * 8 + [2] * 2, region=1, latency_ns=1000)
+    faults["pages"][3] = 16
+    pages = table(faults)
+    pages.last_frame[[0, 2]] = (1 << 64) - 1
+    pages.losses[[0, 2]] = 1
+    pages.last_loss[[0, 2]] = Loss.MUNMAP
+    csv = written(path, faults, known, pages=pages)
+    return add_stacks(csv, [1, 1, 2, 3, 4, 5, 6, 0, 2, 2], STACKS)

@@ -1,15 +1,13 @@
 """pagefault-report html: one file that works by itself, in a real browser."""
 
 import json
-import os
 import re
-from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
 import pytest
-from browser import Browser, Tab, executable
+from browser import Browser, Tab
 from outputs_data import HOSTILE, PAGE, START, info, rows, table
 from report_data import MARKUP, MS, demo, hostile, lossy, mixed, written
 
@@ -22,18 +20,6 @@ from tracer.reporting.run import load
 from tracer.rows import Kind
 from tracer.sources import Source
 from tracer.text import printable
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    program = executable()
-    if program is None:
-        missing = "no Chromium here (tools/bootstrap --browser installs one)"
-        if os.environ.get("CI"):
-            pytest.fail(missing)
-        pytest.skip(missing)
-    with Browser(program, tmp_path_factory.mktemp("profile")) as running:
-        yield running
 
 
 def shown(browser: Browser, csv: str) -> Tab:

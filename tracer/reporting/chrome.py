@@ -7,6 +7,7 @@ since the start of the trace.
 import json
 from collections.abc import Iterator
 
+from tracer.reporting.callstacks import CallStacks
 from tracer.reporting.run import PAGE, Run
 from tracer.reporting.story import head
 from tracer.reporting.tracks import Tracks, tracks
@@ -19,15 +20,37 @@ def chrome(run: Run) -> Iterator[bytes]:
     found = tracks(run)
     top = head(run)
     about = {"command": top.what, "origin": top.origin, "counts": top.counts}
-    start = f'{{"displayTimeUnit":"ns","otherData":{json.dumps(about)},"traceEvents":[\n'
-    yield start.encode()
+    yield f'{{"displayTimeUnit":"ns","otherData":{json.dumps(about)},'.encode()
+    if run.callstacks is not None:
+        frames, ends = _frames(run.callstacks)
+        yield f'"stackFrames":{json.dumps(frames)},'.encode()
+    else:
+        ends = []
+    yield b'"traceEvents":[\n'
     yield ",\n".join(_names(found)).encode()
     for first in range(0, len(found.row), CHUNK):
-        lines = _slices(run, found, slice(first, first + CHUNK))
+        lines = _slices(run, found, slice(first, first + CHUNK), ends)
         yield (",\n" + ",\n".join(lines)).encode()
     if len(found.resident.pages):
         yield (",\n" + ",\n".join(_counters(run, found))).encode()
     yield b"\n]}\n"
+
+
+def _frames(stacks: CallStacks) -> tuple[dict[str, dict[str, str]], list[str]]:
+    """Frames by number, each with its caller; and for each stack a piece of its faults' JSON."""
+    ids: dict[tuple[str, str, str], str] = {}  # by function, module and caller
+    ends = []
+    for number in range(len(stacks)):
+        caller = ""
+        for place in stacks.stack(number):
+            key = place.function.marked, place.function.module, caller
+            caller = ids.setdefault(key, str(len(ids) + 1))
+        ends.append(f'"sf":{caller},')
+    frames = {
+        number: {"name": name, "category": module} | ({"parent": caller} if caller else {})
+        for (name, module, caller), number in ids.items()
+    }
+    return frames, ends
 
 
 def _names(found: Tracks) -> list[str]:
@@ -43,7 +66,7 @@ def _names(found: Tracks) -> list[str]:
     return [json.dumps(event) for event in events]
 
 
-def _slices(run: Run, found: Tracks, part: slice) -> list[str]:
+def _slices(run: Run, found: Tracks, part: slice, ends: list[str]) -> list[str]:
     faults = run.faults.take(found.row[part])
     owners = [f'"pid":{track.pid},"tid":{track.tid}' for track in found.tracks]
     kinds, accesses, causes, regions = (
@@ -51,7 +74,7 @@ def _slices(run: Run, found: Tracks, part: slice) -> list[str]:
         for column in (faults.kind, faults.access, faults.cause, faults.region)
     )
     lines = []
-    for track, begin, end, timed, kind, access, cause, region, address, pages, major in zip(
+    for track, begin, end, timed, kind, access, cause, region, address, pages, major, stack in zip(
         found.track[part].tolist(),
         (found.begin_ns[part] - run.start_ns).tolist(),
         (found.end_ns[part] - run.start_ns).tolist(),
@@ -63,12 +86,14 @@ def _slices(run: Run, found: Tracks, part: slice) -> list[str]:
         faults.address.tolist(),
         faults.pages.tolist(),
         faults.major.tolist(),
+        faults.stack.tolist(),
         strict=True,
     ):
         shape = f'"ph":"X","dur":{(end - begin) / 1000:.3f}' if timed else '"ph":"i","s":"t"'
         lines.append(
             f'{{{shape},"name":{kinds[kind]},"cat":"{"major" if major else "minor"}",'
-            f'{owners[track]},"ts":{begin / 1000:.3f},"args":{{"address":"{address:#x}",'
+            f'{owners[track]},"ts":{begin / 1000:.3f},{ends[stack] if ends else ""}'
+            f'"args":{{"address":"{address:#x}",'
             f'"region":{regions[region]},"access":{accesses[access]},"cause":{causes[cause]},'
             f'"pages":{pages}}}}}'
         )

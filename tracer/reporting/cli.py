@@ -20,6 +20,7 @@ Examples:
   pagefault-report summary --pages pages.csv trace.csv
   pagefault-report plot trace.csv -o trace.svg
   pagefault-report html trace.csv -o trace.html
+  pagefault-report flame trace.csv -o trace.svg
   pagefault-report diff before.csv after.csv
   pagefault-report export --perfetto trace.csv -o trace.pftrace
 """
@@ -46,14 +47,19 @@ class _Commands(click.Group):
 def command_line() -> None:
     """Say what a finished trace shows: in words and tables, in pictures, as a page, for viewers.
 
-    FILE is what pagefault-trace --csv wrote; FILE.meta.json and the file of --pages-csv beside
-    it are used where they are there. Needs no root. FILE alone means: summary FILE.
+    FILE is what pagefault-trace --csv wrote; FILE.meta.json and the files of --pages-csv and
+    --stacks beside it are used where they are there. Needs no root. FILE alone means: summary FILE.
     """
 
 
 _FILE = click.argument("file", metavar="FILE")
 _PAGES = click.option(
     "--pages", metavar="FILE", help="What --pages-csv wrote. [default: what FILE.meta.json names]"
+)
+_STACKS = click.option(
+    "--stacks",
+    metavar="FILE",
+    help="What --stacks wrote. [default: what FILE.meta.json names, or FILE.stacks.csv]",
 )
 _FORCE = click.option("--force", is_flag=True, help="Overwrite a file that exists.")
 
@@ -67,15 +73,47 @@ def _output(suffix: str) -> Callable[[Any], Any]:
 @command_line.command()
 @_FILE
 @_PAGES
+@_STACKS
 @click.option(
     "-n", "--top", type=click.IntRange(1), default=20, show_default=True, help="Rows of a table."
 )
-def summary(file: str, pages: str | None, top: int) -> None:
-    """Print what happened: by kind, region, thread and access, in which order, how long it took."""
+def summary(file: str, pages: str | None, stacks: str | None, top: int) -> None:
+    """Print what happened: by kind, region, thread, function, in which order, how long it took."""
     from tracer.reporting.run import load
     from tracer.reporting.summary import console, print_summary
 
-    print_summary(console(), load(file, pages), top)
+    print_summary(console(), load(file, pages, stacks), top)
+
+
+@command_line.command()
+@_FILE
+@_PAGES
+@_STACKS
+@_output(".svg")
+@click.option(
+    "--weight",
+    type=click.Choice(["gained", "resident", "time", "faults"]),
+    default="gained",
+    show_default=True,
+    help="Width: memory that gained a frame, what of it is resident at the end (which wants a "
+    "pages file), nanoseconds in faults, or faults.",
+)
+@_FORCE
+def flame(
+    file: str,
+    pages: str | None,
+    stacks: str | None,
+    output: str | None,
+    weight: str,
+    force: bool,
+) -> None:
+    """Draw a flame graph: which code made pages resident. Wants a trace made with --stacks."""
+    from tracer.reporting.flamesvg import svg
+    from tracer.reporting.run import load
+    from tracer.reporting.writing import beside, write
+
+    run = load(file, pages, stacks)
+    write(output or beside(file, ".svg"), svg(run, cast(Any, weight)), force)
 
 
 @command_line.command()
@@ -103,15 +141,16 @@ def plot(file: str, pages: str | None, output: str | None, only: str | None, for
 @command_line.command()
 @_FILE
 @_PAGES
+@_STACKS
 @_output(".html")
 @_FORCE
-def html(file: str, pages: str | None, output: str | None, force: bool) -> None:
+def html(file: str, pages: str | None, stacks: str | None, output: str | None, force: bool) -> None:
     """Make one page that works by itself: the page map replayed, the plots, sortable tables."""
     from tracer.reporting.html import page
     from tracer.reporting.run import load
     from tracer.reporting.writing import beside, write
 
-    write(output or beside(file, ".html"), [page(load(file, pages))], force)
+    write(output or beside(file, ".html"), [page(load(file, pages, stacks))], force)
 
 
 @command_line.command()
@@ -140,6 +179,7 @@ _SUFFIXES = {
 @command_line.command()
 @_FILE
 @_PAGES
+@_STACKS
 @click.option("--perfetto", "form", flag_value="perfetto", help="For ui.perfetto.dev.")
 @click.option("--chrome", "form", flag_value="chrome", help="JSON for chrome://tracing.")
 @click.option("--folded", "form", flag_value="folded", help="Folded stacks for flame graphs.")
@@ -154,7 +194,13 @@ _SUFFIXES = {
 @_output(".pftrace, .chrome.json, .folded or .speedscope.json")
 @_FORCE
 def export(
-    file: str, pages: str | None, form: str | None, weight: str, output: str | None, force: bool
+    file: str,
+    pages: str | None,
+    stacks: str | None,
+    form: str | None,
+    weight: str,
+    output: str | None,
+    force: bool,
 ) -> None:
     """Write the faults in a form that other viewers read: one of the first four options."""
     if form is None:
@@ -162,7 +208,7 @@ def export(
     from tracer.reporting.run import load
     from tracer.reporting.writing import beside, write
 
-    run = load(file, pages)
+    run = load(file, pages, stacks)
     write(output or beside(file, _SUFFIXES[form]), _exported(run, form, weight), force)
 
 

@@ -24,7 +24,7 @@ from tracer.reporting.schema import Column
 from tracer.text import printable
 
 Array = npt.NDArray[Any]
-Option = Literal["--csv", "--pages-csv"]
+Option = Literal["--csv", "--pages-csv", "--stacks --csv"]
 BLOCK = 1 << 20  # bytes parsed at once: they stay in a core's own cache
 
 
@@ -79,7 +79,7 @@ def read_table(path: str, columns: Mapping[str, Column], option: Option) -> Tabl
             pieces.add(batch)
     except (library("pyarrow").ArrowInvalid, _Empty) as error:
         fault = bad_line(data, end, pieces.rows, header, used) or safe(str(error))
-        raise _wrong(path, fault, option) from None
+        raise wrong(path, fault, option) from None
     return pieces.table(notes)
 
 
@@ -94,8 +94,8 @@ def _mapped(path: str, option: Option) -> mmap.mmap:
             f"cannot read {printable(path)}: {error.strerror}", "name a CSV file", Exit.INPUT
         ) from None
     if not os.path.isfile(path):
-        raise _wrong(path, "it is no file on disk", option)
-    raise _wrong(path, "it is empty: line 1, the header, is missing", option)
+        raise wrong(path, "it is no file on disk", option)
+    raise wrong(path, "it is empty: line 1, the header, is missing", option)
 
 
 def _header(path: str, data: mmap.mmap, columns: Mapping[str, Column], option: Option) -> list[str]:
@@ -106,12 +106,12 @@ def _header(path: str, data: mmap.mmap, columns: Mapping[str, Column], option: O
         header = next(csv.reader([line.decode().rstrip("\r")]), [])
     missing = [name for name, column in columns.items() if not (column.optional or name in header)]
     if missing:
-        raise _wrong(path, _foreign(missing, header), option)
+        raise wrong(path, _foreign(missing, header), option)
     twice = [name for name in columns if header.count(name) > 1]
     if twice:
-        raise _wrong(path, f"line 1 names column {twice[0]!r} twice", option)
+        raise wrong(path, f"line 1 names column {twice[0]!r} twice", option)
     if first < 0:
-        raise _wrong(path, "line 1, the header, is cut off", option)
+        raise wrong(path, "line 1, the header, is cut off", option)
     return header
 
 
@@ -120,7 +120,9 @@ def _foreign(missing: Sequence[str], header: Sequence[str]) -> str:
         return "line 1 is no header but something that is not text"
     if "first_source" in header and "address" in missing:
         return "line 1 is the header of a file that --pages-csv wrote; give that one to --pages"
-    if "latency_ns" in header and "page" in missing:
+    if {"stack", "side"} <= set(header) and {"latency_ns", "first_source"} & set(missing):
+        return "line 1 is the header of a file of call stacks; give that one to --stacks"
+    if "latency_ns" in header and {"page", "module"} & set(missing):
         return "line 1 is the header of a file that --csv wrote"
     names = ", ".join(repr(name) for name in missing[:3]) + (", …" if len(missing) > 3 else "")
     return f"line 1 is not its header: column {names} is not in '{safe(','.join(header)[:60])}'"
@@ -137,7 +139,8 @@ def _cut_off(path: str, data: mmap.mmap, end: int) -> list[str]:
     ]
 
 
-def _wrong(path: str, fault: str, option: Option) -> TraceError:
+def wrong(path: str, fault: str, option: Option) -> TraceError:
+    """The error of a file that is not what `option` writes."""
     return TraceError(
         f"{printable(path)}: {fault}",
         f"reports are made from what pagefault-trace {option} FILE wrote",

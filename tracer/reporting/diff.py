@@ -9,6 +9,8 @@ from rich.text import Text
 
 from tracer.outputs.units import clip, latency, size
 from tracer.reporting import findings
+from tracer.reporting.callstacks import Function
+from tracer.reporting.functions import gained_by_function
 from tracer.reporting.groups import NOTHING, Group, group
 from tracer.reporting.resident import resident
 from tracer.reporting.run import PAGE, Run
@@ -59,7 +61,7 @@ def side(run: Run) -> Side:
 
 
 def print_diff(console: Console, before: Run, after: Run, most: int) -> None:
-    """Heads, what changed in all, by kind and by region, order of first touch, latency."""
+    """Heads, what changed in all, by kind, region and function, order of first touch, latency."""
     a, b = side(before), side(after)
     for letter, each in (("A", a), ("B", b)):
         top = head(each.run)
@@ -85,6 +87,7 @@ def tables(a: Side, b: Side) -> list[Table]:
             b.places(),
             lambda key: (key[0] or "(not known)", key[1]),
         ),
+        *_functions(a, b),
         first_touch(a, b),
     ]
 
@@ -98,6 +101,11 @@ def cautions(before: Run, after: Run) -> list[str]:
             said.append(f"{what} {one} in A, {other} in B: times may differ for that alone")
     if before.facts.left_out != after.facts.left_out:
         said.append("the two were filtered differently")
+    if (before.callstacks is None) != (after.callstacks is None):
+        which = "A" if before.callstacks is None else "B"
+        said.append(
+            f"{which} has no call stacks, and functions cannot be compared: trace with --stacks"
+        )
     lost = [letter for letter, run in (("A", before), ("B", after)) if run.facts.lost]
     if lost:
         said.append(f"events were lost in {' and '.join(lost)}: there were more faults than shown")
@@ -157,6 +165,32 @@ def _compared(
                 *(Cell(latency(value, GLYPHS), value) for value in figures),
             ]
         )
+    return table
+
+
+def _functions(a: Side, b: Side) -> list[Table]:
+    if a.run.callstacks is None or b.run.callstacks is None:
+        return []
+    return [by_function(gained_by_function(a.run), gained_by_function(b.run))]
+
+
+def by_function(a: dict[Function, int], b: dict[Function, int]) -> Table:
+    """Pages gained as each function itself ran; the largest change first."""
+    table = Table(
+        "By function",
+        ["FUNCTION", "MODULE", "GAINED A", "GAINED B", "CHANGE", "%"],
+        frozenset(("FUNCTION", "MODULE")),
+        note="memory that came as the function itself ran",
+    )
+
+    def size_of(function: Function) -> tuple[int, int, Function]:
+        one, other = a.get(function, 0), b.get(function, 0)
+        return -abs(other - one), -one - other, function
+
+    for function in sorted({**a, **b}, key=size_of):
+        one, other = a.get(function, 0) * PAGE, b.get(function, 0) * PAGE
+        cells = [text(function.name), text(function.module)]
+        table.rows.append([*cells, *_change(one, other, _bytes)])
     return table
 
 

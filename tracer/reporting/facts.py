@@ -38,6 +38,7 @@ class Facts:
     resident_ns: npt.NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
     resident_pages: npt.NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
     pages_csv: str = ""
+    stacks: str = ""  # the file of call stacks
 
     @property
     def left_out(self) -> str:
@@ -110,6 +111,7 @@ def _facts(content: dict[str, Any]) -> Facts:
         resident_ns=times[:count],
         resident_pages=pages[:count],
         pages_csv=_text(content, "pages_csv"),
+        stacks=_text(content, "stacks"),
     )
 
 

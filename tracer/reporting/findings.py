@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from tracer.reporting.groups import Codes, by_code
+from tracer.reporting.codes import Codes, by_code
 from tracer.reporting.run import I64, Faults, Run, identity
 
 HUGE = 512  # 4 KiB pages in a huge page

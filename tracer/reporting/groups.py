@@ -2,14 +2,13 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from tracer.reporting.codes import Codes, by_code, combined, dense_codes
 from tracer.reporting.run import I64, Faults, Run
 
-Codes = npt.NDArray[np.integer[Any]]
 SHARES = (0.5, 0.9, 0.99)
 
 
@@ -50,14 +49,6 @@ def latency_of(values: I64) -> Latency:
     return Latency(int(values.sum()), p50, p90, p99, int(values[-1]))
 
 
-def by_code(codes: Codes, count: int) -> tuple[npt.NDArray[np.intp], list[slice]]:
-    """The rows ordered by code, and within a code by number; and each code's part of them."""
-    narrow = codes.astype(np.uint16) if count <= 1 << 16 else codes  # 16 bits: a radix sort
-    order = np.argsort(narrow, kind="stable")
-    ends = np.cumsum(np.bincount(codes, minlength=count)).tolist()
-    return order, [slice(start, end) for start, end in zip([0, *ends], ends, strict=False)]
-
-
 def group(faults: Faults, codes: Codes, count: int) -> list[Group]:
     """The groups of faults by `codes`, numbers from 0 below `count`."""
     order, parts = by_code(codes, count)
@@ -92,33 +83,6 @@ def whole(faults: Faults) -> Group:
     )
 
 
-def combined(*columns: tuple[Codes, int]) -> tuple[Codes, list[tuple[int, ...]]]:
-    """One code for each combination of several that occurs, and what each stands for.
-
-    A column is its codes and how many there can be.
-    """
-    sizes = [max(1, count) for _, count in columns]
-    if np.prod([float(size) for size in sizes]) >= 2**62:
-        raise OverflowError("too many combinations")
-    mixed: Codes = np.zeros(len(columns[0][0]), np.int64)
-    for (codes, _), size in zip(columns, sizes, strict=True):
-        mixed = mixed * size + codes
-    found, dense = _dense(mixed, int(np.prod(sizes)))
-    meanings = np.unravel_index(found, sizes) if len(found) else [np.empty(0, np.intp)]
-    return dense, list(zip(*(meaning.tolist() for meaning in meanings), strict=True))
-
-
-def _dense(mixed: Codes, size: int) -> tuple[Codes, Codes]:
-    """The values that occur, in order, and each row's place among them."""
-    if size > 1 << 22:
-        found, dense = np.unique(mixed, return_inverse=True)
-        return found, dense.reshape(-1)
-    there = np.zeros(size, np.bool_)
-    there[mixed] = True
-    found = np.flatnonzero(there)
-    return found, (np.cumsum(there) - 1)[mixed]
-
-
 def places(run: Run) -> tuple[Codes, list[tuple[str, str]]]:
     """The place of each fault: a mapping's name and permissions together."""
     region, perms = run.faults.region, run.faults.perms
@@ -142,7 +106,7 @@ def threads(run: Run) -> tuple[Codes, list[tuple[int, int, str]]]:
 
 def _numbers(values: npt.NDArray[np.uint32]) -> tuple[list[int], Codes]:
     if len(values) and int(values.max()) < 1 << 22:  # pid_max: proc_sys_kernel(5)
-        found, dense = _dense(values, 1 << 22)
+        found, dense = dense_codes(values, 1 << 22)
     else:
         found, dense = np.unique(values, return_inverse=True)
     return found.tolist(), dense

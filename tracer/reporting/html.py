@@ -17,15 +17,18 @@ from typing import Any
 
 from tracer import __version__
 from tracer.outputs.units import clip
+from tracer.reporting.flamesvg import drawing, flames, notes_of
 from tracer.reporting.plot import Format, picture
 from tracer.reporting.replay import as_json, owners, replay
 from tracer.reporting.resident import resident
 from tracer.reporting.run import Run
 from tracer.reporting.story import head, sentences
 from tracer.reporting.tables import GLYPHS, Table, Tables
+from tracer.reporting.weighing import TITLES, WEIGHTS
 
 ROWS = 400  # of a table
 SLOWEST = 200
+BOXES = 1500  # of a flame graph
 _LARGEST_SVG = 600_000  # bytes; a picture with more in it is drawn as pixels
 _HERE = Path(__file__).parent
 _HOLE = re.compile(r"\{\{(\w+)\}\}")
@@ -35,7 +38,7 @@ def page(run: Run) -> bytes:
     """The whole file."""
     curve = resident(run)
     tables = Tables(run, curve)
-    script, sheet = _part("page.js"), _part("page.css")
+    script, sheet = (_part(f"page.{each}") + _part(f"flame.{each}") for each in ("js", "css"))
     top = head(run)
     values = {
         "policy": _policy(script, sheet),
@@ -49,6 +52,7 @@ def page(run: Run) -> bytes:
         "data": _json(as_json(replay(run, curve), run, owners(run))),
         "picture": _picture(run),
         "alt": escape("; ".join(top.lines)),
+        "stacks": _stacks(run),
         "tables": "\n".join(_table(table) for table in _tables(tables)),
         "version": escape(__version__),
     }
@@ -94,12 +98,37 @@ def _picture(run: Run) -> str:
     return f"data:{kind};base64,{base64.b64encode(content).decode()}"
 
 
+def _stacks(run: Run) -> str:
+    """A flame graph for each weight, of which the reader chooses one."""
+    if run.callstacks is None:
+        return f'<p class="note">{escape(run.stackless)}</p>'
+    palette = None
+    buttons: list[str] = []
+    graphs: list[str] = []
+    for weight in WEIGHTS:
+        if weight == "resident" and run.pages is None:
+            continue
+        found = flames(run, weight, palette, BOXES)
+        palette = found.palette
+        state = "" if graphs else " checked"
+        buttons.append(
+            f'<input type="radio" name="weight" id="by-{weight}"{state}>'
+            f'<label for="by-{weight}">{escape(TITLES[weight])}</label>'
+        )
+        said = "".join(f"<li>{escape(note)}</li>" for note in notes_of(found))
+        picture = "\n".join(drawing(found))
+        graphs.append(f'<div class="by-{weight}">{picture}<ul class="note">{said}</ul></div>')
+    return f'<div class="flames">{"".join([*buttons, *graphs])}</div>'
+
+
 def _tables(tables: Tables) -> Sequence[Table]:
     found = (
         tables.kinds(),
         tables.regions(),
         tables.threads(),
         tables.accesses(),
+        tables.functions(),
+        tables.stacks(ROWS),
         tables.first_touch(),
         tables.working_set(20),
         tables.sources(),

@@ -5,12 +5,13 @@ CLOCK_MONOTONIC, given as Perfetto's own clock, BOOTTIME: the two differ by the
 time the machine slept before, which no file tells.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 
+from tracer.reporting.callstacks import CallStacks
 from tracer.reporting.columns import Words
-from tracer.reporting.protobuf import block, blocks, constant, number, numbers, text
+from tracer.reporting.protobuf import block, blocks, constant, doubles, number, numbers, text
 from tracer.reporting.run import PAGE, Run
 from tracer.reporting.story import head
 from tracer.reporting.tracks import Tracks, tracks
@@ -21,9 +22,10 @@ _PACKET = 1  # Trace
 _CLOCK_SNAPSHOT, _TIMESTAMP, _SEQUENCE, _EVENT, _INTERNED, _FLAGS, _DESCRIPTOR = (
     *(6, 8, 10, 11, 12, 13, 60),
 )  # TracePacket
-_CATEGORY, _ANNOTATION, _TYPE, _NAME_IID, _TRACK, _NAME, _VALUE = (
-    *(3, 4, 9, 10, 11, 23, 30),
+_CATEGORY, _ANNOTATION, _TYPE, _NAME_IID, _TRACK, _NAME, _VALUE, _CALLSTACK, _WEIGHT = (
+    *(3, 4, 9, 10, 11, 23, 30, 56, 57),
 )  # TrackEvent
+_FUNCTIONS, _FRAMES, _CALLSTACKS, _PATHS, _SOURCES, _MAPPINGS = 5, 6, 7, 17, 18, 19  # InternedData
 _BEGIN, _END, _INSTANT, _COUNTER = 1, 2, 3, 4  # TrackEvent.Type
 _POINTER, _UINT, _STRING, _STRING_IID = 7, 3, 6, 17  # DebugAnnotation
 _REALTIME, _MONOTONIC, _BOOTTIME = 1, 3, 6  # BuiltinClock
@@ -32,15 +34,21 @@ _BYTES = 3  # CounterDescriptor.Unit
 _RUN, _RESIDENT, _FIRST_TRACK = 1, 2, 16  # track numbers
 _OWN = number(_SEQUENCE, 1)  # all packets are of one sequence
 _WIDE = 9  # bytes of a time, 63 bits
-_ANNOTATIONS = ("address", "pages", "region", "access", "cause")
+_ANNOTATIONS = ("address", "pages", "region", "access", "cause", "stack")
 
 
 def perfetto(run: Run) -> Iterator[bytes]:
     """The file, in pieces."""
     found = tracks(run)
     faults = run.faults
-    shared = (faults.region, faults.access, faults.cause)
+    shared: tuple[Words, ...] = (faults.region, faults.access, faults.cause)
+    stacks = run.callstacks
+    if stacks is not None:
+        briefs = [stacks.brief(at) for at in range(len(stacks))]
+        shared = (*shared, Words(briefs, faults.stack.astype(np.int32)))
     yield _packet(_interned(faults.kind, shared) + number(_FLAGS, _STATE_CLEARED))
+    if stacks is not None:
+        yield _packet(_callstacks(stacks) + number(_FLAGS, _NEEDS_STATE))
     yield _packet(_clocks(run))
     yield from map(_packet, _descriptors(found))
     yield _packet(_about(run))
@@ -55,19 +63,54 @@ def _packet(content: bytes) -> bytes:
 
 def _interned(kind: Words, shared: tuple[Words, ...]) -> bytes:
     """Names by number: categories, kinds, annotations, and the words annotations hold."""
-    content = b"".join(
-        block(1, number(1, at) + text(2, name)) for at, name in ((1, "minor"), (2, "major"))
+    kinds = [word or "(not known)" for word in kind.words]
+    words = [word for each in shared for word in each.words]
+    return block(
+        _INTERNED,
+        b"".join(
+            [
+                *_strings(1, ["minor", "major"]),
+                *_strings(2, kinds),
+                *_strings(3, _ANNOTATIONS),
+                *_strings(29, words),
+            ]
+        ),
     )
-    for at, word in enumerate(kind.words, 1):
-        content += block(2, number(1, at) + text(2, word or "(not known)"))
-    for at, word in enumerate(_ANNOTATIONS, 1):
-        content += block(3, number(1, at) + text(2, word))
-    at = 0
-    for words in shared:
-        for word in words.words:
-            at += 1
-            content += block(29, number(1, at) + text(2, word))
-    return block(_INTERNED, content)
+
+
+def _strings(field: int, words: Iterable[str]) -> Iterator[bytes]:
+    """Interned: numbered from 1."""
+    return (block(field, number(1, at) + text(2, word)) for at, word in enumerate(words, 1))
+
+
+def _callstacks(stacks: CallStacks) -> bytes:
+    """Call stack number n by n + 1, its frames, and the names these have."""
+    places = stacks.places
+    functions = {each: at for at, each in enumerate(stacks.functions, 1)}
+    modules = _ids(place.function.module or "(not known)" for place in places)
+    files = _ids(place.file for place in places if place.file)
+    content = [
+        *_strings(_FUNCTIONS, (function.name for function in functions)),
+        *_strings(_PATHS, (module.removeprefix("/") for module in modules)),  # it puts one before
+        *_strings(_SOURCES, files),
+        *(block(_MAPPINGS, number(1, at) + number(7, at)) for at in modules.values()),
+    ]
+    for at, place in enumerate(places, 1):
+        module = modules[place.function.module or "(not known)"]
+        frame = number(1, at) + number(2, functions[place.function]) + number(3, module)
+        if place.file:
+            frame += number(5, files[place.file]) + number(6, place.line)
+        content.append(block(_FRAMES, frame))
+    for at in range(len(stacks)):
+        frames = stacks.flat[stacks.starts[at] : stacks.starts[at + 1]].tolist()
+        numbered = b"".join(number(2, frame + 1) for frame in frames)
+        content.append(block(_CALLSTACKS, number(1, at + 1) + numbered))
+    return block(_INTERNED, b"".join(content))
+
+
+def _ids(words: Iterable[str]) -> dict[str, int]:
+    """Each word once, numbered from 1."""
+    return {word: at for at, word in enumerate(dict.fromkeys(words), 1)}
 
 
 def _clocks(run: Run) -> bytes:
@@ -117,6 +160,9 @@ def _slices(run: Run, found: Tracks, shared: tuple[Words, ...], part: slice) -> 
         value = numbers(_STRING_IID, words.codes[row] + before, 4)
         annotations.append(blocks(_ANNOTATION, constant(number(1, place), count), value))
         before += len(words.words)
+    if run.callstacks is not None:
+        annotations.append(numbers(_CALLSTACK, faults.stack + 1, 5))
+        annotations.append(doubles(_WEIGHT, faults.pages.astype(np.float64) * PAGE))
     begin = blocks(
         _EVENT,
         numbers(_TYPE, np.where(timed, _BEGIN, _INSTANT), 1),

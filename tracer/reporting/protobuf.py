@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 Bytes = npt.NDArray[np.uint8]
-_VARINT, _LENGTH = 0, 2
+_VARINT, _FIXED64, _LENGTH = 0, 1, 2
 
 
 def varint(value: int) -> bytes:
@@ -57,6 +57,12 @@ def numbers(field: int, values: npt.NDArray[Any], width: int) -> Bytes:
     if rest.any():
         raise OverflowError(f"field {field} does not fit into {width} bytes")
     return out
+
+
+def doubles(field: int, values: npt.NDArray[Any]) -> Bytes:
+    """A field in every row that holds a double."""
+    tag = constant(varint(field << 3 | _FIXED64), len(values))
+    return np.hstack([tag, values.astype("<f8").view(np.uint8).reshape(-1, 8)])
 
 
 def blocks(field: int, *parts: Bytes) -> Bytes:

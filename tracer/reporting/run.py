@@ -1,4 +1,4 @@
-"""A finished run: its faults in the order of time, its pages, and its facts."""
+"""A finished run: its faults in the order of time, its pages, its call stacks, its facts."""
 
 import os
 from dataclasses import dataclass, field
@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from tracer.reporting.callstacks import SUFFIX, CallStacks, read_callstacks
 from tracer.reporting.columns import Table, Words, read_table
 from tracer.reporting.facts import Facts, read_facts
 from tracer.reporting.schema import FAULTS, PAGES
@@ -49,6 +50,7 @@ class Faults:
     region: Words
     perms: Words
     symbol: Words
+    stack: U32  # its call stack in Run.callstacks; 0 where not known
 
     def __len__(self) -> int:
         return len(self.time_ns)
@@ -84,6 +86,7 @@ class Pages:
     losses: U32
     last_ns: I64  # when it last changed; -1 where the file does not tell
     loss: Words
+    latest: Words  # where its latest frame came from
 
     def __len__(self) -> int:
         return len(self.page)
@@ -98,6 +101,8 @@ class Run:
     pages: Pages | None
     facts: Facts
     notes: list[str] = field(default_factory=list)  # of what these files lack
+    callstacks: CallStacks | None = None
+    stackless: str = ""  # why there are none, and how to get them
 
     @property
     def start_ns(self) -> int:
@@ -120,13 +125,18 @@ class Run:
         return (self.end_ns - self.start_ns) / 1e9
 
 
-def load(csv_path: str, pages_path: str | None = None) -> Run:
-    """Read FILE.csv, its meta file, and the pages file: the one given, or the one meta names.
+def load(csv_path: str, pages_path: str | None = None, stacks_path: str | None = None) -> Run:
+    """Read FILE.csv, its meta file, and the files of pages and of call stacks.
+
+    Those are the ones given, or those that the meta file names; call stacks are in
+    FILE.csv.stacks.csv, too.
 
     Raises TraceError(code=Exit.INPUT) where one of them is not what it should be.
     """
     facts = read_facts(csv_path)
-    faults, notes = _faults(read_table(csv_path, FAULTS, "--csv"))
+    table = read_table(csv_path, FAULTS, "--csv")
+    callstacks, stackless = _callstacks(table, csv_path, stacks_path, facts.stacks)
+    faults, notes = _faults(table)
     if not facts.there:
         name = printable(os.path.basename(csv_path))
         notes.append(f"there is no {name}.meta.json: host, kernel, command and losses not known")
@@ -139,7 +149,35 @@ def load(csv_path: str, pages_path: str | None = None) -> Run:
     if pages_path is not None:
         pages, more = _pages(read_table(pages_path, PAGES, "--pages-csv"))
         notes += more
-    return Run(csv_path, faults, pages, facts, notes)
+    if callstacks is not None:
+        notes += callstacks.notes
+    elif "stack" in table.numbers:
+        notes.append(stackless)
+    return Run(csv_path, faults, pages, facts, notes, callstacks, stackless)
+
+
+def _callstacks(
+    table: Table, csv_path: str, given: str | None, named: str
+) -> tuple[CallStacks | None, str]:
+    """Read them, and make the column of the faults theirs; without, the second says why."""
+    name = printable(os.path.basename(csv_path))
+    stack = table.numbers.get("stack")
+    if stack is None:
+        return None, f"{name} has no call stacks: trace with --stacks to have them"
+    beside = os.path.join(os.path.dirname(csv_path), named)
+    places = [beside] * bool(named) + [csv_path + SUFFIX]
+    path = given or next(filter(os.path.isfile, places), None)
+    if path is None:
+        table.numbers["stack"] = np.zeros(table.rows, np.uint32)
+        return None, f"{name}{SUFFIX}, the file of call stacks, is not there; give it to --stacks"
+    found = read_callstacks(path)
+    table.numbers["stack"] = found.numbers(stack)
+    if strange := int(((stack > 0) & (table.numbers["stack"] == 0)).sum()):
+        found.notes.append(
+            f"{strange:,} faults have call stacks that {printable(os.path.basename(path))} does "
+            "not have: it was cut off, or is of another run"
+        )
+    return found, ""
 
 
 def _faults(table: Table) -> tuple[Faults, list[str]]:
@@ -147,7 +185,7 @@ def _faults(table: Table) -> tuple[Faults, list[str]]:
     nothing = Words([""], np.zeros(table.rows, np.int32))
     columns: dict[str, Any] = {
         **{"present": number.pop("frame"), "replaced": number.pop("frame_before")},
-        **{"symbol": nothing, **number, **word},
+        **{"symbol": nothing, "stack": np.zeros(table.rows, np.uint32), **number, **word},
     }
     faults = Faults(**columns)
     if (np.diff(faults.time_ns) < 0).any():  # threads overtake each other between batches
@@ -171,5 +209,6 @@ def _pages(table: Table) -> tuple[Pages, list[str]]:
         present=number["last_frame"],
         last_ns=number.get("last_time_ns", np.full(table.rows, -1, np.int64)),
         loss=word["last_loss"],
+        latest=word["last_source"],
     )
     return pages, table.notes

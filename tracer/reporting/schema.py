@@ -1,4 +1,4 @@
-"""Which columns of the two CSV files a report reads, and what may be in them (docs/csv.md)."""
+"""Which columns of the CSV files a report reads, and what may be in them (docs/csv.md)."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -43,6 +43,7 @@ FAULTS = {
     "pages": _ID,
     **dict.fromkeys(("region", "perms"), _WORD),
     "symbol": Column("word", optional=True),
+    "stack": Column("number", np.uint32, optional=True),
 }
 
 PAGES = {
@@ -52,8 +53,20 @@ PAGES = {
     "first_time_ns": _TIME,
     **dict.fromkeys(("first_source", "first_kind"), _WORD),
     "last_frame": _PRESENT,
+    "last_source": _WORD,
     "gains": _ID,
     "losses": _ID,
     "last_time_ns": Column("number", np.int64, blank=-1, optional=True),
     "last_loss": _WORD,
+}
+
+STACKS = {
+    "stack": Column("number", np.uint32, blank=None),
+    "frame": Column("number", np.uint32, blank=None),
+    **dict.fromkeys(("side", "function", "module"), _WORD),
+    "module_offset": Column("number", np.uint64),
+    "file": _WORD,
+    "line": _ID,
+    "address": Column("number", np.uint64),
+    "note": _WORD,
 }

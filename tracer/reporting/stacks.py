@@ -1,26 +1,29 @@
 """What stood behind each fault, outermost first: the input of flame graphs.
 
-This is where call stacks come in once the CSV has a column of them. Until
-then a "stack" is thread, instruction (with --symbols), region and kind.
+The thread, then its call stack where the trace has them (--stacks). Without,
+a "stack" is thread, instruction (with --symbols), region and kind.
 """
 
 from dataclasses import dataclass
 
 import numpy as np
 
+from tracer.reporting.callstacks import Place
+from tracer.reporting.codes import Codes, combined
 from tracer.reporting.columns import Words
-from tracer.reporting.groups import Codes, combined
-from tracer.reporting.run import I64, PAGE, Faults
+from tracer.reporting.run import I64, PAGE, Faults, Run
+
+Box = str | Place  # a name, or a place in a call stack
 
 
 @dataclass(frozen=True)
 class Stacks:
     """`frames[codes[row]]` are a fault's frames."""
 
-    frames: list[tuple[str, ...]]
+    frames: list[tuple[Box, ...]]
     codes: Codes
 
-    def weigh(self, weights: I64) -> list[tuple[tuple[str, ...], int]]:
+    def weigh(self, weights: I64) -> list[tuple[tuple[Box, ...], int]]:
         """The sum of `weights` for each stack that has any."""
         sums = np.zeros(len(self.frames), np.int64)
         np.add.at(sums, self.codes, weights)
@@ -28,12 +31,24 @@ class Stacks:
                 if total]  # fmt: skip
 
 
+def stacks_of(run: Run) -> Stacks:
+    """The call stack of each fault, or what there is of one."""
+    found = run.callstacks
+    if found is None:
+        return stacks(run.faults)
+    comm = run.faults.comm
+    codes, pairs = combined((comm.codes, len(comm.words)), (run.faults.stack, len(found)))
+    return Stacks(
+        [(comm.words[at] or "(not known)", *found.stack(number)) for at, number in pairs], codes
+    )
+
+
 def stacks(faults: Faults) -> Stacks:
-    """The stack of each fault."""
+    """The stand-in for call stacks."""
     functions = _functions(faults.symbol)
     columns = (faults.comm, functions, faults.region, faults.kind)
     codes, meanings = combined(*((column.codes, len(column.words)) for column in columns))
-    frames = []
+    frames: list[tuple[Box, ...]] = []
     for meaning in meanings:
         comm, function, region, kind = (
             column.words[code] for column, code in zip(columns, meaning, strict=True)

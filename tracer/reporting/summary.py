@@ -9,11 +9,12 @@ from rich.text import Text
 
 from tracer.reporting.resident import resident
 from tracer.reporting.run import Run
+from tracer.reporting.stackwords import health
 from tracer.reporting.story import head, sentences
 from tracer.reporting.tables import Table, Tables
 
 MOST = 20  # rows of a table
-_NAMES = ("REGION", "THREAD")  # what gives way on a narrow terminal
+_NAMES = ("REGION", "THREAD", "FUNCTION", "MODULE", "STACK")  # what gives way on a narrow terminal
 
 
 class _Console(Console):
@@ -34,6 +35,8 @@ def print_summary(console: Console, run: Run, most: int = MOST) -> None:
     say(console, Text(top.what, "bold"), Text(top.origin), Text(top.counts))
     say(console, Text())
     say(console, *(Text(sentence) for sentence in sentences(tables)))
+    if run.callstacks is not None:
+        say(console, *(Text(sentence) for sentence in health(run)))
     show(
         console,
         [
@@ -41,6 +44,8 @@ def print_summary(console: Console, run: Run, most: int = MOST) -> None:
             tables.regions(),
             tables.threads(),
             tables.accesses(),
+            tables.functions(),
+            tables.stacks(most),
             tables.first_touch(),
             tables.working_set(),
             tables.sources(),

@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from tracer.outputs.units import Glyphs, latency, size
-from tracer.reporting import findings
-from tracer.reporting.groups import Group, combined, group, largest, places, threads, whole
+from tracer.reporting import findings, functions
+from tracer.reporting.codes import combined
+from tracer.reporting.groups import Group, group, largest, places, threads, whole
 from tracer.reporting.resident import Curve
 from tracer.reporting.run import PAGE, Run
 
@@ -245,6 +246,58 @@ class Tables:
                     text(faults.region.words[faults.region.codes[at]]),
                 ]
             )
+        return table
+
+    def functions(self) -> Table:
+        """By the function that faulted; empty without call stacks."""
+        columns = ["GAINED", "BYTES", "SHARE", "WITH CALLEES", "FAULTS", "TIME IN FAULTS"]
+        table = Table(
+            "By function",
+            ["FUNCTION", "MODULE", *columns],
+            frozenset(("FUNCTION", "MODULE")),
+            note="memory that came as the function itself ran; WITH CALLEES, as those it called",
+        )
+        stacks = self.run.callstacks
+        if stacks is None:
+            return table
+        by_stack = functions.by_stack(self.run, stacks)
+        sums = functions.by_function(stacks, by_stack)
+        callees = functions.with_callees(stacks, by_stack.gained).tolist()
+        for at in np.lexsort((-sums.faults, -sums.gained)).tolist():
+            if faults := int(sums.faults[at]):
+                function, gained = stacks.functions[at], int(sums.gained[at])
+                cells = [
+                    text(function.name),
+                    text(function.module),
+                    count(gained),
+                    memory(gained),
+                    share(gained / max(1, self.total.gained)),
+                    memory(callees[at]),
+                    count(faults),
+                    duration(int(sums.time_ns[at])),
+                ]
+                table.rows.append(cells)
+        return table
+
+    def stacks(self, most: int) -> Table:
+        """The call stacks that brought most memory; empty without any."""
+        table = Table(
+            "Call stacks",
+            ["GAINED", "BYTES", "SHARE", "FAULTS", "TIME IN FAULTS", "STACK"],
+            frozenset(["STACK"]),
+            note="the function that faulted first, its callers behind it",
+        )
+        stacks = self.run.callstacks
+        if stacks is None:
+            return table
+        alike, sums = functions.by_path(stacks, functions.by_stack(self.run, stacks))
+        for at in np.lexsort((-sums.faults, -sums.gained)).tolist():
+            if faults := int(sums.faults[at]):
+                gained = int(sums.gained[at])
+                brief = stacks.brief(alike[at]) if len(table.rows) < most else ""
+                cells = [count(gained), memory(gained), share(gained / max(1, self.total.gained))]
+                cells += [count(faults), duration(int(sums.time_ns[at])), text(brief)]
+                table.rows.append(cells)
         return table
 
     def sources(self) -> Table:

@@ -4,7 +4,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tracer.reporting.groups import Codes, threads
+from tracer.reporting.codes import Codes
+from tracer.reporting.groups import threads
 from tracer.reporting.resident import Curve, resident
 from tracer.reporting.run import I64, Bools, Run
 
