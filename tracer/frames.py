@@ -100,17 +100,17 @@ class FrameNames:
             return None
         return self._symbols.rule(place.name, place.offset - place.returns)
 
-    def note(self, places: Sequence[Place], stack: Stack) -> str:
-        """Why a stack is not whole; "" where it is."""
+    def note(self, places: Sequence[Place], stack: Stack) -> tuple[str, int]:
+        """Why a stack is not whole, and of which frame the caller is missing; "" where it is."""
         if stack.truncated:
-            return TRUNCATED
+            return TRUNCATED, len(stack.frames) - 1
         suspects = [stack.gap] if stack.gap >= 0 else []
         suspects += [] if stack.ended else [len(stack.frames) - 1]
         for index in suspects:
             frame = self.frame(places[stack.frames[index]])
             if not frame.kernel and frame.function not in _BEGINNINGS:
-                return NO_FRAME_POINTERS
-        return ""
+                return NO_FRAME_POINTERS, index
+        return "", -1
 
     def _find(self, place: Place) -> Frame:
         # The call is before the address to which it returns, which may be another function's.

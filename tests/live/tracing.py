@@ -125,7 +125,7 @@ def _stacks(session: Session) -> dict[str, list[Any]]:
         return {}
     places, every = session.stacks.places, session.stacks.stacks
     names = [[session.frames.frame(places[at]).text() for at in stack.frames] for stack in every]
-    notes = ["", *(session.frames.note(places, stack) for stack in every[1:])]
+    notes = ["", *(session.frames.note(places, stack)[0] for stack in every[1:])]
     return {"stacks": names, "stack_notes": notes}
 
 

@@ -132,16 +132,18 @@ def test_notes(program: Path) -> None:
         Place(True, "", KERNEL),
     ]
 
-    def note(*frames: int, gap: int = -1, ended: bool = False, truncated: bool = False) -> str:
+    def note(
+        *frames: int, gap: int = -1, ended: bool = False, truncated: bool = False
+    ) -> tuple[str, int]:
         return names.note(places, Stack(frames, (0,) * len(frames), truncated, gap, ended))
 
-    assert note(0, 1) == ""
-    assert note(0) == NO_FRAME_POINTERS
-    assert note(0, ended=True) == ""
-    assert note(0, 1, gap=0) == NO_FRAME_POINTERS
-    assert note(0, 1, gap=1) == ""
-    assert note(2) == ""
-    assert note(0, truncated=True) == TRUNCATED
+    assert note(0, 1) == ("", -1)
+    assert note(0) == (NO_FRAME_POINTERS, 0)
+    assert note(0, ended=True) == ("", -1)
+    assert note(0, 1, gap=0) == (NO_FRAME_POINTERS, 0)
+    assert note(0, 1, gap=1) == ("", -1)
+    assert note(2) == ("", -1)
+    assert note(0, 0, truncated=True) == (TRUNCATED, 1)
 
 
 def test_source_lines_and_plain_names(program: Path) -> None:

@@ -127,7 +127,7 @@ class Callers:
         return [
             at
             for at in np.flatnonzero(self._faults).tolist()
-            if at and self._names.note(places, every[at]) == note
+            if at and self._names.note(places, every[at])[0] == note
         ]
 
     def _modules(self, stacks: Sequence[int]) -> str:

@@ -71,8 +71,7 @@ class StacksFile:
         out: list[bytes] = []
         for number in numbers:
             stack = self._stacks.stacks[number]
-            note = self._names.note(places, stack)
-            last = len(stack.frames) - 1
+            note, noted = self._names.note(places, stack)
             for index, (place, address) in enumerate(
                 zip(stack.frames, stack.addresses, strict=True)
             ):
@@ -81,7 +80,7 @@ class StacksFile:
                     frame = lines.complete(frame, places[place])
                 out.append(b"%d,%d," % (number, index))
                 out.append(_cells(frame, address))
-                out.append((note if index == last else "").encode() + b"\n")
+                out.append((note if index == noted else "").encode() + b"\n")
         return b"".join(out)
 
 
