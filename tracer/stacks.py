@@ -5,6 +5,7 @@ record (bpf/stack.h). Here a frame becomes a place in a mapped file, by the mapp
 time, so that all processes that run a file have the same frames, also those that have ended.
 """
 
+from array import array
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -49,10 +50,13 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class Stack:
-    """Frames, innermost first, as indices into `Stacks.places`; addresses as they came first."""
+    """Frames, innermost first, as indices into `Stacks.places`; addresses as they came first.
 
-    frames: tuple[int, ...]
-    addresses: tuple[int, ...]
+    Kept by the ten thousand: a tuple of numbers would take five times the room.
+    """
+
+    frames: "array[int]"
+    addresses: "array[int]"
     truncated: bool  # the kernel took no more frames
     gap: int  # the first frame whose caller may be missing: code without frame pointers; -1: none
     ended: bool = False  # the last frame says of itself that nothing called it
@@ -85,14 +89,14 @@ class Stacks:
         `rule` tells how the code at a place keeps its caller.
         """
         self.places: list[Place] = []
-        self.stacks: list[Stack] = [Stack((), (), False, -1)]
+        self.stacks: list[Stack] = [Stack(array("I"), array("Q"), False, -1)]
         self.refused = 0  # stacks beyond MOST_STACKS
         self._spaces = spaces
         self._regions = regions
         self._kernel_names = kernel_names
         self._rule = cache(rule)
         self._place_ids: dict[Place, int] = {}
-        self._numbers: dict[tuple[int, ...], int] = {}  # by frames
+        self._numbers: dict[bytes, int] = {}  # by frames
         self._known: dict[int, int] = {}  # by the kernel's number, the last used at the end
         self._parts: dict[int, list[np.void]] = {}
         self._raw: dict[int, _Raw] = {}
@@ -144,8 +148,7 @@ class Stacks:
         return known
 
     def _resolve(self, raw: _Raw, space: int, time_ns: int) -> int:
-        frames: list[int] = []
-        addresses: list[int] = []
+        frames, addresses = array("I"), array("Q")
         kernel = self._kernel_places(raw)
         found = self._user_places(raw, space, time_ns)
         user, gap, ended = self._walked(found, bool(raw.caller))
@@ -157,7 +160,7 @@ class Stacks:
                 self.places.append(place)
         if not frames:
             return 0
-        key = tuple(frames)
+        key = frames.tobytes()
         number = self._numbers.get(key)
         if number is None:
             if len(self.stacks) > MOST_STACKS:
@@ -165,7 +168,7 @@ class Stacks:
                 return 0
             number = self._numbers[key] = len(self.stacks)
             gap += len(kernel) if gap >= 0 else 0
-            self.stacks.append(Stack(key, tuple(addresses), truncated, gap, ended))
+            self.stacks.append(Stack(frames, addresses, truncated, gap, ended))
         return number
 
     def _kernel_places(self, raw: _Raw) -> list[tuple[int, Place]]:

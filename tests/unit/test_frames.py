@@ -3,6 +3,7 @@
 import csv
 import shutil
 import subprocess
+from array import array
 from pathlib import Path
 
 import numpy as np
@@ -135,7 +136,9 @@ def test_notes(program: Path) -> None:
     def note(
         *frames: int, gap: int = -1, ended: bool = False, truncated: bool = False
     ) -> tuple[str, int]:
-        return names.note(places, Stack(frames, (0,) * len(frames), truncated, gap, ended))
+        return names.note(
+            places, Stack(array("I", frames), array("Q", frames), truncated, gap, ended)
+        )
 
     assert note(0, 1) == ("", -1)
     assert note(0) == (NO_FRAME_POINTERS, 0)
@@ -176,7 +179,7 @@ def stacks_with(*names: str) -> tuple[Stacks, FrameNames]:
         stacks.places.append(place)
         found._known[place] = Frame(False, name, 4, "[jit]", None)
     stacks.stacks.append(
-        Stack(tuple(range(len(names))), tuple(range(len(names))), False, -1, ended=True)
+        Stack(array("I", range(len(names))), array("Q", range(len(names))), False, -1, ended=True)
     )
     return stacks, found
 
@@ -226,7 +229,7 @@ def rows_with(stack: list[int], pages: list[int]) -> Rows:
 
 def test_which_code_brought_most() -> None:
     stacks, names = stacks_with("inner", "outer")
-    stacks.stacks.append(Stack((1,), (0,), False, 0))
+    stacks.stacks.append(Stack(array("I", [1]), array("Q", [0]), False, 0))
     callers = Callers(stacks, names)
     callers.write(rows_with([1, 1, 0, 2], [1, 1, 5, 512]), Names())
     columns, rows = callers.table(SourceLines(), units.glyphs_for("utf-8"))

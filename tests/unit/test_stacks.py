@@ -112,7 +112,7 @@ def test_a_frame_is_a_place_in_a_file() -> None:
         Place(False, "/bin/program", 0x1010),
         Place(False, "/lib/libc.so", 0x2020, returns=True),
     ]
-    assert world.stacks.stacks[1].addresses == (TEXT + 0x10, LIBC + 0x20)
+    assert world.stacks.stacks[1].addresses.tolist() == [TEXT + 0x10, LIBC + 0x20]
 
 
 def test_processes_that_run_the_same_code_share_stacks() -> None:
