@@ -25,6 +25,7 @@
 #define FAULT_FLAG_TRIED 0x20 /* STATE_TRIED */
 #define FAULT_FLAG_REMOTE 0x80 /* STATE_REMOTE */
 #define ERROR_CODE_WRITE 0x2
+#define ERROR_CODE_USER 0x4
 #define SIGBUS 7
 #define SIGSEGV 11
 #define VM_FAULT_SIGBUS 0x2
@@ -823,6 +824,9 @@ int hook__exception(struct bpf_raw_tracepoint_args *ctx)
 
 	if (!is_active(tgid) || address > USER_END)
 		return 0;
+	/* The kernel's own attempt, given up where the page is not there: a signal's frame, a futex. */
+	if (!(ctx->args[2] & ERROR_CODE_USER) && OWN32(task, O_TASK_NO_FAULTS))
+		return 0;
 	p = own_place(task);
 	if (!p)
 		p = new_place(task, tid);
@@ -834,7 +838,9 @@ int hook__exception(struct bpf_raw_tracepoint_args *ctx)
 			p->calls++;
 			return 0;
 		}
-		emit_failed(task, p, 0);
+		/* In user mode it did not fail: there was no signal for it, but one that broke off its wait. */
+		if (!(p->flags & ERROR_CODE_USER))
+			emit_failed(task, p, 0);
 	}
 	p->start_ns = bpf_ktime_get_ns();
 	p->flags = ctx->args[2];
