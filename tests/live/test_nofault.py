@@ -1,4 +1,4 @@
-"""Exceptions that are no failed faults: the kernel's attempts, and waits a signal broke off."""
+"""What is a failed fault and what is none: the kernel's attempts, waits a signal broke off."""
 
 from tests.live.tracing import check_all, trace
 from tracer.probes.choose import Attached
@@ -30,3 +30,14 @@ def test_a_wait_that_a_signal_breaks_off(attached: Attached) -> None:
     assert traced.kinds(ranges["elsewhere"]) == {"anon": 23}
     assert len(traced.within(ranges["anon"])) == 23
     assert traced.books.failed == 0
+
+
+def test_a_failure_inside_a_system_call(attached: Attached) -> None:
+    """The file has no such page: the call returns EFAULT, and older kernels try twice."""
+    traced = trace(attached, "refused", 23)
+    check_all(traced, "after")
+    failed = traced.within(traced.report.ranges["file"])
+    assert set(traced.kinds(traced.report.ranges["file"])) == {"failed"}
+    pages = {int(address) & ~4095 for address in failed["address"]}
+    assert pages == set(traced.report.ranges["file"].addresses())
+    assert traced.books.failed == len(failed)

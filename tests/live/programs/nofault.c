@@ -128,6 +128,25 @@ static void do_interrupted(void)
 	end(r);
 }
 
+/* refused N: N pages beyond their file's end are written from, by system calls that fail. */
+static void set_refused(void)
+{
+	file_region(N, PROT_READ, MAP_PRIVATE);
+	check(ftruncate(file_fd, 0) == 0, "ftruncate");
+	region("after", 1, MAP_PRIVATE);
+	check(pipe(release_pipe) == 0, "pipe");
+}
+
+static void do_refused(void)
+{
+	struct reading *r = begin("refused", 1);
+	for (size_t i = 0; i < N; i++)
+		check(write(release_pipe[1], START + i * PAGE, 1) < 0 && errno == EFAULT, "write");
+	touch_write(ranges[1].start, 1);
+	end(r);
+}
+
 SUBCOMMANDS({"signal-frame", 1, 0, set_signal_frame, do_signal_frame},
 	    {"futex", 1, 0, set_anon, do_futex},
+	    {"refused", 1, 0, set_refused, do_refused},
 	    {"interrupted", 1, 0, set_interrupted, do_interrupted})
