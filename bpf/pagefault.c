@@ -94,7 +94,8 @@ struct pending {
 #define STATE_TRIED 0x20   /* its last call says FAULT_FLAG_TRIED */
 #define STATE_RETRIED 0x40 /* its last call ended with VM_FAULT_RETRY */
 #define STATE_REMOTE 0x80  /* in another process's memory, its call says */
-#define STATE_STACK 0x100  /* its stack is being read: exceptions meanwhile are the reading's own */
+#define STATE_ATTEMPT 0x100 /* of the kernel's, with faults disabled: no fault, unless it completes */
+#define STATE_STACK 0x200  /* its stack is being read: exceptions meanwhile are the reading's own */
 
 /* What user space sets before it arms the targets. */
 struct settings {
@@ -944,20 +945,27 @@ int hook__exception(struct bpf_raw_tracepoint_args *ctx)
 
 	if (!is_active(tgid) || address > USER_END)
 		return 0;
+	/* The kernel's own attempt, given up where the page is not there: a signal's frame, a futex. */
+	if (!(ctx->args[2] & ERROR_CODE_USER) && OWN32(task, O_TASK_NO_FAULTS))
+		state |= STATE_ATTEMPT;
 	p = own_place(task);
 	if (!p)
 		p = new_place(task, tid);
 	if (!p)
 		return 0;
-	if (p->state) {
-		if (p->state & STATE_STACK)
-			return 0;
+	if (p->state & STATE_STACK)
+		return 0;
+	if (p->state && !(p->state & STATE_ATTEMPT)) {
+		if (state & STATE_ATTEMPT)
+			return 0; /* a profiler's, in the middle of a fault */
 		if (p->address == address) {
 			/* A signal interrupted the fault and the instruction ran again. */
 			p->calls++;
 			return 0;
 		}
-		emit_failed(task, p, 0);
+		/* In user mode it did not fail: there was no signal for it, but one that broke off its wait. */
+		if (!(p->flags & ERROR_CODE_USER))
+			emit_failed(task, p, 0);
 	}
 	p->start_ns = bpf_ktime_get_ns();
 	p->flags = ctx->args[2];
@@ -982,7 +990,7 @@ RAW_TRACEPOINT_PROBE(signal_generate)
 	if (ctx->args[2] != task)
 		return 0;
 	p = own_place(task);
-	if (!p || !p->state)
+	if (!p || !p->state || p->state & STATE_ATTEMPT)
 		return 0;
 	emit_failed(task, p, ctx->args[0] == SIGBUS ? VM_FAULT_SIGBUS : VM_FAULT_SIGSEGV);
 	p->state = 0;

@@ -15,6 +15,7 @@ from tracer import __version__
 from tracer.errors import Exit, Interrupted, TraceError, complain
 from tracer.options import (
     Options,
+    Whole,
     address_range,
     budgets,
     is_stdout,
@@ -57,7 +58,7 @@ Examples:
     "-p",
     "--pid",
     metavar="N",
-    type=click.IntRange(1),
+    type=Whole(1),
     multiple=True,
     help="Trace a running process; repeatable.",
 )
@@ -92,7 +93,7 @@ Examples:
 @click.option(
     "--snapshot-interval",
     metavar="MS",
-    type=click.IntRange(10),
+    type=Whole(10),
     default=1000,
     show_default=True,
     help="Look at pagemap this often where something happened.",

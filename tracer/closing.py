@@ -61,7 +61,7 @@ def books_of(recorder: Recorder, attached: Attached) -> Books:
 
 def _resident(recorder: Recorder) -> int:
     """Pages with a frame at the end: pagemap's where there was a last look, else ours."""
-    count = recorder.timeline.left
+    count = 0
     for space in recorder.spaces.all():
         if space.retired:
             continue

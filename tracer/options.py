@@ -28,6 +28,12 @@ _SIZE = re.compile(r"(\d{1,10})([KMG]?)I?B?", re.ASCII)
 _SHIFTS = {"": 0, "K": 10, "M": 20, "G": 30}
 
 
+class Whole(click.IntRange):
+    """An integer from `min` on; what click says of other words should not be its own jargon."""
+
+    name = "whole number"
+
+
 _STDOUT = ("-", "/dev/stdout", "/dev/fd/1", "/proc/self/fd/1")
 _STREAM = re.compile(r"-|/dev/std(in|out|err)|/(dev|proc/self)/fd/\d+", re.ASCII)
 

@@ -433,7 +433,7 @@ class Recorder:
         for number in dict.fromkeys(self._ended):
             space = self.spaces.find(number)
             if number != keep and space is not None and not space.retired:
-                self.timeline.retire(number)
+                self.timeline.retire(number, space.ended_ns or 0)
                 space.retired = True
                 self.observer.forget(number)
                 self._memory.forget(number)

@@ -259,10 +259,10 @@ class Session:
                 now = max(now, int(rows["time_ns"][-1]))
             self._take(rows)
             self._show()
-        if tally.events != before:
-            self._resident.add(now, tally.resident)
         self._show()
         self._retire()
+        if tally.events != before:
+            self._resident.add(now, tally.resident)
         self._hold_command()
 
     def _show(self) -> None:

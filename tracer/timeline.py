@@ -150,7 +150,6 @@ class Timeline:
         self._store = PageStore(_COLUMNS, {"frame": NO_FRAME})
         self._columns = self._store.columns
         self.shelf = self._store.shelf
-        self.left = 0  # pages that had a frame by our account when their space ended
         self.tally = Tally()
         self._unseen = Unseen()
         self._takings = Takings()
@@ -685,9 +684,11 @@ class Timeline:
         """The virtual page numbers behind slots."""
         return self._store.pages_at(at)
 
-    def retire(self, space: int) -> None:
-        """The space has ended: keep what its pages came to, give the room to others."""
-        self.left += len(self.resident(space))
+    def retire(self, space: int, time_ns: int) -> None:
+        """The space ended then: keep what its pages came to, give the room to others."""
+        watcher, self.watcher = self.watcher, None  # which knows of the end
+        self._lose(self.resident(space), time_ns, Loss.EXIT)
+        self.watcher = watcher
         self.shelf.put(space, WHOLE, self._store.rows(self.touched(space)))
         self._takings.forget(space)
         self._looked_at.pop(space, None)

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.live import cli
+from tests.live.background import Background, check
 from tests.live.workload import BINARY, Workload, build, command
 from tracer.probes.choose import Attached
 from tracer.procfs import stat
@@ -157,6 +158,31 @@ def test_the_target_of_a_killed_tracer_goes_on(tmp_path: Path) -> None:
             it.process.wait()
         work.go()
         assert work.finish() == 0
+
+
+@pytest.mark.guest
+def test_two_tracers_on_one_target(attached: Attached, tmp_path: Path) -> None:
+    """Each has all of it."""
+    csv_file = tmp_path / "other.csv"
+    with Workload("storm", 4, 211, 20) as work:
+        before = stat.process_fault_count(work.pid)
+        with (
+            cli.Attached(work.pid, csv_file, "-q", "--probe", attached.probe.name) as other,
+            Background(attached, work.pid) as live,
+        ):
+            work.go()
+            counted = stat.process_fault_count(work.pid) - before
+            result = live.end()
+            done = other.end()
+        assert (done.status, done.err) == (0, "")
+        check(result.books, live, counted)
+        books = cli.books(csv_file)
+        assert books["kernel"] == result.books.kernel == counted
+        assert books["traced"] + books["missed"] + books["lost"] == counted
+        mine = {(int(row["tid"]), int(row["count"])) for row in live.log.rows}
+        theirs = {(int(row["tid"]), int(row["count"])) for row in cli.rows(csv_file)}
+        if not (books["missed"] or result.books.missed or books["lost"] or result.books.lost):
+            assert mine == theirs
 
 
 def test_an_overflow_is_told_everywhere(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from tests.live.workload import command, parse
 from tracer.probes.choose import Attached, attach
 from tracer.procfs.pagemap import PageMap, frames
 from tracer.resources import bpf_dir
-from tracer.rows import Cause, Confirmed, Kind
+from tracer.rows import NO_FRAME, Cause, Confirmed, Kind
 from tracer.session import Outputs, Plan, Session
 from tracer.target import Command
 
@@ -94,6 +94,20 @@ def test_children_are_followed(attached: Attached, tmp_path: Path) -> None:
     traced = run(attached, ["/bin/sh", "-c", script])
     check_books(traced, traced.books.missed if traced.probe == "perf" else 0)
     assert len(set(traced.rows["pid"].tolist())) == 4
+
+
+def test_what_children_had_ends_with_them(attached: Attached) -> None:
+    """Resident at the end is what the command had as it exited, not all that ever ran."""
+    write = " ".join(command("anon-write", 503))
+    traced = run(attached, ["/bin/sh", "-c", f"{write} >/dev/null; {write} >/dev/null; true"])
+    books = traced.books
+    check_books(traced, books.missed if traced.probe == "perf" else 0)
+    assert books.lost_by["exit"] >= 2 * 503
+    held = traced.pages.last_frame != NO_FRAME
+    assert set(traced.pages.space[held].tolist()) == {1}  # the shell's
+    assert len(set(traced.pages.space.tolist())) >= 3
+    assert books.resident == int(held.sum())
+    assert traced.result.resident[-1][1] == books.resident
 
 
 def test_multimap_by_itself(attached: Attached, tmp_path: Path) -> None:

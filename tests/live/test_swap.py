@@ -9,6 +9,7 @@ from tests.live import features, outside
 from tests.live.tracing import Traced, check_all, gone_now, trace
 from tests.live.workload import Workload
 from tracer.probes.choose import Attached
+from tracer.session import Plan
 from tracer.sources import Loss, Source
 
 Swap = Callable[..., Path]
@@ -166,6 +167,32 @@ def test_memory_group(attached: Attached, swap: Swap, memcg: Callable[..., featu
     )
     check_gone(traced, gone)
     assert set(traced.kinds(traced.report.ranges["anon"])) == {"anon", "swap"}
+
+
+@pytest.mark.parametrize("interval_ms", [600_000, 20])
+def test_under_a_limit(
+    attached: Attached, swap: Swap, memcg: Callable[..., features.Group], interval_ms: int
+) -> None:
+    """A process that drives out its own pages as it faults others in, four times over."""
+    swap(64)
+    group = memcg(3 << 20)
+    pages = 1531  # 6 MiB
+    traced = trace(
+        attached,
+        "thrash",
+        pages,
+        4,
+        before_start=lambda work: group.add(work.pid),
+        plan=Plan(snapshot_interval_ms=interval_ms),
+    )
+    anon = traced.report.ranges["anon"]
+    check_all(traced, "anon")
+    kinds = traced.kinds(anon)
+    assert kinds.pop("anon") == pages
+    assert kinds["swap"] > pages
+    assert set(kinds) <= {"swap", "reuse", "cow", "spurious"}, kinds
+    assert traced.books.lost_by["reclaim"] >= kinds["swap"]
+    assert set(traced.losses(anon)) == {"reclaim"}
 
 
 def test_lazily_freed(attached: Attached, swap: Swap, memcg: Callable[..., features.Group]) -> None:

@@ -1,30 +1,37 @@
-"""Targets that are killed, stopped, or change into somebody else; two tracers at once."""
+"""Targets that are killed, stopped, or change into somebody else."""
 
 import os
 import shutil
 import signal
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.live import cli
 from tests.live.background import Background, check, wait_until_all
 from tests.live.workload import BINARY, Workload, build
 from tracer.probes.choose import Attached
 from tracer.procfs import stat
 from tracer.rows import Names
 
-STORM = ("storm", 4, 211)
+GUEST = bool(os.environ.get("PAGEFAULT_GUEST"))
 ENDLESS = 1 << 30  # rounds
-ENOUGH = 10_000  # faults: the storm is under way
+ENOUGH = 1_000 if GUEST else 10_000  # faults: the storm is under way
 NOBODY = 65534
+
+
+def storm(rounds: int) -> Workload:
+    """844 faults a round; with pauses where an emulated tracer would fall behind."""
+    return (
+        Workload("showers", 4, 211, rounds, 200_000) if GUEST else Workload("storm", 4, 211, rounds)
+    )
 
 
 def test_a_target_killed_in_the_middle(attached: Attached) -> None:
     """The trace ends by itself, and has every fault the zombie's own count tells of."""
-    with Workload(*STORM, ENDLESS) as work:
+    with storm(ENDLESS) as work:
         before = stat.process_fault_count(work.pid)
         with Background(attached, work.pid) as live:
             work.send_line()
@@ -32,11 +39,11 @@ def test_a_target_killed_in_the_middle(attached: Attached) -> None:
             os.kill(work.pid, signal.SIGKILL)
             result = live.ended()
         check(result.books, live, stat.process_fault_count(work.pid) - before)
-    assert result.books.lost or not result.books.missed
+    assert result.books.lost or not result.books.missed or attached.probe.inexact()
 
 
 def test_a_target_that_exits_with_its_threads(attached: Attached) -> None:
-    with Workload(*STORM, 3) as work:
+    with storm(3) as work:
         before = stat.process_fault_count(work.pid)
         with Background(attached, work.pid) as live:
             work.go()
@@ -47,12 +54,13 @@ def test_a_target_that_exits_with_its_threads(attached: Attached) -> None:
             assert work.finish() == 0
             result = live.ended()
         check(result.books, live)
-        assert result.books.kernel >= counted == 3 * 4 * 211
+        assert counted == 3 * 4 * 211
+        assert result.books.kernel >= counted or result.books.unfollowed
 
 
 def test_a_target_stopped_and_continued(attached: Attached) -> None:
     """Looked at while stopped, and again later; nothing is told twice or left out."""
-    with Workload(*STORM, ENDLESS) as work:
+    with storm(ENDLESS) as work:
         before = stat.process_fault_count(work.pid)
         with Background(attached, work.pid) as live:
             work.send_line()
@@ -77,38 +85,14 @@ def test_a_target_stopped_all_along(attached: Attached) -> None:
         check(result.books, live, 0)
 
 
-def test_two_tracers_on_one_target(attached: Attached, tmp_path: Path) -> None:
-    """Each has all of it. In a guest the program is compiled once more, for the other one."""
-    csv_file = tmp_path / "other.csv"
-    with Workload(*STORM, 20) as work:
-        before = stat.process_fault_count(work.pid)
-        with (
-            cli.Attached(work.pid, csv_file, "-q", "--probe", attached.probe.name) as other,
-            Background(attached, work.pid) as live,
-        ):
-            work.go()
-            counted = stat.process_fault_count(work.pid) - before
-            result = live.end()
-            done = other.end()
-        assert (done.status, done.err) == (0, "")
-        check(result.books, live, counted)
-        books = cli.books(csv_file)
-        assert books["kernel"] == result.books.kernel == counted
-        assert books["traced"] + books["missed"] + books["lost"] == counted
-        mine = {(int(row["tid"]), int(row["count"])) for row in live.log.rows}
-        theirs = {(int(row["tid"]), int(row["count"])) for row in cli.rows(csv_file)}
-        if not (books["missed"] or result.books.missed or books["lost"] or result.books.lost):
-            assert mine == theirs
-
-
 # -- other rights
 
 
 @pytest.fixture
 def private(tmp_path: Path) -> Iterator[Path]:
     """A folder others may enter."""
-    folder = Path(f"/tmp/pagefault-weather.{os.getpid()}")
-    folder.mkdir(mode=0o755)
+    folder = Path(tempfile.mkdtemp(prefix="pagefault-weather."))
+    folder.chmod(0o755)
     yield folder
     shutil.rmtree(folder)
 
@@ -175,7 +159,8 @@ def test_a_privileged_program_under_trace(attached: Attached, private: Path, rig
     names = live.session.names
     mine = rows[[names.comms[int(comm)] == rights[:15] for comm in rows["comm"]]]
     touched = {int(address) & ~4095 for address in mine["address"]}
-    assert touched >= {start + 4096 * page for page in range(101)}
+    untouched = {start + 4096 * page for page in range(101)} - touched
+    assert len(untouched) <= (result.books.missed if attached.probe.inexact() else 0)
     assert str(program) in _regions(names, mine["region"].tolist())
     check(result.books, live)
 

@@ -32,7 +32,7 @@ def refused(capsys: pytest.CaptureFixture[str], status: int, *arguments: str) ->
         ([], "nothing to trace"),
         (["--duration", "5", "--"], "nothing to trace"),
         (["--pid", "0"], "x>=1"),
-        (["--pid", "one"], "not a valid integer"),
+        (["--pid", "one"], "not a valid whole number"),
         (["--pid"], "requires an argument"),
         (["--range", "5-1", "-p", "1"], "START must be below END"),
         (["--min-latency", "soon", "-p", "1"], "try 500ns"),

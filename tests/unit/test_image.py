@@ -121,7 +121,7 @@ def do(world: World, now: int, step: tuple[Any, ...]) -> None:
         page, pages = rest
         world.line.move(SPACE, page * P, (page + 64) * P, pages * P, now)
     elif what == "fork":
-        world.line.retire(CHILD)
+        world.line.retire(CHILD, now)
         world.observer.forget(CHILD)
         world.line.inherit(SPACE, CHILD, now)
     else:

@@ -496,6 +496,18 @@ def test_many_sparse_pages_far_apart(line: Timeline) -> None:
     check_books(line, SPACE)
 
 
+def test_what_a_space_had_at_its_end_is_lost_by_its_end(line: Timeline) -> None:
+    apply(line, Event(1, 10, 20), Event(2, 30, 40, after=B))
+    line.lose(SPACE, P, 2 * P, 50, Loss.MUNMAP)
+    line.retire(SPACE, 60)
+    assert tallies(line) == ({Source.FAULT: 2}, {Loss.MUNMAP: 1, Loss.EXIT: 1})
+    check_books(line, SPACE)
+    (rows,) = line.shelf.of(SPACE)
+    assert rows["last_loss"].tolist() == [Loss.MUNMAP, Loss.EXIT]
+    assert rows["frame"].tolist() == [NO_FRAME, NO_FRAME]
+    assert rows["changed_ns"].tolist() == [50, 60]
+
+
 # -- against a model -----------------------------------------------------------------
 
 

@@ -47,6 +47,7 @@ _OFFSETS = {
     "O_TASK_START_TIME": "task_struct.start_time",
     "O_TASK_EXEC_ID": "task_struct.self_exec_id",
     "O_TASK_SIGNAL": "task_struct.signal",
+    "O_TASK_NO_FAULTS": "task_struct.pagefault_disabled",
     "O_SIGNAL_LIVE": "signal_struct.live",
     "O_MM_PGD": "mm_struct.pgd",
     "O_MM_USERS": "mm_struct.mm_users",

@@ -115,7 +115,17 @@ static void do_munmap(void)
 	check(munmap(START + N / 2 * PAGE, (N - N / 2) * PAGE) == 0, "munmap");
 }
 
-SUBCOMMANDS({"swap-back", 1, 0, set_anon, do_swap_back},
+/* thrash N R: writes N pages in turn, R times over: under a limit it drives out its own pages. */
+static void do_thrash(void)
+{
+	struct reading *r = begin("thrash", -1);
+	for (long round = 0; round < numbers[1]; round++)
+		touch_write(START, N);
+	end(r);
+}
+
+SUBCOMMANDS({"thrash", 2, 0, set_anon, do_thrash},
+	    {"swap-back", 1, 0, set_anon, do_swap_back},
 	    {"swap-off", 1, 0, set_anon, do_swap_off},
 	    {"page-out", 1, 0, set_anon, do_page_out},
 	    {"pressed", 1, 0, set_anon, do_pressed},
