@@ -537,6 +537,8 @@ class Timeline:
             return 0  # most calls: a new mapping lies where nothing was
         at = at[self._columns["frame"][at] != _NONE]
         at = at[self._columns["changed_ns"][at] <= time_ns]
+        if not len(at):
+            return 0
         assumed = self._columns["assumed"][at].astype(np.bool_)
         self.forget(at[assumed])
         at = at[~assumed]
