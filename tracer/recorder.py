@@ -6,7 +6,7 @@ timeline and the observer all follow the same stream of records.
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 
@@ -35,7 +35,7 @@ from tracer.syscalls import Effect, Memory, Taking, effect, taking
 from tracer.telling import Action, Range, range_of, whole
 from tracer.text import decode
 from tracer.threads import Thread, Threads
-from tracer.timeline import Timeline
+from tracer.timeline import Lost, Timeline
 
 Records = npt.NDArray[np.void]
 Bytes = npt.NDArray[np.uint8]
@@ -222,7 +222,7 @@ class Recorder:
             yield from self._join(script, windows[matched >= 0])
         else:
             for action in script.actions:
-                action.apply()
+                self._apply([action])
         self._close_ended(script.ended)
         self._let_go(script)
         self.spaces.advance(batch.last_ns)
@@ -269,9 +269,7 @@ class Recorder:
             times = script.placing.add(faults, script.renamed)
         for change in sorted(script.effects, key=lambda change: change.time_ns):
             at = start + int(np.searchsorted(times, change.time_ns))
-            script.actions.append(
-                Action(at, _ranges(change), partial(self._apply_effect, change))
-            )
+            script.actions.append(Action(at, _ranges(change), change))
         script.effects, script.renamed = [], []
 
     def _settle(self, kind: int, record: np.void, script: "_Script") -> None:
@@ -285,11 +283,9 @@ class Recorder:
         placed = script.placing.placed()
         batch = self.join.describe(placed, windows)
         rows = batch.rows
-        for action in batch.telling.play(
-            script.actions, [batch.row_at(action.at) for action in script.actions]
-        ):
-            self._rescue_sideband()
-            action.apply()
+        at = [batch.row_at(action.at) for action in script.actions]
+        for due in batch.telling.play(script.actions, at):
+            self._apply(due)
         marks = placed.faults["marks"]
         traced = int(((marks & Mark.FAILED) == 0).sum())
         self.traced += traced
@@ -482,34 +478,31 @@ class Recorder:
         elif change.registers is False or unmapped:
             self.join.userfaults.end(*where)
 
-    def _apply_effect(self, change: Effect) -> None:
-        to = change.moved_to
-        if to is not None and not self._touches(change, to):
+    def _apply(self, actions: Sequence[Action]) -> None:
+        """Do to the timeline's pages what was done; the actions have no page in common."""
+        taken = []
+        for action in actions:
+            self._rescue_sideband()
+            change = action.what
+            if not isinstance(change, Effect):
+                change()
+            elif change.moved_to is None:
+                taken.append(change)
+            else:
+                self._move(change, change.moved_to)
+        self.timeline.lose_all([_lost(change) for change in taken])
+        for change in taken:
+            self._over(change)
+
+    def _move(self, change: Effect, to: int) -> None:
+        place = change.space, change.start, to, change.end - change.start, change.time_ns
+        shifted = partial(self._shifted, bytes_=to - change.start)
+        if not self._touches(change, to):
             pass
-        elif to is not None and change.userfault:
-            self.timeline.hand_over(
-                change.space,
-                change.start,
-                to,
-                change.end - change.start,
-                change.time_ns,
-                lambda regions: self._shifted(regions, to - change.start),
-            )
-        elif to is not None:
-            self.timeline.move(
-                change.space,
-                change.start,
-                to,
-                change.end - change.start,
-                change.time_ns,
-                change.moved_size,
-                lambda regions: self._shifted(regions, to - change.start),
-            )
+        elif change.userfault:
+            self.timeline.hand_over(*place, shifted)
         else:
-            self.timeline.lose(
-                *(change.space, change.start, change.end, change.time_ns, change.loss),
-                begun_ns=change.call.begun_ns if change.call else 0,
-            )
+            self.timeline.move(*place, change.moved_size, shifted)
         self._over(change)
 
     def _touches(self, change: Effect, to: int) -> bool:
@@ -588,6 +581,13 @@ def _cuts(kind: int, record: np.void) -> bool:
     if kind == RecordType.EXIT:
         return bool(record["group_dead"])
     return kind == RecordType.EXEC
+
+
+def _lost(change: Effect) -> Lost:
+    begun_ns = change.call.begun_ns if change.call else 0
+    return Lost(
+        change.space, change.start, change.end, change.time_ns, change.loss, begun_ns=begun_ns
+    )
 
 
 def _ranges(change: Effect) -> tuple[Range, ...]:

@@ -14,8 +14,8 @@ import numpy.typing as npt
 
 from tracer.rows import Kind, Rows
 from tracer.sources import Source
+from tracer.syscalls import Effect
 from tracer.timeline import Events, Timeline
-
 
 _LAST = 1 << 52  # beyond all page numbers
 
@@ -38,7 +38,7 @@ class Action:
 
     at: int
     ranges: tuple[Range, ...]
-    apply: Callable[[], object]
+    what: Effect | Callable[[], object]
 
 
 @dataclass
@@ -106,11 +106,11 @@ class Telling:
             source=_sources(kind, around),
         )
 
-    def play(self, actions: Sequence[Action], rows: Sequence[int]) -> Iterator[Action]:
-        """Tell of all rows; yields each action when it is to be applied.
+    def play(self, actions: Sequence[Action], rows: Sequence[int]) -> Iterator[list[Action]]:
+        """Tell of all rows; yields the actions when they are to be applied.
 
-        An action comes after the first so many `rows`, which do not decrease. Of each page
-        everything comes in order.
+        Those yielded together have no page in common. An action comes after the first so
+        many `rows`, which do not decrease; of each page everything comes in order.
         """
         if not actions:
             self.tell_all()
@@ -129,7 +129,7 @@ class Telling:
         for begin, end, then in zip([0, *ends], ends, due, strict=False):
             if begin < end:
                 self.tell(order[begin:end])
-            yield from then
+            yield then
 
     def _rounds(
         self, actions: Sequence[Action], starts: npt.NDArray[np.intp]

@@ -156,10 +156,10 @@ def _below(number: npt.NDArray[np.integer], digits: int) -> list[Words]:
     head, tail = _decimal_tables()
     highest: list[Words] = []
     if digits == 11:
-        number = number.astype(np.uint64)
-        high = number // _SEVEN
-        number = number - high * _SEVEN
-        highest = [_padded(head, high)]
+        long = number.astype(np.uint64)
+        above = long // _SEVEN
+        number = long - above * _SEVEN
+        highest = [_padded(head, above)]
     rest = number.astype(np.uint32)
     if digits == 3:
         return [_padded(tail, rest)]
