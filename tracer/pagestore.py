@@ -153,11 +153,11 @@ class PageStore:
         if len(numbers) > _MANY:
             numbers, inverse = np.unique(numbers, return_inverse=True)
         each = numbers.tolist()
-        found = [blocks.get(number, -1) for number in each]
-        if -1 in found:
-            new = [number for number, place in zip(each, found, strict=True) if place < 0]
+        found = list(map(blocks.get, each))
+        if None in found:
+            new = [number for number, place in zip(each, found, strict=True) if place is None]
             self._make(blocks, list(dict.fromkeys(new)))
-            found = [blocks[number] for number in each]
+            found = list(map(blocks.get, each))
         places = np.array(found, np.int64)
         return places if inverse is None else np.asarray(places[inverse])
 
