@@ -97,6 +97,11 @@ class Columns:
 Records = npt.NDArray[np.void] | Columns
 
 
+def repeated(value: npt.NDArray[Any], count: int) -> npt.NDArray[Any]:
+    """`value`, shape (1,), as an array of `count` at a stride of 0; to be read only."""
+    return np.ndarray((count,), value.dtype, value, strides=(0,))
+
+
 def alike(values: npt.NDArray[np.integer]) -> int | None:
     """The value all of an array have, where it is kept only once (at a stride of 0)."""
     return int(values[0]) if len(values) and not values.strides[0] else None

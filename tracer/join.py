@@ -206,7 +206,8 @@ class Join:
         registered = self.userfaults.hold(space, faults["address"], faults["time_ns"])
         registered &= (faults["marks"] & Mark.MAPPING) == 0
         traits[registered] |= np.uint8(Trait.UFFD)
-        old, new = kinds.before(faults), kinds.after(faults)
+        found = kinds.judge(faults, placed.owner, traits, self.zero_frame)
+        old, new = found.old, found.new
 
         times = faults["time_ns"].view(np.int64)
         first = self._number + 1
@@ -217,10 +218,7 @@ class Join:
             **{name: faults[name] for name in ("tid", "cpu", "address", "ip", "count")},
             **{"pid": placed.owner, "space": space, "region": region, "comm": placed.comm},
             "offset": (faults["address"] & _PAGE) + placed.shift,
-            "access": kinds.access(faults),
-            "cause": kinds.cause(faults, placed.owner),
-            "major": kinds.is_major(faults),
-            "kind": kinds.decide(faults, old, new, traits, self.zero_frame),
+            **{name: getattr(found, name) for name in ("access", "cause", "major", "kind")},
             "latency_ns": _latencies(faults, times),
             **{"frame": new.frame, "frame_before": old.frame},
         }
