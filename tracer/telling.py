@@ -129,7 +129,8 @@ class Telling:
         for begin, end, then in zip([0, *ends], ends, due, strict=False):
             if begin < end:
                 self.tell(order[begin:end])
-            yield then
+            if then:
+                yield then
 
     def _rounds(
         self, actions: Sequence[Action], starts: npt.NDArray[np.intp]
