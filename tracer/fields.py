@@ -9,7 +9,7 @@ import numpy.typing as npt
 Picked = slice | npt.NDArray[np.integer] | npt.NDArray[np.bool_]
 
 
-BLOCK = 2048  # records turned at once: they stay in a core's own cache
+BLOCK = 1024  # records turned at once: they stay in a core's own cache
 
 
 class Words:
