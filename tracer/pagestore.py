@@ -78,9 +78,9 @@ class PageStore:
             found = _within(blocks, start >> 12, (end + 4095) >> 12)
             places += [blocks[number] for number in found]
             counts.append(len(found) * _BLOCK)
+        if not places:
+            return np.empty(0, np.int64), np.empty(0, np.intp)
         at, which = _expand(places), np.repeat(np.arange(len(wanted)), counts)
-        if not len(at):
-            return at, which
         # An address beyond all pages may be beyond what the arrays hold, too.
         first = np.array([start >> 12 for _, start, _ in wanted], np.uint64)
         last = np.array([min((end + 4095) >> 12, 1 << 52) for *_, end in wanted], np.uint64)

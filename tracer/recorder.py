@@ -267,9 +267,10 @@ class Recorder:
                 columns = [column[counted] for column in columns]
             self.threads.record(*columns)
             times = script.placing.add(faults, script.renamed)
-        for change in sorted(script.effects, key=lambda change: change.time_ns):
-            at = start + int(np.searchsorted(times, change.time_ns))
-            script.actions.append(Action(at, _ranges(change), change))
+        effects = sorted(script.effects, key=lambda change: change.time_ns)
+        done = np.array([change.time_ns for change in effects], np.uint64)
+        for change, at in zip(effects, np.searchsorted(times, done).tolist(), strict=True):
+            script.actions.append(Action(start + at, _ranges(change), change))
         script.effects, script.renamed = [], []
 
     def _settle(self, kind: int, record: np.void, script: "_Script") -> None:
