@@ -95,7 +95,7 @@ def replay(feed: Feed, layout: Layout, file: OutputFile) -> tuple[Stages, int]:
         patch("tracer.recorder.take", stages.counted(take, "ring to numpy")),
         stages.watch(Spaces, "resolve", "spaces, mappings"),
         stages.watch(Spaces, "places", "spaces, mappings"),
-        stages.watch(Telling, "tell_all", "page timeline"),
+        stages.watch(Telling, "tell", "page timeline"),
         stages.watch(OutputFile, "write", "write(2)"),
     ]
     try:

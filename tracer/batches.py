@@ -36,7 +36,8 @@ def take(records: Bytes, fault: np.dtype[np.void]) -> RawBatch:
     faults = 0
     parts, at = [], []  # of what is no fault, and where it is
     for start in range(0, count, BLOCK):
-        block = records[start : start + BLOCK]
+        # The ring's memory is read once, in order; what is turned is in the core's cache then.
+        block = np.ascontiguousarray(records[start : start + BLOCK])
         is_fault = block[:, 0] == RecordType.FAULT
         if not is_fault.all():
             here = np.flatnonzero(~is_fault)

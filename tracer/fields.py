@@ -9,7 +9,7 @@ import numpy.typing as npt
 Picked = slice | npt.NDArray[np.integer] | npt.NDArray[np.bool_]
 
 
-BLOCK = 2048  # records turned at once: they stay in a core's own cache
+BLOCK = 1024  # records turned at once: they stay in a core's own cache
 
 
 class Words:
@@ -95,6 +95,11 @@ class Columns:
 
 
 Records = npt.NDArray[np.void] | Columns
+
+
+def repeated(value: npt.NDArray[Any], count: int) -> npt.NDArray[Any]:
+    """`value`, shape (1,), as an array of `count` at a stride of 0; to be read only."""
+    return np.ndarray((count,), value.dtype, value, strides=(0,))
 
 
 def alike(values: npt.NDArray[np.integer]) -> int | None:

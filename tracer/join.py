@@ -4,6 +4,7 @@ The road from the ring (bpf/record.h) to what is printed and written
 (tracer/rows.py); also where the timeline learns of the faults.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
@@ -66,15 +67,85 @@ class Placed:
         return Placed(*(getattr(self, each.name)[at] for each in fields(self)))
 
 
-def together(parts: list[Placed]) -> Placed:
-    """One after another."""
-    if len(parts) == 1:
-        return parts[0]
-    ids = ("space", "owner", "region", "shift", "comm")
-    return Placed(
-        Columns.together([part.faults for part in parts]),
-        *(np.concatenate([getattr(part, name) for part in parts]) for name in ids),
-    )
+@dataclass(frozen=True)
+class Renamed:
+    """Until the fault `at` of some in the ring's order the thread `tid` had the name `comm`."""
+
+    at: int
+    tid: int
+    comm: int
+
+
+class Placing:
+    """A batch's faults on their way to being `Placed`; `len` is how many there are.
+
+    Whose memory each was in has to be asked before the next lifecycle record is followed;
+    which mapping, only before the space's mappings change otherwise than over time, and
+    it costs less to ask for many at once.
+    """
+
+    def __init__(self, join: "Join") -> None:
+        self._join = join
+        self._parts: list[Placed] = []  # their regions and shifts 0 until looked up
+        self._looked_up = np.empty(0, np.bool_)
+        self._count = 0
+
+    def __len__(self) -> int:
+        return self._count
+
+    def add(self, faults: Columns, renamed: Sequence[Renamed] = ()) -> npt.NDArray[np.uint64]:
+        """Faults in the ring's order with no lifecycle record between them but of new names.
+
+        They go in order of time; returns when each was.
+        """
+        comm = self._join.comm_ids(faults["tid"])
+        for name in reversed(renamed):
+            comm[: name.at][faults["tid"][: name.at] == name.tid] = name.comm
+        times = faults["time_ns"]
+        if (times[1:] < times[:-1]).any():
+            order = np.argsort(times, kind="stable")
+            faults, comm, times = faults[order], comm[order], times[order]
+        space, owner = self._join.spaces.resolve(faults)
+        none = np.zeros((2, len(faults)), np.uint64)
+        self._parts.append(Placed(faults, space, owner, none[0].astype(np.uint32), none[1], comm))
+        self._count += len(faults)
+        return times
+
+    def settle(self, numbers: list[int]) -> None:
+        """Look up the mappings of the faults so far in these spaces."""
+        so_far = self._so_far()
+        if so_far is not None:
+            chosen = ~self._looked_up & np.isin(so_far.space, numbers)
+            self._look_up(so_far, np.flatnonzero(chosen))
+
+    def placed(self) -> Placed:
+        """All of them, at least one, with their mappings."""
+        so_far = self._so_far()
+        assert so_far is not None
+        if self._looked_up.any():
+            self._look_up(so_far, np.flatnonzero(~self._looked_up))
+        else:
+            region, so_far.shift = self._join.spaces.places(so_far.space, so_far.faults)
+            so_far.region = region.astype(np.uint32)
+        return so_far
+
+    def _look_up(self, placed: Placed, at: npt.NDArray[np.intp]) -> None:
+        if len(at):
+            found = self._join.spaces.places(placed.space[at], placed.faults[at])
+            placed.region[at], placed.shift[at] = found
+            self._looked_up[at] = True
+
+    def _so_far(self) -> Placed | None:
+        if len(self._parts) > 1:
+            ids = ("space", "owner", "region", "shift", "comm")
+            together = Placed(
+                Columns.together([part.faults for part in self._parts]),
+                *(np.concatenate([getattr(part, name) for part in self._parts]) for name in ids),
+            )
+            self._parts = [together]
+        more = np.zeros(self._count - len(self._looked_up), np.bool_)
+        self._looked_up = np.append(self._looked_up, more)
+        return self._parts[0] if self._parts else None
 
 
 @dataclass
@@ -116,14 +187,9 @@ class Join:
         They come in the ring's order, with no lifecycle record between them, and go
         in order of time.
         """
-        faults = Columns.of(faults)
-        times = faults["time_ns"]
-        if (times[1:] < times[:-1]).any():
-            faults = faults[np.argsort(times, kind="stable")]
-        space, owner = self.spaces.resolve(faults)
-        region, shift = self.spaces.places(space, faults)
-        comm = self._comm_ids(faults["tid"])
-        return Placed(faults, space, owner, region.astype(np.uint32), shift, comm)
+        placing = Placing(self)
+        placing.add(Columns.of(faults))
+        return placing.placed()
 
     def describe(self, placed: Placed, windows: npt.NDArray[np.void]) -> Batch:
         """The rows of faults, to which `windows` (window_record) belong.
@@ -144,7 +210,8 @@ class Join:
         registered = self.userfaults.hold(space, faults["address"], faults["time_ns"])
         registered &= (faults["marks"] & Mark.MAPPING) == 0
         traits[registered] |= np.uint8(Trait.UFFD)
-        old, new = kinds.before(faults), kinds.after(faults)
+        found = kinds.judge(faults, placed.owner, traits, self.zero_frame)
+        old, new = found.old, found.new
 
         times = faults["time_ns"].view(np.int64)
         first = self._number + 1
@@ -155,10 +222,7 @@ class Join:
             **{name: faults[name] for name in ("tid", "cpu", "address", "ip", "count")},
             **{"pid": placed.owner, "space": space, "region": region, "comm": placed.comm},
             "offset": (faults["address"] & _PAGE) + placed.shift,
-            "access": kinds.access(faults),
-            "cause": kinds.cause(faults, placed.owner),
-            "major": kinds.is_major(faults),
-            "kind": kinds.decide(faults, old, new, traits, self.zero_frame),
+            **{name: getattr(found, name) for name in ("access", "cause", "major", "kind")},
             "latency_ns": _latencies(faults, times),
             **{"frame": new.frame, "frame_before": old.frame},
         }
@@ -177,7 +241,8 @@ class Join:
 
     # -- parts of a row -----------------------------------------------------------
 
-    def _comm_ids(self, tids: npt.NDArray[np.uint32]) -> npt.NDArray[np.uint32]:
+    def comm_ids(self, tids: npt.NDArray[np.uint32]) -> npt.NDArray[np.uint32]:
+        """What each thread is called now: indices into names.comms, an array of its own."""
         if len(tids) <= _FEW:
             return np.array([self.comms.get(tid, 0) for tid in tids.tolist()], np.uint32)
         if (tids == tids[0]).all():

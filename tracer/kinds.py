@@ -9,11 +9,12 @@ of arch/x86/include/asm/pgtable_types.h, pgtable-invert.h and pgtable_64.h.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum, IntFlag
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from tracer.fields import Records
+from tracer.fields import Records, repeated
 from tracer.records import Mark
 from tracer.rows import NO_FRAME, Access, Cause, Kind
 
@@ -47,6 +48,12 @@ _ERRORCODE = np.uint8(Mark.ERRORCODE)
 _FLAG_WRITE, _FLAG_USER, _FLAG_INSTRUCTION, _FLAG_UNSHARE = 0x1, 0x40, 0x100, 0x400
 _ERROR_WRITE, _ERROR_USER, _ERROR_INSTRUCTION = 0x2, 0x4, 0x10
 _MAJOR = 0x4
+
+_FEW = 64  # so many are not worth a closer look
+_DECISIVE = (
+    *("marks", "flags", "mm", "tgid", "current_mm", "ip", "entry_before", "level_before"),
+    *("level_after", "result", "calls", "vm_flags", "magic", "inode"),
+)
 _VM_SHARED, _VM_UFFD_MISSING, _VM_PFNMAP, _VM_HUGETLB = 0x8, 0x200, 0x400, 0x400000
 _TMPFS_MAGIC, _HUGETLBFS_MAGIC = 0x01021994, 0x958458F6
 
@@ -65,6 +72,18 @@ class Trait(IntFlag):
 
 
 @dataclass(frozen=True)
+class Judged:
+    """What faults did; arrays of one length, read only where all of them are alike."""
+
+    old: "Entries"
+    new: "Entries"
+    access: U8
+    cause: U8
+    major: Bools
+    kind: U8
+
+
+@dataclass(frozen=True)
 class Entries:
     """Raw page-table entries taken apart; arrays of one length."""
 
@@ -77,6 +96,51 @@ class Entries:
     swap: Bools
     migration: Bools
     frame: U64  # physical address of the page's frame, NO_FRAME where not present
+
+
+def judge(faults: Records, owner: npt.NDArray[np.uint32], traits: U8, zero_frame: int) -> Judged:
+    """What each fault did; `owner` is the process of its address space, `traits` as `traits`.
+
+    Faults in a row are mostly alike in all but their frames: then one of them answers for all.
+    """
+    if len(faults) > _FEW and _alike(faults, owner, traits):
+        frame = faults["entry_after"] & _FRAME
+        one = _judge(faults[:1], owner[:1], traits[:1], zero_frame)
+        other, zero = frame != one.old.frame, frame == np.uint64(zero_frame)
+        if all(each[0] == each[-1] and (each == each[0]).all() for each in (other, zero)):
+            return _repeated(one, frame)
+    return _judge(faults, owner, traits, zero_frame)
+
+
+def _judge(faults: Records, owner: npt.NDArray[np.uint32], traits: U8, zero_frame: int) -> Judged:
+    old, new = before(faults), after(faults)
+    kind = decide(faults, old, new, traits, zero_frame)
+    return Judged(old, new, access(faults), cause(faults, owner), is_major(faults), kind)
+
+
+def _alike(faults: Records, *others: npt.NDArray[Any]) -> bool:
+    """Whether they are the same in everything that decides here, but for a small page's frame."""
+    if faults["level_before"][0] > 1 or faults["level_after"][0] > 1:
+        return False
+    bits = faults["entry_after"] & ~_FRAME
+    if not bits[0] & np.uint64(_PRESENT):
+        return False
+    decisive = (*others, *(faults[name] for name in _DECISIVE), bits)
+    return all(each[0] == each[-1] and bool((each == each[0]).all()) for each in decisive)
+
+
+def _repeated(one: Judged, frame: U64) -> Judged:
+    """As many as there are frames, each as the one but for its frame."""
+
+    def repeat(of: object) -> dict[str, Any]:
+        return {
+            name: repeated(value, len(frame))
+            for name, value in vars(of).items()
+            if isinstance(value, np.ndarray)
+        }
+
+    old, new = Entries(**repeat(one.old)), Entries(**repeat(one.new) | {"frame": frame})
+    return Judged(old=old, new=new, **repeat(one))
 
 
 def entries(raw: U64, level: npt.NDArray[np.uint8], known: Bools, address: U64) -> Entries:

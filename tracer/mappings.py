@@ -187,20 +187,17 @@ class MappingHistory:
             numbers = which[part]
             there = addresses[part]
             heads = runs(numbers)
-            distinct, first, inverse = np.unique(
-                numbers[heads], return_index=True, return_inverse=True
-            )
-            sample = there[heads[first]].tolist()
-            known = [
-                self._vma_place(vmas[number], address) if number >= 0 else (0, 0)
-                for number, address in zip(distinct.tolist(), sample, strict=True)
-            ]
-            found: Places = np.array(known, dtype=np.uint64).T[:, inverse]
+            each = numbers[heads].tolist()
+            known: dict[int, tuple[int, int]] = {-1: (0, 0)}
+            for number, address in zip(each, there[heads].tolist(), strict=True):
+                if number not in known:
+                    known[number] = self._vma_place(vmas[number], address)
+            found: Places = np.array([known[number] for number in each], dtype=np.uint64).T
             if len(heads) == 1 and numbers[0] >= 0:
                 return found  # shape (2, 1): all the same
             found = np.repeat(found, np.diff(heads, append=len(numbers)), axis=1)
-            if distinct[0] < 0:
-                alone = numbers < 0
+            alone = numbers < 0
+            if alone.any():
                 found[:, alone] = self._map.places(there[alone])
             return found
 

@@ -5,7 +5,7 @@ memory costs what is used of it, and a batch of pages is looked up with
 array operations. A page's index into the columns is called its slot.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -67,20 +67,26 @@ class PageStore:
 
     def range(self, space: int, start: int, end: int) -> Slots:
         """The slots of pages in [start, end) (addresses) whose blocks exist, in address order."""
-        first, last = start >> 12, (end + 4095) >> 12
-        blocks: dict[int, int] = self._blocks.get(space) or {}
-        if last <= first or not blocks:
-            return np.empty(0, np.int64)
-        low, high = first >> _SHIFT, (last - 1) >> _SHIFT
-        if high - low < len(blocks):
-            numbers = [number for number in range(low, high + 1) if number in blocks]
-        else:
-            numbers = sorted(number for number in blocks if low <= number <= high)
-        if not numbers:
-            return np.empty(0, np.int64)
-        at = _expand([blocks[number] for number in numbers])
+        return self.ranges([(space, start, end)])[0]
+
+    def ranges(self, wanted: Sequence[tuple[int, int, int]]) -> tuple[Slots, npt.NDArray[np.intp]]:
+        """`range` of many, one after another, and which of them each slot is of."""
+        places: list[int] = []
+        counts = []
+        for space, start, end in wanted:
+            blocks: dict[int, int] = self._blocks.get(space) or {}
+            found = _within(blocks, start >> 12, (end + 4095) >> 12)
+            places += [blocks[number] for number in found]
+            counts.append(len(found) * _BLOCK)
+        if not places:
+            return np.empty(0, np.int64), np.empty(0, np.intp)
+        at, which = _expand(places), np.repeat(np.arange(len(wanted)), counts)
+        # An address beyond all pages may be beyond what the arrays hold, too.
+        first = np.array([start >> 12 for _, start, _ in wanted], np.uint64)
+        last = np.array([min((end + 4095) >> 12, 1 << 52) for *_, end in wanted], np.uint64)
         pages = self.pages_at(at)
-        return np.asarray(at[(pages >= first) & (pages < last)])
+        inside = (pages >= first[which]) & (pages < last[which])
+        return at[inside], which[inside]
 
     def pages_at(self, at: Slots) -> U64:
         """The virtual page numbers behind slots."""
@@ -147,11 +153,11 @@ class PageStore:
         if len(numbers) > _MANY:
             numbers, inverse = np.unique(numbers, return_inverse=True)
         each = numbers.tolist()
-        found = [blocks.get(number, -1) for number in each]
-        if -1 in found:
-            new = [number for number, place in zip(each, found, strict=True) if place < 0]
+        found = list(map(blocks.get, each))
+        if None in found:
+            new = [number for number, place in zip(each, found, strict=True) if place is None]
             self._make(blocks, list(dict.fromkeys(new)))
-            found = [blocks[number] for number in each]
+            found = list(map(blocks.get, each))
         places = np.array(found, np.int64)
         return places if inverse is None else np.asarray(places[inverse])
 
@@ -204,6 +210,16 @@ class _Blocks(dict[int, int]):
     def __init__(self, space: int) -> None:
         super().__init__()
         self.space = space
+
+
+def _within(blocks: Mapping[int, int], first: int, last: int) -> list[int]:
+    """The numbers of those blocks that have pages in [first, last), ascending."""
+    if last <= first or not blocks:
+        return []
+    low, high = first >> _SHIFT, (last - 1) >> _SHIFT
+    if high - low < len(blocks):
+        return [number for number in range(low, high + 1) if number in blocks]
+    return sorted(number for number in blocks if low <= number <= high)
 
 
 def _expand(places: list[int]) -> Slots:

@@ -6,7 +6,7 @@ timeline and the observer all follow the same stream of records.
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 
@@ -17,7 +17,7 @@ from tracer.batches import RawBatch, take
 from tracer.errors import TraceError
 from tracer.evidence import Hint, Machine
 from tracer.fields import Columns, distinct
-from tracer.join import Join, Placed, match_windows, together
+from tracer.join import Join, Placing, Renamed, match_windows
 from tracer.kernel.sideband import Sideband
 from tracer.observer import Observer
 from tracer.probes.choose import Attached
@@ -32,10 +32,10 @@ from tracer.snapshots import Snapshot
 from tracer.sources import Loss, Source
 from tracer.spaces import Spaces
 from tracer.syscalls import Effect, Memory, Taking, effect, taking
-from tracer.telling import Telling
+from tracer.telling import Action, Range, range_of, whole
 from tracer.text import decode
 from tracer.threads import Thread, Threads
-from tracer.timeline import Timeline
+from tracer.timeline import Lost, Timeline
 
 Records = npt.NDArray[np.void]
 Bytes = npt.NDArray[np.uint8]
@@ -50,23 +50,14 @@ _RESCUE_NS = 20_000_000
 _PATIENCE_NS = 1_000_000_000  # how long a window waits for its fault
 
 
-@dataclass(frozen=True)
-class _Action:
-    """Something done to the pages of `spaces` after the first `at` faults of a batch."""
-
-    at: int
-    spaces: tuple[int, ...]
-    apply: Callable[[], object]
-    effect: Effect | None = None  # of a system call: it may concern no page we know of
-
-
 @dataclass
 class _Script:
-    """A batch's faults, placed, and the actions between them, in order."""
+    """A batch's faults, on their way to their places, and the actions between them, in order."""
 
-    placed: list[Placed] = field(default_factory=list)
-    faults: int = 0  # placed so far
-    actions: list[_Action] = field(default_factory=list)
+    placing: Placing
+    actions: list[Action] = field(default_factory=list)
+    effects: list[Effect] = field(default_factory=list)  # of calls since the last lifecycle record
+    renamed: list[Renamed] = field(default_factory=list)  # threads, since then
     ended: list[int] = field(default_factory=list)  # spaces
     freed: list[tuple[int, Thread]] = field(default_factory=list)  # threads, with their ids
     exited: list[int] = field(default_factory=list)  # processes
@@ -205,7 +196,7 @@ class Recorder:
         Threads and spaces are followed, faults are counted in `unread`.
         """
         while len(batch := self.ring.read(_BATCH)):
-            types, script = batch[:, 0], _Script()
+            types, script = batch[:, 0], _Script(Placing(self.join))
             for index in np.flatnonzero(np.isin(types, _LIFE)).tolist():
                 record = batch[index].view(self.layout.task)[0]
                 self._lifecycle(int(types[index]), record, script)
@@ -234,7 +225,7 @@ class Recorder:
             yield from self._join(script, windows[matched >= 0])
         else:
             for action in script.actions:
-                action.apply()
+                self._apply([action])
         self._close_ended(script.ended)
         self._let_go(script)
         self.spaces.advance(batch.last_ns)
@@ -244,8 +235,7 @@ class Recorder:
 
         What that does to pages is left for later: faults are described all at once.
         """
-        script, faults = _Script(), batch.faults
-        effects: list[Effect] = []
+        script, faults = _Script(Placing(self.join)), batch.faults
         for index in np.flatnonzero(~np.isin(batch.types, _BESIDE)).tolist():
             self._rescue_sideband()
             kind, raw = int(batch.types[index]), batch.rest[index]
@@ -254,53 +244,52 @@ class Recorder:
                 continue
             if kind == RecordType.SYSCALL:
                 change = self._syscall(raw.view(self.layout.syscall)[0])
-                effects += [change] if change is not None else []
+                script.effects += [change] if change is not None else []
                 continue
-            record = raw.view(self.layout.task)[0]
+            record, before = raw.view(self.layout.task)[0], int(batch.before[index])
             # A thread's id used again: what came before is the old one's.
             reused = kind == RecordType.FORK and int(record["child_tid"]) in self.threads.live
             if reused or _cuts(kind, record):
-                self._segment(script, faults[script.faults : int(batch.before[index])], effects)
-                effects = []
+                self._segment(script, faults[len(script.placing) : before])
+                self._settle(kind, record, script)
+            elif kind == RecordType.RENAME:
+                tid = int(record["tid"])
+                known = self.join.comms.get(tid, 0)
+                script.renamed.append(Renamed(before - len(script.placing), tid, known))
             self._lifecycle(kind, record, script)
-        self._segment(script, faults[script.faults :], effects)
+        self._segment(script, faults[len(script.placing) :])
         return script
 
-    def _segment(self, script: "_Script", faults: Columns, effects: list[Effect]) -> None:
+    def _segment(self, script: "_Script", faults: Columns) -> None:
         """Faults between two lifecycle records, and what system calls took away meanwhile."""
-        effects.sort(key=lambda change: change.time_ns)
-        start, times = script.faults, np.empty(0, np.uint64)
+        start, times = len(script.placing), np.empty(0, np.uint64)
         if len(faults):
             counted = (faults["marks"] & _NOT_COUNTED) == 0
             columns = [faults[name] for name in ("tid", "tgid", "count")]
             if not counted.all():
                 columns = [column[counted] for column in columns]
             self.threads.record(*columns)
-            placed = self.join.place(faults)
-            script.placed.append(placed)
-            script.faults += len(faults)
-            times = placed.faults["time_ns"]
-        for change in effects:
-            at = start + int(np.searchsorted(times, change.time_ns))
-            script.actions.append(
-                _Action(at, (change.space,), partial(self._apply_effect, change), change)
-            )
+            times = script.placing.add(faults, script.renamed)
+        effects = sorted(script.effects, key=lambda change: change.time_ns)
+        done = np.array([change.time_ns for change in effects], np.uint64)
+        for change, at in zip(effects, np.searchsorted(times, done).tolist(), strict=True):
+            script.actions.append(Action(start + at, _ranges(change), change))
+        script.effects, script.renamed = [], []
+
+    def _settle(self, kind: int, record: np.void, script: "_Script") -> None:
+        """Look up the faults so far in the spaces whose mappings a lifecycle record changes."""
+        if kind in (RecordType.FORK, RecordType.EXEC):
+            spaces = self.spaces.at(int(record["mm"])), self.spaces.of(int(record["tgid"]))
+            script.placing.settle([space.number for space in spaces if space is not None])
 
     def _join(self, script: "_Script", windows: Records) -> Iterator[Rows]:
         """Describe the batch's faults and tell the timeline, what else happened in between."""
-        placed = together(script.placed)
+        placed = script.placing.placed()
         batch = self.join.describe(placed, windows)
-        rows, telling = batch.rows, batch.telling
-        for action in script.actions:
-            self._rescue_sideband()
-            until = batch.row_at(action.at)
-            if action.effect is not None and not self._touches(action.effect, telling, until):
-                self._over(action.effect)
-                continue
-            for space in action.spaces:
-                telling.tell(space, until)
-            action.apply()
-        telling.tell_all()
+        rows = batch.rows
+        at = [batch.row_at(action.at) for action in script.actions]
+        for due in batch.telling.play(script.actions, at):
+            self._apply(due)
         marks = placed.faults["marks"]
         traced = int(((marks & Mark.FAILED) == 0).sum())
         self.traced += traced
@@ -399,7 +388,8 @@ class Recorder:
             self.observer.view(space.number, Source.FORK)
             pair = parent.number, space.number
             inherit = partial(self.timeline.inherit, *pair, int(record["time_ns"]))
-            script.actions.append(_Action(script.faults, pair, inherit))
+            both = whole(parent.number), whole(space.number)
+            script.actions.append(Action(len(script.placing), both, inherit))
             self._memory.inherit(*pair)
             self.changed.add(space.number)
 
@@ -492,45 +482,37 @@ class Recorder:
         elif change.registers is False or unmapped:
             self.join.userfaults.end(*where)
 
-    def _touches(self, change: Effect, telling: Telling, until: int) -> bool:
-        """Whether the change concerns an address the timeline is still to hear of, or a frame."""
-        ranges = [(change.start, change.end)]
-        if change.moved_to is not None:
-            ranges.append((change.moved_to, change.moved_to + change.moved_size))
-        waiting = telling.waiting(change.space, until)
-        return any(
-            ((waiting >= start) & (waiting < end)).any()
-            or self.timeline.holds(change.space, start, end)
-            for start, end in ranges
-        )
+    def _apply(self, actions: Sequence[Action]) -> None:
+        """Do to the timeline's pages what was done; the actions have no page in common."""
+        taken = []
+        for action in actions:
+            self._rescue_sideband()
+            change = action.what
+            if not isinstance(change, Effect):
+                change()
+            elif change.moved_to is None:
+                taken.append(change)
+            else:
+                self._move(change, change.moved_to)
+        self.timeline.lose_all([_lost(change) for change in taken])
+        for change in taken:
+            self._over(change)
 
-    def _apply_effect(self, change: Effect) -> None:
-        to = change.moved_to
-        if to is not None and change.userfault:
-            self.timeline.hand_over(
-                change.space,
-                change.start,
-                to,
-                change.end - change.start,
-                change.time_ns,
-                lambda regions: self._shifted(regions, to - change.start),
-            )
-        elif to is not None:
-            self.timeline.move(
-                change.space,
-                change.start,
-                to,
-                change.end - change.start,
-                change.time_ns,
-                change.moved_size,
-                lambda regions: self._shifted(regions, to - change.start),
-            )
+    def _move(self, change: Effect, to: int) -> None:
+        place = change.space, change.start, to, change.end - change.start, change.time_ns
+        shifted = partial(self._shifted, bytes_=to - change.start)
+        if not self._touches(change, to):
+            pass
+        elif change.userfault:
+            self.timeline.hand_over(*place, shifted)
         else:
-            self.timeline.lose(
-                *(change.space, change.start, change.end, change.time_ns, change.loss),
-                begun_ns=change.call.begun_ns if change.call else 0,
-            )
+            self.timeline.move(*place, change.moved_size, shifted)
         self._over(change)
+
+    def _touches(self, change: Effect, to: int) -> bool:
+        """Whether what moves to `to` concerns a page with a frame."""
+        ranges = (change.start, change.end), (to, to + change.moved_size)
+        return any(self.timeline.holds(change.space, *each) for each in ranges)
 
     def _over(self, change: Effect) -> None:
         """The call behind a change has returned: it takes nothing more."""
@@ -602,7 +584,25 @@ def _cuts(kind: int, record: np.void) -> bool:
         return bool(record["child_tgid"] != record["tgid"])
     if kind == RecordType.EXIT:
         return bool(record["group_dead"])
-    return kind in (RecordType.EXEC, RecordType.RENAME)
+    return kind == RecordType.EXEC
+
+
+def _lost(change: Effect) -> Lost:
+    begun_ns = change.call.begun_ns if change.call else 0
+    return Lost(
+        change.space, change.start, change.end, change.time_ns, change.loss, begun_ns=begun_ns
+    )
+
+
+def _ranges(change: Effect) -> tuple[Range, ...]:
+    """The pages a system call concerns, those that it might have when it began among them."""
+    ranges = [range_of(change.space, change.start, change.end)]
+    if change.moved_to is not None:
+        size = max(change.moved_size, change.end - change.start)
+        ranges.append(range_of(change.space, change.moved_to, change.moved_to + size))
+    if change.call is not None:
+        ranges.append(range_of(change.space, change.call.start, change.call.end))
+    return tuple(ranges)
 
 
 def _recent(windows: Records) -> Records:

@@ -14,7 +14,7 @@ from typing import Any, overload
 import numpy as np
 import numpy.typing as npt
 
-from tracer.fields import Picked
+from tracer.fields import Picked, repeated
 
 NO_FRAME = (1 << 64) - 1  # no physical address; 0 is a possible one
 UNKNOWN_LATENCY = -1
@@ -124,9 +124,13 @@ class Rows:
             if name in _WRITTEN:
                 made[name] = np.zeros(count, kind) if given is None else np.array(given, kind)
             elif given is None:
-                made[name] = _repeated(_NOTHING.astype(kind), count)
-            elif count and given[0] == given[-1] and (given == given[0]).all():
-                made[name] = _repeated(given[:1].astype(kind), count)
+                made[name] = repeated(_NOTHING.astype(kind), count)
+            elif (
+                count
+                and given[0] == given[-1]
+                and (not given.strides[0] or (given == given[0]).all())
+            ):
+                made[name] = repeated(given[:1].astype(kind), count)
             else:
                 own = given.base is None and given.dtype == kind
                 made[name] = given if own else np.array(given, kind)
@@ -168,11 +172,6 @@ class Rows:
         for name, column in self._columns.items():
             records[name] = column
         return records
-
-
-def _repeated(value: npt.NDArray[Any], count: int) -> npt.NDArray[Any]:
-    """`value`, shape (1,), as an array of `count` at a stride of 0."""
-    return np.ndarray((count,), value.dtype, value, strides=(0,))
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,10 +1,11 @@
-"""What a batch of faults has to tell the timeline, as late as may be and much at a time.
+"""What a batch of faults has to tell the timeline, as much at a time as may be.
 
-What forks and system calls did to a space comes between its faults; what
-happened in another space meanwhile does not matter to it.
+What forks and system calls did to pages comes between the faults on these pages; what
+happened to other pages meanwhile does not matter to them. So a batch is told in rounds: in
+each the faults of any pages that are next, then what was done to pages after them.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -13,7 +14,31 @@ import numpy.typing as npt
 
 from tracer.rows import Kind, Rows
 from tracer.sources import Source
+from tracer.syscalls import Effect
 from tracer.timeline import Events, Timeline
+
+_LAST = 1 << 52  # beyond all page numbers
+
+Range = tuple[int, int, int]  # of an address space: its number, first page, the one after the last
+
+
+def range_of(space: int, start: int, end: int) -> Range:
+    """The pages of [start, end) (addresses) in a space."""
+    return space, start >> 12, min((end + 4095) >> 12, _LAST)
+
+
+def whole(space: int) -> Range:
+    """All pages of a space."""
+    return space, 0, _LAST
+
+
+@dataclass(frozen=True)
+class Action:
+    """Something done to pages in `ranges` after the first `at` faults of a batch."""
+
+    at: int
+    ranges: tuple[Range, ...]
+    what: Effect | Callable[[], object]
 
 
 @dataclass
@@ -41,7 +66,7 @@ def concatenate(parts: list[Parts]) -> Parts:
 
 
 class Telling:
-    """The pages of some rows, of which the timeline hears up to a row at a time.
+    """The pages of some rows, and how the timeline hears of them.
 
     `columns` are those of the rows as they were made; `parts` are in order of rows;
     `start_ns` and `swapped` (the entry before the fault told where in swap the page was) are
@@ -59,7 +84,7 @@ class Telling:
     ) -> None:
         self._timeline = timeline
         self._rows = rows
-        self._told = 0  # parts
+        self._told = 0  # parts, by `tell_all`
         self._row = parts.row
         around = parts.around
         # One part a row, as nearly always: the rows' fields are the parts' as they are.
@@ -81,26 +106,75 @@ class Telling:
             source=_sources(kind, around),
         )
 
-    def waiting(self, space: int, until: int) -> npt.NDArray[np.uint64]:
-        """The addresses of the space's pages that rows before `until` are still to tell of."""
-        due = self._due(until)
-        pages = self._events.page[due][self._space[due] == space]
-        return np.asarray(pages << np.uint64(12))
+    def play(self, actions: Sequence[Action], rows: Sequence[int]) -> Iterator[list[Action]]:
+        """Tell of all rows; yields the actions when they are to be applied.
 
-    def tell(self, space: int, until: int) -> None:
-        """Let the timeline know of the space's rows before `until`, and them of what it says.
-
-        With the other spaces' rows: it costs less to tell of many at once.
+        Those yielded together have no page in common. An action comes after the first so
+        many `rows`, which do not decrease; of each page everything comes in order.
         """
-        if (self._space[self._due(until)] == space).any():
-            self.tell_all(until)
+        if not actions:
+            self.tell_all()
+            return
+        starts = np.searchsorted(self._row, np.array(rows))
+        parts, depths = self._rounds(actions, starts)
+        if self._mixes(parts):
+            parts = np.searchsorted(starts, np.arange(len(parts)), side="right")
+            depths = list(range(len(actions)))
+        last = max(int(parts.max(initial=0)), *depths)
+        order = np.argsort(parts, kind="stable")
+        ends = np.searchsorted(parts[order], np.arange(last + 1), side="right").tolist()
+        due: list[list[Action]] = [[] for _ in range(last + 1)]
+        for action, depth in zip(actions, depths, strict=True):
+            due[depth].append(action)
+        for begin, end, then in zip([0, *ends], ends, due, strict=False):
+            if begin < end:
+                self.tell(order[begin:end])
+            if then:
+                yield then
+
+    def _rounds(
+        self, actions: Sequence[Action], starts: npt.NDArray[np.intp]
+    ) -> tuple[npt.NDArray[np.intp], list[int]]:
+        """The round of each part and of each action, which begins at the part `starts`.
+
+        In each round the parts come first. An action comes after those before it that
+        concern some of the same pages, and a part after the actions before it on its page.
+        """
+        parts = np.zeros(len(self._row), np.intp)
+        page, space = self._events.page, self._space
+        ranges = np.array([each for action in actions for each in action.ranges], np.int64).T
+        rounds, known = np.full(ranges.shape[1], -1), 0
+        depths = []
+        for action, start in zip(actions, starts.tolist(), strict=True):
+            depth = 0
+            for number, first, last in action.ranges:
+                spaces, firsts, lasts = ranges[:, :known]
+                over = (spaces == number) & (firsts < last) & (lasts > first)
+                depth = max(depth, 1 + int(rounds[:known].max(where=over, initial=-1)))
+            rounds[known : known + len(action.ranges)] = depth
+            known += len(action.ranges)
+            depths.append(depth)
+            for number, first, last in action.ranges:
+                mine = space[start:] == number
+                if last - first < _LAST:
+                    mine &= page[start:] - np.uint64(first) < np.uint64(last - first)
+                parts[start:][mine] = depth + 1
+        return parts, depths
+
+    def _mixes(self, rounds: npt.NDArray[np.intp]) -> bool:
+        """Whether a row has parts in several rounds: what one shows counts for the others."""
+        same = self._row[1:] == self._row[:-1]
+        return bool((same & (rounds[1:] != rounds[:-1])).any())
 
     def tell_all(self, until: int | None = None) -> None:
         """Tell of the rows before `until`; by default of all that is left."""
-        due = self._due(len(self._rows) if until is None else until)
-        if due.start == due.stop:
-            return
-        self._told = due.stop
+        end = len(self._row) if until is None else int(np.searchsorted(self._row, until))
+        if end > self._told:
+            self.tell(slice(self._told, end))
+            self._told = end
+
+    def tell(self, due: npt.NDArray[np.intp] | slice) -> None:
+        """Let the timeline know of some parts, in order, and their rows of what it says."""
         outcome = self._timeline.apply(self._space[due], self._events.take(due))
         row = self._row[due]
         first = int(row[0])
@@ -109,9 +183,6 @@ class Telling:
         self._rows["pages"][first : first + len(gained)] += gained.astype(np.uint32)
         if outcome.raced.any():
             self._rows["kind"][row[outcome.raced]] = Kind.SPURIOUS
-
-    def _due(self, until: int) -> slice:
-        return slice(self._told, max(self._told, int(np.searchsorted(self._row, until))))
 
 
 def _sources(kind: npt.NDArray[np.uint8], around: npt.NDArray[np.bool_]) -> npt.NDArray[np.uint8]:

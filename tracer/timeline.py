@@ -6,7 +6,7 @@ away (shelf.py). Three things move it: faults (`apply`), what
 a system call or an exit took away (`lose`), and snapshots (`observe`).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, Protocol
 
@@ -74,6 +74,18 @@ class Events:
     def take(self, at: I64 | Bools | slice) -> "Events":
         """Some of them."""
         return Events(*(getattr(self, each.name)[at] for each in fields(self)))
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """What `Timeline.lose` takes."""
+
+    space: int
+    start: int
+    end: int
+    time_ns: int
+    cause: Loss
+    begun_ns: int = 0
 
 
 @dataclass
@@ -315,7 +327,9 @@ class Timeline:
         now = self._takings.under_way(spaces, events.page, events.time_ns)
         return np.where(doubt != 0, doubt, now)
 
-    def _doubt(self, at: I64, loss: Loss, time_ns: int) -> None:
+    def _doubt(
+        self, at: I64, loss: npt.NDArray[np.uint8] | Loss, time_ns: npt.NDArray[np.int64] | int
+    ) -> None:
         """A call that returned at `time_ns` may have taken the frames of these slots' pages."""
         self._columns["doubt"][at] = loss
         self._columns["changed_ns"][at] = time_ns
@@ -531,18 +545,34 @@ class Timeline:
         meanwhile, `begun_ns` is when the call that took them began: of a frame that came
         since, what is seen next tells whether the call took it or had done so before.
         """
-        at = self._store.range(space, start, end)
+        return self.lose_all([Lost(space, start, end, time_ns, cause, begun_ns)])
+
+    def lose_all(self, losses: Sequence[Lost]) -> int:
+        """`lose` of ranges that have no page in common."""
+        at, which = self._store.ranges([(each.space, each.start, each.end) for each in losses])
         if not len(at):
             return 0  # most calls: a new mapping lies where nothing was
-        at = at[self._columns["frame"][at] != _NONE]
-        at = at[self._columns["changed_ns"][at] <= time_ns]
+        time = np.array([each.time_ns for each in losses])
+        had = self._columns["frame"][at] != _NONE
+        had &= self._columns["changed_ns"][at] <= time[which]
+        if not had.any():
+            return 0
+        at, which = at[had], which[had]
         assumed = self._columns["assumed"][at].astype(np.bool_)
-        self.forget(at[assumed])
-        at = at[~assumed]
-        doubted = (self._columns["changed_ns"][at] >= begun_ns) & (begun_ns > 0)
-        self._doubt(at[doubted], cause, time_ns)
-        self._lose(at[~doubted], time_ns, cause)
-        return len(assumed)
+        if assumed.any():
+            self.forget(at[assumed])
+        lost = ~assumed
+        cause = np.array([each.cause for each in losses], np.uint8)
+        begun = np.array([each.begun_ns for each in losses])
+        if begun.any():
+            begun = begun[which]
+            doubted = lost & (self._columns["changed_ns"][at] >= begun) & (begun > 0)
+            call = which[doubted]
+            self._doubt(at[doubted], cause[call], time[call])
+            lost &= ~doubted
+        call = which[lost]
+        self._lose(at[lost], time[call], cause[call])
+        return len(at)
 
     def move(
         self,

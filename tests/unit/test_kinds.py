@@ -412,3 +412,54 @@ def test_traits_of_a_record_that_does_not_are_the_region_s() -> None:
     made = faults(1, marks=Mark.ENTRY, vm_flags=0x8, inode=9)
     for traits in (NOWHERE, ANONYMOUS, SHMEM, SPECIAL):
         assert kinds.traits(made, np.array([traits], np.uint8))[0] == traits
+
+
+def a_batch(count: int, **fields: Any) -> np.ndarray:
+    """First writes to anonymous pages, each in a frame of its own."""
+    number = np.arange(count, dtype=np.uint64)
+    common = {
+        "marks": Mark.ENTRY | Mark.BEFORE | Mark.AFTER,
+        "flags": WRITE_FLAG | USER_FLAG,
+        "address": 0x7F03_0000_0000 + number * np.uint64(4096),
+        "entry_after": (np.uint64(F) + (number << np.uint64(12))) | np.uint64(PRESENT | WRITABLE),
+        "ip": 0x401000,
+    }
+    return faults(count, **common | {"level_before": 1, "level_after": 1} | fields)
+
+
+SWAPPED = np.where(np.arange(100) == 60, swap_entry(0, 77), 0).astype(np.uint64)
+ONE_ZERO = a_batch(100)["entry_after"]
+ONE_ZERO[60] = ZERO_FRAME | PRESENT
+ONE_COPY = np.where(np.arange(100) == 60, F, G).astype(np.uint64) | np.uint64(PRESENT)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {},
+        {"entry_before": SWAPPED},
+        {"entry_after": ONE_ZERO},
+        {"entry_after": ZERO_FRAME | PRESENT},
+        {"entry_before": G | PRESENT, "entry_after": ONE_COPY},
+        {"entry_after": 0},
+        {"entry_after": F | PROTNONE},
+        {"level_after": 2, "entry_after": HUGE | PRESENT | LEAF},
+        {"level_before": 2},
+        {"marks": Mark.ENTRY | Mark.FAILED | Mark.BEFORE | Mark.AFTER},
+        {"calls": np.arange(100) // 60},
+        {"ip": np.where(np.arange(100) == 60, 0, 0x401000)},
+        {"tgid": np.arange(100) // 60, "mm": 7},
+    ],
+)
+def test_faults_that_are_alike_are_judged_as_each_alone(fields: dict[str, Any]) -> None:
+    batch, owner = a_batch(100, **fields), np.zeros(100, np.uint32)
+    traits = np.full(100, Trait.KNOWN, np.uint8)
+    found = kinds.judge(batch, owner, traits, ZERO_FRAME)
+    for at in range(100):
+        part = slice(at, at + 1)
+        one = kinds.judge(batch[part], owner[part], traits[part], ZERO_FRAME)
+        for name in ("access", "cause", "major", "kind"):
+            assert getattr(found, name)[at] == getattr(one, name)[0], (name, at)
+        for name in ("old", "new"):
+            for field, values in vars(getattr(found, name)).items():
+                assert values[at] == vars(getattr(one, name))[field][0], (name, field, at)

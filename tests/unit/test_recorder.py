@@ -252,6 +252,20 @@ def test_a_window_on_the_other_side_of_a_cut(recorder: Recorder, kernel: Kernel)
     assert of(rows, "comm") == ["target", "new"]
 
 
+def test_names_are_those_of_the_moment(recorder: Recorder, kernel: Kernel) -> None:
+    """By the ring's order: of another CPU an older record may come later."""
+    other = {"tid": PID + 1, "count": 1}
+    kernel.fault(0)
+    kernel.fault(1, F + P, **other)
+    for name in (b"one", b"two"):
+        kernel.task(RecordType.RENAME, comm=name)
+        kernel.fault(len(name) + len(name) * (name == b"two"), F + 9 * P)
+    kernel.fault(8, F + 8 * P, time_ns=kernel.time - 150)
+    rows = cycle(recorder)
+    assert of(rows, "page") == [0, 1, 3, 8, 6]
+    assert of(rows, "comm") == ["target", "", "one", "two", "two"]
+
+
 # -- lives ------------------------------------------------------------------------------
 
 

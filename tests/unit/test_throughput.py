@@ -44,7 +44,11 @@ def run(feed: Feed, folder: Path) -> dict[str, Any]:
         recorder.observe(1, shot)
         recorder.observe(1, shot)
         attached = cast(Any, SimpleNamespace(**vars(recorder.attached)))
-        books = books_of(recorder, attached)
+        books = asdict(books_of(recorder, attached))
+        regions = recorder.names.regions
+        for by_region in ("gained_in", "lost_in"):  # by what they are: numbers are ours alone
+            named = {str(regions[number]): count for number, count in books[by_region].items()}
+            books[by_region] = sorted(named.items())
         write_pages(pages, pages_of(recorder), recorder.names)
     csv.close()
     pages.close()
@@ -52,7 +56,7 @@ def run(feed: Feed, folder: Path) -> dict[str, Any]:
     return {
         "faults": (folder / "faults.csv").read_bytes(),
         "pages": (folder / "pages.csv").read_bytes(),
-        "books": asdict(books),
+        "books": books,
         "summary": {
             kind.name: (group.faults, group.major, group.gained, group.latencies.quantile(0.9))
             for kind, group in summary._kinds.items()
@@ -75,10 +79,10 @@ def digest(found: dict[str, Any]) -> str:
 # What the code wrote before any of it was made for speed. A change of a column or of a rule
 # changes these: then hold the two versions' files against each other, and take the new ones.
 GOLDEN = {
-    ("storm", True): "b7d1ba78f7963740edff0143",
-    ("storm", False): "b7d1ba78f7963740edff0143",
-    ("mixture", True): "6f945de35f09f18027e9ff05",
-    ("mixture", False): "c8962dbbb9d31e3e75b0c930",
+    ("storm", True): "50f0a8c0f45f534f47dda30e",
+    ("storm", False): "50f0a8c0f45f534f47dda30e",
+    ("mixture", True): "ff0890ba1a5c9e4a7b6a4982",
+    ("mixture", False): "572ddf1c5a365c665db31a49",
 }
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tracer.rows import NO_FRAME, Confirmed, Kind
 from tracer.sources import Loss, Source
 from tracer.syscalls import Taking
-from tracer.timeline import Events, Outcome, Timeline
+from tracer.timeline import Events, Lost, Outcome, Timeline
 
 P = 4096
 SPACE, CHILD = 1, 2
@@ -71,6 +71,7 @@ def page_of(line: Timeline, page: int, space: int = SPACE) -> dict[str, int]:
     at = line.state(space, np.array([page], np.uint64))
     names = ("frame", "changed_ns", "first_ns", "first_frame", "first_fault", "gains", "losses")
     names += ("region", "first_source", "first_kind", "source", "last_loss", "confirmed", "assumed")
+    names += ("doubt",)
     return {name: line[name][at[0]].item() for name in names}
 
 
@@ -403,6 +404,28 @@ def test_what_came_after_a_system_call_s_return_stays(line: Timeline) -> None:
     apply(line, Event(7, 10, 20), Event(8, 25, 40, after=B))
     assert line.lose(SPACE, 0, 1 << 56, 30, Loss.MADVISE) == 1
     assert [page_of(line, n)["frame"] for n in (7, 8)] == [NO_FRAME, B]
+
+
+def test_losses_in_places_apart_are_booked_together(line: Timeline) -> None:
+    """Each as if it were alone: its time, its cause, what came during the call or after it."""
+    apply(line, *(Event(page, 10, 20 + page, after=A + page * P) for page in range(12)))
+    apply(line, Event(3, 10, 20, after=B), space=CHILD)
+    losses = [
+        Lost(SPACE, 0, 3 * P, 40, Loss.MUNMAP),
+        Lost(SPACE, 3 * P, 5 * P, 23, Loss.MADVISE),
+        Lost(CHILD, 0, 1 << 56, 50, Loss.EXIT),
+        Lost(SPACE, 8 * P, 11 * P, 40, Loss.MADVISE, begun_ns=29),
+        Lost(SPACE, 64 * P, 99 * P, 40, Loss.MUNMAP),
+    ]
+    assert line.lose_all(losses) == 3 + 1 + 1 + 3
+    gone = {page for page in range(12) if page_of(line, page)["frame"] == NO_FRAME}
+    assert gone == {0, 1, 2, 3, 8}
+    assert [page_of(line, page)["doubt"] for page in (8, 9, 10, 11)] == [
+        *(0, Loss.MADVISE, Loss.MADVISE, 0)
+    ]
+    assert page_of(line, 3)["changed_ns"] == 23
+    assert lost(line) == {"MUNMAP": 3, "MADVISE": 2, "EXIT": 1}
+    assert line.lose_all(losses[:1]) == line.lose_all([]) == 0
 
 
 def test_holds(line: Timeline) -> None:

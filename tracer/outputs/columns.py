@@ -19,7 +19,7 @@ from tracer.fields import alike
 Words = npt.NDArray[np.unsignedinteger]  # one for each row, or a single one for all
 Flags = npt.NDArray[np.bool_]
 Lengths = npt.NDArray[np.integer]
-Tables = tuple[Words, Words]  # without and with leading zeros
+Tables = Words  # of all numbers with leading zeros, then the same without
 
 _COMMA = np.uint32(int.from_bytes(b"\0\0\0,", "little"))
 _SEVEN = np.uint64(10_000_000)
@@ -47,7 +47,7 @@ def decimal(values: npt.NDArray[np.integer], blank: int | None = None) -> Column
     least, most = _extremes(number)
     if least == most:
         return _repeated(b"%d," % most, empty)
-    same, digits = _shared(least, most, (3, 7), 10)
+    same, digits = _shared(least, most, (3, 7, 11), 10)
     if digits:
         words = _below(number - number.dtype.type(same * 10**digits), digits)
         words += constant(b"%d" % same).words[::-1]
@@ -152,13 +152,19 @@ def _lengths(number: npt.NDArray[np.integer], least: int, most: int, base: int) 
 
 
 def _below(number: npt.NDArray[np.integer], digits: int) -> list[Words]:
-    """The last 3 or 7 digits of numbers that have more, least significant first."""
+    """The last 3, 7 or 11 digits of numbers that have no more, least significant first."""
     head, tail = _decimal_tables()
+    highest: list[Words] = []
+    if digits == 11:
+        long = number.astype(np.uint64)
+        above = long // _SEVEN
+        number = long - above * _SEVEN
+        highest = [_padded(head, above)]
     rest = number.astype(np.uint32)
     if digits == 3:
         return [_padded(tail, rest)]
     high = rest // np.uint32(1000)
-    return [_padded(tail, rest - high * np.uint32(1000)), _padded(head, high)]
+    return [_padded(tail, rest - high * np.uint32(1000)), _padded(head, high), *highest]
 
 
 def _long_digits(number: npt.NDArray[np.uint64]) -> list[Words]:
@@ -188,21 +194,17 @@ def _digits(rest: npt.NDArray[np.unsignedinteger], words: list[Words]) -> list[W
 
 def _look_up(table: Tables, low: npt.NDArray[np.integer], rest: npt.NDArray[np.integer]) -> Words:
     """The digits of `low`, with leading zeros where there are others in front."""
-    stripped, _ = table
-    more = rest != 0
-    if more.all():
+    first = rest == 0
+    if not first.any():
         return _padded(table, low)
-    if not more.any():
-        return _take(stripped, low)
-    return np.where(more, _padded(table, low), _take(stripped, low))
+    return _take(table, low.astype(np.intp) + first * np.intp(len(table) // 2))
 
 
 def _padded(table: Tables, low: npt.NDArray[np.integer]) -> Words:
     """The digits of `low`, leading zeros and all; a single word where all are the same."""
-    _, padded = table
     if len(low) and (low == low[0]).all():
-        return padded[int(low[0]) :][:1]
-    return _take(padded, low)
+        return table[int(low[0]) :][:1]
+    return _take(table, low)
 
 
 def _take(table: npt.NDArray[Any], at: npt.NDArray[np.integer]) -> npt.NDArray[Any]:
@@ -250,7 +252,7 @@ def _tables(padded: list[str]) -> Tables:
     stripped = [digits.lstrip("0") for digits in padded]
     if stripped[0] == ",":
         stripped[0] = "0,"
-    return _packed(stripped), _packed(padded)
+    return _packed(padded + stripped)
 
 
 def _packed(cells: list[str]) -> Words:

@@ -24,11 +24,13 @@ def lines(columns: Sequence[Column], rows: int) -> Iterator[memoryview]:
     """The columns side by side: whole lines at a time."""
     columns = _merged(columns)
     ends: list[int] = (_SLACK + np.cumsum([column.width for column in columns])).tolist()
-    words, pieces = _placed(columns, ends), _pieces(columns, ends)
+    placed, pieces = _placed(columns, ends), _pieces(columns, ends)
     if pieces is not None:
         starts, places = _places(pieces, ends[-1] - _SLACK, rows)
     stride, count = ends[-1], min(rows, BLOCK)
-    matrix = np.zeros((count, stride), np.uint8)
+    matrix = np.empty((count, stride), np.uint8)
+    matrix[:] = _common(placed, stride)
+    words = _written(placed)
     out = np.empty(count * stride, np.uint8)
     for start in range(0, rows, BLOCK):
         part = slice(start, min(start + BLOCK, rows))
@@ -73,6 +75,26 @@ def _placed(columns: Sequence[Column], ends: Sequence[int]) -> list[tuple[Words,
             placed.append((word, at))
             at += word.itemsize
     return placed
+
+
+def _common(placed: Sequence[tuple[Words, int]], stride: int) -> Text:
+    """A line with the words that are the same in all."""
+    line = np.zeros(stride, np.uint8)
+    for word, at in placed:
+        if len(word) == 1:
+            line[at : at + word.itemsize] = word.view(np.uint8)
+    return line
+
+
+def _written(placed: Sequence[tuple[Words, int]]) -> list[tuple[Words, int]]:
+    """The words to write in every block: those that differ, and what these lie over."""
+    written: list[tuple[Words, int]] = []
+    reached = 1 << 62  # so far down do the words go that are written to the right of the next
+    for word, at in placed:
+        if len(word) > 1 or at + word.itemsize > reached:
+            written.append((word, at))
+            reached = min(reached, at)
+    return written
 
 
 @dataclass(frozen=True, slots=True)
