@@ -55,11 +55,13 @@ static __always_inline u64 this_task(void)
 #endif
 }
 
-/* Members of what this_task() gave. */
+/* Members of what this_task() gave; task_struct.pagefault_disabled while it is read counts us. */
 #ifdef CAST_CALL
+#define DISABLED_BY_US 0
 #define OWN64(task, offset) (*(u64 *)((task) + (offset)))
 #define OWN32(task, offset) (*(u32 *)((task) + (offset)))
 #else
+#define DISABLED_BY_US 1 /* copy_from_kernel_nofault() */
 #define OWN64(task, offset) load64((task) + (offset))
 #define OWN32(task, offset) load32((task) + (offset))
 #endif

@@ -946,7 +946,7 @@ int hook__exception(struct bpf_raw_tracepoint_args *ctx)
 	if (!is_active(tgid) || address > USER_END)
 		return 0;
 	/* The kernel's own attempt, given up where the page is not there: a signal's frame, a futex. */
-	if (!(ctx->args[2] & ERROR_CODE_USER) && OWN32(task, O_TASK_NO_FAULTS))
+	if (!(ctx->args[2] & ERROR_CODE_USER) && OWN32(task, O_TASK_NO_FAULTS) > DISABLED_BY_US)
 		state |= STATE_ATTEMPT;
 	p = own_place(task);
 	if (!p)
