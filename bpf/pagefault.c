@@ -352,16 +352,16 @@ static __always_inline u32 look_for_room(struct pending *p, struct walk *before,
 {
 	u64 window[WINDOW_SLOTS];
 
-	p->mask_before = p->mask_next = 0;
-	p->beyond = 0;
-	if (before->level != 1) /* nothing is: then the window tells all afterwards */
-		return (state & ~STATE_BESIDE) | STATE_AROUND;
 #ifdef PROBE_PERF
-	if (state & STATE_BESIDE) {
+	if ((state & STATE_BESIDE) && before->level == 1) {
 		p->beyond = present_beside(before->slot);
 		return state;
 	}
 #endif
+	p->mask_before = p->mask_next = 0;
+	p->beyond = 0;
+	if (before->level != 1) /* nothing is: then the window tells all afterwards */
+		return (state & ~STATE_BESIDE) | STATE_AROUND;
 	if (!look_around(before, window))
 		return state;
 	p->mask_before = before->mask;
@@ -623,6 +623,8 @@ static __always_inline void finish(u64 task, struct pending *p, u32 result)
 	/* The windows go first: whoever reads the fault's record has them already. */
 	if (look_for_neighbours(p, &after, window))
 		emit_neighbours(p, id_of(task), now, &after, window);
+	else if (p->state & STATE_BESIDE)
+		p->mask_before = 0; /* it was not looked at */
 	seen = p->mask_before | (u64)after.mask << 16;
 	r = events.ringbuf_reserve(RECORD_SIZE);
 	if (!r) {
@@ -825,14 +827,19 @@ static __always_inline void emit_failed(u64 task, struct pending *p, u32 result)
 	events.ringbuf_submit(r, BPF_RB_NO_WAKEUP);
 }
 
+/* The tracepoints' arguments. */
+#define EXCEPTION_ADDRESS(ctx) ((ctx)->args[0])
+#define EXCEPTION_REGS(ctx) ((ctx)->args[1])
+#define EXCEPTION_CODE(ctx) ((ctx)->args[2])
+
 /* Attached to both exceptions:page_fault_user and page_fault_kernel. */
 int hook__exception(struct bpf_raw_tracepoint_args *ctx)
 {
-	u64 task = this_task(), address = ctx->args[0];
+	u64 task = this_task();
 	u32 state = STATE_OPEN;
 	struct pending *p;
 
-	if (!is_active(id_of(task) >> 32) || address > USER_END)
+	if (!is_active(id_of(task) >> 32) || EXCEPTION_ADDRESS(ctx) > USER_END)
 		return 0;
 	p = own_place(task);
 	if (!p)
@@ -840,7 +847,7 @@ int hook__exception(struct bpf_raw_tracepoint_args *ctx)
 	if (!p)
 		return 0;
 	if (p->state) {
-		if (p->record.address == address) {
+		if (p->record.address == EXCEPTION_ADDRESS(ctx)) {
 			/* A signal interrupted the fault and the instruction ran again. */
 			p->record.calls++;
 			p->state &= ~STATE_SLOT;
@@ -849,14 +856,15 @@ int hook__exception(struct bpf_raw_tracepoint_args *ctx)
 		emit_failed(task, p, 0);
 	}
 	p->record.start_ns = bpf_ktime_get_ns();
-	p->record.flags = ctx->args[2];
+	p->record.flags = EXCEPTION_CODE(ctx);
 	p->record.calls = 1;
-	p->record.ip = LOAD64(ctx->args[1] + __builtin_offsetof(struct pt_regs, ip));
-	if (!(ctx->args[2] & ERROR_CODE_WRITE))
+	p->record.ip = LOAD64(EXCEPTION_REGS(ctx) + __builtin_offsetof(struct pt_regs, ip));
+	if (!(EXCEPTION_CODE(ctx) & ERROR_CODE_WRITE))
 		state |= STATE_AROUND | STATE_READS;
 	else
 		state |= SETTINGS->large_folios ? STATE_AROUND : STATE_BESIDE;
-	look_before(p, OWN64(task, O_TASK_MM), address, state, MARK_ENTRY | MARK_ERRORCODE);
+	look_before(p, OWN64(task, O_TASK_MM), EXCEPTION_ADDRESS(ctx), state,
+		    MARK_ENTRY | MARK_ERRORCODE);
 	return 0;
 }
 
