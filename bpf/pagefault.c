@@ -56,8 +56,8 @@ struct pending {
 	u64 above;      /* the entry that leads there */
 	u64 above_slot; /* and its address */
 	u32 state;      /* STATE_… */
-	u16 mask_before; /* this, mask_next and beyond where STATE_AROUND or STATE_BESIDE is set */
-	u16 mask_next;  /* present pages of the next window */
+	u16 mask_before; /* present pages of the window, where STATE_AROUND is set */
+	u16 mask_next;  /* and of the next one */
 	u8 beyond;      /* what is present on either side of what is looked at: 1 below, 2 above */
 	u8 spare[7];
 	u64 task;       /* whose place this is: a thread's number is used again */
