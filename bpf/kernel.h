@@ -20,8 +20,11 @@ static u64 (*user_registers)(u64 task) = (void *)175; /* bpf_task_pt_regs, since
 
 #define LOAD64(address) (*(u64 *)cast_address(address, TYPE_WORDS))
 #define LOAD32(address) (*(u32 *)cast_address(address, TYPE_WORDS))
-#define TYPED_VMA(vma) cast_address(vma, TYPE_VMA) /* for MEMBER64 */
+#define TYPED_WORDS(address) cast_address(address, TYPE_WORDS)
+#define TYPED_VMA(vma) cast_address(vma, TYPE_VMA)
+/* Of a pointer whose type the verifier knows: a typed one's member, or an argument of fentry's. */
 #define MEMBER64(pointer, offset) (*(u64 *)((pointer) + (offset)))
+#define MEMBER32(pointer, offset) (*(u32 *)((pointer) + (offset)))
 #else
 static __always_inline u64 load64(u64 address)
 {
@@ -41,8 +44,10 @@ static __always_inline u32 load32(u64 address)
 
 #define LOAD64(address) load64(address)
 #define LOAD32(address) load32(address)
+#define TYPED_WORDS(address) (address)
 #define TYPED_VMA(vma) (vma)
 #define MEMBER64(pointer, offset) load64((pointer) + (offset))
+#define MEMBER32(pointer, offset) load32((pointer) + (offset))
 #endif
 
 /* The running thread: struct task_struct *. Its members are the verifier's to check. */

@@ -25,7 +25,7 @@
 #define FAULT_FLAG_WRITE 0x1
 #define FAULT_FLAG_TRIED 0x20 /* STATE_TRIED */
 #define FAULT_FLAG_USER 0x40
-#define FAULT_FLAG_REMOTE 0x80 /* STATE_REMOTE */
+#define FAULT_FLAG_REMOTE 0x80
 #define ERROR_CODE_WRITE 0x2
 #define ERROR_CODE_USER 0x4
 #define SIGBUS 7
@@ -53,32 +53,16 @@ struct target {
  * on: one of PLACES, by its number, and where another thread has that, one in `pending`.
  */
 struct pending {
-	u32 state;     /* STATE_… */
-	u32 flags;
-	u64 start_ns;
-	u64 address;
-	u64 mm;
-	u64 ip;
-	u64 entry_before;
-	u64 vm_start;
-	u64 vm_end;
-	u64 vm_flags;
-	u64 vm_pgoff;
+	struct fault_record record; /* what is known of it; the rest at its completion */
 	u64 table;      /* which page table `slot` is in, for how long: table_key() */
 	u64 slot;       /* kernel address of entry_before, where level_before is 1 */
 	u64 above;      /* the entry that leads there */
 	u64 above_slot; /* and its address */
-	u64 inode;      /* this, device and magic where STATE_FILE is set */
-	u64 magic;
-	u32 device;
-	u32 owner;      /* the memory's owner where STATE_REMOTE is set */
-	u32 calls;
-	u16 mask_before; /* this, mask_next and beyond where STATE_AROUND or STATE_BESIDE is set */
-	u16 mask_next;   /* present pages of the next window */
+	u32 state;      /* STATE_… */
+	u16 mask_before; /* present pages of the window, where STATE_AROUND is set */
+	u16 mask_next;  /* and of the next one */
 	u8 beyond;      /* what is present on either side of what is looked at: 1 below, 2 above */
-	u8 marks;
-	u8 level_before;
-	u8 spare[5];
+	u8 spare[7];
 	u64 task;       /* whose place this is: a thread's number is used again */
 	u32 tid;        /* that number, as the tracer has it */
 	u32 crowded;    /* another thread is in `pending` because this place was taken */
@@ -90,12 +74,11 @@ struct pending {
 #define STATE_AROUND 0x02  /* neighbours may come along: the window is looked at, before and after */
 #define STATE_BESIDE 0x04  /* a large folio may come: the two pages beside are, one of which it has */
 #define STATE_READS 0x08   /* a read of what may be a file: fault-around is possible */
-#define STATE_FILE 0x10    /* in a mapping of a file */
+#define STATE_SLOT 0x10    /* in its only call; the entry it found is in `slot` */
 #define STATE_TRIED 0x20   /* its last call says FAULT_FLAG_TRIED */
 #define STATE_RETRIED 0x40 /* its last call ended with VM_FAULT_RETRY */
-#define STATE_REMOTE 0x80  /* in another process's memory, its call says */
-#define STATE_ATTEMPT 0x100 /* of the kernel's, with faults disabled: no fault, unless it completes */
-#define STATE_STACK 0x200  /* its stack is being read: exceptions meanwhile are the reading's own */
+#define STATE_ATTEMPT 0x80 /* of the kernel's, with faults disabled: no fault, unless it completes */
+#define STATE_STACK 0x100  /* its stack is being read: exceptions meanwhile are the reading's own */
 
 /* What user space sets before it arms the targets. */
 struct settings {
@@ -269,45 +252,45 @@ static __always_inline u64 own_fault_count(u64 task)
 #endif
 }
 
+/* The members of a record from `first` to the one before `end`. */
+#define MEMBERS(first, end) \
+	(__builtin_offsetof(struct fault_record, end) - __builtin_offsetof(struct fault_record, first))
+#define COPY_MEMBERS(to, from, first, end) \
+	__builtin_memcpy(&(to)->first, &(from)->first, MEMBERS(first, end))
+#define CLEAR_MEMBERS(in, first, end) __builtin_memset(&(in)->first, 0, MEMBERS(first, end))
+
+/* What a place knows of a fault, in its record, with `marks` added; all but how it ended. */
 static __always_inline void describe(struct fault_record *r, struct pending *p, u64 task, u8 marks)
 {
 	u64 id = id_of(task);
 
 	r->type = RECORD_FAULT;
-	r->marks = p->marks | marks;
+	r->marks = p->record.marks | marks;
+	r->level_before = p->record.level_before;
+	r->cpu = bpf_get_smp_processor_id();
 	r->tgid = id >> 32;
 	r->tid = id;
+	COPY_MEMBERS(r, &p->record, mm, vm_start);
+#ifdef PROBE_PERF
+	CLEAR_MEMBERS(r, vm_start, entry_after); /* it knows of no mapping */
+#else
+	COPY_MEMBERS(r, &p->record, vm_start, entry_after);
+#endif
 	r->count = own_fault_count(task);
-	r->level_before = p->level_before;
-	r->mm = p->mm;
-	r->address = p->address;
-	r->start_ns = p->start_ns;
-	r->ip = p->ip;
-	r->entry_before = p->entry_before;
-	r->vm_start = p->vm_start;
-	r->vm_end = p->vm_end;
-	r->vm_flags = p->vm_flags;
-	r->vm_pgoff = p->vm_pgoff;
-	r->flags = p->flags;
-	r->calls = p->calls;
-	r->inode = r->magic = 0;
-	r->device = r->owner = 0;
-	if (p->state & STATE_FILE) {
-		r->inode = p->inode;
-		r->magic = p->magic;
-		r->device = p->device;
-	}
-	if (p->state & STATE_REMOTE)
-		r->owner = p->owner;
 	r->spare = 0;
+#ifdef STACKS
+	r->stack = p->record.stack;
+#else
 	r->stack = 0;
+#endif
 }
 
 static __always_inline int is_filtered(struct settings *set, struct pending *p, u64 now)
 {
-	if (set->range_end && (p->address < set->range_start || p->address >= set->range_end))
+	if (set->range_end &&
+	    (p->record.address < set->range_start || p->record.address >= set->range_end))
 		return 1;
-	return set->min_latency_ns && p->start_ns && now - p->start_ns < set->min_latency_ns;
+	return set->min_latency_ns && p->record.start_ns && now - p->record.start_ns < set->min_latency_ns;
 }
 
 /* The running thread's number, the kernel's own: what places go by. */
@@ -326,8 +309,10 @@ static __always_inline struct pending *own_place(u64 task)
 	u32 key = place_key(task);
 	struct pending *p = PLACE(key);
 
-	if (p->task == task)
+	if (p->task == task) {
+		__builtin_assume(p != 0); /* the callers' tests of it are for the other road */
 		return p;
+	}
 	if (!p->crowded)
 		return 0;
 	p = pending.lookup(&key);
@@ -335,9 +320,9 @@ static __always_inline struct pending *own_place(u64 task)
 }
 
 /* The same, made where there is none; 0 where there is no room for one more thread. */
-static __always_inline struct pending *new_place(u64 task, u32 tid)
+static __always_inline struct pending *new_place(u64 task)
 {
-	u32 key = place_key(task), number = key & (PLACES - 1);
+	u32 key = place_key(task), number = key & (PLACES - 1), tid = id_of(task);
 	struct pending *p = PLACE(key);
 
 	if (p->task || owners.insert(&number, &task)) {
@@ -379,21 +364,21 @@ static __always_inline u32 look_for_room(struct pending *p, struct walk *before,
 {
 	u64 window[WINDOW_SLOTS];
 
-	p->mask_before = p->mask_next = 0;
-	p->beyond = 0;
-	if (before->level != 1) /* nothing is: then the window tells all afterwards */
-		return (state & ~STATE_BESIDE) | STATE_AROUND;
 #ifdef PROBE_PERF
-	if (state & STATE_BESIDE) {
+	if ((state & STATE_BESIDE) && before->level == 1) {
 		p->beyond = present_beside(before->slot);
 		return state;
 	}
 #endif
+	p->mask_before = p->mask_next = 0;
+	p->beyond = 0;
+	if (before->level != 1) /* nothing is: then the window tells all afterwards */
+		return (state & ~STATE_BESIDE) | STATE_AROUND;
 	if (!look_around(before, window))
 		return state;
 	p->mask_before = before->mask;
 	p->beyond = is_present(window[0]) | is_present(window[WINDOW_SLOTS - 1]) << 1;
-	if ((state & STATE_READS) && next_window(before, p->address, window))
+	if ((state & STATE_READS) && next_window(before, p->record.address, window))
 		p->mask_next = window_mask(window);
 	return state;
 }
@@ -461,7 +446,7 @@ static __always_inline void look_before(struct pending *p, u64 mm, u64 address, 
 
 #ifdef CAST_CALL
 	/* The table itself may have made way for a huge page. */
-	if (p->table == key && p->mm == mm && LOAD64(p->above_slot) == p->above) {
+	if (p->table == key && p->record.mm == mm && LOAD64(p->above_slot) == p->above) {
 		before.slot = (p->slot & ~4095UL) | (address >> 9 & 0xff8);
 		before.entry = LOAD64(before.slot);
 		before.level = 1;
@@ -472,13 +457,15 @@ static __always_inline void look_before(struct pending *p, u64 mm, u64 address, 
 		p->table = before.level == 1 ? key : 0;
 		p->above = before.above;
 		p->above_slot = before.above_slot;
+		p->record.mm = mm;
 	}
 	p->slot = before.slot;
-	p->mm = mm;
-	p->address = address;
-	p->entry_before = before.entry;
-	p->level_before = before.level;
-	p->marks = before.level ? marks | MARK_BEFORE : marks;
+	p->record.address = address;
+	p->record.entry_before = before.entry;
+	p->record.level_before = before.level;
+	p->record.marks = before.level ? marks | MARK_BEFORE : marks;
+	if (before.level == 1)
+		state |= STATE_SLOT;
 	if (state & (STATE_AROUND | STATE_BESIDE))
 		state = look_for_room(p, &before, state);
 	p->state = state;
@@ -488,14 +475,14 @@ static __always_inline void look_before(struct pending *p, u64 mm, u64 address, 
 static __always_inline void look_after(struct pending *p, struct walk *after)
 {
 #ifdef CAST_CALL
-	if (p->level_before == 1 && p->calls == 1 && LOAD64(p->above_slot) == p->above) {
+	if ((p->state & STATE_SLOT) && LOAD64(p->above_slot) == p->above) {
 		after->slot = p->slot;
 		after->entry = LOAD64(p->slot);
 		after->level = 1;
 		return;
 	}
 #endif
-	walk_down(p->mm, p->address, after);
+	walk_down(p->record.mm, p->record.address, after);
 }
 
 static __always_inline void emit_window(struct pending *p, u64 id, u64 now, u64 address,
@@ -515,7 +502,7 @@ static __always_inline void emit_window(struct pending *p, u64 id, u64 now, u64 
 	w->time_ns = now;
 	w->tgid = id >> 32;
 	w->tid = id;
-	w->mm = p->mm;
+	w->mm = p->record.mm;
 	w->address = address & ~(u64)(WINDOW_PAGES * 4096 - 1);
 	w->seen = seen;
 	__builtin_memcpy(w->entries, entries, sizeof(w->entries));
@@ -543,8 +530,8 @@ static __always_inline void emit_row(struct pending *p, u64 id, u64 now, u32 fir
 	w->time_ns = now;
 	w->tgid = id >> 32;
 	w->tid = id;
-	w->mm = p->mm;
-	w->address = (p->address & HUGE_PAGE) + first * 4096;
+	w->mm = p->record.mm;
+	w->address = (p->record.address & HUGE_PAGE) + first * 4096;
 	w->seen = pages;
 	w->entries[0] = frame | ENTRY_PRESENT;
 	events.ringbuf_submit(w, BPF_RB_NO_WAKEUP);
@@ -554,26 +541,26 @@ static __always_inline void emit_row(struct pending *p, u64 id, u64 now, u32 fir
 static __always_inline void emit_neighbours(struct pending *p, u64 id, u64 now,
 					    struct walk *after, u64 *window)
 {
-	u32 number = (p->address >> 12) & 511, start = number & ~(WINDOW_PAGES - 1);
+	u32 number = (p->record.address >> 12) & 511, start = number & ~(WINDOW_PAGES - 1);
 	u32 own = 1u << (number - start), fresh = after->mask & ~p->mask_before, mask, pages;
 	u32 above = start + WINDOW_PAGES;
 	u64 table = window_slot(after) - start * 8;
 	u64 bottom = window[1] & ENTRY_TABLE, top = window[WINDOW_PAGES] & ENTRY_TABLE;
 
 	if (fresh & ~own)
-		emit_window(p, id, now, p->address,
+		emit_window(p, id, now, p->record.address,
 			    p->mask_before | (u64)after->mask << 16, window + 1);
 	/* Only a page that was absent, and in no huge page, brings a folio along. */
-	if (!(p->marks & MARK_BEFORE) || is_present(p->entry_before))
+	if (!(p->record.marks & MARK_BEFORE) || is_present(p->record.entry_before))
 		fresh = 0;
 	if ((p->beyond & 1) || !maps_frame(window[0], bottom - 4096))
 		fresh &= ~1;
 	if ((p->beyond & 2) || !maps_frame(window[WINDOW_PAGES + 1], top + 4096))
 		fresh &= ~LAST_OF_WINDOW;
-	if ((p->state & STATE_READS) && next_window(after, p->address, window)) {
+	if ((p->state & STATE_READS) && next_window(after, p->record.address, window)) {
 		mask = window_mask(window);
 		if (mask & ~p->mask_next)
-			emit_window(p, id, now, p->address + WINDOW_PAGES * 4096,
+			emit_window(p, id, now, p->record.address + WINDOW_PAGES * 4096,
 				    p->mask_next | (u64)mask << 16, window);
 		if (mask & ~p->mask_next & LAST_OF_WINDOW) {
 			top = window[WINDOW_PAGES - 1] & ENTRY_TABLE;
@@ -663,13 +650,13 @@ static __always_inline u64 take_stack(void *ctx, struct pending *p, u64 task, u6
 	long size;
 	u8 yes = 1;
 
-	if (!(p->flags & (p->marks & MARK_ERRORCODE ? ERROR_CODE_USER : FAULT_FLAG_USER))) {
+	if (!(p->record.flags & (p->record.marks & MARK_ERRORCODE ? ERROR_CODE_USER : FAULT_FLAG_USER))) {
 		size = bpf_get_stack(ctx, s->kernel, STACK_KERNEL * 8, 0);
 		if (size > 0)
 			kernel = (u32)size / 8;
 	}
 	p->state |= STATE_STACK;
-	if (!(p->marks & MARK_FOREIGN)) {
+	if (!(p->record.marks & MARK_FOREIGN)) {
 		size = bpf_get_stack(ctx, s->user, STACK_USER * 8, BPF_F_USER_STACK);
 		if (size > 0)
 			user = (u32)size / 8;
@@ -703,10 +690,28 @@ static __always_inline u64 take_stack(void *ctx, struct pending *p, u64 task, u6
 }
 #endif
 
-/* One fault is over: emit its record, after the windows in which neighbours came along. */
-static __always_inline int finish(void *ctx, u64 task, struct pending *p, u32 result)
+/* Fills and sends `r`, the record of a fault that is over; `after` is its entry now. */
+static __always_inline void send(struct fault_record *r, struct pending *p, u64 task, u64 now,
+				 struct walk *after, u64 seen, u32 result)
 {
-	u64 now = bpf_ktime_get_ns(), seen = 0, stack = 0;
+	u8 marks = after->level ? MARK_AFTER : 0;
+
+	if (result & VM_FAULT_ERROR)
+		marks |= MARK_FAILED;
+	r->level_after = after->level;
+	r->entry_after = after->entry;
+	r->time_ns = now;
+	r->seen = seen;
+	r->result = result;
+	r->current_mm = OWN64(task, O_TASK_MM);
+	describe(r, p, task, marks);
+	events.ringbuf_submit(r, BPF_RB_NO_WAKEUP);
+}
+
+/* One fault is over: emit its record, after the windows in which neighbours came along. */
+static __always_inline void finish(void *ctx, u64 task, struct pending *p, u32 result)
+{
+	u64 now = bpf_ktime_get_ns(), seen;
 	struct walk after = {};
 	struct fault_record *r;
 #ifdef STACKS
@@ -715,48 +720,43 @@ static __always_inline int finish(void *ctx, u64 task, struct pending *p, u32 re
 	u64 *window;
 
 	if (!s)
-		return 0;
+		return;
 	window = s->window;
 #else
 	u64 window[WINDOW_SLOTS];
 #endif
-	u8 marks = 0;
 
 	if (SETTINGS->filters && is_filtered(SETTINGS, p, now)) {
 		not_sent(p, task, result, COUNT_FILTERED);
-		return 0;
+		return;
+	}
+#ifdef STACKS
+	p->record.stack = take_stack(ctx, p, task, now, s); /* before its fault in the ring, too */
+#endif
+	if (!(p->state & (STATE_AROUND | STATE_BESIDE))) {
+		/* Most are such. Looking once there is a record costs less. */
+		r = events.ringbuf_reserve(RECORD_SIZE);
+		if (!r) {
+			not_sent(p, task, result, COUNT_LOST);
+			return;
+		}
+		look_after(p, &after);
+		send(r, p, task, now, &after, 0, result);
+		return;
 	}
 	look_after(p, &after);
 	/* The windows go first: whoever reads the fault's record has them already. */
-	if (p->state & (STATE_AROUND | STATE_BESIDE)) {
-		if (look_for_neighbours(p, &after, window))
-			emit_neighbours(p, id_of(task), now, &after, window);
-		seen = p->mask_before | (u64)after.mask << 16;
-	}
-#ifdef STACKS
-	stack = take_stack(ctx, p, task, now, s);
-#endif
+	if (look_for_neighbours(p, &after, window))
+		emit_neighbours(p, id_of(task), now, &after, window);
+	else if (p->state & STATE_BESIDE)
+		p->mask_before = 0; /* it was not looked at */
+	seen = p->mask_before | (u64)after.mask << 16;
 	r = events.ringbuf_reserve(RECORD_SIZE);
 	if (!r) {
 		not_sent(p, task, result, COUNT_LOST);
-		return 0;
+		return;
 	}
-	if (after.level)
-		marks |= MARK_AFTER;
-	if (result & VM_FAULT_ERROR)
-		marks |= MARK_FAILED;
-	describe(r, p, task, marks);
-	r->level_after = after.level;
-	r->cpu = bpf_get_smp_processor_id();
-	r->time_ns = now;
-	r->entry_after = after.entry;
-	r->seen = seen;
-	r->result = result;
-	r->current_mm = OWN64(task, O_TASK_MM);
-	if (stack)
-		r->stack = stack;
-	events.ringbuf_submit(r, BPF_RB_NO_WAKEUP);
-	return 0;
+	send(r, p, task, now, &after, seen, result);
 }
 
 /* The process whose memory this is (CONFIG_MEMCG keeps mm->owner); 0 where that is not known. */
@@ -775,72 +775,90 @@ static __always_inline u32 owner_of(u64 mm)
 
 #if defined(PROBE_FENTRY) || defined(PROBE_KPROBE)
 
+/* The arguments of handle_mm_fault(), read where they are needed: registers are few. */
+#ifdef PROBE_FENTRY
+typedef u64 hook_context;
+#define HOOK_VMA(ctx) ((ctx)[0])
+#define HOOK_ADDRESS(ctx) ((ctx)[1])
+#define HOOK_FLAGS(ctx) ((u32)(ctx)[2])
+#define HOOK_IP(ctx) MEMBER64((ctx)[3], __builtin_offsetof(struct pt_regs, ip))
+#else
+typedef struct pt_regs hook_context;
+#define HOOK_VMA(ctx) TYPED_VMA((ctx)->di)
+#define HOOK_ADDRESS(ctx) ((ctx)->si)
+#define HOOK_FLAGS(ctx) ((u32)(ctx)->dx)
+#define HOOK_IP(ctx) LOAD64((ctx)->cx + __builtin_offsetof(struct pt_regs, ip))
+#endif
+
 /* Notes which mapping it is; whether it is one of a file. */
-static __always_inline int read_mapping(struct pending *p, u64 vma)
+static __always_inline int read_mapping(struct fault_record *r, u64 vma)
 {
 	u64 file = MEMBER64(vma, O_VMA_FILE), inode, super;
 
-	p->vm_start = MEMBER64(vma, O_VMA_START);
-	p->vm_end = MEMBER64(vma, O_VMA_END);
-	p->vm_flags = MEMBER64(vma, O_VMA_FLAGS);
-	p->vm_pgoff = MEMBER64(vma, O_VMA_PGOFF);
+	r->vm_start = MEMBER64(vma, O_VMA_START);
+	r->vm_end = MEMBER64(vma, O_VMA_END);
+	r->vm_flags = MEMBER64(vma, O_VMA_FLAGS);
+	r->vm_pgoff = MEMBER64(vma, O_VMA_PGOFF);
+	CLEAR_MEMBERS(r, inode, entry_after);
 	if (!file)
 		return 0;
-	inode = LOAD64(file + O_FILE_INODE);
-	p->inode = LOAD64(inode + O_INODE_INO);
-	super = LOAD64(inode + O_INODE_SUPER);
-	p->device = LOAD32(super + O_SUPER_DEVICE);
-	p->magic = LOAD64(super + O_SUPER_MAGIC);
+	inode = MEMBER64(file, O_FILE_INODE);
+	r->inode = MEMBER64(inode, O_INODE_INO);
+	super = MEMBER64(inode, O_INODE_SUPER);
+	r->device = MEMBER32(super, O_SUPER_DEVICE);
+	r->magic = MEMBER64(super, O_SUPER_MAGIC);
 	return 1;
 }
 
-static __always_inline int enter(u64 vma, u64 address, u32 flags, u64 regs)
+static __always_inline u32 owner_of_vma(u64 vma)
 {
-	u64 task = this_task(), id = id_of(task);
-	u32 tgid = id >> 32, owner = 0;
-	struct pending *p;
 	u64 mm = 0;
+
+	READ(mm, vma, O_VMA_MM);
+	return owner_of(mm);
+}
+
+static __always_inline int enter(hook_context *ctx)
+{
+	u64 task = this_task(), vma;
+	struct pending *p;
 	u8 marks = MARK_ENTRY | MARK_MAPPING;
 	u32 state;
 
-	if (flags & FAULT_FLAG_REMOTE) {
-		READ(mm, vma, O_VMA_MM);
-		owner = owner_of(mm);
-	}
-	if (!is_active(tgid)) {
+	if (!is_active(id_of(task) >> 32)) {
 		/* A thread that is no target may still touch a target's memory. */
-		if (!owner || !is_active(owner))
+		if (!(HOOK_FLAGS(ctx) & FAULT_FLAG_REMOTE) || !is_active(owner_of_vma(HOOK_VMA(ctx))))
 			return 0;
 		marks |= MARK_FOREIGN;
 	}
 	p = own_place(task);
 	if (!p)
-		p = new_place(task, id);
+		p = new_place(task);
 	if (!p)
 		return 0;
 	if (p->state) {
-		if ((p->state & STATE_RETRIED) && p->address == address) {
+		if ((p->state & STATE_RETRIED) && p->record.address == HOOK_ADDRESS(ctx)) {
 			/* The same fault, called again after VM_FAULT_RETRY: the kernel counts it once. */
-			p->calls++;
-			p->state = (p->state & ~(STATE_RETRIED | STATE_TRIED)) | (flags & FAULT_FLAG_TRIED);
+			p->record.calls++;
+			p->state = (p->state & ~(STATE_RETRIED | STATE_TRIED | STATE_SLOT)) |
+				   (HOOK_FLAGS(ctx) & FAULT_FLAG_TRIED);
 			return 0;
 		}
 		count(COUNT_ABANDONED);
 	}
-	p->start_ns = bpf_ktime_get_ns();
-	p->flags = flags;
-	p->calls = 1;
-	p->ip = regs ? LOAD64(regs + __builtin_offsetof(struct pt_regs, ip)) : 0;
-	vma = TYPED_VMA(vma);
-	mm = MEMBER64(vma, O_VMA_MM);
-	state = STATE_OPEN | (flags & (FAULT_FLAG_TRIED | FAULT_FLAG_REMOTE));
-	if (read_mapping(p, vma))
-		state |= STATE_FILE | STATE_AROUND | (flags & FAULT_FLAG_WRITE ? 0 : STATE_READS);
+	p->record.start_ns = bpf_ktime_get_ns();
+	p->record.flags = HOOK_FLAGS(ctx);
+	p->record.calls = 1;
+	p->record.ip = HOOK_IP(ctx);
+	vma = HOOK_VMA(ctx);
+	state = STATE_OPEN | (HOOK_FLAGS(ctx) & FAULT_FLAG_TRIED);
+	if (read_mapping(&p->record, vma))
+		state |= STATE_AROUND | (HOOK_FLAGS(ctx) & FAULT_FLAG_WRITE ? 0 : STATE_READS);
 	else if (SETTINGS->large_folios)
 		state |= STATE_AROUND;
-	if (flags & FAULT_FLAG_REMOTE)
-		p->owner = owner;
-	look_before(p, mm, address, state, marks);
+	if (HOOK_FLAGS(ctx) & FAULT_FLAG_REMOTE)
+		p->record.owner = owner_of_vma(vma);
+	look_before(p, MEMBER64(vma, O_VMA_MM), HOOK_ADDRESS(ctx), state, marks);
 	return 0;
 }
 
@@ -870,7 +888,7 @@ static __always_inline int enter_anonymous(void)
 	struct pending *p = own_place(this_task());
 
 	if (p && p->state)
-		p->marks |= MARK_ANON_FN;
+		p->record.marks |= MARK_ANON_FN;
 	return 0;
 }
 #endif
@@ -879,7 +897,7 @@ static __always_inline int enter_anonymous(void)
 /* The context is the function's arguments, then what it returns. */
 int fentry__handle_mm_fault(u64 *ctx)
 {
-	return enter(ctx[0], ctx[1], ctx[2], ctx[3]);
+	return enter(ctx);
 }
 
 int fexit__handle_mm_fault(u64 *ctx)
@@ -896,7 +914,7 @@ int fentry__do_anonymous_page(u64 *ctx)
 #ifdef PROBE_KPROBE
 int kprobe__handle_mm_fault(struct pt_regs *ctx)
 {
-	return enter(ctx->di, ctx->si, ctx->dx, ctx->cx);
+	return enter(ctx);
 }
 
 int kretprobe__handle_mm_fault(struct pt_regs *ctx)
@@ -925,32 +943,36 @@ static __always_inline void emit_failed(u64 task, struct pending *p, u32 result)
 		return;
 	}
 	describe(r, p, task, MARK_FAILED);
+	r->stack = 0;
 	r->level_after = 0;
-	r->cpu = bpf_get_smp_processor_id();
-	r->time_ns = p->start_ns;
+	r->time_ns = p->record.start_ns;
 	r->entry_after = 0;
 	r->seen = 0;
 	r->result = result;
-	r->current_mm = p->mm;
+	r->current_mm = p->record.mm;
 	events.ringbuf_submit(r, BPF_RB_NO_WAKEUP);
 }
+
+/* The tracepoints' arguments. */
+#define EXCEPTION_ADDRESS(ctx) ((ctx)->args[0])
+#define EXCEPTION_REGS(ctx) ((ctx)->args[1])
+#define EXCEPTION_CODE(ctx) ((ctx)->args[2])
 
 /* Attached to both exceptions:page_fault_user and page_fault_kernel. */
 int hook__exception(struct bpf_raw_tracepoint_args *ctx)
 {
-	u64 task = this_task(), id = id_of(task);
-	u64 address = ctx->args[0];
-	u32 tgid = id >> 32, tid = id, state = STATE_OPEN;
+	u64 task = this_task();
+	u32 state = STATE_OPEN;
 	struct pending *p;
 
-	if (!is_active(tgid) || address > USER_END)
+	if (!is_active(id_of(task) >> 32) || EXCEPTION_ADDRESS(ctx) > USER_END)
 		return 0;
 	/* The kernel's own attempt, given up where the page is not there: a signal's frame, a futex. */
-	if (!(ctx->args[2] & ERROR_CODE_USER) && OWN32(task, O_TASK_NO_FAULTS) > DISABLED_BY_US)
+	if (!(EXCEPTION_CODE(ctx) & ERROR_CODE_USER) && OWN32(task, O_TASK_NO_FAULTS) > DISABLED_BY_US)
 		state |= STATE_ATTEMPT;
 	p = own_place(task);
 	if (!p)
-		p = new_place(task, tid);
+		p = new_place(task);
 	if (!p)
 		return 0;
 	if (p->state & STATE_STACK)
@@ -958,24 +980,26 @@ int hook__exception(struct bpf_raw_tracepoint_args *ctx)
 	if (p->state && !(p->state & STATE_ATTEMPT)) {
 		if (state & STATE_ATTEMPT)
 			return 0; /* a profiler's, in the middle of a fault */
-		if (p->address == address) {
+		if (p->record.address == EXCEPTION_ADDRESS(ctx)) {
 			/* A signal interrupted the fault and the instruction ran again. */
-			p->calls++;
+			p->record.calls++;
+			p->state &= ~STATE_SLOT;
 			return 0;
 		}
 		/* In user mode it did not fail: there was no signal for it, but one that broke off its wait. */
-		if (!(p->flags & ERROR_CODE_USER))
+		if (!(p->record.flags & ERROR_CODE_USER))
 			emit_failed(task, p, 0);
 	}
-	p->start_ns = bpf_ktime_get_ns();
-	p->flags = ctx->args[2];
-	p->calls = 1;
-	p->ip = LOAD64(ctx->args[1] + __builtin_offsetof(struct pt_regs, ip));
-	if (!(ctx->args[2] & ERROR_CODE_WRITE))
+	p->record.start_ns = bpf_ktime_get_ns();
+	p->record.flags = EXCEPTION_CODE(ctx);
+	p->record.calls = 1;
+	p->record.ip = LOAD64(EXCEPTION_REGS(ctx) + __builtin_offsetof(struct pt_regs, ip));
+	if (!(EXCEPTION_CODE(ctx) & ERROR_CODE_WRITE))
 		state |= STATE_AROUND | STATE_READS;
 	else
 		state |= SETTINGS->large_folios ? STATE_AROUND : STATE_BESIDE;
-	look_before(p, OWN64(task, O_TASK_MM), address, state, MARK_ENTRY | MARK_ERRORCODE);
+	look_before(p, OWN64(task, O_TASK_MM), EXCEPTION_ADDRESS(ctx), state,
+		    MARK_ENTRY | MARK_ERRORCODE);
 	return 0;
 }
 
@@ -1001,28 +1025,26 @@ static __always_inline int resolved(struct bpf_perf_event_data *ctx, u32 result)
 {
 	u64 task = this_task();
 	struct pending *p = own_place(task);
-	u64 id;
 
 	if (!p || !p->state) {
-		id = id_of(task);
-		if (!is_active(id >> 32))
+		if (!is_active(id_of(task) >> 32))
 			return 0;
 		if (!p)
-			p = new_place(task, id);
+			p = new_place(task);
 		if (!p)
 			return 0;
 		/* It was under way when tracing began: no entry time, no state before. */
-		p->start_ns = 0;
-		p->marks = 0;
-		p->entry_before = 0;
-		p->level_before = 0;
+		p->record.start_ns = 0;
+		p->record.marks = 0;
+		p->record.entry_before = 0;
+		p->record.level_before = 0;
 		p->state = STATE_OPEN;
 		p->table = 0;
-		p->flags = 0;
-		p->address = ctx->addr;
-		p->ip = ctx->regs.ip;
-		p->calls = 1;
-		p->mm = OWN64(task, O_TASK_MM);
+		p->record.flags = 0;
+		p->record.address = ctx->addr;
+		p->record.ip = ctx->regs.ip;
+		p->record.calls = 1;
+		p->record.mm = OWN64(task, O_TASK_MM);
 	}
 	finish(ctx, task, p, result);
 	p->state = 0;

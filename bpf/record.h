@@ -53,22 +53,22 @@ struct fault_record {
 	u64 address;      /* faulting virtual address */
 	u64 start_ns;     /* CLOCK_MONOTONIC at entry of the first call, before anything is looked at */
 	u64 ip;           /* faulting instruction; 0 where there is none */
-	u64 count;        /* the thread's min_flt + maj_flt, this fault included */
 	u64 entry_before; /* raw page-table entry at entry */
-	u64 entry_after;  /* raw page-table entry at completion */
+	u32 flags;        /* fault_flag bits, or the x86 error code (MARK_ERRORCODE) */
+	u32 calls;        /* handle_mm_fault calls this fault took (1 + retries) */
 	u64 vm_start;
 	u64 vm_end;
 	u64 vm_flags;
 	u64 vm_pgoff;     /* in pages */
 	u64 inode;        /* i_ino of vm_file; 0 for anonymous memory */
+	u64 magic;        /* s_magic of vm_file's file system */
+	u32 device;       /* s_dev of vm_file's inode, kernel encoding (major << 20 | minor) */
+	u32 owner;        /* tgid of the memory's owner where it is not the thread's own; else 0 */
+	u64 entry_after;  /* raw page-table entry at completion */
+	u64 count;        /* the thread's min_flt + maj_flt, this fault included */
 	u64 current_mm;   /* current->mm */
 	u64 seen;         /* present pages of the 16-page window: low 16 bits before, next 16 after; 0: not looked at */
-	u32 device;       /* s_dev of vm_file's inode, kernel encoding (major << 20 | minor) */
-	u32 flags;        /* fault_flag bits, or the x86 error code (MARK_ERRORCODE) */
 	u32 result;       /* vm_fault_t; on perf VM_FAULT_MAJOR, _SIGBUS and _SIGSEGV (the signal), or 0 */
-	u32 calls;        /* handle_mm_fault calls this fault took (1 + retries) */
-	u64 magic;        /* s_magic of vm_file's file system */
-	u32 owner;        /* tgid of the memory's owner where it is not the thread's own; else 0 */
 	u32 spare;
 	u64 stack;        /* the call stack: stack_record.stack; 0 where none was taken */
 };

@@ -144,9 +144,10 @@ static __always_inline int maps_frame(u64 entry, u64 frame)
 static __always_inline u32 present_beside(u64 slot)
 {
 	u32 number = (slot >> 3) & 511;
+	u64 below = TYPED_WORDS(slot - 8);
 
-	return (is_present(LOAD64(slot - 8)) | (number == 0))
-		| (is_present(LOAD64(slot + 8)) | (number == 511)) << 1;
+	return (is_present(MEMBER64(below, 0)) | (number == 0))
+		| (is_present(MEMBER64(below, 16)) | (number == 511)) << 1;
 }
 
 /* Which of the window's pages are in a row of frames with the page walked to, itself included. */
