@@ -642,21 +642,21 @@ static __always_inline u64 innermost_caller(u64 task)
  * Only a fault in kernel mode has frames of the kernel's that say anything: those of one in user
  * mode are the fault handler itself. Of a thread that is no target the mappings are not followed.
  */
-static __always_inline u64 take_stack(void *ctx, struct pending *p, u64 task, u64 now,
-				      struct stack *s)
+static __always_inline u64 take_stack(void *ctx, struct pending *p, u64 task, struct stack *s,
+				      int in_kernel, int foreign)
 {
 	u32 kernel = 0, user = 0;
 	u64 number, mm = 0, exec_id = 0, caller = 0, id = id_of(task);
 	long size;
 	u8 yes = 1;
 
-	if (!(p->record.flags & (p->record.marks & MARK_ERRORCODE ? ERROR_CODE_USER : FAULT_FLAG_USER))) {
+	if (in_kernel) {
 		size = bpf_get_stack(ctx, s->kernel, STACK_KERNEL * 8, 0);
 		if (size > 0)
 			kernel = (u32)size / 8;
 	}
 	p->state |= STATE_STACK;
-	if (!(p->record.marks & MARK_FOREIGN)) {
+	if (!foreign) {
 		size = bpf_get_stack(ctx, s->user, STACK_USER * 8, BPF_F_USER_STACK);
 		if (size > 0)
 			user = (u32)size / 8;
@@ -677,7 +677,7 @@ static __always_inline u64 take_stack(void *ctx, struct pending *p, u64 task, u6
 	s->head.kernel = kernel;
 	s->head.user = user;
 	s->head.cpu = bpf_get_smp_processor_id();
-	s->head.time_ns = now;
+	s->head.time_ns = bpf_ktime_get_ns();
 	s->head.tgid = id >> 32;
 	s->head.tid = id;
 	s->head.mm = mm;
@@ -708,6 +708,14 @@ static __always_inline void send(struct fault_record *r, struct pending *p, u64 
 	events.ringbuf_submit(r, BPF_RB_NO_WAKEUP);
 }
 
+#ifdef STACKS
+/* Whether a fault was taken in kernel mode, by the flags of either kind. */
+static __always_inline int in_kernel(struct fault_record *r)
+{
+	return !(r->flags & (r->marks & MARK_ERRORCODE ? ERROR_CODE_USER : FAULT_FLAG_USER));
+}
+#endif
+
 /* One fault is over: emit its record, after the windows in which neighbours came along. */
 static __always_inline void finish(void *ctx, u64 task, struct pending *p, u32 result)
 {
@@ -730,8 +738,9 @@ static __always_inline void finish(void *ctx, u64 task, struct pending *p, u32 r
 		not_sent(p, task, result, COUNT_FILTERED);
 		return;
 	}
-#ifdef STACKS
-	p->record.stack = take_stack(ctx, p, task, now, s); /* before its fault in the ring, too */
+#if defined(STACKS) && !defined(PROBE_KPROBE)
+	p->record.stack = take_stack(ctx, p, task, s, in_kernel(&p->record),
+				     p->record.marks & MARK_FOREIGN);
 #endif
 	if (!(p->state & (STATE_AROUND | STATE_BESIDE))) {
 		/* Most are such. Looking once there is a record costs less. */
@@ -846,6 +855,16 @@ static __always_inline int enter(hook_context *ctx)
 		}
 		count(COUNT_ABANDONED);
 	}
+#if defined(STACKS) && defined(PROBE_KPROBE)
+	/* Not at the return: older kernels cannot walk the stack beyond the return probe. */
+	u32 zero = 0;
+	struct stack *s = stacks.lookup(&zero);
+
+	p->record.stack = 0;
+	if (s)
+		p->record.stack = take_stack(ctx, p, task, s, !(HOOK_FLAGS(ctx) & FAULT_FLAG_USER),
+					     marks & MARK_FOREIGN);
+#endif
 	p->record.start_ns = bpf_ktime_get_ns();
 	p->record.flags = HOOK_FLAGS(ctx);
 	p->record.calls = 1;
