@@ -8,6 +8,7 @@ feature is on the list of tests/kernels/catalogue.py.
 
 import ctypes
 import os
+import signal
 import struct
 from collections.abc import Generator
 from pathlib import Path
@@ -39,6 +40,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    # Commands under test are to heed Ctrl-C: a shell's background jobs are born ignoring it.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     config.addinivalue_line("markers", "live: needs root and a kernel that lets us load BPF")
     config.addinivalue_line("markers", "guest: a test of the program to run in guests, too")
 

@@ -3,7 +3,6 @@
 The fixtures below it prepare the machine for a test and restore it; see features.py.
 """
 
-import signal
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
@@ -17,12 +16,6 @@ from tracer.resources import bpf_dir
 
 P = ParamSpec("P")
 T = TypeVar("T")
-
-
-def pytest_configure() -> None:
-    """Commands under test are to heed Ctrl-C: a shell's background jobs are born ignoring it."""
-    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
