@@ -266,6 +266,25 @@ def test_names_are_those_of_the_moment(recorder: Recorder, kernel: Kernel) -> No
     assert of(rows, "comm") == ["target", "", "one", "two", "two"]
 
 
+@pytest.mark.parametrize("built", [True, False])
+def test_exec_s_own_faults_come_before_its_record(
+    recorder: Recorder, kernel: Kernel, built: bool
+) -> None:
+    """Its new name is told in between, as it changes to the new memory."""
+    new = {"mm": NEW_MM, "current_mm": NEW_MM}
+    kernel.fault(0)
+    if built:  # the arguments
+        kernel.fault(50, F + P, **new | {"current_mm": MM, "vm_flags": 0x18000})
+    kernel.task(RecordType.RENAME, comm=b"new", mm=0)
+    kernel.fault(1, F + 2 * P, **new)
+    kernel.task(RecordType.EXEC, comm=b"new", mm=NEW_MM)
+    kernel.fault(2, F + 3 * P, **new)
+    rows = cycle(recorder)
+    assert of(rows, "space") == [1, *([2] if built else []), 2, 2]
+    assert of(rows, "pid") == [PID] * len(of(rows, "pid"))
+    assert len(recorder.spaces) == 2
+
+
 # -- lives ------------------------------------------------------------------------------
 
 
