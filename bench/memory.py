@@ -27,6 +27,8 @@ _MARGIN = 1.02  # some may find no room in the ring
 
 def measure(events: int = EVENTS) -> dict[str, Any]:
     """Bytes resident over time, and the faults that were traced and lost meanwhile."""
+    # It ends the tracer, which leaves it ignored where it was, as in a shell's background job.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     rounds = round(events * _MARGIN / PAGES)
     with tempfile.TemporaryDirectory() as folder, target("rounds", PAGES, rounds) as process:
         csv = Path(folder) / "faults.csv"

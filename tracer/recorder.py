@@ -249,7 +249,7 @@ class Recorder:
             record, before = raw.view(self.layout.task)[0], int(batch.before[index])
             # A thread's id used again: what came before is the old one's.
             reused = kind == RecordType.FORK and int(record["child_tid"]) in self.threads.live
-            if reused or _cuts(kind, record):
+            if reused or self._cuts(kind, record, faults[len(script.placing) :]):
                 self._segment(script, faults[len(script.placing) : before])
                 self._settle(kind, record, script)
             elif kind == RecordType.RENAME:
@@ -259,6 +259,30 @@ class Recorder:
             self._lifecycle(kind, record, script)
         self._segment(script, faults[len(script.placing) :])
         return script
+
+    def _cuts(self, kind: int, record: np.void, faults: Columns) -> bool:
+        """Whether whose memory the faults before this record were in must be asked first.
+
+        `faults` are those since the last such record.
+        """
+        if kind == RecordType.FORK:
+            return bool(record["child_tgid"] != record["tgid"])
+        if kind == RecordType.EXIT:
+            return bool(record["group_dead"])
+        if kind == RecordType.RENAME:
+            return self._leaves_home(int(record["tgid"]), faults)
+        return kind == RecordType.EXEC
+
+    def _leaves_home(self, tgid: int, faults: Columns) -> bool:
+        """Whether a process may be in exec, by its faults in memory that is not its own yet.
+
+        exec gives the new name as it changes to the new memory (begin_new_exec(), fs/exec.c):
+        what came before that only built it.
+        """
+        home = self.spaces.of(tgid)
+        if home is None or home.mm is None:
+            return True
+        return bool(((faults["tgid"] == tgid) & (faults["mm"] != np.uint64(home.mm))).any())
 
     def _segment(self, script: "_Script", faults: Columns) -> None:
         """Faults between two lifecycle records, and what system calls took away meanwhile."""
@@ -576,15 +600,6 @@ def _maps_of(pid: int) -> list[Mapping]:
         return read_maps(pid)
     except ProcessGone:
         return read_maps(pid, stat.living_thread(pid))
-
-
-def _cuts(kind: int, record: np.void) -> bool:
-    """Whether the faults before this record must be joined before it is followed."""
-    if kind == RecordType.FORK:
-        return bool(record["child_tgid"] != record["tgid"])
-    if kind == RecordType.EXIT:
-        return bool(record["group_dead"])
-    return kind == RecordType.EXEC
 
 
 def _lost(change: Effect) -> Lost:

@@ -266,6 +266,27 @@ def test_names_are_those_of_the_moment(recorder: Recorder, kernel: Kernel) -> No
     assert of(rows, "comm") == ["target", "", "one", "two", "two"]
 
 
+@pytest.mark.parametrize("built", [True, False])
+def test_exec_s_own_faults_come_before_its_record(
+    recorder: Recorder, kernel: Kernel, built: bool
+) -> None:
+    """Its new name is told in between, as it changes to the new memory."""
+    below = MM - 0x1000  # of many faults, whose memory is asked by pointer, not by time
+    new = {"mm": below, "current_mm": below}
+    for page in range(70):
+        kernel.fault(page, F + page * P)
+    if built:  # the arguments
+        kernel.fault(99, F, **new | {"current_mm": MM, "vm_flags": 0x18000})
+    kernel.task(RecordType.RENAME, comm=b"new", mm=0)
+    for page in range(70):
+        kernel.fault(page, F + (100 + page) * P, **new)
+    kernel.task(RecordType.EXEC, comm=b"new", mm=below)
+    kernel.fault(2, F, **new)
+    rows = cycle(recorder)
+    assert of(rows, "space") == [1] * 70 + [2] * (71 + built)
+    assert len(recorder.spaces) == 2
+
+
 # -- lives ------------------------------------------------------------------------------
 
 
