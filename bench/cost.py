@@ -158,8 +158,9 @@ def _limits(data: dict[str, Any]) -> str:
     empty, floor, ours = (
         summary(data, name, "wall_ns")[1].median - 1 for name in ("empty", "floor", "perf")
     )
+    least = f"{empty:.0%}" if empty >= 0.005 else "nothing that shows"
     return (
-        f"An empty program on the same events adds {empty:.0%}, a record of 8 bytes {floor:.0%},"
+        f"An empty program on the same events adds {least}, a record of 8 bytes {floor:.0%},"
         f" ours {ours:.0%}: what is between is the page-table walk, before and after, the record of"
         " 176 bytes, and the tracer on the other CPU that reads it and writes CSV."
     )
