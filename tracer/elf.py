@@ -6,10 +6,8 @@ few sections needed are read, the symbol table as one numpy array; a library
 that parses symbols one by one takes seconds for a large program.
 """
 
-import errno
 import lzma
 import os
-import stat
 import struct
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -18,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from tracer.procfs.regular import open_regular
 from tracer.text import decode
 from tracer.unwind import Rule, Unwinding
 
@@ -125,7 +124,7 @@ def functions(
     .gnu_debugdata, else from .dynsym.
     """
     try:
-        descriptor = _open_regular(path, inode)
+        descriptor = open_regular(path, inode)
     except (OSError, ValueError):
         return None
     try:
@@ -142,7 +141,7 @@ def build_id(path: str, inode: int | None = None) -> str:
     `inode` as for `functions`.
     """
     try:
-        descriptor = _open_regular(path, inode)
+        descriptor = open_regular(path, inode)
     except (OSError, ValueError):
         return ""
     try:
@@ -159,7 +158,7 @@ def unwinding(path: str, inode: int | None = None) -> Callable[[int], Rule | Non
     `inode` as for `functions`. What is read is read on demand: the file stays open.
     """
     try:
-        descriptor = _open_regular(path, inode)
+        descriptor = open_regular(path, inode)
     except (OSError, ValueError):
         return None
     file = os.fdopen(descriptor, "rb", buffering=0)
@@ -190,7 +189,7 @@ def open_for_lines(
     what it was (`inode` as for `functions`). The descriptor is the caller's to close.
     """
     try:
-        descriptor = _open_regular(path, inode)
+        descriptor = open_regular(path, inode)
     except (OSError, ValueError):
         return None
     try:
@@ -213,21 +212,6 @@ def functions_in(data: bytes) -> Functions | None:
         return _functions(lambda at, size: data[at : at + size], DEBUG_ROOT)
     except (BadElf, struct.error, lzma.LZMAError):
         return None
-
-
-def _open_regular(path: str, inode: int | None) -> int:
-    """A descriptor; raises OSError unless it is an ordinary file with that number.
-
-    Looked at before it is opened: to open a device may do something.
-    """
-    handle = os.open(path, os.O_PATH | os.O_CLOEXEC)
-    try:
-        status = os.fstat(handle)
-        if not stat.S_ISREG(status.st_mode) or (inode and status.st_ino != inode):
-            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL), path)
-        return os.open(f"/proc/self/fd/{handle}", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    finally:
-        os.close(handle)
 
 
 def _functions(read: Read, debug_root: Path) -> Functions | None:

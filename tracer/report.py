@@ -226,6 +226,8 @@ class Report:
         lines = self._source_lines()
         if self._callers is not None:
             info.notes += self._callers.notes()
+        if lines is not None and lines.lacking and self._files.stacks is not None:
+            info.notes.append(f"stacks: without source lines, for {lines.lacking}")
         info.verdict = self._judge(result.books)
         with contextlib.ExitStack() as stack:
             stack.callback(self._complain)

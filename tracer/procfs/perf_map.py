@@ -9,10 +9,10 @@ own user is read.
 import bisect
 import os
 import re
-import stat
 import time
 from dataclasses import dataclass, field
 
+from tracer.procfs.regular import open_regular
 from tracer.text import decode
 
 _LINE = re.compile(rb"^([0-9a-fA-F]{1,16}) ([0-9a-fA-F]{1,16}) ([^\n]{1,1024})", re.MULTILINE)
@@ -85,16 +85,15 @@ def _content(pid: int, size: int) -> bytes | None:
     In the process's own file system as long as it lives (a container has its own /tmp, where
     the process may have another number), then in ours.
     """
-    owner = None
     for path in (*_inside(pid), f"/tmp/perf-{pid}.map"):
         try:
-            descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+            descriptor = open_regular(path, follow=False)
         except OSError:
             continue
         try:
             status = os.fstat(descriptor)
             owner = _owner(pid)
-            if not stat.S_ISREG(status.st_mode) or owner not in (None, status.st_uid):
+            if owner not in (None, status.st_uid):
                 continue
             if status.st_size == size:
                 return None

@@ -21,16 +21,6 @@ NO_POINTERS, TRUNCATED, CUT_OFF = "no frame pointers", "truncated", "cut off"
 GAP = "a caller may be missing"  # of a stack that was walked to its beginning all the same
 MISSING = ("no stack", NO_POINTERS, TRUNCATED, CUT_OFF, "broken")
 OTHER = 4  # a note of which this program does not know
-# Where the stack of a thread begins, as tracer.frames has it.
-BEGINNINGS = frozenset(
-    (
-        *("_start", "__libc_start_main", "__libc_start_call_main", "_dl_start_user", "_dl_start"),
-        *("__libc_start_main_impl", "__libc_start_main_alias_2", "generic_start_main"),
-        *("clone", "__clone", "clone3", "__clone3", "start_thread", "thread_start"),
-        *("ret_from_fork", "ret_from_fork_asm", "_rt0_amd64_linux", "_rt0_amd64", "runtime.goexit"),
-        *("runtime.goexit.abi0", "runtime.mstart", "__vfork", "vfork"),
-    )
-)
 
 I64 = npt.NDArray[np.int64]
 U32 = npt.NDArray[np.uint32]
@@ -160,24 +150,21 @@ def _notes(
 
     Then by stack: in which way it is broken, and the module of the code that did it.
     """
-    note, module, function = (table.words[name] for name in ("note", "module", "function"))
+    note, module = table.words["note"], table.words["module"]
     known = [MISSING.index(word) if word in MISSING[1:] else OTHER for word in note.words]
     numbers = np.array([0 if not word else at for word, at in zip(note.words, known, strict=True)])
     notes = (numbers if len(numbers) else np.zeros(1, np.int64))[note.codes[order]]
     if table.notes and len(ends) and not notes[ends[-1]]:  # the file breaks off: so may its last
         notes[ends[-1]] = MISSING.index(CUT_OFF)
     broken, blamed = [], []
-    modules, functions = module.codes[order], function.codes[order]
+    modules = module.codes[order]
     for head, end in zip(heads.tolist(), ends.tolist(), strict=True):
         first = head + int(np.argmax(notes[head : end + 1] > 0))  # the innermost with a note
         word, at = MISSING[notes[end]] if notes[end] else "", end
-        begins = function.words[functions[end]] in BEGINNINGS
-        if word == NO_POINTERS and begins:  # the walk came to the beginning, past a gap
-            word, at, notes[end] = GAP, -1, 0
         if not word and notes[first]:
             word, at = GAP, first
         broken.append(word)
-        blamed.append(module.words[modules[at]] if word and at >= 0 else "")
+        blamed.append(module.words[modules[at]] if word else "")
     return notes.astype(np.int64), broken, blamed
 
 
