@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* Memory that goes away: to swap, lazily freed, unmapped. The test has a swap area on. */
 #include "workload.h"
+#include <sched.h>
 #include <sys/resource.h>
 
 #ifndef MADV_PAGEOUT
@@ -23,11 +24,33 @@ static size_t pages_present(void)
 	return there;
 }
 
-/* The kernel passes over a page that it is busy with: again, until all are out. */
+/* To the next of the CPUs it may run on. */
+static void change_cpu(const cpu_set_t *allowed)
+{
+	cpu_set_t next;
+	int cpu = sched_getcpu();
+	do
+		cpu = (cpu + 1) % CPU_SETSIZE;
+	while (!CPU_ISSET(cpu, allowed));
+	CPU_ZERO(&next);
+	CPU_SET(cpu, &next);
+	check(sched_setaffinity(0, sizeof(next), &next) == 0, "sched_setaffinity");
+}
+
+/*
+ * The kernel passes over a page that it is busy with, and one on another CPU's list of new pages
+ * (it empties only its own, mm/swap.c): again, from each CPU, until all are out.
+ */
 static void page_out(void)
 {
-	for (int tries = 0; tries < 100 && (tries == 0 || pages_present()); tries++)
+	cpu_set_t allowed;
+	check(sched_getaffinity(0, sizeof(allowed), &allowed) == 0, "sched_getaffinity");
+	for (int tries = 0; tries < 100 && (tries == 0 || pages_present()); tries++) {
+		if (tries)
+			change_cpu(&allowed);
 		check(madvise(START, N * PAGE, MADV_PAGEOUT) == 0, "madvise(MADV_PAGEOUT)");
+	}
+	check(sched_setaffinity(0, sizeof(allowed), &allowed) == 0, "sched_setaffinity");
 }
 
 static long majors(void)
