@@ -82,7 +82,6 @@ def storm(layout: Layout, faults: int, *, own_mapping: bool = True) -> Feed:
     made["ip"] = _CODE + 0x1A4
     made["count"] = COUNT + 1 + page
     made["entry_after"] = _frames(faults) | (_PRESENT | _WRITABLE | _USER | _DIRTY)
-    made["seen"] = 1 << 16
     made["calls"] = 1
     made["flags"] = _USER_FAULT
     made["marks"] = _KNOWN | Mark.ANON_FN
@@ -219,7 +218,7 @@ class _World:
             before |= (thread.process.table.get(first + number, 0) & 1) << number
             after |= (entry & 1) << number
             record["entries"][0, number] = entry
-        record["type"], record["level"], record["cpu"] = RecordType.WINDOW, 1, thread.cpu
+        record["type"], record["level"] = RecordType.WINDOW, 1
         record["time_ns"], record["tgid"] = self.now, thread.process.tgid
         record["tid"], record["mm"] = thread.tid, thread.process.mm
         record["address"], record["seen"] = first * PAGE, before | after << 16

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from tracer.resources import bpf_dir
-from tracer.ring import Ring
+from tracer.ring import KernelRing
 
 SOURCE = Path(__file__).with_suffix(".c")
 _RING_BYTES, _PAGE = 64 << 20, 4096
@@ -45,7 +45,7 @@ def main() -> None:
 def _read(fd: int) -> list[int]:
     """The records' addresses, until SIGINT."""
     batches = []
-    with Ring(fd, _RING_BYTES, _RECORD) as ring:
+    with KernelRing(fd, _RING_BYTES, _RECORD) as ring:
         try:
             while True:
                 batches.append(ring.read())

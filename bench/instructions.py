@@ -72,7 +72,6 @@ def _cost(name: str) -> Cost:
     from tracer.errors import TraceError
     from tracer.probes.choose import attach
     from tracer.resources import bpf_dir
-    from tracer.ring import Ring
 
     try:
         attached = attach(name, bpf_dir())
@@ -83,7 +82,7 @@ def _cost(name: str) -> Cost:
     layout = program.layout
     try:
         bystander = storm.cpu_per_fault(storm.run(PAGES, ROUNDS))
-        with Ring(program.ring_fd, program.ring_bytes, layout.size) as ring:
+        with program.open_ring() as ring:
             rounds = storm.run(PAGES, ROUNDS, lambda pid: program.add_target(pid, children=False))
             records = ring.read(1 << 20)
         faults = records.view(layout.fault).ravel()

@@ -17,46 +17,44 @@ from bench.feed import COUNT, PID, ZERO_FRAME, Bytes, Feed
 from tracer.errors import TraceError
 from tracer.recorder import Recorder
 from tracer.records import Layout
+from tracer.ring import MappedRing
 from tracer.rows import Names
 
-RING_BYTES = 1 << 26  # the tracer's own default
-_HEADER = 8
+CAPACITY = 1 << 18  # records: what the tracer's default buffer holds
 
 
 class FedRing:
-    """The kernel's side of a ring: consumer page, producer page, data, in a memfd."""
+    """The programs' side of a mapped ring of `capacity` records, in memory of our own."""
 
-    def __init__(self, size: int = RING_BYTES) -> None:
-        self.size = size
-        self.fd = os.memfd_create("ring")
-        page = mmap.PAGESIZE
-        os.ftruncate(self.fd, 2 * page + size)
-        self._map = mmap.mmap(self.fd, 2 * page + size)
-        self._producer = np.frombuffer(self._map, "<u8", 1, offset=page)
-        self._data = np.frombuffer(self._map, np.uint8, offset=2 * page)
+    def __init__(self, capacity: int = CAPACITY, record_size: int = 176) -> None:
+        self.capacity, self.record_size = capacity, record_size
+        self._fds = os.memfd_create("positions"), os.memfd_create("records")
+        self._maps = []
+        for fd, size in zip(self._fds, (mmap.PAGESIZE, capacity * record_size), strict=True):
+            os.ftruncate(fd, size)
+            self._maps.append(mmap.mmap(fd, size))
+        self.positions = np.frombuffer(self._maps[0], "<u8")
+        self.positions[0] = self.positions[MappedRing.TAIL // 8] = capacity
+        self.records = np.frombuffer(self._maps[1], np.uint8).reshape(capacity, record_size)
+
+    def open(self) -> MappedRing:
+        """A reader of it."""
+        return MappedRing(*self._fds, self.capacity, self.record_size)
 
     def put(self, records: Bytes) -> None:
         """Add records; the reader must have made room for them."""
-        count, length = records.shape
-        with_header = np.zeros((count, _HEADER + length), np.uint8)
-        with_header[:, :_HEADER].view("<u4")[:, 0] = length
-        with_header[:, _HEADER:] = records
-        flat = with_header.ravel()
-        start = int(self._producer[0]) & (self.size - 1)
-        until_end = min(len(flat), self.size - start)
-        self._data[start : start + until_end] = flat[:until_end]
-        self._data[: len(flat) - until_end] = flat[until_end:]
-        self._producer[0] += len(flat)
-
-    def most(self) -> int:
-        """Records of 176 bytes that fit at once."""
-        return self.size // (_HEADER + 176) - 1
+        numbers = int(self.positions[0]) + np.arange(len(records), dtype=np.uint64)
+        at = numbers & np.uint64(self.capacity - 1)
+        self.records[at] = records
+        self.records[:, 4:8].view("<u4")[at, 0] = numbers & np.uint64(0xFFFF_FFFF)
+        self.positions[0] += np.uint64(len(records))
 
     def close(self) -> None:
         """Give the memory back."""
-        del self._producer, self._data
-        self._map.close()
-        os.close(self.fd)
+        del self.positions, self.records
+        for memory, fd in zip(self._maps, self._fds, strict=True):
+            memory.close()
+            os.close(fd)
 
 
 @contextmanager
@@ -65,8 +63,7 @@ def recording(feed: Feed, layout: Layout, ring: FedRing) -> Iterator[Recorder]:
     counters = {"lost": 0, "filtered": 0, "lost_other": 0, "orphans": 0, "crowded": 0}
     program = SimpleNamespace(
         layout=layout,
-        ring_fd=ring.fd,
-        ring_bytes=ring.size,
+        open_ring=ring.open,
         counters=lambda: counters,
         add_target=lambda *pid, **options: None,
         expect_large_folios=lambda expected: None,

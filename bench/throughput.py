@@ -28,7 +28,7 @@ from tracer.outputs.summary import Summary
 from tracer.recorder import Recorder
 from tracer.records import Layout, load_layout
 from tracer.resources import bpf_dir
-from tracer.ring import Ring
+from tracer.ring import MappedRing
 from tracer.rows import Rows
 from tracer.spaces import Spaces
 from tracer.telling import Telling
@@ -91,7 +91,7 @@ def replay(feed: Feed, layout: Layout, file: OutputFile) -> tuple[Stages, int]:
     waiting = Waiting()
     rows_made = 0
     watched = [
-        stages.watch(Ring, "peek", "ring to numpy"),
+        stages.watch(MappedRing, "peek", "ring to numpy"),
         patch("tracer.recorder.take", stages.counted(take, "ring to numpy")),
         stages.watch(Spaces, "resolve", "spaces, mappings"),
         stages.watch(Spaces, "places", "spaces, mappings"),
@@ -100,7 +100,7 @@ def replay(feed: Feed, layout: Layout, file: OutputFile) -> tuple[Stages, int]:
     ]
     try:
         with recording(feed, layout, ring) as recorder, _all(watched):
-            for part in _parts(feed, ring.most() // _PARTS):
+            for part in _parts(feed, ring.capacity // _PARTS):
                 ring.put(part)
                 for rows in _batches(stages, recorder):
                     with stages.stage("summary"):
@@ -121,8 +121,8 @@ def read_only(feed: Feed, layout: Layout) -> int:
     ring = FedRing()
     spent = 0
     try:
-        with Ring(ring.fd, ring.size, layout.size) as reader:
-            for part in _parts(feed, ring.most()):
+        with ring.open() as reader:
+            for part in _parts(feed, ring.capacity):
                 ring.put(part)
                 began = time.thread_time_ns()
                 while len(records := reader.peek(1 << 14)):

@@ -25,6 +25,7 @@ static u64 (*user_registers)(u64 task) = (void *)175; /* bpf_task_pt_regs, since
 /* Of a pointer whose type the verifier knows: a typed one's member, or an argument of fentry's. */
 #define MEMBER64(pointer, offset) (*(u64 *)((pointer) + (offset)))
 #define MEMBER32(pointer, offset) (*(u32 *)((pointer) + (offset)))
+#define MEMBER16(pointer, offset) (*(u16 *)((pointer) + (offset)))
 #else
 static __always_inline u64 load64(u64 address)
 {
@@ -48,6 +49,7 @@ static __always_inline u32 load32(u64 address)
 #define TYPED_VMA(vma) (vma)
 #define MEMBER64(pointer, offset) load64((pointer) + (offset))
 #define MEMBER32(pointer, offset) load32((pointer) + (offset))
+#define MEMBER16(pointer, offset) ((u16)load32((pointer) + (offset)))
 #endif
 
 /* The running thread: struct task_struct *. Its members are the verifier's to check. */

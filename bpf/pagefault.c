@@ -36,6 +36,7 @@
 #define VM_FAULT_ERROR 0x873
 #define VM_FAULT_RETRY 0x400
 #define USER_END 0x00ffffffffffffffULL /* above it: kernel addresses, with 4 and 5 levels */
+#define IS_KERNEL_ADDRESS(address) ((s64)(address) < 0)
 
 /* targets: what to do with a process's faults */
 #define TARGET_ACTIVE 1
@@ -59,10 +60,10 @@ struct pending {
 	u64 above;      /* the entry that leads there */
 	u64 above_slot; /* and its address */
 	u32 state;      /* STATE_… */
-	u16 mask_before; /* present pages of the window, where STATE_AROUND is set */
+	u16 mask_before; /* STATE_AROUND: present pages of the window */
 	u16 mask_next;  /* and of the next one */
-	u8 beyond;      /* what is present on either side of what is looked at: 1 below, 2 above */
-	u8 spare[7];
+	u16 lower, upper; /* STATE_BESIDE: of the entries beside, what says whether they are present */
+	u32 beyond;     /* what is present on either side of the window: 1 below, 2 above */
 	u64 task;       /* whose place this is: a thread's number is used again */
 	u32 tid;        /* that number, as the tracer has it */
 	u32 crowded;    /* another thread is in `pending` because this place was taken */
@@ -72,13 +73,21 @@ struct pending {
 /* struct pending.state; 0 while no fault is under way */
 #define STATE_OPEN 0x01    /* begun and not completed */
 #define STATE_AROUND 0x02  /* neighbours may come along: the window is looked at, before and after */
-#define STATE_BESIDE 0x04  /* a large folio may come: the two pages beside are, one of which it has */
+/*
+ * Only a large folio's pages may, one of which is beside the fault's own: these two entries are
+ * looked at, before and after, and the window afterwards where one has come. Without STATE_AROUND
+ * it is not known what was there before.
+ */
+#define STATE_BESIDE 0x04
 #define STATE_READS 0x08   /* a read of what may be a file: fault-around is possible */
 #define STATE_SLOT 0x10    /* in its only call; the entry it found is in `slot` */
 #define STATE_TRIED 0x20   /* its last call says FAULT_FLAG_TRIED */
 #define STATE_RETRIED 0x40 /* its last call ended with VM_FAULT_RETRY */
 #define STATE_ATTEMPT 0x80 /* of the kernel's, with faults disabled: no fault, unless it completes */
 #define STATE_STACK 0x100  /* its stack is being read: exceptions meanwhile are the reading's own */
+#define STATE_FILE 0x200   /* its mapping is one of a file: vm_pgoff, inode and magic are known */
+#define STATE_FILTER 0x400 /* range_end or min_latency_ns may leave it out */
+#define STATE_REMOTE 0x800 /* the memory may be another process's: `owner` is known */
 
 /* What user space sets before it arms the targets. */
 struct settings {
@@ -88,8 +97,8 @@ struct settings {
 	u64 min_latency_ns; /* 0: all */
 	u64 namespace;      /* the tracer's own struct pid_namespace *, where it is not the initial one */
 	u64 namespace_level;
-	u64 filters;        /* whether there is a range or a least latency */
-	u64 large_folios;   /* whether anonymous memory may come by several pages at once */
+	u32 always;         /* STATE_… of every fault: STATE_FILTER, or nothing */
+	u32 anonymous;      /* of one in memory that is no file's: that, and what to look at */
 };
 
 /* A request to walk the tracer's own memory, to find or to verify the direct map's base. */
@@ -115,7 +124,23 @@ struct calibration {
 #define COUNT_ABANDONED 5 /* entries that never completed, and that no record tells of */
 #define COUNTERS 6
 
-BPF_RINGBUF_OUTPUT(events, 1); /* pages; the loader makes it as large as it is told */
+/* What the records go through; the loader makes it as large as it is told. */
+#ifdef MAPPED_RING
+struct record {
+	u64 words[RECORD_SIZE / 8];
+};
+
+struct positions {
+	u64 head;      /* records claimed, ever; on a cache line that user space does not write to */
+	u64 apart[15];
+	u64 tail;      /* records read, ever: user space says */
+	u64 mask;      /* how many there is room for, a power of two, less one */
+};
+BPF_F_TABLE("array", u32, struct record, records, 1, BPF_F_MMAPABLE);
+BPF_F_TABLE("array", u32, struct positions, positions, 1, BPF_F_MMAPABLE);
+#else
+BPF_RINGBUF_OUTPUT(records, 1);
+#endif
 BPF_HASH(targets, u32, struct target, 65536);
 BPF_HASH(pending, u32, struct pending, 32768);
 BPF_HASH(owners, u32, u64, PLACES); /* of places, by their number: who has it first, has it */
@@ -139,6 +164,7 @@ BPF_HASH(leaving, u32, u64, 32768); /* ids of threads on their way out, by the k
 #define PLACE(tid) ((struct pending *)MAP_VALUE(VALUE_PLACES) + ((tid) & (PLACES - 1)))
 #define MAPPINGS ((u64 *)MAP_VALUE(VALUE_MAPPINGS))
 #define SETTINGS ((struct settings *)MAP_VALUE(VALUE_SETTINGS))
+#define POSITIONS ((struct positions *)MAP_VALUE(VALUE_POSITIONS))
 
 #include "userfault.h"
 
@@ -149,6 +175,62 @@ static __always_inline void count(u32 which)
 	if (value)
 		__sync_fetch_and_add(value, 1);
 }
+
+/*
+ * Room for a record, in the order in which they are read; 0 where there is none. Whoever got it
+ * fills it and submits it, with what reserve() gave for `sequence` (in the upper half of it, as in
+ * a record's first word). What is read stops there until then: nothing that waits may come between.
+ *
+ * The kernel's ring buffer (5.8) takes two calls for that, and a lock. A program that may
+ * compare and swap (5.12) does it in an array: tracer/ring.py says how it is read.
+ */
+#ifdef MAPPED_RING
+#define CLAIM_TRIES 64 /* each that fails is one that another CPU won */
+
+static __always_inline void *reserve(u64 *sequence)
+{
+	struct positions *ring = POSITIONS;
+	u64 head, found, mask = ring->mask;
+	u32 number;
+
+#pragma clang loop unroll(disable)
+	for (int tries = 0; tries < CLAIM_TRIES; tries++) {
+		head = *(volatile u64 *)&ring->head;
+		if (head - *(volatile u64 *)&ring->tail > mask)
+			return 0;
+		found = __sync_val_compare_and_swap(&ring->head, head, head + 1);
+		asm volatile("" : "+r"(found)); /* the compiler would keep a flag instead */
+		if (found != head)
+			continue;
+		*sequence = head << 32;
+		number = head & mask;
+		return records.lookup(&number);
+	}
+	return 0;
+}
+
+/* The sequence is the last to be written: x86 keeps the order of stores. */
+static __always_inline void submit(void *record, u64 sequence)
+{
+	asm volatile("" ::: "memory");
+	((struct task_record *)record)->sequence = sequence >> 32;
+}
+#else
+static __always_inline void *reserve(u64 *sequence)
+{
+	*sequence = 0;
+	return records.ringbuf_reserve(RECORD_SIZE);
+}
+
+static __always_inline void submit(void *record, u64 sequence)
+{
+	((struct task_record *)record)->sequence = sequence >> 32;
+	records.ringbuf_submit(record, BPF_RB_NO_WAKEUP);
+}
+#endif
+
+/* All but the first word, whose sequence is submit()'s to write. */
+#define CLEAR_BODY(record) __builtin_memset((u8 *)(record) + 8, 0, RECORD_SIZE - 8)
 
 /*
  * Who: processes and threads have the numbers that the tracer's PID namespace gives them, in
@@ -259,29 +341,41 @@ static __always_inline u64 own_fault_count(u64 task)
 	__builtin_memcpy(&(to)->first, &(from)->first, MEMBERS(first, end))
 #define CLEAR_MEMBERS(in, first, end) __builtin_memset(&(in)->first, 0, MEMBERS(first, end))
 
-/* What a place knows of a fault, in its record, with `marks` added; all but how it ended. */
-static __always_inline void describe(struct fault_record *r, struct pending *p, u64 task, u8 marks)
+/* What a place knows of a fault, in its record; all but how it ended and its first word. */
+static __always_inline void describe(struct fault_record *r, struct pending *p, u64 task, u32 state)
 {
-	u64 id = id_of(task);
-
-	r->type = RECORD_FAULT;
-	r->marks = p->record.marks | marks;
-	r->level_before = p->record.level_before;
-	r->cpu = bpf_get_smp_processor_id();
-	r->tgid = id >> 32;
-	r->tid = id;
-	COPY_MEMBERS(r, &p->record, mm, vm_start);
+	COPY_MEMBERS(r, &p->record, tgid, vm_start);
 #ifdef PROBE_PERF
 	CLEAR_MEMBERS(r, vm_start, entry_after); /* it knows of no mapping */
 #else
-	COPY_MEMBERS(r, &p->record, vm_start, entry_after);
+	COPY_MEMBERS(r, &p->record, vm_start, vm_pgoff);
+	if (state & (STATE_FILE | STATE_REMOTE))
+		COPY_MEMBERS(r, &p->record, vm_pgoff, entry_after);
+	else
+		CLEAR_MEMBERS(r, vm_pgoff, entry_after);
 #endif
 	r->count = own_fault_count(task);
-	r->spare = 0;
+	r->cpu = bpf_get_smp_processor_id();
 #ifdef STACKS
 	r->stack = p->record.stack;
 #else
 	r->stack = 0;
+#endif
+}
+
+/* Members of a fault's first word: `marks` and `level_after`. */
+#define FIRST_WORD(marks, level) ((u64)(marks) << 8 | (u64)(level) << 24)
+
+/* A fault's first word: what its place has of it, and `more` of its members. */
+static __always_inline void submit_fault(struct fault_record *r, struct pending *p, u64 more,
+					 u64 sequence)
+{
+	u64 word = *(u32 *)&p->record | more | sequence;
+
+	asm volatile("" ::: "memory");
+	*(u64 *)r = word;
+#ifndef MAPPED_RING
+	records.ringbuf_submit(r, BPF_RB_NO_WAKEUP);
 #endif
 }
 
@@ -306,7 +400,7 @@ static __always_inline u32 place_key(u64 task)
 /* The running thread's place, if it has one. */
 static __always_inline struct pending *own_place(u64 task)
 {
-	u32 key = place_key(task);
+	u32 key = place_key(task), again;
 	struct pending *p = PLACE(key);
 
 	if (p->task == task) {
@@ -315,14 +409,16 @@ static __always_inline struct pending *own_place(u64 task)
 	}
 	if (!p->crowded)
 		return 0;
-	p = pending.lookup(&key);
+	again = place_key(task); /* on the stack on this road alone */
+	p = pending.lookup(&again);
 	return p && p->task == task ? p : 0;
 }
 
 /* The same, made where there is none; 0 where there is no room for one more thread. */
 static __always_inline struct pending *new_place(u64 task)
 {
-	u32 key = place_key(task), number = key & (PLACES - 1), tid = id_of(task);
+	u32 key = place_key(task), number = key & (PLACES - 1);
+	u64 id = id_of(task);
 	struct pending *p = PLACE(key);
 
 	if (p->task || owners.insert(&number, &task)) {
@@ -334,10 +430,12 @@ static __always_inline struct pending *new_place(u64 task)
 		if (!p)
 			return 0;
 	}
+	p->record.tgid = id >> 32;
+	p->record.tid = id;
 	p->state = 0;
 	p->table = 0;
 	p->unsent = 0;
-	p->tid = tid;
+	p->tid = id;
 	p->task = task;
 	return p;
 }
@@ -359,59 +457,62 @@ static __always_inline void free_place(u64 task, u32 key)
 	}
 }
 
-/* What is present where neighbours may come; returns the state with what to look at afterwards. */
-static __always_inline u32 look_for_room(struct pending *p, struct walk *before, u32 state)
+/*
+ * Whether the other page of an aligned pair is there already. A large folio of anonymous memory,
+ * aligned as a rule (swapped out, and its mapping moved, it need not be), would have brought it: the
+ * window is hardly ever needed then, and its state before is not worth the price.
+ */
+static __always_inline int has_its_pair(struct pending *p, u64 slot)
+{
+	return (slot & 8 ? p->lower : p->upper) & ENTRY_IS_PRESENT;
+}
+
+/* What is present where neighbours may come. */
+static __always_inline void look_for_room(struct pending *p, struct walk *before, u32 state)
 {
 	u64 window[WINDOW_SLOTS];
 
-#ifdef PROBE_PERF
-	if ((state & STATE_BESIDE) && before->level == 1) {
-		p->beyond = present_beside(before->slot);
-		return state;
-	}
-#endif
 	p->mask_before = p->mask_next = 0;
 	p->beyond = 0;
 	if (before->level != 1) /* nothing is: then the window tells all afterwards */
-		return (state & ~STATE_BESIDE) | STATE_AROUND;
+		return;
 	if (!look_around(before, window))
-		return state;
+		return;
 	p->mask_before = before->mask;
 	p->beyond = is_present(window[0]) | is_present(window[WINDOW_SLOTS - 1]) << 1;
 	if ((state & STATE_READS) && next_window(before, p->record.address, window))
 		p->mask_next = window_mask(window);
-	return state;
 }
 
-#ifdef PROBE_PERF
 /* Whether a page beside has come that has the frame beside. */
 static __always_inline int came_beside(struct pending *p, struct walk *after)
 {
-	u64 frame = after->entry & ENTRY_TABLE;
+	u64 beside;
 
-	if (!(p->beyond & 1) && maps_frame(LOAD64(after->slot - 8), frame - 4096))
-		return 1;
-	return !(p->beyond & 2) && maps_frame(LOAD64(after->slot + 8), frame + 4096);
+	if (!(p->lower & ENTRY_IS_PRESENT)) {
+		beside = LOAD64(after->slot - 8);
+		if (is_present(beside) && maps_frame(beside, (after->entry & ENTRY_TABLE) - 4096))
+			return 1;
+	}
+	if (p->upper & ENTRY_IS_PRESENT)
+		return 0;
+	beside = LOAD64(after->slot + 8);
+	return is_present(beside) && maps_frame(beside, (after->entry & ENTRY_TABLE) + 4096);
 }
-#endif
 
 /* Whether neighbours may have come; then `window` and after->mask are filled. */
 static __always_inline int look_for_neighbours(struct pending *p, struct walk *after, u64 *window)
 {
 	if (after->level != 1)
 		return 0;
-#ifdef PROBE_PERF
 	if ((p->state & STATE_BESIDE) && !came_beside(p, after))
 		return 0;
-#endif
 	if (!look_around(after, window))
 		return 0;
-#ifdef PROBE_PERF
-	if (p->state & STATE_BESIDE) {
+	if (!(p->state & STATE_AROUND)) {
 		p->mask_before = after->mask & ~row_in_window(after, window + 1);
 		p->beyond = 0;
 	}
-#endif
 	return 1;
 }
 
@@ -438,8 +539,45 @@ static __always_inline int walk_down(u64 mm, u64 address, struct walk *w)
 	return 1;
 }
 
+/* Notes the entry before, and what is around it. */
+static __always_inline void note_before(struct pending *p, struct walk *before, u64 address,
+					u32 state, u32 marks)
+{
+	p->slot = before->slot;
+	p->record.address = address;
+	p->record.entry_before = before->entry;
+	if (before->level)
+		marks |= MARK_BEFORE;
+	if (before->level == 1)
+		state |= STATE_SLOT;
+	*(u32 *)&p->record = RECORD_FAULT | marks << 8 | before->level << 16;
+#ifdef PROBE_PERF
+	if ((state & (STATE_AROUND | STATE_BESIDE)) == STATE_BESIDE) {
+		if (before->level == 1) {
+			p->state = state;
+			look_beside(before->slot, &p->lower, &p->upper);
+			return;
+		}
+		state |= STATE_AROUND; /* nothing is there: that much is known of the whole window */
+	}
+#endif
+	p->state = state;
+	if (!(state & STATE_AROUND))
+		return;
+	if (state & STATE_BESIDE) {
+		p->lower = p->upper = 0;
+		if (before->level == 1)
+			look_beside(before->slot, &p->lower, &p->upper);
+		if (has_its_pair(p, before->slot)) {
+			p->state = state & ~STATE_AROUND;
+			return;
+		}
+	}
+	look_for_room(p, before, state);
+}
+
 /* The entry before: by way of the page table that the thread's last fault was in, if it is in it. */
-static __always_inline void look_before(struct pending *p, u64 mm, u64 address, u32 state, u8 marks)
+static __always_inline void look_before(struct pending *p, u64 mm, u64 address, u32 state, u32 marks)
 {
 	u64 key = table_key(address);
 	struct walk before = {};
@@ -450,25 +588,16 @@ static __always_inline void look_before(struct pending *p, u64 mm, u64 address, 
 		before.slot = (p->slot & ~4095UL) | (address >> 9 & 0xff8);
 		before.entry = LOAD64(before.slot);
 		before.level = 1;
-	} else
-#endif
-	{
-		walk_down(mm, address, &before);
-		p->table = before.level == 1 ? key : 0;
-		p->above = before.above;
-		p->above_slot = before.above_slot;
-		p->record.mm = mm;
+		note_before(p, &before, address, state, marks);
+		return;
 	}
-	p->slot = before.slot;
-	p->record.address = address;
-	p->record.entry_before = before.entry;
-	p->record.level_before = before.level;
-	p->record.marks = before.level ? marks | MARK_BEFORE : marks;
-	if (before.level == 1)
-		state |= STATE_SLOT;
-	if (state & (STATE_AROUND | STATE_BESIDE))
-		state = look_for_room(p, &before, state);
-	p->state = state;
+#endif
+	walk_down(mm, address, &before);
+	p->table = before.level == 1 ? key : 0;
+	p->above = before.above;
+	p->above_slot = before.above_slot;
+	p->record.mm = mm;
+	note_before(p, &before, address, state, marks);
 }
 
 /* The entry at completion; it is where it was, if what led there is as it was. */
@@ -488,17 +617,17 @@ static __always_inline void look_after(struct pending *p, struct walk *after)
 static __always_inline void emit_window(struct pending *p, u64 id, u64 now, u64 address,
 					u64 seen, u64 *entries)
 {
-	struct window_record *w = events.ringbuf_reserve(RECORD_SIZE);
+	u64 sequence;
+	struct window_record *w = reserve(&sequence);
 
 	if (!w) {
 		count(COUNT_LOST_TASK);
 		return;
 	}
 	w->type = RECORD_WINDOW;
-	w->marks = p->state & STATE_BESIDE ? WINDOW_UNTOLD : 0;
+	w->marks = p->state & STATE_AROUND ? 0 : WINDOW_UNTOLD;
 	w->level = 1;
 	w->spare = 0;
-	w->cpu = bpf_get_smp_processor_id();
 	w->time_ns = now;
 	w->tgid = id >> 32;
 	w->tid = id;
@@ -506,7 +635,7 @@ static __always_inline void emit_window(struct pending *p, u64 id, u64 now, u64 
 	w->address = address & ~(u64)(WINDOW_PAGES * 4096 - 1);
 	w->seen = seen;
 	__builtin_memcpy(w->entries, entries, sizeof(w->entries));
-	events.ringbuf_submit(w, BPF_RB_NO_WAKEUP);
+	submit(w, sequence);
 }
 
 /* A large folio that reaches beyond the windows: `pages` from the page at `first` on. */
@@ -514,19 +643,20 @@ static __always_inline void emit_row(struct pending *p, u64 id, u64 now, u32 fir
 				     u64 frame)
 {
 	struct window_record *w;
+	u64 sequence;
 
 	if (!pages)
 		return;
-	w = events.ringbuf_reserve(RECORD_SIZE);
+	w = reserve(&sequence);
 	if (!w) {
 		count(COUNT_LOST_TASK);
 		return;
 	}
-	__builtin_memset(w, 0, RECORD_SIZE);
+	CLEAR_BODY(w);
 	w->type = RECORD_WINDOW;
 	w->marks = WINDOW_ROW;
 	w->level = 1;
-	w->cpu = bpf_get_smp_processor_id();
+	w->spare = 0;
 	w->time_ns = now;
 	w->tgid = id >> 32;
 	w->tid = id;
@@ -534,7 +664,7 @@ static __always_inline void emit_row(struct pending *p, u64 id, u64 now, u32 fir
 	w->address = (p->record.address & HUGE_PAGE) + first * 4096;
 	w->seen = pages;
 	w->entries[0] = frame | ENTRY_PRESENT;
-	events.ringbuf_submit(w, BPF_RB_NO_WAKEUP);
+	submit(w, sequence);
 }
 
 /* The windows in which pages other than the fault's own have come to be present. */
@@ -598,20 +728,25 @@ static __always_inline int emit_frames(u64 *ips, u32 count_of_them, u32 most, u3
 				       struct stack_record *head)
 {
 	struct stack_record *r;
+	u64 sequence;
 
 	for (u32 i = 0; i < most; i += STACK_IPS) {
 		if (i >= count_of_them)
 			break;
 		COUNTED(i);
-		r = events.ringbuf_reserve(RECORD_SIZE);
+		r = reserve(&sequence);
 		if (!r) {
 			count(COUNT_LOST_TASK);
 			return 0;
 		}
-		__builtin_memcpy(r, head, __builtin_offsetof(struct stack_record, ips));
+		r->type = RECORD_STACK;
+		r->kernel = head->kernel;
+		r->user = head->user;
 		r->first = before + i;
+		__builtin_memcpy(&r->time_ns, &head->time_ns,
+				 __builtin_offsetof(struct stack_record, ips) - 8);
 		__builtin_memcpy(r->ips, ips + i, sizeof(r->ips));
-		events.ringbuf_submit(r, BPF_RB_NO_WAKEUP);
+		submit(r, sequence);
 	}
 	return 1;
 }
@@ -673,10 +808,8 @@ static __always_inline u64 take_stack(void *ctx, struct pending *p, u64 task, st
 	number = stack_mix_all(number, s->user, user, STACK_USER) | 1;
 	if (sent_stacks.lookup(&number))
 		return number;
-	s->head.type = RECORD_STACK;
 	s->head.kernel = kernel;
 	s->head.user = user;
-	s->head.cpu = bpf_get_smp_processor_id();
 	s->head.time_ns = bpf_ktime_get_ns();
 	s->head.tgid = id >> 32;
 	s->head.tid = id;
@@ -691,21 +824,19 @@ static __always_inline u64 take_stack(void *ctx, struct pending *p, u64 task, st
 #endif
 
 /* Fills and sends `r`, the record of a fault that is over; `after` is its entry now. */
-static __always_inline void send(struct fault_record *r, struct pending *p, u64 task, u64 now,
-				 struct walk *after, u64 seen, u32 result)
+static __always_inline void send(struct fault_record *r, u64 sequence, struct pending *p, u64 task,
+				 u64 now, struct walk *after, u32 state, u32 result, u64 marks)
 {
-	u8 marks = after->level ? MARK_AFTER : 0;
+	u64 more = marks << 8;
 
-	if (result & VM_FAULT_ERROR)
-		marks |= MARK_FAILED;
-	r->level_after = after->level;
+	if (after->level)
+		more |= FIRST_WORD(MARK_AFTER, after->level);
 	r->entry_after = after->entry;
 	r->time_ns = now;
-	r->seen = seen;
 	r->result = result;
 	r->current_mm = OWN64(task, O_TASK_MM);
-	describe(r, p, task, marks);
-	events.ringbuf_submit(r, BPF_RB_NO_WAKEUP);
+	describe(r, p, task, state);
+	submit_fault(r, p, more, sequence);
 }
 
 #ifdef STACKS
@@ -716,12 +847,50 @@ static __always_inline int in_kernel(struct fault_record *r)
 }
 #endif
 
+#if defined(CAST_CALL) && !defined(STACKS)
+#ifdef PROBE_PERF
+#define STATE_PLAIN (STATE_OPEN | STATE_SLOT | STATE_BESIDE)
+#else
+#define STATE_PLAIN (STATE_OPEN | STATE_SLOT)
+#endif
+
+/*
+ * The same as finish() does, for most faults: those of one page in memory that is no file's, which
+ * did not fail. 0 if this is none of them.
+ */
+static __always_inline int finish_plain(u64 task, struct pending *p, u32 result)
+{
+	struct walk after = {.level = 1};
+	struct fault_record *r;
+	u64 sequence, now;
+
+	if (p->state != STATE_PLAIN || result & (VM_FAULT_ERROR | VM_FAULT_RETRY) ||
+	    LOAD64(p->above_slot) != p->above)
+		return 0;
+	after.slot = p->slot;
+	after.entry = LOAD64(after.slot);
+#ifdef PROBE_PERF
+	if (came_beside(p, &after))
+		return 0;
+#endif
+	now = bpf_ktime_get_ns();
+	r = reserve(&sequence);
+	if (!r) {
+		not_sent(p, task, result, COUNT_LOST);
+		return 1;
+	}
+	send(r, sequence, p, task, now, &after, STATE_PLAIN, result, 0);
+	return 1;
+}
+#endif
+
 /* One fault is over: emit its record, after the windows in which neighbours came along. */
 static __always_inline void finish(void *ctx, u64 task, struct pending *p, u32 result)
 {
-	u64 now = bpf_ktime_get_ns(), seen;
+	u64 now = bpf_ktime_get_ns();
 	struct walk after = {};
 	struct fault_record *r;
+	u64 sequence;
 #ifdef STACKS
 	u32 zero = 0;
 	struct stack *s = stacks.lookup(&zero);
@@ -734,7 +903,7 @@ static __always_inline void finish(void *ctx, u64 task, struct pending *p, u32 r
 	u64 window[WINDOW_SLOTS];
 #endif
 
-	if (SETTINGS->filters && is_filtered(SETTINGS, p, now)) {
+	if ((p->state & STATE_FILTER) && is_filtered(SETTINGS, p, now)) {
 		not_sent(p, task, result, COUNT_FILTERED);
 		return;
 	}
@@ -742,30 +911,17 @@ static __always_inline void finish(void *ctx, u64 task, struct pending *p, u32 r
 	p->record.stack = take_stack(ctx, p, task, s, in_kernel(&p->record),
 				     p->record.marks & MARK_FOREIGN);
 #endif
-	if (!(p->state & (STATE_AROUND | STATE_BESIDE))) {
-		/* Most are such. Looking once there is a record costs less. */
-		r = events.ringbuf_reserve(RECORD_SIZE);
-		if (!r) {
-			not_sent(p, task, result, COUNT_LOST);
-			return;
-		}
-		look_after(p, &after);
-		send(r, p, task, now, &after, 0, result);
-		return;
-	}
 	look_after(p, &after);
 	/* The windows go first: whoever reads the fault's record has them already. */
-	if (look_for_neighbours(p, &after, window))
+	if ((p->state & (STATE_AROUND | STATE_BESIDE)) && look_for_neighbours(p, &after, window))
 		emit_neighbours(p, id_of(task), now, &after, window);
-	else if (p->state & STATE_BESIDE)
-		p->mask_before = 0; /* it was not looked at */
-	seen = p->mask_before | (u64)after.mask << 16;
-	r = events.ringbuf_reserve(RECORD_SIZE);
+	r = reserve(&sequence);
 	if (!r) {
 		not_sent(p, task, result, COUNT_LOST);
 		return;
 	}
-	send(r, p, task, now, &after, seen, result);
+	send(r, sequence, p, task, now, &after, p->state, result,
+	     result & VM_FAULT_ERROR ? MARK_FAILED : 0);
 }
 
 /* The process whose memory this is (CONFIG_MEMCG keeps mm->owner); 0 where that is not known. */
@@ -796,7 +952,7 @@ typedef struct pt_regs hook_context;
 #define HOOK_VMA(ctx) TYPED_VMA((ctx)->di)
 #define HOOK_ADDRESS(ctx) ((ctx)->si)
 #define HOOK_FLAGS(ctx) ((u32)(ctx)->dx)
-#define HOOK_IP(ctx) LOAD64((ctx)->cx + __builtin_offsetof(struct pt_regs, ip))
+#define HOOK_IP(ctx) MEMBER64(TYPED_WORDS((ctx)->cx), __builtin_offsetof(struct pt_regs, ip))
 #endif
 
 /* Notes which mapping it is; whether it is one of a file. */
@@ -807,15 +963,15 @@ static __always_inline int read_mapping(struct fault_record *r, u64 vma)
 	r->vm_start = MEMBER64(vma, O_VMA_START);
 	r->vm_end = MEMBER64(vma, O_VMA_END);
 	r->vm_flags = MEMBER64(vma, O_VMA_FLAGS);
-	r->vm_pgoff = MEMBER64(vma, O_VMA_PGOFF);
-	CLEAR_MEMBERS(r, inode, entry_after);
 	if (!file)
 		return 0;
+	r->vm_pgoff = MEMBER64(vma, O_VMA_PGOFF);
 	inode = MEMBER64(file, O_FILE_INODE);
 	r->inode = MEMBER64(inode, O_INODE_INO);
 	super = MEMBER64(inode, O_INODE_SUPER);
 	r->device = MEMBER32(super, O_SUPER_DEVICE);
 	r->magic = MEMBER64(super, O_SUPER_MAGIC);
+	r->owner = 0;
 	return 1;
 }
 
@@ -827,19 +983,12 @@ static __always_inline u32 owner_of_vma(u64 vma)
 	return owner_of(mm);
 }
 
-static __always_inline int enter(hook_context *ctx)
+static __always_inline int begin(hook_context *ctx, u64 task, u32 marks)
 {
-	u64 task = this_task(), vma;
 	struct pending *p;
-	u8 marks = MARK_ENTRY | MARK_MAPPING;
 	u32 state;
+	u64 vma;
 
-	if (!is_active(id_of(task) >> 32)) {
-		/* A thread that is no target may still touch a target's memory. */
-		if (!(HOOK_FLAGS(ctx) & FAULT_FLAG_REMOTE) || !is_active(owner_of_vma(HOOK_VMA(ctx))))
-			return 0;
-		marks |= MARK_FOREIGN;
-	}
 	p = own_place(task);
 	if (!p)
 		p = new_place(task);
@@ -870,14 +1019,33 @@ static __always_inline int enter(hook_context *ctx)
 	p->record.calls = 1;
 	p->record.ip = HOOK_IP(ctx);
 	vma = HOOK_VMA(ctx);
-	state = STATE_OPEN | (HOOK_FLAGS(ctx) & FAULT_FLAG_TRIED);
 	if (read_mapping(&p->record, vma))
-		state |= STATE_AROUND | (HOOK_FLAGS(ctx) & FAULT_FLAG_WRITE ? 0 : STATE_READS);
-	else if (SETTINGS->large_folios)
-		state |= STATE_AROUND;
-	if (HOOK_FLAGS(ctx) & FAULT_FLAG_REMOTE)
-		p->record.owner = owner_of_vma(vma);
+		state = SETTINGS->always | STATE_OPEN | STATE_FILE | STATE_AROUND |
+			(HOOK_FLAGS(ctx) & FAULT_FLAG_WRITE ? 0 : STATE_READS);
+	else
+		state = SETTINGS->anonymous | STATE_OPEN;
+	if (HOOK_FLAGS(ctx) & (FAULT_FLAG_REMOTE | FAULT_FLAG_TRIED)) {
+		state |= HOOK_FLAGS(ctx) & FAULT_FLAG_TRIED;
+		if (HOOK_FLAGS(ctx) & FAULT_FLAG_REMOTE) {
+			if (!(state & STATE_FILE))
+				CLEAR_MEMBERS(&p->record, vm_pgoff, entry_after);
+			p->record.owner = owner_of_vma(vma);
+			state |= STATE_REMOTE;
+		}
+	}
 	look_before(p, MEMBER64(vma, O_VMA_MM), HOOK_ADDRESS(ctx), state, marks);
+	return 0;
+}
+
+static __always_inline int enter(hook_context *ctx)
+{
+	u64 task = this_task();
+
+	if (is_active(id_of(task) >> 32))
+		return begin(ctx, task, MARK_ENTRY | MARK_MAPPING);
+	/* A thread that is no target may still touch a target's memory. */
+	if ((HOOK_FLAGS(ctx) & FAULT_FLAG_REMOTE) && is_active(owner_of_vma(HOOK_VMA(ctx))))
+		return begin(ctx, task, MARK_ENTRY | MARK_MAPPING | MARK_FOREIGN);
 	return 0;
 }
 
@@ -891,6 +1059,12 @@ static __always_inline int leave(void *ctx, u32 result)
 			count(COUNT_ORPHANS);
 		return 0;
 	}
+#ifdef STATE_PLAIN
+	if (finish_plain(task, p, result)) {
+		p->state = 0;
+		return 0;
+	}
+#endif
 	if (result & VM_FAULT_RETRY) {
 		p->state |= STATE_RETRIED;
 		return 0;
@@ -949,27 +1123,33 @@ int kprobe__do_anonymous_page(struct pt_regs *ctx)
 
 #ifdef PROBE_PERF
 
+static __always_inline u64 ip_of(u64 regs)
+{
+	return LOAD64(regs + __builtin_offsetof(struct pt_regs, ip));
+}
+
 /*
  * An exception that no completion followed: it failed, or it was no page's fault at all.
  * Told by a signal, or by the thread's next exception.
  */
 static __always_inline void emit_failed(u64 task, struct pending *p, u32 result)
 {
-	struct fault_record *r = events.ringbuf_reserve(RECORD_SIZE);
+	u64 sequence;
+	struct fault_record *r = reserve(&sequence);
 
 	if (!r) {
 		count(COUNT_ABANDONED);
 		return;
 	}
-	describe(r, p, task, MARK_FAILED);
+	describe(r, p, task, p->state);
+	if (p->record.flags & ERROR_CODE_USER)
+		r->ip = ip_of(p->record.ip);
 	r->stack = 0;
-	r->level_after = 0;
 	r->time_ns = p->record.start_ns;
 	r->entry_after = 0;
-	r->seen = 0;
 	r->result = result;
 	r->current_mm = p->record.mm;
-	events.ringbuf_submit(r, BPF_RB_NO_WAKEUP);
+	submit_fault(r, p, FIRST_WORD(MARK_FAILED, 0), sequence);
 }
 
 /* The tracepoints' arguments. */
@@ -984,7 +1164,7 @@ int hook__exception(struct bpf_raw_tracepoint_args *ctx)
 	u32 state = STATE_OPEN;
 	struct pending *p;
 
-	if (!is_active(id_of(task) >> 32) || EXCEPTION_ADDRESS(ctx) > USER_END)
+	if (!is_active(id_of(task) >> 32) || IS_KERNEL_ADDRESS(EXCEPTION_ADDRESS(ctx)))
 		return 0;
 	/* The kernel's own attempt, given up where the page is not there: a signal's frame, a futex. */
 	if (!(EXCEPTION_CODE(ctx) & ERROR_CODE_USER) && OWN32(task, O_TASK_NO_FAULTS) > DISABLED_BY_US)
@@ -994,8 +1174,10 @@ int hook__exception(struct bpf_raw_tracepoint_args *ctx)
 		p = new_place(task);
 	if (!p)
 		return 0;
+#ifdef STACKS
 	if (p->state & STATE_STACK)
 		return 0;
+#endif
 	if (p->state && !(p->state & STATE_ATTEMPT)) {
 		if (state & STATE_ATTEMPT)
 			return 0; /* a profiler's, in the middle of a fault */
@@ -1012,11 +1194,14 @@ int hook__exception(struct bpf_raw_tracepoint_args *ctx)
 	p->record.start_ns = bpf_ktime_get_ns();
 	p->record.flags = EXCEPTION_CODE(ctx);
 	p->record.calls = 1;
-	p->record.ip = LOAD64(EXCEPTION_REGS(ctx) + __builtin_offsetof(struct pt_regs, ip));
+	/* The completion brings it along. What fails in user mode ends before these registers do. */
+	p->record.ip = EXCEPTION_REGS(ctx);
+	if (!(EXCEPTION_CODE(ctx) & ERROR_CODE_USER))
+		p->record.ip = ip_of(p->record.ip);
 	if (!(EXCEPTION_CODE(ctx) & ERROR_CODE_WRITE))
-		state |= STATE_AROUND | STATE_READS;
+		state |= SETTINGS->always | STATE_AROUND | STATE_READS;
 	else
-		state |= SETTINGS->large_folios ? STATE_AROUND : STATE_BESIDE;
+		state |= SETTINGS->anonymous | STATE_BESIDE;
 	look_before(p, OWN64(task, O_TASK_MM), EXCEPTION_ADDRESS(ctx), state,
 		    MARK_ENTRY | MARK_ERRORCODE);
 	return 0;
@@ -1053,18 +1238,23 @@ static __always_inline int resolved(struct bpf_perf_event_data *ctx, u32 result)
 		if (!p)
 			return 0;
 		/* It was under way when tracing began: no entry time, no state before. */
+		*(u32 *)&p->record = RECORD_FAULT;
 		p->record.start_ns = 0;
-		p->record.marks = 0;
 		p->record.entry_before = 0;
-		p->record.level_before = 0;
-		p->state = STATE_OPEN;
+		p->state = STATE_OPEN | SETTINGS->always;
 		p->table = 0;
 		p->record.flags = 0;
 		p->record.address = ctx->addr;
-		p->record.ip = ctx->regs.ip;
 		p->record.calls = 1;
 		p->record.mm = OWN64(task, O_TASK_MM);
 	}
+	p->record.ip = ctx->regs.ip;
+#ifdef STATE_PLAIN
+	if (finish_plain(task, p, result)) {
+		p->state = 0;
+		return 0;
+	}
+#endif
 	finish(ctx, task, p, result);
 	p->state = 0;
 	return 0;
@@ -1083,17 +1273,18 @@ int perf_event__page_fault_major(struct bpf_perf_event_data *ctx)
 
 /* ---- the life of targets: threads, children, exec, exit, names, mappings ---- */
 
-static __always_inline struct task_record *new_task_record(u8 type, u32 tgid, u32 tid)
+static __always_inline struct task_record *new_task_record(u8 type, u32 tgid, u32 tid,
+							   u64 *sequence)
 {
-	struct task_record *r = events.ringbuf_reserve(RECORD_SIZE);
+	struct task_record *r = reserve(sequence);
 
 	if (!r) {
 		count(COUNT_LOST_TASK);
 		return 0;
 	}
-	__builtin_memset(r, 0, RECORD_SIZE);
+	CLEAR_BODY(r);
 	r->type = type;
-	r->cpu = bpf_get_smp_processor_id();
+	r->marks = r->group_dead = r->spare = 0;
 	r->time_ns = bpf_ktime_get_ns();
 	r->tgid = tgid;
 	r->tid = tid;
@@ -1142,6 +1333,7 @@ RAW_TRACEPOINT_PROBE(sched_process_fork)
 	struct target *target = targets.lookup(&tgid);
 	struct target fresh = {};
 	struct task_record *r;
+	u64 sequence;
 
 	if (child_tgid != tgid && !(target && (target->state & TARGET_CHILDREN))) {
 		/* No target's child: if its number was a target's, that one has ended. */
@@ -1159,7 +1351,7 @@ RAW_TRACEPOINT_PROBE(sched_process_fork)
 	}
 	if (!(target->state & TARGET_ACTIVE))
 		return 0;
-	r = new_task_record(RECORD_FORK, tgid, id);
+	r = new_task_record(RECORD_FORK, tgid, id, &sequence);
 	if (!r)
 		return 0;
 	READ(r->mm, parent, O_TASK_MM);
@@ -1169,7 +1361,7 @@ RAW_TRACEPOINT_PROBE(sched_process_fork)
 	r->child_tid = tid_of(child);
 	READ(r->child_mm, child, O_TASK_MM);
 	READ(r->comm, child, O_TASK_COMM);
-	events.ringbuf_submit(r, BPF_RB_FORCE_WAKEUP);
+	submit(r, sequence);
 	return 0;
 }
 
@@ -1181,6 +1373,7 @@ RAW_TRACEPOINT_PROBE(sched_process_exec)
 	struct target *target = targets.lookup(&tgid);
 	u32 before = ctx->args[1];
 	struct task_record *r;
+	u64 sequence;
 
 	/* A thread that was not the leader has got the leader's number, and another place. */
 	if (before != (u32)bpf_get_current_pid_tgid())
@@ -1193,7 +1386,7 @@ RAW_TRACEPOINT_PROBE(sched_process_exec)
 		target->state = (target->state & ~TARGET_WAITS) | TARGET_ACTIVE;
 	set_active(tgid, target->state);
 	__sync_fetch_and_add(MAPPINGS, 1);
-	r = new_task_record(RECORD_EXEC, tgid, id);
+	r = new_task_record(RECORD_EXEC, tgid, id, &sequence);
 	if (!r)
 		return 0;
 	READ(r->mm, task, O_TASK_MM);
@@ -1202,7 +1395,7 @@ RAW_TRACEPOINT_PROBE(sched_process_exec)
 	r->child_tid = before; /* the thread's id before it became the leader */
 #endif
 	READ(r->comm, task, O_TASK_COMM);
-	events.ringbuf_submit(r, BPF_RB_FORCE_WAKEUP);
+	submit(r, sequence);
 	return 0;
 }
 
@@ -1212,6 +1405,7 @@ RAW_TRACEPOINT_PROBE(sched_process_exit)
 	u64 id = current_id();
 	u32 live = 1, tid = id;
 	struct task_record *r;
+	u64 sequence;
 
 	if (!is_active(id >> 32) || is_told(task, TOLD_EXIT))
 		return 0;
@@ -1220,7 +1414,7 @@ RAW_TRACEPOINT_PROBE(sched_process_exit)
 
 	leaving.update(&key, &id); /* its struct pid is gone when the task is freed */
 #endif
-	r = new_task_record(RECORD_EXIT, id >> 32, tid);
+	r = new_task_record(RECORD_EXIT, id >> 32, tid, &sequence);
 	if (!r)
 		return 0;
 	READ(r->mm, task, O_TASK_MM);
@@ -1230,7 +1424,7 @@ RAW_TRACEPOINT_PROBE(sched_process_exit)
 	READ(live, signal, O_SIGNAL_LIVE);
 	r->group_dead = live == 0;
 	READ(r->comm, task, O_TASK_COMM);
-	events.ringbuf_submit(r, BPF_RB_FORCE_WAKEUP);
+	submit(r, sequence);
 	return 0;
 }
 
@@ -1238,6 +1432,7 @@ RAW_TRACEPOINT_PROBE(sched_process_free)
 {
 	u64 task = ctx->args[0];
 	u32 key = 0, tgid = 0, tid = 0;
+	u64 sequence;
 	struct target *target;
 	struct task_record *r;
 
@@ -1259,11 +1454,11 @@ RAW_TRACEPOINT_PROBE(sched_process_free)
 	if (!target || is_told(task, TOLD_FREE))
 		return 0;
 	if (target->state & TARGET_ACTIVE) {
-		r = new_task_record(RECORD_FREE, tgid, tid);
+		r = new_task_record(RECORD_FREE, tgid, tid, &sequence);
 		if (r) {
 			r->count = fault_count(task);
 			r->task = task;
-			events.ringbuf_submit(r, 0);
+			submit(r, sequence);
 		}
 	}
 	if (tid == tgid && (!target->leader || target->leader == task)) {
@@ -1278,28 +1473,30 @@ RAW_TRACEPOINT_PROBE(task_rename)
 	u64 task = ctx->args[0];
 	u32 tgid = tgid_of(task);
 	struct task_record *r;
+	u64 sequence;
 
 	if (!is_active(tgid))
 		return 0;
-	r = new_task_record(RECORD_RENAME, tgid, tid_of(task));
+	r = new_task_record(RECORD_RENAME, tgid, tid_of(task), &sequence);
 	if (!r)
 		return 0;
 	bpf_probe_read_kernel_str(&r->comm, sizeof(r->comm), (void *)ctx->args[1]);
-	events.ringbuf_submit(r, 0);
+	submit(r, sequence);
 	return 0;
 }
 
 static __always_inline void emit_call(u8 type, u64 id, u64 mm, struct call *c, u64 result)
 {
-	struct syscall_record *r = events.ringbuf_reserve(RECORD_SIZE);
+	u64 sequence;
+	struct syscall_record *r = reserve(&sequence);
 
 	if (!r) {
 		count(COUNT_LOST_TASK);
 		return;
 	}
-	__builtin_memset(r, 0, RECORD_SIZE);
+	CLEAR_BODY(r);
 	r->type = type;
-	r->cpu = bpf_get_smp_processor_id();
+	r->marks = r->spare[0] = r->spare[1] = 0;
 	r->time_ns = bpf_ktime_get_ns();
 	r->tgid = id >> 32;
 	r->tid = id;
@@ -1307,7 +1504,7 @@ static __always_inline void emit_call(u8 type, u64 id, u64 mm, struct call *c, u
 	r->number = c->number;
 	r->result = result;
 	__builtin_memcpy(r->args, c->args, sizeof(r->args));
-	events.ringbuf_submit(r, BPF_RB_NO_WAKEUP);
+	submit(r, sequence);
 }
 
 /* A call that is on no list: does it concern userfaultfd? `active`: a target makes it. */

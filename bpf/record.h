@@ -3,7 +3,8 @@
  * The ring's records: the one definition of their layout.
  *
  * Every record is RECORD_SIZE bytes and starts with the same header, so that
- * user space can view a whole batch as one numpy structured array.
+ * user space can view a whole batch as one numpy structured array. `sequence`
+ * is the ring's: which record this is, written last (MappedRing, tracer/ring.py).
  * tracer/records.py holds the Python face; it parses this file's field
  * lists at start-up and refuses to run when the two disagree.
  *
@@ -45,7 +46,7 @@ struct fault_record {
 	u8  marks;
 	u8  level_before; /* page-table level of entry_before: 1 PTE, 2 PMD, 3 PUD; 0 no table */
 	u8  level_after;
-	u32 cpu;
+	u32 sequence;
 	u64 time_ns;      /* CLOCK_MONOTONIC at completion */
 	u32 tgid;         /* the faulting thread's process */
 	u32 tid;
@@ -67,9 +68,9 @@ struct fault_record {
 	u64 entry_after;  /* raw page-table entry at completion */
 	u64 count;        /* the thread's min_flt + maj_flt, this fault included */
 	u64 current_mm;   /* current->mm */
-	u64 seen;         /* present pages of the 16-page window: low 16 bits before, next 16 after; 0: not looked at */
+	u64 unused;       /* not written */
 	u32 result;       /* vm_fault_t; on perf VM_FAULT_MAJOR, _SIGBUS and _SIGSEGV (the signal), or 0 */
-	u32 spare;
+	u32 cpu;
 	u64 stack;        /* the call stack: stack_record.stack; 0 where none was taken */
 };
 
@@ -78,13 +79,13 @@ struct window_record {
 	u8  marks;
 	u8  level;
 	u8  spare;
-	u32 cpu;
+	u32 sequence;
 	u64 time_ns;      /* the same as its fault's */
 	u32 tgid;
 	u32 tid;
 	u64 mm;
 	u64 address;      /* the window's first page */
-	u64 seen;         /* as in fault_record, or see WINDOW_ROW */
+	u64 seen;         /* which pages are present: low 16 bits before, next 16 after; or see WINDOW_ROW */
 	u64 entries[16];  /* raw page-table entries at completion; of a row the first alone */
 };
 
@@ -93,7 +94,7 @@ struct task_record {  /* FORK, EXEC, EXIT, FREE, RENAME */
 	u8  marks;
 	u8  group_dead;   /* EXIT: the process's last thread */
 	u8  spare;
-	u32 cpu;
+	u32 sequence;
 	u64 time_ns;
 	u32 tgid;         /* the thread it is about: FORK the parent, FREE the freed one */
 	u32 tid;
@@ -111,7 +112,7 @@ struct syscall_record { /* SYSCALL, CALL */
 	u8  type;
 	u8  marks;
 	u8  spare[2];
-	u32 cpu;
+	u32 sequence;
 	u64 time_ns;      /* at the system call's return; CALL: at its entry */
 	u32 tgid;
 	u32 tid;
@@ -127,7 +128,7 @@ struct stack_record { /* STACK: a stack comes in as many as it takes, one after 
 	u8  kernel;       /* frames of the kernel's, which come first */
 	u8  user;         /* frames of the program's, after them */
 	u8  first;        /* number of ips[0], 0 being the innermost; the others are of the same side */
-	u32 cpu;
+	u32 sequence;
 	u64 time_ns;
 	u32 tgid;         /* the thread whose stack it is */
 	u32 tid;

@@ -18,6 +18,7 @@
 #define ENTRY_PRESENT 0x001ULL
 #define ENTRY_LEAF 0x080ULL     /* PSE: the entry maps a huge page */
 #define ENTRY_PROTNONE 0x100ULL /* present to the kernel, not to the CPU */
+#define ENTRY_IS_PRESENT (ENTRY_PRESENT | ENTRY_PROTNONE)
 #define ENTRY_TABLE 0x000ffffffffff000ULL
 #define HUGE_PAGE (~(u64)((1 << 21) - 1)) /* of an address: where its page table begins */
 
@@ -140,14 +141,23 @@ static __always_inline int maps_frame(u64 entry, u64 frame)
 	return (entry & (ENTRY_TABLE | ENTRY_PRESENT)) == (frame | ENTRY_PRESENT);
 }
 
-/* Which pages next to the entry at `slot` are present, 1 below, 2 above; beyond the table: all. */
-static __always_inline u32 present_beside(u64 slot)
+/*
+ * What says of the entries next to the one at `slot` whether they are present (ENTRY_IS_PRESENT).
+ * Beyond the table all are.
+ */
+static __always_inline void look_beside(u64 slot, u16 *lower, u16 *upper)
 {
-	u32 number = (slot >> 3) & 511;
-	u64 below = TYPED_WORDS(slot - 8);
+	u64 words = TYPED_WORDS(slot - 8);
+	u32 next = (slot + 8) & 0xff8;
 
-	return (is_present(MEMBER64(below, 0)) | (number == 0))
-		| (is_present(MEMBER64(below, 16)) | (number == 511)) << 1;
+	*lower = MEMBER16(words, 0);
+	*upper = MEMBER16(words, 16);
+	if (next <= 8) { /* the first entry of the table, or the last */
+		if (next)
+			*lower = ENTRY_PRESENT;
+		else
+			*upper = ENTRY_PRESENT;
+	}
 }
 
 /* Which of the window's pages are in a row of frames with the page walked to, itself included. */

@@ -123,7 +123,7 @@ def nanoseconds(text: str) -> int:
 
 
 def ring_bytes(text: str) -> int:
-    """A size such as 256K, 64M or 1G; rounded up to a power of two, as the ring needs it."""
+    """A size such as 256K, 64M or 1G; rounded up to a power of two, as the kernel wants it."""
     match = _SIZE.fullmatch(text.strip().upper())
     size = int(match[1]) << _SHIFTS[match[2]] if match else 0
     if not 1 << 12 <= size <= 1 << 30:

@@ -26,7 +26,6 @@ from tracer.procfs.errors import ProcessGone
 from tracer.procfs.maps import Mapping, read_maps
 from tracer.procfs.system import FileSystems, large_anonymous_folios, online_cpus, shows_vvar
 from tracer.records import Mark, RecordType
-from tracer.ring import Ring
 from tracer.rows import Names, Rows
 from tracer.snapshots import Snapshot
 from tracer.sources import Loss, Source
@@ -73,7 +72,7 @@ class Recorder:
     def __post_init__(self) -> None:
         program = self.attached.program
         self.layout = program.layout
-        self.ring = Ring(program.ring_fd, program.ring_bytes, self.layout.size)
+        self.ring = program.open_ring()
         self.sideband: Sideband | None = None
         self.notes: list[str] = []
         try:
@@ -169,7 +168,7 @@ class Recorder:
         What comes meanwhile waits for the next call: a target may be faster than we are,
         and the trace must end all the same.
         """
-        left = self.ring.pending() // self.ring.stride
+        left = self.ring.pending()
         while not enough():
             now = time.monotonic_ns()
             records = self.ring.peek(self._batch)

@@ -1,16 +1,19 @@
-"""The BPF ring buffer, mapped: records leave it as numpy batches, without a call per event.
+"""How records leave the kernel: mapped memory, as numpy batches, without a call per event.
 
-Layout (kernel/bpf/ringbuf.c): a consumer page (ours to write), a producer
-page, then the data. The kernel offers the data twice in a row so that no record
-wraps; we map a few megabytes of it at a time, since all that is mapped counts as
-resident, and put together the one record that wraps. Each record has an 8-byte
-header: its length with a busy and a discard bit, and a page offset. All our
-records have one size, so the data is an array with a constant stride and a whole
-batch is one strided view.
+`MappedRing` is an array map that bpf/pagefault.c fills in place: `records`, one element a
+record, and `positions`. A program claims the next element by comparing and swapping the head,
+fills it, and writes its `sequence` last; the reader takes what has the sequence expected at its
+place, copies it, and moves the tail. `KernelRing` is the kernel's own ring buffer
+(kernel/bpf/ringbuf.c), for kernels whose programs cannot compare and swap: two calls and a lock
+a record. Both keep the order in which records were claimed, and both know exactly what found
+no room.
+
+All that is mapped counts as resident, so the data is mapped a few megabytes at a time.
 """
 
 import contextlib
 import mmap
+from abc import ABC, abstractmethod
 from types import TracebackType
 from typing import Self
 
@@ -21,9 +24,6 @@ from tracer.errors import TraceError
 
 Bytes = npt.NDArray[np.uint8]
 
-_BUSY = np.uint32(1 << 31)
-_DISCARD = np.uint32(1 << 30)
-_HEADER = 8
 _WINDOW = 8 << 20  # bytes of the data mapped at a time
 
 
@@ -31,29 +31,34 @@ def _broken(what: str) -> TraceError:
     return TraceError(f"the kernel's records cannot be read: {what}", "please report it: a bug")
 
 
-class Ring:
-    """Reads fixed-size records from the ring map behind `fd`.
+class Ring(ABC):
+    """Reads records of `record_size` bytes; `capacity` is how many there is room for."""
 
-    `size` is the data area in bytes (a power of two), `record_size` the bytes
-    of one record (a multiple of 8).
-    """
+    record_size: int
+    capacity: int
 
-    def __init__(self, fd: int, size: int, record_size: int) -> None:
-        page = mmap.PAGESIZE
-        self._fd, self._size = fd, size
-        self.record_size = record_size
-        self.stride = _HEADER + record_size
-        self._consumer_map = mmap.mmap(fd, page, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE)
-        self._producer_map = mmap.mmap(fd, page, mmap.MAP_SHARED, mmap.PROT_READ, offset=page)
-        self._consumer = np.frombuffer(self._consumer_map, "<u8", 1)
-        self._producer = np.frombuffer(self._producer_map, "<u8", 1)
-        self._base = 0  # of the data, where the window begins
-        self._window = np.empty(0, np.uint8)
-        self._taken = int(self._consumer[0])  # up to here `advance` goes
-
+    @abstractmethod
     def pending(self) -> int:
-        """Bytes written and not yet read."""
-        return int(self._producer[0]) - int(self._consumer[0])
+        """Records begun and not yet read."""
+
+    @abstractmethod
+    def peek(self, most: int = 1 << 16) -> Bytes:
+        """Up to `most` complete records, uint8 (n, record_size), in the ring's order.
+
+        There may be more of them: then the next call has them. They are to be copied before
+        `advance` lets the kernel write over them. Stops at the first record that is still being
+        written. Raises TraceError, and takes nothing, when what it finds is none of our records
+        or the positions are too far apart, which means that the ring is not ours or was
+        overwritten.
+        """
+
+    @abstractmethod
+    def advance(self) -> None:
+        """The records of the last `peek` are done with: only now may the kernel write over them."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Unmap. The maps themselves go with their descriptors."""
 
     def read(self, most: int = 1 << 16) -> Bytes:
         """`peek`, copied and taken, as often as it takes."""
@@ -72,15 +77,110 @@ class Ring:
                 break
         return np.concatenate(parts)
 
-    def peek(self, most: int = 1 << 16) -> Bytes:
-        """Up to `most` complete records, uint8 (n, record_size), in the ring's order.
+    def __enter__(self) -> Self:
+        return self
 
-        There may be more of them: then the next call has them. They are to be copied before
-        `advance` lets the kernel write over them. Stops at the first record that is still being
-        written. Raises TraceError, and takes nothing, when a header does not have our record's
-        length or the positions are too far apart, which means that the ring is not ours or was
-        overwritten.
-        """
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+class MappedRing(Ring):
+    """Records in place in an array map.
+
+    `positions` and `records` are the maps' descriptors, `capacity` is a power of two. Records
+    are numbered from `capacity` on; a sequence is the lower half of that number. So memory that
+    nobody wrote to yet, which is 0, has none that is expected there.
+    """
+
+    TAIL = 128  # in struct positions, bpf/pagefault.c
+    SEQUENCE = 4  # in each record, bpf/record.h
+
+    def __init__(self, positions: int, records: int, capacity: int, record_size: int) -> None:
+        self.record_size, self.capacity = record_size, capacity
+        self._positions = mmap.mmap(positions, mmap.PAGESIZE)
+        self._head = np.frombuffer(self._positions, "<u8", 1)
+        self._tail = np.frombuffer(self._positions, "<u8", 1, offset=self.TAIL)
+        self._data = _Data(records, 0, capacity * record_size, record_size)
+        self._taken = int(self._tail[0])
+
+    def pending(self) -> int:
+        return int(self._head[0]) - int(self._tail[0])
+
+    def peek(self, most: int = 1 << 16) -> Bytes:
+        tail, head = int(self._tail[0]), int(self._head[0])
+        self._taken = tail
+        if not 0 <= head - tail <= self.capacity:
+            raise _broken(f"the ring holds {head - tail} records, more than its size")
+        count = min(head - tail, most)
+        if count <= 0:
+            return np.empty((0, self.record_size), np.uint8)
+        view = self._data.span((tail & (self.capacity - 1)) * self.record_size, count)
+        # Before the data: what is complete by its sequence now is complete when it is copied.
+        found = view[:, self.SEQUENCE : self.SEQUENCE + 4].view("<u4")[:, 0].copy()
+        wrong = np.flatnonzero(found != self._sequences(tail, len(view)))
+        if wrong.size:
+            first = int(wrong[0])
+            if int(found[first]) not in self._unwritten(tail + first):
+                raise _broken(f"record {tail + first} has the sequence {int(found[first]):#x}")
+            view = view[:first]
+        self._taken = tail + len(view)
+        return view
+
+    def _sequences(self, first: int, count: int) -> npt.NDArray[np.uint32]:
+        """Those of `count` records from number `first` on."""
+        first &= 0xFFFF_FFFF
+        return np.arange(first, first + count, dtype=np.uint64).astype(np.uint32)
+
+    def _unwritten(self, number: int) -> tuple[int, int]:
+        """What the place of a record has for its sequence until that is written."""
+        return 0, (number - self.capacity) & 0xFFFF_FFFF
+
+    def advance(self) -> None:
+        self._tail[0] = self._taken
+
+    def close(self) -> None:
+        del self._head, self._tail
+        self._data.close()
+        # The traceback of a failed read still has views of it: it goes with them.
+        with contextlib.suppress(BufferError):
+            self._positions.close()
+
+
+class KernelRing(Ring):
+    """The BPF ring buffer behind `fd`.
+
+    Layout: a consumer page (ours to write), a producer page, then `size` bytes of data (a power
+    of two), which the kernel offers twice in a row so that no record wraps; we put together the
+    one that does. Each record has an 8-byte header: its length with a busy and a discard bit,
+    and a page offset. All our records have one size (a multiple of 8), so the data is an array
+    with a constant stride and a whole batch is one strided view.
+    """
+
+    BUSY = 1 << 31
+    DISCARD = 1 << 30
+    HEADER = 8
+
+    def __init__(self, fd: int, size: int, record_size: int) -> None:
+        page = mmap.PAGESIZE
+        self._size = size
+        self.record_size, self.stride = record_size, self.HEADER + record_size
+        self.capacity = size // self.stride
+        self._consumer_map = mmap.mmap(fd, page, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE)
+        self._producer_map = mmap.mmap(fd, page, mmap.MAP_SHARED, mmap.PROT_READ, offset=page)
+        self._consumer = np.frombuffer(self._consumer_map, "<u8", 1)
+        self._producer = np.frombuffer(self._producer_map, "<u8", 1)
+        self._data = _Data(fd, 2 * page, size, self.stride)
+        self._taken = int(self._consumer[0])  # up to here `advance` goes
+
+    def pending(self) -> int:
+        return (int(self._producer[0]) - int(self._consumer[0])) // self.stride
+
+    def peek(self, most: int = 1 << 16) -> Bytes:
         consumed, produced = int(self._consumer[0]), int(self._producer[0])
         self._taken = consumed
         if not 0 <= produced - consumed <= self._size:
@@ -94,20 +194,19 @@ class Ring:
         plain = headers == self.record_size
         if not plain.all():
             headers = self._complete(headers)
-            view = view[: len(headers)][(headers & _DISCARD) == 0]
+            view = view[: len(headers)][(headers & np.uint32(self.DISCARD)) == 0]
         self._taken = consumed + len(headers) * self.stride
-        return view[:, _HEADER:]
+        return view[:, self.HEADER :]
 
     def advance(self) -> None:
-        """The records of the last `peek` are done with: only now may the kernel write over them."""
         self._consumer[0] = self._taken
 
     def _complete(self, headers: npt.NDArray[np.uint32]) -> npt.NDArray[np.uint32]:
         """Those before the first that is still being written."""
-        busy = np.flatnonzero(headers & _BUSY)
+        busy = np.flatnonzero(headers & np.uint32(self.BUSY))
         if busy.size:
             headers = headers[: int(busy[0])]
-        lengths = headers & ~(_BUSY | _DISCARD)
+        lengths = headers & ~np.uint32(self.BUSY | self.DISCARD)
         wrong = lengths[lengths != self.record_size]
         if wrong.size:
             raise _broken(f"a ring record of {int(wrong[0])} bytes, not {self.record_size}")
@@ -115,42 +214,47 @@ class Ring:
 
     def _span(self, start: int, most: int) -> Bytes:
         """Up to `most` records from `start` on and their headers, shape (count, stride)."""
-        if start + self.stride > self._size:  # it wraps
-            head, tail = self._mapped(start, self._size), self._mapped(0, mmap.PAGESIZE)
-            return np.concatenate([head, tail])[: self.stride].reshape(1, self.stride)
-        end = min(start + most * self.stride, self._size)
-        at = start - self._base
-        if at < 0 or at + min(end - start, _WINDOW // 2) > len(self._window):
-            self._base = start - start % mmap.PAGESIZE
-            self._window = self._mapped(self._base, min(self._base + _WINDOW, self._size))
-            at = start - self._base
-        count = min(end - start, len(self._window) - at) // self.stride
-        return self._window[at : at + count * self.stride].reshape(count, self.stride)
-
-    def _mapped(self, start: int, end: int) -> Bytes:
-        """The data's bytes from `start` to `end`, mapped for as long as somebody looks at them."""
-        page = mmap.PAGESIZE
-        first = start - start % page
-        part = mmap.mmap(
-            self._fd, end - first, mmap.MAP_SHARED, mmap.PROT_READ, offset=2 * page + first
-        )
-        return np.frombuffer(part, np.uint8)[start - first :]
+        if start + self.stride <= self._size:
+            return self._data.span(start, most)
+        head, tail = self._data.mapped(start, self._size), self._data.mapped(0, mmap.PAGESIZE)
+        return np.concatenate([head, tail])[: self.stride].reshape(1, self.stride)
 
     def close(self) -> None:
-        """Unmap. The map itself goes with its descriptor."""
-        del self._consumer, self._producer, self._window
+        del self._consumer, self._producer
+        self._data.close()
         for mapping in (self._consumer_map, self._producer_map):
             # The traceback of a failed read still has views of it: it goes with them.
             with contextlib.suppress(BufferError):
                 mapping.close()
 
-    def __enter__(self) -> Self:
-        return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
+class _Data:
+    """A map's data, `size` bytes from `offset` on: a window on it that moves along, read-only."""
+
+    def __init__(self, fd: int, offset: int, size: int, stride: int) -> None:
+        self._fd, self._offset, self._size, self._stride = fd, offset, size, stride
+        self._base = 0  # where the window begins
+        self.window = np.empty(0, np.uint8)
+
+    def span(self, start: int, most: int) -> Bytes:
+        """Up to `most` times the stride from `start` on, shape (count, stride): one at least."""
+        end = min(start + most * self._stride, self._size)
+        at = start - self._base
+        if at < 0 or at + min(end - start, _WINDOW // 2) > len(self.window):
+            self._base = start - start % mmap.PAGESIZE
+            self.window = self.mapped(self._base, min(self._base + _WINDOW, self._size))
+            at = start - self._base
+        count = min(end - start, len(self.window) - at) // self._stride
+        return self.window[at : at + count * self._stride].reshape(count, self._stride)
+
+    def mapped(self, start: int, end: int) -> Bytes:
+        """The bytes from `start` to `end`, mapped for as long as somebody looks at them."""
+        first = start - start % mmap.PAGESIZE
+        part = mmap.mmap(
+            self._fd, end - first, mmap.MAP_SHARED, mmap.PROT_READ, offset=self._offset + first
+        )
+        return np.frombuffer(part, np.uint8)[start - first :]
+
+    def close(self) -> None:
+        """Let the window go."""
+        self.window = np.empty(0, np.uint8)

@@ -8,7 +8,6 @@ from tests.live.workload import Workload
 from tracer.probes.choose import Attached
 from tracer.probes.program import Program
 from tracer.records import Mark, RecordType
-from tracer.ring import Ring
 
 
 @contextmanager
@@ -33,7 +32,7 @@ def test_anonymous_faults_are_marked(attached: Attached) -> None:
     with (
         Workload("threads", 37, 5) as work,
         hooked(attached) as program,
-        Ring(program.ring_fd, program.ring_bytes, layout.size) as ring,
+        program.open_ring() as ring,
     ):
         program.add_target(work.pid, children=False)
         work.go()

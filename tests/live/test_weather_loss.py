@@ -12,7 +12,7 @@ from tracer.probes.choose import Attached, attach
 from tracer.procfs import stat
 from tracer.resources import bpf_dir
 
-RING = 1 << 15  # 178 faults
+RING = 1 << 15  # 128 records, or 178 in the kernel's ring buffer
 
 
 @pytest.fixture(scope="module")

@@ -221,7 +221,7 @@ def test_the_recorder(seed: int, count: int) -> None:
     with pytest.MonkeyPatch.context() as patch:
         for recorder in recording(kernel, patch):
             for _ in range(count):
-                kernel.ring.put_bytes(a_record(random))
+                kernel.put_bytes(a_record(random))
             with suppress(TraceError):
                 for _ in range(3):
                     for rows in recorder.cycle():

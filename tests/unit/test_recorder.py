@@ -8,8 +8,8 @@ from typing import Any, cast
 import numpy as np
 import pytest
 from faults_data import LAYOUT, PRESENT, WRITABLE, faults, pte, windows
-from test_ring import FakeRing
 
+from bench.replay import FedRing
 from tracer import recorder as module
 from tracer.errors import TraceError
 from tracer.evidence import Hint
@@ -21,7 +21,7 @@ from tracer.snapshots import Snapshot
 from tracer.sources import Loss, Source
 
 P = 4096
-RING = 1 << 20
+RING = 1 << 13  # records
 PID, CHILD = 42, 50
 MM, CHILD_MM, NEW_MM = (0xFFFF_8880_0000_0000 + n * 0x1000 for n in (1, 2, 3))
 BASE = 0x7F00_0000_0000
@@ -33,13 +33,12 @@ class Kernel:
     """What the recorder hears from: a ring we write, counters, /proc of one process."""
 
     def __init__(self) -> None:
-        self.ring = FakeRing(RING)
+        self.ring = FedRing(RING)
         self.counts = {"lost": 0, "filtered": 0}
         self.targets: list[tuple[int, dict[str, bool]]] = []
         self.program = SimpleNamespace(
             layout=LAYOUT,
-            ring_fd=self.ring.fd,
-            ring_bytes=RING,
+            open_ring=self.ring.open,
             counters=lambda: self.counts,
             add_target=lambda pid, **options: self.targets.append((pid, options)),
             expect_large_folios=lambda expected: None,
@@ -47,7 +46,10 @@ class Kernel:
         self.time = 0
 
     def put(self, record: np.ndarray) -> None:
-        self.ring.put_bytes(record.tobytes())
+        self.put_bytes(record.tobytes())
+
+    def put_bytes(self, record: bytes) -> None:
+        self.ring.put(np.frombuffer(record, np.uint8).reshape(1, -1))
 
     def fault(self, page: int, frame: int = F, **fields: Any) -> None:
         """A first write to an anonymous page, but for what `fields` says."""
@@ -510,9 +512,7 @@ def test_what_there_is_no_time_for_is_counted(kernel: Kernel, recorder: Recorder
 
 
 def test_it_stops_when_it_is_enough(kernel: Kernel, recorder: Recorder) -> None:
-    for page in range(20_000):
+    for page in range(RING):
         kernel.fault(page % 100, count=101 + page)
-        if kernel.ring.producer > RING - 1000:
-            break
     assert not list(recorder.cycle(lambda: True))
     assert recorder.ring.pending()

@@ -61,8 +61,8 @@ def test_every_record_begins_with_the_same_header() -> None:
     layout = load_layout(BPF)
     for name in STRUCTS:
         fields = getattr(layout, name).fields
-        where = {field: fields[field][1] for field in ("type", "cpu", "time_ns", "tgid", "tid")}
-        assert where == {"type": 0, "cpu": 4, "time_ns": 8, "tgid": 16, "tid": 20}
+        header = {"type": 0, "sequence": 4, "time_ns": 8, "tgid": 16, "tid": 20}
+        assert {field: fields[field][1] for field in header} == header
         assert fields["mm"][1] == 24
 
 
@@ -80,7 +80,7 @@ def test_the_header_s_constants_are_those_of_the_enums() -> None:
         ("#define MARK_AFTER     0x02", "#define MARK_AFTER     0x04", "MARK_AFTER is 4"),
         ("#define MARK_ANON_FN   0x20", "", "MARK_ANON_FN is None"),
         ("#define RECORD_SIZE", "#define SIZE_OF_RECORD", "RECORD_SIZE"),
-        ("	u32 cpu;\n", "", "time_ns is not naturally aligned"),
+        ("	u32 sequence;\n", "", "time_ns is not naturally aligned"),
         ("u64 entries[16];", "u64 entries[17];", "window_record takes"),
         ("u64 entries[16];", "u64 entries[15];", "window_record takes"),
         ("	u64 count;        /* the thread", "	s64 count;        /* the thread", "s64 count"),

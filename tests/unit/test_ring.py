@@ -1,9 +1,9 @@
-"""The mapped ring against one laid out as the kernel's: wrap, busy records, rubbish."""
+"""Both rings against ones laid out as the kernel's: wrap, unfinished records, rubbish."""
 
 import ctypes
 import mmap
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from bench.replay import FedRing
 from tracer.errors import TraceError
-from tracer.ring import Ring
+from tracer.ring import KernelRing, MappedRing, Ring
 
 PAGE = mmap.PAGESIZE
 SIZE = 2 * PAGE
@@ -81,8 +81,8 @@ def fake() -> Iterator[FakeRing]:
 
 
 @pytest.fixture
-def ring(fake: FakeRing) -> Iterator[Ring]:
-    with Ring(fake.fd, SIZE, RECORD) as made:
+def ring(fake: FakeRing) -> Iterator[KernelRing]:
+    with KernelRing(fake.fd, SIZE, RECORD) as made:
         yield made
 
 
@@ -93,21 +93,21 @@ def values(records: np.ndarray) -> list[int]:
     return records[:, 0].tolist()
 
 
-def test_an_empty_ring_has_nothing_to_read(ring: Ring) -> None:
+def test_an_empty_ring_has_nothing_to_read(ring: KernelRing) -> None:
     assert ring.pending() == 0
     assert values(ring.read()) == []
 
 
-def test_records_come_in_order_and_once(fake: FakeRing, ring: Ring) -> None:
+def test_records_come_in_order_and_once(fake: FakeRing, ring: KernelRing) -> None:
     for value in (1, 2, 3):
         fake.put(value)
-    assert ring.pending() == 3 * STRIDE
+    assert ring.pending() == 3
     assert values(ring.read()) == [1, 2, 3]
     assert fake.consumer == fake.producer
     assert values(ring.read()) == []
 
 
-def test_a_batch_ends_at_most(fake: FakeRing, ring: Ring) -> None:
+def test_a_batch_ends_at_most(fake: FakeRing, ring: KernelRing) -> None:
     for value in range(5):
         fake.put(value)
     assert values(ring.read(2)) == [0, 1]
@@ -115,14 +115,14 @@ def test_a_batch_ends_at_most(fake: FakeRing, ring: Ring) -> None:
     assert values(ring.read(2)) == [4]
 
 
-def test_a_batch_is_a_copy_the_kernel_cannot_write_over(fake: FakeRing, ring: Ring) -> None:
+def test_a_batch_is_a_copy_the_kernel_cannot_write_over(fake: FakeRing, ring: KernelRing) -> None:
     fake.put(1)
     batch = ring.read()
     fake.write(8, b"\xff" * RECORD)
     assert values(batch) == [1]
 
 
-def test_records_that_wrap_are_whole(fake: FakeRing, ring: Ring) -> None:
+def test_records_that_wrap_are_whole(fake: FakeRing, ring: KernelRing) -> None:
     """Rounds enough that the ring's end falls at every eighth byte of a record."""
     written = read = 0
     for turn in range(200):
@@ -136,7 +136,7 @@ def test_records_that_wrap_are_whole(fake: FakeRing, ring: Ring) -> None:
     assert fake.consumer > 20 * SIZE
 
 
-def test_a_full_ring_is_read_whole(fake: FakeRing, ring: Ring) -> None:
+def test_a_full_ring_is_read_whole(fake: FakeRing, ring: KernelRing) -> None:
     fake.start_at(5 * STRIDE)
     most = SIZE // STRIDE
     for value in range(most):
@@ -144,7 +144,7 @@ def test_a_full_ring_is_read_whole(fake: FakeRing, ring: Ring) -> None:
     assert values(ring.read()) == list(range(most))
 
 
-def test_reading_stops_before_a_busy_record(fake: FakeRing, ring: Ring) -> None:
+def test_reading_stops_before_a_busy_record(fake: FakeRing, ring: KernelRing) -> None:
     fake.put(1)
     busy = fake.put(2, BUSY)
     fake.put(3)
@@ -155,13 +155,13 @@ def test_reading_stops_before_a_busy_record(fake: FakeRing, ring: Ring) -> None:
     assert values(ring.read()) == [2, 3]
 
 
-def test_what_follows_a_busy_record_is_not_looked_at(fake: FakeRing, ring: Ring) -> None:
+def test_what_follows_a_busy_record_is_not_looked_at(fake: FakeRing, ring: KernelRing) -> None:
     fake.put(1, BUSY)
     fake.put(2, length=8)
     assert values(ring.read()) == []
 
 
-def test_discarded_records_are_passed_over(fake: FakeRing, ring: Ring) -> None:
+def test_discarded_records_are_passed_over(fake: FakeRing, ring: KernelRing) -> None:
     fake.put(1)
     fake.put(2, DISCARD)
     fake.put(3)
@@ -170,14 +170,14 @@ def test_discarded_records_are_passed_over(fake: FakeRing, ring: Ring) -> None:
     assert fake.consumer == fake.producer
 
 
-def test_a_record_of_another_length_is_refused(fake: FakeRing, ring: Ring) -> None:
+def test_a_record_of_another_length_is_refused(fake: FakeRing, ring: KernelRing) -> None:
     fake.put(1)
     fake.put(2, length=RECORD + 8)
     with pytest.raises(TraceError, match=f"a ring record of {RECORD + 8} bytes, not {RECORD}"):
         ring.read()
 
 
-def test_more_in_the_ring_than_it_holds_is_refused(fake: FakeRing, ring: Ring) -> None:
+def test_more_in_the_ring_than_it_holds_is_refused(fake: FakeRing, ring: KernelRing) -> None:
     fake.put(1)
     fake.produce_to(SIZE + STRIDE)
     with pytest.raises(TraceError, match="the ring holds"):
@@ -185,16 +185,16 @@ def test_more_in_the_ring_than_it_holds_is_refused(fake: FakeRing, ring: Ring) -
 
 
 def test_closing_lets_go_of_the_mappings(fake: FakeRing) -> None:
-    ring = Ring(fake.fd, SIZE, RECORD)
+    ring = KernelRing(fake.fd, SIZE, RECORD)
     ring.close()
     assert ring._consumer_map.closed
     assert ring._producer_map.closed
 
 
-def test_the_producer_s_side_is_mapped_read_only(fake: FakeRing, ring: Ring) -> None:
+def test_the_producer_s_side_is_mapped_read_only(fake: FakeRing, ring: KernelRing) -> None:
     with pytest.raises(TypeError):
         ring._producer_map[0] = 1
-    assert not ring._mapped(0, PAGE).flags.writeable
+    assert not ring._data.mapped(0, PAGE).flags.writeable
 
 
 @settings(max_examples=200, deadline=None)
@@ -217,7 +217,7 @@ def test_rubbish_is_refused_or_yields_records(
             fake.put(value)
         fake.write(where, rubbish)
         fake.produce_to(max(0, begin + length))
-        with Ring(fake.fd, SIZE, RECORD) as ring:
+        with KernelRing(fake.fd, SIZE, RECORD) as ring:
             try:
                 batch = ring.read(most)
             except TraceError:
@@ -229,7 +229,7 @@ def test_rubbish_is_refused_or_yields_records(
         fake.close()
 
 
-def test_bytes_behind_the_data_stay_as_they_are(fake: FakeRing, ring: Ring) -> None:
+def test_bytes_behind_the_data_stay_as_they_are(fake: FakeRing, ring: KernelRing) -> None:
     """The reader writes the consumer's position and nothing else."""
     for value in range(7):
         fake.put(value)
@@ -238,20 +238,188 @@ def test_bytes_behind_the_data_stay_as_they_are(fake: FakeRing, ring: Ring) -> N
     assert (ctypes.string_at(fake._data.ctypes.data, SIZE), fake.producer) == before
 
 
+CAPACITY = 64
+
+
+@pytest.fixture
+def fed() -> Iterator[FedRing]:
+    made = FedRing(CAPACITY, RECORD)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def mapped(fed: FedRing) -> Iterator[MappedRing]:
+    with fed.open() as made:
+        yield made
+
+
+def numbered(first: int, count: int) -> np.ndarray:
+    """Records that have their number for a time, shape (count, RECORD)."""
+    made = np.zeros((count, RECORD), np.uint8)
+    made.view("<u8")[:, 1] = np.arange(first, first + count)
+    return made
+
+
+def numbers(records: np.ndarray) -> list[int]:
+    assert records.dtype == np.uint8
+    assert records.shape == (len(records), RECORD)
+    return np.ascontiguousarray(records).view("<u8")[:, 1].tolist()
+
+
+def begin(fed: FedRing, position: int) -> None:
+    """As if so many records had gone through it."""
+    fed.positions[0] = fed.positions[MappedRing.TAIL // 8] = position
+
+
+def tail(fed: FedRing) -> int:
+    return int(fed.positions[MappedRing.TAIL // 8])
+
+
+def test_mapped_records_come_in_order_and_once(fed: FedRing, mapped: MappedRing) -> None:
+    assert numbers(mapped.read()) == []
+    fed.put(numbered(0, 5))
+    assert mapped.pending() == 5
+    assert numbers(mapped.read(2)) == [0, 1]
+    assert (mapped.pending(), tail(fed)) == (3, CAPACITY + 2)
+    assert numbers(mapped.read()) == [2, 3, 4]
+    assert numbers(mapped.read()) == []
+
+
+def test_the_next_reader_goes_on_where_the_last_stopped(fed: FedRing) -> None:
+    fed.put(numbered(0, 5))
+    with fed.open() as first:
+        assert numbers(first.read(2)) == [0, 1]
+        first.peek()  # and not taken
+    with fed.open() as second:
+        assert numbers(second.read()) == [2, 3, 4]
+
+
+@pytest.mark.parametrize("start", [CAPACITY, (1 << 32) - 100, (1 << 32) - CAPACITY, (1 << 40) + 7])
+def test_mapped_records_go_around(fed: FedRing, mapped: MappedRing, start: int) -> None:
+    """Also where the sequences, of 32 bits, begin anew."""
+    begin(fed, start)
+    fed.records[:, 4:8].view("<u4")[:, 0] = 0  # nobody wrote here yet
+    seen: list[int] = []
+    written = 0
+    for turn in range(200):
+        count = 1 + turn * 7 % CAPACITY
+        fed.put(numbered(written, count))
+        written += count
+        batch = numbers(mapped.read())
+        assert len(batch) == count
+        seen += batch
+    assert seen == list(range(written))
+    assert written > 50 * CAPACITY
+
+
+def test_mapped_reading_stops_before_what_is_not_written_yet(
+    fed: FedRing, mapped: MappedRing
+) -> None:
+    """Claimed, and still what it was a round ago, or zero while it is being cleared."""
+    fed.put(numbered(0, CAPACITY))
+    mapped.read()
+    fed.put(numbered(CAPACITY, 3))
+    second = fed.records[1, 4:8].view("<u4")
+    sequence = int(second[0])
+    for unwritten in (sequence - CAPACITY, 0):
+        second[0] = unwritten
+        assert numbers(mapped.read()) == ([CAPACITY] if unwritten else [])
+        assert tail(fed) == 2 * CAPACITY + 1
+    second[0] = sequence
+    assert numbers(mapped.read()) == [CAPACITY + 1, CAPACITY + 2]
+
+
+def test_a_sequence_of_another_place_is_refused(fed: FedRing, mapped: MappedRing) -> None:
+    fed.put(numbered(0, 3))
+    fed.records[1, 4:8].view("<u4")[0] += 1
+    with pytest.raises(TraceError, match=f"record {CAPACITY + 1} has the sequence 0x42"):
+        mapped.read()
+    assert tail(fed) == CAPACITY
+
+
+def test_more_than_there_is_room_for_is_refused(fed: FedRing, mapped: MappedRing) -> None:
+    fed.put(numbered(0, 3))
+    fed.positions[0] = 2 * CAPACITY + 1
+    with pytest.raises(TraceError, match=f"the ring holds {CAPACITY + 1} records"):
+        mapped.read()
+
+
+def test_the_records_are_mapped_read_only(fed: FedRing, mapped: MappedRing) -> None:
+    fed.put(numbered(0, 3))
+    assert not mapped.peek().flags.writeable
+
+
+def test_closing_a_mapped_ring_lets_go_of_it(fed: FedRing) -> None:
+    ring = fed.open()
+    ring.read()
+    ring.close()
+    assert ring._positions.closed
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    rubbish=st.binary(min_size=1, max_size=4 * RECORD),
+    where=st.integers(0, CAPACITY * RECORD - 1),
+    start=st.integers(CAPACITY, 1 << 40),
+    length=st.integers(-3, 2 * CAPACITY),
+    most=st.integers(0, 100),
+)
+def test_rubbish_in_a_mapped_ring_is_refused_or_yields_records(
+    rubbish: bytes, where: int, start: int, length: int, most: int
+) -> None:
+    """Whatever bytes and positions: nothing but a batch of whole records or TraceError."""
+    fed = FedRing(CAPACITY, RECORD)
+    try:
+        begin(fed, start)
+        fed.put(numbered(0, 20))
+        flat = fed.records.reshape(-1)  # a view
+        flat[where : where + len(rubbish)] = np.frombuffer(rubbish, "u1")[: len(flat) - where]
+        del flat
+        head = max(0, start + length)
+        fed.positions[0] = head
+        with fed.open() as ring:
+            try:
+                batch = ring.read(most)
+            except TraceError:
+                assert tail(fed) == start  # nothing is taken from what is not understood
+            else:
+                assert batch.shape[1] == RECORD
+                assert start <= tail(fed) <= max(start, head)
+    finally:
+        fed.close()
+
+
+def rings(size: int) -> Iterator[tuple[Ring, Callable[[np.ndarray], None]]]:
+    """Each kind with `size` bytes of data, and what writes records to it."""
+    fake = FakeRing(size)
+
+    def put(records: np.ndarray) -> None:
+        made = np.zeros((len(records), STRIDE), np.uint8)
+        made[:, :4].view("<u4")[:, 0] = RECORD
+        made[:, 8:] = records
+        fake.write(fake.producer, made.tobytes())
+        fake.produce_to(fake.producer + made.size)
+
+    with KernelRing(fake.fd, size, RECORD) as kernel:
+        yield kernel, put
+    fake.close()
+    fed = FedRing(size // 256, RECORD)
+    with fed.open() as mapped:
+        yield mapped, fed.put
+    fed.close()
+
+
 def test_little_of_a_large_ring_is_mapped_at_a_time() -> None:
     """What is mapped counts as resident. Around the ring twice, in uneven batches."""
-    fed = FedRing(1 << 25)
-    records = np.zeros((2 * fed.size // STRIDE, RECORD), np.uint8)
-    numbers = records.view("<u8")[:, 0]
-    numbers[:] = np.arange(len(records))
-    mapped, seen = [], []
-    with Ring(fed.fd, fed.size, RECORD) as ring:
+    for ring, put in rings(1 << 25):
+        records = numbered(0, 2 * ring.capacity)
+        windows, seen = [], []
         for part in np.array_split(records, 5):
-            fed.put(part)
+            put(part)
             while len(batch := ring.peek(9973)):
-                seen.append(batch.view("<u8")[:, 0].copy())
-                mapped.append(ring._window.nbytes)
+                seen.append(np.ascontiguousarray(batch).view("<u8")[:, 1].copy())
+                windows.append(ring._data.window.nbytes)
                 ring.advance()
-    fed.close()
-    assert np.array_equal(np.concatenate(seen), numbers)
-    assert max(mapped) == 8 << 20
+        assert np.array_equal(np.concatenate(seen), np.arange(len(records)))
+        assert max(windows) == 8 << 20

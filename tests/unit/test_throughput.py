@@ -29,7 +29,7 @@ def run(feed: Feed, folder: Path) -> dict[str, Any]:
     """The files a trace of `feed` writes, its books, and what the summary counted."""
     csv = CsvOutput(open_output(str(folder / "faults.csv"), force=True))
     pages = open_output(str(folder / "pages.csv"), force=True)
-    summary, ring = Summary(), FedRing(1 << 21)
+    summary, ring = Summary(), FedRing(1 << 12)
     with recording(feed, LAYOUT, ring) as recorder:
         at = turn = 0
         while at < len(feed.records):

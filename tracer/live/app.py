@@ -135,7 +135,7 @@ class Live:
             self._stop()
             return
         began = time.thread_time_ns()
-        self._behind = recorder.ring.pending() * _FULL > recorder.attached.program.ring_bytes
+        self._behind = recorder.ring.pending() * _FULL > recorder.ring.capacity
         self.model.busy = self._behind
         self._count_frames(recorder, now)
         if not self._due(now) or (self._behind and now < self._drawn_ns + _LATE_NS):

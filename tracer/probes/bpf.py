@@ -36,6 +36,7 @@ _TRACEPOINT = struct.Struct("<QI4x")  # name, program
 _LOG_BYTES = 1 << 20
 _AT_ONCE = 4096  # elements of a map read by one call
 _CALL, _PSEUDO_KFUNC = 0x85, 2  # BPF_JMP | BPF_CALL, and its source register
+_ATOMIC, _COMPARE_AND_SWAP = 0xDB, 0xF1  # BPF_STX | BPF_ATOMIC | BPF_DW, and its operation
 _EMPTY = struct.pack("<QQ", 0xB7, 0x95)  # r0 = 0; exit
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -90,7 +91,7 @@ class Map:
             pass
 
     def memory(self) -> mmap.mmap:
-        """The values of an array that was made MMAPABLE, shared with the kernel."""
+        """The value of an array of one that was made MMAPABLE, shared with the kernel."""
         return mmap.mmap(self.fd, self.value_size)
 
     def _batches(self, command: int) -> Iterator[tuple[bytes, bytes]]:
@@ -179,12 +180,29 @@ def takes_casts(function: int, type_id: int) -> bool:
     """Whether programs may call bpf_rdonly_cast (BTF ids of it and of a struct): tried with one."""
     call = struct.pack("<BBhi", _CALL, _PSEUDO_KFUNC << 4, 0, function)
     arguments = struct.pack("<BBhiBBhi", 0xB7, 1, 0, 0, 0xB7, 2, 0, type_id)  # r1 = 0; r2 = id
+    return _takes(arguments + call)
+
+
+def _takes(code: bytes) -> bool:
     try:
-        program = load_program(RAW_TRACEPOINT, arguments + call + _EMPTY, "attempt")
+        program = load_program(RAW_TRACEPOINT, code + _EMPTY, "attempt")
     except OSError:
         return False
     os.close(program)
     return True
+
+
+def takes_atomics() -> bool:
+    """Whether programs may compare and swap (since 5.12): tried with one."""
+    # The stack's last word and r0 are 0; r1 = r10; compare the word with r0, and swap in r0.
+    code = struct.pack(
+        "<BBhiBBhiBBhiBBhi",
+        *(0x7A, 10, -8, 0),
+        *(0xB7, 0, 0, 0),
+        *(0xBF, 10 << 4 | 1, 0, 0),
+        *(_ATOMIC, 0 << 4 | 1, -8, _COMPARE_AND_SWAP),
+    )
+    return _takes(code)
 
 
 def with_kernel_calls(code: bytes, helper: int, function: int) -> bytes:

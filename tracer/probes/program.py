@@ -22,16 +22,20 @@ from tracer.probes.compiled import Answer, Function
 from tracer.probes.events import CpuEvents
 from tracer.procfs.system import possible_cpus
 from tracer.records import Layout, load_layout
+from tracer.ring import KernelRing, MappedRing, Ring
 
 RING_BYTES = 64 << 20
 
 COUNTERS = ("lost", "lost_other", "filtered", "crowded", "orphans", "abandoned")
 
-# struct target, struct settings, struct calibration
-_TARGET, _SETTINGS = struct.Struct("<QII"), struct.Struct("<8Q")
+# struct target, struct settings, struct positions, struct calibration
+_TARGET, _SETTINGS = struct.Struct("<QII"), struct.Struct("<6Q2I")
+_POSITIONS_OF = struct.Struct("<Q120xQQ")
 _CALIBRATION = struct.Struct("<10Q")
 # The last members of struct pending
 PLACE_END = np.dtype([("task", "<u8"), ("tid", "<u4"), ("crowded", "<u4"), ("unsent", "<u8")])
+# struct pending.state: what a fault is told to do
+_STATE_AROUND, _STATE_BESIDE, _STATE_FILTER = 0x02, 0x04, 0x400
 _NR_GETPPID = 110  # x86-64
 _FIRST = bytes(4)  # the key of an array's only element
 
@@ -40,6 +44,8 @@ TARGET_ACTIVE, TARGET_WAITS, TARGET_CHILDREN = 1, 2, 4
 # Where handlers can be preempted (bpf/pagefault.c: told), those of threads' lives are attached
 # so many times: what one misses, as it is running on that CPU already, another sees.
 _TOLD, _LIFE, _COPIES = "told", "raw_tracepoint__sched_process_", 3
+
+_RECORDS, _POSITIONS = "records", "positions"  # maps: the ring (tracer/ring.py)
 
 # By the first part of a function's name in bpf/pagefault.c: program type and attach type.
 _TYPES = {
@@ -72,7 +78,7 @@ class Program:
 
     def __init__(self, compiled: Answer, bpf_dir: Path, ring_bytes: int = RING_BYTES) -> None:
         self.layout: Layout = load_layout(bpf_dir)
-        self.ring_bytes = ring_bytes
+        self._ring_bytes = ring_bytes
         self.functions: dict[str, int] = {}
         self.hooks_anonymous = False  # do_anonymous_page, too
         self.return_probe = ""  # GROUP/EVENT in tracefs
@@ -101,10 +107,14 @@ class Program:
 
     def _load(self, compiled: Answer) -> None:
         for each in compiled.maps:
-            entries = self.ring_bytes if each.name == "events" else each.entries
+            entries = self._ring_entries(each.kind) if each.name == _RECORDS else each.entries
             self._maps[each.name] = bpf.create_map(
                 each.kind, each.key_size, each.value_size, entries, each.flags, each.name
             )
+        if _POSITIONS in self._maps:
+            capacity = self._ring_entries(bpf.ARRAY)
+            positions = _POSITIONS_OF.pack(capacity, capacity, capacity - 1)
+            self._maps[_POSITIONS].update(_FIRST, positions)
         self._active = self._maps["active"].memory()
         self.at_close(self._active.close)
         wanted: list[tuple[str, Function]] = []
@@ -170,9 +180,19 @@ class Program:
         """One of the maps that the programs share, by its name there."""
         return self._maps[name]
 
-    @property
-    def ring_fd(self) -> int:
-        return self._maps["events"].fd
+    def open_ring(self) -> Ring:
+        """The records, from where the last reader stopped; one reader at a time."""
+        records, size = self._maps[_RECORDS].fd, self.layout.size
+        if _POSITIONS not in self._maps:
+            return KernelRing(records, self._ring_bytes, size)
+        positions = self._maps[_POSITIONS].fd
+        return MappedRing(positions, records, self._ring_entries(bpf.ARRAY), size)
+
+    def _ring_entries(self, kind: int) -> int:
+        """A power of two: of records in an array, of bytes in the kernel's ring buffer."""
+        if kind != bpf.ARRAY:
+            return self._ring_bytes
+        return 1 << (self._ring_bytes // self.layout.size).bit_length() - 1
 
     # -- who is traced ------------------------------------------------------
 
@@ -216,10 +236,10 @@ class Program:
         self._store_settings()
 
     def _store_settings(self) -> None:
-        filters = any(self._filters)
+        always = _STATE_FILTER if any(self._filters) else 0
+        anonymous = always | (_STATE_AROUND | _STATE_BESIDE if self._large_folios else 0)
         settings = _SETTINGS.pack(
-            *(self._direct_map, *self._filters, *self._namespace),
-            *(filters, self._large_folios),
+            *(self._direct_map, *self._filters, *self._namespace), always, anonymous
         )
         self._maps["settings"].update(_FIRST, settings)
 
