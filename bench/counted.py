@@ -30,19 +30,23 @@ def render(data: dict[str, Any]) -> str:
         "Inside stock kernels under QEMU, where a guest's nanosecond is an instruction: what"
         " tracing adds to a first write to fresh anonymous memory, with frame, kind, latency and"
         " the thread's count all recorded. The counts are the same on every host, and CI fails when"
-        " one grows by over 3 %. *Others* is what a fault of a process that is not traced pays"
-        " meanwhile.",
+        " one grows by over 3 %. *Floor* is the least on the same two hooks: a record with the"
+        " address and both times, by the kernel's ring buffer (`bench/floor_hooks.c`). *Others* is"
+        " what a fault of a process that is not traced pays meanwhile.",
         "",
-        "| kernel | probe | added | goal (stretch) | untraced | others |",
-        "|---|---|---|---|---|---|",
+        "| kernel | probe | added | goal (stretch) | floor | × the floor | untraced | others |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for key, added in baseline.load().items():
         found = _of(key, data)
         for at, (probe, count) in enumerate(added.items()):
             untraced = f"{found['untraced']:,.0f}" if found and not at else ""
+            floor = _beside(found, probe, count, "floor")
+            others = _beside(found, probe, count, "bystander")
             lines.append(
                 f"| {key if not at else ''} | {probe} | **{count:,.0f}** | {GOALS.get(probe, '')}"
-                f" | {untraced} | {_others(found, probe, count)} |"
+                f" | {f'{floor:,.0f} | {count / floor:.2f}×' if floor else ' | '}"
+                f" | {untraced} | {f'{others:,.0f}' if others else ''} |"
             )
     return "\n".join(lines)
 
@@ -55,11 +59,11 @@ def _of(key: str, data: dict[str, Any]) -> dict[str, Any]:
     return {}
 
 
-def _others(found: dict[str, Any], probe: str, added: float) -> str:
-    """What others' faults pay; empty where the count is no longer the committed one."""
+def _beside(found: dict[str, Any], probe: str, added: float, what: str) -> float:
+    """What else that run counted, without the untraced; 0 if its count is not the committed one."""
     for cost in found.get("costs", ()):
         now = cost.get("target", 0.0) - found["untraced"]
         same = abs(now - added) < baseline.MOST_MORE * added
-        if cost["probe"] == probe and same:
-            return f"{cost['bystander'] - found['untraced']:,.0f}"
-    return ""
+        if cost["probe"] == probe and same and cost.get(what):
+            return float(cost[what] - found["untraced"])
+    return 0.0

@@ -223,8 +223,8 @@ def test_instructions_are_the_committed_ones_and_others_from_the_same_run(
     with pytest.raises(ValueError, match="make test-kernels"):
         counted.measure(tmp_path)
     costs = [
-        {"probe": "fentry", "target": 8000.3, "bystander": 7300.0, "refused": ""},
-        {"probe": "perf", "target": 9000.0, "bystander": 7400.0, "refused": ""},
+        {"probe": "fentry", "target": 8000.3, "bystander": 7300.0, "floor": 7850.0},
+        {"probe": "perf", "target": 9000.0, "bystander": 7400.0, "floor": 7900.0},
     ]
     (tmp_path / "6.12-bench").mkdir()
     (tmp_path / "6.12-bench" / "instructions.json").write_text(
@@ -233,8 +233,8 @@ def test_instructions_are_the_committed_ones_and_others_from_the_same_run(
     key = "6.12.1+deb13-amd64, bcc 0.26.0, QEMU 7.2.22"
     monkeypatch.setattr(baseline, "load", lambda: {key: {"fentry": 750.3, "perf": 999.0}})
     text = counted.render(counted.measure(tmp_path))
-    assert f"| {key} | fentry | **750** | 800 (700) | 7,250 | 50 |" in text
-    assert "|  | perf | **999** | 950 (850) |  |  |" in text  # that one was another run
+    assert f"| {key} | fentry | **750** | 800 (700) | 600 | 1.25× | 7,250 | 50 |" in text
+    assert "|  | perf | **999** | 950 (850) |  |  |  |  |" in text  # that one was another run
 
 
 def test_results_are_kept_with_where_and_when(tmp_path: Path) -> None:

@@ -16,16 +16,16 @@ def test_a_round_counts_per_fault_and_the_median_round_speaks() -> None:
 
 def test_the_table_shows_what_is_added_and_who_missed_faults() -> None:
     costs = [
-        Cost("fentry", target=8000.4, bystander=7100.0, recorded=70, counted=70),
+        Cost("fentry", target=8000.4, bystander=7100.0, recorded=70, counted=70, floor=7900.0),
         Cost("kprobe", refused="kprobe: not here"),
-        Cost("perf", target=9000.0, bystander=7000.0, recorded=69, counted=70),
+        Cost("perf", target=9000.0, bystander=7000.0, recorded=69, counted=70, floor=8000.0),
     ]
     assert render("6.12.107+deb13-amd64", 7000.0, costs).splitlines()[1:] == [
-        "             a fault    added  added to others",
+        "             a fault    added  the floor  added to others",
         "untraced       7,000",
-        "fentry         8,000   +1,000             +100",
+        "fentry         8,000   +1,000       +900             +100",
         "kprobe     kprobe: not here",
-        "perf           9,000   +2,000               +0",
+        "perf           9,000   +2,000     +1,000               +0",
         "           recorded 69 of 70 faults",
     ]
 
