@@ -54,7 +54,7 @@ struct target {
  * on: one of PLACES, by its number, and where another thread has that, one in `pending`.
  */
 struct pending {
-	struct fault_record record; /* what is known of it; the rest at its completion */
+	struct fault_record record; /* what is known of it; the rest at its completion. calls: 1 at rest */
 	u64 table;      /* which page table `slot` is in, for how long: table_key() */
 	u64 slot;       /* kernel address of entry_before, where level_before is 1 */
 	u64 above;      /* the entry that leads there */
@@ -185,7 +185,7 @@ static __always_inline void count(u32 which)
  * compare and swap (5.12) does it in an array: tracer/ring.py says how it is read.
  */
 #ifdef MAPPED_RING
-#define CLAIM_TRIES 64 /* each that fails is one that another CPU won */
+#define CLAIM_TRIES 64 /* each that fails is one that another CPU won; then it counts as lost */
 
 static __always_inline void *reserve(u64 *sequence)
 {
@@ -196,7 +196,8 @@ static __always_inline void *reserve(u64 *sequence)
 #pragma clang loop unroll(disable)
 	for (int tries = 0; tries < CLAIM_TRIES; tries++) {
 		head = *(volatile u64 *)&ring->head;
-		if (head - *(volatile u64 *)&ring->tail > mask)
+		/* Signed: others may have claimed records since, and the tail be ahead of that head. */
+		if ((s64)(head - *(volatile u64 *)&ring->tail) > (s64)mask)
 			return 0;
 		found = __sync_val_compare_and_swap(&ring->head, head, head + 1);
 		asm volatile("" : "+r"(found)); /* the compiler would keep a flag instead */
@@ -432,6 +433,7 @@ static __always_inline struct pending *new_place(u64 task)
 	}
 	p->record.tgid = id >> 32;
 	p->record.tid = id;
+	p->record.calls = 1;
 	p->state = 0;
 	p->table = 0;
 	p->unsent = 0;
@@ -454,6 +456,19 @@ static __always_inline void free_place(u64 task, u32 key)
 		p = pending.lookup(&key);
 		if (p && p->task == task)
 			pending.delete(&key);
+	}
+}
+
+/* The leader of a process has ended, and another thread has its number. */
+static __always_inline void free_place_of(u64 id)
+{
+	u32 number = (u32)bpf_get_current_pid_tgid() & (PLACES - 1);
+	struct pending *p = PLACE(number);
+
+	if (p->tid == (u32)id && p->task != this_task()) {
+		p->unsent = 0;
+		p->task = 0;
+		owners.delete(&number);
 	}
 }
 
@@ -864,21 +879,25 @@ static __always_inline int finish_plain(u64 task, struct pending *p, u32 result)
 	struct fault_record *r;
 	u64 sequence, now;
 
-	if (p->state != STATE_PLAIN || result & (VM_FAULT_ERROR | VM_FAULT_RETRY) ||
-	    LOAD64(p->above_slot) != p->above)
+	if (p->state != STATE_PLAIN || result & (VM_FAULT_ERROR | VM_FAULT_RETRY))
+		return 0;
+	now = bpf_ktime_get_ns();
+	if (LOAD64(p->above_slot) != p->above)
 		return 0;
 	after.slot = p->slot;
-	after.entry = LOAD64(after.slot);
 #ifdef PROBE_PERF
+	after.entry = LOAD64(after.slot);
 	if (came_beside(p, &after))
 		return 0;
 #endif
-	now = bpf_ktime_get_ns();
 	r = reserve(&sequence);
 	if (!r) {
 		not_sent(p, task, result, COUNT_LOST);
 		return 1;
 	}
+#ifndef PROBE_PERF
+	after.entry = LOAD64(after.slot); /* now: registers are few */
+#endif
 	send(r, sequence, p, task, now, &after, STATE_PLAIN, result, 0);
 	return 1;
 }
@@ -1003,6 +1022,7 @@ static __always_inline int begin(hook_context *ctx, u64 task, u32 marks)
 			return 0;
 		}
 		count(COUNT_ABANDONED);
+		p->record.calls = 1;
 	}
 #if defined(STACKS) && defined(PROBE_KPROBE)
 	/* Not at the return: older kernels cannot walk the stack beyond the return probe. */
@@ -1016,7 +1036,6 @@ static __always_inline int begin(hook_context *ctx, u64 task, u32 marks)
 #endif
 	p->record.start_ns = bpf_ktime_get_ns();
 	p->record.flags = HOOK_FLAGS(ctx);
-	p->record.calls = 1;
 	p->record.ip = HOOK_IP(ctx);
 	vma = HOOK_VMA(ctx);
 	if (read_mapping(&p->record, vma))
@@ -1071,6 +1090,7 @@ static __always_inline int leave(void *ctx, u32 result)
 	}
 	/* To mm_account_fault(), a call is major that says so, and one that is a second try. */
 	finish(ctx, task, p, result | (p->state & STATE_TRIED ? VM_FAULT_MAJOR : 0));
+	p->record.calls = 1;
 	p->state = 0;
 	return 0;
 }
@@ -1190,10 +1210,10 @@ int hook__exception(struct bpf_raw_tracepoint_args *ctx)
 		/* In user mode it did not fail: there was no signal for it, but one that broke off its wait. */
 		if (!(p->record.flags & ERROR_CODE_USER))
 			emit_failed(task, p, 0);
+		p->record.calls = 1;
 	}
 	p->record.start_ns = bpf_ktime_get_ns();
 	p->record.flags = EXCEPTION_CODE(ctx);
-	p->record.calls = 1;
 	/* The completion brings it along. What fails in user mode ends before these registers do. */
 	p->record.ip = EXCEPTION_REGS(ctx);
 	if (!(EXCEPTION_CODE(ctx) & ERROR_CODE_USER))
@@ -1221,6 +1241,7 @@ RAW_TRACEPOINT_PROBE(signal_generate)
 	if (!p || !p->state || p->state & STATE_ATTEMPT)
 		return 0;
 	emit_failed(task, p, ctx->args[0] == SIGBUS ? VM_FAULT_SIGBUS : VM_FAULT_SIGSEGV);
+	p->record.calls = 1;
 	p->state = 0;
 	return 0;
 }
@@ -1245,7 +1266,6 @@ static __always_inline int resolved(struct bpf_perf_event_data *ctx, u32 result)
 		p->table = 0;
 		p->record.flags = 0;
 		p->record.address = ctx->addr;
-		p->record.calls = 1;
 		p->record.mm = OWN64(task, O_TASK_MM);
 	}
 	p->record.ip = ctx->regs.ip;
@@ -1256,6 +1276,7 @@ static __always_inline int resolved(struct bpf_perf_event_data *ctx, u32 result)
 	}
 #endif
 	finish(ctx, task, p, result);
+	p->record.calls = 1;
 	p->state = 0;
 	return 0;
 }
@@ -1334,7 +1355,11 @@ RAW_TRACEPOINT_PROBE(sched_process_fork)
 	struct target fresh = {};
 	struct task_record *r;
 	u64 sequence;
+	u32 key = 0;
 
+	/* What may be left of another thread that had this struct task_struct and this number. */
+	READ(key, child, O_TASK_PID);
+	free_place(child, key);
 	if (child_tgid != tgid && !(target && (target->state & TARGET_CHILDREN))) {
 		/* No target's child: if its number was a target's, that one has ended. */
 		targets.delete(&child_tgid);
@@ -1375,9 +1400,11 @@ RAW_TRACEPOINT_PROBE(sched_process_exec)
 	struct task_record *r;
 	u64 sequence;
 
-	/* A thread that was not the leader has got the leader's number, and another place. */
-	if (before != (u32)bpf_get_current_pid_tgid())
+	/* A thread that was not the leader has got the leader's number, and another place: that one's. */
+	if (before != (u32)bpf_get_current_pid_tgid()) {
 		free_place(task, before);
+		free_place_of(id);
+	}
 	if (!target || is_told(task, TOLD_EXEC))
 		return 0;
 	if (target->leader)

@@ -36,7 +36,7 @@ def take(records: Bytes, fault: np.dtype[np.void]) -> RawBatch:
     faults = 0
     parts, at = [], []  # of what is no fault, and where it is
     for start in range(0, count, BLOCK):
-        # The ring's memory is read once, in order; what is turned is in the core's cache then.
+        # The ring's memory is read in order; what is turned is in the core's cache then.
         block = np.ascontiguousarray(records[start : start + BLOCK])
         is_fault = block[:, 0] == RecordType.FAULT
         if not is_fault.all():

@@ -11,7 +11,7 @@ from tests.live.workload import Workload
 from tracer.probes import bpf
 from tracer.probes.choose import Attached, attach
 from tracer.procfs import stat
-from tracer.records import RecordType
+from tracer.records import Mark, RecordType
 from tracer.resources import bpf_dir
 from tracer.ring import MappedRing
 
@@ -38,6 +38,7 @@ def test_it_holds_as_many_as_there_is_room_for(small: Attached) -> None:
     program = small.program
     program.reset()
     with Workload("storm", 2, 211, 7) as work, program.open_ring() as ring:
+        ring.read(1 << 20)  # what others have left
         before = stat.process_fault_count(work.pid)
         program.add_target(work.pid, children=False)
         work.go()
@@ -60,11 +61,42 @@ def test_it_holds_as_many_as_there_is_room_for(small: Attached) -> None:
         assert ring.pending() >= 7
 
 
+def test_nothing_shines_through(small: Attached) -> None:
+    """Its memory is used again: a record has nothing of the one that was there before."""
+    program, layout = small.program, small.program.layout
+    program.reset()
+    with program.open_ring() as ring:
+
+        def faults_of(*arguments: str | int, range_: str) -> np.ndarray:
+            with Workload(*arguments) as work:
+                ring.read(1 << 20)
+                program.add_target(work.pid, children=False)
+                work.go()
+                program.clear_targets()
+                where = work.range(range_)
+            records = ring.read(1 << 20)
+            faults = records[records[:, 0] == RecordType.FAULT].view(layout.fault).ravel()
+            inside = (faults["address"] >= where.start) & (faults["address"] < where.end)
+            return faults[inside]
+
+        for _ in range(3):  # around the ring, with windows and much about a file in every record
+            faults = faults_of("file-read-write", 100, 0, range_="file")
+            assert len(faults)
+            if faults["marks"][0] & Mark.MAPPING:
+                assert faults["inode"].all()
+                assert faults["magic"].all()
+        faults = faults_of("storm", 1, 100, 1, range_="anon")
+        assert len(faults) >= 100
+        for name in ("vm_pgoff", "inode", "magic", "device", "owner", "stack"):
+            assert not faults[name].any(), name
+
+
 def test_many_threads_write_at_once(attached: Attached) -> None:
     """Each record is there once, whole, and in its thread's order; a reader keeps taking."""
     program = attached.program
     program.reset()
     with Workload("storm", 8, 211, 20) as work, program.open_ring() as ring:
+        ring.read(1 << 20)  # what others have left
         before = stat.process_fault_count(work.pid)
         program.add_target(work.pid, children=False)
         batches = [ring.read(0)]
