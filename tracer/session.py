@@ -209,11 +209,12 @@ class Session:
         self._look()
 
     def _all_pids(self) -> list[int]:
-        """The targets named, and the children they have already."""
+        """The targets named, and the children they have already; a shell's is the tracer, too."""
         pids = list(dict.fromkeys(self.plan.pids))
         if self.plan.children:
             for pid in list(pids):
-                pids += [child for child in stat.children(pid) if child not in pids]
+                known = {*pids, os.getpid()}
+                pids += [child for child in stat.children(pid) if child not in known]
         return pids
 
     # -- the loop -------------------------------------------------------------------

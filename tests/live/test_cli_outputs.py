@@ -188,6 +188,21 @@ def test_children(tmp_path: Path, children: bool) -> None:
     assert len({row["pid"] for row in rows}) == 1 + children
 
 
+def test_a_shell_that_traces_itself(tmp_path: Path) -> None:
+    """`--pid $$`: the tracer is a child of what it traces, and no part of it."""
+    script = 'echo $$; "$@" --pid $$; exit $?'
+    tracer = cli.argv("--duration", "0.5", "-q", "--csv", tmp_path / "a.csv")
+    shell = subprocess.run(
+        ["sh", "-c", script, "sh", *tracer],
+        check=True,
+        capture_output=True,
+        text=True,
+        env=cli.environment(),
+        timeout=cli.SECONDS,
+    )
+    assert {row["pid"] for row in cli.rows(tmp_path / "a.csv")} <= {shell.stdout.split()[0]}
+
+
 def test_wall_clock(tmp_path: Path) -> None:
     before = time.time()
     done = cli.run("--time", "wall", "--", "true")
