@@ -115,6 +115,12 @@ struct calibration {
 	u64 namespace_level;
 };
 
+/* The command that the tracer starts: its memory may be held past its end. */
+struct command {
+	u64 tgid; /* user space says */
+	u64 mm;   /* struct mm_struct *, since its last exec */
+};
+
 /* counters */
 #define COUNT_LOST 0      /* fault records the ring had no room for */
 #define COUNT_LOST_TASK 1 /* other records it had no room for */
@@ -148,6 +154,8 @@ BPF_ARRAY(settings, struct settings, 1);
 BPF_ARRAY(calibration, struct calibration, 1);
 BPF_ARRAY(userfaults, u64, 1); /* whether a target uses userfaultfd: then others' ioctls matter */
 BPF_ARRAY(mappings, u64, 1); /* changes of the targets' mappings: page tables may go with them */
+BPF_ARRAY(command, struct command, 1);
+BPF_ARRAY(held, u64, 1); /* struct mm_struct * that the tracer itself holds a reference to (mm_pin.py) */
 BPF_PERCPU_ARRAY(counters, u64, COUNTERS);
 #ifdef STACKS
 BPF_PERCPU_ARRAY(stacks, struct stack, 1);
@@ -1390,6 +1398,16 @@ RAW_TRACEPOINT_PROBE(sched_process_fork)
 	return 0;
 }
 
+/* What the command's memory is from here on. */
+static __always_inline void note_command(u64 task, u32 tgid)
+{
+	u32 zero = 0;
+	struct command *own = command.lookup(&zero);
+
+	if (own && own->tgid == tgid)
+		READ(own->mm, task, O_TASK_MM);
+}
+
 RAW_TRACEPOINT_PROBE(sched_process_exec)
 {
 	u64 task = ctx->args[0];
@@ -1413,6 +1431,7 @@ RAW_TRACEPOINT_PROBE(sched_process_exec)
 		target->state = (target->state & ~TARGET_WAITS) | TARGET_ACTIVE;
 	set_active(tgid, target->state);
 	__sync_fetch_and_add(MAPPINGS, 1);
+	note_command(task, tgid);
 	r = new_task_record(RECORD_EXEC, tgid, id, &sequence);
 	if (!r)
 		return 0;
@@ -1590,6 +1609,19 @@ RAW_TRACEPOINT_PROBE(sys_exit)
 }
 
 /*
+ * Whether one of those who use this memory is the tracer's own pin, under which nobody faults.
+ * After an exec the command has other memory, and the address may be another process's.
+ */
+static __always_inline int is_held(u64 mm)
+{
+	u32 zero = 0;
+	u64 *pinned = held.lookup(&zero);
+	struct command *own = command.lookup(&zero);
+
+	return pinned && own && mm && *pinned == mm && own->mm == mm;
+}
+
+/*
  * While a call takes pages away, the
  * process's other threads may fault on them: when it began tells before and after apart.
  * Where nobody shares the memory, its end is enough.
@@ -1608,7 +1640,7 @@ RAW_TRACEPOINT_PROBE(sys_enter)
 	task = bpf_get_current_task();
 	READ(mm, task, O_TASK_MM);
 	READ(users, mm, O_MM_USERS);
-	if (users < 2 || !read_call(ctx->args[0], task, &c))
+	if (users < 2 || (users == 2 && is_held(mm)) || !read_call(ctx->args[0], task, &c))
 		return 0;
 	if (c.number == CALL_MMAP && !(c.args[3] & CALL_MAP_FIXED))
 		return 0;

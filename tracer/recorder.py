@@ -158,6 +158,7 @@ class Recorder:
         self.tgids.add(pid)
         self._command = pid
         self.spaces.expect(pid)
+        self.attached.program.expect_command(pid)
         self.attached.program.add_target(pid, children=children, waits=True)
 
     # -- the stream -----------------------------------------------------------------

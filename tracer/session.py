@@ -205,6 +205,9 @@ class Session:
 
     def _look_at_exec(self) -> None:
         """What exec itself put into the new memory, seen before the first instruction."""
+        command, program = self.plan.command, self._attached.program
+        if command is not None and command.pin is not None:
+            program.set_held(program.command_memory())
         self._cycle()
         self._look()
 
@@ -279,10 +282,19 @@ class Session:
         """Keep the pin on the memory the command has now, after an exec, too."""
         command, execs = self.plan.command, self._recorder.execs
         if command is not None and command.pid in execs and self._begun:
-            command.repin()
+            self._repin(command)
         elif command is not None and command.pin is not None:
             command.pin.tend()
         execs.clear()
+
+    def _repin(self, command: Command) -> None:
+        """Hold the memory of an exec; which memory that is, is known unless another came."""
+        program = self._attached.program
+        program.set_held(0)
+        memory = program.command_memory()
+        command.repin()
+        if command.pin is not None and program.command_memory() == memory:
+            program.set_held(memory)
 
     def _take(self, rows: Rows) -> None:
         if not len(rows):
@@ -423,6 +435,7 @@ class Session:
         if command is not None and status is not None:
             shots |= self._look_at_exit(command)
             recorder.closed.update(shots)
+            program.set_held(0)
             command.release_pin()
         ended_ns = time.monotonic_ns()
         self._release(shots)

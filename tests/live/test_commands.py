@@ -8,11 +8,13 @@ import threading
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from tests.live.tracing import Collect, Traced, check_books, trace_command
 from tests.live.workload import command, parse
 from tracer.probes.choose import Attached, attach
 from tracer.procfs.pagemap import PageMap, frames
+from tracer.recorder import Recorder
 from tracer.resources import bpf_dir
 from tracer.rows import NO_FRAME, Cause, Confirmed, Kind
 from tracer.session import Outputs, Plan, Session
@@ -174,3 +176,45 @@ def test_auto_takes_an_exact_probe() -> None:
         assert chosen.probe.name == "fentry" or "fentry" in chosen.reason
     finally:
         chosen.close()
+
+
+DISCARDS = """
+import mmap, threading
+page, done = mmap.mmap(-1, 4096, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS), threading.Event()
+other = threading.Thread(target=done.wait)
+if THREADS:
+    other.start()
+for _ in range(97):
+    page[0] = 1
+    page.madvise(mmap.MADV_DONTNEED)
+done.set()
+"""
+
+
+@pytest.mark.parametrize("way", ["alone", "exec", "threads"])
+def test_its_pin_is_no_sharer(
+    attached: Attached, monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
+    """Only where others may fault meanwhile is a call's beginning told: the pin never does."""
+    begun: list[int] = []
+    follow = Recorder._call
+
+    def counting(recorder: Recorder, record: np.void) -> None:
+        begun.append(int(record["number"]))
+        follow(recorder, record)
+
+    monkeypatch.setattr(Recorder, "_call", counting)
+    script = DISCARDS.replace("THREADS", str(way == "threads"))
+    argv = [sys.executable, "-c", script]
+    again = ["/bin/sh", "-c", 'sleep 0.3; exec "$@"; :', "sh", *argv]
+    traced = run(attached, again if way == "exec" else argv)
+    check_books(traced, traced.books.missed)
+    assert traced.result.exit_status == 0
+    assert traced.books.lost_by["madvise"] >= 97
+    madvise = begun.count(28)
+    if way == "threads":
+        assert madvise >= 97
+    elif way == "alone":
+        assert begun == []
+    else:  # held anew as soon as the exec is seen: the calls before that may be told
+        assert madvise <= 97

@@ -28,7 +28,8 @@ RING_BYTES = 64 << 20
 
 COUNTERS = ("lost", "lost_other", "filtered", "crowded", "orphans", "abandoned")
 
-# struct target, struct settings, struct positions, struct calibration
+# struct target, struct command, struct settings, struct positions, struct calibration
+_COMMAND = struct.Struct("<QQ")
 _TARGET, _SETTINGS = struct.Struct("<QII"), struct.Struct("<6Q2I")
 _POSITIONS_OF = struct.Struct("<Q120xQQ")
 _CALIBRATION = struct.Struct("<10Q")
@@ -203,6 +204,21 @@ class Program:
         if not waits:
             self._active[tgid] = 1
 
+    def expect_command(self, tgid: int) -> None:
+        """Process `tgid` is the command whose memory may be held (mm_pin.py), from its exec on."""
+        self._maps["command"].update(_FIRST, _COMMAND.pack(tgid, 0))
+
+    def command_memory(self) -> int:
+        """The command's struct mm_struct * since its last exec; 0 before the first."""
+        return int(_COMMAND.unpack(self._maps["command"].lookup(_FIRST) or bytes(_COMMAND.size))[1])
+
+    def set_held(self, mm: int) -> None:
+        """The tracer holds one reference to `mm`, which makes no sharer of it; 0: to none.
+
+        To be said after the hold began, and taken back before it ends.
+        """
+        self._maps["held"].update(_FIRST, mm.to_bytes(8, "little"))
+
     def expect_userfaults(self, used: bool = True) -> None:
         """A target's memory may be filled through userfaultfd, by others, too: look at them."""
         self._maps["userfaults"].update(_FIRST, used.to_bytes(8, "little"))
@@ -275,6 +291,8 @@ class Program:
         for name in ("owners", "pending"):
             self._maps[name].clear()
         self.expect_userfaults(False)
+        self.expect_command(0)
+        self.set_held(0)
         self.set_filters()
 
     def reset(self) -> None:
