@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
+from tracer.ending import go_on
 from tracer.evidence import Evidence, Hint, Machine
 from tracer.image import Image
 from tracer.procfs.maps import Mapping
@@ -116,6 +117,7 @@ class Observer:
         missed: int,
         filtered: int = 0,
         lost: int = 0,
+        enough: Callable[[], bool] = lambda: False,
     ) -> None:
         """Bring the timeline of `space` to what `shot` shows.
 
@@ -123,6 +125,8 @@ class Observer:
         `regions` says the region of each of some pages of the snapshot,
         `missed` how many faults of the run no record tells of so far, `lost` how many
         of these found no room in the ring, `filtered` how many a filter left out.
+        Raises Enough where it is `enough` meanwhile: what is booked by then is whole, but
+        the space is not to be looked at again.
         """
         line, view = self._timeline, self.view(space)
         self._evidence, counters = self._gather(view, missed, filtered, lost)
@@ -130,6 +134,7 @@ class Observer:
         # In all other blocks the last look and the timeline agreed, and nothing has changed.
         numbers = np.union1d(line.take_changed(space), shot.image.differing(view.image))
         seen = shot.image.part(numbers)
+        go_on(enough)
         at = line.state(space, seen.pages)
         settled = line["changed_ns"][at] < shot.before_ns
         view.resident = shot.image.resident - int((~settled).sum())
@@ -139,6 +144,7 @@ class Observer:
         guessed = settled & line["assumed"][at] & (line["frame"][at] != seen.frames)
         line.forget(at[guessed])
 
+        go_on(enough)
         changes = line.unseen(space)
         gone = self._gone(space, numbers, shot)
         self._lost = self._lately_lost(gone, changes)
@@ -146,12 +152,15 @@ class Observer:
         ours = line["frame"][at]
         new = settled & (ours == _NONE)
         self._book_gains(view, shot, seen, at, new, regions, first)
+        go_on(enough)
         moved = settled & (ours != _NONE) & (ours != seen.frames)
         self._book_moves(view, shot, seen, at, moved, regions)
+        go_on(enough)
         self._book_losses(view, shot, gone)
         if changes is not None:
             self._name_unseen(view, changes, shot)
         view.suspects = _suspects(self._open)
+        go_on(enough)
         line.keep_changed(space, numbers, shot.before_ns)
         line.mark(line.state(space, view.suspects.pages))
         view.image = shot.image

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -41,9 +42,12 @@ Bytes = npt.NDArray[np.uint8]
 
 _BATCH = 1 << 14  # records read at once
 _SMALLEST_BATCH = 1 << 10
+_MOST_BETWEEN = 1 << 11  # records of a batch that are looked at one by one: the end waits for it
+_SKIPPED = 1 << 16  # records at once of those only counted
 _LONG_NS = 200_000_000  # for a batch
 _LIFE = [kind.value for kind in RecordType if RecordType.FORK <= kind <= RecordType.RENAME]
 _BESIDE = [RecordType.WINDOW.value, RecordType.STACK.value]  # they go with a fault's record
+_IN_ONE = [RecordType.FAULT.value, *_BESIDE]  # those that are taken all at once
 _NOT_COUNTED = np.uint8(Mark.FAILED | Mark.FOREIGN)
 _RESCUE_NS = 20_000_000
 _PATIENCE_NS = 1_000_000_000  # how long a window waits for its fault
@@ -172,7 +176,7 @@ class Recorder:
         left = self.ring.pending()
         while not enough():
             now = time.monotonic_ns()
-            records = self.ring.peek(self._batch)
+            records = self._peek()
             count = len(records)
             if count:
                 batch = take(records, self.layout.fault)
@@ -190,25 +194,90 @@ class Recorder:
             elif took < _LONG_NS // 4:
                 self._batch = min(self._batch * 2, _BATCH)
 
+    def _peek(self) -> Bytes:
+        """The next records, as many as make a batch that is soon done with."""
+        records = self.ring.peek(self._batch)
+        if len(records) > _MOST_BETWEEN:
+            between = np.flatnonzero(~np.isin(records[:, 0], _IN_ONE))
+            if len(between) > _MOST_BETWEEN:
+                return self.ring.peek(int(between[_MOST_BETWEEN]))
+        return records
+
     def skip(self) -> None:
         """Read the rest of the ring for its counts alone: there is no time for more.
 
-        Threads and spaces are followed, faults are counted in `unread`.
+        Faults are counted in `unread`, each on its thread. Of lives only so much is followed
+        as that takes, and which of the known spaces ended.
         """
-        while len(batch := self.ring.read(_BATCH)):
-            types, script = batch[:, 0], _Script(Placing(self.join))
-            for index in np.flatnonzero(np.isin(types, _LIFE)).tolist():
-                record = batch[index].view(self.layout.task)[0]
-                self._lifecycle(int(types[index]), record, script)
-            self._close_ended(script.ended)
-            faults = batch[types == RecordType.FAULT].view(self.layout.fault).ravel()
-            counted = faults[(faults["marks"] & _NOT_COUNTED) == 0]
-            self.unread += len(counted)
-            for tid, tgid, count in zip(
-                *(counted[name].tolist() for name in ("tid", "tgid", "count")), strict=True
-            ):
-                self.threads.meet(tid, tgid)
-                self.threads.reach(tid, count)
+        script = _Script(Placing(self.join))
+        while len(records := self.ring.peek(_SKIPPED)):
+            self._skip(records, script)
+            self.ring.advance()
+        self.ring.advance()  # past what was discarded
+        self._close_ended(script.ended)
+
+    def _skip(self, records: Bytes, script: "_Script") -> None:
+        types = records[:, 0].copy()
+        life = np.flatnonzero(np.isin(types, _LIFE))
+        tasks = records[life].view(self.layout.task).ravel()
+        at = np.flatnonzero(types == RecordType.FAULT)
+        faults = records[at].view(self.layout.fault).ravel()
+        counted = (faults["marks"] & _NOT_COUNTED) == 0
+        at, faults = at[counted], faults[counted]
+        self.unread += len(faults)
+        columns = [faults[name] for name in ("tid", "tgid", "count")]
+        start = begin = 0
+        for end in [*self._renumbered(tasks), len(tasks)]:
+            # All faults up to the record by which a number becomes another thread's.
+            until = int(np.searchsorted(at, life[end])) if end < len(tasks) else len(at)
+            mine = [column[start:until] for column in columns]
+            self._skip_lives(tasks[begin:end], mine, script)
+            start, begin = until, end
+
+    def _renumbered(self, tasks: Records) -> list[int]:
+        """Which lifecycle records give a number that is or was a thread's to another one."""
+        forks = tasks["type"] == RecordType.FORK
+        execs = (tasks["type"] == RecordType.EXEC) & (tasks["child_tid"] != tasks["tid"])
+        cuts, seen = [], set(self.threads.live)
+        for index in np.flatnonzero(forks | execs).tolist():
+            child = int(tasks["child_tid"][index])
+            if execs[index] or child in seen:
+                cuts.append(index)
+            seen.add(child)
+        return cuts
+
+    def _skip_lives(
+        self, tasks: Records, faults: Sequence[npt.NDArray[Any]], script: "_Script"
+    ) -> None:
+        """Lives in which no number but the first record's changes hands, and faults meanwhile.
+
+        So their order does not matter but for this: threads begin before they fault, and end
+        after it.
+        """
+        names = ("type", "tgid", "tid", "count", "child_tgid", "child_tid", "task", "group_dead")
+        lives = list(zip(*(tasks[name].tolist() for name in names), strict=True))
+        threads = self.threads
+        for kind, tgid, tid, count, child_tgid, child_tid, _, _ in lives:
+            if kind == RecordType.FORK:
+                threads.reach(tid, count)
+                threads.begin(child_tid, child_tgid, 0)
+            elif kind == RecordType.EXEC:
+                threads.become_leader(child_tid, tid)
+                threads.restart(tid, tgid, count)
+                threads.reach(tid, count)
+        if len(faults[0]):
+            threads.record(*faults)
+        for index, (kind, tgid, tid, count, _, _, task, dead) in enumerate(lives):
+            if kind == RecordType.EXIT:
+                threads.meet(tid, tgid)
+                threads.end(tid, count, task)
+            elif kind == RecordType.FREE and threads.free(tid, count, task) is not None:
+                threads.let_go(tid)
+            space = self.spaces.of(tgid) if dead or kind == RecordType.EXEC else None
+            if space is not None:
+                self.spaces.lifecycle(tasks[index])
+                if space.ended_ns is not None:
+                    self._space_ended(space.number, script)
 
     def _process(self, batch: RawBatch) -> Iterator[Rows]:
         rest, types, faults = batch.rest, batch.types, batch.faults
@@ -562,8 +631,13 @@ class Recorder:
 
     # -- snapshots --------------------------------------------------------------------
 
-    def observe(self, space: int, shot: Snapshot) -> None:
-        """Hold a snapshot against the timeline; the ring must have been read to its end."""
+    def observe(
+        self, space: int, shot: Snapshot, enough: Callable[[], bool] = lambda: False
+    ) -> None:
+        """Hold a snapshot against the timeline; the ring must have been read to its end.
+
+        Raises Enough where it is `enough` meanwhile: then the space is not to be looked at again.
+        """
         owner = self.spaces[space]
         if owner.ended_ns is None:
             self.spaces.snapshot(shot.before_ns, shot.pid, shot.mappings)
@@ -575,6 +649,7 @@ class Recorder:
             self._untold(),
             counters["filtered"],
             counters["lost"],
+            enough,
         )
 
     # -- counts -------------------------------------------------------------------------
@@ -583,7 +658,7 @@ class Recorder:
         """Faults the kernel counted for the targets that no record and no counter tells of."""
         counters = self.attached.program.counters()
         gaps = self.threads.counted - self.threads.seen
-        return gaps - counters["lost"] - counters["filtered"] - self.unread
+        return gaps - counters["lost"] - counters["filtered"]
 
     def _untold(self) -> int:
         """Faults without a record, the lost ones and those not read among them.

@@ -1,12 +1,13 @@
 """One look at all pages of a process: /proc/PID/maps and pagemap, as sorted arrays."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
 
+from tracer.ending import go_on
 from tracer.image import Image
 from tracer.procfs import stat
 from tracer.procfs.errors import ProcessGone
@@ -130,10 +131,13 @@ def _is_driver(name: str) -> bool:
     return device or name.startswith(("anon_inode:", "socket:"))
 
 
-def take(pid: int, before: Image | None = None) -> Snapshot:
+def take(
+    pid: int, before: Image | None = None, enough: Callable[[], bool] = lambda: False
+) -> Snapshot:
     """Look at a living process now, by another thread where its first has ended.
 
-    `before`: what an earlier look showed, where most pages will still be. Raises ProcessGone.
+    `before`: what an earlier look showed, where most pages will still be. Raises ProcessGone,
+    and Enough where it is `enough` before the end.
     """
     began = time.monotonic_ns()
     try:
@@ -142,25 +146,39 @@ def take(pid: int, before: Image | None = None) -> Snapshot:
         tid = stat.living_thread(pid)
         mappings = read_maps(pid, tid)
     with PageMap(pid, tid) as pagemap:
-        return _read(pid, began, mappings, pagemap, before)
+        return _read(pid, began, mappings, pagemap, before, enough)
 
 
-def take_pinned(pid: int, maps: bytes, pagemap: PageMap) -> Snapshot:
-    """Look at memory that is held past its process's end (mm_pin)."""
-    return _read(pid, time.monotonic_ns(), parse_maps(maps), pagemap, None)
+def take_pinned(
+    pid: int, maps: bytes, pagemap: PageMap, enough: Callable[[], bool] = lambda: False
+) -> Snapshot:
+    """Look at memory that is held past its process's end (mm_pin). Raises Enough as `take`."""
+    return _read(pid, time.monotonic_ns(), parse_maps(maps), pagemap, None, enough)
 
 
 def _read(
-    pid: int, began: int, mappings: list[Mapping], pagemap: PageMap, before: Image | None
+    pid: int,
+    began: int,
+    mappings: list[Mapping],
+    pagemap: PageMap,
+    before: Image | None,
+    enough: Callable[[], bool],
 ) -> Snapshot:
     spans = [(m.start, m.end) for m in mappings]
     likely = before.ranges() if before is not None else []
     holes = _holes(*_extents(mappings))
     pieces = pagemap.read_ranges(spans, likely)
     image = Image.read(
-        (start >> 12, _cleared(start >> 12, entries, *holes)) for start, entries in pieces
+        (start >> 12, _cleared(start >> 12, entries, *holes))
+        for start, entries in pieces
+        if _goes_on(enough)
     )
     return Snapshot.of_image(pid, began, time.monotonic_ns(), mappings, image)
+
+
+def _goes_on(enough: Callable[[], bool]) -> bool:
+    go_on(enough)
+    return True
 
 
 def _holes(starts: U64, ends: U64) -> tuple[U64, U64]:

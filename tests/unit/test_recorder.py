@@ -516,3 +516,55 @@ def test_it_stops_when_it_is_enough(kernel: Kernel, recorder: Recorder) -> None:
         kernel.fault(page % 100, count=101 + page)
     assert not list(recorder.cycle(lambda: True))
     assert recorder.ring.pending()
+
+
+def test_a_number_used_again_while_only_counted(kernel: Kernel, recorder: Recorder) -> None:
+    """What comes before the fork that gives it away is the old thread's."""
+    thread = {"child_tgid": PID, "child_tid": 77, "child_mm": MM}
+    for count, task in ((3, 0x10), (5, 0x20), (2, 0x30)):
+        kernel.task(RecordType.FORK, count=100, **thread)
+        for each in range(1, count + 1):
+            kernel.fault(each, tid=77, count=each)
+        kernel.task(RecordType.EXIT, tid=77, count=count, task=task)
+        kernel.task(RecordType.FREE, tid=77, count=count, task=task)
+    recorder.skip()
+    assert recorder.unread == recorder.threads.counted == 3 + 5 + 2
+    assert recorder.missed() == 0
+    assert list(recorder.threads.live) == [PID]
+
+
+def test_exec_by_another_thread_while_only_counted(kernel: Kernel, recorder: Recorder) -> None:
+    """It takes the leader's number and keeps its own count."""
+    kernel.task(RecordType.FORK, count=100, child_tgid=PID, child_tid=77, child_mm=MM)
+    kernel.fault(1, tid=77, count=1)
+    kernel.fault(2, count=101)
+    kernel.task(RecordType.EXIT, count=101, task=0x10)
+    kernel.task(RecordType.EXEC, mm=NEW_MM, count=1, child_tid=77)
+    kernel.fault(3, mm=NEW_MM, current_mm=NEW_MM, count=2)
+    recorder.skip()
+    assert recorder.unread == recorder.threads.counted == 3
+    assert recorder.missed() == 0
+
+
+def test_a_thread_met_while_only_counted(kernel: Kernel, recorder: Recorder) -> None:
+    """Counted after its base was read, before it was stored; and one without a start."""
+    kernel.fault(0, count=99)
+    kernel.fault(1, count=100)
+    kernel.fault(2, tid=78, count=1)
+    recorder.skip()
+    assert recorder.unread == recorder.threads.counted == 3
+    assert recorder.missed() == 0
+
+
+def test_what_is_looked_at_one_by_one_ends_a_batch(
+    kernel: Kernel, recorder: Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many faults it could take: the end of a trace waits for no more."""
+    monkeypatch.setattr(module, "_MOST_BETWEEN", 4)
+    for n in range(10):
+        kernel.fault(n, F + n * P, count=101 + n)
+        kernel.syscall(MUNMAP, BASE + n * P, P)
+    found = [len(rows) for rows in recorder.cycle()]
+    assert found == [5, 4, 1]
+    assert recorder.missed() == 0
+    assert lost(recorder) == {Loss.MUNMAP: 10}
