@@ -26,6 +26,7 @@ from tracer.options import (
     reader,
     ring_bytes,
     seconds,
+    seconds_or_none,
 )
 from tracer.pipes import PIPE_CLOSED, discard_stdout
 from tracer.timings import Timings
@@ -82,6 +83,14 @@ Examples:
     metavar="SECONDS",
     callback=reader(seconds),
     help="End the trace (not the command) after SECONDS.",
+)
+@click.option(
+    "--drain",
+    metavar="SECONDS",
+    default="10",
+    show_default=True,
+    callback=reader(seconds_or_none),
+    help="Processor time for what is left to read at the end; the rest is counted as lost.",
 )
 @click.option(
     "--probe",

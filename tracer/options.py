@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Literal, TypeVar
 
 import click
 
+from tracer.ending import DRAIN_S
+
 if TYPE_CHECKING:
     from tracer.budgets import Budget
     from tracer.rows import Kind  # imports numpy
@@ -59,6 +61,7 @@ class Options:
     output: str | None = None
     force: bool = False
     duration: float | None = None  # seconds
+    drain: float = DRAIN_S  # seconds of processor time
     probe: ProbeName = "auto"
     snapshot_interval: int = 1000  # milliseconds
     buffer: int = 64 << 20  # bytes, a power of two
@@ -136,6 +139,14 @@ def seconds(text: str) -> float:
     number = _number(text.strip().removesuffix("s"))
     if not 0 < number < 1e9:
         raise click.BadParameter(f"'{text}' is no number of seconds above 0")
+    return number
+
+
+def seconds_or_none(text: str) -> float:
+    """A number of seconds; 0 is one, too."""
+    number = _number(text.strip().removesuffix("s"))
+    if not 0 <= number < 1e9:
+        raise click.BadParameter(f"'{text}' is no number of seconds from 0 on")
     return number
 
 

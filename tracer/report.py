@@ -16,6 +16,7 @@ from tracer.options import Options, is_stdout, is_stream
 from tracer.outputs.base import Books, RunInfo, Symbolizer, Verdict
 from tracer.outputs.console import ConsoleOutput
 from tracer.outputs.csv import CsvOutput
+from tracer.outputs.draining import DrainLine
 from tracer.outputs.figures import Figures
 from tracer.outputs.files import OutputFile, open_output
 from tracer.outputs.meta import MetaFile
@@ -126,6 +127,8 @@ class Report:
         )
         if self._csv is not None:
             session.outputs.log.append(self._csv)
+        if not options.live and sys.stderr.isatty():
+            session.outputs.meanwhile = DrainLine()
 
     def _follow_stacks(self) -> "Callers | None":
         """What is done with call stacks, where they are wanted: their file comes before the CSV."""

@@ -96,7 +96,7 @@ def _record(
             stack.enter_context(report.failing_cleanly())
             if screen is not None:
                 stack.callback(screen.leave)
-            signals.stop = session.stop
+            signals.follow(session)
             result = session.run(started=begin)
             attached.close()  # nobody shall pay for a picture that is only looked at
             if screen is not None:
@@ -111,6 +111,7 @@ def _plan(options: Options, command: Command | None) -> Plan:
         command=command,
         children=options.children,
         duration_s=options.duration,
+        drain_s=options.drain,
         snapshot_interval_ms=options.snapshot_interval,
         range=options.range,
         min_latency_ns=options.min_latency,
@@ -187,8 +188,9 @@ class Signals:
     While things are set up, each ends the program. While tracing, attached:
     the first ends the trace. With a command, SIGINT is the terminal's to
     deliver, and SIGTERM and SIGHUP are passed on; the trace ends with the
-    command, or at once with the second signal. The third ends the program
-    whatever it is doing. What our caller ignores (nohup) stays ignored.
+    command, or with the second signal. The second, or one that finds the trace
+    ending, lets it end at once. The third ends the program whatever it is
+    doing. What our caller ignores (nohup) stays ignored.
     """
 
     NUMBERS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -196,6 +198,8 @@ class Signals:
     def __init__(self) -> None:
         self.command: Command | None = None
         self.stop: Callable[[], None] | None = None  # once there is a trace to stop
+        self.hurry: Callable[[], None] = lambda: None
+        self.ending: Callable[[], bool] = lambda: False  # whether it is to stop already
         self._came: list[int] = []
         self._waiting = False
         self._held = False
@@ -205,6 +209,11 @@ class Signals:
     def came(self) -> Sequence[int]:
         """Those that came so far, in order."""
         return self._came
+
+    def follow(self, session: Session) -> None:
+        """There is a trace to stop now."""
+        self.ending, self.hurry = lambda: session.ending, session.hurry
+        self.stop = session.stop
 
     def wait(self) -> int:
         """The command's exit status once it has ended, or ours where signals end the waiting.
@@ -240,8 +249,11 @@ class Signals:
         impatient = len(self._came) > (self.command is not None)
         if self.stop is None or (self._waiting and impatient) or len(self._came) > 2:
             raise Interrupted(number)
+        at_once = len(self._came) > 1 or self.ending()
         if impatient:
             self.stop()
+        if at_once:
+            self.hurry()
 
     def __enter__(self) -> Self:
         for number in self.NUMBERS:

@@ -5,7 +5,6 @@ for one, the end, signals. What they mean is the recorder's business.
 """
 
 import contextlib
-import math
 import os
 import select
 import time
@@ -14,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 from tracer.closing import books_of, pages_of
+from tracer.ending import DRAIN_S, Drain, Enough
 from tracer.errors import TraceError
 from tracer.outputs.base import Books, Output, PageTable
 from tracer.picks import Picks
@@ -38,7 +38,8 @@ _MOST_WAITING = 1 << 17  # rows kept for a snapshot; then one is taken early
 _SNAPSHOT_SHARE = 10  # a snapshot may take a tenth of the time at most
 _MOST_SHELVED = 4096  # rows of pages without a frame, where nobody asked for all
 _SETTLE_S = 0.25  # how long the last records may take to arrive
-_READING_S = 10.0  # processor time that what is in the ring at the end may take, for a short trace
+_MOST_WAITING_AT_END = 1 << 19  # then they are written without one
+_AT_ONCE = "the table of pages was left out: the trace was to end at once"
 
 
 @dataclass
@@ -49,6 +50,7 @@ class Plan:
     command: Command | None = None
     children: bool = True
     duration_s: float | None = None
+    drain_s: float = DRAIN_S  # processor time that what is left at the end may take
     snapshot_interval_ms: int = 1000
     range: tuple[int, int] | None = None
     min_latency_ns: int = 0
@@ -72,17 +74,29 @@ class Screen(Protocol):
         """A snapshot of a space was taken."""
 
 
+class Meanwhile(Protocol):
+    """A line that says how much is left, once the trace is to end."""
+
+    def show(self, records: int) -> None:
+        """So many records have not been read; called often."""
+
+    def erase(self) -> None:
+        """Something else is to be printed."""
+
+
 @dataclass
 class Outputs:
     """Where rows go: `live` at once, as picked; `log` all, once a snapshot could confirm them.
 
-    `count` gets all at once. `screen` sees what the recorder has come to know.
+    `count` gets all at once. `screen` sees what the recorder has come to know, `meanwhile`
+    what is left of it at the end.
     """
 
     live: list[Output] = field(default_factory=list)
     log: list[Output] = field(default_factory=list)
     count: list[Output] = field(default_factory=list)
     screen: Screen | None = None
+    meanwhile: Meanwhile | None = None
 
 
 @dataclass
@@ -90,7 +104,7 @@ class Result:
     """What a trace comes to."""
 
     books: Books
-    pages: PageTable | None  # None: there were more than could be kept
+    pages: PageTable | None  # None: more than could be kept, or no time; a note says which
     started_ns: int
     ended_ns: int
     snapshots: int
@@ -117,7 +131,7 @@ class Session:
         self._waiting = Waiting()
         self._snapshots = 0
         self._snapshot_due_ns = 0
-        self._stop = False
+        self._drain = Drain(plan.drain_s)
         self._stdout_closed = False
         self._begun = False  # the command's first exec is behind it
         self._started_ns = 0
@@ -150,12 +164,27 @@ class Session:
         """Which file a mapped path stood for when it was mapped; None where that is not known."""
         return self._recorder.spaces.files.inode_of(path)
 
+    @property
+    def ending(self) -> bool:
+        """Whether the trace is to end, for whatever reason."""
+        return self._drain.begun
+
+    @property
+    def at_once(self) -> bool:
+        """Whether what is left is not read, and what takes long is left out."""
+        return self._drain.hurried
+
     def stop(self) -> None:
         """End the trace at the next cycle; safe in a signal handler."""
-        self._stop = True
+        self._drain.begin()
         if self._woken >= 0:
             with contextlib.suppress(BlockingIOError):
                 os.write(self._woken, b"!")
+
+    def hurry(self) -> None:
+        """End it without reading what is left; safe in a signal handler."""
+        self._drain.hurry()
+        self.stop()
 
     def run(self, started: Callable[[], None] = lambda: None) -> Result:
         """Trace until the targets end, the duration is over, or `stop`.
@@ -172,6 +201,7 @@ class Session:
             self._loop()
             return self._finish()
         finally:
+            self._say_nothing()
             attached.program.reset_targets()
             self._recorder.close()
             woken, self._woken = self._woken, -1  # a signal may come still
@@ -237,7 +267,9 @@ class Session:
 
     def _over(self) -> bool:
         """Whether the trace was asked to end: what is under way is broken off."""
-        return self._looping and (self._stop or self._time_left() <= 0)
+        if self._looping and self._time_left() <= 0:
+            self._drain.begin()
+        return self._looping and self._drain.begun
 
     def _time_left(self) -> float:
         if self.plan.duration_s is None:
@@ -263,6 +295,8 @@ class Session:
                 now = max(now, int(rows["time_ns"][-1]))
             self._take(rows)
             self._show()
+            if len(self._waiting) > _MOST_WAITING_AT_END:
+                self._release({})
         self._show()
         self._retire()
         if tally.events != before:
@@ -302,6 +336,7 @@ class Session:
         for output in self.outputs.count:
             output.write(rows, self.names)
         picked = self.plan.picks.choose(rows, self.names)
+        self._say_nothing()
         try:
             for output in self.outputs.live:
                 output.write(picked, self.names)
@@ -314,13 +349,13 @@ class Session:
         self._stdout_closed = True
         self.outputs.live.clear()
         if self.plan.command is None and not self.outputs.log:
-            self._stop = True
+            self._drain.begin()
 
     def _log_reader_gone(self) -> None:
         """Nobody reads the CSV any more; a command runs on, and so do the lines."""
         self.outputs.log.clear()
         if self.plan.command is None:
-            self._stop = True
+            self._drain.begin()
 
     # -- snapshots -------------------------------------------------------------------
 
@@ -333,13 +368,20 @@ class Session:
         return len(self._waiting) > _MOST_WAITING
 
     def _look(self) -> None:
-        """A snapshot of every space in which something happened, and the rows it can confirm."""
+        """A snapshot of every space in which something happened, and the rows it can confirm.
+
+        It is broken off where the trace is to end: the last look follows.
+        """
+        with contextlib.suppress(Enough):
+            self._look_at_all()
+
+    def _look_at_all(self) -> None:
         began = time.monotonic_ns()
         recorder = self._recorder
         if any(recorder.observer.view(number).suspects for number in recorder.changed):
             # What has no record by now may have been missed: let the threads' counts tell.
             self._reach(self._counts())
-        shots = self._take_shots(recorder.changed)
+        shots = self._take_shots(recorder.changed, self._over_or_late)
         read = time.monotonic_ns()
         self._cycle()  # everything that happened before the snapshots' end
         began += time.monotonic_ns() - read  # that time is not the snapshots'
@@ -363,14 +405,18 @@ class Session:
         pause = max(self.plan.snapshot_interval_ms * 1_000_000, took * _SNAPSHOT_SHARE)
         self._snapshot_due_ns = time.monotonic_ns() + pause
 
-    def _take_shots(self, numbers: Iterable[int]) -> dict[int, Snapshot]:
-        shots = {number: self._snapshot(number) for number in sorted(numbers)}
+    def _take_shots(
+        self, numbers: Iterable[int], enough: Callable[[], bool]
+    ) -> dict[int, Snapshot]:
+        """Snapshots of these spaces. Raises Enough where it is `enough` meanwhile."""
+        shots = {number: self._snapshot(number, enough) for number in sorted(numbers)}
         return {number: shot for number, shot in shots.items() if shot is not None}
 
     def _observe(self, shots: dict[int, Snapshot]) -> dict[int, Snapshot]:
         """Hold snapshots against the timeline, once the ring has been read to their end.
 
-        Returns those that were of the space they were meant for.
+        Returns those that were of the space they were meant for. Raises Enough where there
+        is no time for it.
         """
         shots = {number: shot for number, shot in shots.items() if self._is_of(shot, number)}
         for number, shot in shots.items():
@@ -379,17 +425,17 @@ class Session:
         return shots
 
     def _observe_one(self, number: int, shot: Snapshot) -> None:
-        self._recorder.observe(number, shot)
+        self._recorder.observe(number, shot, self._late)
         if self.outputs.screen is not None:
             self.outputs.screen.looked(self._recorder, number, shot)
 
-    def _snapshot(self, number: int) -> Snapshot | None:
+    def _snapshot(self, number: int, enough: Callable[[], bool]) -> Snapshot | None:
         space = self._recorder.spaces.find(number)
         if space is None or space.ended_ns is not None or not space.members:
             return None
         for pid in sorted(space.members):
             with contextlib.suppress(ProcessGone):
-                return take(pid, self._recorder.observer.last_seen(number))
+                return take(pid, self._recorder.observer.last_seen(number), enough)
         return None
 
     def _is_of(self, shot: Snapshot, number: int) -> bool:
@@ -411,55 +457,39 @@ class Session:
 
     # -- the end -----------------------------------------------------------------------
 
+    def _late(self) -> bool:
+        """Whether the end has taken all the time it may; says meanwhile what is left."""
+        meanwhile = self.outputs.meanwhile
+        if meanwhile is not None and self._drain.begun and not self._looping:
+            meanwhile.show(self._recorder.ring.pending())
+        return self._drain.over()
+
+    def _over_or_late(self) -> bool:
+        return self._over() or self._late()
+
+    def _say_nothing(self) -> None:
+        if self.outputs.meanwhile is not None:
+            self.outputs.meanwhile.erase()
+
     def _finish(self) -> Result:
-        recorder, program = self._recorder, self._attached.program
-        hurry = self._over()
+        recorder, command = self._recorder, self.plan.command
+        self._drain.begin()
         self._looping = False
-        command = self.plan.command
         status = None if command is None else command.poll()
-        most_s = _READING_S + 2 * min(self._elapsed_s(), self.plan.duration_s or math.inf)
-        latest_s = time.process_time() + (most_s if hurry else math.inf)
-        # A child made since the last cycle is to be looked at, too: it has pages without a fault.
-        self._cycle(lambda: time.process_time() > latest_s)
-        # Looked at while faults are still recorded, twice: what no record explains in
-        # both was not on its way. Then the target may run on; what is in the ring is all.
-        alive = [space.number for space in recorder.spaces.alive() if space.members]
-        looks = [self._take_shots(alive), self._take_shots(alive)]
-        counts = self._counts()
-        program.clear_targets()
-        self._settle(counts, latest_s)
-        self._reach(program.unsent_counts())
-        for shots in looks:
-            shots = self._observe(shots)
-            recorder.closed.update(shots)
+        shots = self._read_the_rest(None if status is None else command)
         if command is not None and status is not None:
-            shots |= self._look_at_exit(command)
-            recorder.closed.update(shots)
-            program.set_held(0)
+            self._attached.program.set_held(0)
             command.release_pin()
         ended_ns = time.monotonic_ns()
         self._release(shots)
         self._release({})  # what came after the last look, too
-        if others := self._attached.program.counters()["lost_other"]:
-            self._notes.append(
-                f"{others} records of threads, mappings and neighbours were lost: regions and "
-                "sources may be off"
-            )
-        if recorder.unread:
-            self._notes.append(
-                f"{recorder.unread} faults were still in the ring when the trace was to end, and "
-                "are among the lost: more came than could be read"
-            )
-        if skipped := self._attached.program.skipped_tracepoints():
-            self._notes.append(
-                f"the kernel skipped {skipped} calls of the handlers that follow threads and "
-                "system calls: what those did is known from page tables and snapshots only"
-            )
+        self._say_nothing()
+        self._note_losses()
         books = books_of(recorder, self._attached)
         self._resident.add(ended_ns, recorder.timeline.tally.resident)
         return Result(
             books=books,
-            pages=None if recorder.timeline.shelf.overflowed else pages_of(recorder),
+            pages=self._pages(),
             started_ns=self._started_ns,
             ended_ns=ended_ns,
             snapshots=self._snapshots,
@@ -469,6 +499,65 @@ class Session:
             resident=self._resident.points,
         )
 
+    def _read_the_rest(self, ended: Command | None) -> dict[int, Snapshot]:
+        """What is left in the ring, and the last look at each space; of the command that `ended`.
+
+        As far as there is time: what is not read is counted, what is not looked at stays as
+        the records tell. Returns the snapshots that all was held against.
+        """
+        recorder, program = self._recorder, self._attached.program
+        # A child made since the last cycle is to be looked at, too: it has pages without a fault.
+        self._cycle(self._late)
+        # Looked at while faults are still recorded, twice: what no record explains in
+        # both was not on its way. Then the target may run on; what is in the ring is all.
+        alive = [space.number for space in recorder.spaces.alive() if space.members]
+        looks: list[dict[int, Snapshot]] = []
+        with contextlib.suppress(Enough):
+            looks += [self._take_shots(alive, self._late), self._take_shots(alive, self._late)]
+        counts = self._counts()
+        program.clear_targets()
+        self._settle(counts)
+        self._reach(program.unsent_counts())
+        shots: dict[int, Snapshot] = {}
+        try:
+            self._drain.check()
+            for each in looks:
+                shots = self._observe(each)
+                recorder.closed.update(shots)
+            if ended is not None:
+                shots |= self._look_at_exit(ended)
+                recorder.closed.update(shots)
+        except Enough:
+            self._notes.append("memory was not looked at once more: there was no time for it")
+        return shots
+
+    def _pages(self) -> PageTable | None:
+        if self._recorder.timeline.shelf.overflowed:
+            return None
+        if self._drain.hurried:
+            self._notes.append(_AT_ONCE)
+            return None
+        return pages_of(self._recorder)
+
+    def _note_losses(self) -> None:
+        program, unread = self._attached.program, self._recorder.unread
+        if others := program.counters()["lost_other"]:
+            self._notes.append(
+                f"{others} records of threads, mappings and neighbours were lost: regions and "
+                "sources may be off"
+            )
+        if unread:
+            why = "it was to end at once" if self._drain.hurried else "--drain gives them more time"
+            self._notes.append(
+                f"{unread} faults were still in the ring when the trace was to end, and are "
+                f"among the lost: {why}"
+            )
+        if skipped := program.skipped_tracepoints():
+            self._notes.append(
+                f"the kernel skipped {skipped} calls of the handlers that follow threads and "
+                "system calls: what those did is known from page tables and snapshots only"
+            )
+
     def _look_at_exit(self, command: Command) -> dict[int, Snapshot]:
         """The command's own memory as it was when it exited, if it could be held."""
         number = self._recorder.last_space.get(command.pid)
@@ -476,31 +565,33 @@ class Session:
             return {}
         try:
             with PageMap.held(command.pid, command.pin.pagemap_fd) as pagemap:
-                shot = take_pinned(command.pid, command.pin.read_maps(), pagemap)
+                shot = take_pinned(command.pid, command.pin.read_maps(), pagemap, self._late)
         except (ProcessGone, TraceError, OSError):
             self._notes.append("the command's memory was gone before a last look")
             return {}
-        self._recorder.observe(number, shot)
+        self._recorder.observe(number, shot, self._late)
         self._observe_one(number, shot)  # nothing moves any more: suspects are sure
         self._snapshots += 1
         return {number: shot}
 
-    def _settle(self, counts: dict[int, int], latest_s: float) -> None:
+    def _settle(self, counts: dict[int, int]) -> None:
         """Read all there is, and wait for the records of faults that `counts` says are counted.
 
-        Past `latest_s` of processor time (the machine may be busy), the rest is only counted.
+        Where there is no time for it, the rest is only counted.
         """
-        threads = self._recorder.threads
+        threads, ring = self._recorder.threads, self._recorder.ring
         deadline = time.monotonic() + _SETTLE_S
         while True:
-            self._cycle(lambda: time.process_time() > latest_s)
-            if time.process_time() > latest_s:
+            self._cycle(self._late)
+            if self._drain.over():
                 self._recorder.skip()
-                break
+                self._retire()
+                if not ring.pending():
+                    break
             late = [tid for tid in counts if tid in threads.live]
             if all(threads.live[tid].last >= counts[tid] for tid in late):
                 break
-            if time.monotonic() > deadline and not self._recorder.ring.pending():
+            if time.monotonic() > deadline and (self._drain.over() or not ring.pending()):
                 break
             time.sleep(0.005)
         self._reach(counts)

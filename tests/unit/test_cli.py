@@ -221,6 +221,31 @@ def test_with_a_command_the_second_ends_the_trace() -> None:
         assert signals.wait() == 128 + signal.SIGTERM
 
 
+@pytest.mark.parametrize(
+    ("command", "ending", "hurried"),
+    [
+        (False, False, [0, 1]),  # the first ends the trace
+        (False, True, [1, 2]),  # --duration had ended it
+        (True, False, [0, 1]),
+        (True, True, [1, 2]),  # the command has ended, what is left is read
+    ],
+)
+def test_a_signal_while_the_trace_ends_is_the_second(
+    command: bool, ending: bool, hurried: list[int]
+) -> None:
+    for numbers in ((signal.SIGINT, signal.SIGTERM), (signal.SIGTERM, signal.SIGTERM)):
+        calls: list[int] = []
+        found = []
+        with Signals() as signals:
+            signals.command = FakeCommand() if command else None  # type: ignore[assignment]
+            signals.stop = lambda: None
+            signals.hurry, signals.ending = lambda into=calls: into.append(1), lambda: ending
+            for number in numbers:
+                send(number)
+                found.append(len(calls))
+        assert found == hurried
+
+
 def test_waiting_for_the_command_ends_with_the_second_signal() -> None:
     with Signals() as signals:
         signals.command = FakeCommand()  # type: ignore[assignment]

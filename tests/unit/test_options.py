@@ -3,7 +3,7 @@
 import click
 import pytest
 
-from tracer.options import address_range, kinds, nanoseconds, permissions, seconds
+from tracer.options import address_range, kinds, nanoseconds, permissions, seconds, seconds_or_none
 from tracer.rows import Kind
 
 
@@ -47,6 +47,14 @@ def test_durations_are_seconds_above_0() -> None:
     for text in ("0", "-1", "nan", "inf", "x", "", "1e99", "1m"):
         with pytest.raises(click.BadParameter):
             seconds(text)
+
+
+def test_there_may_be_no_time_to_drain() -> None:
+    assert seconds_or_none("0") == seconds_or_none("0s") == 0
+    assert seconds_or_none("2.5") == 2.5
+    for text in ("-1", "nan", "inf", "x", "", "1e99"):
+        with pytest.raises(click.BadParameter, match="from 0 on"):
+            seconds_or_none(text)
 
 
 def test_kinds_are_named() -> None:
