@@ -42,7 +42,7 @@ Bytes = npt.NDArray[np.uint8]
 
 _BATCH = 1 << 14  # records read at once
 _SMALLEST_BATCH = 1 << 10
-_MOST_BETWEEN = 1 << 11  # records of a batch that are looked at one by one: the end waits for it
+_MOST_BETWEEN = 1 << 9  # records of a batch that are looked at one by one: the end waits for it
 _SKIPPED = 1 << 16  # records at once of those only counted
 _LONG_NS = 200_000_000  # for a batch
 _LIFE = [kind.value for kind in RecordType if RecordType.FORK <= kind <= RecordType.RENAME]
