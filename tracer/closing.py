@@ -9,7 +9,6 @@ from tracer.outputs.base import Books, PageTable
 from tracer.probes import perf
 from tracer.probes.choose import Attached
 from tracer.recorder import Recorder
-from tracer.rows import NO_FRAME
 from tracer.sources import Loss, Source
 
 _UNDER_WAY = "they were under way when tracing began"
@@ -68,8 +67,9 @@ def _resident(recorder: Recorder) -> int:
         if space.number in recorder.closed:
             count += recorder.observer.view(space.number).resident
         else:
-            story = recorder.timeline.story(space.number)
-            count += int((story["frame"] != np.uint64(NO_FRAME)).sum())
+            # Of what it may have inherited nothing is known to be there.
+            at = recorder.timeline.resident(space.number)
+            count += int((recorder.timeline["gains"][at] > 0).sum())
     return count
 
 
