@@ -264,7 +264,10 @@ class Report:
         session = self._session
         if session.stacks is None or session.frames is None:
             return None
-        from tracer.source_lines import find
+        from tracer.source_lines import SourceLines, find
+
+        if session.at_once:
+            return SourceLines(lacking="the trace was to end at once")
 
         places = session.stacks.places
         functions = [session.frames.frame(place).function for place in places]

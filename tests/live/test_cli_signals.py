@@ -235,3 +235,109 @@ def test_a_signal_during_set_up_leaves_nothing() -> None:
         process.terminate()
         assert process.wait(cli.SECONDS) == 128 + signal.SIGTERM
         assert os.listdir(folder) == []
+
+
+# A page that is written and given back as fast as it goes: more than can be followed.
+STORM = """
+import mmap
+memory = mmap.mmap(-1, 4096, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+print("ready", flush=True)
+while True:
+    memory[0] = 1
+    memory.madvise(mmap.MADV_DONTNEED)
+"""
+
+
+@pytest.fixture
+def storm() -> Iterator[int]:
+    with subprocess.Popen(cli.python(STORM), stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        yield process.pid
+        process.kill()
+
+
+def _backlog(ring: str = "16M") -> tuple[str, ...]:
+    return "-q", "--buffer", ring, "--pages-csv", "/dev/null", "--force"
+
+
+def _accounted(csv_file: Path) -> dict[str, int]:
+    """The books of a trace that lost what it had no time for; it is complete all the same."""
+    assert cli.meta(csv_file)["state"] == "finished"
+    books = cli.books(csv_file)
+    assert books["traced"] + books["lost"] + books["missed"] == books["kernel"] > 0
+    assert len(cli.rows(csv_file)) == books["traced"] + books["failed"]
+    return books
+
+
+def _notes(csv_file: Path) -> str:
+    notes = cli.meta(csv_file)["notes"]
+    assert isinstance(notes, list)
+    return "\n".join(notes)
+
+
+@pytest.mark.parametrize("drain", ["0", "0.5"])
+def test_what_is_left_at_the_end_is_read_within_a_bound(
+    storm: int, tmp_path: Path, drain: str
+) -> None:
+    """The rest is lost, exactly; the summary and the table of pages are there."""
+    csv_file = tmp_path / "a.csv"
+    with cli.Attached(storm, csv_file, "--drain", drain, *_backlog()) as attached:
+        time.sleep(3)
+        done = attached.end(signal.SIGTERM)
+    assert (done.status, done.err) == (0, "")
+    assert "books:" in done.out
+    assert _accounted(csv_file)["lost"] > 0
+    assert "still in the ring when the trace was to end" in _notes(csv_file)
+    assert "left out" not in _notes(csv_file)
+
+
+@pytest.mark.parametrize("first", [signal.SIGTERM, signal.SIGINT])
+def test_a_second_signal_ends_it_at_once(storm: int, tmp_path: Path, first: signal.Signals) -> None:
+    """However much is left: --drain would give it hours."""
+    csv_file = tmp_path / "a.csv"
+    with cli.Attached(storm, csv_file, "--drain", "9999", *_backlog("1G")) as attached:
+        time.sleep(5)
+        attached.process.send_signal(first)
+        time.sleep(1)
+        assert attached.process.poll() is None
+        done = attached.end(signal.SIGTERM)
+    assert (done.status, done.err) == (0, "")
+    assert "books:" in done.out
+    assert _accounted(csv_file)["lost"] > 0
+    assert "the table of pages was left out: the trace was to end at once" in _notes(csv_file)
+
+
+def test_a_signal_while_the_duration_is_over_ends_it_at_once(storm: int, tmp_path: Path) -> None:
+    csv_file = tmp_path / "a.csv"
+    much = ("--duration", "4", "--drain", "9999", *_backlog("1G"))
+    with cli.Attached(storm, csv_file, *much) as attached:
+        time.sleep(6)
+        assert attached.process.poll() is None
+        done = attached.end(signal.SIGINT)
+    assert (done.status, done.err) == (0, "")
+    _accounted(csv_file)
+    assert "to end at once" in _notes(csv_file)
+
+
+def test_a_terminal_is_told_what_is_left(storm: int, tmp_path: Path) -> None:
+    """One Ctrl-C ends the trace, the next the reading; the line is gone then."""
+    csv_file = tmp_path / "a.csv"
+    given = "--pid", str(storm), "--csv", str(csv_file), "--drain", "9999", *_backlog("1G")
+    with terminal(*given) as it:
+        deadline = time.monotonic() + cli.SECONDS
+        meta = Path(f"{csv_file}.meta.json")
+        while not (meta.exists() and meta.stat().st_size):  # "running", once it is
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        time.sleep(4)
+        it.type("\x03")
+        it.expect("Ctrl-C to stop")
+        assert re.search(
+            r"reading what is left: [\d,.]+( million)? records; Ctrl-C to stop", it.said
+        )
+        it.type("\x03")
+        assert it.status() == 0
+    after = it.said.rpartition("Ctrl-C to stop")[2]
+    assert after.removeprefix("\x1b[0m").startswith("\x1b[1G\x1b[2K")
+    assert "books:" in after
