@@ -14,7 +14,8 @@ from pathlib import Path
 from threading import Event
 
 from bench.instructions import measure
-from tests.kernels import host, matrix
+from tests import unsteady
+from tests.kernels import again, host, matrix
 from tests.kernels.boot import ROOT, boot
 from tests.kernels.catalogue import BENCH_KERNELS, HOST, KERNELS, PROBES, Kernel, pick
 from tests.kernels.fetch import FetchError, Image, cache_folder, fetch
@@ -63,6 +64,8 @@ def _run(options: argparse.Namespace, images: dict[Kernel, Image], root: Path) -
     started = time.monotonic()
     cases = _run_host(root, options) if options.host else []
     cases += _run_guests(options, images, root)
+    if options.forgive:
+        cases = again.settled(cases, images, root, OUT, unsteady.FOLDER)
     print(f"\n{table(cases)}\n")
     explained = notes(cases)
     if explained:
@@ -102,7 +105,7 @@ def _agrees_with_page(options: argparse.Namespace, found: str) -> bool:
     changed = matrix.differences(committed, found)
     if not changed:
         return True
-    if os.environ.get("CI", "").lower() in ("true", "1"):
+    if _in_ci():
         print("docs/support-matrix.md is not what this run found; run make test-kernels:")
         print("\n".join(changed))
         return False
@@ -145,6 +148,12 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
         default=True,
         help=f"count what a probe adds to a fault on {' and '.join(BENCH_KERNELS)}, if picked",
     )
+    add(
+        "--forgive",
+        action=argparse.BooleanOptionalAction,
+        default=_in_ci(),
+        help="run failed tests again, as tests/unsteady.py says (default: in CI)",
+    )
     options = parser.parse_args(arguments)
     probes = _words(options.probes) or list(PROBES)
     unknown = [probe for probe in probes if probe not in PROBES]
@@ -164,6 +173,10 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
         and not options.select
     )
     return options
+
+
+def _in_ci() -> bool:
+    return os.environ.get("CI", "").lower() in ("true", "1")
 
 
 def _words(text: str) -> list[str]:

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import PurePosixPath
 
 from tests.kernels.catalogue import EXPECTED_SKIPS, PROBES, ExpectedSkip, is_expected
@@ -24,6 +24,7 @@ class Case:
     reason: str = ""
     detail: str = ""
     seconds: float = 0.0
+    nodeid: str = field(default="", compare=False)  # to run it again; empty where it is no test
 
 
 def split_test(nodeid: str) -> tuple[str, str]:
@@ -62,6 +63,7 @@ def read_report(kernel: str, lines: str) -> list[Case]:
             Case(
                 kernel, probe, test,
                 found["outcome"], found["reason"], found["detail"], found["seconds"],
+                nodeid=found["test"] if "::" in found["test"] else "",
             )
         )  # fmt: skip
     if running is not None:
