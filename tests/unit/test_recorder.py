@@ -41,6 +41,7 @@ class Kernel:
             open_ring=self.ring.open,
             counters=lambda: self.counts,
             add_target=lambda pid, **options: self.targets.append((pid, options)),
+            expect_command=lambda pid: None,
             expect_large_folios=lambda expected: None,
         )
         self.time = 0
