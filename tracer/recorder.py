@@ -32,7 +32,7 @@ from tracer.snapshots import Snapshot
 from tracer.sources import Loss, Source
 from tracer.spaces import Spaces
 from tracer.syscalls import Effect, Memory, Taking, effect, taking
-from tracer.telling import Action, Range, range_of, whole
+from tracer.telling import Action, Range, range_of, together, whole
 from tracer.text import decode
 from tracer.threads import Thread, Threads
 from tracer.timeline import Lost, Timeline
@@ -293,8 +293,8 @@ class Recorder:
         if len(faults):
             yield from self._join(script, windows[matched >= 0])
         else:
-            for action in script.actions:
-                self._apply([action])
+            for due in together(script.actions):
+                self._apply(due)
         self._close_ended(script.ended)
         self._let_go(script)
         self.spaces.advance(batch.last_ns)
@@ -383,6 +383,9 @@ class Recorder:
         at = [batch.row_at(action.at) for action in script.actions]
         for due in batch.telling.play(script.actions, at):
             self._apply(due)
+        for action in batch.telling.idle:
+            if isinstance(action.what, Effect):
+                self._over(action.what)
         marks = placed.faults["marks"]
         traced = int(((marks & Mark.FAILED) == 0).sum())
         self.traced += traced
@@ -692,7 +695,7 @@ def _ranges(change: Effect) -> tuple[Range, ...]:
         ranges.append(range_of(change.space, change.moved_to, change.moved_to + size))
     if change.call is not None:
         ranges.append(range_of(change.space, change.call.start, change.call.end))
-    return tuple(ranges)
+    return tuple(dict.fromkeys(ranges))
 
 
 def _recent(windows: Records) -> Records:

@@ -12,24 +12,25 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tracer.rows import Kind, Rows
+from tracer.rounds import FAR_NS, LAST_PAGE, Done, Faulted, Rounds, depths_of, is_wide, plan
+from tracer.rows import NO_FRAME, Kind, Rows
 from tracer.sources import Source
 from tracer.syscalls import Effect
 from tracer.timeline import Events, Timeline
 
-_LAST = 1 << 52  # beyond all page numbers
+_NONE = np.empty(0, np.int64)
 
 Range = tuple[int, int, int]  # of an address space: its number, first page, the one after the last
 
 
 def range_of(space: int, start: int, end: int) -> Range:
     """The pages of [start, end) (addresses) in a space."""
-    return space, start >> 12, min((end + 4095) >> 12, _LAST)
+    return space, start >> 12, min((end + 4095) >> 12, LAST_PAGE)
 
 
 def whole(space: int) -> Range:
     """All pages of a space."""
-    return space, 0, _LAST
+    return space, 0, LAST_PAGE
 
 
 @dataclass(frozen=True)
@@ -85,6 +86,7 @@ class Telling:
         self._timeline = timeline
         self._rows = rows
         self._told = 0  # parts, by `tell_all`
+        self.idle: list[Action] = []  # what `play` need not yield
         self._row = parts.row
         around = parts.around
         # One part a row, as nearly always: the rows' fields are the parts' as they are.
@@ -110,61 +112,102 @@ class Telling:
         """Tell of all rows; yields the actions when they are to be applied.
 
         Those yielded together have no page in common. An action comes after the first so
-        many `rows`, which do not decrease; of each page everything comes in order.
+        many `rows`, which do not decrease; of each page everything comes in order. Actions
+        that find nothing to take are not yielded, but are in `idle` afterwards.
         """
         if not actions:
             self.tell_all()
             return
+        events = self._events
         starts = np.searchsorted(self._row, np.array(rows))
-        parts, depths = self._rounds(actions, starts)
-        if self._mixes(parts):
-            parts = np.searchsorted(starts, np.arange(len(parts)), side="right")
-            depths = list(range(len(actions)))
-        last = max(int(parts.max(initial=0)), *depths)
-        order = np.argsort(parts, kind="stable")
-        ends = np.searchsorted(parts[order], np.arange(last + 1), side="right").tolist()
+        returns = {
+            id(action.what.call): (start, action.what.time_ns)
+            for action, start in zip(actions, starts.tolist(), strict=True)
+            if isinstance(action.what, Effect) and action.what.call is not None
+        }
+        events.suspected = self._timeline.suspected(
+            self._space, events.page, events.time_ns, returns
+        )
+        # What is too much at once goes by halves: those still to be told, the next one last.
+        spans = [(0, len(actions), 0, len(self._row))]
+        while spans:
+            first, last, begin, end = spans.pop()
+            chosen = starts[first:last]
+            rounds = self._plan(actions[first:last], chosen - begin, begin, end)
+            if rounds is None:
+                middle = self._cut(chosen, first, begin)
+                part = int(starts[middle - 1]) if middle > first else begin
+                spans += [(middle, last, part, end), (first, middle, begin, part)]
+            else:
+                yield from self._play(actions[first:last], rounds, begin, end)
+
+    def _cut(self, starts: npt.NDArray[np.intp], first: int, begin: int) -> int:
+        """How many actions go into the first of two halves: one at least, and not all of them."""
+        return first + max(1, len(starts) // 2)
+
+    def _plan(
+        self, actions: Sequence[Action], starts: npt.NDArray[np.intp], begin: int, end: int
+    ) -> Rounds | None:
+        """The rounds of some parts and the actions between them; None: by halves, please."""
+        part = slice(begin, end)
+        if not actions:
+            return Rounds(np.zeros(end - begin, np.int64), np.full(end - begin, -1), _NONE)
+        space, events = self._space[part], self._events
+        page, frame, before = events.page[part], events.frame[part], events.frame_before[part]
+        none, suspected = np.uint64(NO_FRAME), events.suspected
+        own = events.source[part] != Source.AROUND
+        fresh = (frame != none) & (before == none)
+        fresh &= ~own | (events.kind[part] != Kind.SPURIOUS)
+        if suspected is not None:
+            fresh &= suspected.over[part] == 0
+        done = _done(actions, starts)
+        faulted = Faulted(
+            space, page, events.time_ns[part], self._timeline.changed_ns(space, page), fresh
+        )
+        if is_wide(faulted, done):
+            return None
+        rounds = plan(faulted, done, self._timeline.latest_ns)
+        return None if self._mixes(rounds, begin, end) else rounds
+
+    def _mixes(self, rounds: Rounds, begin: int, end: int) -> bool:
+        """Whether a row has parts in several rounds: what one shows counts for the others."""
+        told = rounds.comes_and_goes < 0
+        row, number = self._row[begin:end][told], rounds.faults[told]
+        return bool(((row[1:] == row[:-1]) & (number[1:] != number[:-1])).any())
+
+    def _play(
+        self, actions: Sequence[Action], rounds: Rounds, begin: int, end: int
+    ) -> Iterator[list[Action]]:
+        last = int(max(rounds.faults.max(initial=0), rounds.actions.max(initial=0)))
+        order = np.argsort(rounds.faults, kind="stable")
+        ends = np.searchsorted(rounds.faults[order], np.arange(last + 1), side="right").tolist()
         due: list[list[Action]] = [[] for _ in range(last + 1)]
-        for action, depth in zip(actions, depths, strict=True):
-            due[depth].append(action)
-        for begin, end, then in zip([0, *ends], ends, due, strict=False):
-            if begin < end:
-                self.tell(order[begin:end])
+        for action, depth in zip(actions, rounds.actions.tolist(), strict=True):
+            (due[depth] if depth >= 0 else self.idle).append(action)
+        for low, high, then in zip([0, *ends], ends, due, strict=False):
+            if low < high:
+                self._tell_round(actions, rounds, order[low:high], begin)
             if then:
                 yield then
 
-    def _rounds(
-        self, actions: Sequence[Action], starts: npt.NDArray[np.intp]
-    ) -> tuple[npt.NDArray[np.intp], list[int]]:
-        """The round of each part and of each action, which begins at the part `starts`.
-
-        In each round the parts come first. An action comes after those before it that
-        concern some of the same pages, and a part after the actions before it on its page.
-        """
-        parts = np.zeros(len(self._row), np.intp)
-        page, space = self._events.page, self._space
-        ranges = np.array([each for action in actions for each in action.ranges], np.int64).T
-        rounds, known = np.full(ranges.shape[1], -1), 0
-        depths = []
-        for action, start in zip(actions, starts.tolist(), strict=True):
-            depth = 0
-            for number, first, last in action.ranges:
-                spaces, firsts, lasts = ranges[:, :known]
-                over = (spaces == number) & (firsts < last) & (lasts > first)
-                depth = max(depth, 1 + int(rounds[:known].max(where=over, initial=-1)))
-            rounds[known : known + len(action.ranges)] = depth
-            known += len(action.ranges)
-            depths.append(depth)
-            for number, first, last in action.ranges:
-                mine = space[start:] == number
-                if last - first < _LAST:
-                    mine &= page[start:] - np.uint64(first) < np.uint64(last - first)
-                parts[start:][mine] = depth + 1
-        return parts, depths
-
-    def _mixes(self, rounds: npt.NDArray[np.intp]) -> bool:
-        """Whether a row has parts in several rounds: what one shows counts for the others."""
-        same = self._row[1:] == self._row[:-1]
-        return bool((same & (rounds[1:] != rounds[:-1])).any())
+    def _tell_round(
+        self, actions: Sequence[Action], rounds: Rounds, due: npt.NDArray[np.intp], begin: int
+    ) -> None:
+        taker = rounds.comes_and_goes[due]
+        passing = taker >= 0
+        if passing.any():
+            at, takers = due[passing] + begin, [actions[n].what for n in taker[passing].tolist()]
+            effects = [what for what in takers if isinstance(what, Effect)]  # all are
+            self._timeline.come_and_go(
+                self._space[at],
+                self._events.take(at),
+                np.array([effect.time_ns for effect in effects]),
+                np.array([effect.loss for effect in effects], np.uint8),
+            )
+            self._gained(self._row[at])
+            due = due[~passing]
+        if len(due):
+            self.tell(due + begin if begin or len(due) < len(self._row) else slice(None))
 
     def tell_all(self, until: int | None = None) -> None:
         """Tell of the rows before `until`; by default of all that is left."""
@@ -177,12 +220,47 @@ class Telling:
         """Let the timeline know of some parts, in order, and their rows of what it says."""
         outcome = self._timeline.apply(self._space[due], self._events.take(due))
         row = self._row[due]
-        first = int(row[0])
-        # Of many, bincount counts quicker than np.add.at.
-        gained = np.bincount(row[outcome.gained] - first)
-        self._rows["pages"][first : first + len(gained)] += gained.astype(np.uint32)
+        self._gained(row[outcome.gained])
         if outcome.raced.any():
             self._rows["kind"][row[outcome.raced]] = Kind.SPURIOUS
+
+    def _gained(self, row: npt.NDArray[np.int64]) -> None:
+        """These rows' faults brought a page, as often as they come."""
+        if len(row):
+            # Of many, bincount counts quicker than np.add.at.
+            first = int(row[0])
+            gained = np.bincount(row - first)
+            self._rows["pages"][first : first + len(gained)] += gained.astype(np.uint32)
+
+
+def together(actions: Sequence[Action]) -> Iterator[list[Action]]:
+    """Actions with no faults between them, those together that have no page in common."""
+    depths = depths_of([action.ranges for action in actions])
+    due: dict[int, list[Action]] = {}
+    for action, depth in zip(actions, depths, strict=True):
+        due.setdefault(depth, []).append(action)
+    for depth in sorted(due):
+        yield due[depth]
+
+
+def _done(actions: Sequence[Action], starts: npt.NDArray[np.intp]) -> Done:
+    """The actions that come after the first `starts` of some parts."""
+    times, begun, plain = [], [], []
+    for action in actions:
+        what = action.what
+        effect = what if isinstance(what, Effect) else None
+        simple = effect is not None and effect.moved_to is None
+        plain.append(simple and len(action.ranges) == 1)
+        times.append(FAR_NS if effect is None else effect.time_ns)
+        call = None if effect is None else effect.call
+        begun.append(0 if call is None else call.begun_ns)
+    return Done(
+        np.asarray(starts, np.int64),
+        [action.ranges for action in actions],
+        np.array(plain),
+        np.array(times, np.int64),
+        np.array(begun, np.int64),
+    )
 
 
 def _sources(kind: npt.NDArray[np.uint8], around: npt.NDArray[np.bool_]) -> npt.NDArray[np.uint8]:

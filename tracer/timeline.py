@@ -6,8 +6,8 @@ away (shelf.py). Three things move it: faults (`apply`), what
 a system call or an exit took away (`lose`), and snapshots (`observe`).
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, fields
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -19,7 +19,7 @@ from tracer.rows import NO_FRAME, Confirmed, Kind
 from tracer.shelf import WHOLE
 from tracer.sources import Loss, Source
 from tracer.syscalls import Taking
-from tracer.takings import Takings
+from tracer.takings import Suspected, Takings
 from tracer.unseen import Changes, Unseen
 
 U64 = npt.NDArray[np.uint64]
@@ -70,10 +70,17 @@ class Events:
     kind: npt.NDArray[np.uint8]
     region: npt.NDArray[np.uint32]
     source: npt.NDArray[np.uint8]  # FAULT, or AROUND for a neighbour that came along
+    suspected: Suspected | None = None  # calls that may have taken the page; None: not asked yet
 
     def take(self, at: I64 | Bools | slice) -> "Events":
         """Some of them."""
-        return Events(*(getattr(self, each.name)[at] for each in fields(self)))
+        arrays = {
+            each.name: getattr(self, each.name)[at]
+            for each in fields(self)
+            if each.name != "suspected"
+        }
+        calls = self.suspected.take(at) if self.suspected is not None else None
+        return Events(**arrays, suspected=calls)
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,6 +159,19 @@ class Watcher(Protocol):
     ) -> None:
         """These have none any more, for a cause each (Loss); NONE: they never had one."""
 
+    def came_and_went(
+        self,
+        spaces: Ids,
+        pages: U64,
+        times: I64,
+        frames: U64,
+        kinds: npt.NDArray[np.uint8],
+        sources: npt.NDArray[np.uint8],
+        lost_ns: I64,
+        causes: npt.NDArray[np.uint8],
+    ) -> None:
+        """Each gained a frame and lost it again, one page perhaps many times in turn."""
+
 
 class Timeline:
     """The pages of every address space of a run."""
@@ -165,6 +185,7 @@ class Timeline:
         self.tally = Tally()
         self._unseen = Unseen()
         self._takings = Takings()
+        self.latest_ns = 0  # no page changed after that, as far as has been told
         self._looked_at: dict[int, U64] = {}  # by space: blocks that `take_changed` told of
 
     def __getitem__(self, column: str) -> npt.NDArray[Any]:
@@ -180,6 +201,9 @@ class Timeline:
         count = len(events.page)
         spaces = np.broadcast_to(np.asarray(space, np.uint32), count)
         slots = self._slots(spaces, events.page)
+        if events.suspected is None:
+            suspected = self.suspected(spaces, events.page, events.time_ns)
+            events = replace(events, suspected=suspected)
         turns = _turns(slots, events)
         if turns is None:
             return Outcome(*self._apply_turn(spaces, slots, events))
@@ -210,7 +234,7 @@ class Timeline:
         # Its own page, and nothing that this fault did to it: what it shows is another's doing.
         bystander = own & ((events.kind == Kind.SPURIOUS) | (before == then))
         self._settle_inherited(at, events)
-        taken = self._settle_doubts(spaces, at, events)
+        taken = self._settle_doubts(at, events)
         now = frame[at]
         had = now != _NONE
         gained = raced = meanwhile = np.zeros(len(at), np.bool_)
@@ -307,11 +331,13 @@ class Timeline:
             events.number,
             events.kind,
         )
-        for late, loss, ended_ns in self._takings.over(spaces, events.page, events.time_ns):
+        suspected = events.suspected
+        if suspected is not None and suspected.over.any():
             # It came before a call returned, and that call's end was told first.
-            self._doubt(at[late], loss, ended_ns)
+            late = suspected.over != 0
+            self._doubt(at[late], suspected.over[late], suspected.over_ns[late])
 
-    def _settle_doubts(self, spaces: Ids, at: I64, events: Events) -> npt.NDArray[np.uint8]:
+    def _settle_doubts(self, at: I64, events: Events) -> npt.NDArray[np.uint8]:
         """What took each page if it is gone: a call that is over (its doubt), or one under way.
 
         A fault that leaves a doubted page in its frame, after that call's end, shows that the
@@ -324,8 +350,9 @@ class Timeline:
             still &= ~events.absent_before
             self._columns["doubt"][at[still]] = 0
             doubt = np.where(still, np.uint8(0), doubt)
-        now = self._takings.under_way(spaces, events.page, events.time_ns)
-        return np.where(doubt != 0, doubt, now)
+        if events.suspected is None:
+            return doubt
+        return np.where(doubt != 0, doubt, events.suspected.under_way)
 
     def _doubt(
         self, at: I64, loss: npt.NDArray[np.uint8] | Loss, time_ns: npt.NDArray[np.int64] | int
@@ -334,6 +361,7 @@ class Timeline:
         self._columns["doubt"][at] = loss
         self._columns["changed_ns"][at] = time_ns
         self._store.mark(at)
+        self._note(time_ns)
 
     def _open(self, spaces: Ids, at: I64, old: U64, new: U64, *, lost: bool) -> None:
         """Of these slots' pages of these spaces nobody has named the change, yet."""
@@ -402,6 +430,7 @@ class Timeline:
         self.tally.gained += _counts(source)
         columns["source"][at] = source
         columns["changed_ns"][at] = events.time_ns
+        self._note(events.time_ns)
         once = columns["gains"][at] == 1
         first = at[once]
         columns["first_source"][first] = source[once]
@@ -410,6 +439,76 @@ class Timeline:
         columns["first_kind"][first] = events.kind[once]
         seen = before[once] != Source.UFFD
         columns["confirmed"][first[seen]] = Confirmed.BOTH
+
+    def come_and_go(
+        self,
+        space: Ids,
+        events: Events,
+        lost_ns: I64,
+        cause: npt.NDArray[np.uint8],
+    ) -> None:
+        """Faults that each gave a page without a frame one, and lost it before its next fault.
+
+        What `apply` and `lose` would make of them in turn, for any number of times a page.
+        The events are in order; each frame was lost at `lost_ns`, for `cause` (a Loss).
+        """
+        slots = self._slots(space, events.page)
+        order = np.argsort(slots, kind="stable")
+        slots, events = slots[order], events.take(order)
+        space, lost_ns, cause = space[order], lost_ns[order], cause[order]
+        columns = self._columns
+        fresh = np.r_[True, slots[1:] != slots[:-1]]  # the page's first here
+        head, tail = np.flatnonzero(fresh), np.flatnonzero(np.r_[fresh[1:], True])
+        at = slots[head]
+        # After an unmapping the address belongs to a new mapping, as in _gain.
+        ended = np.r_[False, _ENDS[cause[:-1]]]
+        ended[head] = _ENDS[columns["last_loss"][at]]
+        first = ended.copy()
+        first[head] |= columns["gains"][at] == 0
+        number = np.arange(len(slots))
+        latest = np.maximum.accumulate(np.where(first | fresh, number, 0))
+        known = first[latest]  # else the page was there before these events
+        region = np.where(known, events.region[latest], columns["region"][slots])
+        last = latest[tail]
+        anew, new = first[last], last[first[last]]
+        again = np.where(ended[last], 0, columns["gains"][at])
+        losses = np.where(ended[last], 0, columns["losses"][at])
+        times = (tail - last + 1).astype(np.uint32)
+        self._store.mark(at)
+        for name, value in (
+            ("first_ns", events.time_ns),
+            ("first_frame", events.frame),
+            ("first_source", events.source),
+            ("first_fault", events.number),
+            ("first_kind", events.kind),
+            ("region", events.region),
+        ):
+            columns[name][at[anew]] = value[new]
+        columns["confirmed"][at[anew]] = Confirmed.FAULT
+        columns["gains"][at] = again + times
+        columns["losses"][at] = losses + times
+        columns["last_loss"][at] = cause[tail]
+        columns["source"][at] = events.source[tail]
+        columns["changed_ns"][at] = lost_ns[tail]
+        self._note(lost_ns)
+        self.tally.gained += _counts(events.source)
+        self.tally.lost += _counts(cause)
+        self.tally.count(self.tally.gained_in, region)
+        self.tally.count(self.tally.lost_in, region)
+        if self.watcher is not None:
+            self.watcher.came_and_went(
+                *(space, events.page, events.time_ns, events.frame, events.kind, events.source),
+                *(lost_ns, cause),
+            )
+
+    def _note(self, time: I64 | int) -> None:
+        last = int(time.max(initial=0)) if isinstance(time, np.ndarray) else time
+        self.latest_ns = max(self.latest_ns, last)
+
+    def changed_ns(self, spaces: Ids, pages: U64) -> I64:
+        """When each page last gained or lost a frame; 0 where it never had one."""
+        slots = self._slots(spaces, pages)  # which may make the columns longer
+        return np.asarray(self._columns["changed_ns"][slots])
 
     def _gain(
         self,
@@ -449,6 +548,7 @@ class Timeline:
         columns["confirmed"][new] = Confirmed.FAULT
         columns["frame"][to] = frame
         columns["changed_ns"][to] = time
+        self._note(time)
         columns["source"][to] = sources
         columns["doubt"][to] = 0
         columns["gains"][to] += np.uint32(1)
@@ -471,6 +571,7 @@ class Timeline:
         self.tally.count(self.tally.lost_in, columns["region"][at])
         columns["frame"][at] = _NONE
         columns["changed_ns"][at] = time
+        self._note(time)
         columns["doubt"][at] = 0
         columns["losses"][at] += np.uint32(1)
         columns["last_loss"][at] = np.asarray(cause, np.uint8)
@@ -527,6 +628,16 @@ class Timeline:
         """Whether any page of [start, end) (addresses) has a frame by our account."""
         at = self._store.range(space, start, end)
         return bool((self._columns["frame"][at] != _NONE).any())
+
+    def suspected(
+        self,
+        spaces: Ids,
+        pages: U64,
+        times: I64,
+        returns: Mapping[int, tuple[int, int]] | None = None,
+    ) -> Suspected:
+        """Which calls may have taken the pages of faults (Takings.suspected)."""
+        return self._takings.suspected(spaces, pages, times, returns)
 
     def begin_taking(self, space: int, call: Taking) -> None:
         """A call has begun that may take pages of `space`."""
@@ -651,6 +762,7 @@ class Timeline:
         columns["frame"][at] = columns["first_frame"][at] = frame
         columns["region"][at] = region
         columns["changed_ns"][at] = columns["first_ns"][at] = time_ns
+        self._note(time_ns)
         columns["first_source"][at] = columns["source"][at] = Source.FORK
         for name in ("gains", "losses", "last_loss", "first_fault", "first_kind", "confirmed"):
             columns[name][at] = 0
@@ -815,4 +927,7 @@ def _repeats(order: npt.NDArray[np.int64], events: Events) -> Bools:
     own = (events.source != Source.AROUND)[order]
     still = own & ~events.absent_before[order] & (events.frame_before[order] == frame)
     still[1:] &= own[:-1] & (frame[1:] == frame[:-1]) & (frame[1:] != _NONE)
+    if events.suspected is not None:
+        # What leaves its page in doubt, the next one settles.
+        still[1:] &= events.suspected.over[order][:-1] == 0
     return np.asarray(still)

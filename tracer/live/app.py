@@ -118,6 +118,25 @@ class Live:
             return
         self.model.change(losses(spaces, pages, times, causes))
 
+    def came_and_went(
+        self,
+        spaces: Ids,
+        pages: U64,
+        times: Times,
+        frames: U64,
+        kinds: Bytes,
+        sources: Bytes,
+        lost_ns: Times,
+        causes: Bytes,
+    ) -> None:
+        """Pages gained frames and lost them, in turn."""
+        if self._behind:
+            self._unheard.update(distinct(spaces))
+            return
+        made = gains(spaces, pages, times, frames, kinds, self._zero_frame)
+        gone = losses(spaces, pages, lost_ns, causes)
+        self.model.change(np.stack([made, gone], axis=1).ravel())
+
     # -- a screen ----------------------------------------------------------------------
 
     @property
