@@ -1,7 +1,7 @@
 """One address space at one moment: which stretch was laid last over each address."""
 
 import bisect
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -38,17 +38,19 @@ class Laid:
 
     def clipped(self, start: int, end: int) -> "Laid":
         """What the kernel leaves of it in [start, end)."""
-        if self.gone:
-            return self
-        region = self.region
-        offset = region.offset + (start - region.start) if self.is_file else 0
-        return replace(self, region=replace(region, start=start, end=end, offset=offset))
+        return self if self.gone else self.moved(start, end, start)
 
     def moved(self, start: int, end: int, source: int) -> "Laid":
         """Its part from address `source` on, as mremap lays it at [start, end)."""
         region = self.region
         offset = region.offset + (source - region.start) if self.is_file else 0
-        return replace(self, region=replace(region, start=start, end=end, offset=offset))
+        # Spelt out, and so below: it is done for every call, and replace() takes several times that.
+        there = Region(start, end, region.perms, offset, region.name, region.device)
+        return Laid(there, self.device, self.inode, self.gone)
+
+    def left(self) -> "Laid":
+        """It, once it is unmapped."""
+        return self if self.gone else Laid(self.region, self.device, self.inode, True)
 
 
 class IntervalMap:
@@ -96,10 +98,7 @@ class IntervalMap:
     def unmap(self, start: int, end: int) -> None:
         """Mark [start, end) as gone."""
         if start < end:
-            middle = [
-                (s, e, laid if laid.gone else replace(laid, gone=True))
-                for s, e, laid in self.within(start, end)
-            ]
+            middle = [(s, e, laid.left()) for s, e, laid in self.within(start, end)]
             self._replace(start, end, middle)
 
     def reset(self, stretches: list[Laid]) -> None:
@@ -112,7 +111,7 @@ class IntervalMap:
         leftovers: list[tuple[int, int, Laid]] = []
         for start, end, laid in before:
             if not laid.gone:
-                leftovers += _uncovered(start, end, replace(laid, gone=True), stretches, starts)
+                leftovers += _uncovered(start, end, laid.left(), stretches, starts)
         merged = sorted(
             [(laid.region.start, laid.region.end, laid) for laid in stretches] + leftovers,
             key=lambda stretch: stretch[0],

@@ -31,9 +31,9 @@ from tracer.rows import Names, Rows
 from tracer.snapshots import Snapshot
 from tracer.sources import Loss, Source
 from tracer.spaces import Spaces
-from tracer.syscalls import Effect, Memory, Taking, effect, taking
+from tracer.syscalls import Effect, Memory, SystemCall, Taking, decode, effect, taking
 from tracer.telling import Action, Range, range_of, together, whole
-from tracer.text import decode
+from tracer.text import decode as text_of
 from tracer.threads import Thread, Threads
 from tracer.timeline import Lost, Timeline
 
@@ -46,10 +46,13 @@ _MOST_BETWEEN = 1 << 9  # records of a batch that are looked at one by one: the 
 _SKIPPED = 1 << 16  # records at once of those only counted
 _LONG_NS = 200_000_000  # for a batch
 _LIFE = [kind.value for kind in RecordType if RecordType.FORK <= kind <= RecordType.RENAME]
+_CALL, _SYSCALL = RecordType.CALL.value, RecordType.SYSCALL.value
+_CALLS = [_CALL, _SYSCALL]
 _BESIDE = [RecordType.WINDOW.value, RecordType.STACK.value]  # they go with a fault's record
 _IN_ONE = [RecordType.FAULT.value, *_BESIDE]  # those that are taken all at once
 _NOT_COUNTED = np.uint8(Mark.FAILED | Mark.FOREIGN)
 _RESCUE_NS = 20_000_000
+_RESCUE_EVERY = 16  # records looked at one by one: the clock is asked that often
 _PATIENCE_NS = 1_000_000_000  # how long a window waits for its fault
 
 
@@ -305,16 +308,23 @@ class Recorder:
         What that does to pages is left for later: faults are described all at once.
         """
         script, faults = _Script(Placing(self.join)), batch.faults
-        for index in np.flatnonzero(~np.isin(batch.types, _BESIDE)).tolist():
-            self._rescue_sideband()
-            kind, raw = int(batch.types[index]), batch.rest[index]
-            if kind == RecordType.CALL:
-                self._call(raw.view(self.layout.syscall)[0])
+        made = np.isin(batch.types, _CALLS)
+        calls = iter(decode(batch.rest[made].view(self.layout.syscall).ravel()))
+        others = np.flatnonzero(~np.isin(batch.types, _BESIDE))
+        for count, (index, kind) in enumerate(
+            zip(others.tolist(), batch.types[others].tolist(), strict=True)
+        ):
+            if not count % _RESCUE_EVERY:
+                self._rescue_sideband()
+            if kind == _CALL:
+                self._call(next(calls))
                 continue
-            if kind == RecordType.SYSCALL:
-                change = self._syscall(raw.view(self.layout.syscall)[0])
-                script.effects += [change] if change is not None else []
+            if kind == _SYSCALL:
+                change = self._syscall(next(calls))
+                if change is not None:
+                    script.effects.append(change)
                 continue
+            raw = batch.rest[index]
             record, before = raw.view(self.layout.task)[0], int(batch.before[index])
             # A thread's id used again: what came before is the old one's.
             reused = kind == RecordType.FORK and int(record["child_tid"]) in self.threads.live
@@ -455,6 +465,7 @@ class Recorder:
         elif kind == RecordType.EXIT:
             self.threads.meet(tid, tgid)
             self.threads.end(tid, count, int(record["task"]))
+            self._close_call(tid)
             space = self.spaces.of(tgid)
             self.spaces.lifecycle(record)
             if space is not None and space.ended_ns is not None:
@@ -532,29 +543,33 @@ class Recorder:
 
     def _name(self, tid: int, record: np.void) -> None:
         raw = record["comm"].tobytes().split(b"\0", 1)[0]
-        self.join.comms[tid] = self.names.comm(decode(raw))
+        self.join.comms[tid] = self.names.comm(text_of(raw))
 
-    def _call(self, record: np.void) -> None:
+    def _call(self, begun: SystemCall) -> None:
         """A call begins; only told where other threads may fault before it returns."""
-        space = self.spaces.at(int(record["mm"])) or self.spaces.of(int(record["tgid"]))
-        before = self._calls.pop(int(record["tid"]), None)
-        if before is not None:  # its return was not told
-            self.timeline.end_taking(before)
+        space = self.spaces.at(begun.mm) or self.spaces.of(begun.tgid)
+        self._close_call(begun.tid)
         if space is None:
             return
-        found = taking(record, self._memory.brk.get(space.number, 0))
+        found = taking(begun, self._memory.brk.get(space.number, 0))
         if found is not None:
-            self._calls[int(record["tid"])] = found
+            self._calls[begun.tid] = found
             self.timeline.begin_taking(space.number, found)
 
-    def _syscall(self, record: np.void) -> Effect | None:
-        space = self.spaces.at(int(record["mm"])) or self.spaces.of(int(record["tgid"]))
+    def _close_call(self, tid: int) -> None:
+        """The thread is in no call any more, though no return was told."""
+        before = self._calls.pop(tid, None)
+        if before is not None:
+            self.timeline.end_taking(before)
+
+    def _syscall(self, made: SystemCall) -> Effect | None:
+        space = self.spaces.at(made.mm) or self.spaces.of(made.tgid)
         if space is None:
             return None
         self.changed.add(space.number)
-        call = self._calls.pop(int(record["tid"]), None)
-        change = effect(record, space.number, self._memory, call)
-        self.spaces.syscall(record)
+        call = self._calls.pop(made.tid, None)
+        change = effect(made, space.number, self._memory, call)
+        self.spaces.syscall(made)
         if call is not None and (change is None or change.populates or change.gives_up):
             self.timeline.end_taking(call)
         if change is None:

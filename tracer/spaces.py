@@ -23,6 +23,7 @@ from tracer.mappings import Brk, Change, Claim, Files, MappingHistory, Move, Unm
 from tracer.procfs.maps import Mapping
 from tracer.records import Mark, RecordType
 from tracer.rows import Names
+from tracer.syscalls import SystemCall
 
 _MMAP, _MPROTECT, _MUNMAP, _BRK, _MREMAP = 9, 10, 11, 12, 25  # x86-64
 _MAP_SHARED, _MAP_ANONYMOUS = 1, 0x20
@@ -199,21 +200,18 @@ class Spaces:
                 history.add_mappings(time_ns, mappings)
                 break
 
-    def syscall(self, record: Record) -> None:
-        """Follow a SYSCALL record: munmap, mremap and brk, which the sideband does not tell.
+    def syscall(self, made: SystemCall) -> None:
+        """Follow a system call: munmap, mremap and brk, which the sideband does not tell.
 
         While `doubtful`, mmap of anonymous memory and mprotect, too.
         """
         # A target that was there before us has no pointer until its first fault.
-        space = self._by_mm.get(int(record["mm"])) or self._by_tgid.get(int(record["tgid"]))
-        args: list[int] = record["args"].tolist()
-        result = int(record["result"])
-        number = int(record["number"])
-        change = _change(number, args, result)
+        space = self._by_mm.get(made.mm) or self._by_tgid.get(made.tgid)
+        change = _change(made.number, made.args, made.result)
         if change is None and self.doubtful:
-            change = _claim(number, args, result)
+            change = _claim(made.number, made.args, made.result)
         if space is not None and change is not None:
-            space.history.add(int(record["time_ns"]), change)
+            space.history.add(made.time_ns, change)
 
     def resolve(self, faults: Records) -> tuple[Ids, Ids]:
         """(space numbers, owners' pids) of fault records between two lifecycle records.

@@ -6,8 +6,10 @@ include/uapi/asm-generic/mman-common.h.
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from tracer.sources import Loss
 
@@ -29,8 +31,25 @@ _MCL_CURRENT, _MCL_FUTURE, _MCL_ONFAULT = 1, 2, 4
 _EVERYTHING = 1 << 56
 
 
-@dataclass(frozen=True)
-class Effect:
+class SystemCall(NamedTuple):
+    """A SYSCALL or CALL record (bpf/record.h), each member as a Python number."""
+
+    tgid: int
+    tid: int
+    time_ns: int
+    mm: int
+    number: int
+    result: int
+    args: list[int]
+
+
+def decode(records: npt.NDArray[np.void]) -> list[SystemCall]:
+    """SYSCALL and CALL records, all at once: one by one each member costs as much as its effect."""
+    columns = (records[name].tolist() for name in SystemCall._fields)
+    return list(map(SystemCall._make, zip(*columns, strict=True)))
+
+
+class Effect(NamedTuple):
     """Pages of [start, end) lost their frames, moved, or were filled in advance.
 
     Those that move go to `moved_to`, into a mapping of `moved_size` bytes that
@@ -51,7 +70,7 @@ class Effect:
     call: "Taking | None" = None  # its beginning, where others may have faulted meanwhile
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Taking:
     """A call under way, which may take the pages of [start, end) from under others' faults."""
 
@@ -80,19 +99,21 @@ class Memory:
 
 
 def effect(
-    record: np.void, space: int, memory: Memory, call: Taking | None = None
+    made: SystemCall, space: int, memory: Memory, call: Taking | None = None
 ) -> Effect | None:
-    """The effect of a SYSCALL record on `space`; None where there is none.
+    """The effect on `space` of a system call that returned; None where there is none.
 
     `memory` is read and kept up to date; `call` is what the call's own CALL record
     said, if there was one. What a reclaiming madvise takes is
     left to the next snapshot, since not every page goes.
     """
-    number, result = int(record["number"]), int(record["result"])
-    args: list[int] = record["args"].tolist()
-    time_ns = int(record["time_ns"])
+    _, _, time_ns, _, number, result, args = made
     if result >= _ERRORS and not _went_on(number, args, result):
         return None
+
+    if number == _MUNMAP:  # often
+        end = _page_up(args[0] + args[1])
+        return Effect(space, args[0], end, time_ns, call=call) if end > args[0] else None
 
     def change(start: int, end: int, **more: object) -> Effect | None:
         if end <= start:
@@ -101,8 +122,6 @@ def effect(
 
     if number == _IOCTL:
         return _userfault(args, change)
-    if number == _MUNMAP:
-        return change(args[0], _page_up(args[0] + args[1]))
     if number == _MMAP:
         end = _page_up(result + args[1])
         if args[3] & (_MAP_POPULATE | _MAP_LOCKED) or space in memory.locked:
@@ -144,9 +163,9 @@ def _went_on(number: int, args: list[int], result: int) -> bool:
     return number == _MADVISE and args[2] in _MADV_TAKES and result == _ENOMEM
 
 
-def taking(record: np.void, brk: int) -> Taking | None:
-    """What a CALL record says may go before its SYSCALL record comes; `brk` is the break now."""
-    number, args = int(record["number"]), record["args"].tolist()
+def taking(begun: SystemCall, brk: int) -> Taking | None:
+    """What a call that has begun may take before it returns; `brk` is the break now."""
+    number, args = begun.number, begun.args
     start, end, loss = args[0], _page_up(args[0] + args[1]), Loss.MUNMAP
     if number == _MADVISE and args[2] in _MADV_TAKES:
         loss = Loss.MADVISE
@@ -156,7 +175,7 @@ def taking(record: np.void, brk: int) -> Taking | None:
         start, end = _page_up(args[0]), _page_up(brk)
     elif number not in (_MUNMAP, _MMAP):
         return None
-    return Taking(start, end, int(record["time_ns"]), loss) if start < end else None
+    return Taking(start, end, begun.time_ns, loss) if start < end else None
 
 
 def _userfault(args: list[int], change: Callable[..., Effect | None]) -> Effect | None:

@@ -7,7 +7,7 @@ each the faults of any pages that are next, then what was done to pages after th
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -33,8 +33,7 @@ def whole(space: int) -> Range:
     return space, 0, LAST_PAGE
 
 
-@dataclass(frozen=True)
-class Action:
+class Action(NamedTuple):
     """Something done to pages in `ranges` after the first `at` faults of a batch."""
 
     at: int

@@ -10,6 +10,7 @@ from tracer.procfs.maps import Mapping
 from tracer.records import Mark, RecordType, load_layout
 from tracer.rows import Names
 from tracer.spaces import Records, Spaces
+from tracer.syscalls import decode
 
 P = 4096
 LAYOUT = load_layout(Path(__file__).parents[2] / "bpf")
@@ -168,7 +169,7 @@ def test_system_calls_change_mappings(spaces: Spaces) -> None:
     record["time_ns"], record["mm"] = [5, 6, 7], A
     record["number"], record["result"] = [11, 25, 25], [0, 20 * P, (1 << 64) - 12]
     record["args"][:, :4] = [[0, P, 0, 0], [P, 3 * P, 3 * P, 1], [20 * P, P, 9 * P, 1]]
-    for each in record:
+    for each in decode(record):
         spaces.syscall(each)
     faults = np.concatenate([fault(A, 10, 2, 5), fault(A, 10, 22, 6), fault(A, 10, 25, 8)])
     regions = [
@@ -191,7 +192,7 @@ def test_new_mappings_are_taken_from_system_calls_in_doubt_only(
     record["time_ns"], record["mm"], record["number"] = 5, A, [9, 9, 9, 10]
     record["result"] = [20 * P, 40 * P, (1 << 64) - 12, 0]
     record["args"][:, :4] = [[0, P, 3, 0x22], [0, P, 1, 0x21], [0, P, 3, 2], [20 * P, P, 5, 0]]
-    for each in record:
+    for each in decode(record):
         spaces.syscall(each)
     ids, _ = spaces.lookup(1, np.array([20 * P, 40 * P], np.uint64), np.array([6, 6], np.uint64))
     found = [(spaces._names.regions[i].perms, spaces._names.regions[i].name) for i in ids]

@@ -8,7 +8,7 @@ from faults_data import LAYOUT
 
 from tracer.records import RecordType
 from tracer.sources import Loss
-from tracer.syscalls import Effect, Memory, Taking, effect, taking
+from tracer.syscalls import Effect, Memory, Taking, decode, effect, taking
 
 P = 4096
 AT = 0x7F00_0000_0000
@@ -24,7 +24,7 @@ def call(number: int, *args: int, result: int = 0, memory: Memory | None = None)
     record["type"], record["time_ns"] = RecordType.SYSCALL, 99
     record["number"], record["result"] = number, result
     record["args"][0, : len(args)] = args
-    return effect(record[0], 3, memory or Memory())
+    return effect(decode(record)[0], 3, memory or Memory())
 
 
 def test_munmap_takes_whole_pages() -> None:
@@ -58,7 +58,7 @@ def test_what_may_go_while_a_call_is_under_way(
     record = np.zeros(1, LAYOUT.syscall)
     record["type"], record["time_ns"], record["number"] = RecordType.CALL, 77, number
     record["args"][0, : len(args)] = args
-    told = taking(record[0], AT + 9 * P)
+    told = taking(decode(record)[0], AT + 9 * P)
     assert told == (found and Taking(found[0], found[1], 77, found[2]))
 
 
