@@ -44,7 +44,7 @@ class Laid:
         """Its part from address `source` on, as mremap lays it at [start, end)."""
         region = self.region
         offset = region.offset + (source - region.start) if self.is_file else 0
-        # Spelt out, and so below: it is done for every call, and replace() takes several times that.
+        # Spelt out: it is done for every call, and replace() takes several times that.
         there = Region(start, end, region.perms, offset, region.name, region.device)
         return Laid(there, self.device, self.inode, self.gone)
 

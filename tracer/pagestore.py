@@ -60,6 +60,31 @@ class PageStore:
         times = np.diff(heads, append=len(number))
         return np.asarray((np.repeat(places, times) << _SHIFT) + inside)
 
+    def slot(self, space: int, page: int) -> int:
+        """The slot of one page, made where new."""
+        blocks = self._blocks.get(space)
+        if blocks is None:
+            blocks = self._blocks[space] = _Blocks(space)
+        return self._place(blocks, page >> _SHIFT) << _SHIFT | page & (_BLOCK - 1)
+
+    def known(self, space: int, first: int, last: int) -> list[int]:
+        """The slots of the pages [first, last) whose blocks exist; for few pages."""
+        blocks: dict[int, int] = self._blocks.get(space) or {}
+        found = []
+        for page in range(first, last):
+            place = blocks.get(page >> _SHIFT)
+            if place is not None:
+                found.append(place << _SHIFT | page & (_BLOCK - 1))
+        return found
+
+    def page_at(self, at: int) -> int:
+        """The virtual page number behind a slot."""
+        return int(self._first[at >> _SHIFT]) + (at & (_BLOCK - 1))
+
+    def mark_one(self, at: int) -> None:
+        """`mark` of one slot."""
+        self._marked[at >> _SHIFT] = True
+
     def all(self, space: int) -> Slots:
         """The slots of a space's blocks, in address order."""
         blocks: dict[int, int] = self._blocks.get(space) or {}

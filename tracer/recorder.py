@@ -42,7 +42,7 @@ Bytes = npt.NDArray[np.uint8]
 
 _BATCH = 1 << 14  # records read at once
 _SMALLEST_BATCH = 1 << 10
-_MOST_BETWEEN = 1 << 9  # records of a batch that are looked at one by one: the end waits for it
+_MOST_BETWEEN = 1 << 12  # records of a batch that are looked at one by one: the end waits for it
 _SKIPPED = 1 << 16  # records at once of those only counted
 _LONG_NS = 200_000_000  # for a batch
 _LIFE = [kind.value for kind in RecordType if RecordType.FORK <= kind <= RecordType.RENAME]
@@ -632,13 +632,13 @@ class Recorder:
 
     def _shifted(self, regions: npt.NDArray[np.uint32], bytes_: int) -> npt.NDArray[np.uint32]:
         """The regions (indices into names.regions) as they are called that far on."""
-        distinct, inverse = np.unique(regions, return_inverse=True)
-        there = []
-        for number in distinct.tolist():
+        there: dict[int, int] = {}
+        numbers = regions.tolist()
+        for number in dict.fromkeys(numbers):
             at = self.names.regions[number]
             moved = replace(at, start=at.start + bytes_, end=at.end + bytes_)
-            there.append(self.names.region(moved) if at.end else number)
-        return np.asarray(np.array(there, np.uint32)[inverse])
+            there[number] = self.names.region(moved) if at.end else number
+        return np.array([there[number] for number in numbers], np.uint32)
 
     def meet_threads(self) -> None:
         """Find the threads of living targets that no record told of: io_uring's workers."""

@@ -19,6 +19,7 @@ from tracer.syscalls import Effect
 from tracer.timeline import Events, Timeline
 
 _NONE = np.empty(0, np.int64)
+_THIN = 16  # faults and actions in a round
 
 Range = tuple[int, int, int]  # of an address space: its number, first page, the one after the last
 
@@ -85,6 +86,7 @@ class Telling:
         self._timeline = timeline
         self._rows = rows
         self._told = 0  # parts, by `tell_all`
+        self._fresh = np.empty(0, np.bool_)  # by part: rounds.Faulted.fresh
         self.idle: list[Action] = []  # what `play` need not yield
         self._row = parts.row
         around = parts.around
@@ -127,6 +129,9 @@ class Telling:
         events.suspected = self._timeline.suspected(
             self._space, events.page, events.time_ns, returns
         )
+        none, own = np.uint64(NO_FRAME), events.source != Source.AROUND
+        self._fresh = (events.frame != none) & (events.frame_before == none)
+        self._fresh &= (~own | (events.kind != Kind.SPURIOUS)) & (events.suspected.over == 0)
         # What is too much at once goes by halves: those still to be told, the next one last.
         spans = [(0, len(actions), 0, len(self._row))]
         while spans:
@@ -137,6 +142,8 @@ class Telling:
                 middle = self._cut(chosen, first, begin)
                 part = int(starts[middle - 1]) if middle > first else begin
                 spans += [(middle, last, part, end), (first, middle, begin, part)]
+            elif _are_thin(rounds):
+                yield from self._in_turn(actions[first:last], chosen.tolist(), begin, end)
             else:
                 yield from self._play(actions[first:last], rounds, begin, end)
 
@@ -152,16 +159,14 @@ class Telling:
         if not actions:
             return Rounds(np.zeros(end - begin, np.int64), np.full(end - begin, -1), _NONE)
         space, events = self._space[part], self._events
-        page, frame, before = events.page[part], events.frame[part], events.frame_before[part]
-        none, suspected = np.uint64(NO_FRAME), events.suspected
-        own = events.source[part] != Source.AROUND
-        fresh = (frame != none) & (before == none)
-        fresh &= ~own | (events.kind[part] != Kind.SPURIOUS)
-        if suspected is not None:
-            fresh &= suspected.over[part] == 0
+        page = events.page[part]
         done = _done(actions, starts)
         faulted = Faulted(
-            space, page, events.time_ns[part], self._timeline.changed_ns(space, page), fresh
+            space,
+            page,
+            events.time_ns[part],
+            self._timeline.changed_ns(space, page),
+            self._fresh[part],
         )
         if is_wide(faulted, done):
             return None
@@ -188,6 +193,36 @@ class Telling:
                 self._tell_round(actions, rounds, order[low:high], begin)
             if then:
                 yield then
+
+    def _in_turn(
+        self, actions: Sequence[Action], starts: list[int], begin: int, end: int
+    ) -> Iterator[list[Action]]:
+        """As `_play`, one after another: where rounds would be of a page or two each."""
+        events, row = self._events, self._row
+        fresh = self._fresh[begin:end].copy()
+        rows = row[begin:end]
+        several = rows[1:] == rows[:-1]
+        fresh[1:] &= ~several
+        fresh[:-1] &= ~several
+        ends = np.searchsorted(row, rows, side="right").tolist()
+        part = slice(begin, end)
+        columns: list[npt.NDArray[Any]] = [fresh, self._space[part]]
+        names = ("page", "time_ns", "frame", "source", "region", "number", "kind")
+        columns += [getattr(events, name)[part] for name in names]
+        singles = list(zip(*(each.tolist() for each in columns), strict=True))
+        gained, at = [], begin
+        for action, start in zip([*actions, None], [*starts, end], strict=True):
+            while at < start:
+                simple, *single = singles[at - begin]
+                if simple and self._timeline.gain_one(*single):
+                    gained.append(at)
+                    at += 1
+                else:
+                    self.tell(slice(at, ends[at - begin]))
+                    at = ends[at - begin]
+            if action is not None:
+                yield [action]
+        self._gained(row[gained])
 
     def _tell_round(
         self, actions: Sequence[Action], rounds: Rounds, due: npt.NDArray[np.intp], begin: int
@@ -230,6 +265,13 @@ class Telling:
             first = int(row[0])
             gained = np.bincount(row - first)
             self._rows["pages"][first : first + len(gained)] += gained.astype(np.uint32)
+
+
+def _are_thin(rounds: Rounds) -> bool:
+    """Whether there is so little in each of many rounds that arrays do not pay."""
+    depth = int(max(rounds.faults.max(initial=0), rounds.actions.max(initial=0)))
+    told = int((rounds.comes_and_goes < 0).sum()) + int((rounds.actions >= 0).sum())
+    return depth > _THIN and told < _THIN * depth
 
 
 def together(actions: Sequence[Action]) -> Iterator[list[Action]]:

@@ -29,9 +29,11 @@ Ids = npt.NDArray[np.uint32]
 
 _NONE = np.uint64(NO_FRAME)
 _NO_BLOCKS = np.empty(0, np.uint64)
+_FEW_BYTES = 16 * 4096  # of pages that are done with one by one
 _FEW = 64  # plain Python beats the cost of calling numpy
 # Tables by value: looked up many times over for a page or two.
-_ENDS = np.isin(np.arange(32), [Loss.MUNMAP.value, Loss.MOVE.value])
+_ENDING = (Loss.MUNMAP.value, Loss.MOVE.value)
+_ENDS = np.isin(np.arange(32), _ENDING)
 _TOLD = np.isin(  # by a record of its own
     np.arange(32), [Source.FAULT.value, Source.AROUND.value, Source.MOVE.value, Source.UFFD.value]
 )
@@ -440,6 +442,111 @@ class Timeline:
         seen = before[once] != Source.UFFD
         columns["confirmed"][first[seen]] = Confirmed.BOTH
 
+    def gain_one(
+        self,
+        space: int,
+        page: int,
+        time_ns: int,
+        frame: int,
+        source: int,
+        region: int,
+        number: int,
+        kind: int,
+    ) -> bool:
+        """`apply` of one fault that found its page absent, several times quicker.
+
+        False where there is more to it than that: nothing was done.
+        """
+        if self.watcher is not None:
+            return False
+        at = self._store.slot(space, page)
+        columns = self._columns
+        if columns["frame"].item(at) != NO_FRAME:
+            return False
+        self._gain_one(at, time_ns, frame, source, region, number, kind)
+        return True
+
+    def _gain_one(
+        self,
+        at: int,
+        time_ns: int,
+        frame: int,
+        source: int,
+        region: int,
+        number: int = 0,
+        kind: int = Kind.UNKNOWN.value,
+    ) -> None:
+        """`_gain` of one page, which has no frame."""
+        columns = self._columns
+        gains = 0 if columns["last_loss"].item(at) in _ENDING else columns["gains"].item(at)
+        if not gains:
+            if columns["gains"].item(at):
+                columns["losses"][at] = columns["last_loss"][at] = 0
+            columns["first_ns"][at] = time_ns
+            columns["first_frame"][at] = frame
+            columns["first_source"][at] = source
+            columns["first_fault"][at] = number
+            columns["first_kind"][at] = kind
+            columns["region"][at] = region
+            columns["confirmed"][at] = Confirmed.FAULT
+        else:
+            region = columns["region"].item(at)
+        self._store.mark_one(at)
+        columns["frame"][at] = frame
+        columns["changed_ns"][at] = time_ns
+        columns["source"][at] = source
+        columns["doubt"][at] = 0
+        columns["gains"][at] = gains + 1
+        columns["assumed"][at] = False
+        self.latest_ns = max(self.latest_ns, time_ns)
+        self.tally.gained[source] += 1
+        if source != Source.INITIAL:
+            self.tally.gained_in[region] = self.tally.gained_in.get(region, 0) + 1
+
+    def _lose_one(self, at: int, time_ns: int, cause: int) -> None:
+        """`_lose` of one page, which has a frame."""
+        columns, tally = self._columns, self.tally
+        self._store.mark_one(at)
+        region = columns["region"].item(at)
+        tally.lost_in[region] = tally.lost_in.get(region, 0) + 1
+        tally.lost[cause] += 1
+        columns["frame"][at] = _NONE
+        columns["changed_ns"][at] = time_ns
+        columns["doubt"][at] = 0
+        columns["losses"][at] += 1
+        columns["last_loss"][at] = cause
+        self.latest_ns = max(self.latest_ns, time_ns)
+
+    def _few(self, space: int, start: int, end: int) -> list[int] | None:
+        """The slots of pages in [start, end) that have a frame, where these are few; else None.
+
+        Few are done with one by one quicker than by arrays; a watcher wants arrays.
+        """
+        if end - start > _FEW_BYTES or self.watcher is not None:
+            return None
+        frame = self._columns["frame"]
+        slots = self._store.known(space, start >> 12, (end + 4095) >> 12)
+        return [at for at in slots if frame.item(at) != NO_FRAME]
+
+    def _lose_few(self, loss: Lost) -> int | None:
+        """`lose_all` of one range of few pages; None where it is not."""
+        slots = self._few(loss.space, loss.start, loss.end)
+        if slots is None:
+            return None
+        columns, count = self._columns, 0
+        for at in slots:
+            changed = columns["changed_ns"].item(at)
+            if changed > loss.time_ns:
+                continue
+            count += 1
+            if columns["assumed"].item(at):
+                self.forget(np.array([at]))
+            elif loss.begun_ns and changed >= loss.begun_ns:
+                self._doubt(np.array([at]), loss.cause, loss.time_ns)
+            else:
+                self._lose_one(at, loss.time_ns, loss.cause)
+        return count
+
     def come_and_go(
         self,
         space: Ids,
@@ -626,6 +733,9 @@ class Timeline:
 
     def holds(self, space: int, start: int, end: int) -> bool:
         """Whether any page of [start, end) (addresses) has a frame by our account."""
+        few = self._few(space, start, end)
+        if few is not None:
+            return bool(few)
         at = self._store.range(space, start, end)
         return bool((self._columns["frame"][at] != _NONE).any())
 
@@ -660,6 +770,8 @@ class Timeline:
 
     def lose_all(self, losses: Sequence[Lost]) -> int:
         """`lose` of ranges that have no page in common."""
+        if len(losses) == 1 and (count := self._lose_few(losses[0])) is not None:
+            return count
         at, which = self._store.ranges([(each.space, each.start, each.end) for each in losses])
         if not len(at):
             return 0  # most calls: a new mapping lies where nothing was
@@ -702,6 +814,10 @@ class Timeline:
         what regions are called at the new place.
         """
         new_length = new_length or length
+        few = self._few(space, old, old + max(length, new_length))
+        if few is not None and not any(self._columns["assumed"].item(at) for at in few):
+            self._move_few(space, (old, new, length, new_length), time_ns, regions_there)
+            return
         at = self._store.range(space, old, old + min(length, new_length))
         at = at[self._columns["frame"][at] != _NONE]
         pages = self.pages_at(at) - np.uint64(old >> 12) + np.uint64(new >> 12)
@@ -715,6 +831,33 @@ class Timeline:
         to = self._store.slots(space, pages)
         self._gain(to[~assumed], time_ns, frames[~assumed], Source.MOVE, regions[~assumed])
         self._assume(to[assumed], time_ns, frames[assumed], regions[assumed])
+
+    def _move_few(
+        self,
+        space: int,
+        where: tuple[int, int, int, int],
+        time_ns: int,
+        regions_there: Callable[[Ids], Ids],
+    ) -> None:
+        """`move` of few pages, none of which is assumed; `where`: from, to, the two lengths."""
+        old, new, length, new_length = where
+        columns = self._columns
+        moved = []
+        for at in self._few(space, old, old + min(length, new_length)) or ():
+            page = self._store.page_at(at) - (old >> 12) + (new >> 12)
+            moved.append((page, columns["frame"].item(at), columns["region"].item(at)))
+            self._lose_one(at, time_ns, Loss.MOVE)
+        self.lose(space, old, old + length, time_ns, Loss.MUNMAP)
+        self.lose(space, new, new + new_length, time_ns, Loss.MUNMAP)
+        if not moved:
+            return
+        regions = regions_there(np.array([region for *_, region in moved], np.uint32)).tolist()
+        for (page, frame, _), region in zip(moved, regions, strict=True):
+            at = self._store.slot(space, page)
+            if self._columns["frame"].item(at) == NO_FRAME:
+                self._gain_one(at, time_ns, frame, Source.MOVE, region)
+            else:  # it came there later than that
+                self._gain(np.array([at]), time_ns, np.array([frame]), Source.MOVE, region)
 
     def hand_over(
         self,

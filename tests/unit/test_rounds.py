@@ -193,7 +193,18 @@ def in_rounds(batches: list[Batch]) -> tuple[Timeline, list[Rows]]:
 
 
 def check_same(given: list[Batch]) -> None:
-    (expected, rows), (line, told) = one_by_one(given), in_rounds(given)
+    """One by one, by arrays alone: the same as in rounds, and as what thin rounds are told by."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("tracer.timeline._FEW_BYTES", -1)
+        expected, rows = one_by_one(given)
+        patch.setattr("tracer.telling._THIN", 0)
+        check_alike(expected, rows, *in_rounds(given))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("tracer.telling._are_thin", lambda rounds: True)
+        check_alike(expected, rows, *in_rounds(given))
+
+
+def check_alike(expected: Timeline, rows: list[Rows], line: Timeline, told: list[Rows]) -> None:
     assert line.tally.gained.tolist() == expected.tally.gained.tolist()
     assert line.tally.lost.tolist() == expected.tally.lost.tolist()
     assert line.tally.gained_in == expected.tally.gained_in
