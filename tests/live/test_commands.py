@@ -18,6 +18,7 @@ from tracer.recorder import Recorder
 from tracer.resources import bpf_dir
 from tracer.rows import NO_FRAME, Cause, Confirmed, Kind
 from tracer.session import Outputs, Plan, Session
+from tracer.syscalls import SystemCall
 from tracer.target import Command
 
 MULTIMAP = [sys.executable, "-m", "tracer.demos.multimap"]
@@ -199,9 +200,9 @@ def test_its_pin_is_no_sharer(
     begun: list[int] = []
     follow = Recorder._call
 
-    def counting(recorder: Recorder, record: np.void) -> None:
-        begun.append(int(record["number"]))
-        follow(recorder, record)
+    def counting(recorder: Recorder, call: SystemCall) -> None:
+        begun.append(call.number)
+        follow(recorder, call)
 
     monkeypatch.setattr(Recorder, "_call", counting)
     script = DISCARDS.replace("THREADS", str(way == "threads"))
