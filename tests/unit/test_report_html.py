@@ -222,6 +222,45 @@ def test_a_huge_page_is_all_its_pages(tmp_path: Path) -> None:
     assert sum(island.pages for island in found.islands) == 512
 
 
+def test_huge_pages_among_others(tmp_path: Path) -> None:
+    """One page, then the huge page around it, which comes again; and neighbours of both sides."""
+    faults = rows(6, comm=1, region=1)
+    head = 0x7F0314200000
+    faults["address"][:] = [
+        head, head, head + PAGE, head - PAGE, head + 512 * PAGE, head + 5 * PAGE,
+    ]  # fmt: skip
+    for row in (1, 2):
+        faults["kind"][row], faults["pages"][row] = Kind.HUGE, 512
+    run = load(written(tmp_path / "t.csv", faults, facts=info(ended_monotonic_ns=START + 10 * MS)))
+    found = replay(run, resident(run))
+    (island,) = found.islands
+    assert (island.page, island.pages, found.pages_per_cell) == ((head >> 12) - 1, 514, 1)
+    had = np.zeros(514, np.int64)
+    np.add.at(had, found.events.cell, found.events.new)
+    # The page draws no more than a cell's pages, however often they are new.
+    assert had.tolist() == [1, 2, *[1] * 4, 2, *[1] * 506, 1]
+    assert np.minimum(had, 1).sum() == 514
+
+
+@pytest.mark.parametrize("most", [200, 40])
+def test_a_huge_page_that_begins_within_a_cell(tmp_path: Path, most: int) -> None:
+    """Coarser cells, of which its first and its last have other pages, too."""
+    faults = rows(2, comm=1, region=1)
+    head = 0x7F0314200000
+    faults["address"][:] = [head - 3 * PAGE, head]
+    faults["kind"][1], faults["pages"][1] = Kind.HUGE, 512
+    run = load(written(tmp_path / "t.csv", faults, facts=info(ended_monotonic_ns=START + 10 * MS)))
+    found = replay(run, resident(run), most_events=most)
+    each = found.pages_per_cell
+    assert each > 1
+    (island,) = found.islands
+    had = np.zeros(island.cells, np.int64)
+    np.add.at(had, found.events.cell, found.events.new)
+    assert had[0] == 1 + each - 3
+    assert had[1:-1].tolist() == [each] * (island.cells - 2)
+    assert had.sum() == 513
+
+
 def test_a_large_run_makes_a_small_page(tmp_path: Path) -> None:
     count = 60_000
     place = np.random.default_rng(1).permutation(count)

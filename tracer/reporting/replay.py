@@ -112,7 +112,7 @@ def _events(run: Run, points: Gains, axis: Axis, per_cell: int, steps: int) -> E
     step = _step(run, points.time_ns, steps)
     initial = points.label.mask("initial")
     step[initial] = 0
-    new = np.where(_first_gains(points), pages, 0)
+    new = np.where(_first_gains(points)[row], pages, 0)
     parts = [(step[row], cell, points.label.codes[row].astype(np.int64), new, np.zeros_like(new))]
     if run.pages is not None:
         lost = np.flatnonzero(~run.pages.present & (run.pages.last_ns >= 0))
@@ -127,9 +127,15 @@ def _events(run: Run, points: Gains, axis: Axis, per_cell: int, steps: int) -> E
 
 
 def _first_gains(points: Gains) -> npt.NDArray[np.bool_]:
-    """Which gains are their page's first; `points` are in the order of time."""
+    """Which gains are their page's first; `points` are in the order of time.
+
+    A huge page and its first page are not the same: what either brings does not tell whether
+    the rest of the huge one had been there.
+    """
+    keys = identity(points.space, points.page)
     first = np.zeros(len(points), np.bool_)
-    first[np.unique(identity(points.space, points.page), return_index=True)[1]] = True
+    for rows in (np.flatnonzero(points.span == 1), np.flatnonzero(points.span > 1)):
+        first[rows[np.unique(keys[rows], return_index=True)[1]]] = True
     return first
 
 
@@ -140,8 +146,13 @@ def _step(run: Run, time_ns: I64, steps: int) -> I64:
 
 def _cell_of(axis: Axis, keys: U64, per_cell: int) -> I64:
     at = np.searchsorted(axis.starts, keys, side="right") - 1
-    inside = (keys - axis.starts[at]).astype(np.int64)
-    return np.asarray(_first_cells(axis, per_cell)[at] + inside // per_cell)
+    return np.asarray(_first_cells(axis, per_cell)[at] + _inside(axis, keys) // per_cell)
+
+
+def _inside(axis: Axis, keys: U64) -> I64:
+    """How many pages of its island come before each."""
+    at = np.searchsorted(axis.starts, keys, side="right") - 1
+    return (keys - axis.starts[at]).astype(np.int64)
 
 
 def _cells(points: Gains, axis: Axis, per_cell: int) -> tuple[I64, I64, I64]:
@@ -155,8 +166,11 @@ def _cells(points: Gains, axis: Axis, per_cell: int) -> tuple[I64, I64, I64]:
     times = last - first + 1
     row = np.repeat(np.arange(len(points)), times)
     place = np.arange(len(row)) - np.repeat(np.cumsum(times) - times, times)
-    pages = np.where(times[row] == 1, points.span[row].astype(np.int64), per_cell)
-    return first[row] + place, row, pages
+    # Of a huge page's first and last cell some pages may lie before it and after it.
+    before = _inside(axis, keys) % per_cell
+    start = np.maximum(place * per_cell - before[row], 0)
+    end = np.minimum((place + 1) * per_cell - before[row], points.span[row].astype(np.int64))
+    return first[row] + place, row, end - start
 
 
 def _merged(step: I64, cell: I64, kind: I64, new: I64, gone: I64) -> Events:
