@@ -124,8 +124,7 @@ class PageStore:
 
     def release(self, space: int) -> None:
         """Forget a space; its blocks serve others."""
-        for place in self._blocks.pop(space, {}).values():
-            self._vacate(place)
+        self._vacate(list(self._blocks.pop(space, {}).values()))
 
     def blocks(self, space: int, numbers: U64 | None = None) -> tuple[list[int], Slots]:
         """A space's blocks, or those of `numbers` it has: their numbers, slots of shape (n, 64)."""
@@ -157,7 +156,7 @@ class PageStore:
     def put_away(self, space: int, number: int, rows: Slots) -> None:
         """A block goes to the shelf, as far as the slots `rows`; a page of it brings it back."""
         self.shelf.put(space, number, self.rows(rows))
-        self._vacate(self._blocks[space].pop(number))
+        self._vacate([self._blocks[space].pop(number)])
 
     def rows(self, at: Slots) -> RowsOfPages:
         """`page` (virtual page number) and every column of these slots."""
@@ -167,10 +166,10 @@ class PageStore:
             rows[name] = column[at]
         return rows
 
-    def _vacate(self, place: int) -> None:
+    def _vacate(self, places: list[int]) -> None:
         for name, column in self.columns.items():
-            column[place * _BLOCK : (place + 1) * _BLOCK] = self._blank.get(name, 0)
-        self._free.append(place)
+            column.reshape(-1, _BLOCK)[places] = self._blank.get(name, 0)
+        self._free += places
 
     def _places(self, blocks: "_Blocks", numbers: Slots) -> Slots:
         """The places of many blocks, made where new."""

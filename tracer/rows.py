@@ -214,6 +214,7 @@ class Names:
     fold: bool = False
     _comm_ids: dict[str, int] = field(default_factory=lambda: {"": 0})
     _region_ids: dict[tuple[Region, int], int] = field(default_factory=lambda: {(NO_REGION, 0): 0})
+    _folded_ids: dict[tuple[str, str, int], int] = field(default_factory=dict)
 
     def comm(self, text: str) -> int:
         """The index of `text` in `comms`, added if new."""
@@ -226,7 +227,13 @@ class Names:
     def region(self, region: Region) -> int:
         """The index of `region` in `regions`, added if new."""
         if self.fold and region.end:
-            region = replace(region, start=0, end=0, offset=0)
+            # Asked for each mapping at each change of another: by what is left of it.
+            folded = region.perms, region.name, region.device
+            known = self._folded_ids.get(folded)
+            if known is None:
+                bare = replace(region, start=0, end=0, offset=0)
+                known = self._folded_ids[folded] = self.region(bare)
+            return known
         key = region, region.device
         number = self._region_ids.get(key)
         if number is None:
