@@ -15,6 +15,7 @@ import numpy as np
 
 from bench.feed import COUNT, PID, ZERO_FRAME, Bytes, Feed
 from tracer.errors import TraceError
+from tracer.probes.program import COUNTERS
 from tracer.recorder import Recorder
 from tracer.records import Layout
 from tracer.ring import MappedRing
@@ -60,7 +61,7 @@ class FedRing:
 @contextmanager
 def recording(feed: Feed, layout: Layout, ring: FedRing) -> Iterator[Recorder]:
     """A recorder that reads from `ring`, attached to the feed's first process."""
-    counters = {"lost": 0, "filtered": 0, "lost_other": 0, "orphans": 0, "crowded": 0}
+    counters = dict.fromkeys(COUNTERS, 0)
     program = SimpleNamespace(
         layout=layout,
         open_ring=ring.open,

@@ -127,8 +127,12 @@ struct command {
 #define COUNT_FILTERED 2  /* faults that --range or --min-latency left out */
 #define COUNT_CROWDED 3   /* faults whose entry found no room in `pending` */
 #define COUNT_ORPHANS 4   /* completions whose entry was not seen, and that no record tells of */
-#define COUNT_ABANDONED 5 /* entries that never completed, and that no record tells of */
-#define COUNTERS 6
+/* Of faults that no thread of a target is charged for: they are in no thread's count. */
+#define COUNT_FAILED_LOST 5      /* COUNT_LOST, of faults that failed */
+#define COUNT_FAILED_FILTERED 6  /* COUNT_FILTERED, of these */
+#define COUNT_FOREIGN_LOST 7     /* COUNT_LOST, of faults by threads that are no target's */
+#define COUNT_FOREIGN_FILTERED 8 /* COUNT_FILTERED, of these */
+#define COUNTERS 9
 
 /* What the records go through; the loader makes it as large as it is told. */
 #ifdef MAPPED_RING
@@ -388,12 +392,16 @@ static __always_inline void submit_fault(struct fault_record *r, struct pending 
 #endif
 }
 
-static __always_inline int is_filtered(struct settings *set, struct pending *p, u64 now)
+static __always_inline int is_filtered(struct settings *set, struct pending *p, u64 now, int failed)
 {
 	if (set->range_end &&
 	    (p->record.address < set->range_start || p->record.address >= set->range_end))
 		return 1;
-	return set->min_latency_ns && p->record.start_ns && now - p->record.start_ns < set->min_latency_ns;
+	if (!set->min_latency_ns)
+		return 0;
+	/* `perf` is not told when one has failed: on no probe is there a latency to hold against it. */
+	return failed ||
+	       (p->record.start_ns && now - p->record.start_ns < set->min_latency_ns);
 }
 
 /* The running thread's number, the kernel's own: what places go by. */
@@ -732,15 +740,20 @@ static __always_inline void emit_neighbours(struct pending *p, u64 id, u64 now,
 }
 
 /*
- * A counted fault that no record tells of. The kernel does not count a failed one,
- * so nor does what balances its count.
+ * A fault that no record tells of. The kernel does not count a failed one, and one by another
+ * process on that one's account: they have counters of their own, beside what is to balance.
  */
-static __always_inline void not_sent(struct pending *p, u64 task, u32 result, u32 which)
+static __always_inline void not_sent(struct pending *p, u64 task, u32 result, int filtered)
 {
-	if (result & VM_FAULT_ERROR)
+	if (result & VM_FAULT_ERROR) {
+		count(filtered ? COUNT_FAILED_FILTERED : COUNT_FAILED_LOST);
 		return;
-	count(which);
+	}
 	p->unsent = own_fault_count(task);
+	if (p->record.marks & MARK_FOREIGN)
+		count(filtered ? COUNT_FOREIGN_FILTERED : COUNT_FOREIGN_LOST);
+	else
+		count(filtered ? COUNT_FILTERED : COUNT_LOST);
 }
 
 #ifdef STACKS
@@ -900,7 +913,7 @@ static __always_inline int finish_plain(u64 task, struct pending *p, u32 result)
 #endif
 	r = reserve(&sequence);
 	if (!r) {
-		not_sent(p, task, result, COUNT_LOST);
+		not_sent(p, task, result, 0);
 		return 1;
 	}
 #ifndef PROBE_PERF
@@ -930,8 +943,8 @@ static __always_inline void finish(void *ctx, u64 task, struct pending *p, u32 r
 	u64 window[WINDOW_SLOTS];
 #endif
 
-	if ((p->state & STATE_FILTER) && is_filtered(SETTINGS, p, now)) {
-		not_sent(p, task, result, COUNT_FILTERED);
+	if ((p->state & STATE_FILTER) && is_filtered(SETTINGS, p, now, result & VM_FAULT_ERROR)) {
+		not_sent(p, task, result, 1);
 		return;
 	}
 #if defined(STACKS) && !defined(PROBE_KPROBE)
@@ -944,7 +957,7 @@ static __always_inline void finish(void *ctx, u64 task, struct pending *p, u32 r
 		emit_neighbours(p, id_of(task), now, &after, window);
 	r = reserve(&sequence);
 	if (!r) {
-		not_sent(p, task, result, COUNT_LOST);
+		not_sent(p, task, result, 0);
 		return;
 	}
 	send(r, sequence, p, task, now, &after, p->state, result,
@@ -1029,8 +1042,7 @@ static __always_inline int begin(hook_context *ctx, u64 task, u32 marks)
 				   (HOOK_FLAGS(ctx) & FAULT_FLAG_TRIED);
 			return 0;
 		}
-		count(COUNT_ABANDONED);
-		p->record.calls = 1;
+		p->record.calls = 1; /* it was broken off: the kernel counts none, and nothing was done */
 	}
 #if defined(STACKS) && defined(PROBE_KPROBE)
 	/* Not at the return: older kernels cannot walk the stack beyond the return probe. */
@@ -1162,11 +1174,16 @@ static __always_inline u64 ip_of(u64 regs)
  */
 static __always_inline void emit_failed(u64 task, struct pending *p, u32 result)
 {
+	struct fault_record *r;
 	u64 sequence;
-	struct fault_record *r = reserve(&sequence);
 
+	if ((p->state & STATE_FILTER) && is_filtered(SETTINGS, p, 0, 1)) {
+		not_sent(p, task, VM_FAULT_ERROR, 1);
+		return;
+	}
+	r = reserve(&sequence);
 	if (!r) {
-		count(COUNT_ABANDONED);
+		not_sent(p, task, VM_FAULT_ERROR, 0);
 		return;
 	}
 	describe(r, p, task, p->state);

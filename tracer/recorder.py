@@ -112,6 +112,7 @@ class Recorder:
         self.tgids: set[int] = set()
         self.traced = self.failed = self.foreign = 0
         self.unread = 0  # counted faults whose records were only counted: see skip
+        self.unread_failed = self.unread_foreign = 0  # the same of those that are not counted
         self.closed: set[int] = set()  # spaces whose last look came after their last record
         self.last_space: dict[int, int] = {}  # by process: the space it is or was in
         self.execs: set[int] = set()  # processes that replaced their memory since last asked
@@ -225,7 +226,10 @@ class Recorder:
         tasks = records[life].view(self.layout.task).ravel()
         at = np.flatnonzero(types == RecordType.FAULT)
         faults = records[at].view(self.layout.fault).ravel()
+        failed = int(((faults["marks"] & Mark.FAILED) != 0).sum())
         counted = (faults["marks"] & _NOT_COUNTED) == 0
+        self.unread_failed += failed
+        self.unread_foreign += len(faults) - int(counted.sum()) - failed
         at, faults = at[counted], faults[counted]
         self.unread += len(faults)
         columns = [faults[name] for name in ("tid", "tgid", "count")]

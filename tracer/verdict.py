@@ -43,6 +43,10 @@ def _inexact(books: Books) -> list[str]:
     said = []
     if books.lost:
         said.append(f"{_count(books.lost, 'fault')} lost: they came faster than they were read")
+    if books.failed_lost:
+        said.append(f"{_count(books.failed_lost, 'fault')} that failed lost: no row tells of them")
+    if books.foreign_lost:
+        said.append(f"{_count(books.foreign_lost, 'fault')} by other processes lost")
     if books.lost_other:
         said.append(
             f"{_count(books.lost_other, 'record')} of threads, mappings and neighbours lost"

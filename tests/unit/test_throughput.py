@@ -25,6 +25,10 @@ FAULTS = 9000
 PORTIONS = (1, 2, 60, 70, 700, 3000)  # records that are in the ring at once, in turn
 
 
+# What the books have had since the digests were taken; nothing of it happens here.
+SINCE = ("failed_lost", "failed_filtered", "foreign_lost", "foreign_filtered")
+
+
 def run(feed: Feed, folder: Path) -> dict[str, Any]:
     """The files a trace of `feed` writes, its books, and what the summary counted."""
     csv = CsvOutput(open_output(str(folder / "faults.csv"), force=True))
@@ -45,6 +49,8 @@ def run(feed: Feed, folder: Path) -> dict[str, Any]:
         recorder.observe(1, shot)
         attached = cast(Any, SimpleNamespace(**vars(recorder.attached)))
         books = asdict(books_of(recorder, attached))
+        for later in SINCE:
+            assert not books.pop(later)
         regions = recorder.names.regions
         for by_region in ("gained_in", "lost_in"):  # by what they are: numbers are ours alone
             named = {str(regions[number]): count for number, count in books[by_region].items()}

@@ -33,7 +33,11 @@ class Books:
     blind: bool = False  # whether that is what this probe by its nature cannot see
     lost_other: int = 0  # lost records of threads, mappings and neighbours
     unfollowed: int = 0  # events of threads' lives that may be unheard: `kernel` may lack some
-    filtered: int = 0  # left out by --range, --region, --perms, --kind, --min-latency
+    filtered: int = 0  # left out by --range, --min-latency
+    failed_lost: int = 0  # like `lost`, of faults that failed: outside the equation
+    failed_filtered: int = 0  # like `filtered`, of these
+    foreign_lost: int = 0  # like `lost`, of faults by threads that are no targets: outside, too
+    foreign_filtered: int = 0  # like `filtered`, of these
     conflict: int = 0  # faults pagemap contradicts with nothing to explain it
     gained: int = 0  # pages that gained a frame
     given_up: int = 0  # pages that lost theirs

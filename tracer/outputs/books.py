@@ -52,6 +52,7 @@ def reasons(books: Books, glyphs: Glyphs) -> list[str]:
             f"{_count(books.foreign, 'fault')} in this memory by other processes: "
             "rows here, but counted on their account"
         )
+    said += _beside(books)
     if books.lost:
         said.append(
             f"{_count(books.lost, 'event')} lost: they came faster than they were read; "
@@ -67,6 +68,26 @@ def reasons(books: Books, glyphs: Glyphs) -> list[str]:
             "thread may be in neither count"
         )
     return [*said, *_trouble(books, glyphs)]
+
+
+def _beside(books: Books) -> list[str]:
+    """Faults without a row that the kernel's count of the targets does not have either."""
+    said = []
+    for lost, filtered, what in (
+        (books.failed_lost, books.failed_filtered, "failed"),
+        (books.foreign_lost, books.foreign_filtered, "by other processes"),
+    ):
+        if lost:
+            said.append(
+                f"{_count(lost, 'fault')} {what} lost: they came faster than they were read, and "
+                "the kernel's count does not have them"
+            )
+        if filtered:
+            said.append(
+                f"{_count(filtered, 'fault')} {what} filtered out: the kernel's count does not "
+                "have them"
+            )
+    return said
 
 
 def _trouble(books: Books, glyphs: Glyphs) -> list[str]:

@@ -26,7 +26,10 @@ from tracer.ring import KernelRing, MappedRing, Ring
 
 RING_BYTES = 64 << 20
 
-COUNTERS = ("lost", "lost_other", "filtered", "crowded", "orphans", "abandoned")
+COUNTERS = (
+    *("lost", "lost_other", "filtered", "crowded", "orphans"),
+    *("failed_lost", "failed_filtered", "foreign_lost", "foreign_filtered"),
+)
 
 # struct target, struct command, struct settings, struct positions, struct calibration
 _COMMAND = struct.Struct("<QQ")
