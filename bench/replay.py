@@ -68,7 +68,8 @@ def recording(feed: Feed, layout: Layout, ring: FedRing) -> Iterator[Recorder]:
         counters=lambda: counters,
         add_target=lambda *pid, **options: None,
         expect_large_folios=lambda expected: None,
-        skipped_tracepoints=lambda *group: 0,
+        skipped_tracepoints=lambda: 0,
+        unheard_lives=lambda: 0,
     )
     attached: Any = SimpleNamespace(
         program=program,

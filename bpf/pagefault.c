@@ -67,7 +67,30 @@ struct pending {
 	u64 task;       /* whose place this is: a thread's number is used again */
 	u32 tid;        /* that number, as the tracer has it */
 	u32 crowded;    /* another thread is in `pending` because this place was taken */
-	u64 unsent;     /* the thread's count at its last fault that no record tells of; the last member */
+	u64 first;      /* the thread's count when it got this place */
+	/*
+	 * Its count at the last moment that is accounted for: a fault's completion, and with `perf`
+	 * its beginning, too. What it has grown by until the next is what `perf` is blind to. The
+	 * last member; from `state` on they are user space's to read (PLACE_END in program.py).
+	 */
+	u64 seen;
+};
+
+/* What the kernel counted, added up here: no record that finds no room changes it. */
+struct totals {
+	u64 begun;  /* threads that began under trace, by fork or, of a command, by its exec */
+	u64 ended;  /* threads that ended under trace */
+	u64 faults; /* of those: their counts as they ended, and what they still came to */
+	u64 base;   /* of commands: their counts as they began by exec */
+	u64 blind;  /* faults without an exception of their own, from a thread's very first on */
+};
+
+/* A thread between its end and its last moment, when its memory is freed. */
+struct leaving {
+	u64 id;
+	u64 count; /* when it ended: in totals.faults already */
+	u32 key;   /* its number then, the kernel's own: exec may give it another's */
+	u32 spare;
 };
 
 /* struct pending.state; 0 while no fault is under way */
@@ -132,7 +155,11 @@ struct command {
 #define COUNT_FAILED_FILTERED 6  /* COUNT_FILTERED, of these */
 #define COUNT_FOREIGN_LOST 7     /* COUNT_LOST, of faults by threads that are no target's */
 #define COUNT_FOREIGN_FILTERED 8 /* COUNT_FILTERED, of these */
-#define COUNTERS 9
+#define COUNT_UNLISTED 9 /* threads and processes that could not be noted, or not told apart */
+/* Where handlers can be skipped (is_told): what of threads' lives they have run for. */
+#define COUNT_HANDLED 10 /* calls of any copy of a handler */
+#define COUNT_TOLD 11    /* events, whichever copy came first */
+#define COUNTERS 12
 
 /* What the records go through; the loader makes it as large as it is told. */
 #ifdef MAPPED_RING
@@ -160,12 +187,21 @@ BPF_ARRAY(userfaults, u64, 1); /* whether a target uses userfaultfd: then others
 BPF_ARRAY(mappings, u64, 1); /* changes of the targets' mappings: page tables may go with them */
 BPF_ARRAY(command, struct command, 1);
 BPF_ARRAY(held, u64, 1); /* struct mm_struct * that the tracer itself holds a reference to (mm_pin.py) */
+BPF_ARRAY(totals, struct totals, 1);
+BPF_HASH(leaving, u64, struct leaving, 32768); /* by struct task_struct * */
+/*
+ * While user space lists threads it watches: those that begin and end meanwhile, by id, tell it
+ * which of what it found is in the totals already (tracer/totals.py).
+ */
+BPF_ARRAY(watch, u64, 1);
+BPF_HASH(watched, u64, u64, 16384);
+#define WATCH_ON 1
+#define WATCH_OVER 2 /* the trace is over: the totals stay, and so do threads' last places */
+#define WATCHED_BEGUN (1ULL << 62) /* its number in `watched`; the rest is its base */
+#define WATCHED_ENDED (1ULL << 63)
 BPF_PERCPU_ARRAY(counters, u64, COUNTERS);
 #ifdef STACKS
 BPF_PERCPU_ARRAY(stacks, struct stack, 1);
-#endif
-#ifdef PID_NAMESPACE
-BPF_HASH(leaving, u32, u64, 32768); /* ids of threads on their way out, by the kernel's own number */
 #endif
 
 /*
@@ -177,6 +213,8 @@ BPF_HASH(leaving, u32, u64, 32768); /* ids of threads on their way out, by the k
 #define MAPPINGS ((u64 *)MAP_VALUE(VALUE_MAPPINGS))
 #define SETTINGS ((struct settings *)MAP_VALUE(VALUE_SETTINGS))
 #define POSITIONS ((struct positions *)MAP_VALUE(VALUE_POSITIONS))
+#define TOTALS ((struct totals *)MAP_VALUE(VALUE_TOTALS))
+#define WATCH (*(volatile u64 *)MAP_VALUE(VALUE_WATCH))
 
 #include "userfault.h"
 
@@ -367,7 +405,7 @@ static __always_inline void describe(struct fault_record *r, struct pending *p, 
 	else
 		CLEAR_MEMBERS(r, vm_pgoff, entry_after);
 #endif
-	r->count = own_fault_count(task);
+	r->count = p->seen = own_fault_count(task);
 	r->cpu = bpf_get_smp_processor_id();
 #ifdef STACKS
 	r->stack = p->record.stack;
@@ -435,7 +473,7 @@ static __always_inline struct pending *own_place(u64 task)
 static __always_inline struct pending *new_place(u64 task)
 {
 	u32 key = place_key(task), number = key & (PLACES - 1);
-	u64 id = id_of(task);
+	u64 id = id_of(task), first = own_fault_count(task); /* before a helper has had &task */
 	struct pending *p = PLACE(key);
 
 	if (p->task || owners.insert(&number, &task)) {
@@ -452,20 +490,34 @@ static __always_inline struct pending *new_place(u64 task)
 	p->record.calls = 1;
 	p->state = 0;
 	p->table = 0;
-	p->unsent = 0;
+	p->seen = 0;
+	p->first = first;
 	p->tid = id;
 	p->task = task;
 	return p;
 }
 
-/* A thread is gone: its place is free. */
+/* The place of any thread, by the number it got it with. */
+static __always_inline struct pending *place_of(u64 task, u32 key)
+{
+	struct pending *p = PLACE(key);
+
+	if (p->task == task)
+		return p;
+	if (!p->crowded)
+		return 0;
+	p = pending.lookup(&key);
+	return p && p->task == task ? p : 0;
+}
+
+/* A thread is gone, or has another number: its place is free. */
 static __always_inline void free_place(u64 task, u32 key)
 {
 	u32 number = key & (PLACES - 1);
 	struct pending *p = PLACE(key);
 
 	if (p->task == task) {
-		p->unsent = 0;
+		p->seen = 0;
 		p->task = 0;
 		owners.delete(&number);
 	} else if (p->crowded) {
@@ -475,16 +527,61 @@ static __always_inline void free_place(u64 task, u32 key)
 	}
 }
 
-/* The leader of a process has ended, and another thread has its number. */
-static __always_inline void free_place_of(u64 id)
+#ifdef PROBE_PERF
+/*
+ * Faults that no exception announced. Growth since an exception that never completed may be that
+ * one's fault: it is no blind one then, but missed.
+ */
+static __always_inline u64 blind_growth(struct pending *p, u64 now)
 {
-	u32 number = (u32)bpf_get_current_pid_tgid() & (PLACES - 1);
-	struct pending *p = PLACE(number);
+	u64 grown = now - p->seen;
 
-	if (p->tid == (u32)id && p->task != this_task()) {
-		p->unsent = 0;
-		p->task = 0;
-		owners.delete(&number);
+	if (grown && p->state && !(p->state & STATE_ATTEMPT))
+		grown--;
+	return grown;
+}
+
+static __always_inline void note_blind(struct pending *p, u64 now)
+{
+	__sync_fetch_and_add(&TOTALS->blind, blind_growth(p, now));
+	p->seen = now;
+}
+
+/* A thread goes on without its place: it starts from nothing again, as it did the first time. */
+static __always_inline void forget_seen(struct pending *p)
+{
+	__sync_fetch_and_add(&TOTALS->blind, -p->seen);
+}
+#else
+static __always_inline void forget_seen(struct pending *p)
+{
+}
+#endif
+
+/* exec has given a thread that was not the leader the leader's number: both have other places. */
+static __always_inline void change_places(u64 task, u32 before, u64 id)
+{
+	u32 key = bpf_get_current_pid_tgid();
+	struct pending *p = place_of(task, before);
+
+	if (WATCH == WATCH_ON)
+		count(COUNT_UNLISTED); /* what user space finds may be it by either number */
+	if (p) {
+		forget_seen(p);
+		free_place(task, before);
+	}
+	p = PLACE(key);
+	if (p->task != task && p->task && p->tid == (u32)id) {
+		forget_seen(p);
+		free_place(p->task, key);
+		return;
+	}
+	if (!p->crowded)
+		return;
+	p = pending.lookup(&key);
+	if (p && p->task != task) {
+		forget_seen(p);
+		pending.delete(&key);
 	}
 }
 
@@ -746,10 +843,11 @@ static __always_inline void emit_neighbours(struct pending *p, u64 id, u64 now,
 static __always_inline void not_sent(struct pending *p, u64 task, u32 result, int filtered)
 {
 	if (result & VM_FAULT_ERROR) {
+		/* `seen` stays: with `perf` it was noted at the beginning, and a failed fault adds nothing. */
 		count(filtered ? COUNT_FAILED_FILTERED : COUNT_FAILED_LOST);
 		return;
 	}
-	p->unsent = own_fault_count(task);
+	p->seen = own_fault_count(task);
 	if (p->record.marks & MARK_FOREIGN)
 		count(filtered ? COUNT_FOREIGN_FILTERED : COUNT_FOREIGN_LOST);
 	else
@@ -1208,6 +1306,7 @@ int hook__exception(struct bpf_raw_tracepoint_args *ctx)
 	u64 task = this_task();
 	u32 state = STATE_OPEN;
 	struct pending *p;
+	u64 counted;
 
 	if (!is_active(id_of(task) >> 32) || IS_KERNEL_ADDRESS(EXCEPTION_ADDRESS(ctx)))
 		return 0;
@@ -1232,6 +1331,11 @@ int hook__exception(struct bpf_raw_tracepoint_args *ctx)
 			p->state &= ~STATE_SLOT;
 			return 0;
 		}
+	}
+	counted = own_fault_count(task);
+	if (counted != p->seen)
+		note_blind(p, counted);
+	if (p->state && !(p->state & STATE_ATTEMPT)) {
 		/* In user mode it did not fail: there was no signal for it, but one that broke off its wait. */
 		if (!(p->record.flags & ERROR_CODE_USER))
 			emit_failed(task, p, 0);
@@ -1273,16 +1377,21 @@ RAW_TRACEPOINT_PROBE(signal_generate)
 
 static __always_inline int resolved(struct bpf_perf_event_data *ctx, u32 result)
 {
-	u64 task = this_task();
+	u64 task = this_task(), counted;
 	struct pending *p = own_place(task);
 
 	if (!p || !p->state) {
 		if (!is_active(id_of(task) >> 32))
 			return 0;
-		if (!p)
+		counted = own_fault_count(task) - 1;
+		if (!p) {
 			p = new_place(task);
-		if (!p)
-			return 0;
+			if (!p)
+				return 0;
+			p->first = counted;
+		}
+		p->state = 0;
+		note_blind(p, counted);
 		/* It was under way when tracing began: no entry time, no state before. */
 		*(u32 *)&p->record = RECORD_FAULT;
 		p->record.start_ns = 0;
@@ -1345,7 +1454,9 @@ enum { TOLD_FORK, TOLD_EXIT, TOLD_FREE, TOLD_EXEC };
 /*
  * Newer kernels run tracepoint handlers preemptibly, and skip one that is still running on that CPU
  * for a task preempted in it. So these are attached several times (program.py), and the first of an
- * event's handlers that does run tells of it. `start_time`: a task's memory is used again.
+ * event's handlers that does run tells of it. `start_time`: a task's memory is used again. They
+ * ask for every task there is: with the calls that the kernel skipped, the counters say how many
+ * events none of them ran for (tracer/totals.py).
  */
 struct told {
 	u64 task, start_time, event;
@@ -1362,7 +1473,11 @@ static __always_inline int is_told(u64 task, u64 event)
 		READ(what.event, task, O_TASK_EXEC_ID);
 		what.event = what.event << 2 | TOLD_EXEC;
 	}
-	return told.insert(&what, &yes) == -EEXIST;
+	count(COUNT_HANDLED);
+	if (told.insert(&what, &yes) == -EEXIST)
+		return 1;
+	count(COUNT_TOLD);
+	return 0;
 }
 #else
 static __always_inline int is_told(u64 task, u64 event)
@@ -1370,6 +1485,58 @@ static __always_inline int is_told(u64 task, u64 event)
 	return 0;
 }
 #endif
+
+/* While user space lists threads: this one's end is told. `base`: its count before the trace. */
+static __always_inline void watch_end(u64 id, u64 base)
+{
+	u64 *known = watched.lookup(&id), value = base | WATCHED_ENDED;
+
+	if (known)
+		*known |= WATCHED_ENDED;
+	else if (watched.update(&id, &value))
+		count(COUNT_UNLISTED);
+}
+
+static __always_inline void thread_begins(u64 id)
+{
+	u64 begun = WATCHED_BEGUN;
+
+	__sync_fetch_and_add(&TOTALS->begun, 1);
+	if (WATCH == WATCH_ON && watched.update(&id, &begun))
+		count(COUNT_UNLISTED);
+}
+
+/* The running thread ends: its count so far is in the totals, whatever becomes of the record. */
+static __always_inline void thread_ends(u64 task, u64 id)
+{
+	struct leaving left = {.id = id, .count = own_fault_count(task), .key = place_key(task)};
+	struct pending *p;
+	u64 address = task; /* to the verifier, what a helper has had a pointer to is none any more */
+
+	__sync_fetch_and_add(&TOTALS->ended, 1);
+	__sync_fetch_and_add(&TOTALS->faults, left.count);
+	if (leaving.update(&address, &left))
+		count(COUNT_UNLISTED);
+	if (WATCH != WATCH_ON)
+		return;
+	/* One that was there before it was a target: nothing of it was seen before its first fault. */
+	p = own_place(task);
+	watch_end(id, p ? p->first : left.count);
+}
+
+/* A thread that has ended is gone: what it came to since, and what of it all `perf` did not see. */
+static __always_inline void thread_is_gone(u64 task, struct leaving *left)
+{
+	u64 now = fault_count(task);
+#ifdef PROBE_PERF
+	struct pending *p = place_of(task, left->key);
+
+	__sync_fetch_and_add(&TOTALS->blind, p ? blind_growth(p, now) : now);
+#endif
+	__sync_fetch_and_add(&TOTALS->faults, now - left->count);
+	if (WATCH == WATCH_ON)
+		watch_end(left->id, left->count);
+}
 
 RAW_TRACEPOINT_PROBE(sched_process_fork)
 {
@@ -1382,6 +1549,8 @@ RAW_TRACEPOINT_PROBE(sched_process_fork)
 	u64 sequence;
 	u32 key = 0;
 
+	if (is_told(child, TOLD_FORK))
+		return 0;
 	/* What may be left of another thread that had this struct task_struct and this number. */
 	READ(key, child, O_TASK_PID);
 	free_place(child, key);
@@ -1391,16 +1560,18 @@ RAW_TRACEPOINT_PROBE(sched_process_fork)
 		set_active(child_tgid, 0);
 		return 0;
 	}
-	if (!target || is_told(child, TOLD_FORK))
+	if (!target)
 		return 0;
 	if (child_tgid != tgid) {
 		fresh.leader = child;
 		fresh.state = target->state;
-		targets.update(&child_tgid, &fresh);
+		if (targets.update(&child_tgid, &fresh))
+			count(COUNT_UNLISTED);
 		set_active(child_tgid, fresh.state);
 	}
 	if (!(target->state & TARGET_ACTIVE))
 		return 0;
+	thread_begins((u64)child_tgid << 32 | tid_of(child));
 	r = new_task_record(RECORD_FORK, tgid, id, &sequence);
 	if (!r)
 		return 0;
@@ -1435,17 +1606,19 @@ RAW_TRACEPOINT_PROBE(sched_process_exec)
 	struct task_record *r;
 	u64 sequence;
 
-	/* A thread that was not the leader has got the leader's number, and another place: that one's. */
-	if (before != (u32)bpf_get_current_pid_tgid()) {
-		free_place(task, before);
-		free_place_of(id);
-	}
-	if (!target || is_told(task, TOLD_EXEC))
+	if (is_told(task, TOLD_EXEC))
+		return 0;
+	if (before != (u32)bpf_get_current_pid_tgid())
+		change_places(task, before, id);
+	if (!target)
 		return 0;
 	if (target->leader)
 		target->leader = task; /* a thread that was not the leader has become it */
-	if (target->state & TARGET_WAITS)
+	if (target->state & TARGET_WAITS) {
 		target->state = (target->state & ~TARGET_WAITS) | TARGET_ACTIVE;
+		__sync_fetch_and_add(&TOTALS->begun, 1);
+		__sync_fetch_and_add(&TOTALS->base, fault_count(task));
+	}
 	set_active(tgid, target->state);
 	__sync_fetch_and_add(MAPPINGS, 1);
 	note_command(task, tgid);
@@ -1470,13 +1643,9 @@ RAW_TRACEPOINT_PROBE(sched_process_exit)
 	struct task_record *r;
 	u64 sequence;
 
-	if (!is_active(id >> 32) || is_told(task, TOLD_EXIT))
+	if (is_told(task, TOLD_EXIT) || !is_active(id >> 32))
 		return 0;
-#ifdef PID_NAMESPACE
-	u32 key = bpf_get_current_pid_tgid();
-
-	leaving.update(&key, &id); /* its struct pid is gone when the task is freed */
-#endif
+	thread_ends(this_task(), id);
 	r = new_task_record(RECORD_EXIT, id >> 32, tid, &sequence);
 	if (!r)
 		return 0;
@@ -1494,27 +1663,28 @@ RAW_TRACEPOINT_PROBE(sched_process_exit)
 RAW_TRACEPOINT_PROBE(sched_process_free)
 {
 	u64 task = ctx->args[0];
-	u32 key = 0, tgid = 0, tid = 0;
+	u32 key = 0, tgid, tid;
 	u64 sequence;
+	struct leaving *left;
 	struct target *target;
 	struct task_record *r;
 
-	READ(key, task, O_TASK_PID);
-	free_place(task, key);
-#ifdef PID_NAMESPACE
-	u64 *id = leaving.lookup(&key);
-
-	if (!id)
+	if (is_told(task, TOLD_FREE) || WATCH == WATCH_OVER)
 		return 0;
-	tgid = *id >> 32;
-	tid = *id;
-	leaving.delete(&key);
-#else
-	tgid = tgid_of(task);
-	tid = key;
-#endif
+	READ(key, task, O_TASK_PID);
+	left = leaving.lookup(&task);
+	if (!left) {
+		free_place(task, key);
+		return 0;
+	}
+	thread_is_gone(task, left);
+	free_place(task, left->key);
+	tgid = left->id >> 32;
+	/* A leader whose number exec gave to another thread ends with that one's, and as nobody. */
+	tid = key == left->key ? (u32)left->id : 0;
+	leaving.delete(&task);
 	target = targets.lookup(&tgid);
-	if (!target || is_told(task, TOLD_FREE))
+	if (!target)
 		return 0;
 	if (target->state & TARGET_ACTIVE) {
 		r = new_task_record(RECORD_FREE, tgid, tid, &sequence);

@@ -10,20 +10,27 @@ from tracer.probes import perf
 from tracer.probes.choose import Attached
 from tracer.recorder import Recorder
 from tracer.sources import Loss, Source
+from tracer.totals import KernelCount
 
 _UNDER_WAY = "they were under way when tracing began"
 _STAY = (Source.INITIAL.value,)  # resident before the trace: no gain of its
 
 
-def books_of(recorder: Recorder, attached: Attached) -> Books:
-    """Faults against the kernel's count, frames against pagemap (outputs.base.Books)."""
+def books_of(recorder: Recorder, attached: Attached, kernel: KernelCount | None = None) -> Books:
+    """Faults against the kernel's count, frames against pagemap (outputs.base.Books).
+
+    Without `kernel` the count is what the records themselves say of it.
+    """
     counters = attached.program.counters()
-    missed = recorder.missed()
-    # Lost faults of threads no record of which arrived: the kernel counted each of them, too.
-    untold = max(0, -missed)
-    missed += untold
-    skipped = attached.program.skipped_tracepoints()
+    kernel = kernel or KernelCount(recorder.threads.counted, 0)
     lost_faults = counters["lost"] + recorder.unread
+    ours = recorder.traced - recorder.foreign + counters["filtered"] + lost_faults
+    # Each of ours was counted: where the sum is a bound, so is that.
+    counted = max(kernel.faults, ours) if kernel.at_least else kernel.faults
+    missed = max(0, counted - ours)
+    blind = min(kernel.blind, missed)
+    under_way = min(counters["orphans"], missed - blind)
+    skipped = attached.program.skipped_tracepoints()
     if missed > 0 or lost_faults or counters["lost_other"] or skipped:
         # Not unknown then: nobody was told, and that is counted.
         recorder.timeline.blame_missed()
@@ -31,20 +38,25 @@ def books_of(recorder: Recorder, attached: Attached) -> Books:
     gained_by = {s.name.lower(): int(gained[s]) for s in Source if gained[s] and s not in _STAY}
     lost_by = {cause.name.lower(): int(lost[cause]) for cause in Loss if lost[cause]}
     total, gone = sum(gained_by.values()), sum(lost_by.values())
-    why = _why_missed(recorder, attached, missed, counters)
+    unexplained = missed - blind - under_way
+    why = _why_missed(recorder, attached, unexplained, counters["crowded"])
     resident = _resident(recorder)
     return Books(
         traced=recorder.traced,
         failed=recorder.failed,
         foreign=recorder.foreign,
-        kernel=recorder.threads.counted + untold,
+        kernel=counted,
+        kernel_at_least=bool(kernel.at_least),
+        kernel_reason=kernel.at_least,
         lost=lost_faults,
         missed=missed,
         skipped=attached.probe.missed(attached.program),
-        missed_reason=why,
-        blind=why in (perf.BLIND, _UNDER_WAY),
+        missed_reason=_reasons(why, unexplained, blind, under_way),
+        blind_faults=blind,
+        under_way=under_way,
+        blind=missed > 0 and not unexplained,
         lost_other=counters["lost_other"],
-        unfollowed=attached.program.skipped_tracepoints("sched_process"),
+        unfollowed=attached.program.unheard_lives(),
         filtered=counters["filtered"],
         failed_lost=counters["failed_lost"] + recorder.unread_failed,
         failed_filtered=counters["failed_filtered"],
@@ -77,22 +89,26 @@ def _resident(recorder: Recorder) -> int:
     return count
 
 
-def _why_missed(
-    recorder: Recorder, attached: Attached, missed: int, counters: dict[str, int]
-) -> str:
+def _why_missed(recorder: Recorder, attached: Attached, missed: int, crowded: int) -> str:
+    """Why faults were missed that the probe could have seen."""
     if missed <= 0:
         return ""
     if skipped := attached.probe.missed(attached.program):
         return f"the kernel skipped the probe's handler {skipped} times"
-    if counters["orphans"] >= missed:
-        return _UNDER_WAY
-    if counters["crowded"]:
+    if crowded:
         return "more threads were faulting at once than there is room for"
     if recorder.cpu_gaps:
         return "a CPU came online, and its first faults went unseen"
-    if attached.probe.name == "perf":
-        return perf.BLIND
     return "no hook saw them"
+
+
+def _reasons(why: str, unexplained: int, blind: int, under_way: int) -> str:
+    """Why faults were missed, each reason with its number where there are several."""
+    every = [(unexplained, why), (blind, perf.BLIND), (under_way, _UNDER_WAY)]
+    said = [(count, reason) for count, reason in every if count]
+    if len(said) == 1:
+        return said[0][1]
+    return "; ".join(f"{count}: {reason}" for count, reason in said)
 
 
 def pages_of(recorder: Recorder) -> PageTable:

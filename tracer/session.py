@@ -10,6 +10,7 @@ import select
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
 from tracer.closing import books_of, pages_of
@@ -27,6 +28,7 @@ from tracer.rows import Names, Rows
 from tracer.snapshots import Snapshot, take, take_pinned
 from tracer.target import Command
 from tracer.timeline import Watcher
+from tracer.totals import Totals
 from tracer.waiting import Waiting
 
 if TYPE_CHECKING:
@@ -123,6 +125,7 @@ class Session:
         self.outputs = outputs or Outputs()
         self._attached = attached
         self._recorder = Recorder(attached, self.names)
+        self._totals = Totals(attached.program, blind=attached.probe.name == "perf")
         self._recorder.join.symbols = plan.symbols
         self._recorder.timeline.shelf.most = None if plan.every_page else _MOST_SHELVED
         self.frames: FrameNames | None = None  # of `stacks`
@@ -214,7 +217,7 @@ class Session:
         plan, recorder = self.plan, self._recorder
         for pid in self._all_pids():
             try:
-                recorder.attach(pid, children=plan.children)
+                self._totals.attach(pid, partial(recorder.attach, pid, children=plan.children))
             except ProcessGone:
                 if pid in plan.pids:
                     raise  # a child may end when it likes
@@ -477,6 +480,7 @@ class Session:
         self._looping = False
         status = None if command is None else command.poll()
         shots = self._read_the_rest(None if status is None else command)
+        kernel = self._totals.settle(self._read_or_skip)
         if command is not None and status is not None:
             self._attached.program.set_held(0)
             command.release_pin()
@@ -485,7 +489,7 @@ class Session:
         self._release({})  # what came after the last look, too
         self._say_nothing()
         self._note_losses()
-        books = books_of(recorder, self._attached)
+        books = books_of(recorder, self._attached, kernel)
         self._resident.add(ended_ns, recorder.timeline.tally.resident)
         return Result(
             books=books,
@@ -515,9 +519,9 @@ class Session:
         with contextlib.suppress(Enough):
             looks += [self._take_shots(alive, self._late), self._take_shots(alive, self._late)]
         counts = self._counts()
-        program.clear_targets()
+        self._totals.close()
         self._settle(counts)
-        self._reach(program.unsent_counts())
+        self._reach({tid: place.seen for tid, place in program.places()})
         shots: dict[int, Snapshot] = {}
         try:
             self._drain.check()
@@ -582,12 +586,9 @@ class Session:
         threads, ring = self._recorder.threads, self._recorder.ring
         deadline = time.monotonic() + _SETTLE_S
         while True:
-            self._cycle(self._late)
-            if self._drain.over():
-                self._recorder.skip()
-                self._retire()
-                if not ring.pending():
-                    break
+            self._read_or_skip()
+            if self._drain.over() and not ring.pending():
+                break
             late = [tid for tid in counts if tid in threads.live]
             if all(threads.live[tid].last >= counts[tid] for tid in late):
                 break
@@ -595,6 +596,13 @@ class Session:
                 break
             time.sleep(0.005)
         self._reach(counts)
+
+    def _read_or_skip(self) -> None:
+        """Take what the ring holds; where there is no time for it, its counts alone."""
+        self._cycle(self._late)
+        if self._drain.over():
+            self._recorder.skip()
+            self._retire()
 
     def _reach(self, counts: dict[int, int]) -> None:
         for tid, count in counts.items():

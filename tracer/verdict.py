@@ -53,9 +53,12 @@ def _inexact(books: Books) -> list[str]:
         )
     if books.unfollowed:
         said.append(f"{_count(books.unfollowed, 'event')} of threads' lives may have gone unheard")
+    if books.kernel_at_least:
+        said.append(f"the kernel's count is a bound alone: {books.kernel_reason}")
     if books.missed and not books.blind:
         reason = books.missed_reason or "no reason known"
-        said.append(f"{_count(books.missed, 'fault')} seen by no hook: {reason}")
+        unseen = books.missed - books.blind_faults - books.under_way
+        said.append(f"{_count(unseen, 'fault')} seen by no hook: {reason}")
     if books.unaccounted():
         said.append(f"the kernel counted {books.unaccounted():+d} faults that no row explains")
     if books.conflict:

@@ -26,7 +26,10 @@ PORTIONS = (1, 2, 60, 70, 700, 3000)  # records that are in the ring at once, in
 
 
 # What the books have had since the digests were taken; nothing of it happens here.
-SINCE = ("failed_lost", "failed_filtered", "foreign_lost", "foreign_filtered")
+SINCE = (
+    *("failed_lost", "failed_filtered", "foreign_lost", "foreign_filtered"),
+    *("kernel_at_least", "kernel_reason", "blind_faults", "under_way"),
+)
 
 
 def run(feed: Feed, folder: Path) -> dict[str, Any]:

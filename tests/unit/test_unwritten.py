@@ -12,8 +12,7 @@ SOURCES = [*sorted((ROOT / "bpf").glob("*.h")), ROOT / "bpf" / "pagefault.c"]
 TEXT = "\n".join(path.read_text() for path in SOURCES)
 SHOWN = "\n".join(
     (ROOT / "tracer" / name).read_text()
-    for name in ("closing.py", "session.py", "totals.py")
-    if (ROOT / "tracer" / name).exists()
+    for name in ("closing.py", "session.py", "totals.py", "probes/program.py")
 )
 # Where there is no room, these count it themselves; whoever calls them need not.
 COUNT_THEMSELVES = ("new_task_record", "not_sent")

@@ -26,11 +26,15 @@ class Books:
     failed: int = 0  # rows of kind `failed`: the kernel does not count them
     foreign: int = 0  # rows by threads that are no targets (counted on their own account)
     kernel: int = 0  # min_flt + maj_flt of the same threads over the same interval
+    kernel_at_least: bool = False  # there may be more
+    kernel_reason: str = ""  # why, in words
     lost: int = 0  # events the ring had no room for
     missed: int = 0  # gaps in the threads' counts: seen by no hook; less lost and filtered
     skipped: int = 0  # calls of the probe's handlers that the kernel says it skipped
     missed_reason: str = ""  # why, in words; "" when nothing was missed
-    blind: bool = False  # whether that is what this probe by its nature cannot see
+    blind_faults: int = 0  # of these, without an exception of their own: `perf` cannot see them
+    under_way: int = 0  # of these, faults that had begun before the trace
+    blind: bool = False  # whether these two are all that was missed
     lost_other: int = 0  # lost records of threads, mappings and neighbours
     unfollowed: int = 0  # events of threads' lives that may be unheard: `kernel` may lack some
     filtered: int = 0  # left out by --range, --min-latency
@@ -50,7 +54,7 @@ class Books:
 
     def balanced(self) -> bool:
         """Whether every fault the kernel counted is a row, filtered out, lost or a named miss."""
-        return self.unaccounted() == 0 and self.conflict == 0
+        return self.unaccounted() == 0 and self.conflict == 0 and not self.kernel_at_least
 
     def unaccounted(self) -> int:
         """The kernel's count less ours: 0 where the books balance."""

@@ -20,7 +20,8 @@ def _faults(books: Books) -> str:
         if count:
             terms.append(f"{count} {what}")
     total = own + books.filtered + books.lost + books.missed
-    text = f"{' + '.join(terms)} {'=' if total == books.kernel else 'but'} {books.kernel}"
+    text = f"{' + '.join(terms)} {'=' if total == books.kernel else 'but'} "
+    text += f"at least {books.kernel}" if books.kernel_at_least else str(books.kernel)
     least = " of the threads that were followed" if books.unfollowed else ""
     none = [
         f"0 {what}" for count, what in ((books.lost, "lost"), (books.missed, "missed")) if not count
@@ -61,6 +62,11 @@ def reasons(books: Books, glyphs: Glyphs) -> list[str]:
     if books.missed:
         reason = books.missed_reason or "no reason known"
         said.append(f"{_count(books.missed, 'fault')} counted but seen by no hook: {reason}")
+    if books.kernel_at_least:
+        said.append(
+            f"what the kernel counted is known as a bound alone: {books.kernel_reason}; the books "
+            "do not balance"
+        )
     if books.unfollowed:
         said.append(
             f"{_count(books.unfollowed, 'beginning or end', 'beginnings and ends')} of threads "

@@ -74,7 +74,9 @@ _OPTIONAL_OFFSETS = {
 _CAST, _WORDS, _VMA = "bpf_rdonly_cast", "pt_regs", "vm_area_struct"
 _CAST_CALL = 0x7EAD0001  # no helper's number: what bcc compiles a call of bpf_rdonly_cast to
 # Maps whose value the programs use in place, by number (bpf/kernel.h).
-_VALUES = {1: "settings", 2: "places", 3: "active", 4: "mappings", 5: "positions"}
+_VALUES = dict(
+    enumerate(("settings", "places", "active", "mappings", "positions", "totals", "watch"), 1)
+)
 _HOOKED = ("handle_mm_fault", "do_anonymous_page")
 
 _PR_SET_PDEATHSIG = 1

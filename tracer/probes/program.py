@@ -12,6 +12,7 @@ import struct
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
+from enum import IntEnum
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +30,7 @@ RING_BYTES = 64 << 20
 COUNTERS = (
     *("lost", "lost_other", "filtered", "crowded", "orphans"),
     *("failed_lost", "failed_filtered", "foreign_lost", "foreign_filtered"),
+    *("unlisted", "handled", "told"),
 )
 
 # struct target, struct command, struct settings, struct positions, struct calibration
@@ -36,18 +38,29 @@ _COMMAND = struct.Struct("<QQ")
 _TARGET, _SETTINGS = struct.Struct("<QII"), struct.Struct("<6Q2I")
 _POSITIONS_OF = struct.Struct("<Q120xQQ")
 _CALIBRATION = struct.Struct("<10Q")
+_TOTALS, _LEAVING = struct.Struct("<5Q"), struct.Struct("<QQII")
 # The last members of struct pending
-PLACE_END = np.dtype([("task", "<u8"), ("tid", "<u4"), ("crowded", "<u4"), ("unsent", "<u8")])
+PLACE_END = np.dtype(
+    [
+        *(("state", "<u4"), ("masks", "V8"), ("beyond", "<u4")),
+        *(("task", "<u8"), ("tid", "<u4"), ("crowded", "<u4"), ("first", "<u8"), ("seen", "<u8")),
+    ]
+)
 # struct pending.state: what a fault is told to do
 _STATE_AROUND, _STATE_BESIDE, _STATE_FILTER = 0x02, 0x04, 0x400
-_NR_GETPPID = 110  # x86-64
+_STATE_ATTEMPT = 0x80  # no fault
+_WATCHED_BEGUN, _WATCHED_ENDED = 1 << 62, 1 << 63
+_NR_GETPPID, _NR_MEMBARRIER = 110, 324  # x86-64
+_MEMBARRIER_CMD_GLOBAL = 1  # include/uapi/linux/membarrier.h
 _FIRST = bytes(4)  # the key of an array's only element
 
 TARGET_ACTIVE, TARGET_WAITS, TARGET_CHILDREN = 1, 2, 4
 
 # Where handlers can be preempted (bpf/pagefault.c: told), those of threads' lives are attached
 # so many times: what one misses, as it is running on that CPU already, another sees.
-_TOLD, _LIFE, _COPIES = "told", "raw_tracepoint__sched_process_", 3
+_TRACEPOINT, _LIFE = "raw_tracepoint__", "raw_tracepoint__sched_process_"
+_TOLD, _COPIES = "told", 3
+_STEADY = 10  # tries to read counters that belong together
 
 _RECORDS, _POSITIONS = "records", "positions"  # maps: the ring (tracer/ring.py)
 
@@ -61,6 +74,44 @@ _TYPES = {
     "kretprobe": (bpf.KPROBE, 0),
     "perf_event": (bpf.PERF_EVENT, 0),
 }
+
+
+class Watch(IntEnum):
+    """What the programs note of threads that begin and end (bpf/pagefault.c: watch)."""
+
+    OFF = 0
+    ON = 1
+    OVER = 2  # the trace is over: totals and places stay as they are
+
+
+@dataclass(frozen=True)
+class KernelTotals:
+    """What the kernel counted, added up there (bpf/pagefault.c: struct totals)."""
+
+    begun: int
+    ended: int
+    faults: int
+    base: int
+    blind: int
+
+
+@dataclass(frozen=True)
+class Watched:
+    """A thread that began or ended while the programs watched; `base` faults are not ours."""
+
+    begun: bool
+    ended: bool
+    base: int
+
+
+@dataclass(frozen=True)
+class Place:
+    """What the kernel keeps of a thread: its count as it got its place, and the last one seen."""
+
+    first: int
+    seen: int
+    open: bool  # a fault is under way
+    task: int  # struct task_struct *: numbers are used again
 
 
 @dataclass
@@ -234,6 +285,11 @@ class Program:
         for tgid, _ in targets.take():  # some may be new
             self._active[int.from_bytes(tgid, "little")] = 0
 
+    def wait_for_handlers(self) -> None:
+        """Until no program runs any more that began before this call."""
+        # What it waits for is a grace period of RCU, under which all of them run.
+        ctypes.CDLL(None).syscall(_NR_MEMBARRIER, _MEMBARRIER_CMD_GLOBAL, 0, 0)
+
     # -- settings and counters ----------------------------------------------
 
     def set_direct_map(self, base: int) -> None:
@@ -272,27 +328,72 @@ class Program:
             totals[name] = total - self._zero.get(name, 0)
         return totals
 
-    def unsent_counts(self) -> dict[int, int]:
-        """By thread id: its count at its last fault that was lost or filtered out, if any.
+    # -- the kernel's own totals ----------------------------------------------
 
-        Together with the records' own counts that is where a thread's interval ends.
+    def watch(self, what: Watch) -> None:
+        """From now on note threads that begin and end in `watched`, which is empty; or don't."""
+        if what == Watch.ON:
+            self._maps["watched"].clear()
+        self._maps["watch"].update(_FIRST, what.to_bytes(8, "little"))
+
+    def watched(self) -> dict[tuple[int, int], Watched]:
+        """The threads that began or ended while it was on, by process and thread id."""
+        found = {}
+        for key, value in self._maps["watched"].items():
+            number = int.from_bytes(value, "little")
+            found[_ids(int.from_bytes(key, "little"))] = Watched(
+                begun=bool(number & _WATCHED_BEGUN),
+                ended=bool(number & _WATCHED_ENDED),
+                base=number & (_WATCHED_BEGUN - 1),
+            )
+        return found
+
+    def totals(self) -> KernelTotals:
+        """Since the last `reset_targets`."""
+        return KernelTotals(*_TOTALS.unpack(self._maps["totals"].lookup(_FIRST) or b""))
+
+    def leaving(self) -> dict[int, tuple[tuple[int, int], int]]:
+        """Threads that have ended and are not gone yet, and their counts as they ended.
+
+        By their struct task_struct *: exec may have given another thread the number of one.
         """
+        entries = [(key, _LEAVING.unpack(value)) for key, value in self._maps["leaving"].items()]
+        return {
+            int.from_bytes(task, "little"): (_ids(number), count)
+            for task, (number, count, *_) in entries
+        }
+
+    def targets(self) -> list[int]:
+        """The processes that are traced now; not those that wait for their exec."""
+        return [
+            int.from_bytes(tgid, "little")
+            for tgid, value in self._maps["targets"].items()
+            if _TARGET.unpack(value)[1] & TARGET_ACTIVE
+        ]
+
+    def places(self) -> list[tuple[int, Place]]:
+        """What is kept of each thread that has faulted, with its id."""
         # The map's keys are the kernel's own numbers, not our PID namespace's.
         size = self._maps["pending"].value_size
         values = [self._maps["places"].lookup(_FIRST) or b""]
         values += [place for _, place in self._maps["pending"].items()]
         places = np.frombuffer(b"".join(values), np.uint8).reshape(-1, size)
-        ends = places[:, -PLACE_END.itemsize :].copy().view(PLACE_END)
-        ends = ends[ends["unsent"] != 0]
-        return dict(zip(ends["tid"].tolist(), ends["unsent"].tolist(), strict=True))
+        ends = places[:, -PLACE_END.itemsize :].copy().view(PLACE_END).ravel()
+        ends = ends[(ends["task"] != 0) & (ends["tid"] != 0)]
+        open_ = (ends["state"] != 0) & (ends["state"] & _STATE_ATTEMPT == 0)
+        columns = ends["tid"], ends["first"], ends["seen"], open_, ends["task"]
+        rows = zip(*(column.tolist() for column in columns), strict=True)
+        return [(tid, Place(*rest)) for tid, *rest in rows]
 
     def reset_targets(self) -> None:
         """No process is a target, no fault is pending, nothing is filtered."""
         self.clear_targets()
         places = self._maps["places"]
         places.update(_FIRST, bytes(places.value_size))
-        for name in ("owners", "pending"):
+        for name in ("owners", "pending", "leaving"):
             self._maps[name].clear()
+        self.watch(Watch.OFF)
+        self._maps["totals"].update(_FIRST, bytes(_TOTALS.size))
         self.expect_userfaults(False)
         self.expect_command(0)
         self.set_held(0)
@@ -306,7 +407,7 @@ class Program:
         self._skips_before = {
             name: self.recursion_misses(name)
             for name in self.functions
-            if name.startswith("raw_tracepoint__")
+            if name.startswith(_TRACEPOINT)
         }
 
     # -- calibration ----------------------------------------------------------
@@ -345,20 +446,40 @@ class Program:
                 return int(line.split()[1])
         return 0
 
-    def skipped_tracepoints(self, group: str = "") -> int:
-        """How many calls of tracepoint handlers (life cycle, system calls) were skipped.
+    def skipped_tracepoints(self) -> int:
+        """How many calls of tracepoint handlers (life cycle, system calls) were for nobody.
 
-        Since `reset`, and at most: they can be preempted on kernels since 6.13, and then blind
-        their program. One of several copies that was never skipped saw everything. `group` is
-        what the tracepoints' names begin with: "sched_process" for the life of threads.
+        Since `reset`: they can be preempted on kernels since 6.13, and then blind their program.
         """
-        skipped: dict[str, int] = {}
-        for name in self.functions:
-            if name.startswith(f"raw_tracepoint__{group}"):
-                times = self.recursion_misses(name) - self._skips_before.get(name, 0)
-                handler = _original(name)
-                skipped[handler] = min(skipped.get(handler, times), times)
-        return sum(skipped.values())
+        others = [
+            self._skips(name)
+            for name in self.functions
+            if name.startswith(_TRACEPOINT) and not name.startswith(_LIFE)
+        ]
+        return sum(others) + self.unheard_lives()
+
+    def unheard_lives(self) -> int:
+        """How many beginnings and ends of threads, of any process, none of the handlers ran for.
+
+        Each event is one call of each copy, run or skipped; those run are counted, and so are
+        the events that any ran for.
+        """
+        if _TOLD not in self._maps:
+            return sum(self._skips(name) for name in self.functions if name.startswith(_LIFE))
+        calls = told = 0
+        before: dict[str, int] = {}
+        for _ in range(_STEADY):  # until no event has come between the counts
+            counters = self.counters()
+            if counters == before:
+                break
+            before = counters
+            told = counters["told"]
+            skipped = [self._skips(name) for name in self.functions if name.startswith(_LIFE)]
+            calls = counters["handled"] + sum(skipped)
+        return max(0, calls // _COPIES - told)
+
+    def _skips(self, function: str) -> int:
+        return self.recursion_misses(function) - self._skips_before.get(function, 0)
 
     def close(self) -> None:
         """Detach and unload everything."""
@@ -368,6 +489,11 @@ class Program:
             os.close(fd)
         while self._undo:
             self._undo.pop()()
+
+
+def _ids(number: int) -> tuple[int, int]:
+    """A process and a thread, as programs have them in one number."""
+    return number >> 32, number & 0xFFFF_FFFF
 
 
 def _original(name: str) -> str:

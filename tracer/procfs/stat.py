@@ -6,6 +6,7 @@ A process or thread that is gone raises ProcessGone. Field numbers are those of 
 
 import os
 import re
+from dataclasses import dataclass
 
 from tracer.errors import TraceError
 from tracer.procfs.errors import ProcessGone, read_bytes, reading
@@ -14,7 +15,7 @@ from tracer.text import decode
 _STATE, _PARENT, _FLAGS = 3, 4, 9
 _MIN_FLT, _MAJ_FLT = 10, 12
 _START_TIME = 22
-_PF_KTHREAD = 0x00200000  # include/linux/sched.h
+_PF_EXITING, _PF_KTHREAD = 0x00000004, 0x00200000  # include/linux/sched.h
 
 _SMAPS_HEADER = rb"([0-9a-f]+)-[0-9a-f]+ [rwxsp-]{4} "
 _SMAPS_RSS = rb"(?m)^(?:" + _SMAPS_HEADER + rb"|Rss:\s+(\d+) kB$)"
@@ -39,6 +40,25 @@ def fault_count(pid: int, tid: int) -> int:
     """min_flt + maj_flt of one thread since it started."""
     fields = _stat(pid, tid)
     return _field(fields, _MIN_FLT) + _field(fields, _MAJ_FLT)
+
+
+@dataclass(frozen=True)
+class Life:
+    """A thread at some moment: its `fault_count`, and how far its end has come."""
+
+    faults: int
+    exiting: bool  # it has begun to end
+    dead: bool  # nothing is left of it but what its parent may ask for
+
+
+def life(pid: int, tid: int) -> Life:
+    """How it is with a thread."""
+    fields = _stat(pid, tid)
+    return Life(
+        faults=_field(fields, _MIN_FLT) + _field(fields, _MAJ_FLT),
+        exiting=bool(_field(fields, _FLAGS) & _PF_EXITING),
+        dead=fields[_STATE - 3] in (b"Z", b"X"),
+    )
 
 
 def process_fault_count(pid: int) -> int:

@@ -1,0 +1,163 @@
+"""What the kernel counted for the targets, by its own sums: records may be lost, these not.
+
+Threads that ended are added up in the kernel (bpf/pagefault.c: struct totals). Here those that
+live at the end are added, and what threads had counted before they were traced is taken off.
+While threads are listed, the kernel notes which begin and end; so each is in one sum, and in one
+only. Where that cannot be told, the sum is what the kernel counted at least.
+"""
+
+import contextlib
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from tracer.probes.program import Place, Program, Watch
+from tracer.procfs import stat
+from tracer.procfs.errors import ProcessGone
+from tracer.procfs.stat import Life
+
+_LOOKS = 8  # at the threads of a process, until there are no new ones
+_ROUNDS = 20  # until nothing completes any more
+
+Id = tuple[int, int]  # process, thread
+
+
+@dataclass(frozen=True)
+class KernelCount:
+    """Faults by the kernel's count of the targets' threads, for as long as they were traced."""
+
+    faults: int
+    blind: int  # of them, those without an exception of their own; `perf` alone counts these
+    at_least: str = ""  # why there may be more; "" where there cannot
+
+
+@dataclass
+class Totals:
+    """Follows one trace: `attach` adds each target, `close` removes all, then `settle` sums up."""
+
+    program: Program
+    blind: bool  # whether the probe sees exceptions only
+    _base: int = 0  # what attached threads had counted before
+    _there: int = 0  # how many these were
+    _dead: set[Id] = field(default_factory=set)  # threads that ended before the trace
+    _found: dict[Id, Life] = field(default_factory=dict)  # at the end
+    _ended: set[Id] = field(default_factory=set)  # of these, and of others: in the kernel's sums
+    _doubts: list[str] = field(default_factory=list)
+
+    # -- the beginning ---------------------------------------------------------
+
+    def attach(self, pid: int, add: Callable[[], None]) -> None:
+        """Have `add` make a process that is there a target; note what its threads had counted.
+
+        A thread's count is read when it is a target already. One that faulted in between had
+        counted what its place was begun with, and one that ended what the kernel noted.
+        """
+        self.program.watch(Watch.ON)
+        try:
+            add()
+            threads = _threads_of(pid)
+        finally:
+            self.program.watch(Watch.OFF)
+        places, watched = dict(self.program.places()), self.program.watched()
+        # The end of a thread that is dead has been told of, to nobody.
+        self._dead |= {(pid, tid) for tid, each in threads.items() if each.dead}
+        bases = {tid: each.faults for tid, each in threads.items() if not each.dead}
+        for (tgid, tid), thread in watched.items():
+            if tgid == pid and thread.begun:
+                bases.pop(tid, None)
+            elif tgid == pid:
+                known = threads.get(tid)
+                bases[tid] = min(thread.base, known.faults if known is not None else thread.base)
+        for tid, base in bases.items():
+            place = places.get(tid)
+            self._base += min(base, place.first) if place is not None else base
+            # Without a fault it may be one that is just being made, and to be told as such.
+            self._there += base > 0
+
+    # -- the end -----------------------------------------------------------------
+
+    def close(self) -> None:
+        """Make nobody a target any more, and note what those who live have counted."""
+        program = self.program
+        program.watch(Watch.ON)
+        listed = {pid: _threads_of(pid) for pid in program.targets()}
+        found = {(pid, tid): each for pid, of in listed.items() for tid, each in of.items()}
+        self._found = {thread: each for thread, each in found.items() if thread not in self._dead}
+        program.clear_targets()
+        program.wait_for_handlers()
+        program.watch(Watch.OVER)
+        watched = program.watched()
+        told = {thread for thread, _ in program.leaving().values()}
+        for thread, each in self._found.items():
+            # An end takes a while, and is told of near its own end.
+            if each.exiting and thread in told:
+                self._ended.add(thread)
+        for thread, noted in watched.items():
+            if noted.ended:
+                self._ended.add(thread)
+            elif noted.begun:  # what it came to, its place says
+                self._found.setdefault(thread, Life(0, exiting=False, dead=False))
+
+    def settle(self, read: Callable[[], None]) -> KernelCount:
+        """The kernel's count, once `read` has read the records of what was still under way."""
+        before: list[tuple[int, Place]] = []
+        for _ in range(_ROUNDS):
+            places = self.program.places()
+            if places == before:
+                break
+            read()
+            before = places
+        else:
+            self._doubts.append("faults went on while the trace was to end")
+        return self._sum(places)
+
+    def _sum(self, every: list[tuple[int, Place]]) -> KernelCount:
+        totals, leaving = self.program.totals(), self.program.leaving()
+        places = {tid: place for tid, place in every if place.task not in leaving}
+        left = {place.task: place for _, place in every if place.task in leaving}
+        faults = totals.faults - totals.base - self._base
+        blind = totals.blind - totals.base - self._base
+        living = self._found.keys() - self._ended
+        for thread in living:
+            place = places.get(thread[1])
+            count = max(self._found[thread].faults, place.seen if place is not None else 0)
+            faults += count
+            blind += _blind(count, place)
+        for task, (thread, counted) in leaving.items():
+            found = self._found[thread].faults if thread in self._ended & self._found.keys() else 0
+            place = left.get(task)
+            count = max(counted, found, place.seen if place is not None else 0)
+            faults += count - counted
+            blind += _blind(count, place)
+        self._doubt(len(living) < self._there + totals.begun - totals.ended)
+        return KernelCount(faults, max(blind, 0) if self.blind else 0, "; ".join(self._doubts))
+
+    def _doubt(self, lacking: bool) -> None:
+        """Whatever may have kept a thread, or its end, from being counted."""
+        if lacking:
+            self._doubts.append("threads that lived at the end could not be found")
+        if self.program.counters()["unlisted"]:
+            self._doubts.append("there were threads and processes that could not be noted")
+        if unheard := self.program.unheard_lives():
+            self._doubts.append(f"it skipped the handlers that follow threads {unheard} times")
+
+
+def _blind(count: int, place: Place | None) -> int:
+    """What a thread has grown by since what was last seen of it; all, where nothing was."""
+    if place is None:
+        return count
+    grown = count - place.seen
+    return grown - 1 if grown and place.open else grown
+
+
+def _threads_of(pid: int) -> dict[int, Life]:
+    """The threads of a process, from a list that changes meanwhile."""
+    found: dict[int, Life] = {}
+    with contextlib.suppress(ProcessGone):
+        for _ in range(_LOOKS):
+            new = [tid for tid in stat.threads(pid) if tid not in found]
+            if not new:
+                break
+            for tid in new:
+                with contextlib.suppress(ProcessGone):
+                    found[tid] = stat.life(pid, tid)
+    return found
