@@ -24,6 +24,7 @@ def books_of(recorder: Recorder, attached: Attached, kernel: KernelCount | None 
     counters = attached.program.counters()
     kernel = kernel or KernelCount(recorder.threads.counted, 0)
     lost_faults = counters["lost"] + recorder.unread
+    lost_other = counters["lost_other"] + recorder.unread_other
     ours = recorder.traced - recorder.foreign + counters["filtered"] + lost_faults
     # Each of ours was counted: where the sum is a bound, so is that.
     counted = max(kernel.faults, ours) if kernel.at_least else kernel.faults
@@ -31,7 +32,7 @@ def books_of(recorder: Recorder, attached: Attached, kernel: KernelCount | None 
     blind = min(kernel.blind, missed)
     under_way = min(counters["orphans"], missed - blind)
     skipped = attached.program.skipped_tracepoints()
-    if missed > 0 or lost_faults or counters["lost_other"] or skipped:
+    if missed > 0 or lost_faults or lost_other or skipped:
         # Not unknown then: nobody was told, and that is counted.
         recorder.timeline.blame_missed()
     gained, lost = recorder.timeline.tally.gained, recorder.timeline.tally.lost
@@ -55,7 +56,7 @@ def books_of(recorder: Recorder, attached: Attached, kernel: KernelCount | None 
         blind_faults=blind,
         under_way=under_way,
         blind=missed > 0 and not unexplained,
-        lost_other=counters["lost_other"],
+        lost_other=lost_other,
         unfollowed=attached.program.unheard_lives(),
         filtered=counters["filtered"],
         failed_lost=counters["failed_lost"] + recorder.unread_failed,

@@ -113,6 +113,7 @@ class Recorder:
         self.traced = self.failed = self.foreign = 0
         self.unread = 0  # counted faults whose records were only counted: see skip
         self.unread_failed = self.unread_foreign = 0  # the same of those that are not counted
+        self.unread_other = 0  # and what else was not looked at: calls, windows, stacks, lives
         self.closed: set[int] = set()  # spaces whose last look came after their last record
         self.last_space: dict[int, int] = {}  # by process: the space it is or was in
         self.execs: set[int] = set()  # processes that replaced their memory since last asked
@@ -211,7 +212,8 @@ class Recorder:
         """Read the rest of the ring for its counts alone: there is no time for more.
 
         Faults are counted in `unread`, each on its thread. Of lives only so much is followed
-        as that takes, and which of the known spaces ended.
+        as that takes, and which of the known spaces ended: they are in `unread_other` with the
+        rest.
         """
         script = _Script(Placing(self.join))
         while len(records := self.ring.peek(_SKIPPED)):
@@ -232,6 +234,7 @@ class Recorder:
         self.unread_foreign += len(faults) - int(counted.sum()) - failed
         at, faults = at[counted], faults[counted]
         self.unread += len(faults)
+        self.unread_other += int((types != RecordType.FAULT).sum())
         columns = [faults[name] for name in ("tid", "tgid", "count")]
         start = begin = 0
         for end in [*self._renumbered(tasks), len(tasks)]:

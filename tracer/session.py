@@ -545,7 +545,7 @@ class Session:
 
     def _note_losses(self) -> None:
         program, unread = self._attached.program, self._recorder.unread
-        if others := program.counters()["lost_other"]:
+        if others := program.counters()["lost_other"] + self._recorder.unread_other:
             self._notes.append(
                 f"{others} records of threads, mappings and neighbours were lost: regions and "
                 "sources may be off"

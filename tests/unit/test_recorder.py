@@ -506,10 +506,29 @@ def test_what_there_is_no_time_for_is_counted(kernel: Kernel, recorder: Recorder
     kernel.fault(2, count=103)
     recorder.skip()
     assert recorder.unread == 5
+    assert (recorder.unread_failed, recorder.unread_foreign) == (1, 0)
+    assert recorder.unread_other == 2
     assert recorder.traced == 1
     assert recorder.threads.counted == 3 + 4
     assert recorder.missed() == 1  # the child's last, of which there is no record
     assert [space.owner for space in recorder.spaces.alive()] == [PID]
+
+
+def test_every_record_there_is_no_time_for_is_in_a_count(
+    kernel: Kernel, recorder: Recorder
+) -> None:
+    """Of whatever type: no record is thrown away without a word."""
+    for number, kind in enumerate(RecordType):
+        if kind == RecordType.FAULT:
+            kernel.fault(1, count=101)
+            kernel.fault(2, count=101, marks=Mark.ENTRY | Mark.FAILED)
+            kernel.fault(3, count=7, tid=9, tgid=9, marks=Mark.ENTRY | Mark.FOREIGN)
+        else:
+            kernel.task(kind, child_tid=500 + number)
+    recorder.skip()
+    counts = recorder.unread, recorder.unread_failed, recorder.unread_foreign, recorder.unread_other
+    assert counts == (1, 1, 1, len(RecordType) - 1)
+    assert not recorder.ring.pending()
 
 
 def test_it_stops_when_it_is_enough(kernel: Kernel, recorder: Recorder) -> None:
