@@ -99,7 +99,7 @@ class Totals:
 
     def settle(self, read: Callable[[], None]) -> KernelCount:
         """The kernel's count, once `read` has read the records of what was still under way."""
-        before: list[tuple[int, Place]] = []
+        before: list[tuple[int, Place]] | None = None
         for _ in range(_ROUNDS):
             places = self.program.places()
             if places == before:

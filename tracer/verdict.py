@@ -54,7 +54,7 @@ def _inexact(books: Books) -> list[str]:
     if books.unfollowed:
         said.append(f"{_count(books.unfollowed, 'event')} of threads' lives may have gone unheard")
     if books.kernel_at_least:
-        said.append(f"the kernel's count is a bound alone: {books.kernel_reason}")
+        said.append(f"the kernel may have counted more: {books.kernel_reason}")
     if books.missed and not books.blind:
         reason = books.missed_reason or "no reason known"
         unseen = books.missed - books.blind_faults - books.under_way

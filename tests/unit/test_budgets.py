@@ -118,13 +118,22 @@ def test_figures_count_every_row() -> None:
     figures.write(rows(2, kind=Kind.COW, cause=Cause.KERNEL, access=Access.READ), names())
     figures.write(rows(0), names())
     books = Books(
-        traced=5, foreign=1, kernel=7, lost=2, lost_other=1, missed=1, gained=9, resident=3
+        traced=5,
+        foreign=1,
+        kernel=7,
+        lost=2,
+        lost_other=1,
+        missed=1,
+        gained=9,
+        resident=3,
+        failed_lost=20,
+        foreign_lost=300,
     )
     values = figures.values(books)
     expected = {
         **{"faults": 8, "major": 2, "minor": 3, "anon": 3, "cow": 2, "file": 0},
         **{"cause.user": 3, "cause.kernel": 2, "access.read": 2, "access.write": 3},
-        **{"lost": 3, "kernel": 7, "gained": 9, "resident": 3 * 4096, "growth": None},
+        **{"lost": 323, "kernel": 7, "gained": 9, "resident": 3 * 4096, "growth": None},
         **{"p50": 30, "max": 1380},
     }
     assert {name: values[name] for name in expected} == expected
@@ -153,6 +162,16 @@ def test_an_exact_run_within_its_budgets() -> None:
         (Books(traced=9, kernel=10), "+1 faults that no row explains"),
         (Books(traced=9, missed=1, kernel=10), "seen by no hook"),
         (Books(traced=1, kernel=1, unfollowed=1), "1 event of threads' lives"),
+        (
+            Books(traced=1, kernel=1, kernel_at_least=True, kernel_reason="a map was full"),
+            "the kernel may have counted more: a map was full",
+        ),
+        (Books(traced=1, kernel=1, failed_lost=2), "2 faults that failed lost"),
+        (Books(traced=1, kernel=1, foreign_lost=1), "1 fault by other processes lost"),
+        (
+            Books(traced=5, missed=5, kernel=10, blind_faults=3, under_way=1, missed_reason="why"),
+            "1 fault seen by no hook: why",
+        ),
         (Books(traced=1, kernel=1, conflict=1), "contradicted by pagemap"),
         (Books(gained=3, resident_change=4), "resident pages changed by +4"),
     ],
@@ -169,9 +188,10 @@ def test_what_strict_minds(books: Books, word: str) -> None:
 
 
 def test_what_strict_lets_pass() -> None:
-    blind = Books(traced=9, missed=1, blind=True, kernel=10, failed=3)
+    blind = Books(traced=8, missed=2, blind=True, blind_faults=1, under_way=1, kernel=10, failed=3)
+    left_out = Books(traced=1, kernel=1, failed_filtered=2, foreign_filtered=3)
     unknown = Books(gained=3, resident_change=None)
-    for books in (blind, unknown):
+    for books in (blind, left_out, unknown):
         assert judge(books, strict=True).status == 0
 
 

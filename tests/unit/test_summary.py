@@ -280,6 +280,33 @@ def test_books_say_whose_faults_they_may_lack() -> None:
     assert why.startswith("1 beginning or end of threads may have gone unheard, ")
 
 
+def test_books_say_that_the_kernels_count_is_a_bound() -> None:
+    books = Books(
+        traced=5, kernel=7, missed=2, kernel_at_least=True, kernel_reason="a map was full"
+    )
+    assert not books.balanced()
+    assert not books.unaccounted()
+    assert "5 faults traced + 2 missed = at least 7 the kernel counted; 0 lost; " in balance(
+        books, GLYPHS
+    )
+    *_, why = reasons(books, GLYPHS)
+    assert why == "the kernel may have counted more: a map was full; the books do not balance"
+
+
+def test_books_name_what_the_kernel_does_not_count() -> None:
+    """Faults without a row, beside the equation: they are not its."""
+    books = Books(
+        traced=5, kernel=5, failed_lost=3, failed_filtered=1, foreign_lost=1, foreign_filtered=4
+    )
+    assert books.balanced()
+    assert [line.split(":")[0] for line in reasons(books, GLYPHS)] == [
+        "3 faults failed lost",
+        "1 fault failed filtered out",
+        "1 fault by other processes lost",
+        "4 faults by other processes filtered out",
+    ]
+
+
 def test_books_that_do_not_balance_say_so() -> None:
     books = Books(traced=5, kernel=8, conflict=2, gained=1, resident_change=3)
     assert "5 faults traced but 8 the kernel counted" in balance(books, GLYPHS)

@@ -64,8 +64,7 @@ def reasons(books: Books, glyphs: Glyphs) -> list[str]:
         said.append(f"{_count(books.missed, 'fault')} counted but seen by no hook: {reason}")
     if books.kernel_at_least:
         said.append(
-            f"what the kernel counted is known as a bound alone: {books.kernel_reason}; the books "
-            "do not balance"
+            f"the kernel may have counted more: {books.kernel_reason}; the books do not balance"
         )
     if books.unfollowed:
         said.append(

@@ -54,7 +54,7 @@ class Figures:
             "foreign": books.foreign,
             "filtered": books.filtered,
             "missed": books.missed,
-            "lost": books.lost + books.lost_other,
+            "lost": books.lost + books.failed_lost + books.foreign_lost + books.lost_other,
             "conflict": books.conflict,
             "gained": books.gained,
             "given_up": books.given_up,
