@@ -10,13 +10,14 @@ SUDO := $(shell [ "$$(id -u)" = 0 ] || command -v sudo)
 # In CI, a failed test that passes alone five times does not fail the run: tests/unsteady.py.
 FORGIVING := $(if $(filter true 1,$(CI)),-p tests.unsteady --unsteady=build/unsteady)
 
-.PHONY: help bootstrap demo test test-unit test-live test-kernels bench lint format \
+.PHONY: help bootstrap demo test test-unit test-live test-kernels test-real bench lint format \
         install uninstall check-install clean distclean
 
 help:
 	@echo "make demo          trace multimap: five pages gain their frames (build/demo.csv)"
 	@echo "make test          unit tests, and live tests on this kernel where BPF is allowed"
 	@echo "make test-kernels  the live tests on stock kernels in QEMU [KERNELS=6.1] [PROBES=kprobe]"
+	@echo "make test-real     real programs traced, every fault of theirs held against witnesses"
 	@echo "make bench         what tracing costs, beside perf, bpftrace and bcc: docs/performance.md"
 	@echo "make lint          mypy --strict, ruff, shellcheck"
 	@echo "make install       put the commands where sudo finds them [PREFIX=$(PREFIX)]"
@@ -45,6 +46,12 @@ test-live: build/workload | test-unit
 test-kernels: build/workload
 	@tools/bootstrap --kernels
 	KERNELS="$(KERNELS)" PROBES="$(PROBES)" $(PYTHON) -m tests.kernels
+
+test-real:
+	@tools/bootstrap --real
+	@mkdir -p build/real # not root's, who writes there
+	$(SUDO) env CI="$(CI)" PYTHONDONTWRITEBYTECODE=1 $(PYTHON) -m pytest -p no:cacheprovider \
+		$(FORGIVING) tests/real
 
 build/workload: $(wildcard tests/live/programs/*.[ch]) | bootstrap
 	@mkdir -p build

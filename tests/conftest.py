@@ -1,6 +1,6 @@
 """What all tests share: the `live` marker, and no silent skips of live tests in CI.
 
-Everything under tests/live is marked `live`: real faults on the running
+Everything under tests/live and tests/real is marked `live`: real faults on the running
 kernel. Such a test skips, with the reason, where it is not root or BPF is
 refused. With CI=true a live test that skips is a failure, unless the missing
 feature is on the list of tests/kernels/catalogue.py.
@@ -23,7 +23,7 @@ from tests.kernels.results import split_test
 settings.register_profile("no-clock", deadline=None)
 settings.load_profile("no-clock")
 
-LIVE = Path(__file__).parent / "live"
+LIVE = {Path(__file__).parent / "live", Path(__file__).parent / "real"}
 
 _SYS_BPF = 321  # x86-64
 _BPF_PROG_LOAD = 5
@@ -48,7 +48,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    live = [item for item in items if LIVE in item.path.parents]
+    live = [item for item in items if LIVE & set(item.path.parents)]
     for item in live:
         item.add_marker("live")
     refusal = why_no_bpf() if live else ""
@@ -73,7 +73,7 @@ def pytest_make_collect_report(
 ) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
     """A whole module that skips itself never comes to pytest_runtest_makereport."""
     report = yield
-    if LIVE in collector.path.parents:
+    if LIVE & set(collector.path.parents):
         _fail_skip(report)
     return report
 
