@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-PLAIN = ("bash", "cat", "cksum", "cp", "dirname", "env", "grep", "mkdir", "readlink", "rm",
-         "sort", "tail", "touch")  # fmt: skip
+PLAIN = ("bash", "cat", "chmod", "cksum", "cp", "dirname", "env", "grep", "mkdir", "readlink", "rm",
+         "sh", "sort", "tail", "touch")  # fmt: skip
 
 # Lists packages known to the archive ("known", all where the file is absent) and installed ones.
 MANAGER = r"""#!/bin/bash
@@ -34,6 +34,11 @@ case " $* " in
 *" -Q "*) grep -qx -- "${!#}" "$STATE/installed"; exit ;;
 esac
 [[ ! -e $STATE/stale ]] || exit 100
+if [[ -x $STATE/policy-rc.d ]]; then
+    allowed=0; "$STATE/policy-rc.d" || allowed=$?
+    echo "$allowed" >>"$STATE/asked"
+fi
+[[ ! -e $STATE/broken ]] || exit 100
 for word; do
     case $word in
     -*|install|DPkg*|Dpkg*) ;;
@@ -105,6 +110,7 @@ class Machine:
             "BOOTSTRAP_BIN": str(self.root / "usr"),
             "BOOTSTRAP_OS_RELEASE": str(self.root / "os-release"),
             "BOOTSTRAP_ROOT": str(self.root / "checkout"),
+            "BOOTSTRAP_POLICY": str(self.root / "state" / "policy-rc.d"),
         }
         return subprocess.run(
             [str(ROOT / "tools" / "bootstrap"), *args],
@@ -345,6 +351,42 @@ def test_other_tracers_to_compare_with(debian: Machine) -> None:
     assert "bpftrace" not in debian.lines("installed")
     _ok(debian.run("--bench"))
     assert {"linux-perf", "bpftrace", "linux-headers-amd64"} <= set(debian.lines("installed"))
+
+
+@pytest.mark.parametrize("uid", [0, 1000])
+def test_real_programs_are_installed_and_started_by_nobody(debian: Machine, uid: int) -> None:
+    _ok(debian.run("--real", uid=uid))
+    wanted = {"stress-ng", "redis-server", "postgresql", "default-jdk-headless", "linux-perf"}
+    assert wanted <= set(debian.lines("installed"))
+    assert debian.lines("asked") == ["101"]  # while apt-get was at work
+    assert not (debian.root / "state" / "policy-rc.d").exists()
+    before = debian.installs()
+    _ok(debian.run("--real", uid=uid))
+    assert debian.installs() == before
+
+
+def test_without_real_programs_nothing_is_said_about_services(debian: Machine) -> None:
+    _ok(debian.run("--kernels", "--browser", "--bench"))
+    assert debian.lines("asked") == []
+
+
+def test_a_policy_about_services_that_is_there_stays(debian: Machine) -> None:
+    debian.script("policy-rc.d", "#!/bin/bash\nexit 104\n", "state")
+    _ok(debian.run("--real"))
+    assert debian.lines("asked") == ["104"]
+    assert (debian.root / "state" / "policy-rc.d").read_text() == "#!/bin/bash\nexit 104\n"
+
+
+def test_the_policy_about_services_goes_where_installing_fails(debian: Machine) -> None:
+    debian.state("broken", "")
+    assert "could not install" in _refused(debian.run("--real"))
+    assert debian.lines("asked") == ["101", "101"]
+    assert not (debian.root / "state" / "policy-rc.d").exists()
+
+
+def test_real_programs_by_apt_only(tmp_path: Path) -> None:
+    machine = _machine(tmp_path, "ID=fedora\n", "dnf", "rpm")
+    assert "--real needs apt-get" in _refused(machine.run("--real"))
 
 
 def test_kernels_by_apt_only(tmp_path: Path) -> None:
