@@ -17,7 +17,15 @@ from bench.instructions import measure
 from tests import unsteady
 from tests.kernels import again, host, matrix
 from tests.kernels.boot import ROOT, boot
-from tests.kernels.catalogue import BENCH_KERNELS, HOST, KERNELS, PROBES, Kernel, pick
+from tests.kernels.catalogue import (
+    BENCH_KERNELS,
+    HOST,
+    KERNELS,
+    PROBES,
+    REAL_KERNEL,
+    Kernel,
+    pick,
+)
 from tests.kernels.fetch import FetchError, Image, cache_folder, fetch
 from tests.kernels.results import (
     GUEST,
@@ -29,7 +37,7 @@ from tests.kernels.results import (
     summary,
     table,
 )
-from tests.kernels.stage import StageError, only_run, stage
+from tests.kernels.stage import REAL_TESTS, StageError, only_run, stage
 
 OUT = ROOT / "build" / "kernels"
 PAGE = ROOT / "docs" / "support-matrix.md"
@@ -201,7 +209,7 @@ def _run_guest(
     probes = [probe for probe in options.probes if probe in kernel.probes]
     ended = boot(
         image,
-        _pytest(out, probes, options.select),
+        _pytest(out, probes, options.select, real=kernel.name == REAL_KERNEL),
         out,
         limit=options.limit,
         root=root,
@@ -242,11 +250,11 @@ def _output(name: str) -> Path:
     return out
 
 
-def _pytest(out: Path, probes: Sequence[str], select: str | None) -> list[str]:
+def _pytest(out: Path, probes: Sequence[str], select: str | None, real: bool = False) -> list[str]:
     command = [
         sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider",
         "-p", "tests.kernels.report", "--report-lines", str(out / "report.jsonl"),
-        "--probe", ",".join(probes), "tests/live",
+        "--probe", ",".join(probes), "tests/live", *([REAL_TESTS] if real else []),
     ]  # fmt: skip
     return [*command, "-k", select] if select else command
 

@@ -49,6 +49,8 @@ KERNELS = (
     Kernel("7", "sid"),  # the newest there is
 )
 BENCH_KERNELS = ("6.12", "7")  # where instructions are counted
+REAL_KERNEL = "6.12"  # where a few of tests/real's programs run, each with another probe:
+REAL = (("git-commit", "fentry"), ("sqlite3", "kprobe"), ("stress-ng-mremap", "perf"))
 HOST = "host"  # the running machine, one row more of the table
 
 

@@ -14,7 +14,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from tests.kernels.boot import ROOT
+from tests.kernels.catalogue import PROBES
 
+REAL_TESTS = "tests/real/test_guest.py"
 _PARTS = ("bpf", "tracer", "tests", "bench")
 
 
@@ -49,11 +51,11 @@ def stage(parent: Path) -> Iterator[Path]:
             shutil.copytree(ROOT / part, folder / part, ignore=ignore)
         shutil.copy2(ROOT / "pyproject.toml", folder)
         _python(folder, "-m", "compileall", "-q", *_PARTS[1:])
-        programs = "s.build(), w.build(), w.build_small(32), w.build_small(64)"
-        _python(folder, "-c", f"import bench.storm as s, tests.live.workload as w; {programs}")
-        _python(
-            folder, "-m", "pytest", "-p", "no:cacheprovider", "--collect-only", "-q", "tests/live"
-        )
+        programs = "s.build(), w.build(), w.build_small(32), w.build_small(64), r.build()"
+        modules = "bench.storm as s, tests.live.workload as w, tests.real.witnessed as r"
+        _python(folder, "-c", f"import {modules}; {programs}")
+        collect = ("-m", "pytest", "-p", "no:cacheprovider", "--collect-only", "-q")
+        _python(folder, *collect, "--probe", ",".join(PROBES), "tests/live", REAL_TESTS)
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
@@ -61,7 +63,9 @@ def stage(parent: Path) -> Iterator[Path]:
 
 def _python(folder: Path, *arguments: str) -> None:
     # A module that skips itself on the host must not fail here: the guest may run it.
-    env = os.environ | {"PYTHONPATH": str(folder), "CI": "", "PYTHONDONTWRITEBYTECODE": ""}
+    env = os.environ | {
+        "PYTHONPATH": str(folder), "CI": "", "PYTHONDONTWRITEBYTECODE": "", "PAGEFAULT_GUEST": "1"
+    }  # fmt: skip
     done = subprocess.run(
         [sys.executable, *arguments], cwd=folder, env=env, capture_output=True, text=True
     )

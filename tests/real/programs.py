@@ -85,14 +85,17 @@ pragma integrity_check;
     {"sqlite3": "sqlite3"},
 )
 
-GIT = Program(
-    "git",
-    """
+_GIT = """
 export HOME=$PWD GIT_CONFIG_NOSYSTEM=1
 export GIT_AUTHOR_NAME=a GIT_AUTHOR_EMAIL=a@b GIT_COMMITTER_NAME=a GIT_COMMITTER_EMAIL=a@b
 export GIT_AUTHOR_DATE='1700000000 +0000' GIT_COMMITTER_DATE='1700000000 +0000'
 git init -q repository
 cd repository
+"""
+
+GIT = Program(
+    "git",
+    f"""{_GIT}
 for change in 1 2 3; do
     for file in 1 2 3 4 5 6; do seq "$change" "$file" 20000 >"$file"; done
     git add .
@@ -102,6 +105,18 @@ git gc -q
 git fsck --no-progress
 git log --format=%H
 git diff --stat HEAD~2
+""",
+    {"git": "git"},
+)
+
+# Of git what takes seconds, not minutes, where a process more takes half a second.
+GIT_COMMIT = Program(
+    "git-commit",
+    f"""{_GIT}
+printf '%20000d' 7 >file
+git add file
+git commit -q -m change
+git log --format=%H
 """,
     {"git": "git"},
 )
@@ -290,4 +305,4 @@ END
 REAL = (
     *STRESSORS, REDIS, POSTGRES, GIT, GCC, MAKE, NUMPY, NODE, JAVA, CHROMIUM, SQLITE,
 )  # fmt: skip
-BY_NAME = {program.name: program for program in REAL}
+BY_NAME = {program.name: program for program in (*REAL, GIT_COMMIT)}

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from tests.kernels.catalogue import ExpectedSkip, is_expected, pick
+from tests.kernels.catalogue import PROBES, REAL, REAL_KERNEL, ExpectedSkip, is_expected, pick
 from tests.kernels.results import (
     Case,
     idle_probes,
@@ -15,6 +15,7 @@ from tests.kernels.results import (
     summary,
     table,
 )
+from tests.real.programs import BY_NAME
 
 EXPECTED = (
     ExpectedSkip("5.10", "test_a.py::test_uffd*", "UFFD_MOVE", probe="fentry"),
@@ -125,3 +126,9 @@ def test_kernels_are_picked_by_name_and_by_default() -> None:
     assert [kernel.name for kernel in pick(["7", "host", "6.1"])] == ["6.1", "7"]
     with pytest.raises(ValueError, match=r"no kernel '4\.4'; there are"):
         pick(["4.4"])
+
+
+def test_a_guest_traces_a_real_program_by_each_probe() -> None:
+    (kernel,) = pick([REAL_KERNEL])
+    assert sorted(probe for _, probe in REAL) == sorted(kernel.probes) == sorted(PROBES)
+    assert {program for program, _ in REAL} <= set(BY_NAME)
