@@ -20,6 +20,7 @@ HOW: dict[str, tuple[bool, tuple[str, ...]]] = {
     "command": (True, ()),
     "attached": (False, ()),
     "stacks": (True, ("--stacks",)),
+    "tiny": (False, ("--buffer", "4096")),  # the smallest there is
 }
 SHARES = cli.ROOT / "build" / "real" / "shares.json"
 
