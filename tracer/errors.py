@@ -5,10 +5,13 @@ its code. docs/cli.md lists the codes; a test compares the two.
 """
 
 import contextlib
+import select
 import sys
 from enum import IntEnum
 
 from tracer.text import harmless
+
+_PATIENCE_S = 0.3  # with whoever reads stderr, where there is haste
 
 
 class Exit(IntEnum):
@@ -55,9 +58,14 @@ class Interrupted(BaseException):
         self.number = number
 
 
-def complain(message: str, program: str = "pagefault-trace") -> None:
-    """Say `message` on stderr in one line, safe for a terminal."""
+def complain(message: str, program: str = "pagefault-trace", *, hasty: bool = False) -> None:
+    """Say `message` on stderr in one line, safe for a terminal.
+
+    `hasty`: not where that takes nothing for a while.
+    """
     line = " ".join(harmless(part.strip()) for part in message.splitlines())
-    with contextlib.suppress(OSError, AttributeError):  # stderr is full, or closed (None)
+    with contextlib.suppress(OSError, ValueError, AttributeError):  # it is full, or closed (None)
+        if hasty and not select.select([], [sys.stderr], [], _PATIENCE_S)[1]:
+            return
         sys.stderr.write(f"{program}: {line}\n")
         sys.stderr.flush()

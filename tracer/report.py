@@ -11,6 +11,7 @@ from typing import IO, TYPE_CHECKING, Self, cast
 
 from rich.console import Console
 
+from tracer.ending import Enough, Stalled, go_on
 from tracer.errors import TraceError, complain
 from tracer.options import Options, is_stdout, is_stream
 from tracer.outputs.base import Books, RunInfo, Symbolizer, Verdict
@@ -25,13 +26,16 @@ from tracer.outputs.summary import Summary
 from tracer.pipes import PIPE_CLOSED, discard_stdout
 from tracer.probes.choose import Attached
 from tracer.rows import Rows
-from tracer.session import Result, Session
+from tracer.session import PAGES_LEFT_OUT, Result, Session
 from tracer.verdict import complaints, verdict_of
 
 if TYPE_CHECKING:
     from tracer.outputs.callers import Callers
     from tracer.outputs.stacks import StacksFile
     from tracer.source_lines import SourceLines
+
+
+_AT_ONCE = "the trace was to end at once"
 
 
 class Files:
@@ -112,6 +116,9 @@ class Report:
         self._figures = Figures()
         if options.fail_if:
             session.outputs.count.append(self._figures)
+        for file in (files.csv, files.pages, files.text):
+            if file is not None:
+                file.hasty = lambda: session.at_once
         self._console = _console(options, files)
         self._info = _facts(options, attached)
         symbolizer = self._symbolizer()
@@ -206,7 +213,7 @@ class Report:
             return
         try:
             self._csv.close()
-        except BrokenPipeError:
+        except (BrokenPipeError, Stalled):
             self.status = PIPE_CLOSED
         if not self._session.outputs.log:  # its reader went away
             self.status = PIPE_CLOSED
@@ -226,6 +233,8 @@ class Report:
         info.exit_status = result.exit_status
         info.resident = result.resident
         info.notes += [*self._left_out(), *result.notes]
+        if result.stalled:
+            self.status = PIPE_CLOSED
         lines = self._source_lines()
         if self._callers is not None:
             info.notes += self._callers.notes()
@@ -250,7 +259,11 @@ class Report:
         if verdict is not None and verdict.status:
             self.status = self.verdict = verdict.status
             for line in complaints(verdict):
-                complain(line)
+                self._say(line)
+
+    def _say(self, line: str) -> None:
+        """On stderr, where nothing else can tell it any more."""
+        complain(line, hasty=self._session.at_once)
 
     def _left_out(self) -> list[str]:
         picks = self._session.plan.picks
@@ -266,16 +279,24 @@ class Report:
             return None
         from tracer.source_lines import SourceLines, find
 
-        if session.at_once:
-            return SourceLines(lacking="the trace was to end at once")
-
-        places = session.stacks.places
-        functions = [session.frames.frame(place).function for place in places]
-        return find(places, functions, session.inode_of)
+        frames, places = session.frames, session.stacks.places
+        try:
+            functions = []
+            for place in places:
+                go_on(lambda: session.at_once)  # a file's symbols are read whole, or not
+                functions.append(frames.frame(place).function)
+            with session.breakable():
+                return find(places, functions, session.inode_of)
+        except Enough:
+            return SourceLines(lacking=_AT_ONCE)
 
     def _write_stacks(self, lines: "SourceLines | None") -> None:
-        if self._files.stacks is not None and lines is not None:
-            self._files.stacks.finish(lines)
+        if self._files.stacks is None or lines is None:
+            return
+        try:
+            self._files.stacks.finish(lines, lambda: self._session.at_once)
+        except Enough:
+            self._info.notes.append(f"stacks: without source lines, for {_AT_ONCE}")
 
     def _print_summary(self, result: Result, lines: "SourceLines | None") -> None:
         try:
@@ -286,10 +307,14 @@ class Report:
             pages = result.pages and picks.choose_pages(result.pages, names)
             books = picks.choose_books(result.books, names)
             callers = None if self._callers is None or lines is None else (self._callers, lines)
+            self._files.text.renew()
             self._summary.render(self._console, names, books, pages, self._info, callers)
             self._files.text.close()
         except BrokenPipeError:
             discard_stdout()
+            self.status = PIPE_CLOSED
+        except Stalled as error:
+            self._say(f"the summary was left out: nobody reads {error}, and {_AT_ONCE}")
             self.status = PIPE_CLOSED
 
     def _write_pages(self, result: Result) -> None:
@@ -297,13 +322,25 @@ class Report:
         if file is None:
             return
         try:
-            write_pages(file, result.pages, self._session.names)
+            write_pages(file, result.pages, self._session.names, lambda: self._session.at_once)
             file.close()
         except BrokenPipeError:
             self.status = PIPE_CLOSED
+        except Enough:
+            self._say_pages_left_out()
+            file.close()
+        except Stalled:
+            self.status = PIPE_CLOSED
+            self._say_pages_left_out()
+            file.discard()
         except TraceError:
             file.discard()
             raise
+
+    def _say_pages_left_out(self) -> None:
+        if PAGES_LEFT_OUT not in self._info.notes:  # nor in the summary then
+            self._info.notes.append(PAGES_LEFT_OUT)
+            self._say(PAGES_LEFT_OUT)
 
     def _write_meta(self, result: Result) -> None:
         if self._files.meta is not None:

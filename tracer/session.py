@@ -14,7 +14,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
 from tracer.closing import books_of, pages_of
-from tracer.ending import DRAIN_S, Drain, Enough
+from tracer.ending import DRAIN_S, Drain, Enough, Stalled
 from tracer.errors import TraceError
 from tracer.outputs.base import Books, Output, PageTable
 from tracer.picks import Picks
@@ -41,7 +41,8 @@ _SNAPSHOT_SHARE = 10  # a snapshot may take a tenth of the time at most
 _MOST_SHELVED = 4096  # rows of pages without a frame, where nobody asked for all
 _SETTLE_S = 0.25  # how long the last records may take to arrive
 _MOST_WAITING_AT_END = 1 << 19  # then they are written without one
-_AT_ONCE = "the table of pages was left out: the trace was to end at once"
+_COUNTS_S = 0.5  # for the threads' counts, where the trace is to end at once
+PAGES_LEFT_OUT = "the table of pages was left out: the trace was to end at once"
 
 
 @dataclass
@@ -113,6 +114,7 @@ class Result:
     exit_status: int | None  # of the command; None while it runs, and without one
     notes: list[str]
     stdout_closed: bool  # the reader of the lines went away
+    stalled: bool  # the reader of an output took nothing, and lacks what a note says
     resident: list[tuple[int, int]]  # CLOCK_MONOTONIC, pages with a frame
 
 
@@ -136,6 +138,7 @@ class Session:
         self._snapshot_due_ns = 0
         self._drain = Drain(plan.drain_s)
         self._stdout_closed = False
+        self._stalled = False
         self._begun = False  # the command's first exec is behind it
         self._started_ns = 0
         self._looping = False  # from the first look to the last
@@ -185,9 +188,16 @@ class Session:
                 os.write(self._woken, b"!")
 
     def hurry(self) -> None:
-        """End it without reading what is left; safe in a signal handler."""
-        self._drain.hurry()
+        """End it without reading what is left; safe in a signal handler.
+
+        Raises Enough where that comes while something `breakable` is done.
+        """
         self.stop()
+        self._drain.hurry()
+
+    def breakable(self) -> contextlib.AbstractContextManager[None]:
+        """What is done inside raises Enough where the trace is to end at once."""
+        return self._drain.breakable()
 
     def run(self, started: Callable[[], None] = lambda: None) -> Result:
         """Trace until the targets end, the duration is over, or `stop`.
@@ -341,11 +351,21 @@ class Session:
         picked = self.plan.picks.choose(rows, self.names)
         self._say_nothing()
         try:
-            for output in self.outputs.live:
-                output.write(picked, self.names)
+            self._write(self.outputs.live, picked)
         except BrokenPipeError:
             self._reader_gone()
         self._waiting.add(rows)
+
+    def _write(self, outputs: list[Output], rows: Rows) -> None:
+        for output in list(outputs):
+            try:
+                output.write(rows, self.names)
+            except Stalled as error:
+                outputs.remove(output)
+                self._stalled = True
+                self._notes.append(
+                    f"{error} ends early: its reader took nothing, and the trace was to end at once"
+                )
 
     def _reader_gone(self) -> None:
         """Nobody reads the lines any more: go on only if there is something else to write."""
@@ -453,8 +473,7 @@ class Session:
 
     def _log(self, rows: Rows) -> None:
         try:
-            for output in self.outputs.log:
-                output.write(rows, self.names)
+            self._write(self.outputs.log, rows)
         except BrokenPipeError:
             self._log_reader_gone()
 
@@ -500,6 +519,7 @@ class Session:
             exit_status=status,
             notes=[*recorder.notes, *self._notes],
             stdout_closed=self._stdout_closed,
+            stalled=self._stalled,
             resident=self._resident.points,
         )
 
@@ -538,10 +558,12 @@ class Session:
     def _pages(self) -> PageTable | None:
         if self._recorder.timeline.shelf.overflowed:
             return None
-        if self._drain.hurried:
-            self._notes.append(_AT_ONCE)
+        try:
+            with self.breakable():
+                return pages_of(self._recorder)
+        except Enough:
+            self._notes.append(PAGES_LEFT_OUT)
             return None
-        return pages_of(self._recorder)
 
     def _note_losses(self) -> None:
         program, unread = self._attached.program, self._recorder.unread
@@ -609,13 +631,22 @@ class Session:
             self._recorder.threads.reach(tid, count)
 
     def _counts(self) -> dict[int, int]:
-        """The kernel's count now, of each thread that lives."""
+        """The kernel's count now, of each thread that lives.
+
+        Where there is haste, of as many as there is time for: there may be very many.
+        """
         counts: dict[int, int] = {}
         self._recorder.meet_threads()
+        deadline = None
         for tid, thread in self._recorder.threads.live.items():
-            if not thread.ended:
-                with contextlib.suppress(ProcessGone):
-                    counts[tid] = stat.fault_count(thread.tgid, tid)
+            if thread.ended:
+                continue
+            if self._drain.hurried:
+                deadline = deadline or time.monotonic() + _COUNTS_S
+                if time.monotonic() > deadline:
+                    break
+            with contextlib.suppress(ProcessGone):
+                counts[tid] = stat.fault_count(thread.tgid, tid)
         return counts
 
 

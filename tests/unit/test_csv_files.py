@@ -1,16 +1,20 @@
 """Output files are opened before tracing, safely, and never overwritten unasked."""
 
 import contextlib
+import fcntl
 import os
 import resource
 import signal
+import socket
 import stat
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
+from tracer.ending import Stalled
 from tracer.errors import Exit, TraceError
 from tracer.outputs.files import open_output, replace_file
 
@@ -306,3 +310,86 @@ def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
     return mask
+
+
+LINE = b"x" * 99 + b"\n"
+
+
+def test_a_pipe_nobody_reads_is_waited_for_until_there_is_haste() -> None:
+    """What it has taken are whole lines; a second signal need not come while it waits."""
+    reader, writer = os.pipe()
+    file = open_output(f"/dev/fd/{writer}")
+    os.close(writer)
+    asked = []
+    file.hasty = lambda: len(asked) > 3 or bool(asked.append(1))
+    with pytest.raises(Stalled) as caught:
+        file.write(LINE * 10_000)
+    assert str(caught.value) == f"/dev/fd/{writer}"
+    with pytest.raises(Stalled):
+        file.write(LINE)
+    os.set_blocking(reader, False)
+    taken = os.read(reader, 1 << 20)
+    assert len(taken) > 50_000
+    assert taken == LINE * (len(taken) // len(LINE))
+    file.renew()
+    file.write(LINE)
+    assert os.read(reader, 1 << 20) == LINE
+    file.close()
+    assert os.read(reader, 1) == b""
+    os.close(reader)
+
+
+@pytest.mark.parametrize("size", [4096, 1 << 16, 1 << 18])
+def test_all_comes_through_a_pipe(size: int) -> None:
+    """However much it holds at once, and however long the lines are."""
+    data = b"".join(b"%d" % number * (number % 3000) + b"\n" for number in range(1, 2000))
+    reader, writer = os.pipe()
+    fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, size)
+    file = open_output(f"/dev/fd/{writer}")
+    os.close(writer)
+    with ThreadPoolExecutor(1) as pool, open(reader, "rb") as taken:
+        everything = pool.submit(taken.read)
+        file.write(memoryview(data))
+        file.close()
+        assert everything.result() == data
+
+
+def test_others_do_not_find_their_pipe_changed() -> None:
+    reader, writer = os.pipe()
+    file = open_output(f"/dev/fd/{writer}")
+    assert os.get_blocking(writer)
+    assert not os.get_blocking(file.fileno())
+    file.close()
+    os.close(reader)
+    assert not stat.S_ISREG(os.fstat(writer).st_mode)
+    file = open_output(f"/dev/fd/{writer}")  # nobody reads it: it cannot be opened anew
+    with pytest.raises(BrokenPipeError):
+        file.write(LINE)
+    file.close()
+    os.close(writer)
+
+
+def test_a_socket_nobody_reads_is_waited_for_until_there_is_haste() -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        file = open_output(f"/dev/fd/{ours.fileno()}")
+        file.hasty = lambda: True
+        with pytest.raises(Stalled):
+            file.write(LINE * 100_000)
+        file.close()
+        assert ours.getblocking()
+
+
+def test_a_file_of_our_own_can_be_shortened(tmp_path: Path) -> None:
+    file = open_output(str(tmp_path / "f"))
+    file.write(b"one\ntwo\n")
+    file.shorten(4)
+    file.write(b"three\n")
+    file.close()
+    assert (tmp_path / "f").read_bytes() == b"one\nthree\n"
+    with (tmp_path / "f").open("ab") as shared:
+        file = open_output(f"/dev/fd/{shared.fileno()}")
+        file.write(b"four\n")
+        file.shorten(4)
+        file.close()
+    assert (tmp_path / "f").read_bytes() == b"one\nthree\nfour\n"

@@ -1,12 +1,25 @@
 """What may still be done once a trace is to end, and the line that says so."""
 
+import contextlib
 import io
+import os
 
 import pytest
 from rich.console import Console
 
 from tracer.ending import Drain, Enough
 from tracer.outputs.draining import DrainLine
+
+
+class Stopped(io.StringIO):
+    """What a terminal is to us that takes nothing (Ctrl-S)."""
+
+    def __init__(self, fd: int) -> None:
+        super().__init__()
+        self._fd = fd
+
+    def fileno(self) -> int:
+        return self._fd
 
 
 class Clock:
@@ -120,3 +133,50 @@ def test_no_terminal_no_line() -> None:
         clock.now += 1
     it.erase()
     assert said.getvalue() == ""
+
+
+def test_a_stopped_terminal_holds_nothing_up() -> None:
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            os.write(writer, bytes(4096))
+    said = Stopped(writer)
+    clock = Clock()
+    console = Console(file=said, force_terminal=True, width=80, _environ={"TERM": "xterm"})
+    it = DrainLine(console, clock)
+    for _ in range(3):
+        it.show(5_000_000)
+        clock.now += 1
+    it.erase()
+    assert said.getvalue() == ""
+    os.close(reader)
+    os.close(writer)
+
+
+def test_what_may_be_broken_off_is() -> None:
+    """Wherever it is; what comes after is not."""
+    drain = Drain(10)
+    done = []
+
+    def work() -> None:
+        with drain.breakable():
+            done.append(1)
+            drain.hurry()  # as a signal's handler would
+            done.append(2)
+
+    with pytest.raises(Enough):
+        work()
+    drain.hurry()
+    assert done == [1]
+    with pytest.raises(Enough):
+        work()
+    assert done == [1]
+
+
+def test_in_no_hurry_nothing_is_broken_off() -> None:
+    drain = Drain(0)
+    drain.begin()
+    with drain.breakable():
+        pass
+    drain.hurry()

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tracer import source_lines
+from tracer.ending import Enough
 from tracer.frames import NO_FRAME_POINTERS, TRUNCATED, Frame, FrameNames
 from tracer.outputs import units
 from tracer.outputs.callers import Callers, _without_types
@@ -203,7 +204,11 @@ def test_rows_come_before_what_refers_to_them(tmp_path: Path) -> None:
     file.write(Rows.from_records(np.zeros(1, ROW)), Names())
     assert len(read(path)) == 2
     file.close()
-    file.finish(SourceLines(names={"inner": "std::inner<int>(char)"}))
+    demangled = SourceLines(names={"inner": "std::inner<int>(char)"})
+    with pytest.raises(Enough):
+        file.finish(demangled, lambda: True)
+    assert [row["function"] for row in read(path)] == ["inner", "outer"]
+    file.finish(demangled)
     assert [row["function"] for row in read(path)] == ["std::inner<int>(char)", "outer"]
 
 

@@ -5,8 +5,10 @@ import io
 from pathlib import Path
 
 import numpy as np
+import pytest
 from outputs_data import HOSTILE, five, names, rows, table
 
+from tracer.ending import Enough
 from tracer.outputs.base import PageTable
 from tracer.outputs.files import open_output
 from tracer.outputs.pages import CHUNK, PAGE_COLUMNS, write_pages
@@ -95,3 +97,13 @@ def test_hostile_regions_and_many_chunks(tmp_path: Path) -> None:
     text = written(pages, known, tmp_path / "p")
     assert text.count("\n") == count + 1
     assert [row["first_fault"] for row in read(text)] == [str(n + 1) for n in range(count)]
+
+
+def test_what_is_broken_off_is_a_header(tmp_path: Path) -> None:
+    """Half a table would look like a whole one."""
+    file = open_output(str(tmp_path / "p"))
+    looks = iter([False, False, True])
+    with pytest.raises(Enough):
+        write_pages(file, table(rows(3 * CHUNK)), names(), lambda: next(looks))
+    file.close()
+    assert (tmp_path / "p").read_text() == ",".join(PAGE_COLUMNS) + "\n"

@@ -1,5 +1,6 @@
 """The line that a terminal shows while a trace that is to end reads what is left."""
 
+import select
 import time
 from collections.abc import Callable
 
@@ -31,7 +32,7 @@ class DrainLine:
         now = self._clock()
         if self._due is None:
             self._due = now + _PATIENCE_S
-        if now < self._due:
+        if now < self._due or not self._takes_more():
             return
         self._due = now + _EVERY_S
         what = f"reading what is left: {_spelled(records)}" if records else "looking at memory"
@@ -44,9 +45,16 @@ class DrainLine:
     def erase(self) -> None:
         """Leave an empty line, for what comes next."""
         shown, self._shown = self._shown, False
-        if shown:
+        if shown and self._takes_more():
             start = (ControlType.CURSOR_MOVE_TO_COLUMN, 0)
             self._console.control(Control(start, (ControlType.ERASE_IN_LINE, 2)))
+
+    def _takes_more(self) -> bool:
+        """Whether it would not hold us up, as a terminal does that was stopped (Ctrl-S)."""
+        try:
+            return bool(select.select([], [self._console.file], [], 0)[1])
+        except (OSError, ValueError):  # no file of the kernel's
+            return True
 
 
 def _spelled(records: int) -> str:

@@ -6,14 +6,18 @@ that another user may have put in our way is followed (tracer.outputs.paths).
 """
 
 import errno
+import fcntl
 import io
 import os
 import re
 import select
 import stat
+import termios
+from collections.abc import Callable
 from contextlib import suppress
 from typing import TextIO, cast
 
+from tracer.ending import Stalled
 from tracer.errors import Exit, TraceError
 from tracer.outputs.paths import Owner, open_parent, others_may_write, refuse_planted_file
 from tracer.text import printable
@@ -21,6 +25,8 @@ from tracer.text import printable
 _DESCRIPTOR = re.compile(r"/dev/(stdin|stdout|stderr)|/(?:dev|proc/self)/fd/(\d+)")
 _NO_FD = (1 << 31) - 1  # beyond what a descriptor can be (RLIMIT_NOFILE), and no overflow
 _STANDARD = {"stdin": 0, "stdout": 1, "stderr": 2}
+_LOOK_MS = 50  # how often, while a reader takes nothing, it is asked whether to wait for it
+_PATIENCE_MS = 300  # for such a reader, in all, once there is haste
 
 
 class OutputFile:
@@ -28,6 +34,7 @@ class OutputFile:
 
     `created` tells whether it was made by us (`discard` then removes it again),
     `regular` whether it is a file on disk, not a pipe, a terminal or a device.
+    `hasty` says whether a reader that takes nothing is not to be waited for any longer.
     """
 
     def __init__(
@@ -45,10 +52,15 @@ class OutputFile:
         self.created = created
         self._entry = entry
         self._becomes = becomes
-        self._fd = fd
+        self.hasty: Callable[[], bool] = lambda: False
+        mode = os.fstat(fd).st_mode
+        self.regular = stat.S_ISREG(mode)
+        self._pipe = stat.S_ISFIFO(mode)
+        self._fd = _not_to_block(fd) if self._pipe or os.isatty(fd) else fd
+        self._blocks = not (self.regular or fcntl.fcntl(self._fd, fcntl.F_GETFL) & os.O_NONBLOCK)
         self._parent = parent  # directory, for `discard`; ours to close
-        self.regular = stat.S_ISREG(os.fstat(fd).st_mode)
         self._fresh = True
+        self._patience = _PATIENCE_MS
 
     def fileno(self) -> int:
         return self._fd
@@ -57,9 +69,10 @@ class OutputFile:
         """Write all of `data`, which ends a line.
 
         An existing file is emptied by the first write, not when it is opened.
-        Raises BrokenPipeError where the reader is gone, TraceError(code=OUTPUT)
-        where the disk is full or the device fails; a file on disk is then cut
-        back to whole lines.
+        Raises BrokenPipeError where the reader is gone, Stalled where it takes
+        nothing and there is haste, TraceError(code=OUTPUT) where the disk is full
+        or the device fails. A file on disk is then cut back to whole lines; what a
+        pipe has taken are whole lines, too, but for any longer than PIPE_BUF.
         """
         try:
             if self._fresh:
@@ -81,13 +94,45 @@ class OutputFile:
     def _write(self, data: memoryview) -> None:
         done = 0
         while done < len(data):
+            if self._blocks:
+                self._wait()
             try:
-                done += os.write(self._fd, data[done:])
-            except BlockingIOError:  # a terminal or pipe someone set to O_NONBLOCK
-                select.select([], [self._fd], [])
+                done += os.write(self._fd, self._piece(data, done))
+            except BlockingIOError:
+                self._wait()
             except OSError:
                 self._cut(data[:done])
                 raise
+
+    def _piece(self, data: memoryview, start: int) -> memoryview | bytes:
+        """What to write at once: of a pipe, lines that it takes whole or not at all (pipe(7))."""
+        if not self._pipe:
+            return data[start : start + select.PIPE_BUF] if self._blocks else data[start:]
+        most = select.PIPE_BUF
+        if not self._blocks and fcntl.ioctl(self._fd, termios.FIONREAD, b"\0" * 4) == b"\0" * 4:
+            most = fcntl.fcntl(self._fd, fcntl.F_GETPIPE_SZ)  # it is empty
+        piece = bytes(data[start : start + most])
+        return piece[: piece.rfind(b"\n") + 1] or piece
+
+    def _wait(self) -> None:
+        """Until it takes something."""
+        poll = select.poll()
+        poll.register(self._fd, select.POLLOUT)
+        while not poll.poll(_LOOK_MS):
+            if self.hasty():
+                self._patience -= _LOOK_MS
+                if self._patience <= 0:
+                    raise Stalled(self.name)
+
+    def renew(self) -> None:
+        """What is written next is waited for anew."""
+        self._patience = _PATIENCE_MS
+
+    def shorten(self, size: int) -> None:
+        """Take back all but the first `size` bytes of a file on disk that is ours alone."""
+        if self.regular and self._parent >= 0:
+            os.ftruncate(self._fd, size)
+            os.lseek(self._fd, size, os.SEEK_SET)
 
     def _cut(self, written: memoryview) -> None:
         """Take back what was written of a line that did not fit."""
@@ -219,6 +264,22 @@ def _checked(path: str, fd: int) -> int:
         return os.dup(min(fd, _NO_FD))
     except OSError as error:
         raise failure(path, "cannot open", error) from error
+
+
+def _not_to_block(fd: int) -> int:
+    """A pipe or terminal opened anew: on others that use it too, O_NONBLOCK shall not be forced.
+
+    Where that cannot be, as it was; `fd` is closed otherwise.
+    """
+    if fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDONLY:
+        return fd  # writing to it fails, as it should
+    flags = os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+    try:
+        own = os.open(f"/proc/self/fd/{fd}", flags)
+    except OSError:  # nobody reads it; no /proc
+        return fd
+    os.close(fd)
+    return own
 
 
 def _open_in(parent: int, name: str, path: str, owner: Owner | None, force: bool) -> OutputFile:

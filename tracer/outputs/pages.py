@@ -1,9 +1,10 @@
 """The page timeline as CSV: one row a page. docs/csv.md describes every column."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
+from tracer.ending import Enough
 from tracer.outputs.base import PageTable
 from tracer.outputs.cells import RegionCells, enum_cells
 from tracer.outputs.columns import decimal, hexadecimal, strings
@@ -21,18 +22,27 @@ CHUNK = 8192  # pages formatted at once
 _CONFIRMED = [b",", b"fault,", b"both,"]
 
 
-def write_pages(file: OutputFile, pages: PageTable | None, names: Names) -> None:
+def write_pages(
+    file: OutputFile,
+    pages: PageTable | None,
+    names: Names,
+    enough: Callable[[], bool] = lambda: False,
+) -> None:
     """Write the whole table, header first; the caller closes the file.
 
-    Without a table (the trace ended before it could be made) there is only the header.
-    Raises as OutputFile.write does.
+    Without a table (the trace ended before it could be made) there is only the header; and
+    where it is `enough` meanwhile: then Enough is raised. Else raises as OutputFile.write does.
     """
-    file.write((",".join(PAGE_COLUMNS) + "\n").encode())
+    header = (",".join(PAGE_COLUMNS) + "\n").encode()
+    file.write(header)
     if pages is None:
         return
     regions = RegionCells()
     regions.extend(names)
     for start in range(0, len(pages.page), CHUNK):
+        if enough():
+            file.shorten(len(header))
+            raise Enough
         for text in _format(pages, slice(start, start + CHUNK), regions):
             file.write(text)
 

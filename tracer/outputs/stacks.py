@@ -5,8 +5,9 @@ a trace that was killed leaves what its CSV needs. What takes longer (source lin
 the programmer wrote them) is filled in at the end, when the file is made anew.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 
+from tracer.ending import go_on
 from tracer.frames import Frame, FrameNames
 from tracer.outputs.cells import text_cell
 from tracer.outputs.files import OutputFile, open_output, replace_file
@@ -46,23 +47,34 @@ class StacksFile:
             return
         first, end = self._written + 1, len(self._stacks.stacks)
         self._written = end - 1
-        for start in range(first, end, _AT_ONCE):
-            self._file.write(self._text(range(start, min(start + _AT_ONCE, end)), None))
+        for part in self._parts(first, end):
+            self._file.write(self._text(part, None))
 
     def close(self) -> None:
         """Close the file as it is."""
         self._file.close()
 
-    def finish(self, lines: SourceLines) -> None:
-        """Make the file anew, with source lines and demangled names. Raises TraceError."""
+    def finish(self, lines: SourceLines, enough: Callable[[], bool] = lambda: False) -> None:
+        """Make the file anew, with source lines and demangled names. Raises TraceError.
+
+        Raises Enough where it is `enough` before that is done: the file stays as it is.
+        """
         self._file.close()
-        if self._stacks is not None and lines:
-            every = range(1, len(self._stacks.stacks))
-            replace_file(self.path, _header() + self._text(every, lines), self._owner)
+        if self._stacks is None or not lines:
+            return
+        text = [_header()]
+        for part in self._parts(1, len(self._stacks.stacks)):
+            go_on(enough)
+            text.append(self._text(part, lines))
+        replace_file(self.path, b"".join(text), self._owner)
 
     def discard(self) -> None:
         """Close without a trace."""
         self._file.discard()
+
+    def _parts(self, first: int, end: int) -> Iterator[range]:
+        for start in range(first, end, _AT_ONCE):
+            yield range(start, min(start + _AT_ONCE, end))
 
     def _text(self, numbers: Iterable[int], lines: SourceLines | None) -> bytes:
         assert self._stacks is not None
