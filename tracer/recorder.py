@@ -464,7 +464,7 @@ class Recorder:
             self.execs.add(tgid)
             if new is not None:
                 self.last_space[tgid] = new.number
-                self.observer.view(new.number, Source.EXEC)
+                self.observer.view(new.number).born = Source.EXEC
                 self.changed.add(new.number)
             left = self.spaces.find(old) if old is not None else None
             if left is not None and left.ended_ns is not None:
@@ -655,6 +655,18 @@ class Recorder:
                     self.threads.meet(tid, tgid)
 
     # -- snapshots --------------------------------------------------------------------
+
+    def is_of(self, shot: Snapshot, number: int) -> bool:
+        """Whether the process was in that space all along, and its exec over.
+
+        After an exec it showed another; during one, pages that exec may still move. The ring
+        must have been read to the snapshot's end.
+        """
+        space = self.spaces.find(number)
+        if space is None or space.ended_ns is not None or shot.pid not in space.members:
+            return False
+        # The record that says so may be lost.
+        return not space.building or self.attached.program.counters()["lost_other"] > 0
 
     def observe(
         self, space: int, shot: Snapshot, enough: Callable[[], bool] = lambda: False

@@ -441,7 +441,9 @@ class Session:
         Returns those that were of the space they were meant for. Raises Enough where there
         is no time for it.
         """
-        shots = {number: shot for number, shot in shots.items() if self._is_of(shot, number)}
+        shots = {
+            number: shot for number, shot in shots.items() if self._recorder.is_of(shot, number)
+        }
         for number, shot in shots.items():
             self._observe_one(number, shot)
         self._snapshots += bool(shots)
@@ -460,11 +462,6 @@ class Session:
             with contextlib.suppress(ProcessGone):
                 return take(pid, self._recorder.observer.last_seen(number), enough)
         return None
-
-    def _is_of(self, shot: Snapshot, number: int) -> bool:
-        """Whether the process was in that space all along; after an exec it showed another."""
-        space = self._recorder.spaces.find(number)
-        return space is not None and space.ended_ns is None and shot.pid in space.members
 
     def _release(self, shots: dict[int, Snapshot]) -> None:
         """Write the rows that this round of snapshots could decide on."""

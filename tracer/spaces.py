@@ -44,7 +44,8 @@ class Space:
     """One address space.
 
     `owner` is the process it was made for (0 where that is not known), or
-    another that shares it once the owner is gone.
+    another that shares it once the owner is gone. `building`: its exec is not over as far
+    as we know, and may still move what it has put there.
     """
 
     number: int
@@ -54,6 +55,7 @@ class Space:
     members: set[int] = field(default_factory=set)
     ended_ns: int | None = None
     retired: bool = False  # … and the timeline has let go of its pages
+    building: bool = False
 
 
 class Spaces:
@@ -136,6 +138,7 @@ class Spaces:
             self.fork(time_ns, tgid, int(record["mm"]), *child)
         elif kind == RecordType.EXEC:
             self.exec(time_ns, tgid, int(record["mm"]))
+            self._by_tgid[tgid].building = False
         elif kind == RecordType.EXIT and record["group_dead"]:
             self.exit(time_ns, tgid)
 
@@ -168,6 +171,7 @@ class Spaces:
             self._end_pointer(mm, time_ns)
             space = self._new(mm, tgid)
         space.owner = tgid
+        space.building = True
         if waiting:
             space.history = waiting[-1][1]
         else:

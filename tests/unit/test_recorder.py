@@ -34,7 +34,7 @@ class Kernel:
 
     def __init__(self) -> None:
         self.ring = FedRing(RING)
-        self.counts = {"lost": 0, "filtered": 0}
+        self.counts = {"lost": 0, "filtered": 0, "lost_other": 0}
         self.targets: list[tuple[int, dict[str, bool]]] = []
         self.program = SimpleNamespace(
             layout=LAYOUT,
@@ -356,6 +356,25 @@ def test_exec_begins_a_new_space(recorder: Recorder, kernel: Kernel) -> None:
     assert recorder.execs == {PID}
     assert recorder.last_space == {PID: 2}
     assert recorder.changed == {2}
+    assert recorder.observer.view(2).born == Source.EXEC
+
+
+def test_what_exec_still_moves_is_not_looked_at(recorder: Recorder, kernel: Kernel) -> None:
+    """Its own faults tell of the new space before its record does."""
+    kernel.fault(1, count=101)
+    kernel.fault(1, mm=NEW_MM, current_mm=NEW_MM, count=102)
+    cycle(recorder)
+    nothing = np.empty(0, np.uint64)
+    shot = Snapshot(PID, 0, 0, [], nothing, nothing, nothing)
+    assert not recorder.is_of(shot, 1)  # it has left that
+    assert not recorder.is_of(shot, 2)
+    assert recorder.observer.view(2).born == Source.FORK
+    kernel.counts["lost_other"] = 1  # its record may have been lost
+    assert recorder.is_of(shot, 2)
+    kernel.counts["lost_other"] = 0
+    kernel.task(RecordType.EXEC, mm=NEW_MM, child_tid=PID, count=103)
+    cycle(recorder)
+    assert recorder.is_of(shot, 2)
     assert recorder.observer.view(2).born == Source.EXEC
 
 
