@@ -69,13 +69,18 @@ class Map:
         follow each other, each in a multiple of 8 bytes.
         """
         size = self.value_size if copies == 1 else -(-self.value_size // 8) * 8 * copies
-        keys, value = _buffer(key), ctypes.create_string_buffer(size)
-        where = ctypes.addressof(keys), ctypes.addressof(value)
+        value = ctypes.create_string_buffer(size)
         try:
-            _bpf(_MAP_LOOKUP, _ELEMENT.pack(self.fd, *where, 0))
+            self.lookup_into(key, value)
         except FileNotFoundError:
             return None
         return value.raw
+
+    def lookup_into(self, key: bytes, value: "ctypes.Array[ctypes.c_char]") -> None:
+        """The value of `key` into a buffer that is large enough. FileNotFoundError: none."""
+        keys = _buffer(key)
+        where = ctypes.addressof(keys), ctypes.addressof(value)
+        _bpf(_MAP_LOOKUP, _ELEMENT.pack(self.fd, *where, 0))
 
     def items(self) -> Iterator[tuple[bytes, bytes]]:
         """The elements of a hash map, in no order."""

@@ -16,6 +16,7 @@ from enum import IntEnum
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from tracer.errors import Exit, TraceError
 from tracer.probes import bpf
@@ -148,6 +149,7 @@ class Program:
         self._filters = (0, 0, 0)
         self._large_folios = True
         self._namespace = (0, 0)  # struct pid_namespace * of ours, and its depth
+        self._places: ctypes.Array[ctypes.c_char] | None = None
         self._zero: dict[str, int] = {}
         self._skips_before: dict[str, int] = {}
         try:
@@ -374,16 +376,24 @@ class Program:
     def places(self) -> list[tuple[int, Place]]:
         """What is kept of each thread that has faulted, with its id."""
         # The map's keys are the kernel's own numbers, not our PID namespace's.
-        size = self._maps["pending"].value_size
-        values = [self._maps["places"].lookup(_FIRST) or b""]
-        values += [place for _, place in self._maps["pending"].items()]
-        places = np.frombuffer(b"".join(values), np.uint8).reshape(-1, size)
-        ends = places[:, -PLACE_END.itemsize :].copy().view(PLACE_END).ravel()
-        ends = ends[(ends["task"] != 0) & (ends["tid"] != 0)]
+        places = self._maps["places"]
+        if self._places is None:
+            self._places = ctypes.create_string_buffer(places.value_size)  # megabytes: kept
+        places.lookup_into(_FIRST, self._places)
+        values = [memoryview(self._places)]
+        values += [memoryview(place) for _, place in self._maps["pending"].items()]
+        parts = [self._ends(each) for each in values]
+        ends = np.concatenate([part[(part["task"] != 0) & (part["tid"] != 0)] for part in parts])
         open_ = (ends["state"] != 0) & (ends["state"] & _STATE_ATTEMPT == 0)
         columns = ends["tid"], ends["first"], ends["seen"], open_, ends["task"]
         rows = zip(*(column.tolist() for column in columns), strict=True)
         return [(tid, Place(*rest)) for tid, *rest in rows]
+
+    def _ends(self, values: memoryview) -> npt.NDArray[np.void]:
+        """The last members of each struct pending, where they are: most are of no thread."""
+        size = self._maps["pending"].value_size
+        start, count = size - PLACE_END.itemsize, len(values) // size
+        return np.ndarray((count,), PLACE_END, values, start, (size,))
 
     def reset_targets(self) -> None:
         """No process is a target, no fault is pending, nothing is filtered."""
