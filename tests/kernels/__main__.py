@@ -11,11 +11,12 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from threading import Event
+from threading import Event, Thread
 
 from bench.instructions import measure
 from tests import unsteady
 from tests.kernels import again, host, matrix
+from tests.kernels import compile as compiling
 from tests.kernels.boot import ROOT, boot
 from tests.kernels.catalogue import (
     BENCH_KERNELS,
@@ -204,19 +205,27 @@ def _missing_programs() -> str:
 def _run_guest(
     kernel: Kernel, image: Image, root: Path, options: argparse.Namespace, stop: Event
 ) -> list[Case]:
-    """One boot, all probes: Python starts once, and each probe is compiled once."""
+    """One boot, all probes: Python starts once, and each probe is compiled once, here."""
     out = _output(image.version)
     probes = [probe for probe in options.probes if probe in kernel.probes]
-    ended = boot(
-        image,
-        _pytest(out, probes, options.select, real=kernel.name == REAL_KERNEL),
-        out,
-        limit=options.limit,
-        root=root,
-        append=kernel.append,
-        vng=kernel.vng,
-        stop=stop,
-    )
+    compiling.clear(out)
+    over = Event()
+    compiler = Thread(target=compiling.serve, args=(out, root, over))
+    compiler.start()
+    try:
+        ended = boot(
+            image,
+            _pytest(out, probes, options.select, real=kernel.name == REAL_KERNEL),
+            out,
+            limit=options.limit,
+            root=root,
+            append=kernel.append,
+            vng=kernel.vng,
+            stop=stop,
+        )
+    finally:
+        over.set()
+        compiler.join()
     cases = _judged(kernel.name, out, probes)
     failed = any(case.outcome == "failed" for case in cases)
     if ended.status is None or (ended.status != 0 and not failed):

@@ -1,7 +1,8 @@
 """A pytest plugin for each row of the matrix: one JSON line a test, written as soon as it is known.
 
 It also skips what makes no sense in a guest (catalogue.TIMED), and of the tests that start the
-program itself (they use tests/live/cli.py) it leaves only those marked `guest`.
+program itself (they use tests/live/cli.py) it leaves only those marked `guest`, with the probe
+that the mark names, and has the host compile what they attach (compile.py).
 
 `pytest -p tests.kernels.report --report-lines FILE`. pytest's own reports are written at the
 end; a guest that crashes never gets there, and these lines say how far it came.
@@ -14,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from tests.kernels import compile as compiling
 from tests.kernels.catalogue import TIMED, TIMED_REASON
 from tests.kernels.results import split_test
 
@@ -29,6 +31,14 @@ def pytest_configure(config: pytest.Config) -> None:
     path = config.getoption("--report-lines")
     if path is not None:
         config.pluginmanager.register(LineReport(path), "kernels-line-report")
+        if os.environ.get("PAGEFAULT_GUEST"):
+            compiling.ask(path.parent, config.getoption("--probe").split(","))
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    path = session.config.getoption("--report-lines")
+    if path is not None and os.environ.get("PAGEFAULT_GUEST"):
+        compiling.take(path.parent)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -55,7 +65,10 @@ def _runs_the_program(item: pytest.Item) -> bool:
 
 
 def _is_for_guests(item: pytest.Item) -> bool:
-    return item.get_closest_marker("guest") is not None
+    mark = item.get_closest_marker("guest")
+    if mark is None or not mark.args or not os.environ.get("PAGEFAULT_GUEST"):
+        return mark is not None
+    return isinstance(item, pytest.Function) and item.callspec.params["attached"] in mark.args
 
 
 class LineReport:

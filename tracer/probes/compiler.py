@@ -16,7 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -109,6 +109,30 @@ def main() -> None:
     os._exit(0)  # without LLVM's goodbyes
 
 
+@dataclass(frozen=True)
+class Build:
+    """What is made of bpf/pagefault.c for one probe on one kernel; any machine with bcc can."""
+
+    flags: tuple[str, ...]  # of clang
+    cast: int  # the BTF id of the kernel's bpf_rdonly_cast; 0 for none
+
+    def key(self, bpf_dir: Path, about: str) -> str:
+        """Where the cache keeps it. `about` says which bcc."""
+        return cache.key_of(bpf_dir, [about, str(self.cast), *self.flags])
+
+    def compile(self, bpf_dir: Path, lap: Callable[[str], None] = lambda _: None) -> Answer:
+        """Raises TraceError (Exit.NO_PROBE, NO_BCC), with the line of clang's that matters."""
+        return _compile(bpf_dir, self, lap)
+
+
+def builds_for(btf: Btf, *, stacks: bool) -> dict[str, Build]:
+    """Of each probe, on the running kernel. Raises TraceError (Exit.UNSUPPORTED)."""
+    flags, cast = _flags(btf), _cast_function(btf)
+    flags += _casts(btf) if cast else []
+    flags += ["-DSTACKS"] if stacks else []
+    return {name: Build((f"-D{probe.define}", *flags), cast) for name, probe in PROBES.items()}
+
+
 def answer(bpf_dir: Path, wanted: str, skip: list[str], *, stacks: bool = False) -> Answer:
     """Compile the best probe of `wanted` ("auto": of all) that is not in `skip`.
 
@@ -124,21 +148,19 @@ def answer(bpf_dir: Path, wanted: str, skip: list[str], *, stacks: bool = False)
             return found
         about = f"{found.bcc_folder} {found.bcc_version}"
     with Btf() as btf:
-        flags, cast = _flags(btf), _cast_function(btf)
-        flags += _casts(btf) if cast else []
-        flags += ["-DSTACKS"] if stacks else []
+        builds = builds_for(btf, stacks=stacks)
         ids = {name: number for name in _HOOKED if (number := btf.function_id(name))}
     clock.lap("read BTF")
     names, reasons = order(wanted, skip, ids)
     clock.lap("choose the probe")
     for name in names:
-        define, place = PROBES[name].define, cache.folder()
-        key = cache.key_of(bpf_dir, [about, define, str(cast), *flags])
+        build, place = builds[name], cache.folder()
+        key = build.key(bpf_dir, about)
         compiled = cache.load(place, key)
         clock.lap("look whether it is compiled already")
         if compiled is None:
             try:
-                compiled = _compile(bpf_dir, define, flags, cast, clock)
+                compiled = build.compile(bpf_dir, clock.lap)
             except TraceError as error:
                 if error.code != Exit.NO_PROBE:
                     raise
@@ -219,10 +241,10 @@ def _hide_symbols(bpf_dir: Path) -> None:
         _libc.mount(symbols, b"/proc/kallsyms", None, _MS_BIND, None)
 
 
-def _compile(bpf_dir: Path, define: str, flags: list[str], cast: int, clock: _Clock) -> Answer:
-    """Raises TraceError with the line that matters of what clang says."""
+def _compile(bpf_dir: Path, build: Build, lap: Callable[[str], None]) -> Answer:
+    os.environ["BCC_KERNEL_SOURCE"] = str(bpf_dir / "compat")
     bcc: Any = import_bcc()
-    clock.lap("import bcc")
+    lap("import bcc")
     _hide_symbols(bpf_dir)
 
     class Unattached(bcc.BPF):  # type: ignore[misc]
@@ -233,19 +255,18 @@ def _compile(bpf_dir: Path, define: str, flags: list[str], cast: int, clock: _Cl
         f"-I{bpf_dir}",
         "-I/usr/include",
         "-I/usr/include/x86_64-linux-gnu",
-        f"-D{define}",
         f"-DPLACES={PLACES}",
         f"-DACTIVE_BYTES={PIDS}",
         *(f"-DVALUE_{name.upper()}={number}" for number, name in _VALUES.items()),
-        *flags,
+        *build.flags,
     ]
     with _quiet_stderr() as complaints:
         try:
             module = Unattached(src_file=os.fsencode(bpf_dir / "pagefault.c"), cflags=cflags)
         except Exception as error:
             raise TraceError(_why(str(error), complaints()), code=Exit.NO_PROBE) from error
-    maps, functions = _take_apart(bcc.lib, module.module, cast)
-    clock.lap("compile")
+    maps, functions = _take_apart(bcc.lib, module.module, build.cast)
+    lap("compile")
     return replace(_found(bcc), maps=maps, functions=functions)
 
 
