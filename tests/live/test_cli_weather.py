@@ -57,7 +57,7 @@ def _ended(pid: int) -> bool:
         return True
 
 
-@pytest.mark.guest
+@pytest.mark.guest("kprobe")
 def test_a_tracer_that_is_killed(tmp_path: Path, attached: Attached) -> None:
     """No program, no active event, no helper stays; the CSV can be read to its last whole line."""
     csv_file = tmp_path / "a.csv"
@@ -160,7 +160,7 @@ def test_the_target_of_a_killed_tracer_goes_on(tmp_path: Path) -> None:
         assert work.finish() == 0
 
 
-@pytest.mark.guest
+@pytest.mark.guest("perf")
 def test_two_tracers_on_one_target(attached: Attached, tmp_path: Path) -> None:
     """Each has all of it."""
     csv_file = tmp_path / "other.csv"
