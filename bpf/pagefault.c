@@ -1674,7 +1674,12 @@ RAW_TRACEPOINT_PROBE(sched_process_free)
 	READ(key, task, O_TASK_PID);
 	left = leaving.lookup(&task);
 	if (!left) {
-		free_place(task, key);
+		/*
+		 * No target's any more; but if the trace is just ending, what it came to while it was
+		 * one is in its place alone.
+		 */
+		if (WATCH != WATCH_ON)
+			free_place(task, key);
 		return 0;
 	}
 	thread_is_gone(task, left);

@@ -30,7 +30,9 @@ def books_of(recorder: Recorder, attached: Attached, kernel: KernelCount | None 
     counted = max(kernel.faults, ours) if kernel.at_least else kernel.faults
     missed = max(0, counted - ours)
     blind = min(kernel.blind, missed)
-    under_way = min(counters["orphans"], missed - blind)
+    # Where handlers are skipped, a completion without an entry need not be from before the trace.
+    skips = attached.probe.missed(attached.program)
+    under_way = 0 if skips else min(counters["orphans"], missed - blind)
     skipped = attached.program.skipped_tracepoints()
     if missed > 0 or lost_faults or lost_other or skipped:
         # Not unknown then: nobody was told, and that is counted.
@@ -40,7 +42,7 @@ def books_of(recorder: Recorder, attached: Attached, kernel: KernelCount | None 
     lost_by = {cause.name.lower(): int(lost[cause]) for cause in Loss if lost[cause]}
     total, gone = sum(gained_by.values()), sum(lost_by.values())
     unexplained = missed - blind - under_way
-    why = _why_missed(recorder, attached, unexplained, counters["crowded"])
+    why = _why_missed(recorder, skips, unexplained, counters["crowded"])
     resident = _resident(recorder)
     return Books(
         traced=recorder.traced,
@@ -51,7 +53,7 @@ def books_of(recorder: Recorder, attached: Attached, kernel: KernelCount | None 
         kernel_reason=kernel.at_least,
         lost=lost_faults,
         missed=missed,
-        skipped=attached.probe.missed(attached.program),
+        skipped=skips,
         missed_reason=_reasons(why, unexplained, blind, under_way),
         blind_faults=blind,
         under_way=under_way,
@@ -90,12 +92,12 @@ def _resident(recorder: Recorder) -> int:
     return count
 
 
-def _why_missed(recorder: Recorder, attached: Attached, missed: int, crowded: int) -> str:
+def _why_missed(recorder: Recorder, skips: int, missed: int, crowded: int) -> str:
     """Why faults were missed that the probe could have seen."""
     if missed <= 0:
         return ""
-    if skipped := attached.probe.missed(attached.program):
-        return f"the kernel skipped the probe's handler {skipped} times"
+    if skips:
+        return f"the kernel skipped the probe's handler {skips} times"
     if crowded:
         return "more threads were faulting at once than there is room for"
     if recorder.cpu_gaps:

@@ -5,7 +5,6 @@ Measured by what happened, not by time: so many rounds of maps, threads, childre
 
 from itertools import pairwise
 from pathlib import Path
-from statistics import median
 
 import pytest
 
@@ -24,7 +23,8 @@ def test_memory_levels_off(attached: Attached, subcommand: str, tmp_path: Path) 
     probe = ("--probe", attached.probe.name)
     steps = list(measure(subcommand, ROUNDS, STEPS, csv_file, *probe))
     assert all(step.resident < MOST for step in steps)
-    # What is kept is kept in each step. A burst to catch up with leaves its room behind once.
+    # What is kept is kept in each step. A burst to catch up with leaves its room behind, which
+    # on a busy machine may be so in half of them.
     grown = [after.resident - before.resident for before, after in pairwise(steps)]
-    assert median(grown) < A_ROUND * ROUNDS, steps
+    assert sorted(grown)[len(grown) // 4] < A_ROUND * ROUNDS, steps
     assert books(csv_file)["conflict"] == 0
