@@ -10,7 +10,7 @@ from typing import Self
 from tests.live.background import wait_until_all
 
 # Under emulation a process takes a tenth of a second, and a small ring is full at once.
-_LESS = 4 if os.environ.get("PAGEFAULT_GUEST") else 1
+_LESS = 10 if os.environ.get("PAGEFAULT_GUEST") else 1
 
 # What each does once. Its children are waited for: their faults are charged to it then.
 STORMS = {
