@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from tracer.evidence import Hint, Machine
 from tracer.fields import Columns, distinct
 from tracer.join import Join, Placing, Renamed, match_windows
 from tracer.kernel.sideband import Sideband
+from tracer.mappings import Unmap
 from tracer.observer import Observer
 from tracer.probes.choose import Attached
 from tracer.procfs import kpageflags, stat, userfaultfd
@@ -31,8 +33,18 @@ from tracer.rows import Names, Rows
 from tracer.snapshots import Snapshot
 from tracer.sources import Loss, Source
 from tracer.spaces import Spaces
-from tracer.syscalls import Effect, Memory, SystemCall, Taking, decode, effect, taking
-from tracer.telling import Action, Range, range_of, together, whole
+from tracer.syscalls import (
+    Effect,
+    Memory,
+    SystemCall,
+    Takes,
+    Taking,
+    decode,
+    effect,
+    only_take,
+    taking,
+)
+from tracer.telling import Action, action_of, together, whole
 from tracer.text import decode as text_of
 from tracer.threads import Thread, Threads
 from tracer.timeline import Lost, Timeline
@@ -48,6 +60,8 @@ _LONG_NS = 200_000_000  # for a batch
 _LIFE = [kind.value for kind in RecordType if RecordType.FORK <= kind <= RecordType.RENAME]
 _CALL, _SYSCALL = RecordType.CALL.value, RecordType.SYSCALL.value
 _CALLS = [_CALL, _SYSCALL]
+_TAKES = -1  # no record's type: a SYSCALL record of a call that only takes pages
+_BY_TIME = attrgetter("time_ns")
 _BESIDE = [RecordType.WINDOW.value, RecordType.STACK.value]  # they go with a fault's record
 _IN_ONE = [RecordType.FAULT.value, *_BESIDE]  # those that are taken all at once
 _NOT_COUNTED = np.uint8(Mark.FAILED | Mark.FOREIGN)
@@ -315,14 +329,21 @@ class Recorder:
         What that does to pages is left for later: faults are described all at once.
         """
         script, faults = _Script(Placing(self.join)), batch.faults
-        made = np.isin(batch.types, _CALLS)
-        calls = iter(decode(batch.rest[made].view(self.layout.syscall).ravel()))
-        others = np.flatnonzero(~np.isin(batch.types, _BESIDE))
+        kinds = batch.types.astype(np.int16)
+        made = np.flatnonzero(np.isin(kinds, _CALLS))
+        records = batch.rest[made].view(self.layout.syscall).ravel()
+        plain, takes = only_take(records)
+        takes_left, calls = iter(takes), iter(decode(records[~plain]))
+        kinds[made[plain]] = _TAKES
+        others = np.flatnonzero(~np.isin(kinds, _BESIDE))
         for count, (index, kind) in enumerate(
-            zip(others.tolist(), batch.types[others].tolist(), strict=True)
+            zip(others.tolist(), kinds[others].tolist(), strict=True)
         ):
             if not count % _RESCUE_EVERY:
                 self._rescue_sideband()
+            if kind == _TAKES:
+                self._takes(next(takes_left), script)
+                continue
             if kind == _CALL:
                 self._call(next(calls))
                 continue
@@ -380,10 +401,10 @@ class Recorder:
                 columns = [column[counted] for column in columns]
             self.threads.record(*columns)
             times = script.placing.add(faults, script.renamed)
-        effects = sorted(script.effects, key=lambda change: change.time_ns)
+        effects = sorted(script.effects, key=_BY_TIME)
         done = np.array([change.time_ns for change in effects], np.uint64)
-        for change, at in zip(effects, np.searchsorted(times, done).tolist(), strict=True):
-            script.actions.append(Action(start + at, _ranges(change), change))
+        at = (np.searchsorted(times, done) + start).tolist()
+        script.actions += map(action_of, at, effects)
         script.effects, script.renamed = [], []
 
     def _settle(self, kind: int, record: np.void, script: "_Script") -> None:
@@ -401,7 +422,7 @@ class Recorder:
         for due in batch.telling.play(script.actions, at):
             self._apply(due)
         for action in batch.telling.idle:
-            if isinstance(action.what, Effect):
+            if action.begun_ns and isinstance(action.what, Effect):
                 self._over(action.what)
         marks = placed.faults["marks"]
         traced = int(((marks & Mark.FAILED) == 0).sum())
@@ -591,6 +612,23 @@ class Recorder:
             self.observer.hint(space.number, Hint(change.start, change.end, loss=change.loss))
         return None
 
+    def _takes(self, made: Takes, script: "_Script") -> None:
+        """What `_syscall` does, for calls that only take."""
+        tgid, tid, time_ns, mm, start, end, unmaps = made
+        space = self.spaces.at(mm) or self.spaces.of(tgid)
+        if space is None:
+            return
+        number = space.number
+        self.changed.add(number)
+        call = self._calls.pop(tid, None) if self._calls else None
+        if unmaps:
+            space.history.add(time_ns, Unmap(start, end))
+            self.join.userfaults.end(number, start, end, time_ns)
+            change = Effect(number, start, end, time_ns, call=call)
+        else:
+            change = Effect(number, start, end, time_ns, Loss.MADVISE, call=call)
+        script.effects.append(change)
+
     def _follow_userfaults(self, change: Effect) -> None:
         """Which ranges are registered with userfaultfd; what is unmapped is not."""
         where = change.space, change.start, change.end, change.time_ns
@@ -719,17 +757,6 @@ def _lost(change: Effect) -> Lost:
     return Lost(
         change.space, change.start, change.end, change.time_ns, change.loss, begun_ns=begun_ns
     )
-
-
-def _ranges(change: Effect) -> tuple[Range, ...]:
-    """The pages a system call concerns, those that it might have when it began among them."""
-    ranges = [range_of(change.space, change.start, change.end)]
-    if change.moved_to is not None:
-        size = max(change.moved_size, change.end - change.start)
-        ranges.append(range_of(change.space, change.moved_to, change.moved_to + size))
-    if change.call is not None:
-        ranges.append(range_of(change.space, change.call.start, change.call.end))
-    return tuple(dict.fromkeys(ranges))
 
 
 def _recent(windows: Records) -> Records:

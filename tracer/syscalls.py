@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from tracer.records import RecordType
 from tracer.sources import Loss
 
 _MMAP, _MUNMAP, _BRK, _MREMAP, _MADVISE = 9, 11, 12, 25, 28
@@ -47,6 +48,40 @@ def decode(records: npt.NDArray[np.void]) -> list[SystemCall]:
     """SYSCALL and CALL records, all at once: one by one each member costs as much as its effect."""
     columns = (records[name].tolist() for name in SystemCall._fields)
     return list(map(SystemCall._make, zip(*columns, strict=True)))
+
+
+class Takes(NamedTuple):
+    """A munmap or madvise that took the pages of [start, end), and did nothing else."""
+
+    tgid: int
+    tid: int
+    time_ns: int
+    mm: int
+    start: int
+    end: int
+    unmaps: bool
+
+
+def only_take(records: npt.NDArray[np.void]) -> tuple[npt.NDArray[np.bool_], list[Takes]]:
+    """Which SYSCALL records are such calls, nearly all where there are many; and these, decoded.
+
+    `effect` says the same of each.
+    """
+    number, result = records["number"], records["result"]
+    address, length, advice = records["args"][:, :3].T
+    failed = result >= np.uint64(_ERRORS)
+    unmaps = (number == _MUNMAP) & ~failed
+    gives = (number == _MADVISE) & np.isin(advice, _MADV_TAKES)
+    chosen = unmaps | (gives & (~failed | (result == np.uint64(_ENOMEM))))
+    # Sums that do not overflow are for `effect`.
+    chosen &= records["type"] == np.uint8(RecordType.SYSCALL)
+    chosen &= (address < _EVERYTHING) & (length < _EVERYTHING) & (length > 0)
+    address, length = address[chosen], length[chosen]
+    end = (address + length + np.uint64(4095)) & ~np.uint64(4095)
+    names = ("tgid", "tid", "time_ns", "mm")
+    columns = [*(records[name][chosen] for name in names), address, end, unmaps[chosen]]
+    takes = map(Takes._make, zip(*(column.tolist() for column in columns), strict=True))
+    return chosen, list(takes)
 
 
 class Effect(NamedTuple):

@@ -35,11 +35,35 @@ def whole(space: int) -> Range:
 
 
 class Action(NamedTuple):
-    """Something done to pages in `ranges` after the first `at` faults of a batch."""
+    """Something done to pages in `ranges` after the first `at` faults of a batch.
+
+    Of an effect (`action_of`) `plain` says that it takes the frames of one range and no more,
+    `time_ns` when; `begun_ns` when its call began, where others may have faulted since (else 0).
+    """
 
     at: int
     ranges: tuple[Range, ...]
     what: Effect | Callable[[], object]
+    plain: bool = False
+    time_ns: int = FAR_NS
+    begun_ns: int = 0
+
+
+def action_of(at: int, effect: Effect) -> Action:
+    """A system call's effect on all pages it concerns, or might have when it began."""
+    space, start, end, time_ns = effect[:4]
+    mine = space, start >> 12, min((end + 4095) >> 12, LAST_PAGE)
+    to, call = effect.moved_to, effect.call
+    if to is None and call is None:
+        return Action(at, (mine,), effect, True, time_ns)
+    ranges = [mine]
+    if to is not None:
+        ranges.append(range_of(space, to, to + max(effect.moved_size, end - start)))
+    if call is None:
+        return Action(at, tuple(dict.fromkeys(ranges)), effect, False, time_ns)
+    ranges.append(range_of(space, call.start, call.end))
+    distinct = tuple(dict.fromkeys(ranges))
+    return Action(at, distinct, effect, to is None and len(distinct) == 1, time_ns, call.begun_ns)
 
 
 @dataclass
@@ -124,7 +148,7 @@ class Telling:
         returns = {
             id(action.what.call): (start, action.what.time_ns)
             for action, start in zip(actions, starts.tolist(), strict=True)
-            if isinstance(action.what, Effect) and action.what.call is not None
+            if action.begun_ns and isinstance(action.what, Effect) and action.what.call
         }
         events.suspected = self._timeline.suspected(
             self._space, events.page, events.time_ns, returns
@@ -286,18 +310,10 @@ def together(actions: Sequence[Action]) -> Iterator[list[Action]]:
 
 def _done(actions: Sequence[Action], starts: npt.NDArray[np.intp]) -> Done:
     """The actions that come after the first `starts` of some parts."""
-    times, begun, plain = [], [], []
-    for action in actions:
-        what = action.what
-        effect = what if isinstance(what, Effect) else None
-        simple = effect is not None and effect.moved_to is None
-        plain.append(simple and len(action.ranges) == 1)
-        times.append(FAR_NS if effect is None else effect.time_ns)
-        call = None if effect is None else effect.call
-        begun.append(0 if call is None else call.begun_ns)
+    _, ranges, _, plain, times, begun = zip(*actions, strict=True)
     return Done(
         np.asarray(starts, np.int64),
-        [action.ranges for action in actions],
+        ranges,
         np.array(plain),
         np.array(times, np.int64),
         np.array(begun, np.int64),

@@ -10,7 +10,7 @@ import pytest
 from tracer.rows import NO_FRAME, Kind, Rows
 from tracer.sources import Loss
 from tracer.syscalls import Effect, Taking
-from tracer.telling import Action, Parts, Telling, range_of, whole
+from tracer.telling import Action, Parts, Telling, action_of, whole
 from tracer.timeline import Lost, Timeline
 
 P = 4096
@@ -109,15 +109,6 @@ def rows_of(batch: Batch, first: int) -> tuple[Rows, dict[str, Any], Parts, Any]
     return Rows.of(columns), columns, parts, start
 
 
-def ranges(change: Effect) -> tuple[Any, ...]:
-    found = [range_of(change.space, change.start, change.end)]
-    if change.moved_to is not None:
-        found.append(
-            range_of(change.space, change.moved_to, change.moved_to + change.end - change.start)
-        )
-    return tuple(found)
-
-
 def apply(line: Timeline, whats: list[Any]) -> None:
     taken = []
     for what in whats:
@@ -177,11 +168,9 @@ def in_rounds(batches: list[Batch]) -> tuple[Timeline, list[Rows]]:
         nothing = np.zeros(len(rows), np.bool_)
         telling = Telling(line, rows, columns, parts, start, nothing)
         actions = [
-            Action(
-                at,
-                ranges(what) if isinstance(what, Effect) else (whole(what[0]), whole(what[1])),
-                what,
-            )
+            action_of(at, what)
+            if isinstance(what, Effect)
+            else Action(at, (whole(what[0]), whole(what[1])), what)
             for at, what in batch.actions
         ]
         for due in telling.play(actions, [action.at for action in actions]):

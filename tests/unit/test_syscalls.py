@@ -8,7 +8,7 @@ from faults_data import LAYOUT
 
 from tracer.records import RecordType
 from tracer.sources import Loss
-from tracer.syscalls import Effect, Memory, Taking, decode, effect, taking
+from tracer.syscalls import Effect, Memory, Taking, decode, effect, only_take, taking
 
 P = 4096
 AT = 0x7F00_0000_0000
@@ -25,6 +25,37 @@ def call(number: int, *args: int, result: int = 0, memory: Memory | None = None)
     record["number"], record["result"] = number, result
     record["args"][0, : len(args)] = args
     return effect(decode(record)[0], 3, memory or Memory())
+
+
+def test_what_only_takes_has_the_effect_that_it_has_by_itself() -> None:
+    random = np.random.default_rng(5)
+    records = np.zeros(3000, LAYOUT.syscall)
+    records["type"] = random.choice([RecordType.SYSCALL, RecordType.CALL], 3000, p=[0.9, 0.1])
+    records["time_ns"] = np.arange(3000)
+    records["mm"], records["tid"] = random.integers(1, 4, (2, 3000))
+    records["number"] = random.choice([MUNMAP, MADVISE, MMAP, BRK, MREMAP, MLOCK], 3000)
+    records["result"] = random.choice(np.array([0, AT, EINVAL, (1 << 64) - 12], np.uint64), 3000)
+    records["args"][:, 0] = random.choice(np.array([0, AT, (1 << 64) - P], np.uint64), 3000)
+    lengths = np.array([0, 1, P, P + 1, 1 << 40, (1 << 64) - P], np.uint64)
+    records["args"][:, 1] = random.choice(lengths, 3000)
+    records["args"][:, 2] = random.choice([4, 8, 9, 21, 22, 23, 24, 102], 3000)
+    chosen, takes = only_take(records)
+    each = iter(takes)
+    calls = (records["type"] == RecordType.CALL).tolist()
+    for made, plain, begins in zip(decode(records), chosen.tolist(), calls, strict=True):
+        found = effect(made, 3, Memory())
+        if plain:
+            assert not begins
+            it = next(each)
+            assert (it.tgid, it.tid, it.time_ns, it.mm) == made[:4]
+            loss = Loss.MUNMAP if it.unmaps else Loss.MADVISE
+            assert found == Effect(3, it.start, it.end, it.time_ns, loss)
+        elif begins:
+            continue
+        elif made.number in (MUNMAP, MADVISE) and found is not None and max(made.args) < 1 << 50:
+            assert found.populates or found.gives_up
+    assert next(each, None) is None
+    assert chosen.sum() > 100
 
 
 def test_munmap_takes_whole_pages() -> None:
