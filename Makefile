@@ -17,6 +17,7 @@ help:
 	@echo "make demo          trace multimap: five pages gain their frames (build/demo.csv)"
 	@echo "make test          unit tests, and live tests on this kernel where BPF is allowed"
 	@echo "make test-kernels  the live tests on stock kernels in QEMU [KERNELS=6.1] [PROBES=kprobe]"
+	@echo "                   [FULL=1]: every test with every probe"
 	@echo "make test-real     real programs traced, every fault of theirs held against witnesses"
 	@echo "make bench         what tracing costs, beside perf, bpftrace and bcc: docs/performance.md"
 	@echo "make lint          mypy --strict, ruff, shellcheck"
@@ -36,7 +37,7 @@ demo: bootstrap
 test: test-unit test-live
 
 test-unit: bootstrap
-	$(PYTHON) -m pytest $(FORGIVING) tests/unit
+	$(PYTHON) -m pytest -nauto $(FORGIVING) tests/unit
 
 # After the unit tests, with make -j as well. Root leaves no files of its own in the checkout.
 test-live: build/workload | test-unit
@@ -45,7 +46,7 @@ test-live: build/workload | test-unit
 
 test-kernels: build/workload
 	@tools/bootstrap --kernels
-	KERNELS="$(KERNELS)" PROBES="$(PROBES)" $(PYTHON) -m tests.kernels
+	KERNELS="$(KERNELS)" PROBES="$(PROBES)" FULL="$(FULL)" $(PYTHON) -m tests.kernels
 
 test-real:
 	@tools/bootstrap --real

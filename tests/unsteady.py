@@ -104,7 +104,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     folder = config.getoption("--unsteady")
-    if folder is not None:
+    if folder is not None and not hasattr(config, "workerinput"):  # xdist's workers only report
         config.pluginmanager.register(Forgiving(config, folder), "forgiving-unsteady-tests")
 
 
@@ -149,7 +149,7 @@ class Forgiving:
         options = [
             word
             for word in given
-            if word not in self._config.args and not word.startswith("--unsteady")
+            if word not in self._config.args and not word.startswith(("--unsteady", "-n"))
         ]
         outcomes: list[str] = []
         while len(outcomes) < REPEATS and all(word == PASSED for word in outcomes):

@@ -145,6 +145,13 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
     )
     add("--select", metavar="EXPR", help="only tests that match, as pytest -k")
     add(
+        "--full",
+        action="store_true",
+        default=bool(os.environ.get("FULL")),
+        help="every test with every probe; by default all with one probe of each kernel, and "
+        "with the others what depends on the probe",
+    )
+    add(
         "--limit",
         type=float,
         default=3600,
@@ -180,6 +187,7 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
         and options.kernels == KERNELS
         and options.probes == PROBES
         and not options.select
+        and not options.full
     )
     return options
 
@@ -215,7 +223,13 @@ def _run_guest(
     try:
         ended = boot(
             image,
-            _pytest(out, probes, options.select, real=kernel.name == REAL_KERNEL),
+            _pytest(
+                out,
+                probes,
+                options.select,
+                real=kernel.name == REAL_KERNEL,
+                whole=None if options.full else kernel.whole,
+            ),
             out,
             limit=options.limit,
             root=root,
@@ -259,12 +273,20 @@ def _output(name: str) -> Path:
     return out
 
 
-def _pytest(out: Path, probes: Sequence[str], select: str | None, real: bool = False) -> list[str]:
+def _pytest(
+    out: Path,
+    probes: Sequence[str],
+    select: str | None,
+    *,
+    real: bool = False,
+    whole: str | None = None,
+) -> list[str]:
     command = [
         sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider",
         "-p", "tests.kernels.report", "--report-lines", str(out / "report.jsonl"),
         "--probe", ",".join(probes), "tests/live", *([REAL_TESTS] if real else []),
     ]  # fmt: skip
+    command += ["--whole", whole] if whole in probes else []
     return [*command, "-k", select] if select else command
 
 

@@ -16,8 +16,9 @@ CI runs them all, and fails where this page and the run disagree.
 _RUN = "Last run: "
 _LEGEND = """\
 
-✓: passed. A number: not run there, for want of what the note says. Empty: no such test with this \
-probe or on this kernel.
+✓: passed. A number: not run there, for want of what the note says. Empty: no such test there, or \
+not run: each kernel runs all tests with one probe, and with the others those that depend on how a \
+fault is seen (`make test-kernels FULL=1` runs all with each).
 """
 _MARKS = {"passed": "✓", "failed": "**failed**"}
 

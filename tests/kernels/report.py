@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 
 from tests.kernels import compile as compiling
-from tests.kernels.catalogue import TIMED, TIMED_REASON
-from tests.kernels.results import split_test
+from tests.kernels.catalogue import BY_PROBE, TIMED, TIMED_REASON
+from tests.kernels.results import ANY_PROBE, split_test
 
 CLI = "tests.live.cli"
 MOST_PROGRAM_RUNS = 12
@@ -25,6 +25,7 @@ MOST_PROGRAM_RUNS = 12
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--report-lines", type=Path, metavar="FILE", help="one JSON line a test")
+    parser.addoption("--whole", metavar="PROBE", help="all tests with it, some with the others")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -44,6 +45,8 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """The program's own tests start it anew each, half a minute under emulation: a few will do."""
     there = [item for item in items if not _runs_the_program(item) or _is_for_guests(item)]
+    whole = config.getoption("--whole")
+    there = [item for item in there if whole is None or _is_with(item, whole)]
     many = [item for item in there if _runs_the_program(item)]
     if len(many) > MOST_PROGRAM_RUNS:
         raise pytest.UsageError(f"{len(many)} tests marked `guest` start the program, too many")
@@ -53,6 +56,15 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         test, _ = split_test(item.nodeid)
         if test in TIMED and os.environ.get("PAGEFAULT_GUEST"):
             item.add_marker(pytest.mark.skip(reason=TIMED_REASON))
+
+
+def _is_with(item: pytest.Item, whole: str) -> bool:
+    test, probe = split_test(item.nodeid)
+    return (
+        probe in (whole, ANY_PROBE)
+        or item.path.parent.name != "live"
+        or (test.partition("::")[0] in BY_PROBE)
+    )
 
 
 def _runs_the_program(item: pytest.Item) -> bool:

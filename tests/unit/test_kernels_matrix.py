@@ -22,7 +22,8 @@ def test_the_page_has_a_column_a_probe_and_a_row_a_test() -> None:
         "Last run: 6.1 is 6.1.0-50-amd64, 7.x is 7.2.13+deb14-amd64, host is 6.18.44.",
         "",
         "✓: passed. A number: not run there, for want of what the note says. Empty: no such test"
-        " with this probe or on this kernel.",
+        " there, or not run: each kernel runs all tests with one probe, and with the others those"
+        " that depend on how a fault is seen (`make test-kernels FULL=1` runs all with each).",
         "",
         "## By probe",
         "",
