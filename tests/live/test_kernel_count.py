@@ -163,7 +163,9 @@ def test_failed_faults_are_rows_or_lost(ringed: Ringed, hold: Hold) -> None:
     hold(books, counted)
 
 
-@pytest.mark.parametrize("given", [{"range": (0x1000, 0x2000)}, {"min_latency_ns": 1}], ids=str)
+@pytest.mark.parametrize(
+    "given", [{"range": (0x1000, 0x2000)}, {"min_latency_ns": 1}], ids=["range", "min-latency"]
+)
 def test_failed_faults_are_filtered(attached: Attached, given: dict[str, int]) -> None:
     """By address as others are; by latency always, as `perf` has none of theirs."""
     traced = trace(attached, "sigbus", 500, plan=Plan(**given))  # type: ignore[arg-type]
