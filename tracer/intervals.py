@@ -92,12 +92,20 @@ class IntervalMap:
     def lay(self, laid: Laid) -> None:
         """Put `laid` over whatever was in its region; what it cuts keeps the rest."""
         start, end = laid.region.start, laid.region.end
-        if start < end:
+        index = bisect.bisect_left(self._starts, start)
+        if self._is(index, start, end):  # mapped and unmapped again and again
+            self._laid[index] = laid
+            if self._arrays is not None:
+                self._arrays[2][:, index] = _UNSET
+        elif start < end:
             self._replace(start, end, [(start, end, laid)])
 
     def unmap(self, start: int, end: int) -> None:
         """Mark [start, end) as gone."""
-        if start < end:
+        index = bisect.bisect_left(self._starts, start)
+        if self._is(index, start, end):
+            self._laid[index] = self._laid[index].left()  # in the same place as before
+        elif start < end:
             middle = [(s, e, laid.left()) for s, e, laid in self.within(start, end)]
             self._replace(start, end, middle)
 
@@ -152,6 +160,11 @@ class IntervalMap:
                 places,
             )
         return self._arrays
+
+    def _is(self, index: int, start: int, end: int) -> bool:
+        """Whether the stretch with that index is [start, end)."""
+        starts = self._starts
+        return index < len(starts) and starts[index] == start and self._ends[index] == end
 
     def _overlapping(self, start: int, end: int) -> tuple[int, int]:
         first = bisect.bisect_right(self._starts, start) - 1

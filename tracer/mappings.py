@@ -7,8 +7,9 @@ among the mappings of its moment.
 """
 
 import bisect
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from operator import itemgetter
 
 import numpy as np
 import numpy.typing as npt
@@ -33,6 +34,8 @@ Vma = tuple[int, int, int, int, int, int]
 Part = npt.NDArray[np.intp] | slice
 
 _FEW = 8
+_MOST_APPLIED = 1024  # changes that are kept before their room is given back
+_BY_TIME = itemgetter(0)
 _MOST_FILES = (
     1 << 16
 )  # are remembered: each mapping of shared anonymous memory is a file of its own
@@ -116,9 +119,12 @@ class MappingHistory:
         self._files = files
         self._map = IntervalMap(names)
         self._brk = 0
-        # What is to come, by time. Lists: tens of thousands may wait, and not the latest come last.
+        # What is to come, by time, from `_next` on. Tens of thousands may wait, and the latest do
+        # not come last: what comes late is put in its place once it is asked for.
         self._times: list[int] = []
         self._changes: list[Change] = []
+        self._next = 0
+        self._late: list[tuple[int, Change]] = []
         self._vmas: dict[Vma, tuple[int, int]] = {}
 
     def add(self, time_ns: int, change: Change) -> None:
@@ -127,9 +133,11 @@ class MappingHistory:
         A list of mappings is dated when it *began* to be read: what happened
         meanwhile is then laid over it once more.
         """
-        at = bisect.bisect_right(self._times, time_ns)
-        self._times.insert(at, time_ns)
-        self._changes.insert(at, change)
+        if not self._times or time_ns >= self._times[-1]:
+            self._times.append(time_ns)
+            self._changes.append(change)
+        else:
+            self._late.append((time_ns, change))
 
     def add_mappings(self, time_ns: int, mappings: Iterable[Mapping]) -> None:
         """`add` of a whole /proc/PID/maps."""
@@ -145,13 +153,34 @@ class MappingHistory:
 
     def advance(self, time_ns: int) -> None:
         """Apply the changes up to and including `time_ns`."""
-        due = bisect.bisect_right(self._times, time_ns)
-        if not due:
+        self._put_in_place()
+        due = bisect.bisect_right(self._times, time_ns, self._next)
+        if due == self._next:
             return
-        for change in self._changes[:due]:
+        for change in self._changes[self._next : due]:
             self._apply(change)
-        del self._times[:due], self._changes[:due]
+        self._next = due
+        if due == len(self._times) or due > _MOST_APPLIED:
+            del self._times[:due], self._changes[:due]
+            self._next = 0
         self._vmas.clear()
+
+    def _put_in_place(self) -> None:
+        """What came late goes where it belongs: after what has the same time."""
+        if not self._late:
+            return
+        if len(self._late) <= _FEW:
+            for time_ns, change in self._late:
+                at = bisect.bisect_right(self._times, time_ns, self._next)
+                self._times.insert(at, time_ns)
+                self._changes.insert(at, change)
+        else:
+            waiting = [*zip(self._times, self._changes, strict=True)][self._next :]
+            waiting = sorted([*waiting, *self._late], key=_BY_TIME)
+            self._times = [time_ns for time_ns, _ in waiting]
+            self._changes = [change for _, change in waiting]
+            self._next = 0
+        self._late = []
 
     def present(self) -> list[Region]:
         """The mappings there are, by address, as far as `advance` has come."""
@@ -201,8 +230,10 @@ class MappingHistory:
                 found[:, alone] = self._map.places(there[alone])
             return found
 
+        one_by_one = list(zip(which.tolist(), addresses.tolist(), strict=True))
+
         def place(index: int) -> tuple[int, int]:
-            number, address = int(which[index]), int(addresses[index])
+            number, address = one_by_one[index]
             if number >= 0:
                 return self._vma_place(vmas[number], address)
             return self._map.place(address)
@@ -224,30 +255,37 @@ class MappingHistory:
         result = np.zeros((2, len(times)), dtype=np.uint64)
         if not len(times):
             return result
-        regions, shifts = result
         times = np.asarray(times, dtype=np.uint64)
         order = None
         if (times[1:] < times[:-1]).any():
             order = np.argsort(times, kind="stable")
             times = times[order]
         done = 0
-        for until in [*self._due_within(times), len(times)]:
+        due = self._due_within(times)
+        few: list[int] = []  # faults, one by one, and their places
+        places: list[tuple[int, int]] = []
+        for until, time_ns in zip([*due, len(times)], [*times[due].tolist(), 0], strict=True):
             if until - done > _FEW:
                 part = slice(done, until) if order is None else order[done:until]
                 result[:, part] = places_of(part)
             else:
-                for at in range(done, until):
-                    index = at if order is None else int(order[at])
-                    regions[index], shifts[index] = place_of(index)
+                one_by_one: Sequence[int] = range(done, until)
+                if order is not None:
+                    one_by_one = order[done:until].tolist()
+                few += one_by_one
+                places += map(place_of, one_by_one)
             done = until
-            if until < len(times):
-                self.advance(int(times[until]))
+            if time_ns:
+                self.advance(time_ns)
+        if few:
+            result[:, few] = np.array(places, np.uint64).T
         return result
 
     def _due_within(self, times: Times) -> list[int]:
         """Where in the sorted `times` changes fall due: indices of the first fault after each."""
-        count = bisect.bisect_right(self._times, int(times[-1]))
-        due = np.array(self._times[:count], dtype=np.uint64)
+        self._put_in_place()
+        count = bisect.bisect_right(self._times, int(times[-1]), self._next)
+        due = np.array(self._times[self._next : count], dtype=np.uint64)
         indices: list[int] = np.unique(np.searchsorted(times, due, side="left")).tolist()
         return indices
 

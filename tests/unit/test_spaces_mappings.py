@@ -173,6 +173,40 @@ def test_a_change_holds_from_its_own_moment(history: MappingHistory) -> None:
     ]
 
 
+CHANGES = st.lists(st.tuples(st.integers(0, 30), RANGES), max_size=40)
+
+
+@given(CHANGES, CHANGES)
+def test_changes_are_applied_in_order_of_time_however_they_come(
+    first: list[tuple[int, tuple[int, int]]], then: list[tuple[int, tuple[int, int]]]
+) -> None:
+    """Of one time in the order they come; some when others have been applied already."""
+    names, files = Names(), Files()
+    as_they_come, in_order = MappingHistory(names, files), MappingHistory(names, files)
+    started = 0
+    for part, until in ((first, 15), (then, 31)):
+        changes = [
+            (max(time, started), Claim(start * P, end * P, "r--p", f"[{until} {number}]"))
+            for number, (time, (start, end)) in enumerate(part)
+        ]
+        for time, change in changes:
+            as_they_come.add(time, change)
+        rest = in_order_left(in_order)
+        in_order._times, in_order._changes, in_order._next = [], [], 0
+        for time, change in sorted([*rest, *changes], key=lambda each: each[0]):
+            in_order.add(time, change)
+        for time in range(started, until):
+            as_they_come.advance(time)
+            in_order.advance(time)
+            assert as_they_come.present() == in_order.present()
+        started = until
+
+
+def in_order_left(history: MappingHistory) -> list[tuple[int, mappings.Change]]:
+    assert not history._late
+    return list(zip(history._times, history._changes, strict=True))[history._next :]
+
+
 def test_times_need_more_than_a_double_can_hold(history: MappingHistory) -> None:
     late = (1 << 60) + 1
     history.add(late, event(late, 0, 4))
