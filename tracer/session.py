@@ -140,6 +140,7 @@ class Session:
         self._stdout_closed = False
         self._stalled = False
         self._begun = False  # the command's first exec is behind it
+        self._held = 0  # the struct mm_struct * that the command's pin holds, where it is known
         self._started_ns = 0
         self._looping = False  # from the first look to the last
         self._notes: list[str] = []
@@ -240,6 +241,8 @@ class Session:
             plan.command.start(at_exec=self._look_at_exec)
             self._cycle()
             self._begun = True
+            if plan.command.pin is not None and not self._held:  # ptrace was refused: held late
+                self._hold(self._attached.program.command_memory())
             if plan.command.pin is None and plan.command.poll() is None:
                 self._notes.append(
                     "the command's memory could not be held for a last look: "
@@ -248,11 +251,16 @@ class Session:
 
     def _look_at_exec(self) -> None:
         """What exec itself put into the new memory, seen before the first instruction."""
-        command, program = self.plan.command, self._attached.program
+        command = self.plan.command
         if command is not None and command.pin is not None:
-            program.set_held(program.command_memory())
+            self._hold(self._attached.program.command_memory())
         self._cycle()
         self._look()
+
+    def _hold(self, memory: int) -> None:
+        """The command's pin holds this memory (struct mm_struct *); 0: none, or who knows which."""
+        self._held = memory
+        self._attached.program.set_held(memory)
 
     def _all_pids(self) -> list[int]:
         """The targets named, and the children they have already; a shell's is the tracer, too."""
@@ -337,11 +345,11 @@ class Session:
     def _repin(self, command: Command) -> None:
         """Hold the memory of an exec; which memory that is, is known unless another came."""
         program = self._attached.program
-        program.set_held(0)
+        self._hold(0)
         memory = program.command_memory()
         command.repin()
         if command.pin is not None and program.command_memory() == memory:
-            program.set_held(memory)
+            self._hold(memory)
 
     def _take(self, rows: Rows) -> None:
         if not len(rows):
@@ -498,7 +506,7 @@ class Session:
         shots = self._read_the_rest(None if status is None else command)
         kernel = self._totals.settle(self._read_or_skip)
         if command is not None and status is not None:
-            self._attached.program.set_held(0)
+            self._hold(0)
             command.release_pin()
         ended_ns = time.monotonic_ns()
         self._release(shots)
@@ -585,6 +593,10 @@ class Session:
         """The command's own memory as it was when it exited, if it could be held."""
         number = self._recorder.last_space.get(command.pid)
         if number is None or command.pin is None or not command.pin.pinned:
+            return {}
+        if not self._held or self._held != self._attached.program.command_memory():
+            # What is held is the memory before its last exec, which was seen too late.
+            self._notes.append("the command's memory was gone before a last look")
             return {}
         try:
             with PageMap.held(command.pid, command.pin.pagemap_fd) as pagemap:

@@ -1,10 +1,12 @@
 """Commands traced from their first instruction to their exit, and the demos themselves."""
 
+import ctypes
 import os
 import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -24,12 +26,16 @@ from tracer.target import Command
 MULTIMAP = [sys.executable, "-m", "tracer.demos.multimap"]
 
 
-def run(attached: Attached, argv: list[str], output: Path | None = None) -> Traced:
+def run(
+    attached: Attached, argv: list[str], output: Path | None = None, *, pin: bool = True
+) -> Traced:
     """Trace a command to its end; what it printed is in `output`."""
     environment = dict(os.environ)
     saved = os.dup(1)
     with (
-        Command(argv, environment) if output is None else _redirected(argv, output, saved) as child
+        Command(argv, environment, pin=pin)
+        if output is None
+        else _redirected(argv, output, saved, pin) as child
     ):
         traced = trace_command(attached, child)
     os.close(saved)
@@ -38,14 +44,14 @@ def run(attached: Attached, argv: list[str], output: Path | None = None) -> Trac
     return traced
 
 
-def _redirected(argv: list[str], output: Path, saved: int) -> Command:
+def _redirected(argv: list[str], output: Path, saved: int, pin: bool) -> Command:
     """The command with its stdout in a file: it inherits ours."""
     sys.stdout.flush()
     file = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
     os.dup2(file, 1)
     os.close(file)
     try:
-        return Command(argv, dict(os.environ))
+        return Command(argv, dict(os.environ), pin=pin)
     finally:
         os.dup2(saved, 1)
 
@@ -221,3 +227,50 @@ def test_its_pin_is_no_sharer(
         assert begun == []
     else:  # held anew as soon as the exec is seen: the calls before that may be told
         assert madvise <= 97
+
+
+def test_the_last_look_is_at_the_last_memory(attached: Attached, tmp_path: Path) -> None:
+    """An exec may come so late that what is held is the memory before it: that is not shown."""
+    argv = ["setarch", "-R", *command("dontneed", 5)]
+    traced = run(attached, argv, tmp_path / "output")
+    check_books(traced, traced.books.missed)
+    assert traced.books.lost_by["munmap"] < 50  # not all that its last program had
+    # Whatever was looked at, what setarch had went with its exec.
+    last = traced.pages.space == traced.pages.space.max()
+    names = {traced.names.regions[number].name for number in traced.pages.region[last]}
+    assert not any(name.endswith("/setarch") for name in names)
+
+
+ALIKE = ("first_kind", "first_source", "last_source", "gains", "losses", "last_loss", "region")
+ADDR_NO_RANDOMIZE = 0x0040000
+
+
+@pytest.fixture
+def same_addresses() -> Iterator[None]:
+    """For processes that the test starts: no address space randomisation."""
+    personality = ctypes.CDLL(None).personality
+    before = personality(0xFFFFFFFF)
+    personality(before | ADDR_NO_RANDOMIZE)
+    yield
+    personality(before)
+
+
+@pytest.mark.usefixtures("same_addresses")
+def test_pinned_or_not_its_pages_are_told_alike(attached: Attached, tmp_path: Path) -> None:
+    """What is held for the last look changes nothing of what came before it."""
+    told = []
+    for pin in (True, False):
+        traced = run(attached, command("dontneed", 211), tmp_path / "output", pin=pin)
+        check_books(traced, traced.books.missed)
+        table = traced.table(traced.report.ranges["anon"])
+        assert len(table) == 211
+        told.append(
+            {
+                page: [
+                    traced.names.regions[row[name]].name if name == "region" else row[name]
+                    for name in ALIKE
+                ]
+                for page, row in table.items()
+            }
+        )
+    assert told[0] == told[1]
