@@ -1525,7 +1525,7 @@ static __always_inline void thread_ends(u64 task, u64 id)
 }
 
 /* A thread that has ended is gone: what it came to since, and what of it all `perf` did not see. */
-static __always_inline void thread_is_gone(u64 task, struct leaving *left)
+static __always_inline void thread_is_gone(u64 task, struct leaving *left, u32 key)
 {
 	u64 now = fault_count(task);
 #ifdef PROBE_PERF
@@ -1534,7 +1534,8 @@ static __always_inline void thread_is_gone(u64 task, struct leaving *left)
 	__sync_fetch_and_add(&TOTALS->blind, p ? blind_growth(p, now) : now);
 #endif
 	__sync_fetch_and_add(&TOTALS->faults, now - left->count);
-	if (WATCH == WATCH_ON)
+	/* Where exec gave its number to another thread, that one goes on. */
+	if (WATCH == WATCH_ON && key == left->key)
 		watch_end(left->id, left->count);
 }
 
@@ -1682,7 +1683,7 @@ RAW_TRACEPOINT_PROBE(sched_process_free)
 			free_place(task, key);
 		return 0;
 	}
-	thread_is_gone(task, left);
+	thread_is_gone(task, left, key);
 	free_place(task, left->key);
 	tgid = left->id >> 32;
 	/* A leader whose number exec gave to another thread ends with that one's, and as nobody. */
