@@ -61,6 +61,7 @@ class IntervalMap:
         self._starts: list[int] = []
         self._ends: list[int] = []
         self._laid: list[Laid] = []
+        self._places: list[tuple[int, int] | None] = []  # of each: `place`, where asked for before
         self._arrays: tuple[Array, Array, Places] | None = None
 
     def copy(self) -> "IntervalMap":
@@ -70,6 +71,7 @@ class IntervalMap:
         child._starts = [self._starts[at] for at in kept]
         child._ends = [self._ends[at] for at in kept]
         child._laid = [self._laid[at] for at in kept]
+        child._places = [self._places[at] for at in kept]
         return child
 
     def at(self, address: int) -> Laid | None:
@@ -95,6 +97,7 @@ class IntervalMap:
         index = bisect.bisect_left(self._starts, start)
         if self._is(index, start, end):  # mapped and unmapped again and again
             self._laid[index] = laid
+            self._places[index] = None
             if self._arrays is not None:
                 self._arrays[2][:, index] = _UNSET
         elif start < end:
@@ -127,12 +130,20 @@ class IntervalMap:
         self._starts = [start for start, _, _ in merged]
         self._ends = [end for _, end, _ in merged]
         self._laid = [laid for _, _, laid in merged]
+        self._places = [None] * len(merged)
         self._arrays = None
 
     def place(self, address: int) -> tuple[int, int]:
         """(region, shift) of the mapping `address` lies in, (0, 0) where none is known."""
-        laid = self.at(address)
-        return (self._names.region(laid.region), laid.region.shift) if laid else (0, 0)
+        index = bisect.bisect_right(self._starts, address) - 1
+        if index < 0 or address >= self._ends[index]:
+            return 0, 0
+        return self._places[index] or self._place_of(index)
+
+    def _place_of(self, index: int) -> tuple[int, int]:
+        region = self._laid[index].region
+        found = self._places[index] = self._names.region(region), region.shift
+        return found
 
     def places(self, addresses: Array) -> Places:
         """`place` of many addresses; shapes (n,) → (2, n)."""
@@ -145,8 +156,7 @@ class IntervalMap:
         unset = known[0, index] == _UNSET
         if unset.any():
             for at in np.unique(index[unset]).tolist():
-                region = self._laid[at].region
-                known[:, at] = self._names.region(region), region.shift
+                known[:, at] = self._places[at] or self._place_of(at)
         return known[:, index]
 
     def _as_arrays(self) -> tuple[Array, Array, Places]:
@@ -186,6 +196,7 @@ class IntervalMap:
         self._starts[first:last] = [s for s, _, _ in stretches]
         self._ends[first:last] = [e for _, e, _ in stretches]
         self._laid[first:last] = [laid for _, _, laid in stretches]
+        self._places[first:last] = [None] * len(stretches)
         self._arrays = None
 
 

@@ -33,7 +33,7 @@ _VMA_FIELDS = ("vm_start", "vm_end", "vm_flags", "vm_pgoff", "device", "inode")
 Vma = tuple[int, int, int, int, int, int]
 Part = npt.NDArray[np.intp] | slice
 
-_FEW = 8
+_FEW = 32
 _MOST_APPLIED = 1024  # changes that are kept before their room is given back
 _BY_TIME = itemgetter(0)
 _MOST_FILES = (
