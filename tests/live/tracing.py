@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from tests.live.background import Background, Collect
+from tests.live.background import Background, Collect, balances
 from tests.live.resident import Resident, region_name, resident
 from tests.live.workload import Count, Range, Report, Workload
 from tracer.outputs.base import Books, PageTable
@@ -224,7 +224,7 @@ def check_books(traced: Traced, blind: int = 0) -> None:
     """Nothing lost, contradicted or unexplained; of `blind` faults no perf event tells."""
     books = traced.books
     assert (books.lost, books.conflict) == (0, 0), books
-    assert books.balanced(), books
+    assert balances(books), books
     if traced.inexact:
         assert not books.missed or books.missed_reason, books
     else:
