@@ -56,7 +56,6 @@ BY_PROBE = (
     "test_anonymous_hook.py",
     "test_books.py",
     "test_cli_weather.py",
-    "test_commands.py",
     "test_faults.py",
     "test_kernel_count.py",
     "test_nofault.py",
