@@ -9,11 +9,13 @@ did. Such faults *come and go*, any number of them at once.
 """
 
 import bisect
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+
+from tracer.fields import runs
 
 U64 = npt.NDArray[np.uint64]
 I64 = npt.NDArray[np.int64]
@@ -25,7 +27,7 @@ LAST_PAGE = 1 << 52  # beyond all page numbers
 _PAGE_BITS = 45  # of a user-space page number, with five levels
 _TIME_BITS = 44  # of nanoseconds between the first and the last of a batch: five hours
 FAR_NS = 1 << 62  # of what is done at no time of its own
-_WIDE = 4  # so many pages for each fault and action may be looked at; else by halves
+_WIDE = 4  # so many meetings for each unit and action may be looked at; else by halves
 _FEW = 4096
 
 
@@ -36,8 +38,15 @@ class Faulted:
     space: Ids
     page: U64
     time_ns: I64
-    changed_ns: I64  # by page: when it last gained or lost a frame before all of these
     fresh: Bools  # came where nothing was, if nothing was there: no other thread had a part in it
+
+    def take(self, at: I64) -> "Faulted":
+        """Some of them."""
+        return Faulted(self.space[at], self.page[at], self.time_ns[at], self.fresh[at])
+
+
+# Of pages of spaces: when each last gained or lost a frame before all of these faults.
+Changed = Callable[[Ids, U64], I64]
 
 
 @dataclass(frozen=True)
@@ -61,78 +70,122 @@ class Rounds:
 
 
 @dataclass(frozen=True)
-class _Met:
-    """Which actions meet which pages: sorted by page, then in order."""
+class _Units:
+    """Pages that everything in a batch does the same to, by address; the faults on each.
 
-    page: I64  # index of a distinct page
+    A page where faults may come and go is a unit by itself. For others nothing matters but
+    which actions meet them: those between two bounds of actions are one.
+    """
+
+    unit: I64  # of each fault
+    order: I64  # the faults by unit, in order in each
+    single: Bools  # by unit: a page by itself
+    low: I64  # of each range of an action: its first unit
+    high: I64  # the one after its last
+    of: I64  # whose it is
+
+
+@dataclass(frozen=True)
+class _Met:
+    """Which actions meet which units: sorted by unit, then in order."""
+
+    unit: I64
     action: I64
-    code: I64  # page * stride + action
+    code: I64  # unit * stride + action
     stride: int
 
-    def before(self, page: I64, actions: I64) -> npt.NDArray[np.intp]:
-        """Of each page, where its first entry is that is not among the first so many actions."""
-        return np.searchsorted(self.code, page * self.stride + actions)
+    def before(self, unit: I64, actions: I64) -> npt.NDArray[np.intp]:
+        """Of each unit, where its first entry is that is not among the first so many actions."""
+        return np.searchsorted(self.code, unit * self.stride + actions)
 
     def only(self, chosen: Bools) -> "_Met":
-        return _Met(self.page[chosen], self.action[chosen], self.code[chosen], self.stride)
+        return _Met(self.unit[chosen], self.action[chosen], self.code[chosen], self.stride)
 
 
-def is_wide(faulted: Faulted, done: Done) -> bool:
-    """Whether so many pages meet so many actions that halves cost less than the whole."""
-    if len(done.at) < 2:
-        return False
-    codes, low, high = _ranges_of(faulted, done)[1:4]
-    return int((high - low).sum()) > _WIDE * (len(codes) + len(done.at)) + _FEW
+def plan(faulted: Faulted, done: Done, latest_ns: int, changed_ns: Changed) -> Rounds | None:
+    """The rounds of a batch; no page has changed after `latest_ns` before it.
 
-
-def plan(faulted: Faulted, done: Done, latest_ns: int) -> Rounds:
-    """The rounds of a batch; no page has changed after `latest_ns` before it."""
-    page, _, low, high, of = _ranges_of(faulted, done)
-    met = _meet(low, high, of, len(done.at))
-    passed = np.searchsorted(done.at, np.arange(len(page)), side="right")  # actions before each
-    order = np.argsort(page, kind="stable")
-    definite = _definite(faulted, done, met, page, order)
-    goes = _comes_and_goes(faulted, done, met, definite, page, order, passed)
-    idle = _idle(
-        done, met, definite, page[order[goes[order] < 0]], order[goes[order] < 0], latest_ns
-    )
+    None where so many pages meet so many actions that halves cost less than the whole.
+    """
+    units = _units(faulted, done)
+    met = _meet(units, len(done.at))
+    if met is None:
+        return None
+    passed = np.searchsorted(done.at, np.arange(len(units.unit)), side="right")  # actions before
+    definite = np.zeros(len(met.code), np.bool_)
+    goes = np.full(len(units.unit), -1)
+    at = units.order[units.single[units.unit[units.order]]]
+    if len(at):
+        inner = units.single[met.unit]
+        single, unit = met.only(inner), units.unit[at]
+        few = faulted.take(at)
+        definite[inner] = _definite(few, unit, passed[at], done, single, changed_ns)
+        goes[at] = _comes_and_goes(few, unit, passed[at], done, single, definite[inner])
+    told = units.order[goes[units.order] < 0]
+    idle = _idle(done, met, definite, units.unit[told] * met.stride + passed[told], latest_ns)
     depth = np.full(len(done.at), -1)
     depth[~idle] = depths_of([done.ranges[n] for n in np.flatnonzero(~idle).tolist()])
     rest = met.only(~idle[met.action])
-    last = rest.before(page, passed) - 1
+    last = rest.before(units.unit, passed) - 1
     there = last >= 0
-    there[there] = rest.page[last[there]] == page[there]
-    faults = np.zeros(len(page), np.int64)
+    there[there] = rest.unit[last[there]] == units.unit[there]
+    faults = np.zeros(len(units.unit), np.int64)
     faults[there] = depth[rest.action[last[there]]] + 1
     return Rounds(faults, goes, depth)
 
 
-def _ranges_of(faulted: Faulted, done: Done) -> tuple[I64, I64, I64, I64, I64]:
-    """By fault the index of its page, the distinct pages' codes; of each range where in these
-    it begins and ends, and whose it is."""
-    spaces, index = np.unique(faulted.space, return_inverse=True)
-    code = index.astype(np.int64) << _PAGE_BITS | faulted.page.astype(np.int64)
-    codes, page = np.unique(code, return_inverse=True)
+def _units(faulted: Faulted, done: Done) -> _Units:
     flat = [each for ranges in done.ranges for each in ranges]
-    of = np.repeat(np.arange(len(done.ranges)), [len(ranges) for ranges in done.ranges])
+    lengths = [len(ranges) for ranges in done.ranges]
+    of = np.repeat(np.arange(len(done.ranges)), lengths)
     number, first, last = np.array(flat, np.int64).reshape(-1, 3).T
+    spaces = _sorted(number)
     home = np.searchsorted(spaces, number)
-    known = home < len(spaces)
-    known[known] = spaces[home[known]] == number[known]
     limit = 1 << _PAGE_BITS
-    low = np.searchsorted(codes, home << _PAGE_BITS | np.minimum(first, limit - 1))
-    high = np.searchsorted(codes, (home << _PAGE_BITS) + np.minimum(last, limit))
-    high = np.where(known, np.maximum(high, low), low)
-    return page, codes, low, high, of
+    begin = home << _PAGE_BITS | np.minimum(first, limit - 1)
+    end = np.maximum((home << _PAGE_BITS) + np.minimum(last, limit), begin)
+    bounds = _sorted(np.r_[begin, end])
+    # How many actions that may take frames again and again come by between two bounds.
+    plain = done.plain[of]
+    by = np.zeros(len(bounds), np.int64)
+    np.add.at(by, np.searchsorted(bounds, begin[plain]), 1)
+    np.subtract.at(by, np.searchsorted(bounds, end[plain]), 1)
+    alone = np.cumsum(by) >= 2
+    place = np.searchsorted(spaces, faulted.space)
+    known = place < len(spaces)
+    known[known] = spaces[place[known]] == faulted.space[known]
+    code = place << _PAGE_BITS | faulted.page.astype(np.int64)
+    between = np.searchsorted(bounds, code, side="right") - 1
+    met = known & (between >= 0)  # else nothing is done to it
+    code = np.where(met & alone[between], code, np.where(met, bounds[between], -1))
+    order = np.argsort(code, kind="stable")
+    ordered = code[order]
+    heads = runs(ordered)
+    unit = np.empty(len(code), np.int64)
+    unit[order] = np.repeat(np.arange(len(heads)), np.diff(heads, append=len(code)))
+    codes = ordered[heads]
+    low, high = np.searchsorted(codes, begin), np.searchsorted(codes, end)
+    head = order[heads]
+    return _Units(unit, order, met[head] & alone[between[head]], low, high, of)
 
 
-def _meet(low: I64, high: I64, of: I64, actions: int) -> _Met:
-    counts = high - low
-    action = np.repeat(of, counts)
-    inside = np.arange(len(action)) - np.repeat(np.cumsum(counts) - counts, counts)
-    page = np.repeat(low, counts) + inside
+def _sorted(values: I64) -> I64:
+    """The different ones, ascending."""
+    values = np.sort(values)
+    return values[runs(values)]
+
+
+def _meet(units: _Units, actions: int) -> _Met | None:
+    """None: too many to look at."""
+    counts = units.high - units.low
+    total = int(counts.sum())
+    if actions > 1 and total > _WIDE * (len(units.single) + actions) + _FEW:
+        return None
+    action = np.repeat(units.of, counts)
+    inside = np.arange(total) - np.repeat(np.cumsum(counts) - counts, counts)
     stride = actions + 1
-    code = np.unique(page * stride + action)  # two ranges of an action may be the same
+    # Two ranges of an action may be the same.
+    code = _sorted((np.repeat(units.low, counts) + inside) * stride + action)
     return _Met(code // stride, code % stride, code, stride)
 
 
@@ -147,30 +200,29 @@ def _latest_so_far(page: I64, times: I64) -> I64:
     )
 
 
-def _definite(faulted: Faulted, done: Done, met: _Met, page: I64, order: I64) -> Bools:
+def _definite(
+    faulted: Faulted, page: I64, passed: I64, done: Done, met: _Met, changed_ns: Changed
+) -> Bools:
     """By meeting of an action and a page: whether the page has no frame after the action.
 
     It does have one where it came by it later than the action's end by the clocks of two CPUs, or
     where it came while the call was under way, which may have been before or after its work.
+
+    The faults are sorted by page (a unit), then in order; `passed` are the actions before each.
     """
-    if not len(met.code):
-        return np.zeros(0, np.bool_)
     times = np.r_[faulted.time_ns, done.time_ns[done.time_ns < FAR_NS]]
     if int(times.max(initial=0)) - int(times.min(initial=FAR_NS)) >= (1 << _TIME_BITS) - 1:
         return np.zeros(len(met.code), np.bool_)
-    faults = page[order] * met.stride + np.searchsorted(done.at, order, side="right")
-    times = _latest_so_far(page[order], faulted.time_ns[order])
-    before = np.searchsorted(faults, met.code, side="right") - 1
+    heads = runs(page)
+    start = np.searchsorted(page[heads], met.unit)  # all that is met has faults
+    changed = changed_ns(faulted.space[heads], faulted.page[heads])[start]
+    times = _latest_so_far(page, faulted.time_ns)
     # A fault after as many actions as the action's number comes before it.
-    mine = before >= 0
-    mine[mine] = page[order][before[mine]] == met.page[mine]
-    changed = np.zeros(len(met.code), np.int64)
-    first = np.full(int(page.max(initial=-1)) + 1, -1)
-    first[page[::-1]] = np.arange(len(page))[::-1]
-    changed[:] = faulted.changed_ns[first[met.page]]
+    before = np.searchsorted(page * met.stride + passed, met.code, side="right") - 1
+    mine = before >= heads[start]
     changed[mine] = np.maximum(changed[mine], times[before[mine]])
-    ends = _latest_so_far(met.page, done.time_ns[met.action])
-    follows = np.r_[False, met.page[1:] == met.page[:-1]]
+    ends = _latest_so_far(met.unit, done.time_ns[met.action])
+    follows = np.r_[False, met.unit[1:] == met.unit[:-1]]
     changed[follows] = np.maximum(changed[follows], ends[np.flatnonzero(follows) - 1])
     time, begun = done.time_ns[met.action], done.begun_ns[met.action]
     return np.asarray(
@@ -179,57 +231,48 @@ def _definite(faulted: Faulted, done: Done, met: _Met, page: I64, order: I64) ->
 
 
 def _comes_and_goes(
-    faulted: Faulted,
-    done: Done,
-    met: _Met,
-    definite: Bools,
-    page: I64,
-    order: I64,
-    passed: npt.NDArray[np.intp],
+    faulted: Faulted, page: I64, passed: I64, done: Done, met: _Met, definite: Bools
 ) -> I64:
     """By fault: the action that takes its frame, where it comes and goes; else -1."""
     goes = np.full(len(page), -1)
-    if not len(met.code):
-        return goes
     after = met.before(page, passed)
     before = after - 1
     good = faulted.fresh & (before >= 0) & (after < len(met.code))
     at = np.flatnonzero(good)
     b, a = before[at], after[at]
-    good = (met.page[b] == page[at]) & (met.page[a] == page[at]) & definite[b]
+    good = (met.unit[b] == page[at]) & (met.unit[a] == page[at]) & definite[b]
     taker = met.action[a]
     begun = done.begun_ns[taker]
     time = faulted.time_ns[at]
     good &= done.plain[taker] & (time <= done.time_ns[taker]) & ((begun == 0) | (time < begun))
     # Alone between the two: the page's other faults are before the one or after the other.
     between = np.bincount(after, minlength=len(met.code) + 1)
-    foreign = after[met.page[np.minimum(after, len(met.code) - 1)] != page]
+    foreign = after[met.unit[np.minimum(after, len(met.code) - 1)] != page]
     between -= np.bincount(foreign, minlength=len(between))  # of the page before, all told of
     good &= between[a] == 1
-    at, taker = at[good], taker[good]
-    goes[at] = taker
+    goes[at[good]] = taker[good]
     return goes
 
 
-def _idle(done: Done, met: _Met, definite: Bools, page: I64, order: I64, latest_ns: int) -> Bools:
+def _idle(done: Done, met: _Met, definite: Bools, told: I64, latest_ns: int) -> Bools:
     """The actions that take nothing: one before took the same pages, and none came to stay.
 
-    `page` and `order` are those of the faults to be told of, by page, and then in order.
+    `told` are the faults to be told of: the codes of the first meetings after each, sorted.
     """
     count = len(done.at)
     idle = np.zeros(count, np.bool_)
     sure = np.ones(count, np.bool_)
-    np.logical_and.at(sure, met.action, definite)
+    sure[met.action[~definite]] = False
     sure &= done.plain
     if not sure.any():
         return idle
     # How many faults on its pages are told of before each action.
-    faults = page * met.stride + np.searchsorted(done.at, order, side="right")
-    told = np.zeros(count, np.int64)
-    np.add.at(told, met.action, np.searchsorted(faults, met.code, side="right"))
+    found = np.bincount(met.action, np.searchsorted(told, met.code, side="right"), count).astype(
+        np.int64
+    )
     others = np.cumsum(~done.plain).tolist()
     before: dict[tuple[int, int, int], tuple[int, int]] = {}
-    columns = done.plain, sure, done.time_ns, done.begun_ns, told
+    columns = done.plain, sure, done.time_ns, done.begun_ns, found
     for number, (plain, certain, time_ns, begun_ns, faults_told) in enumerate(
         zip(*(column.tolist() for column in columns), strict=True)
     ):

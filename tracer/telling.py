@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from tracer.rounds import FAR_NS, LAST_PAGE, Done, Faulted, Rounds, depths_of, is_wide, plan
+from tracer.rounds import FAR_NS, LAST_PAGE, Done, Faulted, Rounds, depths_of, plan
 from tracer.rows import NO_FRAME, Kind, Rows
 from tracer.sources import Source
 from tracer.syscalls import Effect
@@ -182,20 +182,13 @@ class Telling:
         part = slice(begin, end)
         if not actions:
             return Rounds(np.zeros(end - begin, np.int64), np.full(end - begin, -1), _NONE)
-        space, events = self._space[part], self._events
-        page = events.page[part]
-        done = _done(actions, starts)
+        events = self._events
         faulted = Faulted(
-            space,
-            page,
-            events.time_ns[part],
-            self._timeline.changed_ns(space, page),
-            self._fresh[part],
+            self._space[part], events.page[part], events.time_ns[part], self._fresh[part]
         )
-        if is_wide(faulted, done):
-            return None
-        rounds = plan(faulted, done, self._timeline.latest_ns)
-        return None if self._mixes(rounds, begin, end) else rounds
+        line = self._timeline
+        rounds = plan(faulted, _done(actions, starts), line.latest_ns, line.changed_ns)
+        return None if rounds is None or self._mixes(rounds, begin, end) else rounds
 
     def _mixes(self, rounds: Rounds, begin: int, end: int) -> bool:
         """Whether a row has parts in several rounds: what one shows counts for the others."""
