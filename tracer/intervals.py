@@ -2,6 +2,8 @@
 
 import bisect
 from dataclasses import dataclass
+from operator import itemgetter
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -18,8 +20,7 @@ Times = npt.NDArray[np.uint64] | npt.NDArray[np.int64]  # CLOCK_MONOTONIC ns
 _UNSET = np.uint64((1 << 32) - 1)
 
 
-@dataclass(frozen=True, slots=True)
-class Laid:
+class Laid(NamedTuple):
     """A stretch of address space as it was last laid.
 
     `gone`: it is known to be unmapped. It is still the answer for faults there
@@ -42,15 +43,22 @@ class Laid:
 
     def moved(self, start: int, end: int, source: int) -> "Laid":
         """Its part from address `source` on, as mremap lays it at [start, end)."""
-        region = self.region
-        offset = region.offset + (source - region.start) if self.is_file else 0
-        # Spelt out: it is done for every call, and replace() takes several times that.
-        there = Region(start, end, region.perms, offset, region.name, region.device)
-        return Laid(there, self.device, self.inode, self.gone)
+        first, _, perms, offset, name, device = self.region
+        offset = offset + source - first if self.is_file else 0
+        return Laid(Region(start, end, perms, offset, name, device), *self[1:])
 
     def left(self) -> "Laid":
         """It, once it is unmapped."""
         return self if self.gone else Laid(self.region, self.device, self.inode, True)
+
+
+@dataclass(slots=True)
+class _Stretch:
+    """What was laid last up to `end`."""
+
+    end: int
+    laid: Laid
+    place: tuple[int, int] | None = None  # IntervalMap.place, where it was asked for before
 
 
 class IntervalMap:
@@ -59,58 +67,65 @@ class IntervalMap:
     def __init__(self, names: Names) -> None:
         self._names = names
         self._starts: list[int] = []
-        self._ends: list[int] = []
-        self._laid: list[Laid] = []
-        self._places: list[tuple[int, int] | None] = []  # of each: `place`, where asked for before
+        self._stretches: list[_Stretch] = []
         self._arrays: tuple[Array, Array, Places] | None = None
 
     def copy(self) -> "IntervalMap":
         """What a forked child starts with."""
         child = IntervalMap(self._names)
-        kept = [at for at, laid in enumerate(self._laid) if not laid.gone]
+        kept = [at for at, each in enumerate(self._stretches) if not each.laid.gone]
         child._starts = [self._starts[at] for at in kept]
-        child._ends = [self._ends[at] for at in kept]
-        child._laid = [self._laid[at] for at in kept]
-        child._places = [self._places[at] for at in kept]
+        child._stretches = [self._stretches[at] for at in kept]  # they are replaced, not changed
         return child
 
     def at(self, address: int) -> Laid | None:
         """The stretch `address` lies in."""
         index = bisect.bisect_right(self._starts, address) - 1
-        return self._laid[index] if index >= 0 and address < self._ends[index] else None
+        if index < 0 or address >= self._stretches[index].end:
+            return None
+        return self._stretches[index].laid
 
     def within(self, start: int, end: int) -> list[tuple[int, int, Laid]]:
         """The stretches that overlap [start, end), cut to it."""
         first, last = self._overlapping(start, end)
+        return self._cut(first, last, start, end)
+
+    def _cut(self, first: int, last: int, start: int, end: int) -> list[tuple[int, int, Laid]]:
+        starts, stretches = self._starts, self._stretches
         return [
-            (max(self._starts[i], start), min(self._ends[i], end), self._laid[i])
+            (max(starts[i], start), min(stretches[i].end, end), stretches[i].laid)
             for i in range(first, last)
         ]
 
     def present(self) -> list[Region]:
         """The mappings there are, by address."""
-        return [laid.region for laid in self._laid if not laid.gone]
+        return [each.laid.region for each in self._stretches if not each.laid.gone]
 
     def lay(self, laid: Laid) -> None:
         """Put `laid` over whatever was in its region; what it cuts keeps the rest."""
-        start, end = laid.region.start, laid.region.end
-        index = bisect.bisect_left(self._starts, start)
-        if self._is(index, start, end):  # mapped and unmapped again and again
-            self._laid[index] = laid
-            self._places[index] = None
+        start, end = laid.region[:2]
+        if start >= end:
+            return
+        first, last = self._overlapping(start, end)
+        if self._is(first, last, start, end):  # mapped and unmapped again and again
+            self._stretches[first] = _Stretch(end, laid)
             if self._arrays is not None:
-                self._arrays[2][:, index] = _UNSET
-        elif start < end:
-            self._replace(start, end, [(start, end, laid)])
+                self._arrays[2][:, first] = _UNSET
+        else:
+            self._replace(first, last, start, end, [start], [_Stretch(end, laid)])
 
     def unmap(self, start: int, end: int) -> None:
         """Mark [start, end) as gone."""
-        index = bisect.bisect_left(self._starts, start)
-        if self._is(index, start, end):
-            self._laid[index] = self._laid[index].left()  # in the same place as before
-        elif start < end:
-            middle = [(s, e, laid.left()) for s, e, laid in self.within(start, end)]
-            self._replace(start, end, middle)
+        first, last = self._overlapping(start, end)
+        if start >= end or first >= last:
+            return
+        if self._is(first, last, start, end):
+            there = self._stretches[first]  # in the same place as before
+            self._stretches[first] = _Stretch(end, there.laid.left(), there.place)
+            return
+        middle = self._cut(first, last, start, end)
+        gone = [_Stretch(until, laid.left()) for _, until, laid in middle]
+        self._replace(first, last, start, end, [since for since, _, _ in middle], gone)
 
     def reset(self, stretches: list[Laid]) -> None:
         """Everything there is now; what is missing is gone, what was gone is forgotten.
@@ -118,31 +133,28 @@ class IntervalMap:
         `stretches` do not overlap and are sorted by address.
         """
         starts = [laid.region.start for laid in stretches]
-        before = list(zip(self._starts, self._ends, self._laid, strict=True))
-        leftovers: list[tuple[int, int, Laid]] = []
-        for start, end, laid in before:
-            if not laid.gone:
-                leftovers += _uncovered(start, end, laid.left(), stretches, starts)
-        merged = sorted(
-            [(laid.region.start, laid.region.end, laid) for laid in stretches] + leftovers,
-            key=lambda stretch: stretch[0],
-        )
+        merged = [(laid.region.start, laid.region.end, laid) for laid in stretches]
+        for start, each in zip(self._starts, self._stretches, strict=True):
+            if not each.laid.gone:
+                merged += _uncovered(start, each.end, each.laid.left(), stretches, starts)
+        merged.sort(key=itemgetter(0))
         self._starts = [start for start, _, _ in merged]
-        self._ends = [end for _, end, _ in merged]
-        self._laid = [laid for _, _, laid in merged]
-        self._places = [None] * len(merged)
+        self._stretches = [_Stretch(end, laid) for _, end, laid in merged]
         self._arrays = None
 
     def place(self, address: int) -> tuple[int, int]:
         """(region, shift) of the mapping `address` lies in, (0, 0) where none is known."""
         index = bisect.bisect_right(self._starts, address) - 1
-        if index < 0 or address >= self._ends[index]:
+        if index < 0:
             return 0, 0
-        return self._places[index] or self._place_of(index)
+        there = self._stretches[index]
+        if address >= there.end:
+            return 0, 0
+        return there.place or self._place_of(there)
 
-    def _place_of(self, index: int) -> tuple[int, int]:
-        region = self._laid[index].region
-        found = self._places[index] = self._names.region(region), region.shift
+    def _place_of(self, stretch: _Stretch) -> tuple[int, int]:
+        region = stretch.laid.region
+        found = stretch.place = self._names.region(region), region.shift
         return found
 
     def places(self, addresses: Array) -> Places:
@@ -156,47 +168,60 @@ class IntervalMap:
         unset = known[0, index] == _UNSET
         if unset.any():
             for at in np.unique(index[unset]).tolist():
-                known[:, at] = self._places[at] or self._place_of(at)
+                there = self._stretches[at]
+                known[:, at] = there.place or self._place_of(there)
         return known[:, index]
 
     def _as_arrays(self) -> tuple[Array, Array, Places]:
         """Starts, ends, and places made on demand (one more: nothing's, 0)."""
         if self._arrays is None:
-            places = np.full((2, len(self._laid) + 1), _UNSET, dtype=np.uint64)
+            places = np.full((2, len(self._starts) + 1), _UNSET, dtype=np.uint64)
             places[:, -1] = 0
             self._arrays = (
                 np.array(self._starts, dtype=np.uint64),
-                np.array(self._ends, dtype=np.uint64),
+                np.array([each.end for each in self._stretches], dtype=np.uint64),
                 places,
             )
         return self._arrays
 
-    def _is(self, index: int, start: int, end: int) -> bool:
-        """Whether the stretch with that index is [start, end)."""
-        starts = self._starts
-        return index < len(starts) and starts[index] == start and self._ends[index] == end
+    def _is(self, first: int, last: int, start: int, end: int) -> bool:
+        """Whether [start, end) overlaps one stretch, and is all of it."""
+        return (
+            last - first == 1 and self._starts[first] == start and self._stretches[first].end == end
+        )
 
     def _overlapping(self, start: int, end: int) -> tuple[int, int]:
-        first = bisect.bisect_right(self._starts, start) - 1
-        if first < 0 or self._ends[first] <= start:
+        """The first stretch that overlaps [start, end), and the one after the last."""
+        starts = self._starts
+        first = bisect.bisect_right(starts, start) - 1
+        if first < 0 or self._stretches[first].end <= start:
             first += 1
-        return first, bisect.bisect_left(self._starts, end)
+        return first, bisect.bisect_left(starts, end, first)
 
-    def _replace(self, start: int, end: int, middle: list[tuple[int, int, Laid]]) -> None:
-        first, last = self._overlapping(start, end)
-        stretches = middle
+    def _replace(
+        self,
+        first: int,
+        last: int,
+        start: int,
+        end: int,
+        starts: list[int],
+        stretches: list[_Stretch],
+    ) -> None:
+        """Put these stretches over [start, end), which those from `first` on overlap."""
         if first < last:
-            left, right = self._starts[first], self._ends[last - 1]
+            left, before, after = (
+                self._starts[first],
+                self._stretches[first],
+                self._stretches[last - 1],
+            )
             if left < start:
-                kept = self._laid[first].clipped(left, start)
-                stretches = [(left, start, kept), *stretches]
-            if right > end:
-                kept = self._laid[last - 1].clipped(end, right)
-                stretches = [*stretches, (end, right, kept)]
-        self._starts[first:last] = [s for s, _, _ in stretches]
-        self._ends[first:last] = [e for _, e, _ in stretches]
-        self._laid[first:last] = [laid for _, _, laid in stretches]
-        self._places[first:last] = [None] * len(stretches)
+                starts.insert(0, left)
+                stretches.insert(0, _Stretch(start, before.laid.clipped(left, start)))
+            if after.end > end:
+                starts.append(end)
+                stretches.append(_Stretch(after.end, after.laid.clipped(end, after.end)))
+        self._starts[first:last] = starts
+        self._stretches[first:last] = stretches
         self._arrays = None
 
 

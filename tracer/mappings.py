@@ -8,7 +8,7 @@ among the mappings of its moment.
 
 import bisect
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from operator import itemgetter
 
 import numpy as np
@@ -340,7 +340,7 @@ class MappingHistory:
             if not laid.gone:
                 part = laid.moved(start, end, start)
                 perms = letters + laid.region.perms[3:]
-                self._map.lay(replace(part, region=replace(part.region, perms=perms)))
+                self._map.lay(part._replace(region=part.region._replace(perms=perms)))
 
     def _laid(self, seen: MmapEvent | Mapping, offset: int) -> Laid:
         self._files.learn(seen.device, seen.inode, seen.path)
@@ -368,7 +368,7 @@ class MappingHistory:
                 and laid.region.name == "[anon]"
                 and (before or laid.region.end == page_up(end))
             ):
-                self._map.lay(replace(laid, region=replace(laid.region, name="[heap]")))
+                self._map.lay(laid._replace(region=laid.region._replace(name="[heap]")))
 
     def _move(self, move: Move) -> None:
         if move.new == move.old:

@@ -7,7 +7,7 @@ timeline and the observer all follow the same stream of records.
 import contextlib
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from operator import attrgetter
 from typing import Any
@@ -681,7 +681,7 @@ class Recorder:
         numbers = regions.tolist()
         for number in dict.fromkeys(numbers):
             at = self.names.regions[number]
-            moved = replace(at, start=at.start + bytes_, end=at.end + bytes_)
+            moved = at._replace(start=at.start + bytes_, end=at.end + bytes_)
             there[number] = self.names.region(moved) if at.end else number
         return np.array([there[number] for number in numbers], np.uint32)
 

@@ -7,9 +7,9 @@ a row holds small integers into `Names`.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from enum import IntEnum
-from typing import Any, overload
+from typing import Any, NamedTuple, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -174,8 +174,7 @@ class Rows:
         return records
 
 
-@dataclass(frozen=True, slots=True)
-class Region:
+class Region(NamedTuple):
     """A mapping as it was at a fault: half-open [start, end), offset in the file in bytes.
 
     `name` is the path, or "[heap]", "[stack]", "[vdso]", "[anon]", …; raw, not
@@ -188,7 +187,7 @@ class Region:
     perms: str
     offset: int
     name: str
-    device: int = field(default=0, compare=False)  # the file system's, where one is mapped
+    device: int = 0  # the file system's, where one is mapped
 
     @property
     def shift(self) -> int:
@@ -213,7 +212,7 @@ class Names:
     regions: list[Region] = field(default_factory=lambda: [NO_REGION])
     fold: bool = False
     _comm_ids: dict[str, int] = field(default_factory=lambda: {"": 0})
-    _region_ids: dict[tuple[Region, int], int] = field(default_factory=lambda: {(NO_REGION, 0): 0})
+    _region_ids: dict[Region, int] = field(default_factory=lambda: {NO_REGION: 0})
     _folded_ids: dict[tuple[str, str, int], int] = field(default_factory=dict)
 
     def comm(self, text: str) -> int:
@@ -231,12 +230,11 @@ class Names:
             folded = region.perms, region.name, region.device
             known = self._folded_ids.get(folded)
             if known is None:
-                bare = replace(region, start=0, end=0, offset=0)
+                bare = region._replace(start=0, end=0, offset=0)
                 known = self._folded_ids[folded] = self.region(bare)
             return known
-        key = region, region.device
-        number = self._region_ids.get(key)
+        number = self._region_ids.get(region)
         if number is None:
-            number = self._region_ids[key] = len(self.regions)
+            number = self._region_ids[region] = len(self.regions)
             self.regions.append(region)
         return number

@@ -1,6 +1,5 @@
 """What is put away comes back, and is dropped where nobody asked for it."""
 
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -55,10 +54,10 @@ def test_beyond_the_limit_all_is_dropped_for_good() -> None:
 )
 def test_folded_names(region: Region) -> None:
     names, plain = Names(fold=True), Names()
-    moved = replace(region, start=region.start * 5, end=region.end * 5, offset=region.offset * 3)
+    moved = region._replace(start=region.start * 5, end=region.end * 5, offset=region.offset * 3)
     number = names.region(region)
     assert names.region(moved) == number
-    assert names.regions[number] == replace(region, start=0, end=0, offset=0)
+    assert names.regions[number] == region._replace(start=0, end=0, offset=0)
     for other in ({"name": "/b"}, {"perms": "---p"}, {"device": 9}):
-        assert names.region(replace(region, **other)) != number  # type: ignore[arg-type]
+        assert names.region(region._replace(**other)) != number  # type: ignore[arg-type]
     assert plain.region(region) != plain.region(moved)

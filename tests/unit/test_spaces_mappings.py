@@ -144,6 +144,11 @@ def names_of(regions: list[Region]) -> list[str]:
     return [region.name for region in regions]
 
 
+def mapped(start: int, end: int, perms: str, offset: int, name: str) -> Region:
+    """What an `event` lays."""
+    return Region(start, end, perms, offset, name, 8)
+
+
 def event(time: int, start: int, end: int, path: str = "", inode: int = 0) -> MmapEvent:
     return MmapEvent(time, 1, 1, start * P, end * P, 0, "rw-p", 8, inode, path)
 
@@ -228,21 +233,21 @@ def test_what_remains_of_a_cut_file_mapping_keeps_its_place_in_the_file(
     history.add(1, event(1, 0, 10, "/a", 1))
     history.add(2, Unmap(4 * P, 6 * P))
     left, gone, right = look(history, (0, 2), (5, 2), (9, 2))
-    assert left == Region(0, 4 * P, "rw-p", 0, "/a")
-    assert gone == Region(0, 10 * P, "rw-p", 0, "/a")
-    assert right == Region(6 * P, 10 * P, "rw-p", 6 * P, "/a")
+    assert left == mapped(0, 4 * P, "rw-p", 0, "/a")
+    assert gone == mapped(0, 10 * P, "rw-p", 0, "/a")
+    assert right == mapped(6 * P, 10 * P, "rw-p", 6 * P, "/a")
 
 
 def test_mremap(history: MappingHistory) -> None:
     history.add(1, event(1, 0, 10, "/a", 1))
     history.add(2, Move(2 * P, 2 * P, 20 * P, 4 * P, keep=False))
     moved, rest = look(history, (23, 2), (0, 2))
-    assert moved == Region(20 * P, 24 * P, "rw-p", 2 * P, "/a")
-    assert rest == Region(0, 2 * P, "rw-p", 0, "/a")
+    assert moved == mapped(20 * P, 24 * P, "rw-p", 2 * P, "/a")
+    assert rest == mapped(0, 2 * P, "rw-p", 0, "/a")
     history.add(3, Move(20 * P, 4 * P, 20 * P, 6 * P, keep=False))
-    assert look(history, (25, 3)) == [Region(20 * P, 26 * P, "rw-p", 2 * P, "/a")]
+    assert look(history, (25, 3)) == [mapped(20 * P, 26 * P, "rw-p", 2 * P, "/a")]
     history.add(4, Move(20 * P, 6 * P, 20 * P, 1 * P, keep=False))
-    assert look(history, (20, 4)) == [Region(20 * P, 21 * P, "rw-p", 2 * P, "/a")]
+    assert look(history, (20, 4)) == [mapped(20 * P, 21 * P, "rw-p", 2 * P, "/a")]
     history.add(5, Move(20 * P, 0, 40 * P, 1 * P, keep=False))  # a second mapping
     assert names_of(look(history, (20, 5), (40, 5))) == ["/a", "/a"]
     assert look(history, (20, 5))[0].end == 21 * P
@@ -253,7 +258,7 @@ def test_system_calls_fill_in_what_the_sideband_lost(history: MappingHistory) ->
     history.add(2, Claim(2 * P, 4 * P, "rw-p", "[anon]"))  # known, and with its neighbours
     history.add(2, Claim(20 * P, 30 * P, "---p", "[anon]"))
     assert look(history, (3, 2), (20, 2)) == [
-        Region(0, 10 * P, "rw-p", 0, "[anon]"),
+        mapped(0, 10 * P, "rw-p", 0, "[anon]"),
         Region(20 * P, 30 * P, "---p", 0, "[anon]"),
     ]
     history.add(3, Claim(21 * P, 30 * P, "rw-p"))
@@ -265,14 +270,14 @@ def test_system_calls_fill_in_what_the_sideband_lost(history: MappingHistory) ->
     assert names_of(look(history, (50, 4))) == [""]
     history.add(5, event(5, 60, 64, "/a", 1))
     history.add(6, Claim(61 * P, 62 * P, "r--p"))
-    assert look(history, (61, 6)) == [Region(61 * P, 62 * P, "r--p", P, "/a")]
+    assert look(history, (61, 6)) == [mapped(61 * P, 62 * P, "r--p", P, "/a")]
 
 
 def test_brk_downwards_cuts_the_heap(history: MappingHistory) -> None:
     history.add(1, event(1, 0, 10, "[heap]"))
     history.add(1, Brk(10 * P - 5))
     history.add(2, Brk(4 * P + 1))
-    assert look(history, (4, 2)) == [Region(0, 5 * P, "rw-p", 0, "[heap]")]
+    assert look(history, (4, 2)) == [mapped(0, 5 * P, "rw-p", 0, "[heap]")]
 
 
 def test_the_first_piece_of_the_heap_gets_its_name_by_brk(history: MappingHistory) -> None:
@@ -342,12 +347,12 @@ def test_the_records_own_mapping_is_the_answer(history: MappingHistory) -> None:
         (21, None),
     )
     assert found == [
-        Region(2 * P, 6 * P, "r-xp", 2 * P, "/a"),
-        Region(2 * P, 6 * P, "rwxs", 2 * P, "[inode 0:8 99]"),
+        mapped(2 * P, 6 * P, "r-xp", 2 * P, "/a"),
+        mapped(2 * P, 6 * P, "rwxs", 2 * P, "[inode 0:8 99]"),
         Region(20 * P, 40 * P, "rw-p", 0, "[heap]"),
         Region(50 * P, 70 * P, "rw-p", 0, "[stack]"),
         Region(80 * P, 81 * P, "rw-p", 0, "[anon]"),
-        Region(20 * P, 30 * P, "rw-p", 0, "[heap]"),
+        mapped(20 * P, 30 * P, "rw-p", 0, "[heap]"),
     ]
 
 

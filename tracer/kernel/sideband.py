@@ -21,7 +21,7 @@ from collections.abc import Container, Iterator
 from dataclasses import dataclass
 from operator import attrgetter
 from types import TracebackType
-from typing import NamedTuple, Self
+from typing import Final, Self
 
 from tracer.errors import Exit, TraceError
 from tracer.text import decode
@@ -29,7 +29,10 @@ from tracer.text import decode
 PAGE = mmap.PAGESIZE
 FOREVER = (1 << 64) - 1
 _SLACK_NS = 10_000_000  # records of the ring are not strictly in order of time
-DATA_PAGES = 128  # with its control page what perf_event_mlock_kb (516) grants each CPU
+_GRANTED_PAGES = 128  # with the control page what perf_event_mlock_kb (516) grants each CPU
+_MOST_PAGES = 1024  # of a CPU's buffer
+_ALL_PAGES = 4096  # of all CPUs' together, where more than what is granted
+_MOST_NAMED = 4096  # files, permissions and so on that are remembered
 
 # include/uapi/linux/perf_event.h
 _NR_PERF_EVENT_OPEN = 298  # x86-64
@@ -46,9 +49,12 @@ _HEAD = 1024  # of data_head in struct perf_event_mmap_page; data_tail follows
 
 _ATTR = struct.Struct("<IIQQQQQIIQQQQIiQII")  # perf_event_attr up to PERF_ATTR_SIZE_VER5
 _HEADER = struct.Struct("<IHH")
-_MMAP2 = struct.Struct("<IIQQQIIQQII")  # pid tid addr len pgoff maj min ino generation prot flags
+# Of an MMAP2 record, after pid and tid.
+_PLACE = struct.Struct("<QQQ")  # addr len pgoff
+_FILE = struct.Struct("<IIQQII")  # maj min ino generation prot flags
 _SAMPLE_ID = struct.Struct("<IIQ")  # pid tid time
-_FILENAME = _HEADER.size + _MMAP2.size
+_WHAT = _HEADER.size + 8 + _PLACE.size
+_FILENAME = _WHAT + _FILE.size
 _SMALLEST = {
     _RECORD_MMAP2: _FILENAME + _SAMPLE_ID.size,
     _RECORD_COMM: _HEADER.size + 8 + _SAMPLE_ID.size,
@@ -112,69 +118,81 @@ def parse(
     events = [
         _event(each)
         for each in raw
-        if pids is None or each.pid in pids or each.time_ns > settled_ns
+        if pids is None or each[_PID] in pids or each[_TIME] > settled_ns
     ]
     return events, lost, left_over
 
 
-class _Raw(NamedTuple):
-    """A record not taken apart: most are of processes nobody asks about."""
-
-    time_ns: int
-    pid: int
-    tid: int
-    misc: int
-    kind: int
-    record: bytes
+_TIME: Final = 0  # of a _Raw
+_PID: Final = 1
+# A record not taken apart, as most are of processes that nobody asks about: CLOCK_MONOTONIC ns,
+# pid, tid, misc, kind, record.
+_Raw = tuple[int, int, int, int, int, bytes]
 
 
 def _split(data: bytes) -> tuple[list[_Raw], int, int]:
     """The records that tell of mappings, then what `parse` returns beside them."""
     found: list[_Raw] = []
     lost = at = 0
-    while at + _HEADER.size <= len(data):
-        kind, misc, size = _HEADER.unpack_from(data, at)
-        if size < _HEADER.size or at + size > len(data):
+    header, sample = _HEADER.unpack_from, _SAMPLE_ID.unpack_from
+    last = len(data) - _HEADER.size
+    while at <= last:
+        kind, misc, size = header(data, at)
+        end = at + size
+        if size < _HEADER.size or end > len(data):
             break
         if kind == _RECORD_MMAP2 or (kind == _RECORD_COMM and misc & _MISC_COMM_EXEC):
             if size < _SMALLEST[kind]:
                 break
-            pid, tid, time_ns = _SAMPLE_ID.unpack_from(data, at + size - _SAMPLE_ID.size)
-            found.append(_Raw(time_ns, pid, tid, misc, kind, data[at : at + size]))
+            pid, tid, time_ns = sample(data, end - _SAMPLE_ID.size)
+            found.append((time_ns, pid, tid, misc, kind, data[at:end]))
         elif kind == _RECORD_LOST and size >= _HEADER.size + 16:
             lost += int.from_bytes(data[at + 16 : at + 24], "little")
-        at += size
+        at = end
     return found, lost, len(data) - at
 
 
 def _event(raw: _Raw) -> Event:
-    if raw.kind == _RECORD_MMAP2:
-        return _mapping(raw.record, raw.misc)
-    return ExecEvent(raw.time_ns, raw.pid, raw.tid)
-
-
-def _mapping(record: bytes, misc: int) -> MmapEvent:
-    pid, tid, start, length, pgoff, major, minor, inode, _, prot, flags = _MMAP2.unpack_from(
-        record, _HEADER.size
+    time_ns, pid, tid, misc, kind, record = raw
+    if kind != _RECORD_MMAP2:
+        return ExecEvent(time_ns, pid, tid)
+    start, length, pgoff = _PLACE.unpack_from(record, _HEADER.size + 8)
+    what = record[_WHAT : -_SAMPLE_ID.size]
+    known = _named.get(what) if not misc & _MISC_BUILD_ID else _name(what, misc)
+    if known is None:
+        if len(_named) >= _MOST_NAMED:
+            _named.clear()
+        known = _named[what] = _name(what, misc)
+    is_file, perms, device, inode, path = known
+    return MmapEvent(
+        time_ns,
+        pid,
+        tid,
+        start,
+        start + length,
+        pgoff if is_file else 0,
+        perms,
+        device,
+        inode,
+        path,
     )
+
+
+_Named = tuple[bool, str, int, int, str]  # whether a file; perms, device, inode, path: MmapEvent's
+_named: dict[bytes, _Named] = {}  # by what _name takes apart: it is often the same
+
+
+def _name(what: bytes, misc: int) -> _Named:
+    """What a record from its `maj` on says of the mapping, wherever that is."""
+    major, minor, inode, _, prot, flags = _FILE.unpack_from(what)
     if misc & _MISC_BUILD_ID:
         major = minor = inode = 0
-    name = record[_FILENAME : len(record) - _SAMPLE_ID.size].split(b"\0", 1)[0]
+    name = what[_FILE.size :].split(b"\0", 1)[0]
     if name.startswith(b"//"):  # //anon, //enomem, //toolong
         name = b""
-    is_file = inode or name.startswith(b"/")
-    return MmapEvent(
-        time_ns=_SAMPLE_ID.unpack_from(record, len(record) - _SAMPLE_ID.size)[2],
-        pid=pid,
-        tid=tid,
-        start=start,
-        end=start + length,
-        pgoff=pgoff if is_file else 0,
-        perms=_perms(prot, flags),
-        device=major << 20 | minor,
-        inode=inode,
-        path=decode(name.replace(b"\n", b"\\012")),  # as maps does
-    )
+    path = decode(name.replace(b"\n", b"\\012"))  # as maps does
+    is_file = bool(inode) or name.startswith(b"/")
+    return is_file, _perms(prot, flags), major << 20 | minor, inode, path
 
 
 def _perms(prot: int, flags: int) -> str:
@@ -190,13 +208,13 @@ class _Buffer:
     """One CPU's event and its ring buffer."""
 
     def __init__(self, cpu: int, data_pages: int) -> None:
-        self.fd, self.counts_lost = _open(cpu, data_pages * PAGE // 2)
+        self.fd, self.counts_lost = _open(cpu, min(data_pages, _GRANTED_PAGES) * PAGE // 2)
         try:
-            self._map = mmap.mmap(self.fd, (1 + data_pages) * PAGE)
+            self._map = _mapped(self.fd, data_pages)
         except OSError:
             os.close(self.fd)
             raise
-        self._size = data_pages * PAGE
+        self._size = len(self._map) - PAGE
         self._positions = memoryview(self._map)[_HEAD : _HEAD + 16].cast("Q")
         self._enabled_ns = -1
         self._kept: list[bytes] = []
@@ -240,6 +258,23 @@ class _Buffer:
         os.close(self.fd)
 
 
+def _mapped(fd: int, data_pages: int) -> mmap.mmap:
+    try:
+        return mmap.mmap(fd, (1 + data_pages) * PAGE)
+    except OSError:
+        if data_pages <= _GRANTED_PAGES:
+            raise
+    # EPERM: more than RLIMIT_MEMLOCK, without CAP_IPC_LOCK (perf_mmap(), kernel/events/core.c).
+    return mmap.mmap(fd, (1 + _GRANTED_PAGES) * PAGE)
+
+
+def _pages() -> int:
+    """Data pages of each CPU's buffer: more where they are few CPUs."""
+    share = _ALL_PAGES // os.sysconf("SC_NPROCESSORS_CONF")
+    power = 1 << max(share.bit_length() - 1, 0)
+    return min(max(power, _GRANTED_PAGES), _MOST_PAGES)
+
+
 def _open(cpu: int, watermark: int) -> tuple[int, bool]:
     """(descriptor, whether reading it tells how many records were lost: kernels from 6.0)."""
     flags = _ATTR_MMAP | _ATTR_MMAP2 | _ATTR_MMAP_DATA
@@ -267,9 +302,9 @@ class Sideband:
     CAP_PERFMON or root, Exit.UNSUPPORTED otherwise).
     """
 
-    def __init__(self, data_pages: int = DATA_PAGES) -> None:
-        """`data_pages`: size of each CPU's buffer, a power of two."""
-        self._data_pages = data_pages
+    def __init__(self, data_pages: int | None = None) -> None:
+        """`data_pages`: size of each CPU's buffer, a power of two; less if that is refused."""
+        self._data_pages = data_pages or _pages()
         self._buffers: dict[int, _Buffer] = {}
         self._waiting: dict[int, list[_Raw]] = {}  # by process
         self._lost_before = 0  # by buffers closed since
@@ -298,7 +333,7 @@ class Sideband:
         self._buffers.clear()
 
     def filenos(self) -> Iterator[int]:
-        """Descriptors that poll(2) reports readable when a buffer is half full."""
+        """Descriptors that poll(2) reports readable before a buffer is full."""
         return (buffer.fd for buffer in self._buffers.values())
 
     @property
@@ -331,10 +366,10 @@ class Sideband:
         for pid in list(self._waiting):
             waiting = self._waiting[pid]
             if pids is None or pid in pids:
-                due += [_event(raw) for raw in waiting if raw.time_ns <= now]
-                waiting = [raw for raw in waiting if raw.time_ns > now]
-            elif waiting[0].time_ns <= settled_ns:
-                waiting = [raw for raw in waiting if raw.time_ns > settled_ns]
+                due += [_event(raw) for raw in waiting if raw[_TIME] <= now]
+                waiting = [raw for raw in waiting if raw[_TIME] > now]
+            elif waiting[0][_TIME] <= settled_ns:
+                waiting = [raw for raw in waiting if raw[_TIME] > settled_ns]
             else:
                 continue
             if waiting:
@@ -368,8 +403,12 @@ class Sideband:
         buffer.lost += lost if not buffer.counts_lost else 0
         self.corrupt += left_over > 0
         for raw in found:
-            if pids is None or raw.pid in pids or raw.time_ns > settled_ns:
-                self._waiting.setdefault(raw.pid, []).append(raw)
+            pid = raw[_PID]
+            if pids is None or pid in pids or raw[_TIME] > settled_ns:
+                waiting = self._waiting.get(pid)
+                if waiting is None:
+                    waiting = self._waiting[pid] = []
+                waiting.append(raw)
 
     def _attach_missing(self) -> bool:
         attached = False
