@@ -13,6 +13,7 @@ import click
 
 from tracer import __version__
 from tracer.errors import Exit, Interrupted, TraceError, complain
+from tracer.imports import imports_for_much_data
 from tracer.options import (
     Options,
     Whole,
@@ -221,8 +222,8 @@ def _trace(options: Options, timings: Timings) -> int:
     require_rights()
     with Compilation(options.probe, bpf_dir(), stacks=options.stacks) as compilation:
         timings.lap("Python and options")
-        from tracer.run import trace
-
+        with imports_for_much_data():
+            from tracer.run import trace
         timings.lap("imports")
         return trace(options, compilation, timings)
 

@@ -1,0 +1,32 @@
+"""What importing much costs besides its time."""
+
+import gc
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+_BLAS_THREADS = "OPENBLAS_NUM_THREADS"
+_YOUNG = 50_000  # objects made and not freed before the collector looks for cycles among them
+
+
+@contextmanager
+def imports_for_much_data() -> Iterator[None]:
+    """Import numpy and what works on much data, once, in here.
+
+    numpy's BLAS starts a thread for each processor, and each spins for some 25 ms
+    (`blas_thread_server`, OpenBLAS); nothing here multiplies matrices. The environment is
+    afterwards as it was. What is imported stays, and what is made of data has few cycles:
+    the collector has little to find, and looks seldom.
+    """
+    chosen = os.environ.get(_BLAS_THREADS)
+    if chosen is None:
+        os.environ[_BLAS_THREADS] = "1"
+    gc.disable()
+    try:
+        yield
+    finally:
+        if chosen is None:
+            del os.environ[_BLAS_THREADS]
+        gc.freeze()
+        gc.set_threshold(_YOUNG)
+        gc.enable()
