@@ -9,7 +9,6 @@ among the mappings of its moment.
 import bisect
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from operator import itemgetter
 
 import numpy as np
 import numpy.typing as npt
@@ -35,7 +34,6 @@ Part = npt.NDArray[np.intp] | slice
 
 _FEW = 32
 _MOST_APPLIED = 1024  # changes that are kept before their room is given back
-_BY_TIME = itemgetter(0)
 _MOST_FILES = (
     1 << 16
 )  # are remembered: each mapping of shared anonymous memory is a file of its own
@@ -111,6 +109,42 @@ class Claim:
 Change = tuple[Mapping, ...] | MmapEvent | Unmap | Move | Brk | Claim
 
 
+class _Dated:
+    """Changes by time; at equal times in the order in which they came."""
+
+    def __init__(self) -> None:
+        self.times: list[int] = []
+        self.changes: list[Change] = []
+        self._next = 0  # those before are done with
+
+    def is_last(self, time_ns: int) -> bool:
+        """Whether a change of that time comes after all others."""
+        return not self.times or time_ns >= self.times[-1]
+
+    def add(self, time_ns: int, change: Change) -> None:
+        """Quick where few come after it."""
+        if self.is_last(time_ns):
+            self.times.append(time_ns)
+            self.changes.append(change)
+        else:
+            at = bisect.bisect_right(self.times, time_ns, self._next)
+            self.times.insert(at, time_ns)
+            self.changes.insert(at, change)
+
+    def take(self, time_ns: int) -> tuple[list[int], list[Change]]:
+        """Those up to and including `time_ns`, which are done with then."""
+        first = self._next
+        if first == len(self.times) or self.times[first] > time_ns:
+            return [], []
+        due = bisect.bisect_right(self.times, time_ns, first)
+        taken = self.times[first:due], self.changes[first:due]
+        self._next = due
+        if due == len(self.times) or due > _MOST_APPLIED:
+            del self.times[:due], self.changes[:due]
+            self._next = 0
+        return taken
+
+
 class MappingHistory:
     """One address space's mappings: those of now, and the dated changes to come."""
 
@@ -119,12 +153,9 @@ class MappingHistory:
         self._files = files
         self._map = IntervalMap(names)
         self._brk = 0
-        # What is to come, by time, from `_next` on. Tens of thousands may wait, and the latest do
-        # not come last: what comes late is put in its place once it is asked for.
-        self._times: list[int] = []
-        self._changes: list[Change] = []
-        self._next = 0
-        self._late: list[tuple[int, Change]] = []
+        # What is to come: tens of thousands may wait where the sideband is ahead of the ring.
+        self._ahead = _Dated()
+        self._late = _Dated()  # what came after something of a later time
         self._vmas: dict[Vma, tuple[int, int]] = {}
 
     def add(self, time_ns: int, change: Change) -> None:
@@ -133,11 +164,8 @@ class MappingHistory:
         A list of mappings is dated when it *began* to be read: what happened
         meanwhile is then laid over it once more.
         """
-        if not self._times or time_ns >= self._times[-1]:
-            self._times.append(time_ns)
-            self._changes.append(change)
-        else:
-            self._late.append((time_ns, change))
+        queue = self._ahead if self._ahead.is_last(time_ns) else self._late
+        queue.add(time_ns, change)
 
     def add_mappings(self, time_ns: int, mappings: Iterable[Mapping]) -> None:
         """`add` of a whole /proc/PID/maps."""
@@ -153,34 +181,24 @@ class MappingHistory:
 
     def advance(self, time_ns: int) -> None:
         """Apply the changes up to and including `time_ns`."""
-        self._put_in_place()
-        due = bisect.bisect_right(self._times, time_ns, self._next)
-        if due == self._next:
-            return
-        for change in self._changes[self._next : due]:
-            self._apply(change)
-        self._next = due
-        if due == len(self._times) or due > _MOST_APPLIED:
-            del self._times[:due], self._changes[:due]
-            self._next = 0
-        self._vmas.clear()
+        self._apply_all(self._take(time_ns)[1])
 
-    def _put_in_place(self) -> None:
-        """What came late goes where it belongs: after what has the same time."""
-        if not self._late:
-            return
-        if len(self._late) <= _FEW:
-            for time_ns, change in self._late:
-                at = bisect.bisect_right(self._times, time_ns, self._next)
-                self._times.insert(at, time_ns)
-                self._changes.insert(at, change)
-        else:
-            waiting = [*zip(self._times, self._changes, strict=True)][self._next :]
-            waiting = sorted([*waiting, *self._late], key=_BY_TIME)
-            self._times = [time_ns for time_ns, _ in waiting]
-            self._changes = [change for _, change in waiting]
-            self._next = 0
-        self._late = []
+    def _take(self, time_ns: int) -> tuple[list[int], list[Change]]:
+        """The changes up to and including `time_ns`, in order, and their times."""
+        times, changes = self._ahead.take(time_ns)
+        late_times, late = self._late.take(time_ns)
+        if not late or not changes:
+            return times + late_times, changes + late
+        times += late_times  # which came later than those of the same time
+        changes += late
+        order = sorted(range(len(times)), key=times.__getitem__)
+        return [times[at] for at in order], [changes[at] for at in order]
+
+    def _apply_all(self, changes: Sequence[Change]) -> None:
+        for change in changes:
+            self._apply(change)
+        if changes:
+            self._vmas.clear()
 
     def present(self) -> list[Region]:
         """The mappings there are, by address, as far as `advance` has come."""
@@ -260,11 +278,13 @@ class MappingHistory:
         if (times[1:] < times[:-1]).any():
             order = np.argsort(times, kind="stable")
             times = times[order]
-        done = 0
-        due = self._due_within(times)
+        # Each change comes before the first fault that is not earlier.
+        dated, changes = self._take(int(times[-1]))
+        before = np.searchsorted(times, np.array(dated, np.uint64), side="left").tolist()
+        done = applied = 0
         few: list[int] = []  # faults, one by one, and their places
         places: list[tuple[int, int]] = []
-        for until, time_ns in zip([*due, len(times)], [*times[due].tolist(), 0], strict=True):
+        for until in [*dict.fromkeys(before), len(times)]:
             if until - done > _FEW:
                 part = slice(done, until) if order is None else order[done:until]
                 result[:, part] = places_of(part)
@@ -275,19 +295,12 @@ class MappingHistory:
                 few += one_by_one
                 places += map(place_of, one_by_one)
             done = until
-            if time_ns:
-                self.advance(time_ns)
+            due = bisect.bisect_right(before, until, applied)
+            self._apply_all(changes[applied:due])
+            applied = due
         if few:
             result[:, few] = np.array(places, np.uint64).T
         return result
-
-    def _due_within(self, times: Times) -> list[int]:
-        """Where in the sorted `times` changes fall due: indices of the first fault after each."""
-        self._put_in_place()
-        count = bisect.bisect_right(self._times, int(times[-1]), self._next)
-        due = np.array(self._times[self._next : count], dtype=np.uint64)
-        indices: list[int] = np.unique(np.searchsorted(times, due, side="left")).tolist()
-        return indices
 
     def _vma_place(self, vma: Vma, address: int) -> tuple[int, int]:
         known = self._vmas.get(vma)

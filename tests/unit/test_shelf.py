@@ -1,6 +1,5 @@
 """What is put away comes back, and is dropped where nobody asked for it."""
 
-
 import numpy as np
 import pytest
 
