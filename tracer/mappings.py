@@ -67,7 +67,7 @@ class Files:
         return path or f"[inode {device >> 20}:{device & 0xFFFFF} {inode}]"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen: making one would take three times as long
 class Unmap:
     """munmap, or brk downwards."""
 
@@ -75,7 +75,7 @@ class Unmap:
     end: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen: making one would take three times as long
 class Move:
     """A successful mremap(2); sizes page-aligned."""
 
@@ -86,14 +86,14 @@ class Move:
     keep: bool
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen: making one would take three times as long
 class Brk:
     """A brk(2) that returned `end`, one that only asked included."""
 
     end: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen: making one would take three times as long
 class Claim:
     """What a system call says of [start, end): anonymous memory `name`, or with "" what was there.
 

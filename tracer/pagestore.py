@@ -70,11 +70,15 @@ class PageStore:
     def known(self, space: int, first: int, last: int) -> list[int]:
         """The slots of the pages [first, last) whose blocks exist; for few pages."""
         blocks: dict[int, int] = self._blocks.get(space) or {}
-        found = []
-        for page in range(first, last):
-            place = blocks.get(page >> _SHIFT)
+        found: list[int] = []
+        while first < last:
+            number = first >> _SHIFT
+            until = min(last, (number + 1) << _SHIFT)
+            place = blocks.get(number)
             if place is not None:
-                found.append(place << _SHIFT | page & (_BLOCK - 1))
+                slot = place << _SHIFT | first & (_BLOCK - 1)
+                found += range(slot, slot + until - first)
+            first = until
         return found
 
     def page_at(self, at: int) -> int:

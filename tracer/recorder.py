@@ -29,6 +29,7 @@ from tracer.procfs.errors import ProcessGone
 from tracer.procfs.maps import Mapping, read_maps
 from tracer.procfs.system import FileSystems, large_anonymous_folios, online_cpus, shows_vvar
 from tracer.records import Mark, RecordType
+from tracer.ring import SpillingRing
 from tracer.rows import Names, Rows
 from tracer.snapshots import Snapshot
 from tracer.sources import Loss, Source
@@ -93,7 +94,7 @@ class Recorder:
     def __post_init__(self) -> None:
         program = self.attached.program
         self.layout = program.layout
-        self.ring = program.open_ring()
+        self.ring = SpillingRing(program.open_ring())
         self.sideband: Sideband | None = None
         self.notes: list[str] = []
         try:
@@ -194,6 +195,7 @@ class Recorder:
         """
         left = self.ring.pending()
         while not enough():
+            self._rescue()
             now = time.monotonic_ns()
             records = self._peek()
             count = len(records)
@@ -340,7 +342,7 @@ class Recorder:
             zip(others.tolist(), kinds[others].tolist(), strict=True)
         ):
             if not count % _RESCUE_EVERY:
-                self._rescue_sideband()
+                self._rescue()
             if kind == _TAKES:
                 self._takes(next(takes_left), script)
                 continue
@@ -450,12 +452,14 @@ class Recorder:
             self._sideband_gap = gap
             self.changed.update(space.number for space in self.spaces.alive() if space.members)
 
-    def _rescue_sideband(self) -> None:
-        """A batch may take a while: empty the sideband's buffers before they overflow."""
+    def _rescue(self) -> None:
+        """A batch may take a while: empty the kernel's buffers before they overflow."""
         now = time.monotonic_ns()
-        if self.sideband is not None and now - self._rescued_ns > _RESCUE_NS:
+        if now - self._rescued_ns > _RESCUE_NS:
             self._rescued_ns = now
-            self.sideband.rescue()
+            self.ring.spill()
+            if self.sideband is not None:
+                self.sideband.rescue()
 
     def cpus_changed(self) -> bool:
         """Whether CPUs went or came since last asked; cheap."""
@@ -642,7 +646,7 @@ class Recorder:
         """Do to the timeline's pages what was done; the actions have no page in common."""
         taken = []
         for action in actions:
-            self._rescue_sideband()
+            self._rescue()
             change = action.what
             if not isinstance(change, Effect):
                 change()

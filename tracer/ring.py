@@ -14,6 +14,7 @@ All that is mapped counts as resident, so the data is mapped a few megabytes at 
 import contextlib
 import mmap
 from abc import ABC, abstractmethod
+from collections import deque
 from typing import Self
 
 import numpy as np
@@ -24,6 +25,7 @@ from tracer.errors import TraceError
 Bytes = npt.NDArray[np.uint8]
 
 _WINDOW = 8 << 20  # bytes of the data mapped at a time
+_SPILLED = 1 << 14  # records at a time
 
 
 def _broken(what: str) -> TraceError:
@@ -220,6 +222,58 @@ class KernelRing(Ring):
             # The traceback of a failed read still has views of it: it goes with them.
             with contextlib.suppress(BufferError):
                 mapping.close()
+
+
+class SpillingRing(Ring):
+    """A ring whose records spill to our own memory while it is more than half full.
+
+    There is room for as many there as in the ring: a burst may be twice as long before the
+    kernel finds no room, and without one no memory is taken for it.
+    """
+
+    def __init__(self, ring: Ring) -> None:
+        self._ring = ring
+        self.record_size, self.capacity = ring.record_size, ring.capacity
+        self._spilled: deque[Bytes] = deque()  # before what the ring holds, in order
+        self._count = 0  # of records in these
+        self._peeked: int | None = None  # how many, until `advance`
+
+    def spill(self) -> None:
+        """Cheap where there is no need: for now and then, between `advance` and `peek`."""
+        if 2 * self._ring.pending() <= self.capacity or self._peeked is not None:
+            return
+        with contextlib.suppress(TraceError):  # `peek` comes to it, too, once it is at that place
+            while room := min(self.capacity - self._count, _SPILLED):
+                records = self._ring.peek(room).copy()
+                self._ring.advance()
+                if not len(records):
+                    break
+                self._spilled.append(records)
+                self._count += len(records)
+
+    def pending(self) -> int:
+        return self._count + self._ring.pending()
+
+    def peek(self, most: int = 1 << 16) -> Bytes:
+        records = self._spilled[0][:most] if self._spilled else self._ring.peek(most)
+        self._peeked = len(records)
+        return records
+
+    def advance(self) -> None:
+        if not self._spilled:
+            self._ring.advance()
+        elif self._peeked:
+            rest = self._spilled[0][self._peeked :]
+            self._count -= self._peeked
+            if len(rest):
+                self._spilled[0] = rest
+            else:
+                self._spilled.popleft()
+        self._peeked = None
+
+    def close(self) -> None:
+        self._spilled.clear()
+        self._ring.close()
 
 
 class _Data:

@@ -105,7 +105,7 @@ class Effect(NamedTuple):
     call: "Taking | None" = None  # its beginning, where others may have faulted meanwhile
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen: making one would take three times as long
 class Taking:
     """A call under way, which may take the pages of [start, end) from under others' faults."""
 

@@ -36,7 +36,7 @@ class Suspected:
         return Suspected(self.under_way[at], self.over[at], self.over_ns[at])
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen: making one would take three times as long
 class _Call:
     """One call under way, and of those over its return, and the latest return so far."""
 

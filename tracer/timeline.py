@@ -85,7 +85,7 @@ class Events:
         return Events(**arrays, suspected=calls)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen: making one would take three times as long
 class Lost:
     """What `Timeline.lose` takes."""
 
@@ -816,7 +816,7 @@ class Timeline:
         new_length = new_length or length
         few = self._few(space, old, old + max(length, new_length))
         if few is not None and not any(self._columns["assumed"].item(at) for at in few):
-            self._move_few(space, (old, new, length, new_length), time_ns, regions_there)
+            self._move_few(few, space, (old, new, length, new_length), time_ns, regions_there)
             return
         at = self._store.range(space, old, old + min(length, new_length))
         at = at[self._columns["frame"][at] != _NONE]
@@ -834,27 +834,34 @@ class Timeline:
 
     def _move_few(
         self,
+        few: list[int],
         space: int,
         where: tuple[int, int, int, int],
         time_ns: int,
         regions_there: Callable[[Ids], Ids],
     ) -> None:
-        """`move` of few pages, none of which is assumed; `where`: from, to, the two lengths."""
+        """`move` of few pages: the slots `few` have frames, and none is assumed.
+
+        `where`: from, to, the two lengths.
+        """
         old, new, length, new_length = where
-        columns = self._columns
+        columns, kept = self._columns, old + min(length, new_length)
         moved = []
-        for at in self._few(space, old, old + min(length, new_length)) or ():
-            page = self._store.page_at(at) - (old >> 12) + (new >> 12)
-            moved.append((page, columns["frame"].item(at), columns["region"].item(at)))
-            self._lose_one(at, time_ns, Loss.MOVE)
-        self.lose(space, old, old + length, time_ns, Loss.MUNMAP)
+        for at in few:
+            page = self._store.page_at(at)
+            if page << 12 < kept:
+                moved.append((page, columns["frame"].item(at), columns["region"].item(at)))
+                self._lose_one(at, time_ns, Loss.MOVE)
+        if kept < old + length:
+            self.lose(space, kept, old + length, time_ns, Loss.MUNMAP)
         self.lose(space, new, new + new_length, time_ns, Loss.MUNMAP)
         if not moved:
             return
         regions = regions_there(np.array([region for *_, region in moved], np.uint32)).tolist()
+        away = (new >> 12) - (old >> 12)
         for (page, frame, _), region in zip(moved, regions, strict=True):
-            at = self._store.slot(space, page)
-            if self._columns["frame"].item(at) == NO_FRAME:
+            at = self._store.slot(space, page + away)
+            if columns["frame"].item(at) == NO_FRAME:
                 self._gain_one(at, time_ns, frame, Source.MOVE, region)
             else:  # it came there later than that
                 self._gain(np.array([at]), time_ns, np.array([frame]), Source.MOVE, region)
