@@ -22,6 +22,7 @@ from unittest.mock import patch
 from bench.feed import Bytes, Feed, mixture, storm
 from bench.replay import FedRing, recording
 from tracer.batches import take
+from tracer.imports import imports_for_much_data
 from tracer.outputs.csv import CsvOutput
 from tracer.outputs.files import OutputFile, open_output
 from tracer.outputs.summary import Summary
@@ -241,6 +242,8 @@ def main() -> None:
     parser.add_argument("--only", default="", help="feeds with this in their name")
     parser.add_argument("--markdown", action="store_true", help="as docs/performance.md has it")
     options = parser.parse_args()
+    with imports_for_much_data():  # the collector, as in a trace
+        pass
     found: list[Measured] = []
     layout = load_layout(bpf_dir())
     feeds: dict[str, Callable[[], Feed]] = {

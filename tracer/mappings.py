@@ -248,9 +248,11 @@ class MappingHistory:
                 found[:, alone] = self._map.places(there[alone])
             return found
 
-        one_by_one = list(zip(which.tolist(), addresses.tolist(), strict=True))
+        one_by_one: list[tuple[int, int]] = []
 
         def place(index: int) -> tuple[int, int]:
+            if not one_by_one:  # only where there are short runs
+                one_by_one.extend(zip(which.tolist(), addresses.tolist(), strict=True))
             number, address = one_by_one[index]
             if number >= 0:
                 return self._vma_place(vmas[number], address)
