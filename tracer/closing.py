@@ -1,18 +1,21 @@
 """What a trace comes to: the books that balance, and the table of pages."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from tracer.outputs.base import Books, PageTable
+from tracer.outputs.base import Books, PageTable, joined
 from tracer.probes import perf
 from tracer.probes.choose import Attached
 from tracer.recorder import Recorder
 from tracer.sources import Loss, Source
+from tracer.spaces import Space
 from tracer.totals import KernelCount
 
 _UNDER_WAY = "they were under way when tracing began"
+_TOGETHER = 1 << 13  # pages of small spaces in a table
 _STAY = (Source.INITIAL.value,)  # resident before the trace: no gain of its
 
 
@@ -114,30 +117,39 @@ def _reasons(why: str, unexplained: int, blind: int, under_way: int) -> str:
     return "; ".join(f"{count}: {reason}" for count, reason in said)
 
 
-def pages_of(recorder: Recorder) -> PageTable:
-    """Every page that ever had a frame, by space and address (outputs.base.PageTable)."""
-    spaces = recorder.spaces.all()
-    stories = [recorder.timeline.story(space.number) for space in spaces]
+def take_pages(recorder: Recorder) -> list[PageTable]:
+    """Every page that ever had a frame, by space and address, some spaces at a time.
 
-    def column(name: str) -> npt.NDArray[Any]:
-        return np.concatenate([story[name] for story in stories]) if stories else np.empty(0)
+    The timeline is over then: where there are millions of pages, two copies are too many.
+    """
+    tables: list[PageTable] = []
+    few: list[PageTable] = []
+    for space in recorder.spaces.all():
+        few.append(_table(space, recorder.timeline.take_story(space.number)))
+        if sum(len(each.page) for each in few) >= _TOGETHER:
+            tables.append(joined(few))
+            few = []
+    return [*tables, joined(few)]
 
-    counts = [len(story["page"]) for story in stories]
+
+def _table(space: Space, story: Mapping[str, npt.NDArray[Any]]) -> PageTable:
+    """What Timeline.story says of a space's pages."""
+    count = len(story["page"])
     return PageTable(
-        space=np.repeat(np.array([space.number for space in spaces], np.uint32), counts),
-        pid=np.repeat(np.array([space.owner for space in spaces], np.uint32), counts),
-        page=column("page").astype(np.uint64) << np.uint64(12),
-        region=column("region").astype(np.uint32),
-        first_time_ns=column("first_ns"),
-        first_source=column("first_source"),
-        first_kind=column("first_kind"),
-        first_fault=column("first_fault"),
-        first_frame=column("first_frame"),
-        last_frame=column("frame"),
-        last_source=column("source"),
-        confirmed=column("confirmed"),
-        gains=column("gains"),
-        losses=column("losses"),
-        last_loss=column("last_loss"),
-        last_time_ns=column("changed_ns"),
+        space=np.full(count, space.number, np.uint32),
+        pid=np.full(count, space.owner, np.uint32),
+        page=story["page"].astype(np.uint64) << np.uint64(12),
+        region=story["region"].astype(np.uint32),
+        first_time_ns=story["first_ns"],
+        first_source=story["first_source"],
+        first_kind=story["first_kind"],
+        first_fault=story["first_fault"],
+        first_frame=story["first_frame"],
+        last_frame=story["frame"],
+        last_source=story["source"],
+        confirmed=story["confirmed"],
+        gains=story["gains"],
+        losses=story["losses"],
+        last_loss=story["last_loss"],
+        last_time_ns=story["changed_ns"],
     )

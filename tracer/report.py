@@ -304,7 +304,7 @@ class Report:
                 raise BrokenPipeError
             names = self._session.names
             picks = self._session.plan.picks
-            pages = result.pages and picks.choose_pages(result.pages, names)
+            pages = result.pages and [picks.choose_pages(each, names) for each in result.pages]
             books = picks.choose_books(result.books, names)
             callers = None if self._callers is None or lines is None else (self._callers, lines)
             self._files.text.renew()

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
-from tracer.closing import books_of, pages_of
+from tracer.closing import books_of, take_pages
 from tracer.ending import DRAIN_S, Drain, Enough, Stalled
 from tracer.errors import TraceError
 from tracer.outputs.base import Books, Output, PageTable
@@ -107,7 +107,9 @@ class Result:
     """What a trace comes to."""
 
     books: Books
-    pages: PageTable | None  # None: more than could be kept, or no time; a note says which
+    # By space and address, in several tables; None: more than could be kept, or no time: a note
+    # says which.
+    pages: list[PageTable] | None
     started_ns: int
     ended_ns: int
     snapshots: int
@@ -560,12 +562,12 @@ class Session:
             self._notes.append("memory was not looked at once more: there was no time for it")
         return shots
 
-    def _pages(self) -> PageTable | None:
+    def _pages(self) -> list[PageTable] | None:
         if self._recorder.timeline.shelf.overflowed:
             return None
         try:
             with self.breakable():
-                return pages_of(self._recorder)
+                return take_pages(self._recorder)
         except Enough:
             self._notes.append(PAGES_LEFT_OUT)
             return None

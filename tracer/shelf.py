@@ -48,6 +48,10 @@ class Shelf:
             self._count -= len(rows)
         return rows
 
+    def drop(self, space: int) -> None:
+        """Let go of all that is kept of a space."""
+        self._count -= sum(map(len, self._rows.pop(space, {}).values()))
+
     def of(self, space: int) -> list[RowsOfPages]:
         """All that is kept of a space, in no order."""
         return list(self._rows.get(space, {}).values())

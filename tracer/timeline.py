@@ -1025,6 +1025,13 @@ class Timeline:
         _, first = np.unique(together["page"], return_index=True)
         return {name: together[name][first] for name in together.dtype.names or ()}
 
+    def take_story(self, space: int) -> dict[str, npt.NDArray[Any]]:
+        """`story`, the last time: what was kept of the space is gone then."""
+        told = self.story(space)
+        self.shelf.drop(space)
+        self._store.release(space)
+        return told
+
 
 def _rename(columns: Any, name: str, old: int, new: int) -> None:
     column = columns[name]

@@ -11,7 +11,7 @@ import numpy as np
 from tests.live.background import Background, Collect, balances
 from tests.live.resident import Resident, region_name, resident
 from tests.live.workload import Count, Range, Report, Workload
-from tracer.outputs.base import Books, PageTable
+from tracer.outputs.base import Books, PageTable, joined
 from tracer.probes.choose import Attached
 from tracer.procfs import stat
 from tracer.procfs.pagemap import PageMap, frames, present, swapped
@@ -109,7 +109,7 @@ def trace(
             rows=live.log.rows,
             names=live.session.names,
             books=result.books,
-            pages=result.pages,
+            pages=joined(result.pages or []),
             result=result,
             report=work.report,
             truth=truth,
@@ -140,7 +140,7 @@ def trace_command(attached: Attached, command: Command) -> Traced:
         rows=log.rows,
         names=session.names,
         books=result.books,
-        pages=result.pages,
+        pages=joined(result.pages or []),
         result=result,
         report=Report(),
         truth={},

@@ -45,7 +45,7 @@ def written(
     beside = f"{path.name}.pages.csv"
     if pages is not None:
         file = open_output(str(path.parent / beside), force=True)
-        write_pages(file, pages, known)
+        write_pages(file, [pages], known)
         file.close()
     if meta:
         facts = facts or info()

@@ -90,7 +90,7 @@ def test_the_pages(tmp_path: Path) -> None:
     file = open_output(str(path))
     texts = [name for name in HOSTILE if name]
     which = np.arange(1, len(texts) + 1)
-    write_pages(file, table(rows(len(texts), region=which), region=which), known(texts))
+    write_pages(file, [table(rows(len(texts), region=which), region=which)], known(texts))
     file.close()
     found = read(path)
     assert list(found[0]) == list(PAGE_COLUMNS)

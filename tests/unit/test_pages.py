@@ -18,7 +18,7 @@ from tracer.sources import Loss, Source
 
 def written(pages: PageTable | None, known: Names, path: Path) -> str:
     file = open_output(str(path), force=True)
-    write_pages(file, pages, known)
+    write_pages(file, None if pages is None else [pages], known)
     file.close()
     return path.read_text()
 
@@ -104,6 +104,6 @@ def test_what_is_broken_off_is_a_header(tmp_path: Path) -> None:
     file = open_output(str(tmp_path / "p"))
     looks = iter([False, False, True])
     with pytest.raises(Enough):
-        write_pages(file, table(rows(3 * CHUNK)), names(), lambda: next(looks))
+        write_pages(file, [table(rows(3 * CHUNK))], names(), lambda: next(looks))
     file.close()
     assert (tmp_path / "p").read_text() == ",".join(PAGE_COLUMNS) + "\n"

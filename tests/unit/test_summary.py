@@ -56,7 +56,8 @@ def rendered(
     if not books.gained_in:
         books = replace(books, gained_in=gained_in(batches))
     summary.close()
-    summary.render(console, known, books, pages, facts or info())
+    tables = None if pages is None else [pages]
+    summary.render(console, known, books, tables, facts or info())
     text = stream.getvalue()
     assert ("\x1b[" in text) == bool(width)
     return [line.rstrip() for line in re.sub(r"\x1b\[[0-9;]*m", "", text).split("\n")[:-1]]

@@ -13,7 +13,7 @@ from faults_data import LAYOUT
 from bench.feed import PID, STARTED_NS, Feed, mixture, storm
 from bench.replay import FedRing, recording
 from bench.throughput import Stages, markdown, measure, replay, table
-from tracer.closing import books_of, pages_of
+from tracer.closing import books_of, take_pages
 from tracer.outputs.csv import CsvOutput
 from tracer.outputs.files import open_output
 from tracer.outputs.pages import write_pages
@@ -58,7 +58,7 @@ def run(feed: Feed, folder: Path) -> dict[str, Any]:
         for by_region in ("gained_in", "lost_in"):  # by what they are: numbers are ours alone
             named = {str(regions[number]): count for number, count in books[by_region].items()}
             books[by_region] = sorted(named.items())
-        write_pages(pages, pages_of(recorder), recorder.names)
+        write_pages(pages, take_pages(recorder), recorder.names)
     csv.close()
     pages.close()
     ring.close()

@@ -531,6 +531,22 @@ def test_what_a_space_had_at_its_end_is_lost_by_its_end(line: Timeline) -> None:
     assert rows["changed_ns"].tolist() == [50, 60]
 
 
+def test_a_story_that_was_taken_is_kept_no_more(line: Timeline) -> None:
+    """Of a space that ended, and of one that lives."""
+    for space in (SPACE, SPACE + 1):
+        apply(line, Event(1, 10, 20), Event(200, 30, 40, after=B), space=space)
+    line.retire(SPACE, 60)
+    for space in (SPACE, SPACE + 1):
+        told = line.story(space)
+        taken = line.take_story(space)
+        assert {name: column.tolist() for name, column in taken.items()} == {
+            name: column.tolist() for name, column in told.items()
+        }
+        assert taken["page"].tolist() == [1, 200]
+        assert not len(line.story(space)["page"])
+        assert space not in line.shelf
+
+
 # -- against a model -----------------------------------------------------------------
 
 

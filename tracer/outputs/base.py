@@ -1,8 +1,8 @@
 """What every output implements, and what the session tells it at the end."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Protocol
+from dataclasses import dataclass, field, fields
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -128,6 +128,24 @@ class PageTable:
     losses: npt.NDArray[np.uint32]
     last_loss: npt.NDArray[np.uint8]  # sources.Loss of the latest loss; 0 where none
     last_time_ns: npt.NDArray[np.int64]  # CLOCK_MONOTONIC when it last gained or lost a frame
+
+    def take(self, chosen: npt.NDArray[np.bool_]) -> "PageTable":
+        """Some of them."""
+        return PageTable(**{name: column[chosen] for name, column in vars(self).items()})
+
+
+_COLUMNS = [each.name for each in fields(PageTable)]
+
+
+def joined(tables: Sequence[PageTable]) -> PageTable:
+    """One table of several."""
+    if len(tables) == 1:
+        return tables[0]
+    columns: dict[str, Any] = dict.fromkeys(_COLUMNS, np.empty(0, np.int64))
+    if tables:
+        for name in _COLUMNS:
+            columns[name] = np.concatenate([vars(table)[name] for table in tables])
+    return PageTable(**columns)
 
 
 class Output(Protocol):

@@ -1,6 +1,6 @@
 """The page timeline as CSV: one row a page. docs/csv.md describes every column."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
@@ -24,27 +24,26 @@ _CONFIRMED = [b",", b"fault,", b"both,"]
 
 def write_pages(
     file: OutputFile,
-    pages: PageTable | None,
+    tables: Sequence[PageTable] | None,
     names: Names,
     enough: Callable[[], bool] = lambda: False,
 ) -> None:
-    """Write the whole table, header first; the caller closes the file.
+    """Write all pages, header first; the caller closes the file.
 
-    Without a table (the trace ended before it could be made) there is only the header; and
+    Without tables (the trace ended before they could be made) there is only the header; and
     where it is `enough` meanwhile: then Enough is raised. Else raises as OutputFile.write does.
     """
     header = (",".join(PAGE_COLUMNS) + "\n").encode()
     file.write(header)
-    if pages is None:
-        return
     regions = RegionCells()
     regions.extend(names)
-    for start in range(0, len(pages.page), CHUNK):
-        if enough():
-            file.shorten(len(header))
-            raise Enough
-        for text in _format(pages, slice(start, start + CHUNK), regions):
-            file.write(text)
+    for pages in tables or ():
+        for start in range(0, len(pages.page), CHUNK):
+            if enough():
+                file.shorten(len(header))
+                raise Enough
+            for text in _format(pages, slice(start, start + CHUNK), regions):
+                file.write(text)
 
 
 def _format(pages: PageTable, part: slice, regions: RegionCells) -> Iterator[memoryview]:

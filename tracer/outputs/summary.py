@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.text import Text
 
 from tracer.outputs import units
-from tracer.outputs.base import PAGE_SIZE, Books, PageTable, RunInfo, Verdict
+from tracer.outputs.base import PAGE_SIZE, Books, PageTable, RunInfo, Verdict, joined
 from tracer.outputs.books import balance, reasons
 from tracer.outputs.console import STYLES
 from tracer.outputs.latencies import Latencies
@@ -77,7 +77,7 @@ class Summary:
         console: Console,
         names: Names,
         books: Books,
-        pages: PageTable | None,
+        pages: Sequence[PageTable] | None,
         info: RunInfo,
         callers: "tuple[Callers, SourceLines] | None" = None,
     ) -> None:
@@ -97,10 +97,9 @@ class Summary:
             columns, code = callers[0].table(callers[1], glyphs)
             if code:
                 _table(console, glyphs, columns, code)
-        if pages is not None and len(pages.page) > MOST_PAGES:
-            pages = _gained(pages)
-        if pages is not None and 0 < len(pages.page) <= MOST_PAGES:
-            _table(console, glyphs, *story(pages, names, info, glyphs))
+        few = None if pages is None else _few(pages)
+        if few is not None:
+            _table(console, glyphs, *story(few, names, info, glyphs))
         else:
             for columns, lines in sources(books, glyphs):
                 _table(console, glyphs, columns, lines)
@@ -196,10 +195,18 @@ class Summary:
         return gained, lost
 
 
-def _gained(pages: PageTable) -> PageTable:
-    """Those that gained a frame during the run: not the ones that were there and stayed."""
-    keep = (pages.first_source != Source.INITIAL) | (pages.gains > 1)
-    return PageTable(**{name: column[keep] for name, column in vars(pages).items()})
+def _few(tables: Sequence[PageTable]) -> PageTable | None:
+    """All pages, or those that gained a frame during the run; None: more than a screen, or none.
+
+    The others were there and stayed.
+    """
+    if sum(len(pages.page) for pages in tables) > MOST_PAGES:
+        keep = [(each.first_source != Source.INITIAL) | (each.gains > 1) for each in tables]
+        if sum(int(each.sum()) for each in keep) > MOST_PAGES:
+            return None
+        tables = [pages.take(each) for pages, each in zip(tables, keep, strict=True)]
+    pages = joined(tables)
+    return pages if len(pages.page) else None
 
 
 def _count(
