@@ -124,11 +124,13 @@ def take_pages(recorder: Recorder) -> list[PageTable]:
     """
     tables: list[PageTable] = []
     few: list[PageTable] = []
+    count = 0  # of their pages
     for space in recorder.spaces.all():
         few.append(_table(space, recorder.timeline.take_story(space.number)))
-        if sum(len(each.page) for each in few) >= _TOGETHER:
+        count += len(few[-1].page)
+        if count >= _TOGETHER:
             tables.append(joined(few))
-            few = []
+            few, count = [], 0
     return [*tables, joined(few)]
 
 
