@@ -16,6 +16,7 @@ from tracer.errors import Exit, Interrupted, TraceError, complain
 from tracer.imports import imports_for_much_data
 from tracer.options import (
     Options,
+    PidsCommand,
     Whole,
     address_range,
     budgets,
@@ -49,6 +50,7 @@ Examples:
 
 
 @click.command(
+    cls=PidsCommand,
     context_settings={
         "help_option_names": ["-h", "--help"],
         "allow_interspersed_args": False,
@@ -62,7 +64,7 @@ Examples:
     metavar="N",
     type=Whole(1),
     multiple=True,
-    help="Trace a running process; repeatable.",
+    help="Trace a running process, or several: -p 1,2 or $(pidof NAME); repeatable.",
 )
 @click.option(
     "--csv",

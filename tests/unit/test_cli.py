@@ -62,6 +62,32 @@ def test_misuse_is_2_and_one_line(
 
 
 @pytest.mark.parametrize(
+    ("arguments", "pids", "command"),
+    [
+        ("--pid 1 22 333", (1, 22, 333), ()),
+        ("--pid 1 22 --csv 4 -q", (1, 22), ()),
+        ("--csv 4 -p 1,22 5", (1, 22, 5), ()),
+        ("-qp1 22", (1, 22), ()),
+        ("--pid=1,2,3 -p 4", (1, 2, 3, 4), ()),
+        ("-p 1 --pid 2", (1, 2), ()),
+        ("--csv --pid -p 7", (7,), ()),  # a value, as click has it
+        ("--fail-if -p 12 3", (), ("12", "3")),
+        ("-- 12 -p 3 4", (), ("12", "-p", "3", "4")),
+        ("pgrep -p 3 4", (), ("pgrep", "-p", "3", "4")),
+        ("-p 1 true 4", (1,), ("true", "4")),
+    ],
+)
+def test_several_pids(arguments: str, pids: tuple[int, ...], command: tuple[str, ...]) -> None:
+    context = command_line.make_context("x", arguments.split(), resilient_parsing=True)
+    assert (context.params["pid"], context.params["command"]) == (pids, command)
+
+
+@pytest.mark.parametrize("pids", ["1,", ",1", "1,,2", "1, 2", "1,two"])
+def test_other_lists_of_pids_are_refused(capsys: pytest.CaptureFixture[str], pids: str) -> None:
+    assert "not a valid whole number" in refused(capsys, Exit.USAGE, "--pid", pids)
+
+
+@pytest.mark.parametrize(
     "arguments",
     [
         ["--pid", "1", "--", "true"],
