@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 import click
 
 from tracer import __version__
-from tracer.errors import Exit, Interrupted, TraceError, complain
+from tracer.errors import Exit, Interrupted, TraceError, complain, of_stdout, unexpected
 from tracer.imports import imports_for_much_data
 from tracer.options import (
     Options,
@@ -260,8 +260,9 @@ def run(arguments: list[str]) -> int:
         discard_stdout()
         return PIPE_CLOSED
     except OSError as error:  # --help >/dev/full
-        if error.filename is not None:
-            raise  # not an output of ours: a bug
+        if not of_stdout(error):
+            complain(unexpected(error))
+            return Exit.TRACER_FAILED
         complain(f"cannot write standard output: {error.strerror}")
         discard_stdout()
         return Exit.OUTPUT

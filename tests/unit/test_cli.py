@@ -289,3 +289,29 @@ def test_what_the_caller_ignores_stays_ignored() -> None:
         assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
     finally:
         signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (ProcessLookupError(3, "No such process"), "No such process (test_cli.py, line"),
+        (
+            FileNotFoundError(2, "No such file", "/x\x1b[2J"),
+            "No such file '/x\\x1b[2J' (test_cli.py",
+        ),
+        (OSError(28, "No space left"), "cannot write standard output: No space left"),
+    ],
+)
+def test_an_error_nobody_expected_is_one_line(
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    error: OSError,
+    said: str,
+) -> None:
+    def fail(*_: object) -> int:
+        raise error
+
+    monkeypatch.setattr("tracer.cli._trace", fail)
+    monkeypatch.setattr("tracer.cli.discard_stdout", lambda: None)
+    status = Exit.OUTPUT if "output" in said else Exit.TRACER_FAILED
+    assert said in refused(capsys, status, "--pid", "1")

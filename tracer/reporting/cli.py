@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, cast
 import click
 
 from tracer import __version__
-from tracer.errors import Exit, TraceError, complain
+from tracer.errors import Exit, TraceError, complain, of_stdout, unexpected
 from tracer.pipes import PIPE_CLOSED, discard_stdout
 
 if TYPE_CHECKING:
@@ -251,8 +251,9 @@ def run(arguments: Sequence[str]) -> int:
         discard_stdout()
         return PIPE_CLOSED
     except OSError as error:
-        if error.filename is not None:
-            raise  # not an output of ours: a bug
+        if not of_stdout(error):
+            complain(unexpected(error), PROGRAM)
+            return Exit.TRACER_FAILED
         complain(f"cannot write standard output: {error.strerror}", PROGRAM)
         discard_stdout()
         return Exit.OUTPUT
