@@ -77,18 +77,27 @@ def child(tmp_path: Path) -> Iterator[Child]:
         started.process.kill()
 
 
+def described(mapping: Mapping) -> Region:
+    return Region(mapping.start, mapping.end, mapping.perms, mapping.offset, mapping.name)
+
+
+def plain(region: Region) -> Region:
+    """Without its device: of a file on an overlay perf and maps may name two."""
+    return region._replace(device=0)
+
+
 def expect(names: Names, spaces: Spaces, child: Child, time_ns: int) -> None:
     """Every mapping the kernel has in the arena is known, exactly."""
     mappings = child.maps()
     wanted, addresses = [], []
     for mapping in mappings:
-        region = Region(mapping.start, mapping.end, mapping.perms, mapping.offset, mapping.name)
+        region = described(mapping)
         for address in (mapping.start, mapping.end - 1):
             wanted.append(region)
             addresses.append(address)
     times = np.full(len(addresses), time_ns, dtype=np.uint64)
     ids, _ = spaces.lookup(1, np.array(addresses, dtype=np.uint64), times)
-    assert [names.regions[i] for i in ids] == wanted
+    assert [plain(names.regions[i]) for i in ids] == wanted
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -168,6 +177,4 @@ def test_exec_is_followed_from_an_empty_space(tmp_path: Path) -> None:
     found = [names.regions[i] for i in ids]
     for region, mapping in zip(found, mappings, strict=True):
         if mapping.name != "[vsyscall]":  # of no address space
-            assert region == Region(
-                mapping.start, mapping.end, mapping.perms, mapping.offset, mapping.name
-            )
+            assert plain(region) == described(mapping)
