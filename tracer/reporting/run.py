@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tracer.reporting.callstacks import SUFFIX, CallStacks, read_callstacks
-from tracer.reporting.columns import Table, Words, read_table
+from tracer.reporting.columns import Table, Words, read_table, wrong
 from tracer.reporting.facts import Facts, read_facts
 from tracer.reporting.schema import FAULTS, PAGES
 from tracer.text import printable
@@ -136,7 +136,7 @@ def load(csv_path: str, pages_path: str | None = None, stacks_path: str | None =
     facts = read_facts(csv_path)
     table = read_table(csv_path, FAULTS, "--csv")
     callstacks, stackless = _callstacks(table, csv_path, stacks_path, facts.stacks)
-    faults, notes = _faults(table)
+    faults, notes = _faults(table, csv_path)
     if not facts.there:
         name = printable(os.path.basename(csv_path))
         notes.append(f"there is no {name}.meta.json: host, kernel, command and losses not known")
@@ -180,8 +180,9 @@ def _callstacks(
     return found, ""
 
 
-def _faults(table: Table) -> tuple[Faults, list[str]]:
+def _faults(table: Table, path: str) -> tuple[Faults, list[str]]:
     number, word = table.numbers, table.words
+    _check_times(number["time_ns"], number["latency_ns"], path)
     nothing = Words([""], np.zeros(table.rows, np.int32))
     columns: dict[str, Any] = {
         **{"present": number.pop("frame"), "replaced": number.pop("frame_before")},
@@ -191,6 +192,19 @@ def _faults(table: Table) -> tuple[Faults, list[str]]:
     if (np.diff(faults.time_ns) < 0).any():  # threads overtake each other between batches
         faults = faults.take(np.argsort(faults.time_ns, kind="stable"))
     return faults, table.notes
+
+
+def _check_times(time_ns: I64, latency_ns: I64, path: str) -> None:
+    """Raise TraceError where these can be no faults' times; then sums of them fit in int64."""
+    odd = np.flatnonzero((time_ns < 0) | (latency_ns < -1) | (latency_ns > time_ns))
+    if len(odd):
+        row = int(odd[0])  # line 1 is the header, and no cell holds a line's end
+        fault = f"line {row + 2} tells of a fault that took longer than the clock had been running"
+        if time_ns[row] < 0 or latency_ns[row] < -1:
+            fault = f"line {row + 2} has a time below 0"
+        raise wrong(path, fault, "--csv")
+    if latency_ns.sum(dtype=np.float64) >= 1 << 62:
+        raise wrong(path, "its faults took more than a hundred years in all", "--csv")
 
 
 def _pages(table: Table) -> tuple[Pages, list[str]]:
