@@ -34,7 +34,7 @@ from types import TracebackType
 from typing import Self
 
 _PAGE = mmap.PAGESIZE
-_READY_SECONDS = 2.0  # the helper answers within a millisecond or so; a limit, not a wait
+_READY_SECONDS = 10.0  # the helper answers within a millisecond or so, unless all is busy
 
 # include/uapi/linux/userfaultfd.h; x86-64 and arm64 alike but for the system call's number
 _SYS_USERFAULTFD = {"x86_64": 323, "aarch64": 282}

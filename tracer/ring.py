@@ -239,17 +239,24 @@ class SpillingRing(Ring):
         self._peeked: int | None = None  # how many, until `advance`
 
     def spill(self) -> None:
-        """Cheap where there is no need: for now and then, between `advance` and `peek`."""
-        if 2 * self._ring.pending() <= self.capacity or self._peeked is not None:
+        """Cheap where there is no need: for now and then, between `advance` and `peek`.
+
+        Half the room at least, or nothing: what spills bit by bit is read bit by bit.
+        """
+        left = self._ring.pending()  # what comes meanwhile stays: it would come bit by bit, too
+        much = 2 * left > self.capacity >= 2 * self._count
+        if not much or self._peeked is not None:
             return
+        left = min(left, self.capacity - self._count)
         with contextlib.suppress(TraceError):  # `peek` comes to it, too, once it is at that place
-            while room := min(self.capacity - self._count, _SPILLED):
-                records = self._ring.peek(room).copy()
+            while left > 0:
+                records = self._ring.peek(min(left, _SPILLED)).copy()
                 self._ring.advance()
                 if not len(records):
                     break
                 self._spilled.append(records)
                 self._count += len(records)
+                left -= len(records)
 
     def pending(self) -> int:
         return self._count + self._ring.pending()

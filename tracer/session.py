@@ -145,6 +145,7 @@ class Session:
         self._held = 0  # the struct mm_struct * that the command's pin holds, where it is known
         self._started_ns = 0
         self._looping = False  # from the first look to the last
+        self._poller: _Poller | None = None  # meanwhile
         self._notes: list[str] = []
         self._resident = ResidentSeries()
         self._wake, self._woken = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
@@ -278,6 +279,7 @@ class Session:
     def _loop(self) -> None:
         self._looping = True
         with _Poller(self) as poller:
+            self._poller = poller
             while not self._over():
                 idle = 0.0 if self._crowded() else min(_CYCLE_S, self._time_left())
                 poller.wait(max(0.0, idle))
@@ -289,10 +291,17 @@ class Session:
                     self._look()
 
     def _over(self) -> bool:
-        """Whether the trace was asked to end: what is under way is broken off."""
-        if self._looping and self._time_left() <= 0:
+        """Whether the trace is to end: then what is under way is broken off."""
+        if self._looping and (self._time_left() <= 0 or self._nobody_left()):
             self._drain.begin()
         return self._looping and self._drain.begun
+
+    def _nobody_left(self) -> bool:
+        """Whether the command has ended, or all that was named, by now."""
+        if self._poller is None:
+            return False
+        self._poller.wait(0)
+        return self._ended(self._poller)
 
     def _time_left(self) -> float:
         if self.plan.duration_s is None:
@@ -503,7 +512,7 @@ class Session:
     def _finish(self) -> Result:
         recorder, command = self._recorder, self.plan.command
         self._drain.begin()
-        self._looping = False
+        self._looping, self._poller = False, None
         status = None if command is None else command.poll()
         shots = self._read_the_rest(None if status is None else command)
         kernel = self._totals.settle(self._read_or_skip)

@@ -128,7 +128,7 @@ def test_a_command_is_counted_to_the_fault(ringed: Ringed, name: str, hold: Hold
     """All that its parent is charged for, from its exec to its very end, and its children."""
     with Charged(commanded(name), dict(os.environ)) as command:
         books = trace_command(ringed.attached, command).books
-        assert command.base > 0
+        assert command.base > 0, command.pin_reason
         counted = charged(command.pid) - command.base
     hold(books, counted)
     assert books.lost > 0 or not ringed.is_small

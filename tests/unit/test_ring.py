@@ -478,6 +478,34 @@ def test_a_burst_finds_twice_the_room_and_no_more(fed: FedRing) -> None:
         assert numbers(ring.read()) == list(range(2 * CAPACITY))
 
 
+def test_what_never_stops_is_not_read_bit_by_bit(fed: FedRing) -> None:
+    """A producer that never stops: a few records come whenever the ring is looked at."""
+    written = 0
+
+    def put(most: int) -> None:
+        nonlocal written
+        room = min(most, CAPACITY - (int(fed.positions[0]) - tail(fed)))
+        fed.put(numbered(written, room))
+        written += room
+
+    class Busy(MappedRing):
+        def peek(self, most: int = 1 << 16) -> np.ndarray:
+            put(1)
+            return super().peek(most)
+
+    peeks, most = 0, CAPACITY // 4
+    seen: list[int] = []
+    with SpillingRing(Busy(*fed._fds, CAPACITY, RECORD)) as ring:
+        while len(seen) < 100 * CAPACITY:
+            put(most + 3)
+            ring.spill()
+            seen += numbers(ring.peek(most))
+            ring.advance()
+            peeks += 1
+    assert seen == list(range(len(seen)))
+    assert peeks <= 2 * len(seen) // most
+
+
 def test_rubbish_is_refused_when_it_is_read_not_when_it_would_spill(fake: FakeRing) -> None:
     most = SIZE // STRIDE
     for value in range(most - 1):
