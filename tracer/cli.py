@@ -12,10 +12,11 @@ from typing import Any, NoReturn
 import click
 
 from tracer import __version__
-from tracer.errors import Exit, Interrupted, TraceError, complain
+from tracer.errors import Exit, Interrupted, TraceError, complain, of_stdout, unexpected
 from tracer.imports import imports_for_much_data
 from tracer.options import (
     Options,
+    PidsCommand,
     Whole,
     address_range,
     budgets,
@@ -49,6 +50,7 @@ Examples:
 
 
 @click.command(
+    cls=PidsCommand,
     context_settings={
         "help_option_names": ["-h", "--help"],
         "allow_interspersed_args": False,
@@ -62,7 +64,7 @@ Examples:
     metavar="N",
     type=Whole(1),
     multiple=True,
-    help="Trace a running process; repeatable.",
+    help="Trace a running process, or several: -p 1,2 or $(pidof NAME); repeatable.",
 )
 @click.option(
     "--csv",
@@ -258,8 +260,9 @@ def run(arguments: list[str]) -> int:
         discard_stdout()
         return PIPE_CLOSED
     except OSError as error:  # --help >/dev/full
-        if error.filename is not None:
-            raise  # not an output of ours: a bug
+        if not of_stdout(error):
+            complain(unexpected(error))
+            return Exit.TRACER_FAILED
         complain(f"cannot write standard output: {error.strerror}")
         discard_stdout()
         return Exit.OUTPUT

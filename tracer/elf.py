@@ -53,6 +53,30 @@ _SYM = np.dtype(
     ]
 )
 
+# The same of 32-bit files; program headers and symbols have their members in another order.
+_EHDR_32 = np.dtype(
+    [("ident", "u1", (16,)), ("type", "<u2"), ("machine", "<u2"), ("version", "<u4")]
+    + [(name, "<u4") for name in ("entry", "phoff", "shoff", "flags")]
+    + [(name, "<u2") for name in ("ehsize", "phentsize", "phnum", "shentsize", "shnum", "shstrndx")]
+)
+_PHDR_32 = np.dtype(
+    [
+        (name, "<u4")
+        for name in ("type", "offset", "vaddr", "paddr", "filesz", "memsz", "flags", "align")
+    ]
+)
+_SHDR_32 = np.dtype([(name, "<u4") for name in _SHDR.names or ()])
+_SYM_32 = np.dtype(
+    [(name, "<u4") for name in ("name", "value", "size")]
+    + [("info", "u1"), ("other", "u1"), ("shndx", "<u2")]
+)
+# By ident's class: the header, and of each table's dtype the one it has in the file.
+_CLASSES = {
+    1: (_EHDR_32, {_PHDR: _PHDR_32, _SHDR: _SHDR_32, _SYM: _SYM_32}),
+    2: (_EHDR, {_PHDR: _PHDR, _SHDR: _SHDR, _SYM: _SYM}),
+}
+_IDENT = 6  # bytes: the magic number, the class, the byte order
+
 Read = Callable[[int, int], bytes]  # (offset, size) -> bytes
 
 
@@ -249,16 +273,20 @@ def _debug_file(build_id: str, debug_root: Path) -> Path | None:
 
 
 class _Image:
-    """The headers and sections of one 64-bit little-endian ELF file."""
+    """The headers and sections of one little-endian ELF file, of 64 or 32 bits."""
 
     def __init__(self, read: Read) -> None:
         self._read = read
-        (header,) = self._array(_EHDR, 0, 1)
-        if header["ident"][:6].tobytes() != b"\x7fELF\x02\x01":
-            raise BadElf("not a 64-bit little-endian ELF file")
-        if header["phnum"] and header["phentsize"] != _PHDR.itemsize:
+        ident = self._pread(0, _IDENT)
+        if len(ident) < _IDENT or ident[:4] != b"\x7fELF" or ident[5] != 1:
+            raise BadElf("not a little-endian ELF file")
+        if ident[4] not in _CLASSES:
+            raise BadElf("neither of 32 nor of 64 bits")
+        dtype, self._in_file = _CLASSES[ident[4]]
+        (header,) = np.frombuffer(self._table(dtype.itemsize, 0, 1), dtype)
+        if header["phnum"] and header["phentsize"] != self._in_file[_PHDR].itemsize:
             raise BadElf("program headers of a strange size")
-        if header["shnum"] and header["shentsize"] != _SHDR.itemsize:
+        if header["shnum"] and header["shentsize"] != self._in_file[_SHDR].itemsize:
             raise BadElf("section headers of a strange size")
         programs = self._array(_PHDR, int(header["phoff"]), int(header["phnum"]))
         self.segments = programs[programs["type"] == _LOAD]
@@ -272,7 +300,7 @@ class _Image:
         """The symbols of the first section of that type, and their string table."""
         for section in self._sections[self._sections["type"] == kind]:
             if section["link"] < len(self._sections):
-                count = int(section["size"]) // _SYM.itemsize
+                count = int(section["size"]) // self._in_file[_SYM].itemsize
                 symbols = self._array(_SYM, int(section["offset"]), count)
                 return symbols, self._content(self._sections[section["link"]])
         return np.zeros(0, _SYM), b""
@@ -288,7 +316,12 @@ class _Image:
         return b""
 
     def frames(self) -> tuple[int, int, int] | None:
-        """Where .eh_frame_hdr is: offset in the file, address, bytes; None where there is none."""
+        """Where .eh_frame_hdr is: offset in the file, address, bytes; None where there is none.
+
+        Nor of 32 bits: nobody asks how a 32-bit program keeps its callers.
+        """
+        if self._in_file[_PHDR] is not _PHDR:
+            return None
         for program in self._programs[self._programs["type"] == _EH_FRAME]:
             return int(program["offset"]), int(program["vaddr"]), int(program["filesz"])
         return None
@@ -310,11 +343,22 @@ class _Image:
         return self._pread(int(section["offset"]), size)
 
     def _array(self, dtype: np.dtype[np.void], at: int, count: int) -> npt.NDArray[np.void]:
-        size = count * dtype.itemsize
+        """A table, in the members of 64-bit files."""
+        found = self._in_file[dtype]
+        table = np.frombuffer(self._table(found.itemsize, at, count), found)
+        if found is dtype:
+            return table
+        wide = np.zeros(count, dtype)
+        for name in dtype.names or ():
+            wide[name] = table[name]
+        return wide
+
+    def _table(self, entry: int, at: int, count: int) -> bytes:
+        size = count * entry
         data = self._pread(at, size) if size <= _LARGEST else b""
         if len(data) != size:
             raise BadElf("a table that is not all there")
-        return np.frombuffer(data, dtype)
+        return data
 
     def _pread(self, at: int, size: int) -> bytes:
         if at >= 1 << 63:

@@ -5,12 +5,15 @@ its code. docs/cli.md lists the codes; a test compares the two.
 """
 
 import contextlib
+import errno
+import os
 import select
 import sys
 from enum import IntEnum
 
 from tracer.text import harmless
 
+_WRITING = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF)
 _PATIENCE_S = 0.3  # with whoever reads stderr, where there is haste
 
 
@@ -56,6 +59,21 @@ class Interrupted(BaseException):
     def __init__(self, number: int) -> None:
         super().__init__(number)
         self.number = number
+
+
+def of_stdout(error: OSError) -> bool:
+    """Whether it may come of writing to standard output, which is nowhere wrapped."""
+    return error.filename is None and error.errno in _WRITING
+
+
+def unexpected(error: OSError) -> str:
+    """What to say of an error that nobody saw coming: what, and where."""
+    import traceback  # it takes as long as all the rest
+
+    where = traceback.extract_tb(error.__traceback__)[-1]
+    name = f" {error.filename!r}" if error.filename is not None else ""
+    place = f"{os.path.basename(where.filename)}, line {where.lineno}"
+    return f"{error.strerror or error}{name} ({place}); please report it: a bug"
 
 
 def complain(message: str, program: str = "pagefault-trace", *, hasty: bool = False) -> None:

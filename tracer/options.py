@@ -26,6 +26,8 @@ _RANGE = re.compile(r"(?:0x)?([0-9a-f]{1,16})-(?:0x)?([0-9a-f]{1,16})", re.ASCII
 _TIME = re.compile(r"([0-9.]+)\s*(ns|us|µs|ms|s|)", re.ASCII)
 _NANOSECONDS = {"ns": 1, "": 1_000, "us": 1_000, "µs": 1_000, "ms": 1_000_000, "s": 1_000_000_000}
 _PERMISSIONS = "rwxps"
+_PID = re.compile(r"--pid(?:=(?P<long>.*))?|-(?P<flags>q*)p(?P<short>.*)", re.DOTALL)
+_SEVERAL = re.compile(r"\d+(,\d+)*", re.ASCII)
 _SIZE = re.compile(r"(\d{1,10})([KMG]?)I?B?", re.ASCII)
 _SHIFTS = {"": 0, "K": 10, "M": 20, "G": 30}
 
@@ -91,6 +93,52 @@ def reader(
         return None if text is None else read(text)
 
     return callback
+
+
+class PidsCommand(click.Command):
+    """A command whose --pid takes several: `--pid 1 2`, as of $(pidof NAME), and `-p 1,2`."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """click's, of one --pid for each."""
+        values = {
+            name
+            for option in self.params
+            if isinstance(option, click.Option) and not (option.is_flag or option.count)
+            for name in option.opts
+        }
+        return super().parse_args(ctx, _one_pid_each(args, values))
+
+
+def _one_pid_each(arguments: list[str], with_value: set[str]) -> list[str]:
+    """The arguments with a --pid of its own for each pid, as far as the options go.
+
+    `with_value` are the options that take the next word. After --pid each word of digits
+    is a pid; a command of such a name can be given after `--`.
+    """
+    found: list[str] = []
+    words = arguments[::-1]
+    while words and words[-1].startswith("-") and words[-1] not in ("-", "--"):
+        word = words.pop()
+        match = _PID.fullmatch(word)
+        if match is None:
+            found.append(word)
+            if word in with_value and words:
+                found.append(words.pop())
+            continue
+        if match["flags"]:
+            found.append("-" + match["flags"])
+        value = match["short"] or match["long"]
+        if value is None:
+            if not words:
+                return [*found, word]  # which click complains of
+            value = words.pop()
+        pids = [value]
+        if _SEVERAL.fullmatch(value):
+            pids = value.split(",")
+            while words and _SEVERAL.fullmatch(words[-1]):
+                pids += words.pop().split(",")
+        found += [each for pid in pids for each in ("--pid", pid)]
+    return found + words[::-1]
 
 
 def budgets(_: click.Context, __: click.Parameter, given: tuple[str, ...]) -> "tuple[Budget, ...]":

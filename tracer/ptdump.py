@@ -13,7 +13,7 @@ from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple, NoReturn
 
-from tracer.errors import Exit, TraceError, complain
+from tracer.errors import Exit, TraceError, complain, of_stdout, unexpected
 from tracer.pipes import PIPE_CLOSED, discard_stdout
 from tracer.procfs import stat
 from tracer.procfs.entries import (
@@ -281,6 +281,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return _INTERRUPTED
     except OSError as error:
+        if not of_stdout(error):
+            complain(unexpected(error), "ptdump")
+            return int(Exit.TRACER_FAILED)
         discard_stdout()
         print(f"ptdump: cannot write: {error.strerror}", file=sys.stderr)
         return int(Exit.OUTPUT)

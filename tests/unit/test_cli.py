@@ -62,6 +62,32 @@ def test_misuse_is_2_and_one_line(
 
 
 @pytest.mark.parametrize(
+    ("arguments", "pids", "command"),
+    [
+        ("--pid 1 22 333", (1, 22, 333), ()),
+        ("--pid 1 22 --csv 4 -q", (1, 22), ()),
+        ("--csv 4 -p 1,22 5", (1, 22, 5), ()),
+        ("-qp1 22", (1, 22), ()),
+        ("--pid=1,2,3 -p 4", (1, 2, 3, 4), ()),
+        ("-p 1 --pid 2", (1, 2), ()),
+        ("--csv --pid -p 7", (7,), ()),  # a value, as click has it
+        ("--fail-if -p 12 3", (), ("12", "3")),
+        ("-- 12 -p 3 4", (), ("12", "-p", "3", "4")),
+        ("pgrep -p 3 4", (), ("pgrep", "-p", "3", "4")),
+        ("-p 1 true 4", (1,), ("true", "4")),
+    ],
+)
+def test_several_pids(arguments: str, pids: tuple[int, ...], command: tuple[str, ...]) -> None:
+    context = command_line.make_context("x", arguments.split(), resilient_parsing=True)
+    assert (context.params["pid"], context.params["command"]) == (pids, command)
+
+
+@pytest.mark.parametrize("pids", ["1,", ",1", "1,,2", "1, 2", "1,two"])
+def test_other_lists_of_pids_are_refused(capsys: pytest.CaptureFixture[str], pids: str) -> None:
+    assert "not a valid whole number" in refused(capsys, Exit.USAGE, "--pid", pids)
+
+
+@pytest.mark.parametrize(
     "arguments",
     [
         ["--pid", "1", "--", "true"],
@@ -263,3 +289,29 @@ def test_what_the_caller_ignores_stays_ignored() -> None:
         assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
     finally:
         signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (ProcessLookupError(3, "No such process"), "No such process (test_cli.py, line"),
+        (
+            FileNotFoundError(2, "No such file", "/x\x1b[2J"),
+            "No such file '/x\\x1b[2J' (test_cli.py",
+        ),
+        (OSError(28, "No space left"), "cannot write standard output: No space left"),
+    ],
+)
+def test_an_error_nobody_expected_is_one_line(
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    error: OSError,
+    said: str,
+) -> None:
+    def fail(*_: object) -> int:
+        raise error
+
+    monkeypatch.setattr("tracer.cli._trace", fail)
+    monkeypatch.setattr("tracer.cli.discard_stdout", lambda: None)
+    status = Exit.OUTPUT if "output" in said else Exit.TRACER_FAILED
+    assert said in refused(capsys, status, "--pid", "1")

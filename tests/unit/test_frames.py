@@ -15,7 +15,7 @@ from tracer import source_lines
 from tracer.ending import Enough
 from tracer.frames import NO_FRAME_POINTERS, TRUNCATED, Frame, FrameNames
 from tracer.outputs import units
-from tracer.outputs.callers import Callers, _without_types
+from tracer.outputs.callers import Callers
 from tracer.outputs.stacks import STACK_COLUMNS, StacksFile
 from tracer.rows import ROW, Names, Rows
 from tracer.source_lines import SourceLines, find
@@ -256,18 +256,3 @@ def test_no_fault_no_table() -> None:
     callers.write(rows_with([], []), Names())
     assert callers.table(SourceLines(), units.glyphs_for("utf-8")) == ([], [])
     assert callers.notes() == []
-
-
-@pytest.mark.parametrize(
-    ("name", "short"),
-    [
-        ("app::fill(int, char)", "app::fill"),
-        ("std::vector<int (*)(char)>::at(unsigned long)", "std::vector<int (*)(char)>::at"),
-        ("(anonymous namespace)::f(int)", "(anonymous namespace)::f"),
-        ("int app::make<int>(char)", "app::make<int>"),
-        ("app::operator new(unsigned long)", "app::operator new"),
-        ("main", "main"),
-    ],
-)
-def test_names_without_types(name: str, short: str) -> None:
-    assert _without_types(name) == short

@@ -1,6 +1,8 @@
 """FILE.meta.json: whole at any moment, and enough to read the CSV by."""
 
 import json
+import subprocess
+from contextlib import suppress
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -65,6 +67,29 @@ def test_an_existing_file_is_kept(tmp_path: Path) -> None:
     assert path.read_text() == "precious"
     MetaFile(str(tmp_path / "t.csv"), force=True).start(info())
     assert load(path)["state"] == "running"
+
+
+def test_on_a_full_disk_there_is_room_for_the_last_version(tmp_path: Path) -> None:
+    """Without the resident pages over time, which may be many; and nothing is left beside it."""
+    small = tmp_path / "small"
+    small.mkdir()
+    done = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k", "none", small], check=False)
+    if done.returncode:
+        pytest.skip("no rights to mount")
+    try:
+        meta = MetaFile(str(small / "t.csv"))
+        meta.start(info())
+        with suppress(OSError), (small / "t.csv").open("wb", buffering=0) as file:
+            while True:
+                file.write(b"x" * 4096)
+        meta.finish(info(resident=[(number, number) for number in range(9999)]), Books(traced=5))
+        last = load(small / "t.csv.meta.json")
+        kept = sorted(path.name for path in small.iterdir())
+    finally:
+        subprocess.run(["umount", small], check=True)
+    assert (last["state"], last["books"]["traced"]) == ("finished", 5)
+    assert last["resident"] == {"time_ns": [], "pages": []}
+    assert kept == ["t.csv", "t.csv.meta.json"]
 
 
 def test_discarding_leaves_nothing(tmp_path: Path) -> None:

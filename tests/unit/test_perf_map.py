@@ -19,6 +19,12 @@ def test_lines() -> None:
     }
 
 
+def test_lines_as_hotspot_writes_them() -> None:
+    text = b"0x00007f6cf1000000 0x0000000000000440 java.lang.Object java.util.HashMap.get(int)\n"
+    name = "java.lang.Object java.util.HashMap.get(int)"
+    assert parse_perf_map(text) == {0x7F6CF1000000: (0x7F6CF1000440, name)}
+
+
 @given(st.binary(max_size=300))
 def test_garbage(text: bytes) -> None:
     for start, (end, name) in parse_perf_map(text).items():

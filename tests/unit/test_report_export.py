@@ -167,7 +167,7 @@ def test_a_fault_without_an_entry_is_an_instant(tmp_path: Path) -> None:
     ]
 
 
-@given(st.lists(st.tuples(st.integers(0, 5000), st.integers(0, 3000)), min_size=1, max_size=60))
+@given(st.lists(st.tuples(st.integers(3000, 8000), st.integers(0, 3000)), min_size=1, max_size=60))
 def test_slices_of_a_thread_never_overlap(faults: list[tuple[int, int]]) -> None:
     import tempfile
 

@@ -211,3 +211,39 @@ def test_a_huge_page_is_one_piece(tmp_path: Path) -> None:
     axis = axis_of(made)
     assert (axis.ends - axis.starts).tolist() == [512, 512]
     assert [band.pages for band in axis.bands] == [1024]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "made"),
+    [
+        (["plot"], "t.png"),
+        (["html"], "t.html"),
+        (["flame"], "t.svg"),
+        (["export", "--chrome"], "t.chrome.json"),
+    ],
+)
+def test_what_is_in_the_way_is_seen_before_the_work(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], made: str
+) -> None:
+    """A file that nobody could read is not read; nothing is left behind where it is."""
+    path = tmp_path / "t.csv"
+    path.write_text("nonsense\n")
+    (tmp_path / made).write_text("precious")
+    assert cli.run([*arguments, str(path)]) == Exit.OUTPUT
+    assert "exists already" in capsys.readouterr().err
+    assert cli.run([*arguments, str(path), "--force"]) == Exit.INPUT
+    assert (tmp_path / made).read_text() == "precious"
+    (tmp_path / made).unlink()
+    assert cli.run([*arguments, str(path)]) == Exit.INPUT
+    assert not (tmp_path / made).exists()
+
+
+@pytest.mark.parametrize("weight", ["gained", "resident"])
+def test_what_a_flame_graph_lacks_is_said_before_the_faults_are_read(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], weight: str
+) -> None:
+    path = Path(demo(tmp_path / "t.csv"))
+    with path.open("a") as file:
+        file.write("nonsense\n")
+    assert cli.run(["flame", "--weight", weight, str(path)]) == Exit.INPUT
+    assert "has no call stacks" in capsys.readouterr().err

@@ -175,6 +175,33 @@ def test_a_wrong_line_far_into_the_file_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("time_ns", "latency_ns", "said"),
+    [
+        (START, START, ""),
+        (START, START + 1, "line 4 tells of a fault that took longer than the clock had been"),
+        (START, (1 << 63) - 1, "line 4 tells of a fault that took longer than the clock had been"),
+        (-1, 0, "line 4 has a time below 0"),
+        (START, -5, "line 4 has a time below 0"),
+        ((1 << 63) - 1, (1 << 63) - 1, "more than a hundred years in all"),
+    ],
+)
+def test_times_that_no_fault_can_have(
+    tmp_path: Path, time_ns: int, latency_ns: int, said: str
+) -> None:
+    path = demo(tmp_path / "t.csv")
+    lines = [line.split(",") for line in Path(path).read_text().splitlines()]
+    for name, value in (("time_ns", time_ns), ("latency_ns", latency_ns)):
+        lines[3][lines[0].index(name)] = str(value)
+    Path(path).write_text("".join(",".join(line) + "\n" for line in lines))
+    if not said:
+        load(path)
+        return
+    with pytest.raises(TraceError, match=said) as caught:
+        load(path)
+    assert caught.value.code == Exit.INPUT
+
+
+@pytest.mark.parametrize(
     ("content", "said"),
     [
         (b"", "it is empty: line 1, the header, is missing"),
@@ -247,6 +274,7 @@ def test_no_bytes_crash_the_reader(junk: bytes, at: int) -> None:
         ("[1, 2]", "pagefault-trace did not write"),
         ('{"name": "x"}', "pagefault-trace did not write"),
         ('{"format": 2}', "its format is 2, newer"),
+        ('{"format": 1, "lost": ' + "9" * 5_000_000 + "}", "has more than 40 digits"),
     ],
 )
 def test_foreign_meta_files(tmp_path: Path, content: str, said: str) -> None:

@@ -4,6 +4,7 @@ import io
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from outputs_data import PAGE, START, five, info, names, rows
 from report_data import MARKUP, MS, demo, hostile, lossy, mixed, written
+from rich.cells import cell_len
 from rich.console import Console
 
 from tracer.errors import Exit
@@ -21,7 +23,7 @@ from tracer.reporting import cli, findings, groups
 from tracer.reporting.resident import resident
 from tracer.reporting.run import load
 from tracer.reporting.story import head, sentences
-from tracer.reporting.summary import print_summary
+from tracer.reporting.summary import MOST, print_summary
 from tracer.reporting.tables import Table, Tables, bar_of
 from tracer.rows import Kind
 
@@ -214,9 +216,30 @@ def test_names_reach_no_terminal_raw(tmp_path: Path, width: int) -> None:
     text = printed(hostile(tmp_path / "t.csv"), width)
     assert not any(char < " " and char != "\n" for char in text)
     assert "\u202e" not in text
-    assert not width or max(map(len, text.split("\n"))) <= width + 200  # fixed columns stay whole
+    assert not width or max(map(cell_len, text.split("\n"))) <= width
     if not width:
         assert all(name.replace("\\", "\\\\") in text for name in MARKUP)
+
+
+@pytest.mark.parametrize("width", [40, 80, 120, 200])
+@pytest.mark.parametrize("make", [demo, mixed, hostile, lossy])
+def test_no_figure_is_cut_or_dropped_without_a_word(
+    tmp_path: Path, make: Callable[[Path], str], width: int
+) -> None:
+    path = make(tmp_path / "t.csv")
+    text = printed(path, width)
+    assert max(map(cell_len, text.splitlines())) <= width
+    found = tables(path)
+    for table in (found.kinds(), found.regions(), found.threads(), found.slowest()):
+        block = text.split(f"\n{table.title}", 1)[1].split("\n\n")[0].splitlines()[1:]
+        said = " ".join(" ".join(block).split()).partition("(no room for ")[2]
+        shown = [name for name in table.columns if name not in said.partition(":")[0].split(", ")]
+        assert table.columns[0] in shown
+        assert [name for name in shown if name in block[0]] == shown
+        for row, line in zip(table.rows[:MOST], block[1:], strict=False):
+            for name, cell in zip(table.columns, row, strict=True):
+                whole = cell.text in line
+                assert whole or name not in shown or name in ("REGION", "THREAD")
 
 
 def test_tables_are_cut_and_say_so(tmp_path: Path) -> None:

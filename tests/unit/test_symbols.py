@@ -27,14 +27,18 @@ Symbol = tuple[str, int, int, int]  # name, info, value, size
 
 
 def make_elf(
-    *tables: tuple[int, list[Symbol]], build_id: bool = True, packed: bytes = b""
+    *tables: tuple[int, list[Symbol]], build_id: bool = True, packed: bytes = b"", bits: int = 64
 ) -> bytes:
     """An ELF file whose bytes 0x1000… are mapped at 0x401000…"""
+    wide = bits == 64
     sections: list[tuple[bytes, int, bytes, int]] = [(b"", 0, b"", 0)]
     for kind, symbols in tables:
-        strings, table = b"\0", bytes(24)
+        strings, table = b"\0", bytes(24 if wide else 16)
         for symbol, info, value, size in symbols:
-            table += struct.pack("<IBBHQQ", len(strings), info, 0, 1, value, size)
+            if wide:
+                table += struct.pack("<IBBHQQ", len(strings), info, 0, 1, value, size)
+            else:
+                table += struct.pack("<IIIBBH", len(strings), value, size, info, 0, 1)
             strings += symbol.encode("utf-8", "surrogateescape") + b"\0"
         sections.append((b".sym", kind, table, len(sections) + 1))
         sections.append((b".str", STRTAB, strings, 0))
@@ -47,16 +51,32 @@ def make_elf(
     names = b"".join(name + b"\0" for name, *_ in sections)
     sections[-1] = (b".shstrtab", STRTAB, names, 0)
 
-    body, headers, at, name_at = b"", b"", 64 + 56, 0
+    body, headers, at, name_at = b"", b"", 64 + 56 if wide else 52 + 32, 0
     for name, kind, content, link in sections:
         headers += struct.pack(
-            "<IIQQQQIIQQ", name_at, kind, 0, 0, at + len(body), len(content), link, 0, 1, 0
+            "<IIQQQQIIQQ" if wide else "<10I",
+            name_at,
+            kind,
+            0,
+            0,
+            at + len(body),
+            len(content),
+            link,
+            0,
+            1,
+            0,
         )
         body += content
         name_at += len(name) + 1
-    program = struct.pack("<IIQQQQQQ", 1, 5, 0x1000, 0x401000, 0, 0x1000, 0x1000, 0x1000)
-    header = b"\x7fELF\x02\x01\x01" + bytes(9)
-    header += struct.pack("<HHIQQQIHHHHHH", 2, 62, 1, 0, 64, at + len(body), 0, 64, 56, 1, 64,
+    place = (0x1000, 0x401000, 0, 0x1000, 0x1000)
+    sizes = (64, 56, 1, 64) if wide else (52, 32, 1, 40)
+    if wide:
+        program = struct.pack("<IIQQQQQQ", 1, 5, *place, 0x1000)
+    else:
+        program = struct.pack("<8I", 1, *place, 5, 0x1000)
+    header = b"\x7fELF" + bytes([2 if wide else 1, 1, 1]) + bytes(9)
+    header += struct.pack("<HHIQQQIHHHHHH" if wide else "<HHIIIIIHHHHHH", 2, 62 if wide else 3, 1,
+                          0, sizes[0], at + len(body), 0, *sizes,
                           len(sections), len(sections) - 1)  # fmt: skip
     return header + program + body + headers
 
@@ -77,8 +97,9 @@ def read(path: Path, content: bytes, debug: Path = Path("/nonexistent")) -> elf.
     return elf.functions(str(path), debug_root=debug)
 
 
-def test_functions_by_offset(tmp_path: Path) -> None:
-    found = read(tmp_path / "x", make_elf((DYNSYM, FEW), (SYMTAB, FULL)))
+@pytest.mark.parametrize("bits", [64, 32])
+def test_functions_by_offset(tmp_path: Path, bits: int) -> None:
+    found = read(tmp_path / "x", make_elf((DYNSYM, FEW), (SYMTAB, FULL), bits=bits))
     assert found
     assert found.at(0x1100) == ("first", 0)
     assert found.at(0x113F) == ("first", 0x3F)
@@ -89,6 +110,8 @@ def test_functions_by_offset(tmp_path: Path) -> None:
     assert found.at(0x10FF) is None
     assert found.at(0x2000) is None  # not mapped
     assert found.at(0x401100) is None
+    assert elf.build_id(str(tmp_path / "x")) == BUILD_ID.hex()
+    assert elf.unwinding(str(tmp_path / "x")) is None
 
 
 def test_a_stripped_file_has_its_exports(tmp_path: Path) -> None:
@@ -130,13 +153,14 @@ def test_only_the_file_that_was_mapped_is_read(tmp_path: Path) -> None:
     assert elf.functions(str(tmp_path / "fifo")) is None  # and does not wait for a writer
 
 
-WHOLE = make_elf((DYNSYM, FEW), (SYMTAB, FULL))
+WHOLE = {bits: make_elf((DYNSYM, FEW), (SYMTAB, FULL), bits=bits) for bits in (64, 32)}
+PLACES = st.integers(0, len(WHOLE[64]) - 1)
 
 
-@given(st.lists(st.tuples(st.integers(0, len(WHOLE) - 1), st.binary(min_size=1, max_size=9))),
-       st.integers(0, len(WHOLE)))  # fmt: skip
-def test_garbage_never_raises(changes: list[tuple[int, bytes]], length: int) -> None:
-    data = bytearray(WHOLE)
+@given(st.sampled_from([64, 32]), st.lists(st.tuples(PLACES, st.binary(min_size=1, max_size=9))),
+       PLACES)  # fmt: skip
+def test_garbage_never_raises(bits: int, changes: list[tuple[int, bytes]], length: int) -> None:
+    data = bytearray(WHOLE[bits])
     for at, patch in changes:
         data[at : at + len(patch)] = patch
     data = data[:length] if length % 2 else data

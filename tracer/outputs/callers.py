@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
+from tracer.demangled import is_cpp, without_types
 from tracer.frames import NO_FRAME_POINTERS, TRUNCATED, Frame, FrameNames
 from tracer.outputs import units
 from tracer.outputs.base import PAGE_SIZE
@@ -74,7 +75,8 @@ class Callers:
         words: list[str] = []
         for index in self._stacks.stacks[at].frames:
             place = self._stacks.places[index]
-            words.append(printable(_short(lines.complete(self._names.frame(place), place))))
+            frame = self._names.frame(place)
+            words.append(printable(_short(frame, lines.complete(frame, place))))
             if sum(map(len, words)) > _WIDEST:
                 break
         return words
@@ -142,21 +144,7 @@ class Callers:
         return shown + (", …" if len(order) > _MOST_MODULES else "")
 
 
-def _short(frame: Frame) -> str:
+def _short(frame: Frame, complete: Frame) -> str:
     """A frame in few words: without what a C++ function takes and returns."""
-    text = frame.text()
-    return text if frame.module == "[jit]" else _without_types(text)
-
-
-def _without_types(name: str) -> str:
-    depth = start = 0
-    for at, char in enumerate(name):
-        if char == " " and not depth and not name.endswith(("operator", "(anonymous"), start, at):
-            start = at + 1
-        if char == "<":
-            depth += 1
-        elif char == ">":
-            depth -= 1
-        elif char == "(" and not depth and at and not name.startswith("(anonymous", at):
-            return name[start:at]
-    return name
+    text = complete.text()
+    return without_types(text) if is_cpp(frame.function) else text

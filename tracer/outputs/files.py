@@ -258,6 +258,30 @@ def replace_file(path: str, data: bytes, owner: Owner | None = None) -> None:
         os.close(parent)
 
 
+def reserve(path: str, size: int, owner: Owner | None = None) -> int:
+    """Take so many bytes of the disk that `path` is on: they are free once this is closed.
+
+    A descriptor of a file that has no name, and goes with us whatever ends us; -1 where the
+    disk or the file system has none.
+    """
+    try:
+        parent, _ = open_parent(path, owner)
+    except (OSError, TraceError):
+        return -1
+    fd = -1
+    try:
+        fd = os.open(".", os.O_TMPFILE | os.O_WRONLY | os.O_CLOEXEC, 0o600, dir_fd=parent)
+        _give(fd, owner)
+        os.posix_fallocate(fd, 0, size)
+    except OSError:
+        if fd >= 0:
+            os.close(fd)
+        return -1
+    finally:
+        os.close(parent)
+    return fd
+
+
 def _checked(path: str, fd: int) -> int:
     """A copy of a descriptor we were given."""
     try:

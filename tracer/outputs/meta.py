@@ -2,22 +2,27 @@
 
 Written twice, each time whole: at the start with the state "running", so that
 a trace that was killed can be told from one that ended, and at the end with
-the books. A reader sees the one or the other, never half a file.
+the books. A reader sees the one or the other, never half a file. Room for the
+last version is kept, in case the disk is full by then.
 """
 
 import json
+import os
+from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Literal
 
 from tracer import __version__
+from tracer.errors import TraceError
 from tracer.outputs.base import Books, RunInfo
 from tracer.outputs.csv import columns
-from tracer.outputs.files import OutputFile, open_output, replace_file
+from tracer.outputs.files import OutputFile, open_output, replace_file, reserve
 from tracer.outputs.paths import Owner
 from tracer.text import harmless, printable
 
 SUFFIX = ".meta.json"
+_ROOM = 1 << 15  # bytes: more than a description takes that has no lists
 _BY_REGION = ("gained_in", "lost_in")
 FORMAT = 1  # raised when a field changes its meaning or goes
 
@@ -33,10 +38,12 @@ class MetaFile:
         self.path = csv_path + SUFFIX
         self._owner = owner
         self._file: OutputFile | None = open_output(self.path, owner, force)
+        self._room = -1  # a file without a name that has room for the last version
 
     def start(self, info: RunInfo) -> None:
         """Write the first version."""
         self._replace(describe(info, "running"))
+        self._room = reserve(self.path, _ROOM, self._owner)
 
     def finish(self, info: RunInfo, books: Books) -> None:
         """Write the last version, with the books."""
@@ -49,13 +56,29 @@ class MetaFile:
 
     def discard(self) -> None:
         """Give the name up again, where nothing was written yet; harmless otherwise."""
+        self._give_room()
         if self._file is not None:
             self._file.discard()
             self._file = None
 
     def _replace(self, content: Json) -> None:
-        replace_file(self.path, (json.dumps(content, indent=2) + "\n").encode(), self._owner)
+        """Where the disk is full, in the room that was kept, without what may not fit there."""
+        try:
+            self._write(content)
+        except TraceError:
+            if self._room < 0:
+                raise
+            self._give_room()
+            self._write({**content, "resident": describe_resident([])})
         self.discard()  # the claim's own file, which is no longer the one of that name
+
+    def _write(self, content: Json) -> None:
+        replace_file(self.path, (json.dumps(content, indent=2) + "\n").encode(), self._owner)
+
+    def _give_room(self) -> None:
+        room, self._room = self._room, -1
+        if room >= 0:
+            os.close(room)
 
 
 def describe(info: RunInfo, state: State, books: Books | None = None) -> Json:
@@ -82,10 +105,7 @@ def describe(info: RunInfo, state: State, books: Books | None = None) -> Json:
             "ended": _iso(ended + offset) if ended else None,
         },
         "snapshots": {"interval_ms": info.snapshot_interval_ms, "taken": info.snapshots},
-        "resident": {
-            "time_ns": [time_ns for time_ns, _ in info.resident],
-            "pages": [pages for _, pages in info.resident],
-        },
+        "resident": describe_resident(info.resident),
         "pages_csv": printable(info.pages_csv) or None,
         "filters": {name: printable(value) for name, value in info.filters.items()},
         "notes": [harmless(note) for note in info.notes],
@@ -106,6 +126,11 @@ def describe(info: RunInfo, state: State, books: Books | None = None) -> Json:
         counts = {name: value for name, value in asdict(books).items() if name not in _BY_REGION}
         content["books"] = {**counts, "balanced": books.balanced()}
     return content
+
+
+def describe_resident(points: Sequence[tuple[int, int]]) -> Json:
+    """The pages resident at some moments."""
+    return {"time_ns": [time_ns for time_ns, _ in points], "pages": [pages for _, pages in points]}
 
 
 def _iso(wall_ns: int) -> str:

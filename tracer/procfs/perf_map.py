@@ -15,7 +15,8 @@ from dataclasses import dataclass, field
 from tracer.procfs.regular import open_regular
 from tracer.text import decode
 
-_LINE = re.compile(rb"^([0-9a-fA-F]{1,16}) ([0-9a-fA-F]{1,16}) ([^\n]{1,1024})", re.MULTILINE)
+_HEX = rb"(?:0x)?([0-9a-fA-F]{1,16})"  # HotSpot writes the 0x, too
+_LINE = re.compile(rb"^" + _HEX + rb" " + _HEX + rb" ([^\n]{1,1024})", re.MULTILINE)
 _MOST_BYTES = 1 << 26
 _AGAIN_S = 1.0  # it grows while the program runs: looked at again after that at the earliest
 _MOST_MAPS = 64  # processes whose functions are kept

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, cast
 import click
 
 from tracer import __version__
-from tracer.errors import Exit, TraceError, complain
+from tracer.errors import Exit, TraceError, complain, of_stdout, unexpected
 from tracer.pipes import PIPE_CLOSED, discard_stdout
 
 if TYPE_CHECKING:
@@ -110,10 +110,12 @@ def flame(
     """Draw a flame graph: which code made pages resident. Wants a trace made with --stacks."""
     from tracer.reporting.flamesvg import svg
     from tracer.reporting.run import load
-    from tracer.reporting.writing import beside, write
+    from tracer.reporting.writing import beside, writing
 
-    run = load(file, pages, stacks)
-    write(output or beside(file, ".svg"), svg(run, cast(Any, weight)), force)
+    with writing(output or beside(file, ".svg"), force) as write:
+        resident = weight == "resident"
+        run = load(file, pages, stacks, wants_stacks=True, wants_pages=resident)
+        write(svg(run, cast(Any, weight)))
 
 
 @command_line.command()
@@ -128,14 +130,16 @@ def flame(
 @_FORCE
 def plot(file: str, pages: str | None, output: str | None, only: str | None, force: bool) -> None:
     """Draw every frame gained, resident size and latencies over time, as a PNG or SVG file."""
+    from tracer.reporting.needs import library
     from tracer.reporting.plot import format_of, picture
     from tracer.reporting.run import load
-    from tracer.reporting.writing import beside, write
+    from tracer.reporting.writing import beside, writing
 
     path = output or beside(file, ".png")
     kind = format_of(path)
-    run = load(file, pages)
-    write(path, [picture(run, cast(Any, only or "all"), kind)], force)
+    library("matplotlib")  # before all the work, not after it
+    with writing(path, force) as write:
+        write([picture(load(file, pages), cast(Any, only or "all"), kind)])
 
 
 @command_line.command()
@@ -148,9 +152,10 @@ def html(file: str, pages: str | None, stacks: str | None, output: str | None, f
     """Make one page that works by itself: the page map replayed, the plots, sortable tables."""
     from tracer.reporting.html import page
     from tracer.reporting.run import load
-    from tracer.reporting.writing import beside, write
+    from tracer.reporting.writing import beside, writing
 
-    write(output or beside(file, ".html"), [page(load(file, pages, stacks))], force)
+    with writing(output or beside(file, ".html"), force) as write:
+        write([page(load(file, pages, stacks))])
 
 
 @command_line.command()
@@ -206,10 +211,10 @@ def export(
     if form is None:
         raise click.UsageError("give one of --perfetto, --chrome, --folded, --speedscope")
     from tracer.reporting.run import load
-    from tracer.reporting.writing import beside, write
+    from tracer.reporting.writing import beside, writing
 
-    run = load(file, pages, stacks)
-    write(output or beside(file, _SUFFIXES[form]), _exported(run, form, weight), force)
+    with writing(output or beside(file, _SUFFIXES[form]), force) as write:
+        write(_exported(load(file, pages, stacks), form, weight))
 
 
 def _exported(run: "Run", form: str, weight: str) -> Iterator[bytes]:
@@ -251,8 +256,9 @@ def run(arguments: Sequence[str]) -> int:
         discard_stdout()
         return PIPE_CLOSED
     except OSError as error:
-        if error.filename is not None:
-            raise  # not an output of ours: a bug
+        if not of_stdout(error):
+            complain(unexpected(error), PROGRAM)
+            return Exit.TRACER_FAILED
         complain(f"cannot write standard output: {error.strerror}", PROGRAM)
         discard_stdout()
         return Exit.OUTPUT

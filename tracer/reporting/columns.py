@@ -83,6 +83,11 @@ def read_table(path: str, columns: Mapping[str, Column], option: Option) -> Tabl
     return pieces.table(notes)
 
 
+def read_header(path: str, columns: Mapping[str, Column], option: Option) -> list[str]:
+    """The names of all columns there are; raises as `read_table` does."""
+    return _header(path, _mapped(path, option), columns, option)
+
+
 def _mapped(path: str, option: Option) -> mmap.mmap:
     """The bytes of a regular file that is not empty. Closed with its last user."""
     try:

@@ -14,6 +14,7 @@ from tracer.text import printable
 
 SUFFIX = ".meta.json"  # as tracer.outputs.meta.SUFFIX
 UNKNOWN = "not known"
+_DIGITS = 40
 
 
 @dataclass(frozen=True)
@@ -63,13 +64,15 @@ def read_facts(csv_path: str) -> Facts:
     path = csv_path + SUFFIX
     try:
         with open(path, encoding="utf-8") as file:
-            content = json.load(file)
+            content = json.load(file, parse_int=_integer)
     except FileNotFoundError:
         return Facts()
     except OSError as error:
         raise _wrong(path, error.strerror or "cannot be read") from None
     except json.JSONDecodeError as error:
         raise _wrong(path, f"line {error.lineno} is no JSON: {error.msg}") from None
+    except _TooLong:
+        raise _wrong(path, f"a number in it has more than {_DIGITS} digits") from None
     except (UnicodeDecodeError, RecursionError):
         raise _wrong(path, "it is no JSON") from None
     if not isinstance(content, dict) or not isinstance(content.get("format"), int):
@@ -77,6 +80,16 @@ def read_facts(csv_path: str) -> Facts:
     if content["format"] != 1:
         raise _wrong(path, f"its format is {content['format']}, newer than this pagefault-report")
     return _facts(content)
+
+
+class _TooLong(ValueError):
+    """A number that is none of ours."""
+
+
+def _integer(text: str) -> int:
+    if len(text) > _DIGITS:
+        raise _TooLong
+    return int(text)
 
 
 def _wrong(path: str, why: str) -> TraceError:

@@ -22,7 +22,7 @@ from tracer.errors import Exit, TraceError
 from tracer.outputs.units import clip
 from tracer.reporting.callstacks import KERNEL, Function
 from tracer.reporting.flametree import Tree, tree
-from tracer.reporting.run import I64, Run
+from tracer.reporting.run import I64, Run, no_pages
 from tracer.reporting.stackwords import health
 from tracer.reporting.story import head
 from tracer.reporting.tables import GLYPHS
@@ -58,11 +58,7 @@ def flames(run: Run, weight: Weight, palette: Palette | None = None, most: int =
     if run.callstacks is None:
         raise TraceError(run.stackless, code=Exit.INPUT)
     if weight == "resident" and run.pages is None:
-        raise TraceError(
-            "what is resident at the end is in the pages file, and there is none",
-            "trace with --pages-csv, or give the file to --pages",
-            Exit.INPUT,
-        )
+        raise no_pages()
     weighed = weigh(run, weight)
     found = tree(run.callstacks, run.faults.stack, run.faults.comm, weighed.values)
     notes = [f"Width: {MEANINGS[weight]}, {shown(weight)(found.total)} in all.", *health(run)]

@@ -369,7 +369,7 @@ def _latencies(axes: Any, run: Run) -> None:
     axes.set_xlim(low, high)
     axes.set_ylim(-0.12, len(rows))
     each = (1, 2, 5) if high - low < 2.5 else (1,)
-    ticks = [step * 10**at for at in range(int(low) - 1, int(high) + 1) for step in each]
+    ticks = [step * 10.0**at for at in range(int(low) - 1, int(high) + 1) for step in each]
     ticks = [tick for tick in ticks if low <= np.log10(tick) <= high]
     axes.set_xticks(np.log10(ticks), [_round_latency(tick) for tick in ticks])
     axes.grid(axis="x", color=style.RULE, lw=0.6)

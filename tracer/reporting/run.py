@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from tracer.errors import Exit, TraceError
 from tracer.reporting.callstacks import SUFFIX, CallStacks, read_callstacks
-from tracer.reporting.columns import Table, Words, read_table
+from tracer.reporting.columns import Table, Words, read_header, read_table, wrong
 from tracer.reporting.facts import Facts, read_facts
 from tracer.reporting.schema import FAULTS, PAGES
 from tracer.text import printable
@@ -125,26 +126,44 @@ class Run:
         return (self.end_ns - self.start_ns) / 1e9
 
 
-def load(csv_path: str, pages_path: str | None = None, stacks_path: str | None = None) -> Run:
+def load(
+    csv_path: str,
+    pages_path: str | None = None,
+    stacks_path: str | None = None,
+    *,
+    wants_stacks: bool = False,
+    wants_pages: bool = False,
+) -> Run:
     """Read FILE.csv, its meta file, and the files of pages and of call stacks.
 
     Those are the ones given, or those that the meta file names; call stacks are in
     FILE.csv.stacks.csv, too.
 
-    Raises TraceError(code=Exit.INPUT) where one of them is not what it should be.
+    Raises TraceError(code=Exit.INPUT) where one of them is not what it should be, and, before
+    the faults are read, where it `wants_stacks` or `wants_pages` and there are none.
     """
     facts = read_facts(csv_path)
+    with_stacks = "stack" in read_header(csv_path, FAULTS, "--csv")
+    stacks_file, stackless = _stacks_file(with_stacks, csv_path, stacks_path, facts.stacks)
+    if wants_stacks and stacks_file is None:
+        raise TraceError(stackless, code=Exit.INPUT)
+    beside = os.path.join(os.path.dirname(csv_path), facts.pages_csv)
+    if pages_path is None and facts.pages_csv and os.path.isfile(beside):
+        pages_path = beside
+    if wants_pages and pages_path is None:
+        raise no_pages()
     table = read_table(csv_path, FAULTS, "--csv")
-    callstacks, stackless = _callstacks(table, csv_path, stacks_path, facts.stacks)
-    faults, notes = _faults(table)
+    callstacks = None
+    if stacks_file is not None:
+        callstacks = _callstacks(table, stacks_file)
+    elif with_stacks:
+        table.numbers["stack"] = np.zeros(table.rows, np.uint32)
+    faults, notes = _faults(table, csv_path)
     if not facts.there:
         name = printable(os.path.basename(csv_path))
         notes.append(f"there is no {name}.meta.json: host, kernel, command and losses not known")
     elif facts.state != "finished":
         notes.append("the trace did not end as it should: there may be faults that no row shows")
-    beside = os.path.join(os.path.dirname(csv_path), facts.pages_csv)
-    if pages_path is None and facts.pages_csv and os.path.isfile(beside):
-        pages_path = beside
     pages = None
     if pages_path is not None:
         pages, more = _pages(read_table(pages_path, PAGES, "--pages-csv"))
@@ -156,20 +175,33 @@ def load(csv_path: str, pages_path: str | None = None, stacks_path: str | None =
     return Run(csv_path, faults, pages, facts, notes, callstacks, stackless)
 
 
-def _callstacks(
-    table: Table, csv_path: str, given: str | None, named: str
-) -> tuple[CallStacks | None, str]:
-    """Read them, and make the column of the faults theirs; without, the second says why."""
+def no_pages() -> TraceError:
+    """The error of a report that wants a file of pages."""
+    return TraceError(
+        "what is resident at the end is in the pages file, and there is none",
+        "trace with --pages-csv, or give the file to --pages",
+        Exit.INPUT,
+    )
+
+
+def _stacks_file(
+    recorded: bool, csv_path: str, given: str | None, named: str
+) -> tuple[str | None, str]:
+    """The file of the call stacks; without, the second says why."""
     name = printable(os.path.basename(csv_path))
-    stack = table.numbers.get("stack")
-    if stack is None:
+    if not recorded:
         return None, f"{name} has no call stacks: trace with --stacks to have them"
     beside = os.path.join(os.path.dirname(csv_path), named)
     places = [beside] * bool(named) + [csv_path + SUFFIX]
     path = given or next(filter(os.path.isfile, places), None)
     if path is None:
-        table.numbers["stack"] = np.zeros(table.rows, np.uint32)
         return None, f"{name}{SUFFIX}, the file of call stacks, is not there; give it to --stacks"
+    return path, ""
+
+
+def _callstacks(table: Table, path: str) -> CallStacks:
+    """Read them, and make the column of the faults theirs."""
+    stack = table.numbers["stack"]
     found = read_callstacks(path)
     table.numbers["stack"] = found.numbers(stack)
     if strange := int(((stack > 0) & (table.numbers["stack"] == 0)).sum()):
@@ -177,11 +209,12 @@ def _callstacks(
             f"{strange:,} faults have call stacks that {printable(os.path.basename(path))} does "
             "not have: it was cut off, or is of another run"
         )
-    return found, ""
+    return found
 
 
-def _faults(table: Table) -> tuple[Faults, list[str]]:
+def _faults(table: Table, path: str) -> tuple[Faults, list[str]]:
     number, word = table.numbers, table.words
+    _check_times(number["time_ns"], number["latency_ns"], path)
     nothing = Words([""], np.zeros(table.rows, np.int32))
     columns: dict[str, Any] = {
         **{"present": number.pop("frame"), "replaced": number.pop("frame_before")},
@@ -191,6 +224,19 @@ def _faults(table: Table) -> tuple[Faults, list[str]]:
     if (np.diff(faults.time_ns) < 0).any():  # threads overtake each other between batches
         faults = faults.take(np.argsort(faults.time_ns, kind="stable"))
     return faults, table.notes
+
+
+def _check_times(time_ns: I64, latency_ns: I64, path: str) -> None:
+    """Raise TraceError where these can be no faults' times; then sums of them fit in int64."""
+    odd = np.flatnonzero((time_ns < 0) | (latency_ns < -1) | (latency_ns > time_ns))
+    if len(odd):
+        row = int(odd[0])  # line 1 is the header, and no cell holds a line's end
+        fault = f"line {row + 2} tells of a fault that took longer than the clock had been running"
+        if time_ns[row] < 0 or latency_ns[row] < -1:
+            fault = f"line {row + 2} has a time below 0"
+        raise wrong(path, fault, "--csv")
+    if latency_ns.sum(dtype=np.float64) >= 1 << 62:
+        raise wrong(path, "its faults took more than a hundred years in all", "--csv")
 
 
 def _pages(table: Table) -> tuple[Pages, list[str]]:

@@ -4,17 +4,26 @@ from collections.abc import Iterable
 
 from rich.cells import cell_len
 from rich.console import Console
-from rich.table import Table as RichTable
 from rich.text import Text
 
+from tracer.outputs import layout
+from tracer.outputs.layout import Column, fit, join
+from tracer.outputs.units import shorten
 from tracer.reporting.resident import resident
 from tracer.reporting.run import Run
 from tracer.reporting.stackwords import health
 from tracer.reporting.story import head, sentences
-from tracer.reporting.tables import Table, Tables
+from tracer.reporting.tables import GLYPHS, Table, Tables
 
 MOST = 20  # rows of a table
-_NAMES = ("REGION", "THREAD", "FUNCTION", "MODULE", "STACK")  # what gives way on a narrow terminal
+_NAMES = frozenset(("REGION", "THREAD", "FUNCTION", "MODULE", "STACK"))  # may be cut, to so much:
+_NAME = 14
+# What is left out first on a narrow terminal: from the end.
+_LAST = (
+    *("FAULTS", "FAULTS A", "FAULTS B", "CHANGE", "GAINED", "%", "BYTES", "TIME IN FAULTS"),
+    *("GAINED A", "GAINED B", "MAX", "P99", "P99 A", "P99 B", "P50", "P50 A", "P50 B", "SHARE"),
+    *("MAJOR", "ORDER"),
+)
 
 
 class _Console(Console):
@@ -80,29 +89,53 @@ def say(console: Console, *lines: Text) -> None:
 
 def _print(console: Console, table: Table) -> None:
     say(console, Text(), Text(table.title, "bold underline"))
-    grid = RichTable(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-    for name in table.columns:
-        gives_way = name in _NAMES
-        grid.add_column(
-            Text(name),
-            justify="left" if name in table.left else "right",
-            no_wrap=True,
-            overflow="ellipsis" if gives_way else "crop",
-            min_width=None if gives_way else max(
-                (cell_len(row[table.columns.index(name)].text) for row in table.rows), default=0
-            ),
-        )  # fmt: skip
-    for row in table.rows:
-        grid.add_row(*(Text(cell.text) for cell in row))
-    if console.is_terminal:
-        console.print(grid)
-    else:
-        _plain(console, table)
+    without = _fitted(console, table) if console.is_terminal else _plain(console, table)
     if table.note:
         say(console, Text(f"({table.note})", "dim"))
+    if without:
+        said = f"no room for {', '.join(without)}: widen the terminal, or write to a file"
+        say(console, Text(f"({said})", "dim"))
 
 
-def _plain(console: Console, table: Table) -> None:
+def _fitted(console: Console, table: Table) -> list[str]:
+    """What has room, nothing cut but names; the columns that have none."""
+    columns = [_column(table, at) for at in range(len(table.columns))]
+    cells = fit(columns, console.width)
+    while lone := {name for name in cells if _other(name) not in (*cells, None)}:
+        columns = [column for column in columns if column.name not in lone]
+        cells = fit(columns, console.width)
+    lines = [{name: (name, "bold") for name in table.columns}]
+    for row in table.rows:
+        texts = (cell.text for cell in row)
+        lines.append({name: (cell, "") for name, cell in zip(table.columns, texts, strict=True)})
+        for name in _NAMES.intersection(cells):
+            lines[-1][name] = (shorten(lines[-1][name][0], cells[name], GLYPHS), "")
+    layout.show(console, [join(columns, cells, line, GLYPHS) for line in lines])
+    return [name for name in table.columns if name and name not in cells]
+
+
+def _other(name: str) -> str | None:
+    """The column of the other run, where there are two: one without the other says nothing."""
+    figure, _, run = name.rpartition(" ")
+    return f"{figure} {'B' if run == 'A' else 'A'}" if run in ("A", "B") and figure else None
+
+
+def _column(table: Table, at: int) -> Column:
+    name = table.columns[at]
+    best = max(cell_len(cell) for cell in (name, *(row[at].text for row in table.rows)))
+    least = min(best, max(_NAME, cell_len(name))) if name in _NAMES else best
+    first = next((each for each in table.columns if each and each in table.left), name)
+    rank = 1 + at
+    if at and not name:
+        rank = 1000  # bars of what another column says
+    elif name in _LAST:
+        rank = 100 + _LAST.index(name)
+    elif name == first:
+        rank = 0
+    return Column(name, least, best, rank, right=name not in table.left)
+
+
+def _plain(console: Console, table: Table) -> list[str]:
     """No line is cut or filled up: what reads it may be a program."""
     rows = [table.columns, *([cell.text for cell in row] for row in table.rows)]
     widths = [max(cell_len(row[at]) for row in rows) for at in range(len(table.columns))]
@@ -112,3 +145,4 @@ def _plain(console: Console, table: Table) -> None:
             blanks = " " * (width - cell_len(cell))
             cells.append(cell + blanks if name in table.left else blanks + cell)
         console.print(Text("  ".join(cells).rstrip()), soft_wrap=True)
+    return []

@@ -1,8 +1,11 @@
 """Writing what a report makes: whole files, never over one that is there unasked."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 
 from tracer.outputs.files import open_output
+
+Write = Callable[[Iterable[bytes | memoryview]], None]
 
 
 def beside(csv_path: str, suffix: str) -> str:
@@ -10,16 +13,21 @@ def beside(csv_path: str, suffix: str) -> str:
     return csv_path.removesuffix(".csv") + suffix
 
 
-def write(path: str, pieces: Iterable[bytes | memoryview], force: bool = False) -> None:
-    """Write `pieces` to `path`; "-" is standard output.
+@contextmanager
+def writing(path: str, force: bool = False) -> Iterator[Write]:
+    """Open a file before the work of making what is in it; yields what writes all pieces.
 
-    Raises TraceError(code=Exit.OUTPUT) where that fails, or the file is there
-    and `force` is not given; what was begun is then removed.
+    "-" is standard output. Raises TraceError(code=Exit.OUTPUT) where opening or writing fails,
+    or the file is there and `force` is not given; what was begun and failed is removed.
     """
     file = open_output(path, force=force)
-    try:
+
+    def write(pieces: Iterable[bytes | memoryview]) -> None:
         for piece in pieces:
             file.write(piece)
+
+    try:
+        yield write
     except BaseException:
         file.discard()
         raise
