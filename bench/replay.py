@@ -66,6 +66,7 @@ def recording(feed: Feed, layout: Layout, ring: FedRing) -> Iterator[Recorder]:
         layout=layout,
         open_ring=ring.open,
         counters=lambda: counters,
+        skipped_calls=lambda: 0,
         add_target=lambda *pid, **options: None,
         expect_large_folios=lambda expected: None,
         skipped_tracepoints=lambda: 0,

@@ -36,10 +36,6 @@ def books_of(recorder: Recorder, attached: Attached, kernel: KernelCount | None 
     # Where handlers are skipped, a completion without an entry need not be from before the trace.
     skips = attached.probe.missed(attached.program)
     under_way = 0 if skips else min(counters["orphans"], missed - blind)
-    skipped = attached.program.skipped_tracepoints()
-    if missed > 0 or lost_faults or lost_other or skipped:
-        # Not unknown then: nobody was told, and that is counted.
-        recorder.timeline.blame_missed()
     gained, lost = recorder.timeline.tally.gained, recorder.timeline.tally.lost
     gained_by = {s.name.lower(): int(gained[s]) for s in Source if gained[s] and s not in _STAY}
     lost_by = {cause.name.lower(): int(lost[cause]) for cause in Loss if lost[cause]}

@@ -6,6 +6,7 @@ rule out did not happen.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -50,6 +51,23 @@ class Machine:
     counts: Callable[[U64], U64] = kpageflags.counts
 
 
+class Untold(NamedTuple):
+    """What no record tells of, from the run's beginning until some moment."""
+
+    own: int = 0  # faults counted for the threads of the processes whose memory it is
+    missed: int = 0  # faults of the run that no filter left out, the lost ones among them
+    filtered: int = 0  # … and those that one did
+    lost: int = 0  # faults of the run that the ring had no room for
+    dropped: int = 0  # other records of the run, and calls of handlers that the kernel skipped
+
+    def unseen(self, before: "Untold") -> Source | None:
+        """Whether faults in the memory went unrecorded since `before`, and why."""
+        if self.own <= before.own:
+            return None
+        filters = self.filtered > before.filtered and self.missed <= before.missed
+        return Source.FILTERED if filters else Source.MISSED
+
+
 @dataclass(frozen=True)
 class Evidence:
     """What happened since the last look that left nothing open."""
@@ -58,12 +76,14 @@ class Evidence:
     unseen: Source | None  # whether faults went unrecorded, and why
     machine: Machine = Machine()
     hints: tuple[Hint, ...] = ()
-    lost: int = 0  # faults the ring had no room for
+    lost: int = 0  # at most so many of them found no room in the ring
+    dropped: bool = False  # what took pages away may have been told, and was not recorded
 
     def movers(self, shot: Snapshot, pages: U64, old: U64, new: U64) -> Words:
-        """Who gave each of `pages` the frame `new` in place of `old`; 0: nothing explains it.
+        """Who gave each of `pages` the frame `new` in place of `old`; NONE: nothing explains it.
 
-        `old` is NO_FRAME where there was none.
+        `old` is NO_FRAME where there was none. UNKNOWN: it may have been another process, whose
+        access this probe does not see.
         """
         to_zero = (new == np.uint64(self.machine.zero_frame)) & in_huge(pages, old)
         whole = shot.huge(pages) & (shot.frame_of(pages) == new)
@@ -84,14 +104,14 @@ class Evidence:
             if what in self.moved and self.lost < len(pages):
                 rest = who
                 break
-        if rest in (None, Source.SWAPOFF, Source.MIGRATE) and self.machine.blind_to_others:
-            # Another process's write, which copies the zero page. All else is ruled out: that
-            # page is in no swap area, and never migrated.
-            rules.append((old == np.uint64(self.machine.zero_frame), Source.REMOTE))
+        nobody = Source.UNKNOWN if self.machine.blind_to_others else Source.NONE
+        if rest in (Source.SWAPOFF, Source.MIGRATE):
+            # Neither is ever done to the zero page.
+            rules.append((old == np.uint64(self.machine.zero_frame), self.unseen or nobody))
         chosen = np.select(
             [rule for rule, _ in rules],
             [who.value for _, who in rules],
-            Source.NONE if rest is None else rest,
+            nobody if rest is None else rest,
         ).astype(np.uint8)
         return self._filled(pages, chosen)
 
@@ -101,8 +121,6 @@ class Evidence:
             rest = Source.SWAPOFF
         elif self.unseen is not None:
             rest = self.unseen
-        elif self.machine.blind_to_others:
-            rest = Source.REMOTE
         chosen = np.full(len(pages), rest, np.uint8)
         if "collapse" in self.moved:
             chosen[shot.huge(pages)] = Source.COLLAPSE
@@ -136,12 +154,16 @@ class Evidence:
     def takers(self, shot: Snapshot, pages: U64, old: U64, lost: tuple[U64, U64]) -> Words:
         """Who took each of `pages`, that had the frame `old`; UNKNOWN where nothing tells.
 
+        A fault that went unrecorded empties no page table: MISSED is only what a call did that
+        was `dropped`.
+
         `lost`: all pages that went lately, and their frames, these or others.
         """
         moved = self._moved()
         mapped, of_file = shot.mapped(pages), shot.of_file(pages)
         missing, in_memory, on_disk = self._in_files(shot, pages)
-        alone = self.unseen is None
+        alone = self.unseen is None and not self.dropped
+        rest = Loss.MISSED if self.dropped else Loss.UNKNOWN
         # The kernel takes a file's huge page off the page table whole to split it, and small
         # ones to make one of them; the next access maps what there is then.
         rules = [
@@ -159,7 +181,7 @@ class Evidence:
             (on_disk & np.bool_(alone), Loss.RECLAIM),
         ]
         chosen = np.select(
-            [rule for rule, _ in rules], [who.value for _, who in rules], Loss.UNKNOWN.value
+            [rule for rule, _ in rules], [who.value for _, who in rules], rest.value
         ).astype(np.uint8)
         for hint in self.hints:
             if hint.loss:

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tracer.ending import go_on
-from tracer.evidence import Evidence, Hint, Machine
+from tracer.evidence import Evidence, Hint, Machine, Untold
 from tracer.image import Image
 from tracer.procfs.maps import Mapping
 from tracer.procfs.system import SwapAreas, movement_counters
@@ -67,9 +67,7 @@ class SpaceView:
     born: Source  # INITIAL: there when we came; EXEC, FORK: made under trace
     looked: bool = False  # a snapshot was taken before
     hints: list[Hint] = field(default_factory=list)  # since the last look that left nothing open
-    missed: int = 0  # faults missed in the whole run, when the last look left nothing open
-    filtered: int = 0  # … and filtered out
-    lost: int = 0  # … of those missed, for want of room in the ring
+    untold: Untold = field(default_factory=Untold)  # when the last look left nothing open
     resident: int = 0  # pages with a frame at the last look: pagemap's, and what changed during it
     suspects: Suspects = field(default_factory=Suspects)  # of the last look
     image: Image = field(default_factory=Image.nothing)  # what the last look showed
@@ -87,14 +85,23 @@ class Observer:
         self._swap_areas = SwapAreas()
         counters = movement_counters()
         self._counters = counters, counters  # at the last two looks at any space
+        self._untold = Untold(), Untold()  # … and what was untold in the run
         self.conflicts = 0
         self._evidence = Evidence(frozenset(), None)  # for the look under way
         self._open: list[tuple[U64, U64]] = []  # the suspects of the look under way
         self._lost = _NO_PAGES, _NO_PAGES  # what went lately, and in which frames it was
 
-    def view(self, space: int, born: Source = Source.FORK) -> SpaceView:
-        """The space's view, made with `born` when new."""
-        return self._views.setdefault(space, SpaceView(born, counters=self._counters))
+    def view(self, space: int, born: Source = Source.FORK, own: int = 0) -> SpaceView:
+        """The space's view, made with `born` when new.
+
+        `own`: what was untold of its processes' faults (Untold.own) when it was made.
+        """
+        view = self._views.get(space)
+        if view is None:
+            # What was untold by the last look but one: by the last it may be of this space.
+            untold = self._untold[0]._replace(own=own)
+            view = self._views[space] = SpaceView(born, untold=untold, counters=self._counters)
+        return view
 
     def last_seen(self, space: int) -> Image | None:
         """What the last look at a space showed; None where there was none."""
@@ -114,22 +121,18 @@ class Observer:
         space: int,
         shot: Snapshot,
         regions: Regions,
-        missed: int,
-        filtered: int = 0,
-        lost: int = 0,
+        untold: Untold,
         enough: Callable[[], bool] = lambda: False,
     ) -> None:
         """Bring the timeline of `space` to what `shot` shows.
 
         All records up to the end of the snapshot must have been applied.
-        `regions` says the region of each of some pages of the snapshot,
-        `missed` how many faults of the run no record tells of so far, `lost` how many
-        of these found no room in the ring, `filtered` how many a filter left out.
+        `regions` says the region of each of some pages of the snapshot.
         Raises Enough where it is `enough` meanwhile: what is booked by then is whole, but
         the space is not to be looked at again.
         """
         line, view = self._timeline, self.view(space)
-        self._evidence, counters = self._gather(view, missed, filtered, lost)
+        self._evidence, counters = self._gather(view, untold)
         first = not view.looked
         # In all other blocks the last look and the timeline agreed, and nothing has changed.
         numbers = np.union1d(line.take_changed(space), shot.image.differing(view.image))
@@ -167,35 +170,34 @@ class Observer:
         view.looked = True
         if not view.suspects:
             view.hints.clear()
-            view.missed = missed
-            view.filtered = filtered
-            view.lost = lost
+            view.untold = untold
             # What came between a snapshot and its reading of the counters counts for the next, too.
             view.counters = view.counters[1], counters
 
-    def _gather(
-        self, view: SpaceView, missed: int, filtered: int, lost: int
-    ) -> tuple[Evidence, dict[str, int]]:
+    def _gather(self, view: SpaceView, untold: Untold) -> tuple[Evidence, dict[str, int]]:
         """The evidence since the space's last look that left nothing open; the counters now."""
         now = dict(movement_counters())
         now["swapoff"] = now.get("swapoff", 0) + self._swap_areas.taken_away()
         before = view.counters[0]
         moved = frozenset(what for what, times in now.items() if times != before.get(what, 0))
-        unseen = None
-        if missed > view.missed:
-            unseen = Source.MISSED
-        elif filtered > view.filtered:
-            unseen = Source.FILTERED
         self._counters = self._counters[1], now
-        hints = tuple(view.hints)
-        return Evidence(moved, unseen, self._machine, hints, lost - view.lost), now
+        self._untold = self._untold[1], untold
+        evidence = Evidence(
+            moved,
+            untold.unseen(view.untold),
+            self._machine,
+            tuple(view.hints),
+            lost=min(untold.lost - view.untold.lost, untold.own - view.untold.own),
+            dropped=untold.dropped > view.untold.dropped,
+        )
+        return evidence, now
 
-    def close(self, space: int, missed: int, filtered: int = 0, lost: int = 0) -> None:
+    def close(self, space: int, untold: Untold) -> None:
         """The space has ended: name what its faults found, by the evidence there is."""
         changes = self._timeline.unseen(space)
         if changes is not None:
             view = self.view(space)
-            self._evidence, _ = self._gather(view, missed, filtered, lost)
+            self._evidence, _ = self._gather(view, untold)
             self._lost = _NO_PAGES, _NO_PAGES
             self._name_unseen(view, changes, _NOTHING)
 

@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from tracer.batches import RawBatch, take
 from tracer.errors import TraceError
-from tracer.evidence import Hint, Machine
+from tracer.evidence import Hint, Machine, Untold
 from tracer.fields import Columns, distinct
 from tracer.join import Join, Placing, Renamed, match_windows
 from tracer.kernel.sideband import Sideband
@@ -33,7 +33,7 @@ from tracer.ring import SpillingRing
 from tracer.rows import Names, Rows
 from tracer.snapshots import Snapshot
 from tracer.sources import Loss, Source
-from tracer.spaces import Spaces
+from tracer.spaces import Space, Spaces
 from tracer.syscalls import (
     Effect,
     Memory,
@@ -79,7 +79,7 @@ class _Script:
     actions: list[Action] = field(default_factory=list)
     effects: list[Effect] = field(default_factory=list)  # of calls since the last lifecycle record
     renamed: list[Renamed] = field(default_factory=list)  # threads, since then
-    ended: list[int] = field(default_factory=list)  # spaces
+    ended: list[tuple[int, int]] = field(default_factory=list)  # spaces, and what each missed
     freed: list[tuple[int, Thread]] = field(default_factory=list)  # threads, with their ids
     exited: list[int] = field(default_factory=list)  # processes
 
@@ -301,9 +301,10 @@ class Recorder:
                 threads.let_go(tid)
             space = self.spaces.of(tgid) if dead or kind == RecordType.EXEC else None
             if space is not None:
+                missed = self._missed_in(space)
                 self.spaces.lifecycle(tasks[index])
                 if space.ended_ns is not None:
-                    self._space_ended(space.number, script)
+                    self._space_ended(space.number, missed, script)
 
     def _process(self, batch: RawBatch) -> Iterator[Rows]:
         rest, types, faults = batch.rest, batch.types, batch.faults
@@ -480,6 +481,9 @@ class Recorder:
             self._fork(record, script)
         elif kind == RecordType.EXEC:
             old = self.last_space.get(tgid)
+            left = self.spaces.find(old) if old is not None else None
+            # What exec wrote into the new memory, the thread's count has from here on.
+            missed = self._missed_in(left) if left is not None else 0
             self.threads.become_leader(int(record["child_tid"]), tid)
             self.threads.restart(tid, tgid, count)
             self.threads.reach(tid, count)
@@ -489,19 +493,19 @@ class Recorder:
             self.execs.add(tgid)
             if new is not None:
                 self.last_space[tgid] = new.number
-                self.observer.view(new.number).born = Source.EXEC
+                self.observer.view(new.number, own=self._missed_in(new)).born = Source.EXEC
                 self.changed.add(new.number)
-            left = self.spaces.find(old) if old is not None else None
             if left is not None and left.ended_ns is not None:
-                self._space_ended(left.number, script)
+                self._space_ended(left.number, missed, script)
         elif kind == RecordType.EXIT:
             self.threads.meet(tid, tgid)
             self.threads.end(tid, count, int(record["task"]))
             self._close_call(tid)
             space = self.spaces.of(tgid)
+            missed = self._missed_in(space) if space is not None else 0
             self.spaces.lifecycle(record)
             if space is not None and space.ended_ns is not None:
-                self._space_ended(space.number, script)
+                self._space_ended(space.number, missed, script)
             if record["group_dead"]:
                 script.exited.append(tgid)
         elif kind == RecordType.FREE:
@@ -532,17 +536,16 @@ class Recorder:
             self._memory.inherit(*pair)
             self.changed.add(space.number)
 
-    def _space_ended(self, number: int, script: "_Script") -> None:
+    def _space_ended(self, number: int, missed: int, script: "_Script") -> None:
         self.changed.discard(number)
-        script.ended.append(number)
+        script.ended.append((number, missed))
         self._ended.append(number)
 
-    def _close_ended(self, numbers: list[int]) -> None:
+    def _close_ended(self, ended: list[tuple[int, int]]) -> None:
         """These spaces ended, and all that came before has been told of them."""
-        missed = self._untold() if numbers else 0
-        lost = self.attached.program.counters()["lost"] if numbers else 0
-        for number in numbers:
-            self.observer.close(number, missed, lost=lost)
+        untold = self.untold() if ended else Untold()
+        for number, missed in ended:
+            self.observer.close(number, untold._replace(own=missed))
             self.timeline.drop_assumed(number)
 
     def _let_go(self, script: "_Script") -> None:
@@ -556,6 +559,9 @@ class Recorder:
                 self.tgids.discard(tgid)
                 if tgid != self._command:
                     self.last_space.pop(tgid, None)
+        for tgid in {*script.exited, *(thread.tgid for _, thread in script.freed)}:
+            if self.spaces.of(tgid) is None and tgid != self._command:
+                self.threads.forget(tgid)
 
     def retire(self, keep: int | None) -> None:
         """Let go of what ended spaces took; `keep` is one that is still to be looked at."""
@@ -711,23 +717,25 @@ class Recorder:
         return not space.building or self.attached.program.counters()["lost_other"] > 0
 
     def observe(
-        self, space: int, shot: Snapshot, enough: Callable[[], bool] = lambda: False
+        self,
+        space: int,
+        shot: Snapshot,
+        untold: Untold,
+        enough: Callable[[], bool] = lambda: False,
     ) -> None:
         """Hold a snapshot against the timeline; the ring must have been read to its end.
 
-        Raises Enough where it is `enough` meanwhile: then the space is not to be looked at again.
+        `untold`: what `untold` said since. Raises Enough where it is `enough` meanwhile: then the
+        space is not to be looked at again.
         """
         owner = self.spaces[space]
         if owner.ended_ns is None:
             self.spaces.snapshot(shot.before_ns, shot.pid, shot.mappings)
-        counters = self.attached.program.counters()
         self.observer.observe(
             space,
             shot,
             lambda pages: shot.regions(self.names, pages),
-            self._untold(),
-            counters["filtered"],
-            counters["lost"],
+            untold._replace(own=self._missed_in(owner)),
             enough,
         )
 
@@ -739,13 +747,25 @@ class Recorder:
         gaps = self.threads.counted - self.threads.seen
         return gaps - counters["lost"] - counters["filtered"]
 
-    def _untold(self) -> int:
-        """Faults without a record, the lost ones and those not read among them.
+    def untold(self) -> Untold:
+        """What no record of the run tells of so far, in whosever memory it was."""
+        program = self.attached.program
+        counters = program.counters()
+        lost = counters["lost"] + self.unread
+        return Untold(
+            missed=max(0, self.missed()) + lost,
+            filtered=counters["filtered"],
+            lost=lost,
+            dropped=counters["lost_other"] + self.unread_other + program.skipped_calls(),
+        )
 
-        They may have brought any page.
+    def _missed_in(self, space: Space) -> int:
+        """Faults of the processes in this memory, or the last one there, that no record tells of.
+
+        Those not read are anybody's.
         """
-        lost = self.attached.program.counters()["lost"]
-        return max(0, self.missed()) + lost + self.unread
+        members = space.members or {space.owner}
+        return sum(self.threads.missed_by(tgid) for tgid in members) + self.unread
 
 
 def _maps_of(pid: int) -> list[Mapping]:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Protocol
 from tracer.closing import books_of, take_pages
 from tracer.ending import DRAIN_S, Drain, Enough, Stalled
 from tracer.errors import TraceError
+from tracer.evidence import Untold
 from tracer.outputs.base import Books, Output, PageTable
 from tracer.picks import Picks
 from tracer.probes.choose import Attached
@@ -463,13 +464,14 @@ class Session:
         shots = {
             number: shot for number, shot in shots.items() if self._recorder.is_of(shot, number)
         }
+        untold = self._recorder.untold()
         for number, shot in shots.items():
-            self._observe_one(number, shot)
+            self._observe_one(number, shot, untold)
         self._snapshots += bool(shots)
         return shots
 
-    def _observe_one(self, number: int, shot: Snapshot) -> None:
-        self._recorder.observe(number, shot, self._late)
+    def _observe_one(self, number: int, shot: Snapshot, untold: Untold) -> None:
+        self._recorder.observe(number, shot, untold, self._late)
         if self.outputs.screen is not None:
             self.outputs.screen.looked(self._recorder, number, shot)
 
@@ -615,8 +617,9 @@ class Session:
         except (ProcessGone, TraceError, OSError):
             self._notes.append("the command's memory was gone before a last look")
             return {}
-        self._recorder.observe(number, shot, self._late)
-        self._observe_one(number, shot)  # nothing moves any more: suspects are sure
+        untold = self._recorder.untold()
+        self._recorder.observe(number, shot, untold, self._late)
+        self._observe_one(number, shot, untold)  # nothing moves any more: suspects are sure
         self._snapshots += 1
         return {number: shot}
 

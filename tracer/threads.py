@@ -46,6 +46,8 @@ class Threads:
         self.live: dict[int, Thread] = {}
         self.past_counted = 0
         self.past_seen = 0
+        self._of: dict[int, set[int]] = {}  # by process: its threads among `live`
+        self._past_missed: dict[int, int] = {}  # by process: of its threads that are no more
 
     def begin(self, tid: int, tgid: int, count: int) -> None:
         """A thread starts being traced at `count` faults (0 for one just created)."""
@@ -54,7 +56,7 @@ class Threads:
             known.met = False
             return
         self._retire(tid)
-        self.live[tid] = Thread(tgid, count, count)
+        self._add(tid, Thread(tgid, count, count))
 
     def reach(self, tid: int, count: int) -> None:
         """The kernel's count was `count` at some moment of the trace."""
@@ -65,7 +67,7 @@ class Threads:
     def meet(self, tid: int, tgid: int) -> None:
         """A thread is there; no record told of its start (io_uring's workers have none)."""
         if tid not in self.live:
-            self.live[tid] = Thread(tgid, 0, 0, met=True)
+            self._add(tid, Thread(tgid, 0, 0, met=True))
 
     def end(self, tid: int, count: int, task: int = 0) -> None:
         """The thread `task` is ending at `count`; faults on its very way out may still follow."""
@@ -100,7 +102,7 @@ class Threads:
         if old_tid == tid or old_tid not in self.live:
             return
         self._retire(tid)
-        self.live[tid] = self.live.pop(old_tid)
+        self._add(tid, self._remove(old_tid))
 
     def restart(self, tid: int, tgid: int, count: int) -> None:
         """A waiting target reached its exec: its interval begins here."""
@@ -142,7 +144,8 @@ class Threads:
         if thread is None:
             # One whose start no record told: an io_uring worker, or a lost record. It was
             # made under trace, and a new thread's count is 0 (copy_mm(), kernel/fork.c).
-            thread = self.live[tid] = Thread(tgid, 0, 0)
+            thread = Thread(tgid, 0, 0)
+            self._add(tid, thread)
         elif low <= thread.first and thread.ended and tid == tgid:
             # exec by another thread has taken the leader's number; its record is to come.
             self.become_leader(0, tid)
@@ -153,11 +156,40 @@ class Threads:
         thread.seen += times
         thread.last = max(thread.last, high)
 
+    def missed_by(self, tgid: int) -> int:
+        """Faults that the kernel counted for this process's threads and no record tells of.
+
+        Those that a filter left out, or that found no room, are among them.
+        """
+        past = self._past_missed.get(tgid, 0)
+        return past + sum(self.live[tid].missed for tid in self._of.get(tgid, ()))
+
+    def forget(self, tgid: int) -> None:
+        """Nobody will ask what this process missed: it is no more, nor are its threads."""
+        if tgid not in self._of:
+            self._past_missed.pop(tgid, None)
+
+    def _add(self, tid: int, thread: Thread) -> None:
+        self.live[tid] = thread
+        self._of.setdefault(thread.tgid, set()).add(tid)
+
+    def _remove(self, tid: int) -> Thread:
+        """Raises KeyError where there is none of that number."""
+        thread = self.live.pop(tid)
+        mates = self._of[thread.tgid]
+        mates.discard(tid)
+        if not mates:
+            del self._of[thread.tgid]
+        return thread
+
     def _retire(self, tid: int) -> None:
-        thread = self.live.pop(tid, None)
-        if thread is not None:
-            self.past_counted += thread.counted
-            self.past_seen += thread.seen
+        if tid not in self.live:
+            return
+        thread = self._remove(tid)
+        self.past_counted += thread.counted
+        self.past_seen += thread.seen
+        if thread.missed:
+            self._past_missed[thread.tgid] = self._past_missed.get(thread.tgid, 0) + thread.missed
 
     @property
     def counted(self) -> int:

@@ -1003,20 +1003,6 @@ class Timeline:
             at = slots[index]
             self._store.put_away(space, numbers[index], at[self._columns["gains"][at] > 0])
 
-    def blame_missed(self) -> None:
-        """Faults, calls or records were missed: that is where the unknown came from and went."""
-        for tally, unknown, missed in (
-            (self.tally.gained, Source.UNKNOWN, Source.MISSED),
-            (self.tally.lost, Loss.UNKNOWN, Loss.MISSED),
-        ):
-            tally[missed] += tally[unknown]
-            tally[unknown] = 0
-        kept: list[Any] = [self._columns, *self.shelf.all()]
-        for columns in kept:
-            _rename(columns, "first_source", Source.UNKNOWN, Source.MISSED)
-            _rename(columns, "source", Source.UNKNOWN, Source.MISSED)
-            _rename(columns, "last_loss", Loss.UNKNOWN, Loss.MISSED)
-
     def story(self, space: int) -> dict[str, npt.NDArray[Any]]:
         """Every column, and `page` (virtual page numbers), of all pages that gained a frame."""
         rows = [self._store.rows(self.touched(space)), *self.shelf.of(space)]
@@ -1031,11 +1017,6 @@ class Timeline:
         self.shelf.drop(space)
         self._store.release(space)
         return told
-
-
-def _rename(columns: Any, name: str, old: int, new: int) -> None:
-    column = columns[name]
-    column[column == old] = new
 
 
 def _turns(slots: I64, events: Events) -> list[I64] | None:

@@ -61,6 +61,12 @@ def _inexact(books: Books) -> list[str]:
         said.append(f"{_count(unseen, 'fault')} seen by no hook: {reason}")
     if books.unaccounted():
         said.append(f"the kernel counted {books.unaccounted():+d} faults that no row explains")
+    for what, pages in (
+        ("gained", books.gained_by.get("unknown", 0)),
+        ("lost", books.lost_by.get("unknown", 0)),
+    ):
+        if pages:
+            said.append(f"{_count(pages, 'page')} {what}, and nothing tells by what")
     if books.conflict:
         said.append(f"{_count(books.conflict, 'fault')} contradicted by pagemap")
     net = books.gained - books.given_up

@@ -173,6 +173,8 @@ def test_an_exact_run_within_its_budgets() -> None:
             "1 fault seen by no hook: why",
         ),
         (Books(traced=1, kernel=1, conflict=1), "contradicted by pagemap"),
+        (Books(gained=3, gained_by={"unknown": 3}), "3 pages gained, and nothing tells by what"),
+        (Books(given_up=1, lost_by={"unknown": 1}), "1 page lost, and nothing tells by what"),
         (Books(gained=3, resident_change=4), "resident pages changed by +4"),
     ],
 )

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from tracer import evidence
-from tracer.evidence import Evidence, Hint, Machine
+from tracer.evidence import Evidence, Hint, Machine, Untold
 from tracer.procfs import kpageflags
 from tracer.procfs.mapped_files import Contents, _missing
 from tracer.procfs.maps import Mapping
@@ -124,19 +124,33 @@ def test_frames_that_ksm_shares() -> None:
     assert both.tolist() == [Source.KSM, Source.KSM, Source.MIGRATE, Source.KSM]
 
 
-def test_another_process_s_write_by_elimination() -> None:
-    """It copies the zero page; the probe is blind to it, and nothing else explains it."""
+def test_what_nobody_tells_of_is_unknown() -> None:
+    """A probe blind to other processes' writes cannot rule them out, nor say that it was one."""
     args = shot({}), ask(3, 4), ask(ZERO, 0x9000), ask(0x8000, 0xA000)
     blind = found(blind_to_others=True)
-    assert blind.movers(*args).tolist() == [Source.REMOTE, Source.NONE]
-    assert blind.givers(shot({3: 0x8000}), ask(3), Source.UNKNOWN).tolist() == [Source.REMOTE]
+    assert blind.movers(*args).tolist() == [Source.UNKNOWN] * 2
+    assert blind.givers(shot({3: 0x8000}), ask(3), Source.UNKNOWN).tolist() == [Source.UNKNOWN]
     for what, who in (("migrate", Source.MIGRATE), ("swapoff", Source.SWAPOFF)):
         # Neither is ever done to the zero page.
         busy = found(what, blind_to_others=True)
-        assert busy.movers(*args).tolist() == [Source.REMOTE, who]
+        assert busy.movers(*args).tolist() == [Source.UNKNOWN, who]
+        assert found(what).movers(*args).tolist() == [Source.NONE, who]
     missed = found(blind_to_others=True, unseen=Source.MISSED)
     assert missed.movers(*args).tolist() == [Source.MISSED] * 2
     assert found().movers(*args).tolist() == [Source.NONE] * 2
+
+
+@pytest.mark.parametrize(
+    ("now", "source"),
+    [
+        (Untold(own=2, missed=9, filtered=4), None),  # others'
+        (Untold(own=3, missed=3, filtered=4), Source.MISSED),
+        (Untold(own=3, missed=2, filtered=5), Source.FILTERED),
+        (Untold(own=3, missed=3, filtered=5), Source.MISSED),  # it may have been either
+    ],
+)
+def test_faults_without_a_record(now: Untold, source: Source | None) -> None:
+    assert now.unseen(Untold(own=2, missed=2, filtered=4)) == source
 
 
 def test_what_a_system_call_filled_or_gave_up() -> None:

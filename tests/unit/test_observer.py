@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_timeline import CHILD, SPACE, A, B, C, Event, apply, check_books, page_of, tallies
 
-from tracer.evidence import Hint, Machine
+from tracer.evidence import Hint, Machine, Untold
 from tracer.observer import Observer, Suspects
 from tracer.procfs.maps import Mapping
 from tracer.rows import NO_FRAME, Confirmed, Kind
@@ -45,6 +45,7 @@ class World:
         mapped: tuple[int, int] = ALL_PAGES,
         missed: int = 0,
         filtered: int = 0,
+        dropped: int = 0,
         space: int = SPACE,
     ) -> None:
         """A snapshot at `time` showing these pages in these frames."""
@@ -58,7 +59,8 @@ class World:
             frames=np.array([present[page] for page in pages], np.uint64),
             swapped=np.array(sorted(swapped), np.uint64),
         )
-        self.observer.observe(space, shot, regions_4, missed, filtered)
+        untold = Untold(own=missed + filtered, missed=missed, filtered=filtered, dropped=dropped)
+        self.observer.observe(space, shot, regions_4, untold)
 
     def born(self, source: Source, space: int = SPACE) -> None:
         self.observer.view(space, source)
@@ -211,7 +213,7 @@ def test_millions_of_suspects_are_quick(world: World) -> None:
     pages = np.arange(1_000_000, dtype=np.uint64)
     for time in (200, 300):
         shot = Snapshot(1, time, time + 5, [], pages, pages << np.uint64(12), pages[:0])
-        world.observer.observe(SPACE, shot, regions_4, 0)
+        world.observer.observe(SPACE, shot, regions_4, Untold())
     assert tallies(world.line) == ({Source.UNKNOWN: 1_000_000}, {})
 
 
@@ -252,17 +254,29 @@ def test_pages_that_came_by_faults_a_filter_left_out(world: World) -> None:
     assert world.page(8)["source"] == Source.UNKNOWN
 
 
-def test_what_missed_faults_and_calls_did_is_not_unknown(world: World) -> None:
+def test_a_fault_that_was_missed_empties_no_page_table(world: World) -> None:
+    """It may have brought a page; only a call or its record that was dropped took one."""
     world.born(Source.INITIAL)
     world.look(100, {7: A})
-    for time in (200, 300):
-        world.look(time, {8: B})
-    assert tallies(world.line)[0][Source.UNKNOWN] == 1
-    world.line.blame_missed()
-    gained, lost = tallies(world.line)
-    assert gained == {Source.INITIAL: 1, Source.MISSED: 1}
-    assert lost == {Loss.MISSED: 1}
-    assert world.page(8)["first_source"] == Source.MISSED
+    world.look(200, {}, missed=1)
+    world.look(300, {}, missed=1)
+    assert world.page(7)["last_loss"] == Loss.UNKNOWN
+    world.look(400, {7: A, 8: B}, missed=1, dropped=1)
+    world.look(500, {7: A, 8: B}, missed=1, dropped=1)
+    assert world.page(7)["source"] == Source.UNKNOWN
+    world.look(600, {7: A}, missed=1, dropped=2)
+    world.look(700, {7: A}, missed=1, dropped=2)
+    assert world.page(8)["last_loss"] == Loss.MISSED
+
+
+def test_what_others_missed_says_nothing_of_a_new_space(world: World) -> None:
+    """Faults that the run missed before the space was made, in whosever memory."""
+    for time in (100, 200):
+        world.look(time, {}, missed=5)
+    world.observer.view(2, Source.EXEC, own=5)
+    for time in (300, 400, 500):
+        world.look(time, {7: A} if time > 300 else {}, missed=5, space=2)
+    assert world.page(7, space=2)["source"] == Source.UNKNOWN
 
 
 def test_resident_pages_are_pagemaps(world: World) -> None:
@@ -432,7 +446,7 @@ def test_what_faults_found_is_named_at_the_space_s_end(world: World) -> None:
     world.observer.hint(SPACE, Hint(8 * P, 9 * P, loss=Loss.MADVISE))
     apply(world.line, Event(7, 150, 160, B, C, kind=Kind.COW), Event(8, 150, 160, after=C))
     assert tallies(world.line)[0][Source.UNKNOWN] == 1
-    world.observer.close(SPACE, 0)
+    world.observer.close(SPACE, Untold())
     gained, lost = tallies(world.line)
     assert gained == {Source.FAULT: 4, Source.MIGRATE: 1}
     assert lost == {Loss.REPLACED: 2, Loss.MADVISE: 1}
@@ -447,7 +461,7 @@ def test_what_a_fault_finds_in_a_new_program_is_exec_s(
     """The stack exec has set up, write-protected; the program ends before anyone looks."""
     world.born(born)
     apply(world.line, Event(7, 10, 20, before=A, after=A, kind=Kind.REUSE))
-    world.observer.close(SPACE, 0)
+    world.observer.close(SPACE, Untold())
     assert tallies(world.line) == ({source: 1}, {})
 
 
@@ -455,5 +469,5 @@ def test_what_a_fault_finds_after_the_first_look_is_not(world: World) -> None:
     world.born(Source.EXEC)
     world.look(5, {})
     apply(world.line, Event(7, 10, 20, before=A, after=A, kind=Kind.REUSE))
-    world.observer.close(SPACE, 0)
+    world.observer.close(SPACE, Untold())
     assert tallies(world.line) == ({Source.UNKNOWN: 1}, {})

@@ -40,6 +40,7 @@ class Kernel:
             layout=LAYOUT,
             open_ring=self.ring.open,
             counters=lambda: self.counts,
+            skipped_calls=lambda: 0,
             add_target=lambda pid, **options: self.targets.append((pid, options)),
             expect_command=lambda pid: None,
             expect_large_folios=lambda expected: None,
@@ -505,7 +506,8 @@ def test_a_snapshot_confirms(recorder: Recorder, kernel: Kernel) -> None:
     pages, frames = np.array([BASE // P + 1], np.uint64), np.array([F], np.uint64)
     mappings = [Mapping(BASE, BASE + (1 << 24), "rw-p", 0, 0, 0, "")]
     later = kernel.time + 100
-    recorder.observe(1, Snapshot(PID, later, later + 1, mappings, pages, frames, pages[:0]))
+    shot = Snapshot(PID, later, later + 1, mappings, pages, frames, pages[:0])
+    recorder.observe(1, shot, recorder.untold())
     at = recorder.timeline.state(1, pages)
     assert recorder.timeline["confirmed"][at].tolist() == [1]
     assert recorder.observer.conflicts == 0

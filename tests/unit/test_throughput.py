@@ -48,8 +48,8 @@ def run(feed: Feed, folder: Path) -> dict[str, Any]:
                 csv.write(rows, recorder.names)
             recorder.retire(None)
         shot = last_look(feed)
-        recorder.observe(1, shot)
-        recorder.observe(1, shot)
+        recorder.observe(1, shot, recorder.untold())
+        recorder.observe(1, shot, recorder.untold())
         attached = cast(Any, SimpleNamespace(**vars(recorder.attached)))
         books = asdict(books_of(recorder, attached))
         for later in SINCE:

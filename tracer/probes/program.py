@@ -461,12 +461,15 @@ class Program:
 
         Since `reset`: they can be preempted on kernels since 6.13, and then blind their program.
         """
-        others = [
+        return self.skipped_calls() + self.unheard_lives()
+
+    def skipped_calls(self) -> int:
+        """The same of those handlers that do not follow the lives of threads."""
+        return sum(
             self._skips(name)
             for name in self.functions
             if name.startswith(_TRACEPOINT) and not name.startswith(_LIFE)
-        ]
-        return sum(others) + self.unheard_lives()
+        )
 
     def unheard_lives(self) -> int:
         """How many beginnings and ends of threads, of any process, none of the handlers ran for.
