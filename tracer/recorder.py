@@ -131,7 +131,6 @@ class Recorder:
         self.unread_other = 0  # and what else was not looked at: calls, windows, stacks, lives
         self.closed: set[int] = set()  # spaces whose last look came after their last record
         self.last_space: dict[int, int] = {}  # by process: the space it is or was in
-        self.execs: set[int] = set()  # processes that replaced their memory since last asked
         self.changed: set[int] = set()  # spaces in which something happened since the last snapshot
         self._windows: Records = np.empty(0, self.layout.window)
         self._ended: list[int] = []  # spaces, not retired yet
@@ -490,7 +489,6 @@ class Recorder:
             self._name(tid, record)
             self.spaces.lifecycle(record)
             new = self.spaces.of(tgid)
-            self.execs.add(tgid)
             if new is not None:
                 self.last_space[tgid] = new.number
                 self.observer.view(new.number, own=self._missed_in(new)).born = Source.EXEC

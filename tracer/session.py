@@ -27,7 +27,7 @@ from tracer.recorder import Recorder
 from tracer.resident import ResidentSeries
 from tracer.rows import Names, Rows
 from tracer.snapshots import Snapshot, take, take_pinned
-from tracer.target import Command
+from tracer.target import NOT_ASKED_FOR, Command
 from tracer.timeline import Watcher
 from tracer.totals import Totals
 from tracer.waiting import Waiting
@@ -37,6 +37,8 @@ if TYPE_CHECKING:
     from tracer.stacks import Stacks
 
 _CYCLE_S = 0.05  # lines are at most 0.2 s late
+_CHAIN_S = 0.004  # after an exec, how often to ask whether another has come
+_CHAIN_NS = 500_000_000  # and for how long
 _MOST_WAITING = 1 << 17  # rows kept for a snapshot; then one is taken early
 _SNAPSHOT_SHARE = 10  # a snapshot may take a tenth of the time at most
 _MOST_SHELVED = 4096  # rows of pages without a frame, where nobody asked for all
@@ -142,8 +144,10 @@ class Session:
         self._drain = Drain(plan.drain_s)
         self._stdout_closed = False
         self._stalled = False
-        self._begun = False  # the command's first exec is behind it
-        self._held = 0  # the struct mm_struct * that the command's pin holds, where it is known
+        # The command's memory, each a struct mm_struct *: what its pin is known to hold, if
+        # anything, and what was last to be held.
+        self._held = self._wanted = 0
+        self._exec_ns = 0  # when its last exec was noticed
         self._started_ns = 0
         self._looping = False  # from the first look to the last
         self._poller: _Poller | None = None  # meanwhile
@@ -244,20 +248,13 @@ class Session:
         if plan.command is not None:
             plan.command.start(at_exec=self._look_at_exec)
             self._cycle()
-            self._begun = True
-            if plan.command.pin is not None and not self._held:  # ptrace was refused: held late
-                self._hold(self._attached.program.command_memory())
-            if plan.command.pin is None and plan.command.poll() is None:
-                self._notes.append(
-                    "the command's memory could not be held for a last look: "
-                    f"{plan.command.pin_reason}"
-                )
 
     def _look_at_exec(self) -> None:
         """What exec itself put into the new memory, seen before the first instruction."""
         command = self.plan.command
+        self._wanted, self._exec_ns = self._attached.program.command_memory(), time.monotonic_ns()
         if command is not None and command.pin is not None:
-            self._hold(self._attached.program.command_memory())
+            self._hold(self._wanted)
         self._cycle()
         self._look()
 
@@ -282,14 +279,26 @@ class Session:
         with _Poller(self) as poller:
             self._poller = poller
             while not self._over():
-                idle = 0.0 if self._crowded() else min(_CYCLE_S, self._time_left())
-                poller.wait(max(0.0, idle))
+                self._rest(poller)
                 # What waits too long is not to be joined by all that the ring holds.
                 self._cycle(lambda: self._over() or self._crowded())
                 if self._ended(poller):
                     return
                 if self._snapshot_needed():
                     self._look()
+
+    def _rest(self, poller: "_Poller") -> None:
+        """Wait for what there is to do next.
+
+        One exec is often followed by another (env(1), sh -c), and the program may be short.
+        """
+        idle = 0.0 if self._crowded() else min(_CYCLE_S, self._time_left())
+        began = time.monotonic_ns()
+        while began < self._exec_ns + _CHAIN_NS and idle > _CHAIN_S and not self._unheld():
+            if poller.wait(_CHAIN_S):
+                return
+            idle -= _CHAIN_S
+        poller.wait(max(0.0, idle) if not self._unheld() else 0.0)
 
     def _over(self) -> bool:
         """Whether the trace is to end: then what is under way is broken off."""
@@ -345,23 +354,28 @@ class Session:
         command, recorder = self.plan.command, self._recorder
         recorder.retire(recorder.last_space.get(command.pid) if command is not None else None)
 
+    def _unheld(self) -> bool:
+        """Whether the command has memory, by an exec, that nobody has tried to hold yet."""
+        if self.plan.command is None or not self.plan.command.started:
+            return False
+        return self._attached.program.command_memory() != self._wanted
+
     def _hold_command(self) -> None:
         """Keep the pin on the memory the command has now, after an exec, too."""
-        command, execs = self.plan.command, self._recorder.execs
-        if command is not None and command.pid in execs and self._begun:
+        command = self.plan.command
+        if command is not None and self._unheld():
             self._repin(command)
         elif command is not None and command.pin is not None:
             command.pin.tend()
-        execs.clear()
 
     def _repin(self, command: Command) -> None:
         """Hold the memory of an exec; which memory that is, is known unless another came."""
         program = self._attached.program
         self._hold(0)
-        memory = program.command_memory()
+        self._wanted, self._exec_ns = program.command_memory(), time.monotonic_ns()
         command.repin()
-        if command.pin is not None and program.command_memory() == memory:
-            self._hold(memory)
+        if command.pin is not None and program.command_memory() == self._wanted:
+            self._hold(self._wanted)
 
     def _take(self, rows: Rows) -> None:
         if not len(rows):
@@ -605,9 +619,16 @@ class Session:
     def _look_at_exit(self, command: Command) -> dict[int, Snapshot]:
         """The command's own memory as it was when it exited, if it could be held."""
         number = self._recorder.last_space.get(command.pid)
-        if number is None or command.pin is None or not command.pin.pinned:
+        space = self._recorder.spaces.find(number) if number is not None else None
+        if number is None or space is None or command.pin_reason == NOT_ASKED_FOR:
             return {}
-        if not self._held or self._held != self._attached.program.command_memory():
+        if command.pin is None or not command.pin.pinned:
+            self._notes.append(
+                f"the command's memory could not be held for a last look: {command.pin_reason}"
+            )
+            return {}
+        memory = self._attached.program.command_memory()
+        if not self._held or not self._held == memory == space.mm:
             # What is held is the memory before its last exec, which was seen too late.
             self._notes.append("the command's memory was gone before a last look")
             return {}
@@ -692,13 +713,16 @@ class _Poller:
                 self._pidfds.append(os.pidfd_open(pid))
                 self._poll.register(self._pidfds[-1], select.POLLIN)
 
-    def wait(self, seconds: float) -> None:
-        for fd, _ in self._poll.poll(seconds * 1000):
+    def wait(self, seconds: float) -> bool:
+        """Whether something woke it."""
+        events = self._poll.poll(seconds * 1000)
+        for fd, _ in events:
             if fd == self._session._wake:
                 os.read(fd, 512)
             elif fd in self._pidfds:
                 self._poll.unregister(fd)
                 self._ended.add(fd)
+        return bool(events)
 
     def living(self) -> bool:
         """Whether a process named by --pid still runs: with any of its threads."""

@@ -38,6 +38,7 @@ _PTRACE_EVENT_EXEC = 4
 _PTRACE_EVENT_STOP = 128
 _STOP_SIGNALS = {signal.SIGSTOP, signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU}
 
+NOT_ASKED_FOR = "not asked for"  # a Command.pin_reason
 _SIGNALS_PYTHON_IGNORES = (signal.SIGPIPE, signal.SIGXFSZ)
 
 
@@ -139,7 +140,7 @@ class Command:
         self.argv = list(argv)
         self.identity = identity
         self.pin: MmPin | None = None
-        self.pin_reason = "not started" if pin else "not asked for"
+        self.pin_reason = "not started" if pin else NOT_ASKED_FOR
         self._helper: PinHelper | None = None
         self._status: int | None = None  # once reaped
         self._started = False
@@ -180,7 +181,7 @@ class Command:
         if self._status is not None:
             self.pin_reason = "it was ended before it began"
             self._drop_helper()
-        elif self.pin_reason != "not asked for":
+        elif self.pin_reason != NOT_ASKED_FOR:
             if self.pin is None:
                 self._take_pin()  # ptrace was refused: late, and perhaps too late
             if self.pin is not None:
@@ -188,7 +189,11 @@ class Command:
 
     def repin(self) -> None:
         """Pin anew after a later exec: `pin` is the new memory's, or None (see `pin_reason`)."""
-        if self.pin_reason == "not asked for":
+        if self.pin_reason == NOT_ASKED_FOR:
+            return
+        if self.poll() is not None:
+            self.release_pin()
+            self.pin_reason = "it had ended by the time its last exec was noticed"
             return
         old, self.pin = self.pin, None
         if self._helper is None:

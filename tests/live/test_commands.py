@@ -20,9 +20,11 @@ from tracer.recorder import Recorder
 from tracer.resources import bpf_dir
 from tracer.rows import NO_FRAME, Cause, Confirmed, Kind
 from tracer.session import Outputs, Plan, Session
+from tracer.sources import Loss
 from tracer.syscalls import SystemCall
 from tracer.target import Command
 
+N_HELD = 5003  # pages
 MULTIMAP = [sys.executable, "-m", "tracer.demos.multimap"]
 
 
@@ -95,6 +97,51 @@ def test_exec_is_a_new_space(attached: Attached, tmp_path: Path) -> None:
     second = traced.within(traced.report.ranges["anon"])
     second = second[second["space"] == 2]
     assert len(second[second["kind"] == Kind.ANON]) == 31
+
+
+_LASTS = f"import os, time; held = bytearray({N_HELD} << 12); time.sleep(.3); os._exit(3)"
+_THREAD = (
+    "import os, threading, time; threading.Thread(target=os.execv, args=(sys.executable, ["
+    "sys.executable, '-c', sys.argv[1]])).start(); time.sleep(60)"
+)
+CHAINS = {
+    "env": ["env", sys.executable, "-c", _LASTS],
+    "taskset": ["taskset", "-c", "0", sys.executable, "-c", _LASTS],
+    "exec": ["sh", "-c", 'exec "$@"', "sh", sys.executable, "-c", _LASTS],
+    "long": ["sh", "-c", 'exec env nice env "$@"', "sh", sys.executable, "-c", _LASTS],
+    "thread": [sys.executable, "-c", f"import sys, {_THREAD[7:]}", _LASTS],
+}
+
+
+@pytest.mark.parametrize("chain", CHAINS)
+def test_what_is_held_is_the_last_program(attached: Attached, chain: str) -> None:
+    """Programs that exec another within a moment: what was resident is the last one's."""
+    traced = run(attached, CHAINS[chain])
+    books = traced.books
+    assert (traced.result.exit_status, traced.result.notes) == (3, [])
+    check_books(traced, books.missed if traced.probe == "perf" else 0)
+    held = traced.pages.last_frame != NO_FRAME
+    assert books.resident == int(held.sum()) > N_HELD
+    assert books.lost_by["munmap"] < N_HELD  # they are there until the end, and were looked at
+    last = int(traced.pages.space.max())
+    assert set(traced.pages.space[held].tolist()) == {last}
+    assert int((traced.pages.confirmed[held] == Confirmed.BOTH).sum()) > N_HELD
+
+
+def test_a_last_program_that_ends_at_once(attached: Attached) -> None:
+    """No memory of an earlier one is taken for its; either it was held, or it is said."""
+    traced = run(attached, ["env", "/bin/true"])
+    books = traced.books
+    check_books(traced, books.missed if traced.probe == "perf" else 0)
+    if traced.result.notes:
+        (note,) = traced.result.notes
+        assert "for a last look" in note or "before a last look" in note
+    first = traced.pages.space == 1
+    assert set(traced.pages.last_loss[first & (traced.pages.losses > 0)].tolist()) <= {
+        Loss.EXIT,
+        Loss.MUNMAP,
+        Loss.REPLACED,
+    }
 
 
 def test_children_are_followed(attached: Attached, tmp_path: Path) -> None:

@@ -354,7 +354,6 @@ def test_exec_begins_a_new_space(recorder: Recorder, kernel: Kernel) -> None:
     assert of(rows, "space") == [1, 2]
     assert of(rows, "comm") == ["target", "after"]
     assert of(rows, "pages") == [1, 1]
-    assert recorder.execs == {PID}
     assert recorder.last_space == {PID: 2}
     assert recorder.changed == {2}
     assert recorder.observer.view(2).born == Source.EXEC
