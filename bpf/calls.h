@@ -76,16 +76,24 @@ static __always_inline int may_take_pages(u64 number)
 		|| other == CALL_MADVISE;
 }
 
+/* Whether the running thread is in a 32-bit system call. */
+static __always_inline int is_compat(u64 task)
+{
+	u32 status = 0;
+
+	bpf_probe_read_kernel(&status, sizeof(status), (void *)(task + O_TASK_THREAD_INFO + O_THREAD_STATUS));
+	return status & TS_COMPAT;
+}
+
 /* The call that `frame` (struct pt_regs *) is of; 0 if it changes no mappings. */
 static __always_inline int read_call(u64 frame, u64 task, struct call *c)
 {
 	struct pt_regs regs;
-	u32 status = 0, given[6];
+	u32 given[6];
 
 	if (bpf_probe_read_kernel(&regs, sizeof(regs), (void *)frame))
 		return 0;
-	bpf_probe_read_kernel(&status, sizeof(status), (void *)(task + O_TASK_THREAD_INFO + O_THREAD_STATUS));
-	if (!(status & TS_COMPAT)) {
+	if (!is_compat(task)) {
 		c->number = regs.orig_ax;
 		c->args[0] = regs.di;
 		c->args[1] = regs.si;

@@ -20,6 +20,7 @@
 #include "kernel.h"
 #include "walk.h"
 #include "calls.h"
+#include "remote.h"
 #include "stack.h"
 
 #define FAULT_FLAG_WRITE 0x1
@@ -1781,6 +1782,53 @@ static __always_inline void userfault_call(u64 frame, u64 result, u64 id, int ac
 #endif
 }
 
+#ifdef PROBE_PERF
+/* Whether the numbers that a task gives for processes mean what they mean to us. */
+static __always_inline int counts_as_we_do(u64 task)
+{
+	u32 level = 0, ours = 0;
+	u64 pid = 0;
+
+#ifdef PID_NAMESPACE
+	ours = SETTINGS->namespace_level;
+	if (!tid_of(task))
+		return 0;
+#endif
+	READ(pid, task, O_TASK_THREAD_PID);
+	if (!pid)
+		return 0;
+	READ(level, pid, O_PID_LEVEL);
+	return level == ours;
+}
+
+/* A call that is on no list: has it written in a target's memory? */
+static __always_inline void remote_write(u64 frame, u64 result)
+{
+	u64 left = result, bytes, task = bpf_get_current_task();
+	struct pt_regs regs;
+	struct call c;
+	u32 tgid;
+
+	if ((long long)result <= 0 ||
+	    LOAD64(frame + __builtin_offsetof(struct pt_regs, orig_ax)) != CALL_PROCESS_VM_WRITEV)
+		return;
+	if (bpf_probe_read_kernel(&regs, sizeof(regs), (void *)frame))
+		return;
+	tgid = regs.di;
+	if (!is_active(tgid) || is_compat(task) || !counts_as_we_do(task))
+		return;
+	c.number = CALL_PROCESS_VM_WRITEV;
+	for (u32 i = 0; i < WRITTEN_PARTS; i += WRITTEN_AT_ONCE) {
+		if (i >= regs.r8 || !left)
+			break;
+		COUNTED(i);
+		bytes = read_parts(regs.r10, i, regs.r8, c.args);
+		emit_call(RECORD_SYSCALL, (u64)tgid << 32, 0, &c, left);
+		left = bytes < left ? left - bytes : 0;
+	}
+}
+#endif
+
 RAW_TRACEPOINT_PROBE(sys_exit)
 {
 	u64 id = current_id();
@@ -1798,6 +1846,9 @@ RAW_TRACEPOINT_PROBE(sys_exit)
 		}
 	}
 	userfault_call(ctx->args[0], ctx->args[1], id, active);
+#ifdef PROBE_PERF
+	remote_write(ctx->args[0], ctx->args[1]);
+#endif
 	return 0;
 }
 

@@ -44,6 +44,7 @@ from tracer.syscalls import (
     effect,
     only_take,
     taking,
+    written,
 )
 from tracer.telling import Action, action_of, together, whole
 from tracer.text import decode as text_of
@@ -154,9 +155,9 @@ class Recorder:
 
     def attach(self, pid: int, *, children: bool) -> None:
         """Trace a process that is there already, all its threads, from now. Raises ProcessGone."""
-        now = time.monotonic_ns()
         self.tgids.add(pid)
         self.attached.program.add_target(pid, children=children)
+        now = time.monotonic_ns()  # of an exec that goes on then, the record is to come
         space = self.spaces.attach(now, pid, None, _maps_of(pid))
         self.last_space[pid] = space.number
         self.observer.view(space.number, Source.INITIAL)
@@ -491,7 +492,9 @@ class Recorder:
             new = self.spaces.of(tgid)
             if new is not None:
                 self.last_space[tgid] = new.number
-                self.observer.view(new.number, own=self._missed_in(new)).born = Source.EXEC
+                view = self.observer.view(new.number, own=self._missed_in(new))
+                if new.number != old:  # else it was in exec when we came
+                    view.born = Source.EXEC
                 self.changed.add(new.number)
             if left is not None and left.ended_ns is not None:
                 self._space_ended(left.number, missed, script)
@@ -526,7 +529,9 @@ class Recorder:
         if space is not None:
             self.last_space[tgid] = space.number
         if space is not None and parent is not None and space is not parent:
-            self.observer.view(space.number, Source.FORK)
+            self.observer.view(space.number, Source.FORK).descend(
+                parent.number, self.observer.view(parent.number)
+            )
             pair = parent.number, space.number
             inherit = partial(self.timeline.inherit, *pair, int(record["time_ns"]))
             both = whole(parent.number), whole(space.number)
@@ -603,6 +608,8 @@ class Recorder:
         if space is None:
             return None
         self.changed.add(space.number)
+        for start, end in written(made):
+            self.observer.hint(space.number, Hint(start, end, source=Source.REMOTE))
         call = self._calls.pop(made.tid, None)
         change = effect(made, space.number, self._memory, call)
         self.spaces.syscall(made)

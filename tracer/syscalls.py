@@ -17,6 +17,7 @@ from tracer.sources import Loss
 _MMAP, _MUNMAP, _BRK, _MREMAP, _MADVISE = 9, 11, 12, 25, 28
 _MLOCK, _MLOCKALL, _MUNLOCKALL, _MLOCK2 = 149, 151, 152, 325
 _IOCTL = 16
+_PROCESS_VM_WRITEV = 311
 # include/uapi/linux/userfaultfd.h: numbers of the ioctls, as bpf/userfault.h passes them on
 _UFFD_REGISTER, _UFFD_UNREGISTER, _UFFD_COPY, _UFFD_ZEROPAGE = 0, 1, 3, 4
 _UFFD_MOVE, _UFFD_CONTINUE = 5, 7
@@ -191,6 +192,19 @@ def effect(
     if number == _MUNLOCKALL:
         memory.locked.discard(space)
     return None
+
+
+def written(made: SystemCall) -> list[tuple[int, int]]:
+    """What another process wrote, [start, end) each, by process_vm_writev (bpf/remote.h)."""
+    if made.number != _PROCESS_VM_WRITEV:
+        return []
+    ranges, left = [], made.result
+    for start, length in zip(made.args[::2], made.args[1::2], strict=True):
+        length = min(length, left)
+        left -= length
+        if length:
+            ranges.append((start, start + length))
+    return ranges
 
 
 def _went_on(number: int, args: list[int], result: int) -> bool:

@@ -171,6 +171,7 @@ def test_remote_write(attached: Attached) -> None:
     check_counts(traced, blind=("process_vm_writev",))
     check_books(traced, 103)
     if traced.probe == "perf":
+        assert traced.sources(range_, traced.report.child) == {"remote": 103}
         return
     rows = traced.within(range_)
     rows = rows[rows["pid"] == traced.report.child]

@@ -203,25 +203,33 @@ def check_resident(traced: Traced) -> None:
 
 
 def check_all(
-    traced: Traced, *ranges: str, blind: tuple[str, ...] = (), missed: int | None = None
+    traced: Traced,
+    *ranges: str,
+    blind: tuple[str, ...] = (),
+    missed: int | None = None,
+    unknown: int = 0,
 ) -> None:
     """Every check there is, and that no fault's kind is unknown.
 
-    `blind` names the steps no perf event tells of, whose faults are missed there (or
+    `unknown` is how many pages came by what nothing tells of. `blind` names the steps no perf event
+    tells of, whose faults are missed there (or
     `missed` are, where other threads took them).
     """
     if missed is None:
         missed = sum(count.faults for count in traced.report.counts if count.label in blind)
     check_counts(traced, blind)
-    check_books(traced, missed)
+    check_books(traced, missed, unknown)
     for name in ranges:
         check_frames(traced, name, rows=False)
     check_resident(traced)
     assert not (traced.rows["kind"] == Kind.UNKNOWN).any()
 
 
-def check_books(traced: Traced, blind: int = 0) -> None:
-    """Nothing lost, contradicted or unexplained; of `blind` faults no perf event tells."""
+def check_books(traced: Traced, blind: int = 0, unknown: int = 0) -> None:
+    """Nothing lost or contradicted, and what is unexplained; of `blind` faults no perf event tells.
+
+    `unknown` pages came by what nothing tells of.
+    """
     books = traced.books
     assert (books.lost, books.conflict) == (0, 0), books
     assert balances(books), books
@@ -229,7 +237,7 @@ def check_books(traced: Traced, blind: int = 0) -> None:
         assert not books.missed or books.missed_reason, books
     else:
         assert books.missed == (blind if traced.probe == "perf" else 0), books
-    assert "unknown" not in books.gained_by, (books.gained_by, unexplained(traced))
+    assert books.gained_by.get("unknown", 0) == unknown, (books.gained_by, unexplained(traced))
     assert "unknown" not in books.lost_by, (books.lost_by, unexplained(traced))
     assert books.gained - books.given_up == books.resident_change, books
 

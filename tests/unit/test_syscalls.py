@@ -8,7 +8,17 @@ from faults_data import LAYOUT
 
 from tracer.records import RecordType
 from tracer.sources import Loss
-from tracer.syscalls import Effect, Memory, Taking, decode, effect, only_take, taking
+from tracer.syscalls import (
+    Effect,
+    Memory,
+    SystemCall,
+    Taking,
+    decode,
+    effect,
+    only_take,
+    taking,
+    written,
+)
 
 P = 4096
 AT = 0x7F00_0000_0000
@@ -222,3 +232,19 @@ def test_ranges_registered_for_missing_pages(command: int, mode: int, on: bool) 
 
 def test_other_ioctls_of_userfaultfd() -> None:
     assert call(IOCTL, 2, AT, P) is None  # UFFDIO_WAKE
+
+
+@pytest.mark.parametrize(
+    ("bytes_", "ranges"),
+    [
+        (3 * P + 8, [(AT, AT + P), (AT + 9 * P, AT + 11 * P), (8, 16)]),
+        (P + 1, [(AT, AT + P), (AT + 9 * P, AT + 9 * P + 1)]),  # it stopped there
+        (P, [(AT, AT + P)]),
+    ],
+)
+def test_what_another_process_wrote(bytes_: int, ranges: list[tuple[int, int]]) -> None:
+    args = [AT, P, AT + 9 * P, 2 * P, 8, 8]
+    made = SystemCall(10, 0, 99, 0, 311, bytes_, args)
+    assert written(made) == ranges
+    assert written(made._replace(number=MUNMAP)) == []
+    assert effect(made, 3, Memory()) is None

@@ -1,0 +1,30 @@
+/* SPDX-License-Identifier: (MIT OR GPL-2.0) */
+/*
+ * process_vm_writev(2): what it writes in another process's memory raises no exception, which is
+ * all that perf's events tell of. Passed on as a call of the process that is written to, with
+ * up to three ranges as its arguments (address, length) and the bytes written from the first of
+ * them on as its result. A 32-bit program's (number 348, ranges of half the size) is not told.
+ */
+#ifndef PAGEFAULT_REMOTE_H
+#define PAGEFAULT_REMOTE_H
+
+#define CALL_PROCESS_VM_WRITEV 311
+#define WRITTEN_PARTS 24 /* ranges of a call that are told of */
+#define WRITTEN_AT_ONCE 3
+
+/* The parts from `first` on, 0 where there are no more; their bytes in all. */
+static __always_inline u64 read_parts(u64 ranges, u32 first, u32 count, u64 *args)
+{
+	u64 bytes = 0;
+
+#pragma unroll
+	for (u32 i = 0; i < WRITTEN_AT_ONCE; i++) {
+		args[2 * i] = args[2 * i + 1] = 0;
+		if (first + i < count)
+			bpf_probe_read_user(args + 2 * i, 16, (void *)(ranges + (first + i) * 16));
+		bytes += args[2 * i + 1];
+	}
+	return bytes;
+}
+
+#endif
