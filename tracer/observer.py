@@ -16,6 +16,7 @@ from tracer.ending import go_on
 from tracer.evidence import Evidence, Hint, Machine, Untold
 from tracer.image import Image
 from tracer.procfs.maps import Mapping
+from tracer.procfs.pagemap import frames as frames_in
 from tracer.procfs.system import SwapAreas, movement_counters
 from tracer.rows import NO_FRAME, Confirmed
 from tracer.snapshots import Snapshot
@@ -25,6 +26,8 @@ from tracer.unseen import Changes
 
 U64 = npt.NDArray[np.uint64]
 Slots = npt.NDArray[np.int64]
+Words = npt.NDArray[np.uint8]
+Bools = npt.NDArray[np.bool_]
 Regions = Callable[[U64], npt.NDArray[np.uint32]]
 
 _NONE = np.uint64(NO_FRAME)
@@ -66,6 +69,8 @@ class SpaceView:
 
     born: Source  # INITIAL: there when we came; EXEC, FORK: made under trace
     looked: bool = False  # a snapshot was taken before
+    parent: int = 0  # FORK: the space it is a copy of
+    parent_looked: bool = True  # … and whether what that had at the fork was known
     hints: list[Hint] = field(default_factory=list)  # since the last look that left nothing open
     untold: Untold = field(default_factory=Untold)  # when the last look left nothing open
     resident: int = 0  # pages with a frame at the last look: pagemap's, and what changed during it
@@ -73,6 +78,10 @@ class SpaceView:
     image: Image = field(default_factory=Image.nothing)  # what the last look showed
     # movement_counters() at the last two looks that left nothing open, the older one first
     counters: tuple[dict[str, int], dict[str, int]] = field(default_factory=lambda: ({}, {}))
+
+    def descend(self, space: int, parent: "SpaceView") -> None:
+        """fork has made this one a copy of that `space`."""
+        self.parent, self.parent_looked = space, parent.looked
 
 
 class Observer:
@@ -133,7 +142,6 @@ class Observer:
         """
         line, view = self._timeline, self.view(space)
         self._evidence, counters = self._gather(view, untold)
-        first = not view.looked
         # In all other blocks the last look and the timeline agreed, and nothing has changed.
         numbers = np.union1d(line.take_changed(space), shot.image.differing(view.image))
         seen = shot.image.part(numbers)
@@ -154,7 +162,7 @@ class Observer:
         self._open = []
         ours = line["frame"][at]
         new = settled & (ours == _NONE)
-        self._book_gains(view, shot, seen, at, new, regions, first)
+        self._book_gains(view, shot, seen, at, new, regions)
         go_on(enough)
         moved = settled & (ours != _NONE) & (ours != seen.frames)
         self._book_moves(view, shot, seen, at, moved, regions)
@@ -224,29 +232,45 @@ class Observer:
         at: Slots,
         new: npt.NDArray[np.bool_],
         regions: Regions,
-        first: bool,
     ) -> None:
         """Pages present that no record brought; `at`: the slots of those `seen`."""
         index = np.flatnonzero(new)
         if not len(index):
             return
-        if not first:
+        if view.looked:
             index = self._known(view, seen.pages, seen.frames, index)
-        pages = seen.pages[index]
-        source = self._sources(view, shot, pages, first)
-        self._timeline.gain_seen(
-            at[index], shot.after_ns, seen.frames[index], source, regions(pages)
-        )
+        pages, frames = seen.pages[index], seen.frames[index]
+        source = self._given(view, shot, pages, frames)
+        if not view.looked and view.parent:
+            sure = source == Source.FORK
+            self._open.append((pages[~sure], frames[~sure]))
+            index, source = index[sure], source[sure]
+            pages, frames = pages[sure], frames[sure]
+        self._timeline.gain_seen(at[index], shot.after_ns, frames, source, regions(pages))
 
-    def _sources(
-        self, view: SpaceView, shot: Snapshot, pages: U64, first: bool
-    ) -> npt.NDArray[np.uint8]:
-        if first and view.born == Source.INITIAL:
+    def _given(self, view: SpaceView, shot: Snapshot, pages: U64, frames: U64) -> Words:
+        """Who gave each of `pages`, which had none, the frame that no record brought."""
+        if not view.looked and view.born == Source.INITIAL:
             return np.full(len(pages), Source.INITIAL, np.uint8)
-        if first and view.born == Source.EXEC:
+        if not view.looked and view.born == Source.EXEC:
             return self._evidence.given_by_exec(pages)
         source = self._evidence.givers(shot, pages, Source.UNKNOWN)
+        if not view.looked and view.parent:
+            source[self._inherited(view, shot, pages, frames)] = Source.FORK
         return source
+
+    def _inherited(self, view: SpaceView, shot: Snapshot, pages: U64, frames: U64) -> Bools:
+        """Which of `pages` of a space made by fork came with that, unknown to our account.
+
+        What the parent had in the same frames; its file pages, it does not hand on. All, where
+        the parent had not been looked at by the fork.
+        """
+        parent = self._views.get(view.parent)
+        image = parent.image if parent is not None else Image.nothing()
+        theirs = (frames_in(image.words_of(pages)) == frames) & ~shot.of_file(pages)
+        if not view.parent_looked:
+            theirs[:] = True
+        return np.asarray(theirs)
 
     def _book_moves(
         self,
@@ -310,12 +334,10 @@ class Observer:
         pages = line.pages_at(changes.at)
         given = self._evidence.movers(shot, pages, changes.old, changes.new)
         given[given == Source.NONE] = Source.UNKNOWN
+        # Before the first look a fault may be the first to find what exec, fork or the time
+        # before the trace left: Linux 5.10's exec leaves the stack's pages read-only.
         fresh = changes.old == _NONE
-        if view.born == Source.EXEC and not view.looked:
-            # Linux 5.10's exec leaves the stack's pages read-only: a fault finds them first.
-            given[fresh] = self._evidence.given_by_exec(pages[fresh])
-        else:
-            given[fresh] = self._evidence.givers(shot, pages[fresh], Source.UNKNOWN)
+        given[fresh] = self._given(view, shot, pages[fresh], changes.new[fresh])
         taken = self._evidence.takers(shot, pages, changes.old, self._lost)
         line.explain(changes, np.where(changes.lost, taken, given).astype(np.uint8))
 

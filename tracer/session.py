@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from tracer.stacks import Stacks
 
 _CYCLE_S = 0.05  # lines are at most 0.2 s late
+_FORK_S = 0.002  # how long a fork may take to be told
 _CHAIN_S = 0.004  # after an exec, how often to ask whether another has come
 _CHAIN_NS = 500_000_000  # and for how long
 _MOST_WAITING = 1 << 17  # rows kept for a snapshot; then one is taken early
@@ -234,12 +235,14 @@ class Session:
 
     def _begin(self, started: Callable[[], None]) -> None:
         plan, recorder = self.plan, self._recorder
-        for pid in self._all_pids():
-            try:
-                self._totals.attach(pid, partial(recorder.attach, pid, children=plan.children))
-            except ProcessGone:
-                if pid in plan.pids:
-                    raise  # a child may end when it likes
+        for pid in dict.fromkeys(plan.pids):
+            self._attach(pid)
+        known = {*plan.pids, os.getpid()}  # a shell's child is the tracer, too
+        while plan.children and (found := self._children(known)):
+            for pid in found:
+                with contextlib.suppress(ProcessGone):  # a child may end when it likes
+                    self._attach(pid)
+            known.update(found)
         if plan.command is not None:
             recorder.expect(plan.command.pid, children=plan.children)
         if plan.pids:
@@ -263,14 +266,22 @@ class Session:
         self._held = memory
         self._attached.program.set_held(memory)
 
-    def _all_pids(self) -> list[int]:
-        """The targets named, and the children they have already; a shell's is the tracer, too."""
-        pids = list(dict.fromkeys(self.plan.pids))
-        if self.plan.children:
-            for pid in list(pids):
-                known = {*pids, os.getpid()}
-                pids += [child for child in stat.children(pid) if child not in known]
-        return pids
+    def _attach(self, pid: int) -> None:
+        """Trace a process that runs already, and the children it makes. Raises ProcessGone."""
+        add = partial(self._recorder.attach, pid, children=self.plan.children)
+        self._totals.attach(pid, add)
+
+    def _children(self, known: set[int]) -> list[int]:
+        """Descendants of the targets named that were made before their parents were targets."""
+        listed: list[int] = []
+        for pid in self.plan.pids:
+            with contextlib.suppress(ProcessGone):
+                listed += [child for child in stat.children(pid) if child not in known]
+        if listed:
+            # /proc shows a child a moment before the kernel tells of the fork.
+            time.sleep(_FORK_S)
+        told = set(self._attached.program.targets())
+        return [pid for pid in dict.fromkeys(listed) if pid not in told]
 
     # -- the loop -------------------------------------------------------------------
 

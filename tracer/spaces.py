@@ -72,7 +72,10 @@ class Spaces:
         # The histories a process goes through, each with its first moment: that of
         # its space, then those waiting for an EXEC record to tell the new pointer.
         self._streams: dict[int, list[tuple[int, MappingHistory]]] = {}
-        self._execs: dict[int, int] = {}  # time of the last EXEC record that found none
+        # By process: exec events up to then begin no history, be it that their record has come
+        # before them or that the process was attached to since.
+        self._execs: dict[int, int] = {}
+        self._in_exec: set[int] = set()  # attached to; an exec's record may be still to come
         self._orphans: dict[int, list[Event]] = {}  # events before their process's FORK record
         self._ended: list[Space] = []
         self.doubtful = False  # the sideband has lost something: believe system calls, too
@@ -97,13 +100,15 @@ class Spaces:
     ) -> Space:
         """A target that is there when we come; `mm` None: told by its first own fault.
 
-        `mappings` began to be read at `time_ns`.
+        `mappings` began to be read at `time_ns`: of the memory an exec had changed to, if that
+        was told (ExecEvent) by then.
         """
         space = self._by_mm.get(mm) if mm else None
         if space is None:
             space = self._new(mm, tgid)
             space.history.add_mappings(time_ns, mappings)
         self._join(tgid, space)
+        self._execs[tgid] = time_ns
         return space
 
     def expect(self, tgid: int) -> None:
@@ -165,6 +170,12 @@ class Spaces:
             return
         waiting = [entry for entry in self._streams.get(tgid, [])[1:] if entry[0] <= time_ns]
         later = self._streams.get(tgid, [])[1 + len(waiting) :]
+        if now is not None and not waiting and tgid in self._in_exec:
+            self._in_exec.discard(tgid)
+            if now.mm is None:  # it had changed to its new memory when we came
+                self._name(now, mm)
+                return
+        self._in_exec.discard(tgid)
         self._leave(tgid, time_ns)
         space = self._by_mm.get(mm)
         if space is None or space.members:  # otherwise exec's argument pages showed it
@@ -184,6 +195,7 @@ class Spaces:
         self._leave(tgid, time_ns)
         self._streams.pop(tgid, None)
         self._execs.pop(tgid, None)
+        self._in_exec.discard(tgid)
 
     def feed(self, events: Iterable[Event]) -> None:
         """The sideband's events, in order of time. Those of unknown processes wait a cycle."""
@@ -196,6 +208,8 @@ class Spaces:
             elif event.time_ns > self._execs.get(event.pid, 0):
                 history = MappingHistory(self._names, self._files)
                 stream.append((event.time_ns, history))
+            elif stream[0][1] is stream[-1][1] and self._by_tgid[event.pid].mm is None:
+                self._in_exec.add(event.pid)
 
     def snapshot(self, time_ns: int, tgid: int, mappings: Iterable[Mapping]) -> None:
         """The whole /proc/PID/maps of a process, which began to be read at `time_ns`."""
@@ -332,12 +346,17 @@ class Spaces:
         if space is not None and tgid in space.members:
             return space
         now = self._by_tgid.get(tgid)
-        if now is None or now.mm is not None:
+        execs = any(since_ns <= time_ns for since_ns, _ in self._streams.get(tgid, [])[1:])
+        if now is None or now.mm is not None or execs:
             self.exec(time_ns, tgid, mm)
             return self._by_mm.get(mm) or self._by_tgid[tgid]
-        now.mm = mm
-        self._by_mm[mm] = now
+        self._name(now, mm)
         return now
+
+    def _name(self, space: Space, mm: int) -> None:
+        """Its pointer is known now."""
+        space.mm = mm
+        self._by_mm[mm] = space
 
     def _discover(self, faults: Records, mm: int) -> Space:
         mine = faults[faults["mm"] == mm]

@@ -141,6 +141,12 @@ class Tally:
             for each, times in zip(*np.unique(regions, return_counts=True), strict=True):
                 into[int(each)] = into.get(int(each), 0) + int(times)
 
+    @staticmethod
+    def uncount(of: dict[int, int], regions: npt.NDArray[np.uint32]) -> None:
+        """Take one away for each of `regions`."""
+        for region in regions.tolist():
+            of[region] = of.get(region, 0) - 1
+
 
 class Watcher(Protocol):
     """Hears of each page that gains or loses a frame: arrays of one length, or one for all."""
@@ -725,6 +731,8 @@ class Timeline:
             at, said = changes.at[mine], words[mine]
             counts[unknown] -= len(at)
             np.add.at(counts, said, 1)
+            if not lost:  # what was there when we came is no gain
+                tally.uncount(tally.gained_in, columns["region"][at[said == Source.INITIAL]])
             for name in names:
                 still = columns[name][at] == unknown
                 columns[name][at[still]] = said[still]

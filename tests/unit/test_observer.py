@@ -279,6 +279,43 @@ def test_what_others_missed_says_nothing_of_a_new_space(world: World) -> None:
     assert world.page(7, space=2)["source"] == Source.UNKNOWN
 
 
+def test_what_was_there_when_we_came_may_be_a_fault_s_to_find(world: World) -> None:
+    """Before the first look: it is no gain, nor is its region's."""
+    world.born(Source.INITIAL)
+    apply(world.line, Event(7, 10, 20, before=A, after=B, kind=Kind.COW))
+    world.look(100, {7: B, 8: C})
+    gained, lost = tallies(world.line)
+    assert gained == {Source.INITIAL: 2, Source.FAULT: 1}
+    assert lost == {Loss.REPLACED: 1}
+    assert sum(world.line.tally.gained_in.values()) == 1
+
+
+def heir(world: World, *, looked: bool) -> None:
+    """Space 2, made by fork from the first."""
+    parent = world.observer.view(SPACE, Source.EXEC)
+    if looked:
+        world.look(100, {7: A})
+    world.line.inherit(SPACE, 2, 150)
+    world.observer.view(2, Source.FORK).descend(SPACE, parent)
+
+
+def test_a_child_of_what_had_not_been_looked_at_has_it_by_fork(world: World) -> None:
+    heir(world, looked=False)
+    world.look(200, {7: A}, space=2)
+    assert world.page(7, space=2)["source"] == Source.FORK
+
+
+def test_a_child_s_page_in_its_parent_s_frame_came_by_fork(world: World) -> None:
+    """Filled in the parent where no hook saw it, since the last look; the other one was not."""
+    heir(world, looked=True)
+    world.look(200, {7: A, 8: B})
+    for time in (210, 220):
+        world.look(time, {7: A, 8: B, 9: C}, space=2)
+    assert world.page(7, space=2)["source"] == Source.FORK
+    assert world.page(8, space=2)["source"] == Source.FORK
+    assert world.page(9, space=2)["source"] == Source.UNKNOWN
+
+
 def test_resident_pages_are_pagemaps(world: World) -> None:
     """Those it shows, and those that changed while it was read as the records have it."""
     world.born(Source.INITIAL)

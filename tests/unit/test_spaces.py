@@ -125,6 +125,46 @@ def test_an_exec_event_that_comes_late_or_never(spaces: Spaces) -> None:
     assert names(spaces, fault(D, 10, 0, 24)) == ["/three"]
 
 
+def test_a_sleeper_that_execs_at_once(spaces: Spaces) -> None:
+    """Its first fault is in the new memory: the event that waits says that it is another."""
+    spaces.attach(5, 10, None, [mapping(0, "/old")])
+    spaces.feed([ExecEvent(6, 10, 10), event(7, 10, 0, "/new")])
+    assert resolve(spaces, fault(B, 10, 0, 8)) == [(2, 10)]
+    spaces.lifecycle(task(RecordType.EXEC, 9, 10, B))
+    assert names(spaces, fault(B, 10, 0, 9)) == ["/new"]
+    assert (len(spaces), spaces[1].ended_ns, spaces.of(10)) == (2, 8, spaces[2])
+
+
+def test_a_fault_before_the_exec_is_in_the_old_memory(spaces: Spaces) -> None:
+    spaces.attach(5, 10, None, [mapping(0, "/old")])
+    spaces.feed([ExecEvent(8, 10, 10), event(9, 10, 0, "/new")])
+    assert resolve(spaces, fault(A, 10, 0, 7)) == [(1, 10)]
+    assert resolve(spaces, fault(B, 10, 0, 10)) == [(2, 10)]
+
+
+@pytest.mark.parametrize("faults", [True, False])
+def test_attached_to_in_the_middle_of_an_exec(spaces: Spaces, faults: bool) -> None:
+    """The mappings read are the new memory's, and the record that is to come makes no other."""
+    spaces.attach(5, 10, None, [mapping(0, "/new")])
+    spaces.feed([ExecEvent(3, 10, 10), event(4, 10, 0, "/new"), event(6, 10, 8, "/later")])
+    if faults:
+        assert resolve(spaces, fault(B, 10, 0, 7)) == [(1, 10)]
+    spaces.lifecycle(task(RecordType.EXEC, 8, 10, B))
+    assert names(spaces, fault(B, 10, 0, 9), fault(B, 10, 8, 9)) == ["/new", "/later"]
+    assert len(spaces) == 1
+
+
+def test_attached_to_after_an_exec(spaces: Spaces) -> None:
+    """What was told of it makes no other memory; what is told of the next does."""
+    spaces.attach(5, 10, None, [mapping(0, "/one")])
+    spaces.feed([ExecEvent(3, 10, 10), event(4, 10, 0, "/one")])
+    assert resolve(spaces, fault(A, 10, 0, 7)) == [(1, 10)]
+    spaces.feed([ExecEvent(8, 10, 10), event(9, 10, 0, "/two")])
+    spaces.lifecycle(task(RecordType.EXEC, 10, 10, B))
+    assert names(spaces, fault(B, 10, 0, 11)) == ["/two"]
+    assert len(spaces) == 2
+
+
 def test_a_vfork_child_leaves_its_parents_memory_by_exec(spaces: Spaces) -> None:
     spaces.attach(0, 10, A, [mapping(0, "/parent")])
     # everything of the child is fed before its FORK record is reached

@@ -233,3 +233,31 @@ def test_faults_between_the_leaders_end_and_the_record_of_exec(threads: Threads)
     threads.become_leader(11, TGID)
     threads.reach(TGID, 4)
     assert books(threads) == (4, 4)
+
+
+def test_what_each_process_missed(threads: Threads) -> None:
+    threads.begin(11, TGID, 0)
+    threads.begin(12, TGID, 0)
+    threads.begin(21, 20, 0)
+    record(threads, (11, 2), (12, 1))
+    threads.reach(21, 7)
+    assert (threads.missed_by(TGID), threads.missed_by(20), threads.missed_by(30)) == (1, 7, 0)
+    threads.end(11, 5)
+    threads.let_go(11)  # what it missed stays its process's
+    assert threads.missed_by(TGID) == 4
+    threads.forget(TGID)  # one thread lives
+    assert threads.missed_by(TGID) == 4
+    threads.let_go(12)
+    threads.forget(TGID)
+    assert threads.missed_by(TGID) == 0
+
+
+def test_what_a_process_missed_goes_along_when_a_thread_becomes_the_leader(
+    threads: Threads,
+) -> None:
+    threads.begin(TGID, TGID, 0)
+    threads.begin(12, TGID, 0)
+    threads.reach(TGID, 3)
+    threads.reach(12, 2)
+    threads.become_leader(12, TGID)
+    assert threads.missed_by(TGID) == 5
