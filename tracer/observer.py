@@ -6,7 +6,7 @@ booked under the source that the evidence names; a fault contradicted by
 pagemap with no evidence at all is a conflict.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -16,6 +16,7 @@ from tracer.ending import go_on
 from tracer.evidence import Evidence, Hint, Machine
 from tracer.image import Image
 from tracer.procfs.maps import Mapping
+from tracer.procfs.pagemap import frames, present
 from tracer.procfs.system import SwapAreas, movement_counters
 from tracer.rows import NO_FRAME, Confirmed
 from tracer.snapshots import Snapshot
@@ -39,6 +40,7 @@ _NOTHING = Snapshot(
     frames=np.empty(0, np.uint64),
     swapped=np.empty(0, np.uint64),
 )
+_AT_ONCE = 1 << 11  # blocks whose frames are told together
 _BY_FAULT = (Source.FAULT.value, Source.AROUND.value)
 
 
@@ -70,7 +72,7 @@ class SpaceView:
     missed: int = 0  # faults missed in the whole run, when the last look left nothing open
     filtered: int = 0  # … and filtered out
     lost: int = 0  # … of those missed, for want of room in the ring
-    resident: int = 0  # pages with a frame at the last look: pagemap's, and what changed during it
+    mapped: int = 0  # pages with a frame at the last look: pagemap's, and what changed during it
     suspects: Suspects = field(default_factory=Suspects)  # of the last look
     image: Image = field(default_factory=Image.nothing)  # what the last look showed
     # movement_counters() at the last two looks that left nothing open, the older one first
@@ -100,6 +102,21 @@ class Observer:
         """What the last look at a space showed; None where there was none."""
         view = self._views.get(space)
         return view.image if view is not None else None
+
+    def frames(self, space: int) -> Iterator[U64]:
+        """The frames of a space's pages as of its last look; by our account where there was none.
+
+        Physical addresses, some pages' at a time; a frame may come several times.
+        """
+        view = self._views.get(space)
+        if view is not None and view.looked:
+            for first in range(0, len(view.image.words), _AT_ONCE):
+                words = view.image.words[first : first + _AT_ONCE]
+                yield frames(words[present(words)])
+            return
+        # Of what it may have inherited nothing is known to be there.
+        line, at = self._timeline, self._timeline.resident(space)
+        yield line["frame"][at[line["gains"][at] > 0]]
 
     def forget(self, space: int) -> None:
         """The space has ended, and will not be looked at any more."""
@@ -137,8 +154,8 @@ class Observer:
         go_on(enough)
         at = line.state(space, seen.pages)
         settled = line["changed_ns"][at] < shot.before_ns
-        view.resident = shot.image.resident - int((~settled).sum())
-        view.resident += self._changed_since(space, numbers, shot.before_ns)
+        view.mapped = shot.image.resident - int((~settled).sum())
+        view.mapped += self._changed_since(space, numbers, shot.before_ns)
         self._confirm(at, seen.frames, settled)
         # Of what it may have inherited, a child has another frame: it did not inherit that.
         guessed = settled & line["assumed"][at] & (line["frame"][at] != seen.frames)

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from tracer.budgets import FIGURES, Budget, Unit
+from tracer.budgets import BOUNDS, FIGURES, Budget, Unit
 from tracer.errors import Exit
 from tracer.outputs.base import Books, Checked, Verdict
 
@@ -64,15 +64,17 @@ def _inexact(books: Books) -> list[str]:
     if books.conflict:
         said.append(f"{_count(books.conflict, 'fault')} contradicted by pagemap")
     net = books.gained - books.given_up
-    if books.resident_change is not None and books.resident_change != net:
-        said.append(f"frames: {net:+d}, but resident pages changed by {books.resident_change:+d}")
+    if books.mapped_change is not None and books.mapped_change != net:
+        said.append(f"frames: {net:+d}, but mapped pages changed by {books.mapped_change:+d}")
     return said
 
 
 def _check(budget: Budget, actual: int | None) -> Checked:
-    return Checked(
-        budget.text, actual, _shown(actual, FIGURES[budget.figure]), budget.broken_by(actual)
-    )
+    unit = FIGURES[budget.figure]
+    shown = _shown(actual, unit)
+    if budget.figure in BOUNDS and actual is not None:
+        shown = f"at least {shown}"
+    return Checked(budget.text, actual, shown, budget.broken_by(actual))
 
 
 def _shown(actual: int | None, unit: Unit) -> str:

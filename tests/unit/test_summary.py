@@ -22,7 +22,7 @@ from tracer.rows import NO_FRAME, UNKNOWN_LATENCY, Kind, Names, Region, Rows
 from tracer.sources import Loss, Source
 
 GLYPHS = Glyphs()
-BALANCED = Books(traced=5, kernel=5, gained=5, resident_change=5, gained_by={"fault": 5})
+BALANCED = Books(traced=5, kernel=5, gained=5, mapped_change=5, gained_by={"fault": 5})
 
 
 def gained_in(batches: list[Rows]) -> dict[int, int]:
@@ -81,7 +81,7 @@ PAGE           GAINED AT FRAME       BY             CONFIRMED NOW
 0x7f03141a2000  0.004000 0x199f4000  fault 5 (anon) both      same
 
 books: 5 faults traced = 5 the kernel counted; 0 lost, 0 missed
-frames: 5 gained − 0 lost = +5 resident"""
+frames: 5 gained − 0 lost = +5 mapped"""
 
 
 def test_the_demo() -> None:
@@ -108,16 +108,16 @@ def test_lines_fit_the_terminal(width: int) -> None:
 @pytest.mark.parametrize("width", [0, 60, 80])
 def test_an_empty_run(width: int) -> None:
     facts = info(command=[], pids=[42], probe_brief="")
-    shown = rendered([], Names(), width, Books(resident_change=0), None, facts)
+    shown = rendered([], Names(), width, Books(mapped_change=0), None, facts)
     assert shown[:3] == ["", "0 faults in 1.235 s of process 42, probe perf", ""]
     assert " ".join(shown[3:]) in (
         "books: 0 faults traced = 0 the kernel counted; 0 lost, 0 missed; "
-        "frames: 0 gained − 0 lost = +0 resident",
+        "frames: 0 gained − 0 lost = +0 mapped",
         "books: 0 faults traced = 0 the kernel counted; 0 lost, 0 missed "
-        "frames: 0 gained − 0 lost = +0 resident",
+        "frames: 0 gained − 0 lost = +0 mapped",
     )
-    assert rendered([rows(0)], Names(), width, Books(resident_change=0), None, facts) == shown
-    assert rendered([], Names(), width, Books(resident_change=0), table(rows(0)), facts) == shown
+    assert rendered([rows(0)], Names(), width, Books(mapped_change=0), None, facts) == shown
+    assert rendered([], Names(), width, Books(mapped_change=0), table(rows(0)), facts) == shown
 
 
 def test_pages_without_faults_are_told() -> None:
@@ -128,7 +128,7 @@ def test_pages_without_faults_are_told() -> None:
         first_kind=np.zeros(5, np.uint8),
         first_fault=np.zeros(5, np.uint64),
     )
-    shown = rendered([], names(), books=Books(resident_change=0), pages=pages)
+    shown = rendered([], names(), books=Books(mapped_change=0), pages=pages)
     assert sum("before" in line and "there at the start pagemap" in line for line in shown) == 5
     assert not any("REGION" in line for line in shown)  # nothing gained, no faults
 
@@ -237,10 +237,10 @@ def test_notes_and_exit_status() -> None:
 
 
 def test_books_that_balance() -> None:
-    books = Books(traced=523, kernel=523, gained=801, given_up=12, resident_change=789)
+    books = Books(traced=523, kernel=523, gained=801, given_up=12, mapped_change=789)
     assert balance(books, GLYPHS) == (
         "books: 523 faults traced = 523 the kernel counted; 0 lost, 0 missed; "
-        "frames: 801 gained − 12 lost = +789 resident"
+        "frames: 801 gained − 12 lost = +789 mapped"
     )
     assert reasons(books, GLYPHS) == []
 
@@ -256,12 +256,12 @@ def test_books_with_every_difference_named() -> None:
         missed_reason="populate faults raise no perf event",
         filtered=3,
         given_up=4,
-        resident_change=None,
+        mapped_change=None,
     )
     assert books.balanced()
     assert balance(books, GLYPHS) == (
         "books: 90 faults traced + 3 filtered out + 5 lost + 7 missed = 105 the kernel counted; "
-        "frames: 0 gained − 4 lost = −4; resident pages not known"
+        "frames: 0 gained − 4 lost = −4; mapped pages not known"
     )
     said = reasons(books, GLYPHS)
     assert [line.split()[:2] for line in said] == [
@@ -309,9 +309,9 @@ def test_books_name_what_the_kernel_does_not_count() -> None:
 
 
 def test_books_that_do_not_balance_say_so() -> None:
-    books = Books(traced=5, kernel=8, conflict=2, gained=1, resident_change=3)
+    books = Books(traced=5, kernel=8, conflict=2, gained=1, mapped_change=3)
     assert "5 faults traced but 8 the kernel counted" in balance(books, GLYPHS)
-    assert "+1, but resident pages changed by +3" in balance(books, GLYPHS)
+    assert "+1, but mapped pages changed by +3" in balance(books, GLYPHS)
     assert reasons(books, GLYPHS) == [
         "the books do not balance: +3 between the kernel's count and ours",
         "2 faults contradicted by pagemap with nothing to explain it: a bug, please report it",

@@ -32,12 +32,12 @@ def _faults(books: Books) -> str:
 def _frames(books: Books, glyphs: Glyphs) -> str:
     net = books.gained - books.given_up
     text = f"frames: {books.gained} gained {glyphs.minus} {books.given_up} lost"
-    if books.resident_change is None:
-        return f"{text} = {_signed(net, glyphs)}; resident pages not known"
-    if books.resident_change == net:
-        return f"{text} = {_signed(net, glyphs)} resident"
-    change = _signed(books.resident_change, glyphs)
-    return f"{text} = {_signed(net, glyphs)}, but resident pages changed by {change}"
+    if books.mapped_change is None:
+        return f"{text} = {_signed(net, glyphs)}; mapped pages not known"
+    if books.mapped_change == net:
+        return f"{text} = {_signed(net, glyphs)} mapped"
+    change = _signed(books.mapped_change, glyphs)
+    return f"{text} = {_signed(net, glyphs)}, but mapped pages changed by {change}"
 
 
 def reasons(books: Books, glyphs: Glyphs) -> list[str]:

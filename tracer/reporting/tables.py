@@ -11,8 +11,8 @@ import numpy as np
 from tracer.outputs.units import Glyphs, latency, size
 from tracer.reporting import findings, functions
 from tracer.reporting.codes import combined
+from tracer.reporting.curves import Curve, resident
 from tracer.reporting.groups import Group, group, largest, places, threads, whole
-from tracer.reporting.resident import Curve
 from tracer.reporting.run import PAGE, Run
 
 GLYPHS = Glyphs()
@@ -193,15 +193,21 @@ class Tables:
         """The interval in equal parts."""
         table = Table(
             "Working set over time",
-            ["FROM", "TO", "FAULTS", "GAINED", "TOUCHED", "RESIDENT", "BYTES"],
+            ["FROM", "TO", "FAULTS", "GAINED", "TOUCHED", "MAPPED"],
             frozenset(),
-            note=f"TOUCHED: different pages that faulted; RESIDENT: {self.curve.how}",
+            note=f"TOUCHED: different pages that faulted; MAPPED: {self.curve.how}",
         )
+        curves = [self.curve]
+        if (counted := resident(self.run)) is not None:
+            curves.append(counted)
+            table.columns.append("RESIDENT")
+            table.note += f"; RESIDENT: the last of {counted.how}"
         if not len(self.run.faults):
             return table
         slices = findings.working_set(self.run, parts)
-        resident = self.curve.at(np.array([each.end_ns for each in slices]))
-        for each, pages in zip(slices, resident.tolist(), strict=True):
+        ends = np.array([each.end_ns for each in slices])
+        levels = zip(*(curve.at(ends).tolist() for curve in curves), strict=True)
+        for each, pages in zip(slices, levels, strict=True):
             table.rows.append(
                 [
                     moment(self.run, each.start_ns),
@@ -209,8 +215,7 @@ class Tables:
                     count(each.faults),
                     count(each.gained),
                     count(each.touched),
-                    count(pages),
-                    memory(pages),
+                    *(memory(level) for level in pages),
                 ]
             )
         return table
