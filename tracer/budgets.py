@@ -81,7 +81,7 @@ class Budget:
     limit: Fraction  # a count, bytes or nanoseconds
 
     def broken_by(self, actual: int | None) -> bool:
-        """Whether the figure's value breaks it; one that has no value (None) does not."""
+        """Whether the figure's value breaks it; None, no value or none known, does not."""
         if actual is None:
             return False
         return _COMPARISONS[self.comparison](Fraction(actual), self.limit)

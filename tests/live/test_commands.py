@@ -14,6 +14,8 @@ import pytest
 
 from tests.live.tracing import Collect, Traced, check_books, trace_command
 from tests.live.workload import command, parse
+from tracer.budgets import parse_budget
+from tracer.errors import Exit
 from tracer.outputs.figures import Figures
 from tracer.probes.choose import Attached, attach
 from tracer.procfs.pagemap import PageMap, frames
@@ -23,6 +25,7 @@ from tracer.rows import NO_FRAME, Cause, Confirmed, Kind
 from tracer.session import Outputs, Plan, Session
 from tracer.syscalls import SystemCall
 from tracer.target import Command
+from tracer.verdict import verdict_of
 
 MULTIMAP = [sys.executable, "-m", "tracer.demos.multimap"]
 
@@ -123,7 +126,7 @@ def test_what_children_had_ends_with_them(attached: Attached) -> None:
 
 
 def test_what_could_not_be_held_to_the_end_is_not_known(attached: Attached) -> None:
-    """What is resident then: no figure. What was mapped is by the records."""
+    """What is resident then: no figure, no verdict. What was mapped is by the records."""
     traced = run(attached, ["/bin/true"], pin=False)
     books = traced.books
     assert (books.resident, books.resident_growth) == (None, None)
@@ -131,6 +134,9 @@ def test_what_could_not_be_held_to_the_end_is_not_known(attached: Attached) -> N
     check_books(traced, books.missed)
     values = Figures().values(books)
     assert values["resident"] is values["growth"] is values["peak"] is None
+    for text in ("resident>64MiB", "growth>0", "peak>64MiB"):
+        verdict = verdict_of(books, values, [parse_budget(text)], strict=False)
+        assert verdict.status == Exit.INEXACT
 
 
 def test_multimap_by_itself(attached: Attached, tmp_path: Path) -> None:

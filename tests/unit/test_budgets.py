@@ -100,6 +100,10 @@ def test_a_budget_compares_exactly(figure: str, limit: int, actual: int) -> None
 def test_what_has_no_value_breaks_nothing() -> None:
     assert not parse_budget("p99<1s").broken_by(None)
     assert not parse_budget("p99!=1s").broken_by(None)
+    verdict = verdict_of(EXACT, {"p99": None}, [parse_budget("p99>1ms")], strict=True)
+    assert (verdict.status, complaints(verdict)) == (Exit.OK, [])
+    (budget,) = verdict.budgets
+    assert (budget.shown, budget.unknown) == ("of no fault", False)
 
 
 # -- figures --------------------------------------------------------------------------------
@@ -211,6 +215,26 @@ def test_broken_budgets_are_named_with_their_figures() -> None:
         (1, False),
         (5, True),
     ]
+
+
+@pytest.mark.parametrize("strict", [False, True])
+@pytest.mark.parametrize("text", ["resident>64MiB", "growth>0", "peak<1"])
+def test_a_figure_that_is_not_known_leaves_no_verdict(text: str, strict: bool) -> None:
+    """Neither kept nor broken; and that comes before another budget that is broken."""
+    known = Figures().values(Books(resident=None, resident_peak=70_000, mapped=9))
+    budgets = [parse_budget(text), parse_budget("major==0")]
+    verdict = verdict_of(EXACT, known, budgets, strict)
+    assert verdict.status == Exit.INEXACT
+    assert complaints(verdict) == [
+        f"--fail-if '{text}': no verdict, since the figure is not known",
+        "--fail-if 'major==0': over budget, it is 0",
+    ]
+    first, second = verdict.budgets
+    assert (first.actual, first.shown, first.broken, first.unknown) == (
+        *(None, "not known", False, True),
+    )
+    assert (second.broken, second.unknown) == (True, False)
+    assert verdict.inexact == ()
 
 
 def test_a_peak_is_a_bound() -> None:

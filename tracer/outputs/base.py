@@ -75,6 +75,7 @@ class Checked:
     actual: int | None  # a count, bytes or nanoseconds; None where the run has no such value
     shown: str  # the same for people
     broken: bool
+    unknown: bool = False  # there is a value, but nobody knows it: nor whether it is broken
 
 
 @dataclass(frozen=True, slots=True)
