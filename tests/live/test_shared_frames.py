@@ -153,6 +153,30 @@ def test_frames_that_children_share_count_once(early: bool, tmp_path: Path) -> N
     assert books["resident_growth"] == books["gained"] == 0
 
 
+def test_a_buffer_that_comes_and_goes_is_gained_many_times_and_there_once(tmp_path: Path) -> None:
+    """Gross and net: in the books, and by region in the summary."""
+    script = """
+import mmap
+memory = mmap.mmap(-1, 1 << 20, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+memory.madvise(mmap.MADV_NOHUGEPAGE)
+for _ in range(50):
+    memory.madvise(mmap.MADV_DONTNEED)
+    memory[::4096] = bytes(256)
+"""
+    csv = tmp_path / "a.csv"
+    done = cli.run("-q", "--csv", csv, "--", *cli.python(script))
+    assert done.status == 0
+    books = cli.books(csv)
+    assert books["gained"] > 50 * 256
+    assert 256 < books["resident"] <= books["mapped"] < 10_000
+    assert books["resident_peak"] >= books["resident"]
+    gross = re.search(r"memory: ([0-9.]+) MiB gained in all, \+([0-9.]+) MiB net", done.out)
+    assert gross is not None
+    assert float(gross[1]) > 50 > float(gross[2]) > 1
+    header = next(line for line in done.out.splitlines() if "REGION" in line)
+    assert header.split()[1:5] == ["GAINED", "LOST", "GROSS", "NET"]
+
+
 def test_a_budget_for_what_is_resident(tmp_path: Path) -> None:
     """A command that leaves its children behind: mapped six times, held to the budget once."""
     csv, told = tmp_path / "a.csv", tmp_path / "pids"

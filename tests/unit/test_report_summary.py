@@ -129,6 +129,15 @@ def test_huge_pages(tmp_path: Path) -> None:
     ) in said
 
 
+def test_regions_gross_and_net(tmp_path: Path) -> None:
+    """What faults brought in all, and what the pages file has at the end; without it, the first."""
+    (row,) = cells(tables(lossy(tmp_path / "t.csv")).regions())
+    assert (row["GAINED"], row["GROSS"], row["NET"]) == ("4", "16 KiB", "8 KiB")
+    assert all("NET" not in row for row in cells(tables(mixed(tmp_path / "m.csv")).regions()))
+    anon, *_ = cells(tables(demo(tmp_path / "d.csv")).regions())
+    assert (anon["GROSS"], anon["NET"]) == ("20 KiB", "20 KiB")
+
+
 def test_the_working_set_over_time(tmp_path: Path) -> None:
     found = cells(tables(lossy(tmp_path / "t.csv")).working_set(5))
     assert [(row["FAULTS"], row["TOUCHED"], row["MAPPED"]) for row in found] == [

@@ -312,7 +312,7 @@ def code(canvas: Canvas, x: int, y: int, width: int, end: int, shot: "Shot") -> 
         canvas.put(x + 2, y + 1, "start the trace with --stacks to see that", GREY)
         return
     stacks = shot.model.callers.leading(max(end - y - 2, 1))
-    canvas.right(x + 10, y + 1, "memory", f"bold {GREY}")
+    canvas.right(x + 10, y + 1, "gained", f"bold {GREY}")
     canvas.right(x + 18, y + 1, "faults", f"bold {GREY}")
     canvas.put(x + 20, y + 1, "code", f"bold {GREY}")
     for number, (size, faults, words) in enumerate(stacks):

@@ -1,6 +1,7 @@
 """The books in words: whether every fault the kernel counted is accounted for, and why not."""
 
-from tracer.outputs.base import Books
+from tracer.outputs import units
+from tracer.outputs.base import PAGE_SIZE, Books
 from tracer.outputs.units import Glyphs
 
 
@@ -38,6 +39,25 @@ def _frames(books: Books, glyphs: Glyphs) -> str:
         return f"{text} = {_signed(net, glyphs)} mapped"
     change = _signed(books.mapped_change, glyphs)
     return f"{text} = {_signed(net, glyphs)}, but mapped pages changed by {change}"
+
+
+def memory(books: Books, glyphs: Glyphs) -> str:
+    """One line: bytes gained in all and net of losses, and what there is in the end.
+
+    Resident counts each frame once, mapped in each address space that has it.
+    """
+    gross, net = books.gained * PAGE_SIZE, (books.gained - books.given_up) * PAGE_SIZE
+    text = f"memory: {units.size(gross)} gained in all, {units.net(net, glyphs)} net of losses"
+    text += f"; resident at the end {_bytes(books.resident)}"
+    if books.resident_peak is not None:
+        text += f" (peak at least {_bytes(books.resident_peak)})"
+    text += f", mapped {_bytes(books.mapped)}"
+    unseen = books.resident is None and books.mapped is not None
+    return text + " by the records alone" * unseen
+
+
+def _bytes(pages: int | None) -> str:
+    return "not known" if pages is None else units.size(pages * PAGE_SIZE)
 
 
 def reasons(books: Books, glyphs: Glyphs) -> list[str]:

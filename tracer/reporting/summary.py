@@ -20,7 +20,7 @@ _NAMES = frozenset(("REGION", "THREAD", "FUNCTION", "MODULE", "STACK"))  # may b
 _NAME = 14
 # What is left out first on a narrow terminal: from the end.
 _LAST = (
-    *("FAULTS", "FAULTS A", "FAULTS B", "CHANGE", "GAINED", "%", "BYTES", "TIME IN FAULTS"),
+    *("FAULTS", "FAULTS A", "FAULTS B", "CHANGE", "GAINED", "%", "NET", "GROSS", "TIME IN FAULTS"),
     *("GAINED A", "GAINED B", "MAX", "P99", "P99 A", "P99 B", "P50", "P50 A", "P50 B", "SHARE"),
     *("MAJOR", "ORDER"),
 )
