@@ -18,10 +18,10 @@ import numpy as np
 import pytest
 
 from tests.live import cli
-from tests.live.resident import areas
+from tests.live.resident import areas, zeros
 from tracer.procfs import stat
 from tracer.procfs.maps import read_maps
-from tracer.procfs.pagemap import PageMap, frames, present
+from tracer.procfs.pagemap import PageMap, file_or_shared, frames, present
 
 PAGE = 4096
 BUFFER, CHILDREN = 10 << 20, 5
@@ -52,27 +52,31 @@ class Shown:
     rss: int
     pss: int
     beside: int  # pages that are in neither sum: zero pages and their like
-    of_files: int  # distinct frames that processes which are not traced may map, too
+    anonymous: int  # distinct frames of memory that no other process has, in pages …
+    pss_anonymous: int  # … and their sum in Pss, in bytes
 
 
 def shown(pids: Sequence[int]) -> Shown:
-    held, rollup = [], {"Rss": 0, "Pss": 0, "Pss_Anon": 0}
+    held, own, rollup = [], [], {"Rss": 0, "Pss": 0, "Pss_Anon": 0}
     for pid in pids:
         with PageMap(pid) as pagemap:
             for _, _, entries in pagemap.read_present(read_maps(pid)):
-                held.append(frames(entries[present(entries)]))
+                entries = entries[present(entries)]
+                held.append(frames(entries))
+                own.append(frames(entries[~file_or_shared(entries)]))
         text = Path(f"/proc/{pid}/smaps_rollup").read_text()
         for name in rollup:
             rollup[name] += int(re.findall(rf"^{name}: +(\d+) kB", text, re.M)[0]) << 10
     every = np.concatenate(held)
-    distinct = len(np.unique(every))
+    anonymous = np.unique(np.concatenate(own))
     return Shown(
-        distinct,
+        len(np.unique(every)),
         len(every),
         rollup["Rss"],
         rollup["Pss"],
         sum(area.beside for pid in pids for area in areas(pid)),
-        distinct - rollup["Pss_Anon"] // PAGE,
+        len(anonymous) - zeros(anonymous),
+        rollup["Pss_Anon"],
     )
 
 
@@ -80,9 +84,12 @@ def check(csv: Path, there: Shown) -> None:
     books = cli.books(csv)
     assert (books["resident"], books["mapped"]) == (there.distinct, there.mapped)
     assert there.mapped * PAGE == there.rss + there.beside * PAGE
-    # What else maps these files has its share in Pss, and the zero page none at all.
+    # What was the family's alone is in Pss to the page, but for its rounding to kilobytes in each
+    # process. Of files others have their share, too, and of the zero page Pss has nothing.
     most = there.distinct * PAGE
-    assert most - there.of_files * PAGE <= there.pss <= most
+    assert abs(there.anonymous * PAGE - there.pss_anonymous) <= (CHILDREN + 1) << 10
+    assert BUFFER < there.pss <= most
+    assert most - there.pss <= (there.distinct - there.anonymous) * PAGE + ((CHILDREN + 1) << 10)
     assert books["resident"] * PAGE > BUFFER
     assert books["mapped"] * PAGE > (CHILDREN + 1) * BUFFER > 3 * most
     assert books["resident_peak"] >= books["resident"]
