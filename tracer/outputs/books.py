@@ -49,7 +49,7 @@ def memory(books: Books, glyphs: Glyphs) -> str:
     gross, net = books.gained * PAGE_SIZE, (books.gained - books.given_up) * PAGE_SIZE
     text = f"memory: {units.size(gross)} gained in all, {units.net(net, glyphs)} net of losses"
     text += f"; resident at the end {_bytes(books.resident)}"
-    if books.resident_peak is not None:
+    if books.resident_peak:  # that it was at least nothing says nothing
         text += f" (peak at least {_bytes(books.resident_peak)})"
     text += f", mapped {_bytes(books.mapped)}"
     unseen = books.resident is None and books.mapped is not None
