@@ -58,12 +58,13 @@ def _known() -> dict[str, Unit]:
     names += [f"given_up.{loss.name.lower()}" for loss in Loss if loss != Loss.NONE]
     return (
         dict.fromkeys(names, Unit.COUNT)
-        | dict.fromkeys(("resident", "growth"), Unit.BYTES)
+        | dict.fromkeys(("resident", "growth", "peak"), Unit.BYTES)
         | dict.fromkeys((*PERCENTILES, "max"), Unit.TIME)
     )
 
 
 FIGURES: Mapping[str, Unit] = _known()  # every name a budget may use
+BOUNDS = ("peak",)  # of these, what may have been more than was counted
 
 
 class BadBudget(ValueError):
@@ -80,7 +81,7 @@ class Budget:
     limit: Fraction  # a count, bytes or nanoseconds
 
     def broken_by(self, actual: int | None) -> bool:
-        """Whether the figure's value breaks it; one that has no value (None) does not."""
+        """Whether the figure's value breaks it; None, no value or none known, does not."""
         if actual is None:
             return False
         return _COMPARISONS[self.comparison](Fraction(actual), self.limit)

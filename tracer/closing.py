@@ -16,7 +16,7 @@ from tracer.totals import KernelCount
 
 _UNDER_WAY = "they were under way when tracing began"
 _TOGETHER = 1 << 13  # pages of small spaces in a table
-_STAY = (Source.INITIAL.value,)  # resident before the trace: no gain of its
+_STAY = (Source.INITIAL.value,)  # there before the trace: no gain of its
 
 
 def books_of(recorder: Recorder, attached: Attached, kernel: KernelCount | None = None) -> Books:
@@ -42,7 +42,8 @@ def books_of(recorder: Recorder, attached: Attached, kernel: KernelCount | None 
     total, gone = sum(gained_by.values()), sum(lost_by.values())
     unexplained = missed - blind - under_way
     why = _why_missed(recorder, skips, unexplained, counters["crowded"])
-    resident = _resident(recorder)
+    mapped = _mapped(recorder)
+    resident = recorder.resident
     return Books(
         traced=recorder.traced,
         failed=recorder.failed,
@@ -67,8 +68,11 @@ def books_of(recorder: Recorder, attached: Attached, kernel: KernelCount | None 
         conflict=recorder.observer.conflicts,
         gained=total,
         given_up=gone,
-        resident=resident,
-        resident_change=resident - int(gained[Source.INITIAL]),
+        mapped=mapped,
+        mapped_change=mapped - int(gained[Source.INITIAL]),
+        resident=resident.end,
+        resident_growth=resident.growth,
+        resident_peak=resident.peak,
         gained_by=gained_by,
         lost_by=lost_by,
         gained_in=dict(recorder.timeline.tally.gained_in),
@@ -76,14 +80,14 @@ def books_of(recorder: Recorder, attached: Attached, kernel: KernelCount | None 
     )
 
 
-def _resident(recorder: Recorder) -> int:
-    """Pages with a frame at the end: pagemap's where there was a last look, else ours."""
+def _mapped(recorder: Recorder) -> int:
+    """Pages with a frame at the end, by space: pagemap's where there was a last look, else ours."""
     count = 0
     for space in recorder.spaces.all():
         if space.retired:
             continue
         if space.number in recorder.closed:
-            count += recorder.observer.view(space.number).resident
+            count += recorder.observer.view(space.number).mapped
         else:
             # Of what it may have inherited nothing is known to be there.
             at = recorder.timeline.resident(space.number)

@@ -30,7 +30,8 @@ class Exit(IntEnum):
     UNSUPPORTED = 8  # architecture or kernel this program does not run on
     INPUT = 9  # pagefault-report: a file that cannot be read, or is not what --csv wrote
     NO_LIBRARY = 10  # pagefault-report: pyarrow or matplotlib is missing
-    INEXACT = 121  # --strict: events were lost, or the books do not balance
+    # --strict: events were lost, or the books do not balance; --fail-if: a figure is not known
+    INEXACT = 121
     OVER_BUDGET = 122  # --fail-if: a budget is broken
     TRACER_FAILED = 125  # command mode: the tracer failed, as timeout(1) and env(1) say
     NOT_EXECUTABLE = 126

@@ -6,7 +6,7 @@ booked under the source that the evidence names; a fault contradicted by
 pagemap with no evidence at all is a conflict.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -17,6 +17,7 @@ from tracer.evidence import Evidence, Hint, Machine, Untold
 from tracer.image import Image
 from tracer.procfs.maps import Mapping
 from tracer.procfs.pagemap import frames as frames_in
+from tracer.procfs.pagemap import present
 from tracer.procfs.system import SwapAreas, movement_counters
 from tracer.rows import NO_FRAME, Confirmed
 from tracer.snapshots import Snapshot
@@ -42,6 +43,7 @@ _NOTHING = Snapshot(
     frames=np.empty(0, np.uint64),
     swapped=np.empty(0, np.uint64),
 )
+_AT_ONCE = 1 << 11  # blocks whose frames are told together
 _BY_FAULT = (Source.FAULT.value, Source.AROUND.value)
 
 
@@ -73,7 +75,7 @@ class SpaceView:
     parent_looked: bool = True  # … and whether what that had at the fork was known
     hints: list[Hint] = field(default_factory=list)  # since the last look that left nothing open
     untold: Untold = field(default_factory=Untold)  # when the last look left nothing open
-    resident: int = 0  # pages with a frame at the last look: pagemap's, and what changed during it
+    mapped: int = 0  # pages with a frame at the last look: pagemap's, and what changed during it
     suspects: Suspects = field(default_factory=Suspects)  # of the last look
     image: Image = field(default_factory=Image.nothing)  # what the last look showed
     # movement_counters() at the last two looks that left nothing open, the older one first
@@ -117,6 +119,21 @@ class Observer:
         view = self._views.get(space)
         return view.image if view is not None else None
 
+    def frames(self, space: int) -> Iterator[U64]:
+        """The frames of a space's pages as of its last look; by our account where there was none.
+
+        Physical addresses, some pages' at a time; a frame may come several times.
+        """
+        view = self._views.get(space)
+        if view is not None and view.looked:
+            for first in range(0, len(view.image.words), _AT_ONCE):
+                words = view.image.words[first : first + _AT_ONCE]
+                yield frames_in(words[present(words)])
+            return
+        # Of what it may have inherited nothing is known to be there.
+        line, at = self._timeline, self._timeline.resident(space)
+        yield line["frame"][at[line["gains"][at] > 0]]
+
     def forget(self, space: int) -> None:
         """The space has ended, and will not be looked at any more."""
         self._views.pop(space, None)
@@ -148,8 +165,8 @@ class Observer:
         go_on(enough)
         at = line.state(space, seen.pages)
         settled = line["changed_ns"][at] < shot.before_ns
-        view.resident = shot.image.resident - int((~settled).sum())
-        view.resident += self._changed_since(space, numbers, shot.before_ns)
+        view.mapped = shot.image.resident - int((~settled).sum())
+        view.mapped += self._changed_since(space, numbers, shot.before_ns)
         self._confirm(at, seen.frames, settled)
         # Of what it may have inherited, a child has another frame: it did not inherit that.
         guessed = settled & line["assumed"][at] & (line["frame"][at] != seen.frames)

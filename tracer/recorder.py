@@ -29,6 +29,7 @@ from tracer.procfs.errors import ProcessGone
 from tracer.procfs.maps import Mapping, read_maps
 from tracer.procfs.system import FileSystems, large_anonymous_folios, online_cpus, shows_vvar
 from tracer.records import Mark, RecordType
+from tracer.resident import Resident
 from tracer.ring import SpillingRing
 from tracer.rows import Names, Rows
 from tracer.snapshots import Snapshot
@@ -106,6 +107,7 @@ class Recorder:
         self.spaces.doubtful = self.sideband is None
         self.timeline = Timeline()
         self.threads = Threads()
+        self.resident = Resident()
         self.observer = Observer(
             self.timeline,
             Machine(
@@ -743,6 +745,12 @@ class Recorder:
             untold._replace(own=self._missed_in(owner)),
             enough,
         )
+
+    def frames(self) -> Iterator[npt.NDArray[np.uint64]]:
+        """The frames of every space that has not ended, each as of its last look."""
+        for space in self.spaces.all():
+            if not space.retired:
+                yield from self.observer.frames(space.number)
 
     # -- counts -------------------------------------------------------------------------
 

@@ -231,6 +231,7 @@ class Report:
         info.ended_monotonic_ns = result.ended_ns
         info.snapshots = result.snapshots
         info.exit_status = result.exit_status
+        info.mapped = result.mapped
         info.resident = result.resident
         info.notes += [*self._left_out(), *result.notes]
         if result.stalled:

@@ -24,7 +24,7 @@ from tracer.procfs import stat
 from tracer.procfs.errors import ProcessGone
 from tracer.procfs.pagemap import PageMap
 from tracer.recorder import Recorder
-from tracer.resident import ResidentSeries
+from tracer.resident import Series
 from tracer.rows import Names, Rows
 from tracer.snapshots import Snapshot, take, take_pinned
 from tracer.target import NOT_ASKED_FOR, Command
@@ -121,7 +121,8 @@ class Result:
     notes: list[str]
     stdout_closed: bool  # the reader of the lines went away
     stalled: bool  # the reader of an output took nothing, and lacks what a note says
-    resident: list[tuple[int, int]]  # CLOCK_MONOTONIC, pages with a frame
+    mapped: list[tuple[int, int]]  # CLOCK_MONOTONIC, pages with a frame in each space
+    resident: list[tuple[int, int]]  # CLOCK_MONOTONIC, distinct frames
 
 
 class Session:
@@ -153,7 +154,8 @@ class Session:
         self._looping = False  # from the first look to the last
         self._poller: _Poller | None = None  # meanwhile
         self._notes: list[str] = []
-        self._resident = ResidentSeries()
+        self._mapped = Series()
+        self._looked_last = False  # there was time for the last look
         self._wake, self._woken = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
 
     def _take_stacks(self) -> None:
@@ -247,6 +249,10 @@ class Session:
             recorder.expect(plan.command.pid, children=plan.children)
         if plan.pids:
             self._look()
+            if self._snapshots:  # else nobody knows what was there
+                recorder.resident.begin(recorder.frames, time.monotonic_ns())
+        else:
+            recorder.resident.begin(list, time.monotonic_ns())  # the command has no memory yet
         started()
         if plan.command is not None:
             plan.command.start(at_exec=self._look_at_exec)
@@ -353,7 +359,7 @@ class Session:
         self._show()
         self._retire()
         if tally.events != before:
-            self._resident.add(now, tally.resident)
+            self._mapped.add(now, tally.mapped)
         self._hold_command()
 
     def _show(self) -> None:
@@ -457,7 +463,8 @@ class Session:
             return  # not all of it: the last look follows
         now = time.monotonic_ns()
         shots = self._observe(shots)
-        self._resident.add(now, recorder.timeline.tally.resident)
+        self._mapped.add(now, recorder.timeline.tally.mapped)
+        recorder.resident.count(recorder.frames, now)
         for number in list(recorder.changed):
             shot = shots.get(number)
             # Suspects and later changes want another look.
@@ -551,8 +558,10 @@ class Session:
         self._release({})  # what came after the last look, too
         self._say_nothing()
         self._note_losses()
+        self._mapped.add(ended_ns, recorder.timeline.tally.mapped)
+        if self._seen_last(status):
+            recorder.resident.finish(recorder.frames, ended_ns)
         books = books_of(recorder, self._attached, kernel)
-        self._resident.add(ended_ns, recorder.timeline.tally.resident)
         return Result(
             books=books,
             pages=self._pages(),
@@ -563,7 +572,8 @@ class Session:
             notes=[*recorder.notes, *self._notes],
             stdout_closed=self._stdout_closed,
             stalled=self._stalled,
-            resident=self._resident.points,
+            mapped=self._mapped.points,
+            resident=recorder.resident.series.points,
         )
 
     def _read_the_rest(self, ended: Command | None) -> dict[int, Snapshot]:
@@ -594,9 +604,21 @@ class Session:
             if ended is not None:
                 shots |= self._look_at_exit(ended)
                 recorder.closed.update(shots)
+            self._looked_last = True
         except Enough:
             self._notes.append("memory was not looked at once more: there was no time for it")
         return shots
+
+    def _seen_last(self, status: int | None) -> bool:
+        """Whether all memory that is left was looked at in the end: the command's as it exited."""
+        command, recorder = self.plan.command, self._recorder
+        if command is None or not self._looked_last:
+            return self._looked_last
+        number = recorder.last_space.get(command.pid)
+        space = recorder.spaces.find(number) if number is not None else None
+        if status is None and (space is None or space.ended_ns is None):
+            return True  # it runs on
+        return number in recorder.closed
 
     def _pages(self) -> list[PageTable] | None:
         if self._recorder.timeline.shelf.overflowed:

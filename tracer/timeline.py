@@ -120,8 +120,8 @@ class Tally:
         return int(self.gained.sum() + self.lost.sum())
 
     @property
-    def resident(self) -> int:
-        """Pages with a frame now: those that were there when tracing started included."""
+    def mapped(self) -> int:
+        """Pages with a frame now, by space: those there when tracing started included."""
         return int(self.gained.sum() - self.lost.sum())
 
     @staticmethod

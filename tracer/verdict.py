@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from tracer.budgets import FIGURES, Budget, Unit
+from tracer.budgets import BOUNDS, FIGURES, Budget, Unit
 from tracer.errors import Exit
 from tracer.outputs.base import Books, Checked, Verdict
 
@@ -15,12 +15,13 @@ def verdict_of(
 ) -> Verdict:
     """Hold a finished run against what was asked of it; `values` by the names of FIGURES.
 
-    An inexact record comes before a broken budget: its figures cannot be trusted.
+    An inexact record comes before a broken budget: its figures cannot be trusted. So does
+    a figure that is not known: whether its budget is broken nobody can say.
     """
     inexact = tuple(_inexact(books))
     checked = tuple(_check(budget, values[budget.figure]) for budget in budgets)
     status = Exit.OK
-    if strict and inexact:
+    if (strict and inexact) or any(budget.unknown for budget in checked):
         status = Exit.INEXACT
     elif any(budget.broken for budget in checked):
         status = Exit.OVER_BUDGET
@@ -30,11 +31,11 @@ def verdict_of(
 def complaints(verdict: Verdict) -> list[str]:
     """A line for stderr for each thing that is wrong; [] where nothing is."""
     said = [f"--strict: {reason}" for reason in verdict.inexact if verdict.strict]
-    said += [
-        f"--fail-if '{budget.budget}': over budget, it is {budget.shown}"
-        for budget in verdict.budgets
-        if budget.broken
-    ]
+    for budget in verdict.budgets:
+        if budget.broken:
+            said.append(f"--fail-if '{budget.budget}': over budget, it is {budget.shown}")
+        elif budget.unknown:
+            said.append(f"--fail-if '{budget.budget}': no verdict, since the figure is not known")
     return said
 
 
@@ -70,21 +71,25 @@ def _inexact(books: Books) -> list[str]:
     if books.conflict:
         said.append(f"{_count(books.conflict, 'fault')} contradicted by pagemap")
     net = books.gained - books.given_up
-    if books.resident_change is not None and books.resident_change != net:
-        said.append(f"frames: {net:+d}, but resident pages changed by {books.resident_change:+d}")
+    if books.mapped_change is not None and books.mapped_change != net:
+        said.append(f"frames: {net:+d}, but mapped pages changed by {books.mapped_change:+d}")
     return said
 
 
 def _check(budget: Budget, actual: int | None) -> Checked:
-    return Checked(
-        budget.text, actual, _shown(actual, FIGURES[budget.figure]), budget.broken_by(actual)
-    )
+    unit = FIGURES[budget.figure]
+    # A latency is of faults, and of none there is none: that breaks nothing.
+    unknown = actual is None and unit != Unit.TIME
+    shown = _shown(actual, unit)
+    if budget.figure in BOUNDS and actual is not None:
+        shown = f"at least {shown}"
+    return Checked(budget.text, actual, shown, budget.broken_by(actual), unknown)
 
 
 def _shown(actual: int | None, unit: Unit) -> str:
     """Exact: a budget may be missed by one."""
     if actual is None:
-        return "not known"
+        return "of no fault" if unit == Unit.TIME else "not known"
     if unit == Unit.TIME:
         return f"{actual} ns"
     return f"{actual} bytes" if unit == Unit.BYTES else str(actual)

@@ -109,7 +109,7 @@ def check(books: Books, live: Background, counted: int | None = None) -> None:
     assert balances(books), books
     assert not books.conflict, books
     assert "unknown" not in books.gained_by | books.lost_by, books
-    assert books.gained - books.given_up == books.resident_change, books
+    assert books.gained - books.given_up == books.mapped_change, books
     if counted is not None:
         agrees(books, counted)
 

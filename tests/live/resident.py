@@ -76,7 +76,7 @@ def _areas(pid: int) -> list[Area]:
             count,
             pages,
             # The kernel is asked for each frame's flags only where some are not in Rss.
-            0 if hugetlb or count == pages else _zeros(here),
+            0 if hugetlb or count == pages else zeros(here),
             count if hugetlb else 0,
             count if b" pf" in flag else 0,
         )
@@ -84,7 +84,7 @@ def _areas(pid: int) -> list[Area]:
     return found
 
 
-def _zeros(held: Frames) -> int:
+def zeros(held: Frames) -> int:
     """How many frames are the zero page's or the huge zero page's (its head has the flag)."""
     numbers = held >> np.uint64(12)
     zero = kpageflags.flags(numbers) & np.uint64(kpageflags.ZERO_PAGE)

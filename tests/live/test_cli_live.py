@@ -169,7 +169,7 @@ def test_keys_on_a_running_process(tmp_path: Path) -> None:
             it.keys("?")
             it.wait("step through the regions", "made from: .*probe|made from: pid")
             it.keys("x", "t")
-            it.wait("^  region +size +resident")
+            it.wait("^  region +size +mapped")
             it.keys("t", "/", "h", "e", "a", "p")
             it.wait("name holds: heap_")
             it.keys("Enter")

@@ -19,9 +19,9 @@ if not os.environ.get("CI"):
     pytest.importorskip("matplotlib", reason="matplotlib is not there: run tools/bootstrap")
 
 from tracer.reporting.chrome import chrome
+from tracer.reporting.curves import mapped
 from tracer.reporting.html import page
 from tracer.reporting.replay import replay
-from tracer.reporting.resident import resident
 from tracer.reporting.run import Run, load
 from tracer.reporting.story import head, sentences
 from tracer.reporting.tables import Tables
@@ -70,19 +70,19 @@ def test_the_workloads_pages_are_its_own(traced: Traced) -> None:
 
 def test_resident_memory_ends_where_the_books_do(traced: Traced) -> None:
     run, books = traced.run, traced.books
-    curve = resident(run)
-    assert int(curve.pages[-1]) == books["gained"] - books["given_up"] == books["resident_change"]
+    curve = mapped(run)
+    assert int(curve.pages[-1]) == books["gained"] - books["given_up"] == books["mapped_change"]
     assert run.pages is not None
-    assert int(run.pages.present.sum()) == books["resident_change"]
+    assert int(run.pages.present.sum()) == books["mapped_change"]
     found = replay(run, curve)
     assert found.faults[-1] == len(run.faults)
-    assert found.resident[-1] == books["resident_change"]
-    assert int(found.events.new.sum()) - int(found.events.gone.sum()) == books["resident_change"]
+    assert found.mapped[-1] == books["mapped_change"]
+    assert int(found.events.new.sum()) - int(found.events.gone.sum()) == books["mapped_change"]
 
 
 def test_the_words_agree(traced: Traced) -> None:
     run = traced.run
-    said = sentences(Tables(run, resident(run)))
+    said = sentences(Tables(run, mapped(run)))
     assert said[-1] == f"The books balance: the kernel counted {traced.books['kernel']:,} faults."
     assert f"{len(run.faults):,} faults, 0 lost" in head(run).counts
     assert os.uname().release in head(run).origin

@@ -64,6 +64,21 @@ def test_attached_to_a_process() -> None:
     assert done.err == "pagefault-trace: --fail-if 'faults<1': over budget, it is 0\n"
 
 
+def test_without_a_last_look_memory_has_no_verdict(tmp_path: Path) -> None:
+    """Whatever the limit; what the records count is known all the same."""
+    csv = tmp_path / "a.csv"
+    given = ("--fail-if", "resident>1TiB", "--fail-if", "faults>1G", "--drain", 0)
+    with Workload("anon-write", 5) as work:
+        done = cli.run("-p", work.pid, "-d", "0.1", "-q", "--csv", csv, *given)
+    assert done.status == Exit.INEXACT
+    what = "no verdict, since the figure is not known"
+    assert done.err == f"pagefault-trace: --fail-if 'resident>1TiB': {what}\n"
+    assert "resident at the end not known" in done.out
+    found = verdict(csv)
+    assert found["status"] == Exit.INEXACT
+    assert [check["unknown"] for check in found["budgets"]] == [True, False]
+
+
 STORM = """
 import mmap, sys
 memory = mmap.mmap(-1, 1 << 26, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)

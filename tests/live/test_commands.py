@@ -14,6 +14,9 @@ import pytest
 
 from tests.live.tracing import Collect, Traced, check_books, trace_command
 from tests.live.workload import command, parse
+from tracer.budgets import parse_budget
+from tracer.errors import Exit
+from tracer.outputs.figures import Figures
 from tracer.probes.choose import Attached, attach
 from tracer.procfs.pagemap import PageMap, frames
 from tracer.recorder import Recorder
@@ -23,6 +26,7 @@ from tracer.session import Outputs, Plan, Session
 from tracer.sources import Loss
 from tracer.syscalls import SystemCall
 from tracer.target import Command
+from tracer.verdict import verdict_of
 
 GUEST = bool(os.environ.get("PAGEFAULT_GUEST"))
 N_HELD = 5003  # pages
@@ -163,8 +167,24 @@ def test_what_children_had_ends_with_them(attached: Attached) -> None:
     held = traced.pages.last_frame != NO_FRAME
     assert set(traced.pages.space[held].tolist()) == {1}  # the shell's
     assert len(set(traced.pages.space.tolist())) >= 3
-    assert books.resident == int(held.sum())
+    assert books.mapped == int(held.sum())
+    assert books.resident == len(np.unique(traced.pages.last_frame[held]))
+    assert traced.result.mapped[-1][1] == books.mapped
     assert traced.result.resident[-1][1] == books.resident
+
+
+def test_what_could_not_be_held_to_the_end_is_not_known(attached: Attached) -> None:
+    """What is resident then: no figure, no verdict. What was mapped is by the records."""
+    traced = run(attached, ["/bin/true"], pin=False)
+    books = traced.books
+    assert (books.resident, books.resident_growth) == (None, None)
+    assert books.mapped is not None
+    check_books(traced, books.missed)
+    values = Figures().values(books)
+    assert values["resident"] is values["growth"] is values["peak"] is None
+    for text in ("resident>64MiB", "growth>0", "peak>64MiB"):
+        verdict = verdict_of(books, values, [parse_budget(text)], strict=False)
+        assert verdict.status == Exit.INEXACT
 
 
 def test_multimap_by_itself(attached: Attached, tmp_path: Path) -> None:

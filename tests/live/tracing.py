@@ -239,7 +239,7 @@ def check_books(traced: Traced, blind: int = 0, unknown: int = 0) -> None:
         assert books.missed == (blind if traced.probe == "perf" else 0), books
     assert books.gained_by.get("unknown", 0) == unknown, (books.gained_by, unexplained(traced))
     assert "unknown" not in books.lost_by, (books.lost_by, unexplained(traced))
-    assert books.gained - books.given_up == books.resident_change, books
+    assert books.gained - books.given_up == books.mapped_change, books
 
 
 def unexplained(traced: Traced) -> list[str]:

@@ -65,7 +65,7 @@ def test_the_books_balance(traced: Witnessed) -> None:
     if not books["lost"] and not books["lost_other"]:
         assert books["balanced"], books
         assert traced.meta["verdict"]["inexact"] == []
-        assert books["gained"] - books["given_up"] == books["resident_change"], books
+        assert books["gained"] - books["given_up"] == books["mapped_change"], books
 
 
 @each

@@ -36,10 +36,14 @@ class Recording(Model):
             self.script.append({"do": "change", "count": len(changes), "initial": initial})
         super().change(changes, initial=initial)
 
-    def frames(self, time_ns: int, resident: int, gained: int, lost: int) -> None:
-        counts = [resident, gained, lost]
+    def frames(self, time_ns: int, mapped: int, gained: int, lost: int) -> None:
+        counts = [mapped, gained, lost]
         self.script.append({"do": "frames", "time": time_ns, "counts": counts})
-        super().frames(time_ns, resident, gained, lost)
+        super().frames(time_ns, mapped, gained, lost)
+
+    def resident(self, time_ns: int, pages: int) -> None:
+        self.script.append({"do": "resident", "time": time_ns, "pages": pages})
+        super().resident(time_ns, pages)
 
     def lay(self, time_ns: int, areas: tuple[Area, ...]) -> None:
         if not self._layouts or self._layouts[-1][1] != areas:
@@ -90,6 +94,8 @@ class Tape:
                     )
                 case "frames" if step["time"] <= end:
                     played.frames(step["time"], *step["counts"])
+                case "resident" if step["time"] <= end:
+                    played.resident(step["time"], step["pages"])
                 case "lay" if step["time"] <= end:
                     played.lay(step["time"], tuple(Area(*each) for each in step["areas"]))
         if until_ns is None:

@@ -100,6 +100,10 @@ def test_a_budget_compares_exactly(figure: str, limit: int, actual: int) -> None
 def test_what_has_no_value_breaks_nothing() -> None:
     assert not parse_budget("p99<1s").broken_by(None)
     assert not parse_budget("p99!=1s").broken_by(None)
+    verdict = verdict_of(EXACT, {"p99": None}, [parse_budget("p99>1ms")], strict=True)
+    assert (verdict.status, complaints(verdict)) == (Exit.OK, [])
+    (budget,) = verdict.budgets
+    assert (budget.shown, budget.unknown) == ("of no fault", False)
 
 
 # -- figures --------------------------------------------------------------------------------
@@ -108,7 +112,7 @@ def test_what_has_no_value_breaks_nothing() -> None:
 def test_every_figure_has_a_value_and_a_name() -> None:
     values = Figures().values(Books())
     assert set(FIGURES) <= set(values)
-    assert values["p99"] is values["max"] is values["resident"] is None
+    assert values["p99"] is values["max"] is values["resident"] is values["peak"] is None
     assert all(values[name] == 0 for name, unit in FIGURES.items() if unit.name == "COUNT")
 
 
@@ -125,7 +129,10 @@ def test_figures_count_every_row() -> None:
         lost_other=1,
         missed=1,
         gained=9,
+        mapped=7,
         resident=3,
+        resident_growth=-2,
+        resident_peak=5,
         failed_lost=20,
         foreign_lost=300,
     )
@@ -133,7 +140,8 @@ def test_figures_count_every_row() -> None:
     expected = {
         **{"faults": 8, "major": 2, "minor": 3, "anon": 3, "cow": 2, "file": 0},
         **{"cause.user": 3, "cause.kernel": 2, "access.read": 2, "access.write": 3},
-        **{"lost": 323, "kernel": 7, "gained": 9, "resident": 3 * 4096, "growth": None},
+        **{"lost": 323, "kernel": 7, "gained": 9, "resident": 3 * 4096},
+        **{"growth": -2 * 4096, "peak": 5 * 4096},
         **{"p50": 30, "max": 1380},
     }
     assert {name: values[name] for name in expected} == expected
@@ -141,7 +149,7 @@ def test_figures_count_every_row() -> None:
 
 # -- the verdict ----------------------------------------------------------------------------
 
-EXACT = Books(traced=10, kernel=10, gained=4, given_up=1, resident_change=3)
+EXACT = Books(traced=10, kernel=10, gained=4, given_up=1, mapped_change=3)
 
 
 def judge(books: Books, *budgets: str, strict: bool = False, **values: int) -> Verdict:
@@ -175,7 +183,7 @@ def test_an_exact_run_within_its_budgets() -> None:
         (Books(traced=1, kernel=1, conflict=1), "contradicted by pagemap"),
         (Books(gained=3, gained_by={"unknown": 3}), "3 pages gained, and nothing tells by what"),
         (Books(given_up=1, lost_by={"unknown": 1}), "1 page lost, and nothing tells by what"),
-        (Books(gained=3, resident_change=4), "resident pages changed by +4"),
+        (Books(gained=3, mapped_change=4), "mapped pages changed by +4"),
     ],
 )
 def test_what_strict_minds(books: Books, word: str) -> None:
@@ -192,7 +200,7 @@ def test_what_strict_minds(books: Books, word: str) -> None:
 def test_what_strict_lets_pass() -> None:
     blind = Books(traced=8, missed=2, blind=True, blind_faults=1, under_way=1, kernel=10, failed=3)
     left_out = Books(traced=1, kernel=1, failed_filtered=2, foreign_filtered=3)
-    unknown = Books(gained=3, resident_change=None)
+    unknown = Books(gained=3, mapped_change=None)
     for books in (blind, left_out, unknown):
         assert judge(books, strict=True).status == 0
 
@@ -209,6 +217,33 @@ def test_broken_budgets_are_named_with_their_figures() -> None:
         (1, False),
         (5, True),
     ]
+
+
+@pytest.mark.parametrize("strict", [False, True])
+@pytest.mark.parametrize("text", ["resident>64MiB", "growth>0", "peak<1"])
+def test_a_figure_that_is_not_known_leaves_no_verdict(text: str, strict: bool) -> None:
+    """Neither kept nor broken; and that comes before another budget that is broken."""
+    known = Figures().values(Books(resident=None, resident_peak=70_000, mapped=9))
+    budgets = [parse_budget(text), parse_budget("major==0")]
+    verdict = verdict_of(EXACT, known, budgets, strict)
+    assert verdict.status == Exit.INEXACT
+    assert complaints(verdict) == [
+        f"--fail-if '{text}': no verdict, since the figure is not known",
+        "--fail-if 'major==0': over budget, it is 0",
+    ]
+    first, second = verdict.budgets
+    assert (first.actual, first.shown, first.broken, first.unknown) == (
+        *(None, "not known", False, True),
+    )
+    assert (second.broken, second.unknown) == (True, False)
+    assert verdict.inexact == ()
+
+
+def test_a_peak_is_a_bound() -> None:
+    verdict = judge(EXACT, "peak>4KiB", peak=8192)
+    assert verdict.status == Exit.OVER_BUDGET
+    (line,) = complaints(verdict)
+    assert line.endswith("over budget, it is at least 8192 bytes")
 
 
 def test_an_inexact_record_comes_before_a_broken_budget() -> None:

@@ -164,7 +164,7 @@ def test_a_look_at_what_changed_tells_what_a_look_at_all_does(
                 name: column.tolist() for name, column in theirs.items()
             }
             views = [world.observer.view(space) for world in (short, whole)]
-            assert views[0].resident == views[1].resident
+            assert views[0].mapped == views[1].mapped
             assert short.suspects(space) == whole.suspects(space)
         assert short.line.tally.gained.tolist() == whole.line.tally.gained.tolist()
         assert short.line.tally.lost.tolist() == whole.line.tally.lost.tolist()

@@ -145,8 +145,8 @@ def test_zoom_sort_table_help_and_leaving(model: Model) -> None:
     for _ in range(5):
         press(view, model, "s")
         seen.append(view.sort)
-    assert seen == ["address", "resident", "faults", "name", "active"]
-    assert "resident  zero" in press(view, model, "t")
+    assert seen == ["address", "mapped", "faults", "name", "active"]
+    assert "mapped  zero" in press(view, model, "t")
     assert "page map" in press(view, model, "g")
     assert "step through the regions" in press(view, model, "?")
     assert "page map" in press(view, model, "x")

@@ -24,7 +24,7 @@ from tracer.live.pages import (
     present,
     states,
 )
-from tracer.live.rates import GAINED, LOST, RESIDENT, Rates
+from tracer.live.rates import GAINED, LOST, MAPPED, RESIDENT, Rates
 from tracer.live.slowest import Slowest
 from tracer.rows import NO_FRAME, Kind, Names
 from tracer.sources import Loss, Source
@@ -233,25 +233,31 @@ def test_rates_keep_their_sums_as_bins_grow() -> None:
     times = START + np.arange(0, 100_000, 100)
     for part in np.split(times, 50):
         rates.faults(outputs_data.rows(len(part), time_ns=part))
-    rates.frames(START + 100_000, resident=30, gained=40, lost=10)
+    rates.frames(START + 100_000, mapped=30, gained=40, lost=10)
+    rates.resident(START + 60_000, 20)
     assert rates.width_ns == 2000
     totals = rates.totals(START + 100_000)
     assert totals[Kind.ANON] == 1000
-    assert (totals[GAINED], totals[LOST], totals[RESIDENT]) == (40, 10, 30)
+    assert (totals[GAINED], totals[LOST], totals[MAPPED], totals[RESIDENT]) == (40, 10, 30, 20)
     bins, width = rates.spans(START + 100_000, 20, 1 << 60)
     assert width * 20 >= 100_000
     assert bins[:, Kind.ANON].sum() == 1000
-    assert bins[-1, RESIDENT] == 30
+    assert (bins[-1, MAPPED], bins[-1, RESIDENT]) == (30, 20)
     early, _ = rates.spans(START + 50_000, 20, 1 << 60)
     assert 500 <= early[:, Kind.ANON].sum() <= 520  # to the end of its bin
     assert rates.totals(START + 49_999)[Kind.ANON] == 500
 
 
-def test_resident_size_stays_while_nothing_happens() -> None:
+def test_levels_stay_while_nothing_happens() -> None:
     rates = Rates(START)
     rates.frames(START + SECOND, 7, 7, 0)
+    rates.resident(START + SECOND, 5)
     bins, _ = rates.spans(START + 10 * SECOND, 30, 1 << 60)
-    assert bins[-1, RESIDENT] == 7
+    assert (bins[-1, MAPPED], bins[-1, RESIDENT]) == (7, 5)
+    rates.frames(START + 20 * SECOND, 8, 8, 0)
+    totals = rates.totals(START + 15 * SECOND)
+    assert (totals[MAPPED], totals[RESIDENT]) == (7, 5)
+    rates.frames(START + 20 * SECOND, 7, 7, 0)
     assert rates.second(START + 10 * SECOND)[GAINED] == 0
     assert rates.second(START + SECOND)[GAINED] == 7
 

@@ -256,3 +256,17 @@ def test_by_activity_what_was_gained_last_comes_first() -> None:
         compose(model, view, 80, 24, Look(), START + int(later * SECOND))
         order = [start >> 20 for _, start in view.listed]
         assert order == ([2, 4, 1, 3] if later < 4.2 else [4, 2, 1, 3]), later
+
+
+@pytest.mark.parametrize(("width", "shown"), [(80, False), (100, True), (120, True)])
+def test_what_is_mapped_and_what_of_it_is_resident(width: int, shown: bool) -> None:
+    """Six processes that share most: once it was counted, and where there is room."""
+    model = Model(FACTS, Names())
+    model.frames(START + SECOND, 19_200, 19_300, 100)
+    line = compose(model, View(), width, 24, Look(), START + 2 * SECOND).plain().splitlines()[1]
+    assert line.startswith(" mapped   75 MiB ")
+    assert "resident" not in line
+    model.resident(START + SECOND, 4096)
+    line = compose(model, View(), width, 24, Look(), START + 2 * SECOND).plain().splitlines()[1]
+    assert line.startswith(" mapped   75 MiB ")
+    assert ("resident   16 MiB " in line) == shown

@@ -52,6 +52,19 @@ def test_wall_time_can_be_computed() -> None:
     assert clock["ended"] == "2023-11-14T22:13:21.234567890Z"
 
 
+def test_mapped_and_resident_are_two_figures() -> None:
+    books = Books(mapped=9, mapped_change=7, resident=5, resident_growth=4, resident_peak=6)
+    points = {"mapped": [(START, 2), (START + 1, 9)], "resident": [(START, 1)]}
+    content: Any = describe(info(**points), "finished", books)
+    assert content["format"] == 2
+    assert content["mapped"] == {"time_ns": [START, START + 1], "pages": [2, 9]}
+    assert content["resident"] == {"time_ns": [START], "pages": [1]}
+    told = {name: content["books"][name] for name in vars(books) if "mapped" in name}
+    assert told == {"mapped": 9, "mapped_change": 7}
+    told = {name: content["books"][name] for name in vars(books) if "resident" in name}
+    assert told == {"resident": 5, "resident_growth": 4, "resident_peak": 6}
+
+
 def test_hostile_words_are_escaped() -> None:
     content = describe(info(command=["x\x1b[2J", "b\udcff"], host="h\n"), "running")
     assert content["command"] == ["x\\x1b[2J", "b\\xff"]
@@ -82,13 +95,14 @@ def test_on_a_full_disk_there_is_room_for_the_last_version(tmp_path: Path) -> No
         with suppress(OSError), (small / "t.csv").open("wb", buffering=0) as file:
             while True:
                 file.write(b"x" * 4096)
-        meta.finish(info(resident=[(number, number) for number in range(9999)]), Books(traced=5))
+        points = [(number, number) for number in range(9999)]
+        meta.finish(info(mapped=points, resident=points), Books(traced=5))
         last = load(small / "t.csv.meta.json")
         kept = sorted(path.name for path in small.iterdir())
     finally:
         subprocess.run(["umount", small], check=True)
     assert (last["state"], last["books"]["traced"]) == ("finished", 5)
-    assert last["resident"] == {"time_ns": [], "pages": []}
+    assert last["resident"] == last["mapped"] == {"time_ns": [], "pages": []}
     assert kept == ["t.csv", "t.csv.meta.json"]
 
 

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_timeline import CHILD, SPACE, A, B, C, Event, apply, check_books, page_of, tallies
 
+from tracer import observer
 from tracer.evidence import Hint, Machine, Untold
 from tracer.observer import Observer, Suspects
 from tracer.procfs.maps import Mapping
@@ -316,14 +317,36 @@ def test_a_child_s_page_in_its_parent_s_frame_came_by_fork(world: World) -> None
     assert world.page(9, space=2)["source"] == Source.UNKNOWN
 
 
-def test_resident_pages_are_pagemaps(world: World) -> None:
+def test_mapped_pages_are_pagemaps(world: World) -> None:
     """Those it shows, and those that changed while it was read as the records have it."""
     world.born(Source.INITIAL)
     world.look(100, {7: A, 8: B})
-    assert world.observer.view(SPACE).resident == 2
+    assert world.observer.view(SPACE).mapped == 2
     apply(world.line, Event(9, 201, 205, after=C))
     world.look(200, {7: A})
-    assert world.observer.view(SPACE).resident == 2
+    assert world.observer.view(SPACE).mapped == 2
+
+
+def test_the_frames_of_a_space_are_those_of_its_last_look(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By our own account where there was none, without what it may have inherited."""
+
+    def held(space: int) -> list[int]:
+        return [int(frame) for part in world.observer.frames(space) for frame in part]
+
+    world.born(Source.INITIAL)
+    apply(world.line, Event(9, 101, 105, after=C))
+    assert held(SPACE) == [C]
+    world.line.inherit(SPACE, SPACE + 1, 110)
+    assert held(SPACE + 1) == []
+    world.look(200, {7: A, 8: A, 9: C})
+    apply(world.line, Event(10, 201, 205, after=B))
+    assert held(SPACE) == [A, A, C]
+    monkeypatch.setattr(observer, "_AT_ONCE", 1)
+    world.look(300, {7: A, 1 << 20: B, 1 << 24: A})
+    world.look(400, {7: A, 1 << 20: B, 1 << 24: A})
+    assert held(SPACE) == [A, B, A]
 
 
 def test_pages_swapoff_brought_back(world: World) -> None:

@@ -139,7 +139,7 @@ def test_perfetto_says_what_it_was_made_from(tmp_path: Path) -> None:
     assert clocks == {6: START, 3: START, 1: 1_700_000_000_000_000_000}
 
 
-def test_perfettos_counter_is_the_resident_size(tmp_path: Path) -> None:
+def test_perfettos_counter_is_what_is_mapped(tmp_path: Path) -> None:
     trace = parsed(load(lossy(tmp_path / "t.csv")))
     values = [
         (packet.timestamp - START, packet.track_event.counter_value // 4096)

@@ -270,7 +270,7 @@ def test_the_command(tmp_path: Path) -> None:
     assert ET.parse(tmp_path / "t.svg").getroot().tag == f"{SVG}svg"
     assert cli.run(["flame", path]) == Exit.OUTPUT
     assert cli.run(["flame", path, "--force", "--weight", "resident"]) == 0
-    assert "Memory still resident" in (tmp_path / "t.svg").read_text()
+    assert "Memory still mapped" in (tmp_path / "t.svg").read_text()
     assert cli.run(["flame", path, "--weight", "beauty"]) == Exit.USAGE
 
 

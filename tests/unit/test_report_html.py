@@ -13,9 +13,9 @@ from report_data import MARKUP, MS, demo, hostile, lossy, mixed, written
 
 from tracer.errors import Exit
 from tracer.reporting import cli
+from tracer.reporting.curves import mapped
 from tracer.reporting.html import page
 from tracer.reporting.replay import replay
-from tracer.reporting.resident import resident
 from tracer.reporting.run import load
 from tracer.rows import Kind
 from tracer.sources import Source
@@ -55,13 +55,13 @@ def test_the_slider_moves_the_map(browser: Browser, tmp_path: Path) -> None:
     tab = shown(browser, lossy(tmp_path / "t.csv"))
     end = picture(tab)
     assert tab.evaluate("[had, gone].map((each) => [...each])") == [[1, 1, 1, 1], [1, 1, 0, 0]]
-    assert at(tab, 0) == "0.000 s · 1 faults · 4 KiB resident"
+    assert at(tab, 0) == "0.000 s · 1 faults · 4 KiB mapped"
     beginning = picture(tab)
     assert tab.evaluate("[...had]") == [0, 0, 0, 0]
-    assert at(tab, 450) == "0.004 s · 4 faults · 16 KiB resident"
+    assert at(tab, 450) == "0.004 s · 4 faults · 16 KiB mapped"
     assert tab.evaluate("[had, gone].map((each) => [...each])") == [[1, 1, 1, 1], [0, 0, 0, 0]]
     middle = picture(tab)
-    assert at(tab, 1000) == "0.010 s · 4 faults · 8 KiB resident"
+    assert at(tab, 1000) == "0.010 s · 4 faults · 8 KiB mapped"
     assert picture(tab) == end
     assert len({beginning, middle, end}) == 3
     assert at(tab, 0).startswith("0.000 s")  # and back
@@ -198,7 +198,7 @@ def test_initial_pages_are_there_from_the_start(tmp_path: Path) -> None:
     pages.first_source[:] = [Source.FAULT, Source.FAULT, Source.INITIAL]
     pages.first_time_ns[2] = START
     run = load(written(tmp_path / "t.csv", faults, pages=pages))
-    events = replay(run, resident(run)).events
+    events = replay(run, mapped(run)).events
     assert int(events.new[events.step == 0].sum()) == 1
     assert int(events.new.sum()) == 3
 
@@ -207,17 +207,17 @@ def test_pages_that_come_again_are_no_new_ones(tmp_path: Path) -> None:
     faults = rows(10, comm=1, region=1)
     faults["address"][5:] = faults["address"][:5]
     run = load(written(tmp_path / "t.csv", faults, facts=info(ended_monotonic_ns=START + 10 * MS)))
-    found = replay(run, resident(run))
+    found = replay(run, mapped(run))
     assert int(found.events.new.sum()) == 5
     assert len(found.events.step) == 10
     assert found.faults[-1] == 10
-    assert found.resident[-1] == 5
+    assert found.mapped[-1] == 5
 
 
 def test_a_huge_page_is_all_its_pages(tmp_path: Path) -> None:
     faults = rows(1, kind=Kind.HUGE, pages=512, comm=1, region=1)
     run = load(written(tmp_path / "t.csv", faults))
-    found = replay(run, resident(run))
+    found = replay(run, mapped(run))
     assert int(found.events.new.sum()) == 512
     assert sum(island.pages for island in found.islands) == 512
 
@@ -232,7 +232,7 @@ def test_huge_pages_among_others(tmp_path: Path) -> None:
     for row in (1, 2):
         faults["kind"][row], faults["pages"][row] = Kind.HUGE, 512
     run = load(written(tmp_path / "t.csv", faults, facts=info(ended_monotonic_ns=START + 10 * MS)))
-    found = replay(run, resident(run))
+    found = replay(run, mapped(run))
     (island,) = found.islands
     assert (island.page, island.pages, found.pages_per_cell) == ((head >> 12) - 1, 514, 1)
     had = np.zeros(514, np.int64)
@@ -250,7 +250,7 @@ def test_a_huge_page_that_begins_within_a_cell(tmp_path: Path, most: int) -> Non
     faults["address"][:] = [head - 3 * PAGE, head]
     faults["kind"][1], faults["pages"][1] = Kind.HUGE, 512
     run = load(written(tmp_path / "t.csv", faults, facts=info(ended_monotonic_ns=START + 10 * MS)))
-    found = replay(run, resident(run), most_events=most)
+    found = replay(run, mapped(run), most_events=most)
     each = found.pages_per_cell
     assert each > 1
     (island,) = found.islands
@@ -267,7 +267,7 @@ def test_a_large_run_makes_a_small_page(tmp_path: Path) -> None:
     address = 0x7F0000000000 + place * PAGE
     faults = rows(count, address=address, comm=1, region=1, time_ns=START + np.arange(count) * 1000)
     run = load(written(tmp_path / "t.csv", faults, facts=info(ended_monotonic_ns=START + 60 * MS)))
-    found = replay(run, resident(run), most_events=5000)
+    found = replay(run, mapped(run), most_events=5000)
     assert len(found.events.step) <= 5000
     assert int(found.events.new.sum()) == count
     assert sum(island.cells for island in found.islands) * found.pages_per_cell >= count

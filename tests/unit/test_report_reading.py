@@ -22,11 +22,13 @@ from tracer.outputs.cells import text_cell
 from tracer.outputs.meta import SUFFIX as META_SUFFIX
 from tracer.reporting import needs
 from tracer.reporting.columns import BLOCK, read_table
-from tracer.reporting.facts import SUFFIX, read_facts
+from tracer.reporting.curves import mapped, resident
+from tracer.reporting.facts import OLD_FORMAT, SUFFIX, read_facts
 from tracer.reporting.names import safe, shown
-from tracer.reporting.resident import resident
 from tracer.reporting.run import load
 from tracer.reporting.schema import FAULTS
+from tracer.reporting.story import sentences
+from tracer.reporting.tables import Tables
 from tracer.rows import NO_FRAME, UNKNOWN_LATENCY, Access, Cause, Kind, Names
 from tracer.text import printable
 
@@ -273,7 +275,7 @@ def test_no_bytes_crash_the_reader(junk: bytes, at: int) -> None:
         ('{"format": 1,\n oops', "line 2 is no JSON"),
         ("[1, 2]", "pagefault-trace did not write"),
         ('{"name": "x"}', "pagefault-trace did not write"),
-        ('{"format": 2}', "its format is 2, newer"),
+        ('{"format": 3}', "its format is 3, newer"),
         ('{"format": 1, "lost": ' + "9" * 5_000_000 + "}", "has more than 40 digits"),
     ],
 )
@@ -307,54 +309,96 @@ def test_any_value_in_the_meta_file_is_stood(data: st.DataObject) -> None:
         assert "\x1b" not in facts.what + facts.host + "".join(facts.notes)
 
 
-def test_resident_memory_by_looks_and_faults(tmp_path: Path) -> None:
+def test_mapped_memory_by_looks_and_faults(tmp_path: Path) -> None:
     run = load(lossy(tmp_path / "t.csv"))
-    curve = resident(run)
+    curve = mapped(run)
     at = np.array([-1, 0, 1, 2, 3, 4, 5, 8, 10]) * MS + START
     assert curve.at(at).tolist() == [0, 1, 2, 3, 4, 4, 2, 2, 2]
     assert curve.how == "2 counts by the tracer, faults in between"
 
 
-def test_resident_memory_without_looks(tmp_path: Path) -> None:
+def test_mapped_memory_without_looks(tmp_path: Path) -> None:
     path = lossy(tmp_path / "t.csv")
     meta = Path(path + SUFFIX)
     content = json.loads(meta.read_text())
-    del content["resident"]
+    del content["mapped"]
     meta.write_text(json.dumps(content))
     at = np.array([0, 3, 5, 10]) * MS + START
-    assert resident(load(path)).at(at).tolist() == [1, 4, 2, 2]
+    assert mapped(load(path)).at(at).tolist() == [1, 4, 2, 2]
     meta.unlink()
-    curve = resident(load(path))
+    curve = mapped(load(path))
     assert curve.at(at).tolist() == [1, 4, 4, 4]
     assert curve.how == "gained by faults; losses are not known"
 
 
+def test_format_1_called_resident_what_is_mapped(tmp_path: Path) -> None:
+    """It had the sum over all processes only: that is said, and distinct frames are not told."""
+    path = lossy(tmp_path / "t.csv")
+    new = load(path)
+    assert new.facts.notes == ()
+    meta = Path(path + SUFFIX)
+    content = json.loads(meta.read_text())
+    books = content["books"]
+    content |= {"format": 1, "resident": content.pop("mapped")}
+    content["books"] = {
+        **{name: value for name, value in books.items() if "mapped" not in name},
+        **{"resident": 2, "resident_change": 2},
+    }
+    for name in ("resident_growth", "resident_peak"):
+        del content["books"][name]
+    meta.write_text(json.dumps(content))
+    old = load(path)
+    assert mapped(old).pages.tolist() == mapped(new).pages.tolist()
+    assert resident(old) is None
+    assert old.facts.notes == (OLD_FORMAT,)
+    assert old.facts.books["mapped"] == old.facts.books["mapped_change"] == 2
+    assert "resident" not in old.facts.books
+    assert "resident" not in " ".join(sentences(Tables(old, mapped(old))))
+    assert Tables(old, mapped(old)).working_set().columns[-1] == "MAPPED"
+
+
+def test_distinct_frames_are_read_and_shown(tmp_path: Path) -> None:
+    books = Books(traced=4, kernel=4, gained=4, mapped=4, resident=3, resident_peak=5)
+    points = {
+        "mapped": [(START, 4)],
+        "resident": [(START, 0), (START + 2 * MS, 5), (START + 3 * MS, 3)],
+    }
+    run = load(written(tmp_path / "t.csv", rows(4), facts=info(**points), books=books))
+    counted = resident(run)
+    assert counted is not None
+    assert (counted.pages.tolist(), counted.how) == ([0, 5, 3], "3 counts of distinct frames")
+    tables = Tables(run, mapped(run))
+    assert "12 KiB resident, each frame once (at its peak at least 20 KiB)." in sentences(tables)[0]
+    assert tables.working_set().columns[-2:] == ["MAPPED", "RESIDENT"]
+    assert tables.working_set().rows[-1][-1].text == "12 KiB"
+
+
 def test_a_look_corrects_what_faults_alone_say(tmp_path: Path) -> None:
-    facts = info(resident=[(START + 2 * MS, 10), (START + 9 * MS, 1)])
+    facts = info(mapped=[(START + 2 * MS, 10), (START + 9 * MS, 1)])
     run = load(written(tmp_path / "t.csv", rows(5, comm=1, region=1), facts=facts))
     at = np.array([0, 1, 2, 3, 4, 9]) * MS + START
-    assert resident(run).at(at).tolist() == [1, 2, 10, 11, 12, 1]
+    assert mapped(run).at(at).tolist() == [1, 2, 10, 11, 12, 1]
 
 
 def test_pages_that_a_look_misses_are_back_when_they_are_gained_again(tmp_path: Path) -> None:
     faults = rows(7, comm=1, region=1)
     page = np.array([0, 1, 2, 0, 1, 0, 3])
     faults["address"][:] = 0x7F0000000000 + page * 4096
-    facts = info(resident=[(START + 2 * MS + 1, 1)])  # two of three are gone
+    facts = info(mapped=[(START + 2 * MS + 1, 1)])  # two of three are gone
     run = load(written(tmp_path / "t.csv", faults, facts=facts))
     at = np.arange(7) * MS + START
-    assert resident(run).at(at).tolist() == [1, 2, 3, 2, 3, 3, 4]
+    assert mapped(run).at(at).tolist() == [1, 2, 3, 2, 3, 3, 4]
     pages = table(faults[[0, 1, 2, 6]])
     pages.last_frame[0] = NO_FRAME
     pages.last_time_ns[0] = START + 8 * MS
     run = load(written(tmp_path / "u.csv", faults, pages=pages, facts=facts))
     at = np.append(at, START + 8 * MS)
-    assert resident(run).at(at).tolist() == [1, 2, 3, 2, 3, 3, 4, 3]
+    assert mapped(run).at(at).tolist() == [1, 2, 3, 2, 3, 3, 4, 3]
 
 
 def test_curves_are_thinned_but_keep_their_peaks(tmp_path: Path) -> None:
     run = load(mixed(tmp_path / "t.csv"))
-    curve = resident(run)
+    curve = mapped(run)
     many = type(curve)(np.arange(10_000), np.r_[np.arange(5000), [99_999], np.arange(4999)], "")
     thin = many.thinned(300)
     assert len(thin.pages) <= 300

@@ -36,10 +36,10 @@ from tracer.errors import Exit, TraceError
 from tracer.reporting import cli
 from tracer.reporting.callstacks import Function
 from tracer.reporting.chrome import chrome
+from tracer.reporting.curves import mapped
 from tracer.reporting.diff import print_diff
 from tracer.reporting.flame import folded, speedscope
 from tracer.reporting.perfetto import perfetto
-from tracer.reporting.resident import resident
 from tracer.reporting.run import Run, load
 from tracer.reporting.stackwords import health
 from tracer.reporting.summary import print_summary
@@ -426,7 +426,7 @@ def test_hostile_names_stay_names(tmp_path: Path, weight: str) -> None:
 
 def test_memory_by_function(tmp_path: Path) -> None:
     run = load(stacked(tmp_path / "t.csv"))
-    found = Tables(run, resident(run)).functions()
+    found = Tables(run, mapped(run)).functions()
     assert [row[:2] + row[3:7] for row in cells(found)][:3] == [
         ["copy_to_user", "[kernel]", "64 KiB", "64.0%", "64 KiB", "1"],
         ["fill", APP, "12 KiB", "12.0%", "20 KiB", "3"],
@@ -438,7 +438,7 @@ def test_memory_by_function(tmp_path: Path) -> None:
 
 def test_memory_by_stack(tmp_path: Path) -> None:
     run = load(stacked(tmp_path / "t.csv"))
-    found = cells(Tables(run, resident(run)).stacks(20))
+    found = cells(Tables(run, mapped(run)).stacks(20))
     assert found[0][1] == "64 KiB"
     assert found[0][-1] == ("copy_to_user ← vfs_read ← read ← main ← __libc_start_main ← _start")
     assert found[1][-1] == "fill ← main ← __libc_start_main ← _start"  # both threads'
@@ -448,7 +448,7 @@ def test_memory_by_stack(tmp_path: Path) -> None:
 def test_stacks_of_the_same_functions_are_one_row(tmp_path: Path) -> None:
     stacks = [[frame("fill", file="app.c", line=at), *MAIN] for at in (1, 2, 3)]
     run = load(add_stacks(written(tmp_path / "t.csv", rows(4)), [1, 2, 3, 0], stacks))
-    found = cells(Tables(run, resident(run)).stacks(20))
+    found = cells(Tables(run, mapped(run)).stacks(20))
     assert [(row[0], row[-1]) for row in found] == [
         ("3", "fill ← main ← __libc_start_main ← _start"),
         ("1", "(no stack)"),
@@ -458,7 +458,7 @@ def test_stacks_of_the_same_functions_are_one_row(tmp_path: Path) -> None:
 def test_deep_stacks_are_told_in_short(tmp_path: Path) -> None:
     deep = [frame(f"f{at}") for at in range(30)]
     run = load(add_stacks(written(tmp_path / "t.csv", rows(1)), [1], [deep]))
-    found = cells(Tables(run, resident(run)).stacks(20))
+    found = cells(Tables(run, mapped(run)).stacks(20))
     assert found[0][-1] == "f0 ← f1 ← f2 ← f3 ← f4 ← f5 ← f6 ← f7 ← … 22 more"
 
 

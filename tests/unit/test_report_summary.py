@@ -20,7 +20,7 @@ from tracer.errors import Exit
 from tracer.outputs.base import Books
 from tracer.pipes import PIPE_CLOSED
 from tracer.reporting import cli, findings, groups
-from tracer.reporting.resident import resident
+from tracer.reporting.curves import mapped
 from tracer.reporting.run import load
 from tracer.reporting.story import head, sentences
 from tracer.reporting.summary import MOST, print_summary
@@ -30,7 +30,7 @@ from tracer.rows import Kind
 
 def tables(path: str) -> Tables:
     run = load(path)
-    return Tables(run, resident(run))
+    return Tables(run, mapped(run))
 
 
 def cells(table: Table) -> list[dict[str, str]]:
@@ -122,21 +122,30 @@ def test_huge_pages(tmp_path: Path) -> None:
     faults["kind"][512:], faults["pages"][512:] = Kind.HUGE, 512
     run = load(written(tmp_path / "t.csv", faults))
     assert findings.coverage(run.faults) == findings.Coverage(3 * 512, 512, 1)
-    said = sentences(Tables(run, resident(run)))
+    said = sentences(Tables(run, mapped(run)))
     assert (
         "Huge pages made up 75% of the anonymous memory that faults brought; "
         "1 aligned block of 2 MiB was filled page by page."
     ) in said
 
 
+def test_regions_gross_and_net(tmp_path: Path) -> None:
+    """What faults brought in all, and what the pages file has at the end; without it, the first."""
+    (row,) = cells(tables(lossy(tmp_path / "t.csv")).regions())
+    assert (row["GAINED"], row["GROSS"], row["NET"]) == ("4", "16 KiB", "8 KiB")
+    assert all("NET" not in row for row in cells(tables(mixed(tmp_path / "m.csv")).regions()))
+    anon, *_ = cells(tables(demo(tmp_path / "d.csv")).regions())
+    assert (anon["GROSS"], anon["NET"]) == ("20 KiB", "20 KiB")
+
+
 def test_the_working_set_over_time(tmp_path: Path) -> None:
     found = cells(tables(lossy(tmp_path / "t.csv")).working_set(5))
-    assert [(row["FAULTS"], row["TOUCHED"], row["RESIDENT"]) for row in found] == [
-        ("2", "2", "3"),
-        ("2", "2", "4"),
-        ("0", "0", "2"),
-        ("0", "0", "2"),
-        ("0", "0", "2"),
+    assert [(row["FAULTS"], row["TOUCHED"], row["MAPPED"]) for row in found] == [
+        ("2", "2", "12 KiB"),
+        ("2", "2", "16 KiB"),
+        ("0", "0", "8 KiB"),
+        ("0", "0", "8 KiB"),
+        ("0", "0", "8 KiB"),
     ]
 
 
@@ -145,7 +154,7 @@ def test_the_latency_histogram(tmp_path: Path) -> None:
     run = load(written(tmp_path / "t.csv", rows(7, latency_ns=latency)))
     assert findings.octaves(run.faults.latency_ns) == [(256, 1), (512, 1), (1024, 2), (2048, 1),
                                                        (4096, 1)]  # fmt: skip
-    table = Tables(run, resident(run)).latencies()
+    table = Tables(run, mapped(run)).latencies()
     assert [row[1].text for row in table.rows] == ["1", "1", "2", "1", "1"]
     assert table.note == "1 faults whose entry was not seen have no latency"
 
@@ -184,7 +193,8 @@ def test_combinations_can_be_told_apart(pairs: list[tuple[int, int]]) -> None:
 def test_words(tmp_path: Path) -> None:
     assert sentences(tables(mixed(tmp_path / "t.csv"))) == [
         "10 faults brought 54 pages (216 KiB) in 0.020 s; 1 of them waited for a disk. "
-        "At the end 216 KiB had a frame (gained by faults; losses are not known).",
+        "At the end 216 KiB were mapped (gained by faults; losses are not known); how much was "
+        "resident is not known.",
         "60% were of kind anon; 60% were in [anon], the most faulted of 3 regions.",
         "Within a region a thread's next new page was just above the last one in 71% of all "
         "cases, just below in 0%, elsewhere in 29%: mostly upwards.",

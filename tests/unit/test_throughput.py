@@ -29,7 +29,10 @@ PORTIONS = (1, 2, 60, 70, 700, 3000)  # records that are in the ring at once, in
 SINCE = (
     *("failed_lost", "failed_filtered", "foreign_lost", "foreign_filtered"),
     *("kernel_at_least", "kernel_reason", "blind_faults", "under_way"),
+    *("resident", "resident_growth", "resident_peak"),
 )
+# What these were called then.
+BEFORE = {"mapped": "resident", "mapped_change": "resident_change"}
 
 
 def run(feed: Feed, folder: Path) -> dict[str, Any]:
@@ -54,6 +57,7 @@ def run(feed: Feed, folder: Path) -> dict[str, Any]:
         books = asdict(books_of(recorder, attached))
         for later in SINCE:
             assert not books.pop(later)
+        books = {BEFORE.get(name, name): value for name, value in books.items()}
         regions = recorder.names.regions
         for by_region in ("gained_in", "lost_in"):  # by what they are: numbers are ours alone
             named = {str(regions[number]): count for number, count in books[by_region].items()}

@@ -80,6 +80,7 @@ class Live:
         self._drawn_ns = 0  # when the last picture was done
         self._pause_ns = 0  # until the next picture
         self._events = 0  # of frames, counted so far
+        self._resident: int | None = None  # by the last count that was told
         self._pressed_ns = 0
         self._missed_ns = 0
         self._forced = False
@@ -177,7 +178,10 @@ class Live:
         if tally.events != self._events:
             self._events = tally.events
             gained = int(tally.gained.sum() - tally.gained[Source.INITIAL])
-            self.model.frames(now, tally.resident, gained, int(tally.lost.sum()))
+            self.model.frames(now, tally.mapped, gained, int(tally.lost.sum()))
+        if recorder.resident.now != self._resident:
+            self._resident = recorder.resident.now
+            self.model.resident(now, self._resident or 0)
 
     def _catch_up(self, recorder: Recorder, space: int) -> None:
         """Take from the timeline what there was no time to listen to."""

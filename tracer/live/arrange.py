@@ -11,7 +11,7 @@ from tracer.live.pages import State, Table, present
 from tracer.rows import Kind
 from tracer.text import printable
 
-Sort = Literal["active", "address", "resident", "faults", "name"]
+Sort = Literal["active", "address", "mapped", "faults", "name"]
 SORTS: tuple[Sort, ...] = get_args(Sort)
 MOST_ZOOM = 1 << 30  # pages a cell: more than an address space has in a row of 64
 _ACTIVE_NS = 2_000_000_000
@@ -23,7 +23,7 @@ class Stat:
     """What there is to say of an area at a moment."""
 
     area: Area
-    resident: int  # pages with a frame
+    mapped: int  # pages with a frame
     zero: int
     huge: int
     swapped: int
@@ -51,7 +51,7 @@ def stat_of(table: Table, area: Area, faults: int, kind: Kind | None) -> Stat:
     zero, huge = count[State.ZERO], count[State.HUGE]
     return Stat(
         area=area,
-        resident=count[State.RESIDENT] + zero + huge,
+        mapped=count[State.RESIDENT] + zero + huge,
         zero=zero,
         huge=huge,
         swapped=count[State.SWAPPED],
@@ -99,8 +99,8 @@ def ordered(pieces: Sequence[Sortable], sort: Sort, now_ns: int) -> list[Sortabl
     match sort:
         case "active":
             return sorted(found, key=lambda piece: _idle(piece.stat, now_ns))
-        case "resident":
-            return sorted(found, key=lambda piece: -piece.stat.resident)
+        case "mapped":
+            return sorted(found, key=lambda piece: -piece.stat.mapped)
         case "faults":
             return sorted(found, key=lambda piece: -piece.stat.faults)
         case "name":

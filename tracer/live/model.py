@@ -194,9 +194,13 @@ class Model:
         touched, self._touched = self._touched, {}
         return touched
 
-    def frames(self, time_ns: int, resident: int, gained: int, lost: int) -> None:
+    def frames(self, time_ns: int, mapped: int, gained: int, lost: int) -> None:
         """So many pages have a frame now, and so many gained and lost one since tracing began."""
-        self.rates.frames(time_ns, resident, gained, lost)
+        self.rates.frames(time_ns, mapped, gained, lost)
+
+    def resident(self, time_ns: int, pages: int) -> None:
+        """So many distinct frames there were, by the last count."""
+        self.rates.resident(time_ns, pages)
 
     def lay(self, time_ns: int, areas: tuple[Area, ...]) -> None:
         """The mappings are these now."""

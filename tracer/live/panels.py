@@ -10,7 +10,7 @@ from tracer.live import theme
 from tracer.live.arrange import Row, Stat
 from tracer.live.canvas import Canvas
 from tracer.live.pages import State
-from tracer.live.rates import GAINED, LOST, RESIDENT
+from tracer.live.rates import GAINED, LOST, MAPPED, RESIDENT
 from tracer.live.theme import FAINT, GREEN, GREY, KIND_STYLES, ORANGE, RED, SKY, YELLOW
 from tracer.outputs import units
 from tracer.rows import Kind, Names
@@ -19,6 +19,7 @@ from tracer.text import printable
 if TYPE_CHECKING:
     from tracer.live.screen import Shot
 
+_ROOMY = 100  # columns
 _WINDOW_NS = 60_000_000_000  # of the sparklines, in a long run
 _KEYS = (
     ("space", "stop the picture, and go on; the trace runs all the while"),
@@ -27,7 +28,7 @@ _KEYS = (
     ("f", "the selected region only, and all again"),
     ("/", "only regions whose name holds what you type; Esc: all again"),
     ("k K", "only pages and faults of one kind: the next, the one before"),
-    ("s", "sort: by activity, address, resident pages, faults, name"),
+    ("s", "sort: by activity, address, pages mapped, faults, name"),
     ("t", "table or map"),
     ("c", "the code that brought most memory (with --stacks), and back"),
     ("+ - 0", "fewer pages a cell, more, as many as fit"),
@@ -73,15 +74,19 @@ def _origin(shot: "Shot") -> str:
 
 
 def totals(canvas: Canvas, y: int, shot: "Shot") -> None:
-    """Resident size over time, frames gained and lost."""
+    """What is mapped over time, what of it is resident where there is room, frames gained, lost."""
     until = shot.now_ns
     sums = shot.model.rates.totals(until)
-    resident = int(sums[RESIDENT])
-    x = canvas.put(1, y, "resident ", GREY)
-    x = canvas.put(x, y, f"{units.size(resident << 12):>8} ", f"bold {GREEN}")
-    width = max(canvas.width - 64, 12)
+    levels = [("mapped", MAPPED)]
+    if canvas.width >= _ROOMY and sums[RESIDENT]:
+        levels.append(("resident", RESIDENT))
+    x = 1
+    for word, column in levels:
+        x = canvas.put(x, y, f"{word} ", GREY)
+        x = canvas.put(x, y, f"{units.size(int(sums[column]) << 12):>8} ", f"bold {GREEN}")
+    width = max(canvas.width - 46 - x, 12)
     bins, _ = shot.model.rates.spans(until, width, _WINDOW_NS)
-    x = canvas.put(x, y, spark([int(n) for n in bins[:, RESIDENT]], width, shot), GREEN)
+    x = canvas.put(x, y, spark([int(n) for n in bins[:, MAPPED]], width, shot), GREEN)
     recent = shot.model.rates.second(until)
     x = canvas.put(x, y, "  frames", GREY)
     for word, column, style, sign in (
@@ -236,7 +241,7 @@ def _place(shot: "Shot", rows: int, height: int) -> str:
 def region_label(
     canvas: Canvas, x: int, y: int, width: int, stat: Stat, row: Row, shot: "Shot", first: bool
 ) -> None:
-    """Name, permissions and how much is resident; on later lines of an area their address."""
+    """Name, permissions and how much is mapped; on later lines of an area their address."""
     area = stat.area
     chosen = area.key == shot.view.selected
     mark = f"bold {ORANGE}" if chosen else ""
@@ -244,13 +249,13 @@ def region_label(
     if not row.head and not first:
         canvas.put(x + 3, y, f"{row.first << 12:#x}", FAINT, width - 3)
         return
-    amount = f"{units.short_count(stat.resident)}/{units.short_count(area.pages)}"
-    canvas.right(x + width, y, amount, "bold" if stat.resident else GREY)
+    amount = f"{units.short_count(stat.mapped)}/{units.short_count(area.pages)}"
+    canvas.right(x + width, y, amount, "bold" if stat.mapped else GREY)
     room = width - 2 - 4 - 11
     pid = f"{area.pid} " if shot.several else ""
     at = canvas.put(x + 1, y, pid, GREY, room)
     name = units.region(area.name, max(room - len(pid), 1), shot.look.units)
-    canvas.put(at, y, name, mark or ("" if stat.resident else GREY))
+    canvas.put(at, y, name, mark or ("" if stat.mapped else GREY))
     canvas.put(x + width - 11 - 4, y, area.perms, GREY, 4)
 
 
@@ -260,7 +265,7 @@ def table(canvas: Canvas, x: int, y: int, width: int, end: int, shot: "Shot") ->
     top = shot.view.top
     canvas.rule(x, y, width, "regions", shot.look.line, FAINT)
     canvas.right(x + width, y, " " + _place(shot, len(shot.stats), height), FAINT)
-    columns = [("size", 9), ("resident", 9), ("zero", 6), ("huge", 6), ("gone", 6), ("faults", 7)]
+    columns = [("size", 9), ("mapped", 9), ("zero", 6), ("huge", 6), ("gone", 6), ("faults", 7)]
     heads = x + width - sum(wide for _, wide in columns)
     at = heads
     canvas.put(x + 2, y + 1, "region", f"bold {GREY}")
@@ -288,7 +293,7 @@ def _table_row(
     faults = "" if shot.view.at_ns is not None and not shot.model.ended else f"{stat.faults}"
     values = [
         (units.size(area.end - area.start), GREY),
-        (units.size(stat.resident << 12), f"bold {GREEN}" if stat.resident else FAINT),
+        (units.size(stat.mapped << 12), f"bold {GREEN}" if stat.mapped else FAINT),
         (units.short_count(stat.zero), SKY if stat.zero else FAINT),
         (units.short_count(stat.huge), theme.PINK if stat.huge else FAINT),
         (units.short_count(stat.lost + stat.swapped), RED if stat.lost + stat.swapped else FAINT),
@@ -307,7 +312,7 @@ def code(canvas: Canvas, x: int, y: int, width: int, end: int, shot: "Shot") -> 
         canvas.put(x + 2, y + 1, "start the trace with --stacks to see that", GREY)
         return
     stacks = shot.model.callers.leading(max(end - y - 2, 1))
-    canvas.right(x + 10, y + 1, "memory", f"bold {GREY}")
+    canvas.right(x + 10, y + 1, "gained", f"bold {GREY}")
     canvas.right(x + 18, y + 1, "faults", f"bold {GREY}")
     canvas.put(x + 20, y + 1, "code", f"bold {GREY}")
     for number, (size, faults, words) in enumerate(stacks):

@@ -6,8 +6,9 @@ import numpy.typing as npt
 from tracer.rows import Kind, Rows
 
 KINDS = max(Kind) + 1
-GAINED, LOST, RESIDENT = KINDS, KINDS + 1, KINDS + 2  # columns beside the kinds'
-_COLUMNS = KINDS + 3
+GAINED, LOST, MAPPED, RESIDENT = range(KINDS, KINDS + 4)  # columns beside the kinds'
+_COLUMNS = KINDS + 4
+_LEVELS = slice(MAPPED, RESIDENT + 1)  # those that are no counts: the last of a time holds for it
 _WIDTH_NS = 50_000_000
 _MOST = 4096  # bins
 
@@ -15,7 +16,7 @@ Bins = npt.NDArray[np.int64]
 
 
 class Rates:
-    """Faults by kind, frames gained and lost, resident pages: by bins of `width_ns`."""
+    """Faults by kind, frames gained and lost, pages mapped and resident: by bins of `width_ns`."""
 
     def __init__(self, started_ns: int, width_ns: int = _WIDTH_NS, most: int = _MOST) -> None:
         self.started_ns = started_ns
@@ -23,7 +24,8 @@ class Rates:
         self._most = most
         self._bins: Bins = np.zeros((64, _COLUMNS), np.int64)
         self._used = 0
-        self._resident = self._gained = self._lost = 0
+        self._gained = self._lost = 0
+        self._levels: Bins = np.zeros(2, np.int64)
 
     def faults(self, rows: Rows, *, coarse: bool = False) -> None:
         """Count faults by kind; `coarse`: as if all of the batch came with its last."""
@@ -38,19 +40,27 @@ class Rates:
             counts = counts.reshape(-1, KINDS)
             self._bins[first : first + len(counts), :KINDS] += counts
 
-    def frames(self, time_ns: int, resident: int, gained: int, lost: int) -> None:
+    def frames(self, time_ns: int, mapped: int, gained: int, lost: int) -> None:
         """So many pages have a frame now; so many gained and lost one since tracing began."""
         at = int(self._places(np.array([time_ns]))[0])
         self._bins[at, GAINED] += gained - self._gained
         self._bins[at, LOST] += lost - self._lost
-        self._bins[at:, RESIDENT] = resident
-        self._resident, self._gained, self._lost = resident, gained, lost
+        self._gained, self._lost = gained, lost
+        self._level(at, MAPPED, mapped)
+
+    def resident(self, time_ns: int, pages: int) -> None:
+        """So many distinct frames were counted."""
+        self._level(int(self._places(np.array([time_ns]))[0]), RESIDENT, pages)
+
+    def _level(self, at: int, column: int, pages: int) -> None:
+        self._bins[at:, column] = pages
+        self._levels[column - MAPPED] = pages
 
     def spans(self, until_ns: int, columns: int, most_ns: int) -> tuple[Bins, int]:
         """The last `columns` stretches of time up to `until_ns`, and how long each is (ns).
 
         All of the run if that is shorter than `most_ns`, else about so much of it. Counts
-        are sums, resident pages the last of each.
+        are sums, of pages mapped and resident it is the last of each.
         """
         elapsed = max(min(until_ns - self.started_ns, most_ns), 1)
         times = 1
@@ -65,12 +75,12 @@ class Rates:
         whole = np.zeros((len(found) * times, _COLUMNS), np.int64)
         whole[: len(bins)] = bins
         if len(bins):
-            whole[len(bins) :, RESIDENT] = bins[-1, RESIDENT]
+            whole[len(bins) :, _LEVELS] = bins[-1, _LEVELS]
         elif self._used:
-            whole[:, RESIDENT] = self._bins[self._used - 1, RESIDENT]
+            whole[:, _LEVELS] = self._bins[self._used - 1, _LEVELS]
         grouped = whole.reshape(len(found), times, _COLUMNS)
         found[:] = grouped.sum(axis=1)
-        found[:, RESIDENT] = grouped[:, -1, RESIDENT]
+        found[:, _LEVELS] = grouped[:, -1, _LEVELS]
         return found, self.width_ns * times
 
     def second(self, until_ns: int) -> Bins:
@@ -81,11 +91,11 @@ class Rates:
         return np.asarray(bins.sum(axis=0) * 1_000_000_000 // (count * self.width_ns))
 
     def totals(self, until_ns: int) -> Bins:
-        """Sums up to then, one a column; resident pages: the last."""
+        """Sums up to then, one a column; of pages mapped and resident: the last."""
         last = max(until_ns - self.started_ns, 0) // self.width_ns
         bins = self._bins[: min(last + 1, self._used)]
         sums = bins.sum(axis=0)
-        sums[RESIDENT] = bins[-1, RESIDENT] if len(bins) else 0
+        sums[_LEVELS] = bins[-1, _LEVELS] if len(bins) else 0
         return np.asarray(sums)
 
     def _places(self, times: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
@@ -99,7 +109,7 @@ class Rates:
             more = np.zeros((max(len(self._bins), last + 1 - len(self._bins)), _COLUMNS), np.int64)
             self._bins = np.concatenate([self._bins, more])
         if last >= self._used:
-            self._bins[self._used : last + 1, RESIDENT] = self._resident
+            self._bins[self._used : last + 1, _LEVELS] = self._levels
             self._used = last + 1
         return np.asarray(at)
 
@@ -107,10 +117,10 @@ class Rates:
         """Bins of twice the width."""
         self._bins = self._bins[: (self._used + 1) // 2 * 2]
         pairs = self._bins.reshape(-1, 2, _COLUMNS)
-        last = pairs[:, 1, RESIDENT].copy()
+        last = pairs[:, 1, _LEVELS].copy()
         if self._used % 2 and len(last):
-            last[-1] = pairs[-1, 0, RESIDENT]
+            last[-1] = pairs[-1, 0, _LEVELS]
         self._bins = pairs.sum(axis=1)
-        self._bins[:, RESIDENT] = last
+        self._bins[:, _LEVELS] = last
         self._used = len(self._bins)
         self.width_ns *= 2

@@ -45,8 +45,13 @@ class Books:
     conflict: int = 0  # faults pagemap contradicts with nothing to explain it
     gained: int = 0  # pages that gained a frame
     given_up: int = 0  # pages that lost theirs
-    resident: int | None = None  # present pages at the end; None: unknown
-    resident_change: int | None = None  # present pages, last snapshot less first; None: unknown
+    # Pages present at the end, in each space that has them, and less those at the first looks.
+    mapped: int | None = None  # None: unknown, likewise below
+    mapped_change: int | None = None
+    # Distinct frames, whoever shares them: at the end, less those at the start, and at most.
+    resident: int | None = None
+    resident_growth: int | None = None
+    resident_peak: int | None = None  # of all counts: there may have been more in between
     gained_by: dict[str, int] = field(default_factory=dict)  # source (Source.name.lower()) -> pages
     lost_by: dict[str, int] = field(default_factory=dict)
     gained_in: dict[int, int] = field(default_factory=dict)  # index into Names.regions -> pages
@@ -70,6 +75,7 @@ class Checked:
     actual: int | None  # a count, bytes or nanoseconds; None where the run has no such value
     shown: str  # the same for people
     broken: bool
+    unknown: bool = False  # there is a value, but nobody knows it: nor whether it is broken
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +106,8 @@ class RunInfo:
     snapshots: int = 0
     filters: dict[str, str] = field(default_factory=dict)
     exit_status: int | None = None  # the command's, as a shell would show it
-    resident: list[tuple[int, int]] = field(default_factory=list)  # time_ns, pages with a frame
+    mapped: list[tuple[int, int]] = field(default_factory=list)  # time_ns, pages with a frame
+    resident: list[tuple[int, int]] = field(default_factory=list)  # time_ns, distinct frames
     pages_csv: str = ""  # --pages-csv, as seen from the directory of --csv
     stacks: str = ""  # FILE.stacks.csv, as seen from there; "" where no call stacks were taken
     notes: list[str] = field(default_factory=list)  # one sentence each: what the reader should know

@@ -1,6 +1,7 @@
 """The books in words: whether every fault the kernel counted is accounted for, and why not."""
 
-from tracer.outputs.base import Books
+from tracer.outputs import units
+from tracer.outputs.base import PAGE_SIZE, Books
 from tracer.outputs.units import Glyphs
 
 
@@ -32,12 +33,31 @@ def _faults(books: Books) -> str:
 def _frames(books: Books, glyphs: Glyphs) -> str:
     net = books.gained - books.given_up
     text = f"frames: {books.gained} gained {glyphs.minus} {books.given_up} lost"
-    if books.resident_change is None:
-        return f"{text} = {_signed(net, glyphs)}; resident pages not known"
-    if books.resident_change == net:
-        return f"{text} = {_signed(net, glyphs)} resident"
-    change = _signed(books.resident_change, glyphs)
-    return f"{text} = {_signed(net, glyphs)}, but resident pages changed by {change}"
+    if books.mapped_change is None:
+        return f"{text} = {_signed(net, glyphs)}; mapped pages not known"
+    if books.mapped_change == net:
+        return f"{text} = {_signed(net, glyphs)} mapped"
+    change = _signed(books.mapped_change, glyphs)
+    return f"{text} = {_signed(net, glyphs)}, but mapped pages changed by {change}"
+
+
+def memory(books: Books, glyphs: Glyphs) -> str:
+    """One line: bytes gained in all and net of losses, and what there is in the end.
+
+    Resident counts each frame once, mapped in each address space that has it.
+    """
+    gross, net = books.gained * PAGE_SIZE, (books.gained - books.given_up) * PAGE_SIZE
+    text = f"memory: {units.size(gross)} gained in all, {units.net(net, glyphs)} net of losses"
+    text += f"; resident at the end {_bytes(books.resident)}"
+    if books.resident_peak:  # that it was at least nothing says nothing
+        text += f" (peak at least {_bytes(books.resident_peak)})"
+    text += f", mapped {_bytes(books.mapped)}"
+    unseen = books.resident is None and books.mapped is not None
+    return text + " by the records alone" * unseen
+
+
+def _bytes(pages: int | None) -> str:
+    return "not known" if pages is None else units.size(pages * PAGE_SIZE)
 
 
 def reasons(books: Books, glyphs: Glyphs) -> list[str]:

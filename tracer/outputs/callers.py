@@ -52,10 +52,10 @@ class Callers:
     def table(
         self, lines: SourceLines, glyphs: Glyphs
     ) -> tuple[list[Column], list[dict[str, Cell]]]:
-        """The stacks that brought most memory, the code at fault first."""
+        """The stacks that brought most memory, lost since or not; the code at fault first."""
         rows: list[dict[str, Cell]] = [
             {
-                "BYTES": (units.size(size), "bold"),
+                "GROSS": (units.size(size), "bold"),
                 "FAULTS": (str(faults), ""),
                 "CODE": (glyphs.called_by.join(words), ""),
             }
@@ -66,7 +66,7 @@ class Callers:
         widest = max(len(row["CODE"][0]) for row in rows)
         columns = [
             Column(name, wide, wide, rank=rank, right=True)
-            for name, rank in (("BYTES", 2), ("FAULTS", 3))
+            for name, rank in (("GROSS", 2), ("FAULTS", 3))
             for wide in (max(len(name), *(len(row[name][0]) for row in rows)),)
         ]
         return [*columns, Column("CODE", 20, max(20, widest), rank=0, rest=True)], rows

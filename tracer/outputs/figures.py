@@ -42,7 +42,6 @@ class Figures:
         """Each figure's value: counts, bytes, nanoseconds; None where there is no value."""
         latencies = self._latencies
         known = latencies.count > 0
-        change = books.resident_change
         return {
             "faults": books.traced + books.lost + max(0, books.missed),
             "major": self._major,
@@ -60,8 +59,10 @@ class Figures:
             "given_up": books.given_up,
             **{f"gained.{s.name.lower()}": books.gained_by.get(s.name.lower(), 0) for s in Source},
             **{f"given_up.{s.name.lower()}": books.lost_by.get(s.name.lower(), 0) for s in Loss},
-            "resident": None if books.resident is None else books.resident * PAGE_SIZE,
-            "growth": None if change is None else change * PAGE_SIZE,
+            "resident": _bytes(books.resident),
+            "growth": _bytes(books.resident_growth),
+            # A bound that lacks the end is none of the run.
+            "peak": None if books.resident is None else _bytes(books.resident_peak),
             **{name: latencies.quantile(q) if known else None for name, q in PERCENTILES.items()},
             "max": latencies.max if known else None,
         }
@@ -69,3 +70,7 @@ class Figures:
     def _by(self, column: str, prefix: str) -> dict[str, int]:
         counts = self._counts[column]
         return {prefix + member.name.lower(): int(counts[member]) for member in _COUNTED[column]}
+
+
+def _bytes(pages: int | None) -> int | None:
+    return None if pages is None else pages * PAGE_SIZE

@@ -24,7 +24,8 @@ from tracer.text import harmless, printable
 SUFFIX = ".meta.json"
 _ROOM = 1 << 15  # bytes: more than a description takes that has no lists
 _BY_REGION = ("gained_in", "lost_in")
-FORMAT = 1  # raised when a field changes its meaning or goes
+_SERIES = ("mapped", "resident")
+FORMAT = 2  # raised when a field changes its meaning or goes
 
 State = Literal["running", "finished", "failed"]
 Json = dict[str, object]
@@ -69,7 +70,7 @@ class MetaFile:
             if self._room < 0:
                 raise
             self._give_room()
-            self._write({**content, "resident": describe_resident([])})
+            self._write({**content, **{name: describe_series([]) for name in _SERIES}})
         self.discard()  # the claim's own file, which is no longer the one of that name
 
     def _write(self, content: Json) -> None:
@@ -105,7 +106,8 @@ def describe(info: RunInfo, state: State, books: Books | None = None) -> Json:
             "ended": _iso(ended + offset) if ended else None,
         },
         "snapshots": {"interval_ms": info.snapshot_interval_ms, "taken": info.snapshots},
-        "resident": describe_resident(info.resident),
+        "mapped": describe_series(info.mapped),
+        "resident": describe_series(info.resident),
         "pages_csv": printable(info.pages_csv) or None,
         "filters": {name: printable(value) for name, value in info.filters.items()},
         "notes": [harmless(note) for note in info.notes],
@@ -128,8 +130,8 @@ def describe(info: RunInfo, state: State, books: Books | None = None) -> Json:
     return content
 
 
-def describe_resident(points: Sequence[tuple[int, int]]) -> Json:
-    """The pages resident at some moments."""
+def describe_series(points: Sequence[tuple[int, int]]) -> Json:
+    """How many pages at some moments."""
     return {"time_ns": [time_ns for time_ns, _ in points], "pages": [pages for _, pages in points]}
 
 

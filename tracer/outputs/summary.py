@@ -17,7 +17,7 @@ from rich.text import Text
 
 from tracer.outputs import units
 from tracer.outputs.base import PAGE_SIZE, Books, PageTable, RunInfo, Verdict, joined
-from tracer.outputs.books import balance, reasons
+from tracer.outputs.books import balance, memory, reasons
 from tracer.outputs.console import STYLES
 from tracer.outputs.latencies import Latencies
 from tracer.outputs.layout import Cell, Column, fit, join, show, unfitted
@@ -156,7 +156,7 @@ class Summary:
         group = self._regions[key]
         return {
             **_numbers(group, glyphs),
-            **_frame_cells(gained, lost),
+            **_frame_cells(gained, lost, glyphs),
             "PERMS": (perms or glyphs.none, ""),
             "REGION": (printable(name) or "(unknown)", ""),
         }
@@ -173,7 +173,9 @@ class Summary:
         return {
             "FAULTS": (str(faults), ""),
             **_frame_cells(
-                sum(gained.get(key, 0) for key in keys), sum(lost.get(key, 0) for key in keys)
+                sum(gained.get(key, 0) for key in keys),
+                sum(lost.get(key, 0) for key in keys),
+                glyphs,
             ),
             "P50": ("", ""),
             "P99": ("", ""),
@@ -250,17 +252,19 @@ def _numbers(group: _Group, glyphs: Glyphs) -> dict[str, Cell]:
     }
 
 
-def _frame_cells(gained: int, lost: int) -> dict[str, Cell]:
+def _frame_cells(gained: int, lost: int, glyphs: Glyphs) -> dict[str, Cell]:
+    """Pages, then bytes: all that was gained, and what of it is left after what was lost."""
     return {
         "GAINED": (str(gained), ""),
         "LOST": (str(lost), "" if lost else "dim"),
-        "BYTES": (units.size(gained * PAGE_SIZE), ""),
+        "GROSS": (units.size(gained * PAGE_SIZE), ""),
+        "NET": (units.net((gained - lost) * PAGE_SIZE, glyphs), ""),
     }
 
 
 # What gives way on a narrow terminal: the highest first.
 _RANKS = {
-    **{"BYTES": 9, "P50": 8, "LOST": 7, "PERMS": 6, "MAJOR": 5, "SHARE": 4},
+    **{"GROSS": 10, "P50": 9, "LOST": 8, "NET": 7, "PERMS": 6, "MAJOR": 5, "SHARE": 4},
     **{"P99": 3, "MAX": 2},
 }
 
@@ -277,7 +281,7 @@ def _columns(rows: Sequence[dict[str, Cell]], names: Sequence[str], left: str) -
 
 
 def _region_columns(rows: Sequence[dict[str, Cell]], glyphs: Glyphs) -> list[Column]:
-    names = ["FAULTS", "GAINED", "LOST", "BYTES", "P50", "P99", "MAX", "PERMS"]
+    names = ["FAULTS", "GAINED", "LOST", "GROSS", "NET", "P50", "P99", "MAX", "PERMS"]
     longest = max(len(row["REGION"][0]) for row in rows)
     return [
         *_columns(rows, names, ""),
@@ -327,6 +331,7 @@ def _closing(console: Console, books: Books, info: RunInfo, glyphs: Glyphs) -> N
     if width and len(line) > width:
         line = line.replace("; frames:", "\nframes:")
     lines = [Text(), Text(line, style)]
+    lines += [Text(part) for part in _wrapped(memory(books, glyphs), "", width)]
     for reason in reasons(books, glyphs):
         lines += [Text(part) for part in _wrapped(reason, "  ", width)]
     if info.verdict is not None and info.verdict.strict:

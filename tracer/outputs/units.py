@@ -64,6 +64,12 @@ def size(count: int) -> str:
     return f"{text.rstrip('0').rstrip('.') if '.' in text else text} {unit}"
 
 
+def net(count: int, glyphs: Glyphs) -> str:
+    """By how many bytes it is more or less: "+3.08 MiB", "−4 KiB", "0 B"."""
+    sign = "+" if count > 0 else glyphs.minus if count < 0 else ""
+    return sign + size(abs(count))
+
+
 def short_count(count: int) -> str:
     """A count in at most four characters: "9999", "12k", "3M"."""
     for unit, scale in (("", 1), ("k", 1000), ("M", 1_000_000)):

@@ -31,7 +31,7 @@ def chrome(run: Run) -> Iterator[bytes]:
     for first in range(0, len(found.row), CHUNK):
         lines = _slices(run, found, slice(first, first + CHUNK), ends)
         yield (",\n" + ",\n".join(lines)).encode()
-    if len(found.resident.pages):
+    if found.memory:
         yield (",\n" + ",\n".join(_counters(run, found))).encode()
     yield b"\n]}\n"
 
@@ -101,9 +101,9 @@ def _slices(run: Run, found: Tracks, part: slice, ends: list[str]) -> list[str]:
 
 
 def _counters(run: Run, found: Tracks) -> list[str]:
-    curve = found.resident
     return [
-        f'{{"ph":"C","name":"resident","pid":-1,"tid":0,"ts":{(time_ns - run.start_ns) / 1000:.3f},'
+        f'{{"ph":"C","name":"{name}","pid":-1,"tid":0,"ts":{(time_ns - run.start_ns) / 1000:.3f},'
         f'"args":{{"bytes":{pages * PAGE}}}}}'
+        for name, curve in found.memory.items()
         for time_ns, pages in zip(curve.time_ns.tolist(), curve.pages.tolist(), strict=True)
     ]

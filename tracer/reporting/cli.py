@@ -95,7 +95,7 @@ def summary(file: str, pages: str | None, stacks: str | None, top: int) -> None:
     type=click.Choice(["gained", "resident", "time", "faults"]),
     default="gained",
     show_default=True,
-    help="Width: memory that gained a frame, what of it is resident at the end (which wants a "
+    help="Width: memory that gained a frame, what of it is mapped at the end (which wants a "
     "pages file), nanoseconds in faults, or faults.",
 )
 @_FORCE
@@ -125,11 +125,11 @@ def flame(
 @click.option(
     "--only",
     type=click.Choice(["map", "resident", "latency"]),
-    help="One part of the picture: memory over time, resident size, or latencies.",
+    help="One part of the picture: memory over time, its size, or latencies.",
 )
 @_FORCE
 def plot(file: str, pages: str | None, output: str | None, only: str | None, force: bool) -> None:
-    """Draw every frame gained, resident size and latencies over time, as a PNG or SVG file."""
+    """Draw every frame gained, memory's size and latencies over time, as a PNG or SVG file."""
     from tracer.reporting.needs import library
     from tracer.reporting.plot import format_of, picture
     from tracer.reporting.run import load

@@ -10,9 +10,9 @@ from rich.text import Text
 from tracer.outputs.units import clip, latency, size
 from tracer.reporting import findings
 from tracer.reporting.callstacks import Function
+from tracer.reporting.curves import mapped
 from tracer.reporting.functions import gained_by_function
 from tracer.reporting.groups import NOTHING, Group, group
-from tracer.reporting.resident import resident
 from tracer.reporting.run import PAGE, Run
 from tracer.reporting.story import head, interval
 from tracer.reporting.summary import notes, say, show
@@ -36,7 +36,7 @@ class Side:
 
     @property
     def most(self) -> int:
-        """Pages resident at most."""
+        """Pages mapped at most."""
         return max(self.tables.curve.pages.tolist(), default=0)
 
     def kinds(self) -> dict[str, Group]:
@@ -57,7 +57,7 @@ class Side:
 
 def side(run: Run) -> Side:
     """A run made ready for comparison."""
-    return Side(run, Tables(run, resident(run)))
+    return Side(run, Tables(run, mapped(run)))
 
 
 def print_diff(console: Console, before: Run, after: Run, most: int) -> None:
@@ -125,7 +125,10 @@ def overall(a: Side, b: Side) -> Table:
     add("major faults", a.total.major, b.total.major, _count)
     add("pages gained", a.total.gained, b.total.gained, _count)
     add("memory gained", a.total.gained * PAGE, b.total.gained * PAGE, _bytes)
-    add("resident at most", a.most * PAGE, b.most * PAGE, _bytes)
+    add("mapped at most", a.most * PAGE, b.most * PAGE, _bytes)
+    peaks = [each.run.facts.book("resident_peak") for each in (a, b)]
+    if peaks[0] is not None and peaks[1] is not None:
+        add("resident peak, at least", peaks[0] * PAGE, peaks[1] * PAGE, _bytes)
     add("in huge pages", huge_a.huge * PAGE, huge_b.huge * PAGE, _bytes)
     add("regions", len(a.tables.places), len(b.tables.places), _count)
     for name in ("p50", "p90", "p99", "longest", "total"):

@@ -15,6 +15,13 @@ from tracer.text import printable
 SUFFIX = ".meta.json"  # as tracer.outputs.meta.SUFFIX
 UNKNOWN = "not known"
 _DIGITS = 40
+I64 = npt.NDArray[np.int64]
+_NO_POINTS = np.empty(0, np.int64), np.empty(0, np.int64)
+_RENAMED = {"resident": "mapped", "resident_change": "mapped_change"}  # since format 1
+OLD_FORMAT = (
+    "traced by an older pagefault-trace: what its meta file calls resident is what all processes "
+    "have mapped, and is called so here; distinct frames were not counted"
+)
 
 
 @dataclass(frozen=True)
@@ -36,8 +43,12 @@ class Facts:
     books: dict[str, Any] = field(default_factory=dict)
     filters: dict[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
-    resident_ns: npt.NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
-    resident_pages: npt.NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
+    # Pages with a frame in each address space, by what faults and looks told.
+    mapped_ns: I64 = field(default_factory=lambda: np.empty(0, np.int64))
+    mapped_pages: I64 = field(default_factory=lambda: np.empty(0, np.int64))
+    # Distinct frames, at looks; nothing where a tracer of format 1 did not count them.
+    resident_ns: I64 = field(default_factory=lambda: np.empty(0, np.int64))
+    resident_pages: I64 = field(default_factory=lambda: np.empty(0, np.int64))
     pages_csv: str = ""
     stacks: str = ""  # the file of call stacks
 
@@ -77,7 +88,7 @@ def read_facts(csv_path: str) -> Facts:
         raise _wrong(path, "it is no JSON") from None
     if not isinstance(content, dict) or not isinstance(content.get("format"), int):
         raise _wrong(path, "line 1 begins something that pagefault-trace did not write")
-    if content["format"] != 1:
+    if content["format"] not in (1, 2):
         raise _wrong(path, f"its format is {content['format']}, newer than this pagefault-report")
     return _facts(content)
 
@@ -102,9 +113,13 @@ def _wrong(path: str, why: str) -> TraceError:
 
 def _facts(content: dict[str, Any]) -> Facts:
     clock, probe = _dict(content, "clock"), _dict(content, "probe")
-    resident = _dict(content, "resident")
-    times, pages = _numbers(resident, "time_ns"), _numbers(resident, "pages")
-    count = min(len(times), len(pages))
+    books, notes = _dict(content, "books"), _list(content, "notes")
+    series = {name: _series(content, name) for name in ("mapped", "resident")}
+    if content["format"] == 1:  # what it calls resident is the sum of all spaces
+        series = {"mapped": series["resident"], "resident": _NO_POINTS}
+        books = {_RENAMED.get(name, name): value for name, value in books.items()}
+        if books or len(series["mapped"][0]):
+            notes = [*notes, OLD_FORMAT]
     return Facts(
         there=True,
         host=_text(content, "host") or UNKNOWN,
@@ -118,14 +133,24 @@ def _facts(content: dict[str, Any]) -> Facts:
         started_wall_ns=_number(clock, "started_wall_ns"),
         exit_status=_number(content, "exit_status"),
         lost=_number(content, "lost"),
-        books=_dict(content, "books"),
+        books=books,
         filters={safe(name): safe(str(text)) for name, text in _dict(content, "filters").items()},
-        notes=tuple(safe(str(note)) for note in _list(content, "notes")),
-        resident_ns=times[:count],
-        resident_pages=pages[:count],
+        notes=tuple(safe(str(note)) for note in notes),
+        mapped_ns=series["mapped"][0],
+        mapped_pages=series["mapped"][1],
+        resident_ns=series["resident"][0],
+        resident_pages=series["resident"][1],
         pages_csv=_text(content, "pages_csv"),
         stacks=_text(content, "stacks"),
     )
+
+
+def _series(content: dict[str, Any], name: str) -> tuple[I64, I64]:
+    """Times and pages, as many of each."""
+    points = _dict(content, name)
+    times, pages = _numbers(points, "time_ns"), _numbers(points, "pages")
+    count = min(len(times), len(pages))
+    return times[:count], pages[:count]
 
 
 def _what(content: dict[str, Any]) -> str:
@@ -156,7 +181,7 @@ def _number(content: dict[str, Any], name: str) -> int | None:
     return value if isinstance(value, int) and abs(value) < 1 << 63 else None
 
 
-def _numbers(content: dict[str, Any], name: str) -> npt.NDArray[np.int64]:
+def _numbers(content: dict[str, Any], name: str) -> I64:
     values = _list(content, name)
     right = all(isinstance(value, int) and 0 <= value < 1 << 63 for value in values)
     return np.array(values if right else [], np.int64)

@@ -17,10 +17,10 @@ from typing import Any
 
 from tracer import __version__
 from tracer.outputs.units import clip
+from tracer.reporting.curves import mapped
 from tracer.reporting.flamesvg import drawing, flames, notes_of
 from tracer.reporting.plot import Format, picture
 from tracer.reporting.replay import as_json, owners, replay
-from tracer.reporting.resident import resident
 from tracer.reporting.run import Run
 from tracer.reporting.story import head, sentences
 from tracer.reporting.tables import GLYPHS, Table, Tables
@@ -36,7 +36,7 @@ _HOLE = re.compile(r"\{\{(\w+)\}\}")
 
 def page(run: Run) -> bytes:
     """The whole file."""
-    curve = resident(run)
+    curve = mapped(run)
     tables = Tables(run, curve)
     script, sheet = (_part(f"page.{each}") + _part(f"flame.{each}") for each in ("js", "css"))
     top = head(run)

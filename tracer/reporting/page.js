@@ -167,8 +167,8 @@ function show(step) {
   draw();
   const seconds = ((data.seconds * step) / data.steps).toFixed(3);
   const faults = data.faults[step].toLocaleString("en");
-  const pages = data.resident[step];
-  now.textContent = `${seconds} s · ${faults} faults · ${bytes(pages) || "0"} resident`;
+  const pages = data.mapped[step];
+  now.textContent = `${seconds} s · ${faults} faults · ${bytes(pages) || "0"} mapped`;
 }
 
 function legend() {

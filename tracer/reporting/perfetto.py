@@ -11,6 +11,7 @@ import numpy as np
 
 from tracer.reporting.callstacks import CallStacks
 from tracer.reporting.columns import Words
+from tracer.reporting.curves import Curve
 from tracer.reporting.protobuf import block, blocks, constant, doubles, number, numbers, text
 from tracer.reporting.run import PAGE, Run
 from tracer.reporting.story import head
@@ -31,7 +32,7 @@ _POINTER, _UINT, _STRING, _STRING_IID = 7, 3, 6, 17  # DebugAnnotation
 _REALTIME, _MONOTONIC, _BOOTTIME = 1, 3, 6  # BuiltinClock
 _STATE_CLEARED, _NEEDS_STATE = 1, 2  # TracePacket.SequenceFlags
 _BYTES = 3  # CounterDescriptor.Unit
-_RUN, _RESIDENT, _FIRST_TRACK = 1, 2, 16  # track numbers
+_RUN, _MEMORY, _FIRST_TRACK = 1, 2, 16  # track numbers
 _OWN = number(_SEQUENCE, 1)  # all packets are of one sequence
 _WIDE = 9  # bytes of a time, 63 bits
 _ANNOTATIONS = ("address", "pages", "region", "access", "cause", "stack")
@@ -124,7 +125,8 @@ def _clocks(run: Run) -> bytes:
 def _descriptors(found: Tracks) -> Iterator[bytes]:
     yield block(_DESCRIPTOR, number(1, _RUN) + text(2, "run"))
     unit = block(8, number(3, _BYTES))
-    yield block(_DESCRIPTOR, number(1, _RESIDENT) + text(2, "resident") + unit)
+    for at, name in enumerate(found.memory):
+        yield block(_DESCRIPTOR, number(1, _MEMORY + at) + text(2, name) + unit)
     for at, track in enumerate(found.tracks):
         thread = number(1, track.pid) + number(2, track.tid) + text(5, track.name)
         yield block(_DESCRIPTOR, number(1, _FIRST_TRACK + at) + block(4, thread))
@@ -183,11 +185,14 @@ def _slices(run: Run, found: Tracks, shared: tuple[Words, ...], part: slice) -> 
 
 
 def _counters(found: Tracks) -> bytes:
-    curve = found.resident
+    return b"".join(_counter(_MEMORY + at, curve) for at, curve in enumerate(found.memory.values()))
+
+
+def _counter(track: int, curve: Curve) -> bytes:
     count = len(curve.pages)
     event = blocks(
         _EVENT,
-        constant(number(_TYPE, _COUNTER) + number(_TRACK, _RESIDENT), count),
+        constant(number(_TYPE, _COUNTER) + number(_TRACK, track), count),
         numbers(_VALUE, curve.pages * PAGE, _WIDE),
     )
     own = constant(_OWN, count)

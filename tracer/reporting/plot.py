@@ -1,4 +1,4 @@
-"""Pictures of a run: memory over time, resident size, latencies. Drawn by matplotlib.
+"""Pictures of a run: memory over time, its size, latencies. Drawn by matplotlib.
 
 No pyplot and no window: a Figure and the canvas of its file's format.
 """
@@ -14,10 +14,10 @@ from tracer.errors import Exit, TraceError
 from tracer.outputs.units import clip, latency, size
 from tracer.reporting import style
 from tracer.reporting.axis import Axis, Band, axis_of
+from tracer.reporting.curves import mapped, resident
 from tracer.reporting.density import pixels
 from tracer.reporting.gains import Gains, gains, in_space, unplaced
 from tracer.reporting.needs import library
-from tracer.reporting.resident import resident
 from tracer.reporting.run import PAGE, Run, identity
 from tracer.reporting.story import head, plural
 from tracer.reporting.tables import GLYPHS
@@ -89,11 +89,11 @@ def _draw(figure: Any, run: Run, part: Part) -> None:
         axes = [figure.add_subplot(grid[at]) for at in range(3)]
         _map(axes[0], run)
         axes[0].set_xlabel("")
-        _resident(axes[1], run)
+        _size(axes[1], run)
         _latencies(axes[2], run)
         return
     axes = figure.add_axes((_LEFT, bottom, _RIGHT - _LEFT, top - bottom))
-    {"map": _map, "resident": _resident, "latency": _latencies}[part](axes, run)
+    {"map": _map, "resident": _size, "latency": _latencies}[part](axes, run)
 
 
 def _title(figure: Any, run: Run) -> float:
@@ -287,11 +287,12 @@ def _legend(axes: Any, points: Gains) -> None:
     )  # fmt: skip
 
 
-# -- resident size ---------------------------------------------------------------------
+# -- how much memory there was --------------------------------------------------------
 
 
-def _resident(axes: Any, run: Run) -> None:
-    curve = resident(run).thinned(6000)
+def _size(axes: Any, run: Run) -> None:
+    """What was mapped; what was resident as a line in it, where it was counted."""
+    curve = mapped(run).thinned(6000)
     _time_axis(axes, run)
     x = np.r_[0.0, (curve.time_ns - run.start_ns) / 1e9, run.seconds]
     y = np.r_[0, curve.pages, curve.pages[-1:] if len(curve.pages) else 0] * PAGE
@@ -301,9 +302,15 @@ def _resident(axes: Any, run: Run) -> None:
     axes.step(x, y, where="post", color=style.ACCENT, lw=1.4)
     axes.set_ylim(0, max(1, float(y.max())) * 1.12)
     _bytes_axis(axes)
-    axes.set_ylabel("resident")
-    _aside(axes, ["resident", f"{size(int(y.max()))} at most", f"{size(int(y[-1]))} at the end"],
-           curve.how)  # fmt: skip
+    axes.set_ylabel("mapped")
+    lines = ["mapped", f"{size(int(y.max()))} at most", f"{size(int(y[-1]))} at the end"]
+    if (counted := resident(run)) is not None:
+        counted = counted.thinned(6000)
+        x = np.r_[(counted.time_ns - run.start_ns) / 1e9, run.seconds]
+        y = np.r_[counted.pages, counted.pages[-1]] * PAGE
+        axes.step(x, y, where="post", color=style.INK, lw=0.9, ls="--")
+        lines.append(f"resident (dashed): at least {size(int(y.max()))}")
+    _aside(axes, lines, curve.how)
 
 
 def _bytes_axis(axes: Any) -> None:

@@ -10,8 +10,8 @@ import numpy.typing as npt
 from tracer.reporting import style
 from tracer.reporting.axis import Axis, axis_of
 from tracer.reporting.columns import Words
+from tracer.reporting.curves import Curve
 from tracer.reporting.gains import Gains, gains
-from tracer.reporting.resident import Curve
 from tracer.reporting.run import I64, SPACE_SHIFT, U64, Run, identity
 
 MOST_CELLS = 20_000
@@ -53,7 +53,7 @@ class Replay:
     kinds: list[str]
     events: Events
     faults: list[int]  # by step: how many had happened
-    resident: list[int]  # by step: pages
+    mapped: list[int]  # by step: pages
 
 
 def replay(run: Run, curve: Curve, most_events: int = MOST_EVENTS) -> Replay:
@@ -78,7 +78,7 @@ def replay(run: Run, curve: Curve, most_events: int = MOST_EVENTS) -> Replay:
         kinds=points.label.words,
         events=events,
         faults=np.searchsorted(run.faults.time_ns, moments, side="right").tolist(),
-        resident=curve.at(moments).tolist(),
+        mapped=curve.at(moments).tolist(),
     )
 
 
@@ -219,7 +219,7 @@ def as_json(found: Replay, run: Run, owners: dict[int, str]) -> dict[str, Any]:
         "islands": islands,
         "kinds": kinds,
         "faults": found.faults,
-        "resident": found.resident,
+        "mapped": found.mapped,
         "events": {name: base64.b64encode(column.tobytes()).decode() for name, column in columns},
     }
 

@@ -72,8 +72,18 @@ def _gained(tables: Tables) -> str:
         text += f"; {total.major:,} of them waited for a disk"
     if len(tables.curve.pages):
         last = int(tables.curve.pages[-1])
-        text += f". At the end {size(last * PAGE)} had a frame ({tables.curve.how})"
+        text += f". At the end {size(last * PAGE)} were mapped ({tables.curve.how})"
+        text += _resident(run)
     return text + "."
+
+
+def _resident(run: Run) -> str:
+    """The distinct frames among those, where they were counted; else "" or that they were not."""
+    resident, peak = run.facts.book("resident"), run.facts.book("resident_peak")
+    if resident is None:
+        return "; how much was resident is not known" if "resident" in run.facts.books else ""
+    text = f", {size(resident * PAGE)} resident, each frame once"
+    return text if peak is None else f"{text} (at its peak at least {size(peak * PAGE)})"
 
 
 def _where(tables: Tables) -> list[str]:

@@ -9,7 +9,7 @@ from rich.text import Text
 from tracer.outputs import layout
 from tracer.outputs.layout import Column, fit, join
 from tracer.outputs.units import shorten
-from tracer.reporting.resident import resident
+from tracer.reporting.curves import mapped
 from tracer.reporting.run import Run
 from tracer.reporting.stackwords import health
 from tracer.reporting.story import head, sentences
@@ -20,7 +20,7 @@ _NAMES = frozenset(("REGION", "THREAD", "FUNCTION", "MODULE", "STACK"))  # may b
 _NAME = 14
 # What is left out first on a narrow terminal: from the end.
 _LAST = (
-    *("FAULTS", "FAULTS A", "FAULTS B", "CHANGE", "GAINED", "%", "BYTES", "TIME IN FAULTS"),
+    *("FAULTS", "FAULTS A", "FAULTS B", "CHANGE", "GAINED", "%", "NET", "GROSS", "TIME IN FAULTS"),
     *("GAINED A", "GAINED B", "MAX", "P99", "P99 A", "P99 B", "P50", "P50 A", "P50 B", "SHARE"),
     *("MAJOR", "ORDER"),
 )
@@ -39,7 +39,7 @@ def console() -> Console:
 
 def print_summary(console: Console, run: Run, most: int = MOST) -> None:
     """Words, then tables; each table cut after `most` rows, and saying so."""
-    tables = Tables(run, resident(run))
+    tables = Tables(run, mapped(run))
     top = head(run)
     say(console, Text(top.what, "bold"), Text(top.origin), Text(top.counts))
     say(console, Text())

@@ -11,8 +11,8 @@ import numpy as np
 from tracer.outputs.units import Glyphs, latency, size
 from tracer.reporting import findings, functions
 from tracer.reporting.codes import combined
+from tracer.reporting.curves import Curve, resident
 from tracer.reporting.groups import Group, group, largest, places, threads, whole
-from tracer.reporting.resident import Curve
 from tracer.reporting.run import PAGE, Run
 
 GLYPHS = Glyphs()
@@ -76,7 +76,7 @@ def memory(pages: int) -> Cell:
     return Cell(size(pages * PAGE), pages)
 
 
-_NUMBERS = ("FAULTS", "SHARE", "MAJOR", "GAINED", "BYTES", "P50", "P99", "MAX", "TIME IN FAULTS")
+_NUMBERS = ("FAULTS", "SHARE", "MAJOR", "GAINED", "GROSS", "P50", "P99", "MAX", "TIME IN FAULTS")
 
 
 def _numbers(part: Group, total: Group) -> list[Cell]:
@@ -134,11 +134,30 @@ class Tables:
             self.total,
             lambda at: (self.places[at][0] or "(not known)", self.places[at][1]),
         )
+        table.note = "GROSS: all that faults brought, what was lost and came back each time"
+        net = self._at_end()
+        if net is not None:
+            table.columns.append("NET")
+            table.note += "; NET: what is there at the end, however it came"
         table.columns.append("ORDER")
         table.left |= {"ORDER"}
         for row, at in zip(table.rows, largest(self.by_place), strict=True):
+            row += [memory(net.get(self.places[at], 0))] if net is not None else []
             row.append(text(self.steps[at].word))
         return table
+
+    def _at_end(self) -> dict[tuple[str, str], int] | None:
+        """Pages with a frame at the end, by region and permissions; None without a pages file."""
+        pages = self.run.pages
+        if pages is None:
+            return None
+        region, perms = pages.region, pages.perms
+        codes, pairs = combined((region.codes, len(region.words)), (perms.codes, len(perms.words)))
+        counts = np.bincount(codes[pages.present], minlength=len(pairs)).tolist()
+        return {
+            (region.words[at[0]], perms.words[at[1]]): count
+            for at, count in zip(pairs, counts, strict=True)
+        }
 
     def threads(self) -> Table:
         """By the thread that took the fault."""
@@ -193,15 +212,21 @@ class Tables:
         """The interval in equal parts."""
         table = Table(
             "Working set over time",
-            ["FROM", "TO", "FAULTS", "GAINED", "TOUCHED", "RESIDENT", "BYTES"],
+            ["FROM", "TO", "FAULTS", "GAINED", "TOUCHED", "MAPPED"],
             frozenset(),
-            note=f"TOUCHED: different pages that faulted; RESIDENT: {self.curve.how}",
+            note=f"TOUCHED: different pages that faulted; MAPPED: {self.curve.how}",
         )
+        curves = [self.curve]
+        if (counted := resident(self.run)) is not None:
+            curves.append(counted)
+            table.columns.append("RESIDENT")
+            table.note += f"; RESIDENT: the last of {counted.how}"
         if not len(self.run.faults):
             return table
         slices = findings.working_set(self.run, parts)
-        resident = self.curve.at(np.array([each.end_ns for each in slices]))
-        for each, pages in zip(slices, resident.tolist(), strict=True):
+        ends = np.array([each.end_ns for each in slices])
+        levels = zip(*(curve.at(ends).tolist() for curve in curves), strict=True)
+        for each, pages in zip(slices, levels, strict=True):
             table.rows.append(
                 [
                     moment(self.run, each.start_ns),
@@ -209,8 +234,7 @@ class Tables:
                     count(each.faults),
                     count(each.gained),
                     count(each.touched),
-                    count(pages),
-                    memory(pages),
+                    *(memory(level) for level in pages),
                 ]
             )
         return table
@@ -250,12 +274,13 @@ class Tables:
 
     def functions(self) -> Table:
         """By the function that faulted; empty without call stacks."""
-        columns = ["GAINED", "BYTES", "SHARE", "WITH CALLEES", "FAULTS", "TIME IN FAULTS"]
+        columns = ["GAINED", "GROSS", "SHARE", "WITH CALLEES", "FAULTS", "TIME IN FAULTS"]
         table = Table(
             "By function",
             ["FUNCTION", "MODULE", *columns],
             frozenset(("FUNCTION", "MODULE")),
-            note="memory that came as the function itself ran; WITH CALLEES, as those it called",
+            note="memory that came as the function itself ran, lost since or not; WITH CALLEES, as "
+            "those it called",
         )
         stacks = self.run.callstacks
         if stacks is None:
@@ -283,9 +308,9 @@ class Tables:
         """The call stacks that brought most memory; empty without any."""
         table = Table(
             "Call stacks",
-            ["GAINED", "BYTES", "SHARE", "FAULTS", "TIME IN FAULTS", "STACK"],
+            ["GAINED", "GROSS", "SHARE", "FAULTS", "TIME IN FAULTS", "STACK"],
             frozenset(["STACK"]),
-            note="the function that faulted first, its callers behind it",
+            note="the function that faulted first, its callers behind it; GROSS, lost since or not",
         )
         stacks = self.run.callstacks
         if stacks is None:

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from tracer.reporting.codes import Codes
+from tracer.reporting.curves import Curve, mapped, resident
 from tracer.reporting.groups import threads
-from tracer.reporting.resident import Curve, resident
 from tracer.reporting.run import I64, Bools, Run
 
 MOST_POINTS = 200_000  # of the counter
@@ -35,7 +35,7 @@ class Tracks:
     begin_ns: I64
     end_ns: I64
     timed: Bools
-    resident: Curve
+    memory: dict[str, Curve]  # by name: what there was when
 
     def processes(self) -> dict[int, str]:
         """Each process's name: its main thread's, or the first that is known."""
@@ -55,5 +55,10 @@ def tracks(run: Run) -> Tracks:
         # A clock read on two CPUs may be some ns off, and a viewer wants slices that nest.
         same = track[1:] == track[:-1]
         begin[1:] = np.where(same, np.maximum(begin[1:], end[:-1]), begin[1:])
-    curve = resident(run).thinned(MOST_POINTS)
-    return Tracks([Track(*each) for each in found], row, track, begin, end, latency >= 0, curve)
+    curves = {"mapped": mapped(run), "resident": resident(run)}
+    memory = {
+        name: curve.thinned(MOST_POINTS)
+        for name, curve in curves.items()
+        if curve is not None and len(curve.pages)
+    }
+    return Tracks([Track(*each) for each in found], row, track, begin, end, latency >= 0, memory)

@@ -18,7 +18,7 @@ Weight = Literal["gained", "resident", "time", "faults"]
 WEIGHTS: tuple[Weight, ...] = ("gained", "resident", "time", "faults")
 TITLES: dict[Weight, str] = {
     "gained": "Memory gained",
-    "resident": "Memory still resident",
+    "resident": "Memory still mapped",
     "time": "Time in faults",
     "faults": "Faults",
 }
@@ -118,7 +118,7 @@ def _latest_on(gained: Faults, pages: Pages, rows: npt.NDArray[np.intp]) -> I64:
 
 
 def _without(pages: Pages, rows: npt.NDArray[np.intp], own: npt.NDArray[np.bool_]) -> str:
-    """What is resident and came by no fault that a row shows."""
+    """What is mapped and came by no fault that a row shows."""
     counts = pages.latest.take(rows[~own]).counts()
     parts = [
         f"{size(int(counts[at]) * PAGE)} by {_SOURCES.get(word, word or 'not known')}"

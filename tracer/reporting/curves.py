@@ -1,4 +1,4 @@
-"""How much memory was resident when, as far as the files tell."""
+"""How much memory there was when, as far as the files tell: mapped, and resident."""
 
 from dataclasses import dataclass
 
@@ -9,7 +9,7 @@ from tracer.reporting.run import I64, Faults, Run, identity
 
 @dataclass(frozen=True)
 class Curve:
-    """Pages with a frame: `pages[i]` from `time_ns[i]` on. `how` says what is known of it."""
+    """So many pages: `pages[i]` from `time_ns[i]` on. `how` says what is known of it."""
 
     time_ns: I64
     pages: I64
@@ -38,8 +38,8 @@ class Curve:
         return Curve(self.time_ns[keep], self.pages[keep], self.how)
 
 
-def resident(run: Run) -> Curve:
-    """The curve of a run: by looks at pagemap where the meta file has them, else by gains.
+def mapped(run: Run) -> Curve:
+    """Pages with a frame, in each space that has them: by the tracer's counts, else by gains.
 
     A page counts from its first frame to its last. Whether it was gone for a
     while in between only a look tells: it finds so many fewer, and each page
@@ -47,7 +47,7 @@ def resident(run: Run) -> Curve:
     """
     times, change, how = _changes(run)
     pages = np.cumsum(change)
-    looks, seen = run.facts.resident_ns, run.facts.resident_pages
+    looks, seen = run.facts.mapped_ns, run.facts.mapped_pages
     if not len(looks):
         return Curve(times, pages, how)
     away = _upto(times, pages, looks) - seen  # at each look
@@ -63,6 +63,14 @@ def resident(run: Run) -> Curve:
         np.maximum(counted, 0),
         f"{len(looks)} count{'s' * (len(looks) > 1)} by the tracer, faults in between",
     )
+
+
+def resident(run: Run) -> Curve | None:
+    """Distinct frames, as they were counted; None where they were not."""
+    times, pages = run.facts.resident_ns, run.facts.resident_pages
+    if not len(times):
+        return None
+    return Curve(times, pages, f"{len(times)} count{'s' * (len(times) > 1)} of distinct frames")
 
 
 def _upto(times: I64, pages: I64, moments: I64) -> I64:
