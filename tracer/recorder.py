@@ -686,7 +686,8 @@ class Recorder:
         for number in dict.fromkeys(numbers):
             at = self.names.regions[number]
             moved = at._replace(start=at.start + bytes_, end=at.end + bytes_)
-            there[number] = self.names.region(moved) if at.end else number
+            array = self.names.array_of.get(number, 0)
+            there[number] = self.names.region(moved, array) if at.end else number
         return np.array([there[number] for number in numbers], np.uint32)
 
     def meet_threads(self) -> None:
@@ -720,11 +721,12 @@ class Recorder:
         owner = self.spaces[space]
         if owner.ended_ns is None:
             self.spaces.snapshot(shot.before_ns, shot.pid, shot.mappings)
+            owner.history.advance(shot.before_ns)
         counters = self.attached.program.counters()
         self.observer.observe(
             space,
             shot,
-            lambda pages: shot.regions(self.names, pages),
+            lambda pages: shot.regions(self.names, pages, owner.history.arrays),
             self._untold(),
             counters["filtered"],
             counters["lost"],
