@@ -14,6 +14,7 @@ from tracer.reporting.codes import combined
 from tracer.reporting.groups import Group, group, largest, places, threads, whole
 from tracer.reporting.resident import Curve
 from tracer.reporting.run import PAGE, Run
+from tracer.reporting.stretches import places_apart
 
 GLYPHS = Glyphs()
 SLOWEST = 10
@@ -107,13 +108,16 @@ def _grouped(
 
 
 class Tables:
-    """The tables of one run; what several of them need is worked out once."""
+    """The tables of one run; what several of them need is worked out once.
 
-    def __init__(self, run: Run, curve: Curve) -> None:
+    `apart`: anonymous memory is told apart by address, which means nothing in another run.
+    """
+
+    def __init__(self, run: Run, curve: Curve, *, apart: bool = True) -> None:
         self.run = run
         self.curve = curve
         self.total = whole(run.faults)
-        self.place_codes, self.places = places(run)
+        self.place_codes, self.places = (places_apart if apart else places)(run)
         self.by_place = group(run.faults, self.place_codes, len(self.places))
         self.steps = findings.steps(run, self.place_codes, len(self.places))
 
