@@ -209,6 +209,7 @@ def command_line(**given: Any) -> int:
     timings = Timings()
     options = Options(**{name: value for name, value in given.items() if value is not None})
     if options.check:
+        _warn(options)
         from tracer.check import check
 
         return check()
@@ -223,14 +224,19 @@ def _trace(options: Options, timings: Timings) -> int:
     from tracer.rights import require_rights
 
     require_rights()
-    if said := warning(options.buffer):
-        complain(said)
+    _warn(options)
     with Compilation(options.probe, bpf_dir(), stacks=options.stacks) as compilation:
         timings.lap("Python and options")
         with imports_for_much_data():
             from tracer.run import trace
         timings.lap("imports")
         return trace(options, compilation, timings)
+
+
+def _warn(options: Options) -> None:
+    """Say now what there may be no chance to say later."""
+    if said := warning(options.buffer):
+        complain(said)
 
 
 def main() -> NoReturn:
