@@ -14,6 +14,7 @@ from pathlib import Path
 from types import ModuleType
 
 from tracer.errors import Exit, TraceError
+from tracer.shortage import is_short, short
 from tracer.text import printable
 
 PACKAGES = (
@@ -61,6 +62,8 @@ def _failed(error: Exception, spec: ModuleSpec | None) -> TraceError:
     # Every bcc since 2015 has libbcc.py beside __init__.py; PyPI's has not.
     if folder is None or not (folder / "libbcc.py").is_file():
         return _unrelated(folder)
+    if is_short(error):
+        return short("to load bcc")
     return TraceError(
         f"bcc in {_shown(folder)} does not load: {printable(str(error))}",
         f"install the distribution's package again ({PACKAGES})",

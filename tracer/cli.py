@@ -31,6 +31,7 @@ from tracer.options import (
     seconds_or_none,
 )
 from tracer.pipes import PIPE_CLOSED, discard_stdout
+from tracer.shortage import told, warning
 from tracer.timings import Timings
 
 PROGRAM = "pagefault-trace"
@@ -208,6 +209,7 @@ def command_line(**given: Any) -> int:
     timings = Timings()
     options = Options(**{name: value for name, value in given.items() if value is not None})
     if options.check:
+        _warn(options)
         from tracer.check import check
 
         return check()
@@ -222,12 +224,19 @@ def _trace(options: Options, timings: Timings) -> int:
     from tracer.rights import require_rights
 
     require_rights()
+    _warn(options)
     with Compilation(options.probe, bpf_dir(), stacks=options.stacks) as compilation:
         timings.lap("Python and options")
         with imports_for_much_data():
             from tracer.run import trace
         timings.lap("imports")
         return trace(options, compilation, timings)
+
+
+def _warn(options: Options) -> None:
+    """Say now what there may be no chance to say later."""
+    if said := warning(options.buffer):
+        complain(said)
 
 
 def main() -> NoReturn:
@@ -247,11 +256,14 @@ def run(arguments: list[str]) -> int:
     except click.ClickException as error:
         complain(f"{error.format_message().rstrip('.')}; see {PROGRAM} --help")
         return Exit.TRACER_FAILED if _is_command_mode(arguments) else Exit.USAGE
-    except TraceError as error:
-        complain(str(error))
+    except (TraceError, MemoryError, ImportError, RuntimeError) as error:
+        failed = error if isinstance(error, TraceError) else told(error)
+        if failed is None:
+            raise
+        complain(str(failed))
         shown = (Exit.NOT_FOUND, Exit.NOT_EXECUTABLE)
-        mine = _is_command_mode(arguments) and error.code not in shown
-        return Exit.TRACER_FAILED if mine else error.code
+        mine = _is_command_mode(arguments) and failed.code not in shown
+        return Exit.TRACER_FAILED if mine else failed.code
     except Interrupted as interrupted:
         return 128 + interrupted.number
     except KeyboardInterrupt:  # before anything was set up
@@ -261,7 +273,7 @@ def run(arguments: list[str]) -> int:
         return PIPE_CLOSED
     except OSError as error:  # --help >/dev/full
         if not of_stdout(error):
-            complain(unexpected(error))
+            complain(str(told(error) or unexpected(error)))
             return Exit.TRACER_FAILED
         complain(f"cannot write standard output: {error.strerror}")
         discard_stdout()

@@ -25,13 +25,14 @@ class Laid(NamedTuple):
 
     `gone`: it is known to be unmapped. It is still the answer for faults there
     (one that succeeded proves that a mapping existed) until something newer
-    is laid over it or two lists of mappings do not have it.
+    is laid over it or two lists of mappings do not have it. `array`: its number in Names.arrays.
     """
 
     region: Region
     device: int
     inode: int
     gone: bool = False
+    array: int = 0
 
     @property
     def is_file(self) -> bool:
@@ -49,7 +50,7 @@ class Laid(NamedTuple):
 
     def left(self) -> "Laid":
         """It, once it is unmapped."""
-        return self if self.gone else Laid(self.region, self.device, self.inode, True)
+        return self if self.gone else Laid(self.region, self.device, self.inode, True, self.array)
 
 
 @dataclass(slots=True)
@@ -84,6 +85,14 @@ class IntervalMap:
         if index < 0 or address >= self._stretches[index].end:
             return None
         return self._stretches[index].laid
+
+    def exactly(self, start: int, end: int) -> Laid | None:
+        """The stretch that is [start, end), if there is one."""
+        index = bisect.bisect_left(self._starts, start)
+        if index == len(self._starts) or self._starts[index] != start:
+            return None
+        stretch = self._stretches[index]
+        return stretch.laid if stretch.end == end else None
 
     def within(self, start: int, end: int) -> list[tuple[int, int, Laid]]:
         """The stretches that overlap [start, end), cut to it."""
@@ -154,7 +163,7 @@ class IntervalMap:
 
     def _place_of(self, stretch: _Stretch) -> tuple[int, int]:
         region = stretch.laid.region
-        found = stretch.place = self._names.region(region), region.shift
+        found = stretch.place = self._names.region(region, stretch.laid.array), region.shift
         return found
 
     def places(self, addresses: Array) -> Places:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from tracer.arrays import Arrays
 from tracer.fields import Records, runs
 from tracer.intervals import Array, IntervalMap, Laid, Places, Times
 from tracer.kernel.sideband import MmapEvent
@@ -152,11 +153,13 @@ class MappingHistory:
         self._names = names
         self._files = files
         self._map = IntervalMap(names)
+        self._arrays = Arrays(names)
         self._brk = 0
         # What is to come: tens of thousands may wait where the sideband is ahead of the ring.
         self._ahead = _Dated()
         self._late = _Dated()  # what came after something of a later time
         self._vmas: dict[Vma, tuple[int, int]] = {}
+        self._mixed: set[Vma] = set()
 
     def add(self, time_ns: int, change: Change) -> None:
         """A change at CLOCK_MONOTONIC `time_ns`; at equal times in the order they come.
@@ -176,6 +179,7 @@ class MappingHistory:
         self.advance(time_ns)
         child = MappingHistory(self._names, self._files)
         child._map = self._map.copy()
+        child._arrays = self._arrays.fork()
         child._brk = self._brk
         return child
 
@@ -199,6 +203,14 @@ class MappingHistory:
             self._apply(change)
         if changes:
             self._vmas.clear()
+            self._mixed.clear()
+
+    def arrays(self, addresses: Array) -> npt.NDArray[np.int64]:
+        """The number (Names.arrays) of the mapping each address is in now; shape (n,)."""
+        regions = self._map.places(addresses)[0]
+        heads = runs(regions)
+        numbers = [self._names.array_of.get(each, 0) for each in regions[heads].tolist()]
+        return np.repeat(np.array(numbers, np.int64), np.diff(heads, append=len(regions)))
 
     def present(self) -> list[Region]:
         """The mappings there are, by address, as far as `advance` has come."""
@@ -240,9 +252,13 @@ class MappingHistory:
                 if number not in known:
                     known[number] = self._vma_place(vmas[number], address)
             found: Places = np.array([known[number] for number in each], dtype=np.uint64).T
-            if len(heads) == 1 and numbers[0] >= 0:
+            mixed = [number for number in known if number >= 0 and vmas[number] in self._mixed]
+            if len(heads) == 1 and numbers[0] >= 0 and not mixed:
                 return found  # shape (2, 1): all the same
             found = np.repeat(found, np.diff(heads, append=len(numbers)), axis=1)
+            for number in mixed:
+                mine = numbers == number
+                found[0, mine] = self._arrays_in(vmas[number], there[mine])
             alone = numbers < 0
             if alone.any():
                 found[:, alone] = self._map.places(there[alone])
@@ -307,9 +323,27 @@ class MappingHistory:
     def _vma_place(self, vma: Vma, address: int) -> tuple[int, int]:
         known = self._vmas.get(vma)
         if known is None:
-            region = self._vma_region(vma, address)
-            known = self._vmas[vma] = self._names.region(region), region.shift
+            region, laid = self._vma_region(vma, address), self._map.at(address)
+            array = laid.array if laid and laid.region.name == region.name else 0
+            known = self._names.region(region, array), region.shift
+            if vma not in self._mixed and self._is_mixed(vma):
+                self._mixed.add(vma)
+            if vma not in self._mixed:
+                self._vmas[vma] = known
         return known
+
+    def _is_mixed(self, vma: Vma) -> bool:
+        """Whether the kernel has made one mapping of what several calls mapped."""
+        start, end, *_, inode = vma
+        return not inode and len({laid.array for *_, laid in self._map.within(start, end)}) > 1
+
+    def _arrays_in(self, vma: Vma, addresses: Array) -> npt.NDArray[np.uint64]:
+        """The region of each address in a mixed mapping; shapes (n,)."""
+        _, first, which = np.unique(
+            self._map.places(addresses)[0], return_index=True, return_inverse=True
+        )
+        regions = [self._vma_place(vma, address)[0] for address in addresses[first].tolist()]
+        return np.array(regions, np.uint64)[which.reshape(-1)]
 
     def _vma_region(self, vma: Vma, address: int) -> Region:
         start, end, flags, pgoff, device, inode = vma
@@ -327,7 +361,7 @@ class MappingHistory:
     def _apply(self, change: Change) -> None:
         match change:
             case MmapEvent():
-                self._map.lay(self._laid(change, change.pgoff))
+                self._lay(self._laid(change, change.pgoff))
             case Unmap(start, end):
                 self._map.unmap(start, end)
             case Brk(end):
@@ -337,7 +371,12 @@ class MappingHistory:
             case Claim():
                 self._claim(change)
             case _:
-                self._map.reset([self._laid(mapping, mapping.offset) for mapping in change])
+                listed = [self._laid(mapping, mapping.offset) for mapping in change]
+                self._map.reset(self._arrays.all_told_apart(self._map, listed))
+
+    def _lay(self, laid: Laid) -> None:
+        for part in self._arrays.told_apart(self._map, laid):
+            self._map.lay(part)
 
     def _claim(self, claim: Claim) -> None:
         pieces = self._map.within(claim.start, claim.end)
@@ -349,7 +388,7 @@ class MappingHistory:
             return
         if claim.name:
             region = Region(claim.start, claim.end, claim.perms, 0, claim.name)
-            self._map.lay(Laid(region, 0, 0))
+            self._lay(Laid(region, 0, 0))
             return
         for start, end, laid in pieces:
             if not laid.gone:
@@ -383,7 +422,8 @@ class MappingHistory:
                 and laid.region.name == "[anon]"
                 and (before or laid.region.end == page_up(end))
             ):
-                self._map.lay(laid._replace(region=laid.region._replace(name="[heap]")))
+                heap = laid.region._replace(name="[heap]")
+                self._map.lay(laid._replace(region=heap, array=0))
 
     def _move(self, move: Move) -> None:
         if move.new == move.old:

@@ -699,7 +699,8 @@ class Recorder:
         for number in dict.fromkeys(numbers):
             at = self.names.regions[number]
             moved = at._replace(start=at.start + bytes_, end=at.end + bytes_)
-            there[number] = self.names.region(moved) if at.end else number
+            array = self.names.array_of.get(number, 0)
+            there[number] = self.names.region(moved, array) if at.end else number
         return np.array([there[number] for number in numbers], np.uint32)
 
     def meet_threads(self) -> None:
@@ -738,10 +739,11 @@ class Recorder:
         owner = self.spaces[space]
         if owner.ended_ns is None:
             self.spaces.snapshot(shot.before_ns, shot.pid, shot.mappings)
+            owner.history.advance(shot.before_ns)
         self.observer.observe(
             space,
             shot,
-            lambda pages: shot.regions(self.names, pages),
+            lambda pages: shot.regions(self.names, pages, owner.history.arrays),
             untold._replace(own=self._missed_in(owner)),
             enough,
         )

@@ -196,6 +196,9 @@ class Region(NamedTuple):
 
 
 NO_REGION = Region(0, 0, "", 0, "")
+# What many mappings of one process are called: private, and shared (mm/shmem.c:shmem_zero_setup)
+ANONYMOUS = ("[anon]", "/dev/zero (deleted)")
+MOST_ARRAYS = 4096  # mappings of one name that are told apart in a run
 
 
 @dataclass
@@ -206,14 +209,20 @@ class Names:
     and offsets are 0: a program that maps for hours what it unmaps again, or
     starts others, each with its libraries elsewhere, would fill our memory
     otherwise. What is needed of a fault's place in its mapping is in its row.
+
+    `arrays`: what mappings of one name are told apart by in tables, in words; a
+    region's number into it is in `array_of`, where it is not 0 (tracer.arrays).
     """
 
     comms: list[str] = field(default_factory=lambda: [""])
     regions: list[Region] = field(default_factory=lambda: [NO_REGION])
     fold: bool = False
+    arrays: list[str] = field(default_factory=lambda: [""])
+    array_of: dict[int, int] = field(default_factory=dict)
     _comm_ids: dict[str, int] = field(default_factory=lambda: {"": 0})
-    _region_ids: dict[Region, int] = field(default_factory=lambda: {NO_REGION: 0})
-    _folded_ids: dict[tuple[str, str, int], int] = field(default_factory=dict)
+    _region_ids: dict[tuple[Region, int], int] = field(default_factory=lambda: {(NO_REGION, 0): 0})
+    _folded_ids: dict[tuple[str, str, int, int], int] = field(default_factory=dict)
+    _arrays_after: dict[str, int] = field(default_factory=dict)
 
     def comm(self, text: str) -> int:
         """The index of `text` in `comms`, added if new."""
@@ -223,18 +232,44 @@ class Names:
             self.comms.append(text)
         return number
 
-    def region(self, region: Region) -> int:
-        """The index of `region` in `regions`, added if new."""
+    def array_at(self, address: int) -> int:
+        """A number for a mapping that begins at `address`; 0 where there are too many."""
+        return self._array(f"{address:#x}")
+
+    def array_after(self, file: str) -> int:
+        """The number of anonymous memory that begins where `file` ends, as .bss does."""
+        number = self._arrays_after.get(file)
+        if number is None:
+            number = self._array(f"after {file.rpartition('/')[2]}")
+            if number:
+                self._arrays_after[file] = number
+        return number
+
+    @property
+    def full(self) -> bool:
+        """Whether there are no more numbers of mappings."""
+        return len(self.arrays) > MOST_ARRAYS
+
+    def _array(self, words: str) -> int:
+        if self.full:
+            return 0
+        self.arrays.append(words)
+        return len(self.arrays) - 1
+
+    def region(self, region: Region, array: int = 0) -> int:
+        """The index of `region` in `regions`, added if new; of several alike that of `array`."""
         if self.fold and region.end:
             # Asked for each mapping at each change of another: by what is left of it.
-            folded = region.perms, region.name, region.device
+            folded = region.perms, region.name, region.device, array
             known = self._folded_ids.get(folded)
             if known is None:
                 bare = region._replace(start=0, end=0, offset=0)
-                known = self._folded_ids[folded] = self.region(bare)
+                known = self._folded_ids[folded] = self.region(bare, array)
             return known
-        number = self._region_ids.get(region)
+        number = self._region_ids.get((region, array))
         if number is None:
-            number = self._region_ids[region] = len(self.regions)
+            number = self._region_ids[region, array] = len(self.regions)
             self.regions.append(region)
+            if array:
+                self.array_of[number] = array
         return number

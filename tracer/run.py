@@ -17,6 +17,7 @@ from tracer.probes.compilation import Compilation
 from tracer.report import Files, Report
 from tracer.resources import bpf_dir
 from tracer.session import Plan, Session
+from tracer.shortage import told
 from tracer.target import Command, validate_pid
 from tracer.timings import Timings
 
@@ -51,10 +52,13 @@ def trace(options: Options, compilation: Compilation, timings: Timings) -> int:
         timings.lap("targets and files")
         try:
             report = _record(options, signals, targets, files, compilation, timings, screen)
-        except TraceError as error:
-            if signals.command is None or not signals.command.started:
+        except Exception as error:
+            failed = error if isinstance(error, TraceError) else told(error, buffer=options.buffer)
+            if failed is None:
                 raise
-            complain(str(error))  # now, not once the command has ended
+            if signals.command is None or not signals.command.started:
+                raise failed from error.__cause__
+            complain(str(failed))  # now, not once the command has ended
             signals.wait()
             return Exit.TRACER_FAILED
         if signals.command is None:

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tracer.ending import go_on
+from tracer.fields import runs
 from tracer.image import Image
 from tracer.procfs import stat
 from tracer.procfs.errors import ProcessGone
@@ -94,14 +95,29 @@ class Snapshot:
             )
         return np.asarray(whole[inverse])
 
-    def regions(self, names: Names, pages: U64 | None = None) -> npt.NDArray[np.uint32]:
-        """The region (index into names.regions) of each of `pages`, by default its own."""
-        at = self.mapping_of(self.pages if pages is None else pages)
-        ids = np.zeros(len(self.mappings) + 1, np.uint32)  # the last: no mapping
-        for index in np.unique(at[at >= 0]).tolist():
-            m = self.mappings[index]
-            ids[index] = names.region(Region(m.start, m.end, m.perms, m.offset, m.name, m.device))
-        return np.asarray(ids[at])
+    def regions(
+        self,
+        names: Names,
+        pages: U64 | None = None,
+        arrays: Callable[[U64], npt.NDArray[np.int64]] | None = None,
+    ) -> npt.NDArray[np.uint32]:
+        """The region (index into names.regions) of each of `pages`, by default its own.
+
+        `arrays` tells of addresses which of the mappings of one name they are in.
+        """
+        pages = self.pages if pages is None else pages
+        at = self.mapping_of(pages)
+        which = arrays(pages << np.uint64(12)) if arrays else np.zeros(len(pages), np.int64)
+        heads = runs(at, which)
+        ids = []
+        for index, array in zip(at[heads].tolist(), which[heads].tolist(), strict=True):
+            number = 0
+            if index >= 0:
+                m = self.mappings[index]
+                region = Region(m.start, m.end, m.perms, m.offset, m.name, m.device)
+                number = names.region(region, array)
+            ids.append(number)
+        return np.repeat(np.array(ids, np.uint32), np.diff(heads, append=len(pages)))
 
     def mapping_of(self, pages: U64) -> npt.NDArray[np.int64]:
         """Which mapping each page lay in; -1 where in none."""

@@ -14,30 +14,38 @@ import sys  # noqa: E402
 from typing import NoReturn  # noqa: E402
 
 _INTERRUPTED = 128 + signal.SIGINT
+_FAILED = 125  # errors.Exit.TRACER_FAILED
 
 
 def pagefault_trace() -> NoReturn:
-    _start("tracer.cli")
+    _start("tracer.cli", "pagefault-trace")
 
 
 def pagefault_report() -> NoReturn:
-    _start("tracer.reporting.cli")
+    _start("tracer.reporting.cli", "pagefault-report")
 
 
 def ptdump() -> NoReturn:
-    _start("tracer.ptdump")
+    _start("tracer.ptdump", "ptdump")
 
 
 def singlemap() -> NoReturn:
-    _start("tracer.demos.singlemap")
+    _start("tracer.demos.singlemap", "singlemap")
 
 
 def multimap() -> NoReturn:
-    _start("tracer.demos.multimap")
+    _start("tracer.demos.multimap", "multimap")
 
 
-def _start(module: str) -> NoReturn:
-    main = importlib.import_module(module).main
+def _start(module: str, program: str) -> NoReturn:
+    try:
+        main = importlib.import_module(module).main
+    except (MemoryError, ImportError, OSError) as error:
+        # What tells this apart in full (tracer.shortage) may find no room to be imported, either.
+        if not isinstance(error, MemoryError) and "failed to map segment" not in str(error):
+            raise
+        sys.stderr.write(f"{program}: there is not enough memory to start: see ulimit -v\n")
+        sys.exit(_FAILED)
     try:
         if _INTERRUPTIBLE:
             signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -3,11 +3,14 @@
 Most cases run in this process, through the same `run` that the program calls.
 """
 
+import contextlib
 import os
+import resource
 import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -269,3 +272,75 @@ def test_a_forced_probe_is_taken_or_refused(
         fails(Exit.TRACER_FAILED, "--probe", probe, "--", "true")
     else:
         assert cli.run("--probe", probe, "-p", sleeper, "-d", "0.1", "-q").status == 0
+
+
+# -- not enough memory
+
+
+@pytest.mark.parametrize("mebibytes", [50, 100, 200, 300, 400])
+def test_few_addresses(tmp_path: Path, mebibytes: int) -> None:
+    """Enough, or one line that says what there is too little of; never a traceback."""
+    limit = (mebibytes << 20,) * 2
+    done = subprocess.run(
+        cli.argv("--quiet", "--csv", tmp_path / "a.csv", "--", "true"),
+        capture_output=True,
+        text=True,
+        env=cli.environment() | {"PAGEFAULT_CACHE": ""},
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, limit),
+    )
+    if done.returncode == 0:
+        assert mebibytes > 100
+        assert "the kernel counted" in done.stdout
+        return
+    assert done.returncode == Exit.TRACER_FAILED, done.stderr
+    assert f"the limit is {mebibytes} MiB of addresses (ulimit -v)" in done.stderr
+    assert done.stderr.startswith("pagefault-trace: there is not enough memory")
+    assert done.stderr.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.fixture
+def small_group() -> Iterator[Path]:
+    """A control group that may have 64 MiB; of whichever version has the memory here."""
+    name = f"pagefault-trace-{os.getpid()}"
+    for root, limit in (
+        (Path("/sys/fs/cgroup"), "memory.max"),
+        (Path("/sys/fs/cgroup/memory"), "memory.limit_in_bytes"),
+    ):
+        group = root / name
+        try:
+            group.mkdir()
+        except OSError:
+            continue
+        try:
+            with (group / limit).open("r+") as file:  # there is none in a mere directory
+                file.write("67108864")
+        except OSError:
+            group.rmdir()
+            continue
+        yield group
+        with contextlib.suppress(OSError):  # its last process takes a moment to go
+            time.sleep(0.2)
+            group.rmdir()
+        return
+    pytest.skip("no control group with a limit of memory can be made here")
+
+
+def test_a_control_group_with_little_memory(small_group: Path) -> None:
+    """Memory lacks, not rights; where the kernel kills the tracer, the line before says why."""
+    script = f'echo $$ > {small_group}/cgroup.procs; exec "$@"'
+    done = subprocess.run(
+        ["sh", "-c", script, "sh", *cli.argv("--quiet", "--", "true")],
+        capture_output=True,
+        text=True,
+        env=cli.environment(),
+    )
+    assert done.returncode in (Exit.TRACER_FAILED, -signal.SIGKILL)
+    warned, *failed = done.stderr.splitlines()
+    assert "the control group has 64 MiB of memory, and the tracer takes some 144" in warned
+    assert "smaller --buffer" in warned
+    assert "not permitted" not in done.stderr
+    if done.returncode == Exit.TRACER_FAILED:
+        (line,) = failed
+        assert line.startswith("pagefault-trace: there is not enough memory")
+        assert "64 MiB of its control group" in line

@@ -136,7 +136,7 @@ def test_multimap_page_by_page(tmp_path: Path) -> None:
         addresses = []
         for number in range(1, 6):
             screen = it.wait(rf" {number} faults  lost 0", rf"(?s)(anon +0x\w+000 .*){{{number}}}")
-            held = re.findall(r"\[anon\] +rwxp +(\d)/(\d)", screen)
+            held = re.findall(r"\[anon\](?: \S+)? +rwxp +(\d)/(\d)", screen)
             assert sum(int(here) for here, _ in held) == number
             assert sum(int(pages) for _, pages in held) == 5
             addresses = re.findall(r"anon +(0x\w+000) ", screen)

@@ -293,3 +293,25 @@ for at, line in enumerate(sys.stdin):
     assert len(late) >= 19
     assert min(late) > 0
     assert statistics.median(late) <= 0.2
+
+
+ARRAYS = """
+import ctypes, mmap
+private = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
+arrays = [mmap.mmap(-1, size << 20, flags=private) for size in (4, 6)]
+for array in arrays:
+    array.madvise(mmap.MADV_NOHUGEPAGE)
+    for at in range(0, len(array), 4096):
+        array[at] = 1
+    print(f"{ctypes.addressof(ctypes.c_char.from_buffer(array)):#x}")
+"""
+
+
+def test_two_arrays_are_two_rows(tmp_path: Path) -> None:
+    """Whether the kernel made one mapping of them or not; with and without a file of pages."""
+    for files in ((), ("--pages-csv", tmp_path / "pages.csv")):
+        done = cli.run("--quiet", *files, "--", *cli.python(ARRAYS))
+        assert done.status == 0, done.err
+        for address, size in zip(re.findall("^0x.*$", done.out, re.MULTILINE), (4, 6), strict=True):
+            (line,) = (line for line in done.out.splitlines() if f"[anon] {address}" in line)
+            assert line.split()[:2] == [str(size * 256)] * 2

@@ -83,6 +83,28 @@ def test_it_dies(monkeypatch: pytest.MonkeyPatch, script: str, said: str) -> Non
     assert "\x1b" not in caught.value.message
 
 
+@pytest.mark.parametrize(
+    "script",
+    [
+        "import sys; sys.exit('LLVM ERROR: out of memory')",
+        "import os; os.write(2, b'terminate called after ... std::bad_alloc'); os.abort()",
+        "raise MemoryError",
+        "import os; os.kill(os.getpid(), 9)",
+    ],
+)
+def test_it_dies_of_too_little_memory(monkeypatch: pytest.MonkeyPatch, script: str) -> None:
+    """By its last words or, where a limit is set, by how it ended."""
+    pretend(monkeypatch, script)
+    limits = [(300 << 20, "of addresses (ulimit -v)")]
+    for where in ("tracer.shortage.limits_set", "tracer.probes.compilation.limits_set"):
+        monkeypatch.setattr(where, lambda: limits)
+    with Compilation("auto", Path("/none")) as under_way, pytest.raises(TraceError) as caught:
+        under_way.answer()
+    assert caught.value.message.startswith("there is not enough memory to compile the probe (bcc's")
+    assert caught.value.message.endswith("the limit is 300 MiB of addresses (ulimit -v)")
+    assert caught.value.code == Exit.TRACER_FAILED
+
+
 def test_nobody_waits_for_one_that_is_not_wanted(monkeypatch: pytest.MonkeyPatch) -> None:
     pretend(monkeypatch, "import signal; signal.pause()")
     before = os.listdir("/proc/self/fd")

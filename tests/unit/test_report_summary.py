@@ -19,13 +19,13 @@ from rich.console import Console
 from tracer.errors import Exit
 from tracer.outputs.base import Books
 from tracer.pipes import PIPE_CLOSED
-from tracer.reporting import cli, findings, groups
+from tracer.reporting import cli, findings, groups, stretches
 from tracer.reporting.curves import mapped
 from tracer.reporting.run import load
 from tracer.reporting.story import head, sentences
 from tracer.reporting.summary import MOST, print_summary
 from tracer.reporting.tables import Table, Tables, bar_of
-from tracer.rows import Kind
+from tracer.rows import Kind, Names, Region
 
 
 def tables(path: str) -> Tables:
@@ -70,7 +70,7 @@ def test_by_kind_region_thread_and_access(tmp_path: Path) -> None:
         ("500 ns", "500 ns", "500 ns"),
     ]
     assert [(row["REGION"], row["PERMS"], row["SHARE"]) for row in cells(made.regions())] == [
-        ("[anon]", "rwxp", "60.0%"),
+        ("[anon] 0x7f03141a2000", "rwxp", "60.0%"),
         ("/usr/lib/libx.so", "r-xp", "30.0%"),
         ("[heap]", "rw-p", "10.0%"),
     ]
@@ -84,7 +84,7 @@ def test_by_kind_region_thread_and_access(tmp_path: Path) -> None:
 def test_first_touch_and_order(tmp_path: Path) -> None:
     found = cells(tables(mixed(tmp_path / "t.csv")).first_touch())
     assert [(row["#"], row["REGION"], row["FIRST"], row["ORDER"]) for row in found] == [
-        ("1", "[anon]", "0.000000", "upwards"),
+        ("1", "[anon] 0x7f03141a2000", "0.000000", "upwards"),
         ("2", "/usr/lib/libx.so", "0.006000", "–"),
         ("3", "[heap]", "0.009000", "–"),
     ]
@@ -103,7 +103,9 @@ def test_first_touch_and_order(tmp_path: Path) -> None:
 )
 def test_the_order_of_a_threads_pages(tmp_path: Path, offsets: list[int], word: str) -> None:
     address = 0x7F0000000000 + np.array(offsets) * PAGE
-    path = written(tmp_path / "t.csv", rows(len(address), address=address, comm=1, region=1))
+    path = written(
+        tmp_path / "t.csv", rows(len(address), address=address, comm=1, region=1), names("[heap]")
+    )
     assert cells(tables(path).regions())[0]["ORDER"] == word
 
 
@@ -195,7 +197,7 @@ def test_words(tmp_path: Path) -> None:
         "10 faults brought 54 pages (216 KiB) in 0.020 s; 1 of them waited for a disk. "
         "At the end 216 KiB were mapped (gained by faults; losses are not known); how much was "
         "resident is not known.",
-        "60% were of kind anon; 60% were in [anon], the most faulted of 3 regions.",
+        "60% were of kind anon; 60% were in [anon] 0x7f03141a2000, the most faulted of 3 regions.",
         "Within a region a thread's next new page was just above the last one in 71% of all "
         "cases, just below in 0%, elsewhere in 29%: mostly upwards.",
         "Huge pages made up 0% of the anonymous memory that faults brought.",
@@ -332,3 +334,74 @@ def test_the_interval_is_the_runs(tmp_path: Path) -> None:
     facts = info(ended_monotonic_ns=START + 250 * MS)
     run = load(written(tmp_path / "t.csv", five(), facts=facts))
     assert "; 0.250 s from" in head(run).counts
+
+
+# -- arrays
+
+
+def anonymous(path: Path, *parts: np.ndarray, names_: list[str] | None = None) -> str:
+    """A fault on each of these pages, of a mapping called so; a space for each part."""
+    known = Names()
+    regions = [known.region(Region(0, 0, "rw-p", 0, name)) for name in names_ or ["[anon]"]]
+    address = np.concatenate(parts).astype(np.uint64) * np.uint64(PAGE)
+    each = np.repeat(np.arange(len(parts)), [len(part) for part in parts])
+    region = np.array(regions)[each % len(regions)]
+    return written(path, rows(len(address), address=address, space=each + 1, region=region), known)
+
+
+def places(path: str) -> dict[str, int]:
+    """The rows of the table by region, and how many faults each has."""
+    table = tables(path).regions()
+    assert table.columns[2] == "FAULTS"
+    return {row[0].text: int(row[2].value) for row in table.rows}
+
+
+A, B = 0x7F0000000, 0x7F0100000
+
+
+def test_two_arrays_are_two_rows(tmp_path: Path) -> None:
+    """One after the other, faulted in turn; and those of a forked child are the same."""
+    pages = np.arange(1000)
+    made = anonymous(tmp_path / "t.csv", A + pages, B + pages[::-3], A + 500 + pages[:100])
+    assert places(made) == {"[anon] 0x7f0000000000": 1100, "[anon] 0x7f0100000000": 334}
+
+
+def test_arrays_that_adjoin_nearly(tmp_path: Path) -> None:
+    """As the kernel aligns them to huge pages: a megabyte in between."""
+    made = anonymous(tmp_path / "t.csv", A + np.arange(700), A + 1000 + np.arange(600))
+    assert list(places(made).values()) == [700, 600]
+
+
+def test_an_array_touched_at_random_is_one(tmp_path: Path) -> None:
+    chosen = np.random.default_rng(7).choice(1 << 20, 10_000, replace=False)
+    assert list(places(anonymous(tmp_path / "t.csv", A + chosen)).values()) == [10_000]
+
+
+def test_huge_pages_are_no_gaps(tmp_path: Path) -> None:
+    known = Names()
+    region = known.region(Region(0, 0, "rw-p", 0, "[anon]"))
+    address = (A + np.arange(8) * 512 + 7) * PAGE
+    faults = rows(8, address=address, pages=512, region=region, kind=Kind.HUGE)
+    assert places(written(tmp_path / "t.csv", faults, known)) == {"[anon] 0x7f0000000000": 8}
+
+
+def test_many_arrays_are_few_rows(tmp_path: Path) -> None:
+    parts = [A + number * 100_000 + np.arange(number + 1) for number in range(20)]
+    found = places(anonymous(tmp_path / "t.csv", np.concatenate(parts)))
+    assert len(found) == stretches.MOST + 1
+    assert found[f"[anon] ({20 - stretches.MOST} others)"] == sum(range(1, 15))
+    assert sum(found.values()) == 210
+
+
+def test_other_names_are_whole(tmp_path: Path) -> None:
+    parts = [A + np.arange(5), B + np.arange(5), 2 * B + np.arange(5), B + 5 + np.arange(5)]
+    names_ = ["[heap]", "[anon:cache]"]
+    assert places(anonymous(tmp_path / "t.csv", *parts, names_=names_)) == {
+        "[heap]": 10,
+        "[anon:cache]": 10,
+    }
+
+
+def test_addresses_stay_whole_at_80_columns(tmp_path: Path) -> None:
+    made = anonymous(tmp_path / "t.csv", A + np.arange(1000), B + np.arange(1000))
+    assert printed(made, 80).count("[anon] 0x7f0000000000") >= 2  # by region, first touch

@@ -16,7 +16,7 @@ from tracer.outputs.base import Books, PageTable, RunInfo
 from tracer.outputs.books import balance, memory, reasons
 from tracer.outputs.latencies import EXACT, Latencies
 from tracer.outputs.story import LOSS_WORDS, SOURCE_WORDS
-from tracer.outputs.summary import MOST_GROUPS, MOST_LINES, Summary
+from tracer.outputs.summary import MOST_ALIKE, MOST_GROUPS, MOST_LINES, Summary
 from tracer.outputs.units import Glyphs
 from tracer.rows import NO_FRAME, UNKNOWN_LATENCY, Kind, Names, Region, Rows
 from tracer.sources import Loss, Source
@@ -386,3 +386,51 @@ def test_memory_is_constant() -> None:
         latencies.add(np.arange(10_000) * PAGE)
     assert not len(latencies._values)
     assert latencies.count == 200_000
+
+
+def _arrays(count: int) -> tuple[Names, list[Rows]]:
+    """Arrays of a page more each, the one before all without a number."""
+    known, batches = Names(fold=True), []
+    for array in range(count + 1):
+        number = known.array_at(array << 32) if array else 0
+        region = known.region(Region(PAGE, 2 * PAGE, "rw-p", 0, "[anon]"), number)
+        batches.append(rows(array + 1, region=region))
+    return known, batches
+
+
+def test_arrays_are_rows_of_their_own() -> None:
+    known, batches = _arrays(3)
+    shown = "\n".join(rendered(batches, known, 80))
+    found = re.findall(r"^ +(\d+) .*rw-p  (.*)$", shown, re.MULTILINE)
+    assert found == [
+        *(("4", "[anon] 0x300000000"), ("3", "[anon] 0x200000000")),
+        *(("2", "[anon] 0x100000000"), ("1", "[anon] (others)")),
+    ]
+
+
+def test_many_arrays_are_few_rows() -> None:
+    """Those with most faults; the others are one, and their number a bound."""
+    known, batches = _arrays(600)
+    shown = rendered(batches[500:], known, 80)
+    lines = [line for line in shown if "[anon]" in line]
+    assert len(lines) == MOST_ALIKE + 1
+    assert sum(int(line.split()[0]) for line in lines) == sum(map(len, batches[500:]))
+    assert any("+ others)" in line for line in lines)
+    lines = rendered(batches[1:20], known, 80)
+    assert any(f"({19 - MOST_ALIKE} others)" in line for line in lines)
+
+
+def test_gains_and_losses_are_of_their_array() -> None:
+    known, batches = _arrays(2)
+    books = replace(BALANCED, gained_in={2: 70, 3: 80}, lost_in={3: 9})
+    shown = rendered(batches, known, 0, books)
+    figures = [line.split()[:3] for line in shown if "[anon] 0x" in line]
+    assert figures == [["3", "80", "9"], ["2", "70", "0"]]
+
+
+def test_names_alone_are_cut_not_addresses() -> None:
+    known = Names()
+    number = known.array_at(0x7F1234500000)
+    region = known.region(Region(PAGE, 2 * PAGE, "r--p", 0, "/usr/lib/a/long/path.so", 8), number)
+    (line,) = (line for line in rendered([rows(1, region=region)], known, 60) if "r--p" in line)
+    assert line.endswith(" 0x7f1234500000")

@@ -1,5 +1,6 @@
 """The live view: hears of everything a trace finds, and draws it when there is time."""
 
+import bisect
 import select
 import time
 from collections.abc import Callable, Sequence
@@ -22,7 +23,7 @@ from tracer.live.view import View
 from tracer.outputs.base import Books
 from tracer.picks import Picks
 from tracer.recorder import Recorder
-from tracer.rows import Names, Region, Rows
+from tracer.rows import ANONYMOUS, Names, Region, Rows
 from tracer.snapshots import Snapshot
 from tracer.sources import Source
 
@@ -205,9 +206,10 @@ class Live:
         """Take a snapshot's mappings and the pages that are in swap."""
         owner = recorder.spaces.find(space)
         present = owner.history.present() if owner is not None else []
-        regions = [
-            Region(m.start, m.end, m.perms, m.offset, m.name, m.device) for m in shot.mappings
-        ]
+        regions = _told_apart(
+            [Region(m.start, m.end, m.perms, m.offset, m.name, m.device) for m in shot.mappings],
+            present,
+        )
         self._seen[space] = present, self._areas(space, shot.pid, regions)
         if owner is None or owner.ended_ns is not None:
             self.model.lay(shot.after_ns, self._seen[space][1])
@@ -336,6 +338,21 @@ class Live:
             for region in regions
             if self._picks.wants(region)
         )
+
+
+def _told_apart(listed: Sequence[Region], present: Sequence[Region]) -> list[Region]:
+    """The mappings of /proc/PID/maps, anonymous ones cut where two were mapped that are one now."""
+    cuts = sorted(region.start for region in present if region.name in ANONYMOUS)
+    found = []
+    for region in listed:
+        start = region.start
+        if region.name in ANONYMOUS:
+            first = bisect.bisect_right(cuts, start)
+            for cut in cuts[first : bisect.bisect_left(cuts, region.end)]:
+                found.append(region._replace(start=start, end=cut))
+                start = cut
+        found.append(region._replace(start=start))
+    return found
 
 
 def _colours() -> ColorSystem | None:

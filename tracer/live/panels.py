@@ -9,17 +9,19 @@ from rich.cells import cell_len
 from tracer.live import theme
 from tracer.live.arrange import Row, Stat
 from tracer.live.canvas import Canvas
+from tracer.live.model import Area
 from tracer.live.pages import State
 from tracer.live.rates import GAINED, LOST, MAPPED, RESIDENT
 from tracer.live.theme import FAINT, GREEN, GREY, KIND_STYLES, ORANGE, RED, SKY, YELLOW
 from tracer.outputs import units
-from tracer.rows import Kind, Names
+from tracer.rows import ANONYMOUS, Kind, Names
 from tracer.text import printable
 
 if TYPE_CHECKING:
     from tracer.live.screen import Shot
 
 _ROOMY = 100  # columns
+_LEAST_DIGITS = 6  # of an address: 16 MiB and less apart
 _WINDOW_NS = 60_000_000_000  # of the sparklines, in a long run
 _KEYS = (
     ("space", "stop the picture, and go on; the trace runs all the while"),
@@ -238,6 +240,22 @@ def _place(shot: "Shot", rows: int, height: int) -> str:
     return f"{top + 1}-{min(top + height, rows)}/{rows} by {shot.view.sort}"
 
 
+def _name(area: Area, width: int, shot: "Shot") -> str:
+    """An area's name; where many have it, as much of their addresses as there is room for."""
+    glyphs = shot.look.units
+    name = units.region(area.name, width, glyphs)
+    if area.name not in ANONYMOUS:
+        return name
+    room = width - cell_len(name) - 1
+    address = f"{area.start:#x}"
+    if room < len(address):
+        digits = room - len(glyphs.dots)
+        if digits < _LEAST_DIGITS:
+            return name
+        address = glyphs.dots + address[-digits:]
+    return f"{name} {address}"
+
+
 def region_label(
     canvas: Canvas, x: int, y: int, width: int, stat: Stat, row: Row, shot: "Shot", first: bool
 ) -> None:
@@ -254,7 +272,7 @@ def region_label(
     room = width - 2 - 4 - 11
     pid = f"{area.pid} " if shot.several else ""
     at = canvas.put(x + 1, y, pid, GREY, room)
-    name = units.region(area.name, max(room - len(pid), 1), shot.look.units)
+    name = _name(area, max(room - len(pid), 1), shot)
     canvas.put(at, y, name, mark or ("" if stat.mapped else GREY))
     canvas.put(x + width - 11 - 4, y, area.perms, GREY, 4)
 
@@ -288,7 +306,9 @@ def _table_row(
     address = f"{area.start:#x} " if room > 44 else ""
     at = canvas.put(x + 2, y, pid + address, GREY, room)
     at = canvas.put(at, y, f"{area.perms} ", GREY, max(heads - at, 0))
-    canvas.put(at, y, units.region(area.name, max(heads - at, 1), shot.look.units), mark)
+    left = max(heads - at, 1)
+    name = units.region(area.name, left, shot.look.units) if address else _name(area, left, shot)
+    canvas.put(at, y, name, mark)
     # What was counted of faults is of the whole run, not of a moment in it.
     faults = "" if shot.view.at_ns is not None and not shot.model.ended else f"{stat.faults}"
     values = [

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
+from rich.cells import cell_len
 from rich.console import Console
 from rich.text import Text
 
@@ -23,7 +24,7 @@ from tracer.outputs.latencies import Latencies
 from tracer.outputs.layout import Cell, Column, fit, join, show, unfitted
 from tracer.outputs.story import MOST_PAGES, sources, story
 from tracer.outputs.units import Glyphs
-from tracer.rows import UNKNOWN_LATENCY, Kind, Names, Rows
+from tracer.rows import ANONYMOUS, UNKNOWN_LATENCY, Kind, Names, Rows
 from tracer.sources import Source
 from tracer.text import harmless, printable
 
@@ -31,9 +32,12 @@ if TYPE_CHECKING:
     from tracer.outputs.callers import Callers
     from tracer.source_lines import SourceLines
 
-MOST_GROUPS = 512  # regions told apart, by name and permissions; the rest count as one
+MOST_GROUPS = 512  # rows that are counted; the rest count as one
 MOST_LINES = 20  # regions shown
-_OTHERS = ("(all others)", "")
+MOST_ALIKE = 6  # of these, of one name and permissions
+# A row of the table of regions: name, permissions, and which of the mappings alike (Names.arrays).
+_Key = tuple[str, str, int]
+_OTHERS = ("(all others)", "", 0)
 
 
 @dataclass
@@ -52,13 +56,85 @@ class _Group:
         self.latencies.merge(other.latencies)
 
 
+@dataclass
+class _Line:
+    """A row of the table of regions."""
+
+    group: _Group
+    gained: int  # pages, by whatever
+    lost: int
+    name: str
+    perms: str
+    array: int  # of Names.arrays
+    more: str = ""  # which of the mappings of that name; printable
+
+    def rank(self) -> tuple[int, int]:
+        """Smallest for most faults."""
+        return -self.group.faults, -self.gained
+
+    def cells(self, glyphs: Glyphs) -> dict[str, Cell]:
+        name = printable(self.name) or "(unknown)"
+        return {
+            **_numbers(self.group, glyphs),
+            **_frame_cells(self.gained, self.lost, glyphs),
+            "PERMS": (self.perms or glyphs.none, ""),
+            "REGION": (name, ""),
+            "MORE": (f" {self.more}" if self.more else "", ""),  # of the same cell, never cut
+        }
+
+
+def _alike_folded(lines: list[_Line], names: Names) -> list[_Line]:
+    """The mappings of a name: those with most faults, and all others of it as one.
+
+    How many others is a bound ("+") where some have no number of their own.
+    """
+    alike: dict[tuple[str, str], list[_Line]] = {}
+    for line in lines:
+        alike.setdefault((line.name, line.perms), []).append(line)
+    found: list[_Line] = []
+    for several in alike.values():
+        own = [line for line in several if line.array]
+        for line in own[:MOST_ALIKE]:
+            found.append(line)
+            line.more = printable(names.arrays[line.array])
+        rest = own[MOST_ALIKE:]
+        others = [line for line in several if not line.array] + rest
+        if not others:
+            continue
+        whole = _Line(_Group(), 0, 0, others[0].name, others[0].perms, 0)
+        for line in others:
+            whole.group.add(line.group)
+            whole.gained += line.gained
+            whole.lost += line.lost
+        if rest:
+            whole.more = f"({len(rest)}{'+' if len(others) > len(rest) else ''} others)"
+        elif own and whole.name in ANONYMOUS:
+            whole.more = "(others)"
+        found.append(whole)
+    return sorted(found, key=_Line.rank)
+
+
+def _rest_row(lines: Sequence[_Line], glyphs: Glyphs) -> dict[str, Cell]:
+    longest = max(line.group.latencies.max for line in lines)
+    gained, lost = sum(line.gained for line in lines), sum(line.lost for line in lines)
+    return {
+        "FAULTS": (str(sum(line.group.faults for line in lines)), ""),
+        **_frame_cells(gained, lost, glyphs),
+        "P50": ("", ""),
+        "P99": ("", ""),
+        "MAX": (units.latency(longest, glyphs), ""),
+        "PERMS": ("", ""),
+        "REGION": (f"{len(lines)} more regions", "dim"),
+    }
+
+
 class Summary:
     """An Output that prints nothing until `render`."""
 
     def __init__(self) -> None:
         self._kinds = {kind: _Group() for kind in Kind}
-        self._regions: dict[tuple[str, str], _Group] = {}
-        self._group_of: list[tuple[str, str]] = []  # by index into Names.regions
+        self._regions: dict[_Key, _Group] = {}
+        self._group_of: list[_Key] = []  # by index into Names.regions
 
     def write(self, rows: Rows, names: Names) -> None:
         """Count one batch."""
@@ -90,7 +166,7 @@ class Summary:
         show(console, [Text(), *_head(total.faults, info)], wrap=True)
         if total.faults:
             _table(console, glyphs, *self._kind_table(total, glyphs))
-        rows = self._region_rows(books, glyphs)
+        rows = self._region_rows(books, names, glyphs)
         if rows:
             _table(console, glyphs, _region_columns(rows, glyphs), rows)
         if callers is not None:
@@ -106,10 +182,13 @@ class Summary:
         _closing(console, books, info, glyphs)
 
     def _know(self, names: Names) -> None:
-        for region in names.regions[len(self._group_of) :]:
-            key = (region.name, region.perms)
+        first = len(self._group_of)
+        for number, region in enumerate(names.regions[first:], first):
+            key = region.name, region.perms, names.array_of.get(number, 0)
             if key not in self._regions and len(self._regions) >= MOST_GROUPS:
-                key = _OTHERS
+                key = region.name, region.perms, 0
+                if key not in self._regions and region.name not in ANONYMOUS:
+                    key = _OTHERS
             self._regions.setdefault(key, _Group())
             self._group_of.append(key)
 
@@ -133,63 +212,27 @@ class Summary:
             rows, ("KIND", "FAULTS", "SHARE", "MAJOR", "P50", "P99", "MAX"), "KIND"
         ), rows
 
-    def _region_rows(self, books: Books, glyphs: Glyphs) -> list[dict[str, Cell]]:
+    def _region_rows(self, books: Books, names: Names, glyphs: Glyphs) -> list[dict[str, Cell]]:
         """Most faults first; what does not fit is added up in a last line."""
         gained, lost = self._frames(books)
         keys = [key for key, group in self._regions.items() if group.faults or gained.get(key)]
-        keys.sort(key=lambda key: (-self._regions[key].faults, -gained.get(key, 0)))
-        if len(keys) > MOST_LINES + 1:
-            shown, rest = keys[:MOST_LINES], keys[MOST_LINES:]
-        else:
-            shown, rest = keys, []
-        rows = [
-            self._region_row(key, gained.get(key, 0), lost.get(key, 0), glyphs) for key in shown
+        lines = [
+            _Line(self._regions[key], gained.get(key, 0), lost.get(key, 0), *key) for key in keys
         ]
+        lines = _alike_folded(sorted(lines, key=_Line.rank), names)
+        if len(lines) > MOST_LINES + 1:
+            shown, rest = lines[:MOST_LINES], lines[MOST_LINES:]
+        else:
+            shown, rest = lines, []
+        rows = [line.cells(glyphs) for line in shown]
         if rest:
-            rows.append(self._rest_row(rest, gained, lost, glyphs))
+            rows.append(_rest_row(rest, glyphs))
         return rows
 
-    def _region_row(
-        self, key: tuple[str, str], gained: int, lost: int, glyphs: Glyphs
-    ) -> dict[str, Cell]:
-        name, perms = key
-        group = self._regions[key]
-        return {
-            **_numbers(group, glyphs),
-            **_frame_cells(gained, lost, glyphs),
-            "PERMS": (perms or glyphs.none, ""),
-            "REGION": (printable(name) or "(unknown)", ""),
-        }
-
-    def _rest_row(
-        self,
-        keys: Sequence[tuple[str, str]],
-        gained: dict[tuple[str, str], int],
-        lost: dict[tuple[str, str], int],
-        glyphs: Glyphs,
-    ) -> dict[str, Cell]:
-        faults = sum(self._regions[key].faults for key in keys)
-        longest = max(self._regions[key].latencies.max for key in keys)
-        return {
-            "FAULTS": (str(faults), ""),
-            **_frame_cells(
-                sum(gained.get(key, 0) for key in keys),
-                sum(lost.get(key, 0) for key in keys),
-                glyphs,
-            ),
-            "P50": ("", ""),
-            "P99": ("", ""),
-            "MAX": (units.latency(longest, glyphs), ""),
-            "PERMS": ("", ""),
-            "REGION": (f"{len(keys)} more regions", "dim"),
-        }
-
-    def _frames(
-        self, books: Books
-    ) -> tuple[dict[tuple[str, str], int], dict[tuple[str, str], int]]:
+    def _frames(self, books: Books) -> tuple[dict[_Key, int], dict[_Key, int]]:
         """Pages gained and lost during the run, by region."""
-        gained: dict[tuple[str, str], int] = {}
-        lost: dict[tuple[str, str], int] = {}
+        gained: dict[_Key, int] = {}
+        lost: dict[_Key, int] = {}
         for sums, counts in ((gained, books.gained_in), (lost, books.lost_in)):
             for region, count in counts.items():
                 key = self._group_of[region]
@@ -282,10 +325,12 @@ def _columns(rows: Sequence[dict[str, Cell]], names: Sequence[str], left: str) -
 
 def _region_columns(rows: Sequence[dict[str, Cell]], glyphs: Glyphs) -> list[Column]:
     names = ["FAULTS", "GAINED", "LOST", "GROSS", "NET", "P50", "P99", "MAX", "PERMS"]
-    longest = max(len(row["REGION"][0]) for row in rows)
+    more = [cell_len(row["MORE"][0]) if "MORE" in row else 0 for row in rows]
+    longest = max(len(row["REGION"][0]) + of for row, of in zip(rows, more, strict=True))
+    least = 12 if not any(more) else 21  # "[anon] 0x7f1234567000"
     return [
         *_columns(rows, names, ""),
-        Column("REGION", 12, max(12, longest), rank=1),
+        Column("REGION", least, max(least, longest), rank=1),
     ]
 
 
@@ -303,7 +348,12 @@ def _table(
     for row in (header, *rows):
         if styled and "REGION" in cells:
             name, style = row["REGION"]
-            row = {**row, "REGION": (units.shorten(name, cells["REGION"], glyphs), style)}
+            more = row.get("MORE", ("", ""))[0]
+            room = max(cells["REGION"] - cell_len(more), 1)
+            name = units.shorten(name, room, glyphs) + more
+            row = {**row, "REGION": (units.clip(name, cells["REGION"], glyphs), style)}
+        elif "MORE" in row:
+            row = {**row, "REGION": (row["REGION"][0] + row["MORE"][0], "")}
         lines.append(join(columns, cells, row, glyphs if styled else None))
     show(console, lines)
 

@@ -8,6 +8,7 @@ import ctypes
 import errno
 import mmap
 import os
+import re
 import resource
 import struct
 from collections.abc import Iterator, Sequence
@@ -233,6 +234,7 @@ def _with_memory(command: int, attr: bytes) -> int:
     try:
         return _bpf(command, attr)
     except OSError as error:
+        first = error
         if error.errno not in (errno.EPERM, errno.ENOMEM):
             raise _refused(error) from None
     before = resource.getrlimit(resource.RLIMIT_MEMLOCK)
@@ -240,14 +242,27 @@ def _with_memory(command: int, attr: bytes) -> int:
     try:
         resource.setrlimit(resource.RLIMIT_MEMLOCK, unlimited)
         return _bpf(command, attr)
-    except (OSError, ValueError) as error:  # ValueError: not allowed
+    except ValueError:  # not allowed: what the kernel said is the reason
+        if _counts_as_locked() and before[0] != resource.RLIM_INFINITY:
+            first = OSError(errno.ENOMEM, "")
+        raise _refused(first) from None
+    except OSError as error:
         resource.setrlimit(resource.RLIMIT_MEMLOCK, before)
         raise _refused(error) from None
 
 
-def _refused(error: OSError | ValueError) -> Refused:
-    number = error.errno if isinstance(error, OSError) else None
-    return Refused(number or errno.EPERM, os.strerror(number or errno.EPERM))
+def _counts_as_locked() -> bool:
+    """Whether what BPF takes is locked memory, of which EPERM says that there is too little.
+
+    To 5.10 (bpf_charge_memlock, kernel/bpf/syscall.c); since then control groups count it.
+    """
+    version = re.match(r"(\d+)\.(\d+)", os.uname().release)
+    return version is not None and (int(version[1]), int(version[2])) < (5, 11)
+
+
+def _refused(error: OSError) -> Refused:
+    number = error.errno or errno.EPERM
+    return Refused(number, os.strerror(number))
 
 
 def _bpf(command: int, attr: bytes) -> int:

@@ -14,8 +14,11 @@ from typing import Self
 
 from tracer.errors import Exit, TraceError
 from tracer.probes.compiled import Answer, decode
+from tracer.shortage import limits_set, says_so, short
 from tracer.text import printable
 
+# How a process ends that gets no memory: by the kernel (or a control group), by C++ or LLVM.
+_OF_MEMORY = (signal.SIGKILL, signal.SIGABRT, signal.SIGSEGV, signal.SIGBUS)
 _START = (
     "import json, sys; sys.path[:] = json.loads(sys.argv[2]); "
     "from tracer.probes.compiler import main; main()"
@@ -102,6 +105,8 @@ def _died(status: int, complaints: str) -> TraceError:
     code = os.waitstatus_to_exitcode(status)
     how = f"was ended by signal {-code}" if code < 0 else f"ended with status {code}"
     last = (complaints.strip().splitlines() or [""])[-1]
+    if says_so(complaints) or (-code in _OF_MEMORY and limits_set()):
+        return short(f"to compile the probe (bcc's process {how})")
     return TraceError(
         f"the process that compiles the probe {how}" + (f": {printable(last)}" if last else ""),
         "see whether memory is short, or install bcc again",

@@ -28,6 +28,7 @@ from tracer.probes import bpf, cache
 from tracer.probes.compiled import PIDS, PLACES, Answer, Function, MapSpec, encode
 from tracer.probes.order import PROBES, order
 from tracer.procfs.rights import in_initial_pid_namespace
+from tracer.shortage import is_short, says_so, short, told
 
 # -D name: BTF path. All are needed.
 _OFFSETS = {
@@ -101,8 +102,11 @@ def main() -> None:
     try:
         bpf_dir, stacks = Path(request["bpf_dir"]), request["stacks"]
         said = encode(answer(bpf_dir, request["probe"], request["skip"], stacks=stacks))
-    except TraceError as error:
-        said = json.dumps({"error": [error.message, error.hint, error.code]})
+    except (TraceError, MemoryError, ImportError) as error:
+        failed = error if isinstance(error, TraceError) else told(error, "to compile the probe")
+        if failed is None:
+            raise
+        said = json.dumps({"error": [failed.message, failed.hint, failed.code]})
     with open(out, "w", encoding="utf-8") as stream:
         stream.write(said)
     sys.stderr.flush()
@@ -264,6 +268,8 @@ def _compile(bpf_dir: Path, build: Build, lap: Callable[[str], None]) -> Answer:
         try:
             module = Unattached(src_file=os.fsencode(bpf_dir / "pagefault.c"), cflags=cflags)
         except Exception as error:
+            if is_short(error) or says_so(complaints()):
+                raise short("to compile the probe") from error
             raise TraceError(_why(str(error), complaints()), code=Exit.NO_PROBE) from error
     maps, functions = _take_apart(bcc.lib, module.module, build.cast)
     lap("compile")

@@ -7,6 +7,7 @@ one another on it (`reset` between them).
 import ctypes
 import mmap
 import os
+import resource
 import secrets
 import struct
 import threading
@@ -25,6 +26,7 @@ from tracer.probes.events import CpuEvents
 from tracer.procfs.system import possible_cpus
 from tracer.records import Layout, load_layout
 from tracer.ring import KernelRing, MappedRing, Ring
+from tracer.shortage import told
 
 RING_BYTES = 64 << 20
 
@@ -160,6 +162,8 @@ class Program:
                     self.attach_raw_tracepoint(name, hooked)
         except OSError as error:
             self.close()
+            if short := told(error, "to load the probe", buffer=ring_bytes):
+                raise short from error
             raise TraceError(_why(error), code=Exit.NO_PROBE) from error
 
     def _load(self, compiled: Answer) -> None:
@@ -191,10 +195,20 @@ class Program:
             except Exception as error:  # raised below, in the caller's own thread
                 failed.append(error)
 
-        threads = [threading.Thread(target=load, args=each) for each in wanted]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
+        # A thread takes 8 MiB of addresses for its stack and 64 for its heap (malloc(3)).
+        alone = resource.getrlimit(resource.RLIMIT_AS)[0] != resource.RLIM_INFINITY
+        started = []
+        for each in wanted:
+            thread = threading.Thread(target=load, args=each)
+            try:
+                if not alone:
+                    thread.start()
+                    started.append(thread)
+            except RuntimeError:  # there may be no more threads
+                alone = True
+            if alone:
+                load(*each)
+        for thread in started:
             thread.join()
         if failed:
             raise failed[0]

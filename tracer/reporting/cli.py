@@ -8,7 +8,9 @@ import click
 
 from tracer import __version__
 from tracer.errors import Exit, TraceError, complain, of_stdout, unexpected
+from tracer.imports import require_room
 from tracer.pipes import PIPE_CLOSED, discard_stdout
+from tracer.shortage import is_short, short
 
 if TYPE_CHECKING:
     from tracer.reporting.run import Run
@@ -239,6 +241,7 @@ def main() -> NoReturn:
 def run(arguments: Sequence[str]) -> int:
     """`main` with the arguments given and the status returned."""
     try:
+        require_room()
         with command_line.make_context(PROGRAM, list(arguments)) as context:
             command_line.invoke(context)
         return Exit.OK
@@ -250,6 +253,11 @@ def run(arguments: Sequence[str]) -> int:
     except TraceError as error:
         complain(str(error), PROGRAM)
         return error.code
+    except (MemoryError, ImportError, RuntimeError) as error:
+        if not is_short(error):
+            raise
+        complain(str(short("", needs="a report takes some 100 bytes a fault")), PROGRAM)
+        return Exit.TRACER_FAILED
     except KeyboardInterrupt:
         return 130  # 128 + SIGINT
     except BrokenPipeError:  # | head

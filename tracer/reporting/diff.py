@@ -57,7 +57,7 @@ class Side:
 
 def side(run: Run) -> Side:
     """A run made ready for comparison."""
-    return Side(run, Tables(run, mapped(run)))
+    return Side(run, Tables(run, mapped(run), apart=False))
 
 
 def print_diff(console: Console, before: Run, after: Run, most: int) -> None:

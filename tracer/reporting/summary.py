@@ -14,10 +14,12 @@ from tracer.reporting.run import Run
 from tracer.reporting.stackwords import health
 from tracer.reporting.story import head, sentences
 from tracer.reporting.tables import GLYPHS, Table, Tables
+from tracer.rows import ANONYMOUS
 
 MOST = 20  # rows of a table
 _NAMES = frozenset(("REGION", "THREAD", "FUNCTION", "MODULE", "STACK"))  # may be cut, to so much:
 _NAME = 14
+_ADDRESSED = 21  # "[anon] 0x7f1234567000"
 # What is left out first on a narrow terminal: from the end.
 _LAST = (
     *("FAULTS", "FAULTS A", "FAULTS B", "CHANGE", "GAINED", "%", "NET", "GROSS", "TIME IN FAULTS"),
@@ -123,7 +125,10 @@ def _other(name: str) -> str | None:
 def _column(table: Table, at: int) -> Column:
     name = table.columns[at]
     best = max(cell_len(cell) for cell in (name, *(row[at].text for row in table.rows)))
-    least = min(best, max(_NAME, cell_len(name))) if name in _NAMES else best
+    room = _NAME
+    if name == "REGION" and any(row[at].text.startswith(ANONYMOUS) for row in table.rows):
+        room = _ADDRESSED
+    least = min(best, max(room, cell_len(name))) if name in _NAMES else best
     first = next((each for each in table.columns if each and each in table.left), name)
     rank = 1 + at
     if at and not name:

@@ -14,6 +14,7 @@ from tracer.reporting.codes import combined
 from tracer.reporting.curves import Curve, resident
 from tracer.reporting.groups import Group, group, largest, places, threads, whole
 from tracer.reporting.run import PAGE, Run
+from tracer.reporting.stretches import places_apart
 
 GLYPHS = Glyphs()
 SLOWEST = 10
@@ -107,13 +108,19 @@ def _grouped(
 
 
 class Tables:
-    """The tables of one run; what several of them need is worked out once."""
+    """The tables of one run; what several of them need is worked out once.
 
-    def __init__(self, run: Run, curve: Curve) -> None:
+    `apart`: anonymous memory is told apart by address, which means nothing in another run.
+    """
+
+    def __init__(self, run: Run, curve: Curve, *, apart: bool = True) -> None:
         self.run = run
         self.curve = curve
         self.total = whole(run.faults)
-        self.place_codes, self.places = places(run)
+        if apart:
+            self.place_codes, self.places, self.at_end = places_apart(run)
+        else:
+            (self.place_codes, self.places), self.at_end = places(run), {}
         self.by_place = group(run.faults, self.place_codes, len(self.places))
         self.steps = findings.steps(run, self.place_codes, len(self.places))
 
@@ -135,29 +142,16 @@ class Tables:
             lambda at: (self.places[at][0] or "(not known)", self.places[at][1]),
         )
         table.note = "GROSS: all that faults brought, what was lost and came back each time"
-        net = self._at_end()
-        if net is not None:
+        if self.run.pages is not None:
             table.columns.append("NET")
             table.note += "; NET: what is there at the end, however it came"
         table.columns.append("ORDER")
         table.left |= {"ORDER"}
         for row, at in zip(table.rows, largest(self.by_place), strict=True):
-            row += [memory(net.get(self.places[at], 0))] if net is not None else []
+            if self.run.pages is not None:
+                row.append(memory(self.at_end.get(self.places[at], 0)))
             row.append(text(self.steps[at].word))
         return table
-
-    def _at_end(self) -> dict[tuple[str, str], int] | None:
-        """Pages with a frame at the end, by region and permissions; None without a pages file."""
-        pages = self.run.pages
-        if pages is None:
-            return None
-        region, perms = pages.region, pages.perms
-        codes, pairs = combined((region.codes, len(region.words)), (perms.codes, len(perms.words)))
-        counts = np.bincount(codes[pages.present], minlength=len(pairs)).tolist()
-        return {
-            (region.words[at[0]], perms.words[at[1]]): count
-            for at, count in zip(pairs, counts, strict=True)
-        }
 
     def threads(self) -> Table:
         """By the thread that took the fault."""

@@ -1,0 +1,141 @@
+"""Mappings that have one name: which is which, while they grow, move and are split.
+
+A number in `Names` stands for what one call mapped. It stays with that memory through mprotect,
+mremap and fork, and goes to what is mapped there again.
+"""
+
+import bisect
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from tracer.intervals import IntervalMap, Laid
+from tracer.rows import ANONYMOUS, Names
+
+_LEAST = 128 << 10  # bytes of its own number: malloc(3) maps nothing smaller (M_MMAP_THRESHOLD)
+_ALONE = 2 << 20  # what adjoins others and is smaller is taken for a part of them: an allocator's
+_MOST_FILES = 4096
+
+FilePart = tuple[int, int, int, str]  # device, inode, offset and permissions of a file's mapping
+
+
+def _file_part(laid: Laid) -> FilePart:
+    return laid.device, laid.inode, laid.region.offset, laid.region.perms
+
+
+@dataclass
+class Arrays:
+    """Gives one address space's mappings their numbers, before they are laid."""
+
+    names: Names
+    first: dict[FilePart, int] = field(default_factory=dict)  # where each was mapped first
+
+    def fork(self) -> "Arrays":
+        """Those of a forked child."""
+        return Arrays(self.names, dict(self.first))
+
+    def told_apart(self, there: IntervalMap, laid: Laid) -> list[Laid]:
+        """A new mapping in its parts: what was there already keeps its number."""
+        same = self._as_before(there, laid)
+        if same is not None:
+            return [same]
+        if laid.region.name not in ANONYMOUS:
+            return [self._file(there, laid, None)]
+        return self._anonymous(there, laid, there.at(laid.region.start - 1))
+
+    def all_told_apart(self, there: IntervalMap, listed: Sequence[Laid]) -> list[Laid]:
+        """The same for all mappings there are, by address."""
+        found: list[Laid] = []
+        before = None
+        for laid in listed:
+            same = self._as_before(there, laid)
+            if same is not None:
+                found.append(same)
+            elif laid.region.name in ANONYMOUS:
+                found += self._anonymous(there, laid, before)
+            else:
+                found.append(self._file(there, laid, listed))
+            before = found[-1]
+        return found
+
+    def _as_before(self, there: IntervalMap, laid: Laid) -> Laid | None:
+        """A mapping with the number of one that was in its place; None: not known so easily."""
+        region, device, inode, _, _ = laid
+        start, end, perms, offset, name, _ = region
+        old = there.exactly(start, end)
+        if old is None or old.region.name != name:
+            return None
+        array = old.array
+        if name in ANONYMOUS:
+            if not array and end - start >= _LEAST and not self.names.full:
+                return None
+        elif inode and (
+            old.gone or old[1:3] != (device, inode) or old.region[2:4] != (perms, offset)
+        ):
+            return None
+        return Laid(region, device, inode, False, array) if array else laid
+
+    def _anonymous(self, there: IntervalMap, laid: Laid, before: Laid | None) -> list[Laid]:
+        """`before`: what lies in front of it, if that adjoins."""
+        start, end, _, _, name, _ = laid.region
+        parts: list[tuple[int, int, int]] = []  # start, end, number
+        begun, again = start, 0  # of what is new: from where, and what was there before
+        for since, until, old in there.within(start, end):
+            if old.region.name != name:
+                continue
+            if old.gone:
+                again = again or old.array
+                continue
+            if begun < since:
+                parts.append((begun, since, again or self._new(there, laid, begun, since, before)))
+            parts.append((since, until, old.array))
+            begun, again = until, 0
+        if begun < end:
+            parts.append((begun, end, again or self._new(there, laid, begun, end, before)))
+        found: list[Laid] = []
+        for since, until, array in parts:
+            if found and found[-1].array == array:
+                since = found.pop().region.start
+            found.append(laid.moved(since, until, since)._replace(array=array))
+        return found
+
+    def _new(
+        self, there: IntervalMap, laid: Laid, start: int, end: int, before: Laid | None
+    ) -> int:
+        """The number of the part [start, end) of a mapping, which was not there before."""
+        if before is not None and (before.gone or before.region.end != laid.region.start):
+            before = None
+        name = laid.region.name
+        if end - start < _ALONE:
+            sides = [before if start == laid.region.start else there.at(start - 1), there.at(end)]
+            for side in sides:
+                if side and not side.gone and side.array and side.region.name == name:
+                    return side.array
+        if start == laid.region.start and before and before.inode and "w" in before.region.perms:
+            return self.names.array_after(before.region.name)
+        if laid.region.end - laid.region.start < _LEAST:
+            return 0
+        return self.names.array_at(start)
+
+    def _file(self, there: IntervalMap, laid: Laid, listed: Sequence[Laid] | None) -> Laid:
+        """A part of a file that is mapped at another address already has a number."""
+        if not laid.inode:
+            return laid
+        part, start = _file_part(laid), laid.region.start
+        first = self.first.setdefault(part, start)
+        if first == start:
+            if len(self.first) > _MOST_FILES:
+                self.first.clear()
+            return laid
+        if listed is None:
+            other = there.at(first)
+        else:
+            at = bisect.bisect_left(listed, first, key=_start)
+            other = listed[at] if at < len(listed) else None
+        if other and not other.gone and other.region.start == first and _file_part(other) == part:
+            return laid._replace(array=self.names.array_at(start))
+        self.first[part] = start
+        return laid
+
+
+def _start(laid: Laid) -> int:
+    return laid.region.start
