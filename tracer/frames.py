@@ -96,9 +96,9 @@ class FrameNames:
 
     def rule(self, place: Place) -> Rule | None:
         """How the code there keeps its caller; None where nothing tells."""
-        if place.kernel or not place.name.startswith("/"):
+        if not place.file:
             return None
-        return self._symbols.rule(place.name, place.offset - place.returns)
+        return self._symbols.rule(place.file, place.offset - place.returns)
 
     def note(self, places: Sequence[Place], stack: Stack) -> tuple[str, int]:
         """Why a stack is not whole, and of which frame the caller is missing; "" where it is."""
@@ -121,8 +121,8 @@ class FrameNames:
             function, _, module = function.partition(" ")
             return Frame(True, function, offset + back, module or "[kernel]", None)
         if place.name.startswith("/"):
-            function, offset = self._symbols.function(place.name, at) or ("", -back)
-            build_id = self._symbols.build_id(place.name)
+            function, offset = self._symbols.function(place.file, at) or ("", -back)
+            build_id = self._symbols.build_id(place.file)
             return Frame(False, function, offset + back, place.name, place.offset, build_id)
         if place.name == "[vdso]":
             functions = self._vdso_functions()

@@ -718,6 +718,7 @@ class Recorder:
         Raises Enough where it is `enough` meanwhile: then the space is not to be looked at again.
         """
         owner = self.spaces[space]
+        shot.mappings = self.spaces.settled(shot.pid, shot.mappings)
         if owner.ended_ns is None:
             self.spaces.snapshot(shot.before_ns, shot.pid, shot.mappings)
         counters = self.attached.program.counters()

@@ -100,7 +100,8 @@ class Snapshot:
         ids = np.zeros(len(self.mappings) + 1, np.uint32)  # the last: no mapping
         for index in np.unique(at[at >= 0]).tolist():
             m = self.mappings[index]
-            ids[index] = names.region(Region(m.start, m.end, m.perms, m.offset, m.name, m.device))
+            region = Region(m.start, m.end, m.perms, m.offset, m.name, m.device, m.file)
+            ids[index] = names.region(region)
         return np.asarray(ids[at])
 
     def mapping_of(self, pages: U64) -> npt.NDArray[np.int64]:

@@ -39,6 +39,7 @@ class Place:
     `name` is the mapped file's path or "[vdso]", "[anon]", …, and "" where nothing is known;
     `offset` is that in the file, else the address itself. `tgid`: the process, where code is
     its own (made at run time). `returns`: it is a return address, the call is before it.
+    `file`: which file that is (tracer.code_files), 0 where none or not known.
     """
 
     kernel: bool
@@ -46,6 +47,7 @@ class Place:
     offset: int
     tgid: int = 0
     returns: bool = False
+    file: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,10 +199,10 @@ class Stacks:
         exact = 0 if len(raw.kernel) else 1  # so many are no return addresses
         each = zip(ips.tolist(), regions.tolist(), offsets, strict=True)
         for index, (ip, region, offset) in enumerate(each):
-            name = self._regions[region].name
+            name, file = self._regions[region].name, self._regions[region].file
             returns = index >= exact
             if name.startswith("/") or name == "[vdso]":
-                places.append((ip, Place(False, name, offset, returns=returns)))
+                places.append((ip, Place(False, name, offset, returns=returns, file=file)))
             else:
                 places.append((ip, Place(False, name, ip, raw.tgid, returns)))
         return places

@@ -4,6 +4,7 @@ import csv
 import shutil
 import subprocess
 from array import array
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -11,17 +12,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tracer import source_lines
+from tracer import elf, source_lines
 from tracer.ending import Enough
 from tracer.frames import NO_FRAME_POINTERS, TRUNCATED, Frame, FrameNames
 from tracer.outputs import units
 from tracer.outputs.callers import Callers
 from tracer.outputs.stacks import STACK_COLUMNS, StacksFile
+from tracer.procfs.regular import open_regular
 from tracer.rows import ROW, Names, Rows
 from tracer.source_lines import SourceLines, find
 from tracer.spaces import Spaces
 from tracer.stacks import Place, Stack, Stacks
-from tracer.symbols import Symbols
+from tracer.symbols import Symbols, no_file
 
 KERNEL = 0xFFFFFFFF81000000
 SOURCE = """\
@@ -40,8 +42,15 @@ def kallsyms() -> tuple[list[int], list[str]]:
     return [KERNEL, KERNEL + 0x100], ["vfs_read", "ext4_read [ext4]"]
 
 
-def names_of() -> FrameNames:
-    return FrameNames(Symbols([], kallsyms=kallsyms))
+def names_of(program: Path | None = None) -> FrameNames:
+    """`program` is file 1."""
+
+    def open_file(number: int) -> int:
+        if program is None or number != 1:
+            raise FileNotFoundError(number)
+        return open_regular(str(program))
+
+    return FrameNames(Symbols([], open_file, kallsyms))
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +68,7 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def offset_of(program: Path, part: str) -> int:
     """Where a function whose symbol holds `part` begins in the file."""
-    found = Symbols([])._functions(str(program))
+    found = elf.functions(partial(open_regular, str(program)))
     assert found is not None
     (symbol,) = (s for s in found.symbols if part in found._name(int(s["name"])))
     (segment,) = (
@@ -80,11 +89,11 @@ def test_the_kernel_s() -> None:
 
 def test_of_a_file(program: Path) -> None:
     at = offset_of(program, "fill")
-    frame = names_of().frame(Place(False, str(program), at + 3))
+    frame = names_of(program).frame(Place(False, str(program), at + 3, file=1))
     assert frame.function == "_ZN3app6Filler4fillEi"
     assert (frame.offset, frame.module, frame.module_offset) == (3, str(program), at + 3)
     assert len(frame.build_id) == 40
-    nowhere = names_of().frame(Place(False, str(program), 1 << 40))
+    nowhere = names_of(program).frame(Place(False, str(program), 1 << 40, file=1))
     assert (nowhere.function, nowhere.text()) == ("", "app+0x10000000000")
 
 
@@ -127,10 +136,10 @@ def test_our_vdso_has_names() -> None:
 
 
 def test_notes(program: Path) -> None:
-    names = names_of()
+    names = names_of(program)
     places = [
-        Place(False, str(program), offset_of(program, "fill")),
-        Place(False, str(program), offset_of(program, "_start") + 1),
+        Place(False, str(program), offset_of(program, "fill"), file=1),
+        Place(False, str(program), offset_of(program, "_start") + 1, file=1),
         Place(True, "", KERNEL),
     ]
 
@@ -151,10 +160,10 @@ def test_notes(program: Path) -> None:
 
 
 def test_source_lines_and_plain_names(program: Path) -> None:
-    place = Place(False, str(program), offset_of(program, "fill"))
+    place = Place(False, str(program), offset_of(program, "fill"), file=1)
     name = "_ZN3app6Filler4fillEi"
-    lines = find([place], [name, "_Znonsense", "main"], lambda path: None)
-    frame = lines.complete(names_of().frame(place), place)
+    lines = find([place], [name, "_Znonsense", "main"], lambda _: open_regular(str(program)))
+    frame = lines.complete(names_of(program).frame(place), place)
     assert frame.function == "app::Filler::fill(int)"
     pytest.importorskip("symbolic")
     assert frame.file.endswith("app.cc")
@@ -163,9 +172,10 @@ def test_source_lines_and_plain_names(program: Path) -> None:
 
 def test_what_cannot_be_asked_leaves_less(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(source_lines.sys, "executable", "/bin/false")
-    assert not find([], ["_Z1fv"], lambda path: None)
-    place = Place(False, "/etc/passwd", 0)  # no ELF file
-    assert not find([place], [], lambda path: None)
+    assert not find([], ["_Z1fv"], no_file)
+    place = Place(False, "/etc/passwd", 0, file=1)  # no ELF file
+    assert not find([place], [], lambda _: open_regular("/etc/passwd"))
+    assert not find([place], [], no_file)
 
 
 # -- FILE.stacks.csv and the summary ---------------------------------------------------------

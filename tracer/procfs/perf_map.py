@@ -88,7 +88,7 @@ def _content(pid: int, size: int) -> bytes | None:
     """
     for path in (*_inside(pid), f"/tmp/perf-{pid}.map"):
         try:
-            descriptor = open_regular(path, follow=False)
+            descriptor = open_regular(path)
         except OSError:
             continue
         try:
