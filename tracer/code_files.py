@@ -12,18 +12,17 @@ where reading may take as long as its server likes.
 """
 
 import contextlib
-import ctypes
 import errno
 import os
-import re
 import stat
 import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from tracer.kernel.sideband import MmapEvent
-from tracer.procfs.maps import Mapping, Mount, parse_mounts
-from tracer.procfs.regular import open_below, reopened
+from tracer.procfs.maps import Mapping
+from tracer.procfs.regular import reopened
+from tracer.procfs.roots import OURS, Roots
 
 MOST_HELD = 64  # files that are held open
 LARGEST_HELD = 1 << 30  # bytes: its room on the disk is not free until the trace is over
@@ -32,13 +31,10 @@ _MOST_DEVICES = 1 << 12
 _DELETED = " (deleted)"
 # Memory that has a path only: no one file's, and often a new one each time.
 NO_FILE = ("/memfd:", "/dev/zero", "/SYSV", "/anon_hugepage")
-_FUSE = 0x65735546  # FUSE_SUPER_MAGIC, include/uapi/linux/magic.h
 
 CodeMapping = Mapping | MmapEvent
 # st_dev, st_ino, st_mtime_ns, st_size: a number is used again once its file is deleted.
 Identity = tuple[int, int, int, int]
-
-_libc = ctypes.CDLL(None, use_errno=True)
 
 
 @dataclass(slots=True)
@@ -54,7 +50,7 @@ class CodeFiles:
 
     def __init__(self, proc: str = "/proc") -> None:
         """`proc`: where procfs is mounted."""
-        self._proc = proc
+        self._roots = Roots(proc)
         self._made = 0
         self._files: dict[int, _File] = {}
         self._numbers: dict[tuple[str, Identity], int] = {}
@@ -80,7 +76,7 @@ class CodeFiles:
             return known
         try:
             handle = self._look(pid, mapping)
-        except (OSError, ValueError):
+        except OSError:
             # It has ended. If the file known by that inode is there still, this was the same.
             return known if self._is_there(known) else 0
         try:
@@ -122,9 +118,14 @@ class CodeFiles:
                 handle = look(pid, mapping)
             except OSError:
                 continue
-            if self._fits(handle, pid, mapping):
+            fits = False
+            try:
+                fits = self._fits(handle, pid, mapping)
+            finally:
+                if not fits:
+                    os.close(handle)
+            if fits:
                 return handle
-            os.close(handle)
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), mapping.path)
 
     def _by_mapping(self, pid: int, mapping: CodeMapping) -> int:
@@ -133,12 +134,12 @@ class CodeFiles:
     def _by_path(self, pid: int, mapping: CodeMapping) -> int:
         """… where it has its path still, below the target's root or, if that has ended, ours."""
         path = spelled(mapping.path)
-        for root, whose in ((f"{self._proc}/{pid}/root", pid), ("/", "self")):
+        for whose in (pid, OURS):
             try:
-                handle = self._open_below(root, path, whose)
+                handle = self._roots.open(whose, path)
             except OSError:
                 continue
-            mount = self._mount(handle, whose)
+            mount = self._roots.mount(handle, whose)
             # Of an overlay the sideband names the layer's device, and so do older kernels' maps.
             if mount is not None and (mount.device == mapping.device or mount.kind == "overlay"):
                 return handle
@@ -150,7 +151,7 @@ class CodeFiles:
         if mapping.device not in self._is_fuse:
             if len(self._is_fuse) >= _MOST_DEVICES:
                 self._is_fuse.clear()
-            self._is_fuse[mapping.device] = self._by_fuse(handle, pid)
+            self._is_fuse[mapping.device] = self._roots.by_fuse(handle, pid)
         if self._is_fuse[mapping.device]:
             return False
         status = os.fstat(handle)
@@ -185,11 +186,11 @@ class CodeFiles:
 
     def _is_at(self, path: str, identity: Identity) -> bool:
         try:
-            handle = self._open_below("/", path, "self")
-        except (OSError, ValueError):
+            handle = self._roots.open(OURS, path)
+        except OSError:
             return False
         try:
-            return _identity(handle) == identity
+            return _is(handle, identity)
         finally:
             os.close(handle)
 
@@ -208,60 +209,23 @@ class CodeFiles:
         if held is not None:
             yield os.open(f"/proc/self/fd/{held}", os.O_PATH | os.O_CLOEXEC)
         ways: tuple[Callable[[], int], ...] = (
-            lambda: self._open_below("/", file.path, "self"),
+            lambda: self._roots.open(OURS, file.path),
             lambda: os.open(self._map_file(pid, start, end), os.O_PATH | os.O_CLOEXEC),
-            lambda: self._open_below(f"{self._proc}/{pid}/root", file.inside, pid),
+            lambda: self._roots.open(pid, file.inside),
         )
         for way in ways:
             try:
                 handle = way()
-            except (OSError, ValueError):
+            except OSError:
                 continue
             # Another process may have that number by now, and map anything there.
-            if not self._by_fuse(handle, pid) and _identity(handle) == file.identity:
+            if not self._roots.by_fuse(handle, pid) and _is(handle, file.identity):
                 yield handle
             else:
                 os.close(handle)
 
     def _map_file(self, pid: int, start: int, end: int) -> str:
-        return f"{self._proc}/{pid}/map_files/{start:x}-{end:x}"
-
-    def _open_below(self, root: str, path: str, whose: int | str) -> int:
-        """As open_below, but never through a file system that FUSE serves."""
-        if path[:1] != "/" or any(
-            mount.kind.startswith("fuse") and mount.leads_to(path) for mount in self._mounts(whose)
-        ):
-            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
-        return open_below(root, path)
-
-    # -- file systems ----------------------------------------------------------------------
-
-    def _by_fuse(self, handle: int, pid: int) -> bool:
-        """Whether FUSE serves a file; by the mount table, where that has it: statfs asks FUSE.
-
-        virtiofs, which calls itself FUSE, too, is served by the machine this one runs in.
-        """
-        mount = self._mount(handle, pid) or self._mount(handle, "self")
-        if mount is not None:
-            return mount.kind.startswith("fuse")
-        return _magic(handle) == _FUSE
-
-    def _mount(self, handle: int, whose: int | str) -> Mount | None:
-        """The mount that an O_PATH descriptor came through, if it is in that process's table."""
-        try:
-            with open(f"/proc/self/fdinfo/{handle}", "rb") as file:
-                number = re.search(rb"^mnt_id:\s*(\d+)$", file.read(), re.MULTILINE)
-        except OSError:
-            return None
-        wanted = int(number[1]) if number else -1
-        return next((each for each in self._mounts(whose) if each.number == wanted), None)
-
-    def _mounts(self, whose: int | str) -> list[Mount]:
-        try:
-            with open(f"{self._proc}/{whose}/mountinfo", "rb") as file:
-                return parse_mounts(file.read())
-        except OSError:
-            return []
+        return f"{self._roots.proc}/{pid}/map_files/{start:x}-{end:x}"
 
 
 def spelled(path: str) -> str:
@@ -274,10 +238,11 @@ def _identity(handle: int) -> Identity:
     return status.st_dev, status.st_ino, status.st_mtime_ns, status.st_size
 
 
-def _magic(handle: int) -> int:
-    """f_type of fstatfs(2); 0 where it fails."""
-    words = (ctypes.c_uint64 * 16)()  # struct statfs of x86-64 is 120 bytes, f_type the first 8
-    return int(words[0]) if _libc.fstatfs(handle, words) == 0 else 0
+def _is(handle: int, identity: Identity) -> bool:
+    try:
+        return _identity(handle) == identity
+    except OSError:
+        return False
 
 
 def _close_all(held: dict[Identity, int]) -> None:

@@ -168,7 +168,11 @@ class Session:
 
         self.frames = FrameNames(symbols)
         self._recorder.join.stacks = Stacks(
-            self._recorder.spaces, self.names.regions, self.frames.kernel_names, self.frames.rule
+            self._recorder.spaces,
+            self.names.regions,
+            self.frames.kernel_names,
+            self.frames.rule,
+            self.frames.found,
         )
 
     @property

@@ -1,16 +1,17 @@
 """Frames by name, from the file to the row of FILE.stacks.csv."""
 
 import csv
+import os
 import shutil
 import subprocess
 from array import array
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from opened import opener
 
 from tracer import elf, source_lines
 from tracer.ending import Enough
@@ -18,7 +19,7 @@ from tracer.frames import NO_FRAME_POINTERS, TRUNCATED, Frame, FrameNames
 from tracer.outputs import units
 from tracer.outputs.callers import Callers
 from tracer.outputs.stacks import STACK_COLUMNS, StacksFile
-from tracer.procfs.regular import open_regular
+from tracer.procfs import perf_map
 from tracer.rows import ROW, Names, Rows
 from tracer.source_lines import SourceLines, find
 from tracer.spaces import Spaces
@@ -48,7 +49,7 @@ def names_of(program: Path | None = None) -> FrameNames:
     def open_file(number: int) -> int:
         if program is None or number != 1:
             raise FileNotFoundError(number)
-        return open_regular(str(program))
+        return opener(program)()
 
     return FrameNames(Symbols([], open_file, kallsyms))
 
@@ -68,7 +69,7 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def offset_of(program: Path, part: str) -> int:
     """Where a function whose symbol holds `part` begins in the file."""
-    found = elf.functions(partial(open_regular, str(program)))
+    found = elf.functions(opener(program))
     assert found is not None
     (symbol,) = (s for s in found.symbols if part in found._name(int(s["name"])))
     (segment,) = (
@@ -102,6 +103,25 @@ def test_of_what_is_not_known() -> None:
     assert names.frame(Place(False, "", 0x1234, tgid=1)).text() == "(unknown)"
     assert names.frame(Place(False, "/no/such/file", 0x10)).text() == "file+0x10"
     assert names.frame(Place(False, "/bin/sh (deleted)", 0x10)).build_id == ""
+
+
+def test_of_code_made_at_run_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the perf map, also where that tells of it only later; what was found stays."""
+    monkeypatch.setattr(perf_map, "_AGAIN_S", 0.0)
+    names = names_of()
+    path = Path(f"/tmp/perf-{os.getpid()}.map")
+    in_file = Place(False, "/memfd:x (deleted)", 0x10, os.getpid(), True, address=0x1005)
+    anonymous = Place(False, "[anon]", 0x1008, os.getpid(), address=0x1008)
+    names.found(in_file)
+    assert names.frame(in_file).text() == "memfd:x (deleted)+0x10"
+    assert names.frame(anonymous).text() == "[anon]"
+    path.write_text("1000 10 compiled\n")
+    try:
+        names.found(in_file)
+    finally:
+        path.unlink()
+    assert names.frame(in_file) == Frame(False, "compiled", 5, "[jit]", None)
+    assert names.frame(anonymous) == Frame(False, "compiled", 8, "[jit]", None)
 
 
 @pytest.mark.parametrize(
@@ -162,7 +182,7 @@ def test_notes(program: Path) -> None:
 def test_source_lines_and_plain_names(program: Path) -> None:
     place = Place(False, str(program), offset_of(program, "fill"), file=1)
     name = "_ZN3app6Filler4fillEi"
-    lines = find([place], [name, "_Znonsense", "main"], lambda _: open_regular(str(program)))
+    lines = find([place], [name, "_Znonsense", "main"], lambda _: opener(program)())
     frame = lines.complete(names_of(program).frame(place), place)
     assert frame.function == "app::Filler::fill(int)"
     pytest.importorskip("symbolic")
@@ -174,7 +194,7 @@ def test_what_cannot_be_asked_leaves_less(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(source_lines.sys, "executable", "/bin/false")
     assert not find([], ["_Z1fv"], no_file)
     place = Place(False, "/etc/passwd", 0, file=1)  # no ELF file
-    assert not find([place], [], lambda _: open_regular("/etc/passwd"))
+    assert not find([place], [], lambda _: opener("/etc/passwd")())
     assert not find([place], [], no_file)
 
 

@@ -17,9 +17,10 @@ import pytest
 from faults_data import LAYOUT
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from opened import opener
 from test_btf import ENUM, INT, STRUCT, TYPEDEF, UNION, BtfWriter
 from test_recorder import BASE, CHILD, MM, PID, Kernel, recording
-from test_symbols import FULL, SYMTAB, make_elf, opener
+from test_symbols import FULL, SYMTAB, make_elf
 
 from tracer import elf
 from tracer.errors import TraceError

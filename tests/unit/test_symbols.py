@@ -4,19 +4,18 @@ import ctypes
 import lzma
 import os
 import struct
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from opened import opener
 
 from tracer import elf
 from tracer.code_files import CodeFiles
 from tracer.procfs.kallsyms import parse_kallsyms, read_kallsyms
 from tracer.procfs.maps import read_maps
-from tracer.procfs.regular import open_regular
 from tracer.rows import NO_REGION, Region
 from tracer.symbols import Symbols
 from tracer.text import printable
@@ -93,10 +92,6 @@ FULL: list[Symbol] = [
     ("endless", LOCAL, 0x401400, 0),
 ]
 FEW: list[Symbol] = [("exported", GLOBAL, 0x401100, 0x40)]
-
-
-def opener(path: Path | str) -> elf.Opener:
-    return partial(open_regular, str(path))
 
 
 def read(path: Path, content: bytes, debug: Path = Path("/nonexistent")) -> elf.Functions | None:
@@ -231,7 +226,7 @@ def test_names_in_a_file_may_hold_anything(tmp_path: Path) -> None:
     path = tmp_path / "two\nlines"
     path.write_bytes(make_elf((SYMTAB, [("\udcff\x1b]0;", GLOBAL, 0x401100, 0x40)])))
     region = Region(0x1000, 0x2000, "r-xp", 0x1000, str(path).replace("\n", "\\012"))
-    name = Symbols([NO_REGION, region], lambda _: open_regular(str(path))).name(0x1102, 1)
+    name = Symbols([NO_REGION, region], lambda _: opener(path)()).name(0x1102, 1)
     assert (name, printable(name)) == ("\udcff\x1b]0;+0x2", r"\xff\x1b]0;+0x2")
     other = Symbols([NO_REGION, region])
     assert other.name(0x1102, 1) == r"two\012lines+0x1102"

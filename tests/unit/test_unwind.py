@@ -1,16 +1,15 @@
 """Call frame information: a hand-made table with known answers, the C library's, and garbage."""
 
 import struct
-from functools import partial
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from opened import opener
 
 from tracer import elf
 from tracer.procfs.maps import read_maps
-from tracer.procfs.regular import open_regular
 from tracer.unwind import RBP, RSP, Rule, Unwinding
 
 HEADER, FRAMES, CODE = 0x2000, 0x2100, 0x1000  # addresses; the file has them 0x1000 lower
@@ -110,8 +109,7 @@ def test_the_c_library() -> None:
         for mapping in read_maps(int(Path("/proc/self").readlink().name))
         if Path(mapping.path).name.startswith("libc.so")
     }
-    opener = partial(open_regular, path)
-    functions, rules = elf.functions(opener), elf.unwinding(opener)
+    functions, rules = elf.functions(opener(path)), elf.unwinding(opener(path))
     assert functions is not None
     assert rules is not None
     known = 0
@@ -125,4 +123,4 @@ def test_the_c_library() -> None:
                 known += 1
                 assert (rule.register, rule.offset, rule.keeps_rbp) == (RSP, 8, True), hex(offset)
     assert known > 200
-    assert elf.unwinding(partial(open_regular, "/proc/self/maps")) is None
+    assert elf.unwinding(opener("/proc/self/maps")) is None

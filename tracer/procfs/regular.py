@@ -12,15 +12,17 @@ _RESOLVE_NO_SYMLINKS, _RESOLVE_IN_ROOT = 0x04, 0x10
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-def open_below(root: str, path: str) -> int:
+def open_below(root: str, path: str, *, links: bool = False) -> int:
     """An O_PATH descriptor of `path` as it is below the directory `root`; raises OSError.
 
-    No symbolic link is followed: the paths that the kernel shows have none in them.
+    No symbolic link is followed, since the paths that the kernel shows have none in them; with
+    `links` those of folders are, within `root`.
     """
     below = os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        flags = os.O_PATH | os.O_CLOEXEC
-        how = (ctypes.c_uint64 * 3)(flags, 0, _RESOLVE_NO_SYMLINKS | _RESOLVE_IN_ROOT)
+        flags = os.O_PATH | os.O_CLOEXEC | os.O_NOFOLLOW
+        resolve = _RESOLVE_IN_ROOT | (0 if links else _RESOLVE_NO_SYMLINKS)
+        how = (ctypes.c_uint64 * 3)(flags, 0, resolve)
         name = ctypes.c_char_p(os.fsencode(path))
         handle: int = _libc.syscall(_NR_OPENAT2, below, name, how, ctypes.sizeof(how))
     finally:
@@ -39,12 +41,3 @@ def reopened(handle: int) -> int:
     if not stat.S_ISREG(os.fstat(handle).st_mode):
         raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
     return os.open(f"/proc/self/fd/{handle}", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-
-
-def open_regular(path: str) -> int:
-    """A descriptor to read; raises OSError unless it is an ordinary file, and no symbolic link."""
-    handle = os.open(path, os.O_PATH | os.O_CLOEXEC | os.O_NOFOLLOW)
-    try:
-        return reopened(handle)
-    finally:
-        os.close(handle)
