@@ -78,7 +78,8 @@ def proc(tmp_path: Path) -> Iterator[Proc]:
 
 
 @pytest.fixture
-def files(proc: Proc) -> Iterator[CodeFiles]:
+def files(proc: Proc, monkeypatch: pytest.MonkeyPatch) -> Iterator[CodeFiles]:
+    monkeypatch.setattr(roots._OwnMounts, "_changed", lambda self: True)  # poll: of procfs only
     files = CodeFiles(str(proc.path))
     yield files
     files.close()

@@ -8,6 +8,8 @@ import ctypes
 import errno
 import os
 import re
+import select
+import weakref
 
 from tracer.procfs.maps import Mount, parse_mounts
 from tracer.procfs.regular import open_below
@@ -26,6 +28,7 @@ class Roots:
     def __init__(self, proc: str = "/proc") -> None:
         """`proc`: where procfs is mounted."""
         self.proc = proc
+        self._ours = _OwnMounts(f"{proc}/{OURS}/mountinfo")
 
     def open(self, whose: Whose, path: str, *, links: bool = False) -> int:
         """An O_PATH descriptor of an absolute path; raises OSError, also where FUSE is on the way.
@@ -47,7 +50,7 @@ class Roots:
 
         virtiofs, which calls itself FUSE, too, is served by the machine this one runs in.
         """
-        mount = self.mount(handle, whose) or self.mount(handle, OURS)
+        mount = self.mount(handle, OURS) or self.mount(handle, whose)
         return _fuse(mount) if mount is not None else _magic(handle) == _FUSE
 
     def mount(self, handle: int, whose: Whose) -> Mount | None:
@@ -62,10 +65,37 @@ class Roots:
 
     def _mounts(self, whose: Whose) -> list[Mount]:
         try:
+            if whose == OURS:
+                return self._ours.read()
             with open(f"{self.proc}/{whose}/mountinfo", "rb") as file:
                 return parse_mounts(file.read())
         except OSError:
             return []
+
+
+class _OwnMounts:
+    """Our own mounts, read anew when they have changed, which poll(2) tells (proc(5))."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._mounts: list[Mount] | None = None
+        self._poll: select.poll | None = None
+
+    def read(self) -> list[Mount]:
+        """What there is now; raises OSError."""
+        changed = self._changed()  # before it is read: what comes after is told the next time
+        if changed or self._mounts is None:
+            with open(self._path, "rb") as file:
+                self._mounts = parse_mounts(file.read())
+        return self._mounts
+
+    def _changed(self) -> bool:
+        if self._poll is None:
+            descriptor = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
+            weakref.finalize(self, os.close, descriptor)
+            self._poll = select.poll()
+            self._poll.register(descriptor, select.POLLPRI)
+        return bool(self._poll.poll(0))
 
 
 def _fuse(mount: Mount) -> bool:
