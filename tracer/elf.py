@@ -12,6 +12,7 @@ import struct
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 import numpy.typing as npt
@@ -170,31 +171,41 @@ def build_id(open_file: Opener) -> str:
         os.close(descriptor)
 
 
-def unwinding(open_file: Opener) -> Callable[[int], Rule | None] | None:
-    """The call frame information of a file, by offset in it; None where there is none.
+class Rules:
+    """The call frame information of a file, by offset in it.
 
     What is read is read on demand: the file stays open.
     """
-    try:
-        descriptor = open_file()
-    except OSError:
-        return None
-    file = os.fdopen(descriptor, "rb", buffering=0)
 
-    def read(at: int, size: int) -> bytes:
+    def __init__(self, file: IO[bytes]) -> None:
+        """Raises ValueError, OSError or struct.error where there is none."""
+        self._file = file
+        image = _Image(self._read)
+        found = image.frames()
+        if found is None:
+            raise BadElf("no call frame information")
+        self._segments = image.segments
+        self._frames = Unwinding(self._read, *found)
+
+    def __call__(self, offset: int) -> Rule | None:
+        return self._frames.rule(_address(self._segments, offset))
+
+    def fileno(self) -> int:
+        """The file's descriptor."""
+        return self._file.fileno()
+
+    def _read(self, at: int, size: int) -> bytes:
         if not 0 <= at < 1 << 63:
             raise ValueError("a strange offset")
-        return os.pread(file.fileno(), size, at)
+        return os.pread(self._file.fileno(), size, at)
 
+
+def unwinding(open_file: Opener) -> Rules | None:
+    """The call frame information of a file; None where there is none, or it cannot be opened."""
     try:
-        image = _Image(read)
-        found = image.frames()
-        frames = Unwinding(read, *found) if found else None
+        return Rules(os.fdopen(open_file(), "rb", buffering=0))
     except (ValueError, OSError, struct.error):
         return None
-    if frames is None:
-        return None
-    return lambda offset: frames.rule(_address(image.segments, offset))
 
 
 def open_for_lines(

@@ -273,12 +273,12 @@ class Report:
     def _source_lines(self) -> "SourceLines | None":
         """What takes long to find out of the frames of call stacks, once the trace is over."""
         session = self._session
-        if session.stacks is None or session.frames is None or session.code_files is None:
+        if session.stacks is None or session.frames is None or session.symbols is None:
             return None
         from tracer.source_lines import SourceLines, find
 
         frames, places = session.frames, session.stacks.places
-        open_file = session.code_files.open
+        open_file = session.symbols.open
         try:
             functions = []
             for place in places:

@@ -6,13 +6,15 @@ kallsyms. What has no symbol is named by file and offset, never guessed.
 """
 
 import bisect
+import os
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
 
 from tracer import elf
-from tracer.elf import Functions
+from tracer.elf import Functions, Rules
 from tracer.procfs.kallsyms import read_kallsyms
 from tracer.rows import Region
 from tracer.unwind import Rule
@@ -49,7 +51,7 @@ class Symbols:
         self._files: dict[int, Functions | None] = {}  # by number, as what follows
         self._kept = 0  # bytes of them
         self._build_ids: dict[int, str] = {}
-        self._unwinding: dict[int, Callable[[int], Rule | None] | None] = {}
+        self._unwinding: dict[int, Rules | None] = {}
         self._known: dict[tuple[int, int], str] = {}
 
     def names(self, ips: Array, region_ids: npt.NDArray[np.uint32], offsets: Array) -> list[str]:
@@ -109,23 +111,33 @@ class Symbols:
     def build_id(self, file: int) -> str:
         """That of a mapped file, in hexadecimal; "" where there is none, or not the file."""
         if file not in self._build_ids:
-            self._build_ids[file] = elf.build_id(lambda: self._open_file(file))
+            self._build_ids[file] = elf.build_id(partial(self.open, file))
         return self._build_ids[file]
 
     def rule(self, file: int, offset: int) -> Rule | None:
         """How the code at `offset` in a mapped file keeps its caller; None: not known."""
         if file not in self._unwinding:
             room = len(self._unwinding) < _MOST_OPEN
-            self._unwinding[file] = elf.unwinding(lambda: self._open_file(file)) if room else None
+            self._unwinding[file] = elf.unwinding(partial(self._open_file, file)) if room else None
         found = self._unwinding[file]
         return found(offset) if found is not None else None
+
+    def open(self, file: int) -> int:
+        """A descriptor to read a mapped file; raises OSError where it is out of reach."""
+        try:
+            return self._open_file(file)
+        except OSError:
+            rules = self._unwinding.get(file)
+            if rules is None:
+                raise
+            return os.open(f"/proc/self/fd/{rules.fileno()}", os.O_RDONLY | os.O_CLOEXEC)
 
     def _functions(self, file: int) -> Functions | None:
         if file not in self._files:
             if self._kept > _MOST_BYTES:
                 self._files.clear()
                 self._kept = 0
-            found = self._files[file] = elf.functions(lambda: self._open_file(file))
+            found = self._files[file] = elf.functions(partial(self.open, file))
             self._kept += _AT_LEAST + (found.size() if found else 0)
         return self._files[file]
 

@@ -98,6 +98,21 @@ def test_of_a_file(program: Path) -> None:
     assert (nowhere.function, nowhere.text()) == ("", "app+0x10000000000")
 
 
+def test_a_file_that_is_open_for_its_rules_is_named_when_it_is_gone(program: Path) -> None:
+    there = [True]
+
+    def open_file(number: int) -> int:
+        return opener(program)() if there[0] else no_file(number)
+
+    symbols = Symbols([], open_file)
+    at = offset_of(program, "fill")
+    assert symbols.rule(1, at) is not None
+    there[0] = False
+    assert symbols.function(1, at) == ("_ZN3app6Filler4fillEi", 0)
+    assert len(symbols.build_id(1)) == 40
+    assert symbols.function(2, at) is None
+
+
 def test_of_what_is_not_known() -> None:
     names = names_of()
     assert names.frame(Place(False, "", 0x1234, tgid=1)).text() == "(unknown)"
