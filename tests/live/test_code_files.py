@@ -1,5 +1,6 @@
 """Code by its right name where the path of its file leads nowhere, or to another file."""
 
+import os
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -8,10 +9,12 @@ from pathlib import Path
 
 import pytest
 
+from tests.live import features
 from tests.live.background import Background
 from tests.live.tracing import until
-from tests.live.workload import BINARY, Workload
+from tests.live.workload import BINARY, Range, Workload
 from tracer.probes.choose import Attached
+from tracer.procfs.maps import read_maps
 from tracer.rows import RowRecords
 from tracer.session import Plan, Session
 
@@ -37,11 +40,15 @@ def check(
             work.go()
             live.end()
         written = work.range("written")
-    rows = live.log.rows
-    mine = rows[(rows["address"] >= written.start) & (rows["address"] < written.end)]
+    mine = within(live, written)
     assert len(mine) == N
     assert set(names_of(live.session, mine)) == {WHO[0]}
     check_stacks(live.session, mine)
+
+
+def within(live: Background, range_: Range) -> RowRecords:
+    address = live.log.rows["address"]
+    return live.log.rows[(address >= range_.start) & (address < range_.end)]
 
 
 def names_of(session: Session, rows: RowRecords) -> list[str]:
@@ -78,8 +85,7 @@ def program(tmp_path: Path) -> Path:
 
 def in_jail(folder: Path, jail: Path) -> tuple[str, ...]:
     """… and below another root, which has `folder` as /mnt and the workload's copy "tail" there."""
-    binds = {"/": jail, "/proc": jail / "proc", "/dev": jail / "dev", folder: jail / "mnt"}
-    script = "; ".join(f"mount --bind {what} {where}" for what, where in binds.items())
+    script = f"mount --rbind / {jail}; mount --bind {folder} {jail}/mnt"
     return in_own_mounts(f'{script}; exec chroot {jail} /mnt/tail "$@"')
 
 
@@ -104,6 +110,29 @@ def test_gone_before_the_trace(
 @pytest.mark.parametrize("act", [Path.unlink, upgrade])
 def test_gone_meanwhile(with_stacks: Attached, program: Path, act: Callable[[Path], None]) -> None:
     check(with_stacks, *copied(program), after=lambda: act(program))
+
+
+@pytest.mark.parametrize("meanwhile", [False, True])
+def test_a_library_that_is_upgraded(with_stacks: Attached, tmp_path: Path, meanwhile: bool) -> None:
+    """The C library's memset is at fault."""
+    library = tmp_path / "libc.so.6"
+    (ours,) = {m.path for m in read_maps(os.getpid()) if m.path.endswith("/libc.so.6")}
+    shutil.copy(ours, library)
+    under = "env", f"LD_LIBRARY_PATH={tmp_path}"
+    with Workload("stacks", N, under=under) as work:
+        if not meanwhile:
+            upgrade(library)
+        with Background(with_stacks, work.pid, plan=replace(PLAN)) as live:
+            if meanwhile:
+                upgrade(library)
+            work.go()
+            live.end()
+        set_ = work.range("set")
+    mine = within(live, set_)
+    assert len(mine) == N
+    assert all("memset" in name for name in names_of(live.session, mine))
+    regions = live.session.names.regions
+    assert {regions[at].name.startswith(str(library)) for at in mine["ip_region"]} == {True}
 
 
 def test_another_file_is_at_its_path_here(with_stacks: Attached, program: Path) -> None:
@@ -131,6 +160,7 @@ def test_on_an_overlay(with_stacks: Attached, tmp_path: Path) -> None:
     lower, upper, merged = (tmp_path / name for name in ("lower", "upper", "merged"))
     for folder in (lower, upper, merged):
         folder.mkdir()
+    features.overlay()
     layers = f"lowerdir={lower},upperdir={upper}/upper,workdir={upper}/work"
     script = (
         f"mount -t tmpfs x {lower}; mount -t tmpfs x {upper}; mkdir {upper}/upper {upper}/work;"
