@@ -241,6 +241,13 @@ def _memory_controller() -> Path:
     pytest.skip("a memory control group")
 
 
+def fuse() -> None:
+    """FUSE is there."""
+    _modprobe("fuse")
+    if not Path("/dev/fuse").exists():
+        pytest.skip("FUSE")
+
+
 def overlay() -> None:
     """overlayfs is there."""
     _modprobe("overlay")
