@@ -28,7 +28,6 @@ MOST_HELD = 64  # files that are held open
 LARGEST_HELD = 1 << 30  # bytes: its room on the disk is not free until the trace is over
 _MOST_FILES = 1 << 16  # told apart; then the oldest are forgotten
 _MOST_DEVICES = 1 << 12
-_DELETED = " (deleted)"
 # Memory that has a path only: no one file's, and often a new one each time.
 NO_FILE = ("/memfd:", "/dev/zero", "/SYSV", "/anon_hugepage")
 
@@ -72,7 +71,9 @@ class CodeFiles:
             return 0
         told = mapping.device, mapping.inode, path
         known = self._told.get(told, 0)
-        if known and not anew:
+        file = self._files.get(known)
+        if file is not None and not anew:
+            file.mapped, file.inside = _whereabouts(pid, mapping)
             return known
         try:
             handle = self._look(pid, mapping)
@@ -159,7 +160,7 @@ class CodeFiles:
 
     def _settle(self, handle: int, pid: int, mapping: CodeMapping) -> int:
         identity = _identity(handle)
-        mapped, inside = (pid, mapping.start, mapping.end), spelled(mapping.path)
+        mapped, inside = _whereabouts(pid, mapping)
         number = self._numbers.get((mapping.path, identity), 0)
         if number:
             file = self._files[number]
@@ -226,6 +227,11 @@ class CodeFiles:
 
     def _map_file(self, pid: int, start: int, end: int) -> str:
         return f"{self._roots.proc}/{pid}/map_files/{start:x}-{end:x}"
+
+
+def _whereabouts(pid: int, mapping: CodeMapping) -> tuple[tuple[int, int, int], str]:
+    """_File.mapped and _File.inside."""
+    return (pid, mapping.start, mapping.end), spelled(mapping.path)
 
 
 def spelled(path: str) -> str:

@@ -143,6 +143,16 @@ def test_a_file_replaced_later_is_found_while_it_is_mapped(
     assert not files._held
 
 
+def test_it_is_found_behind_the_mapping_of_any_process(
+    proc: Proc, files: CodeFiles, program: Path
+) -> None:
+    """Of the last that a list showed to have it."""
+    number = files.see(PID + 1, mapping(program), anew=True)
+    assert files.see(PID, proc.map(program), anew=False) == number
+    replace(program, "two")
+    assert content(files, number) == "one"
+
+
 def test_a_file_that_a_later_list_shows_as_deleted_is_held(
     proc: Proc, files: CodeFiles, program: Path
 ) -> None:
