@@ -60,7 +60,7 @@ class Arrays:
     def _as_before(self, there: IntervalMap, laid: Laid) -> Laid | None:
         """A mapping with the number of one that was in its place; None: not known so easily."""
         region, device, inode, _, _ = laid
-        start, end, perms, offset, name, _ = region
+        start, end, perms, offset, name, *_ = region
         old = there.exactly(start, end)
         if old is None or old.region.name != name:
             return None
@@ -76,7 +76,8 @@ class Arrays:
 
     def _anonymous(self, there: IntervalMap, laid: Laid, before: Laid | None) -> list[Laid]:
         """`before`: what lies in front of it, if that adjoins."""
-        start, end, _, _, name, _ = laid.region
+        region = laid.region
+        start, end, name = region.start, region.end, region.name
         parts: list[tuple[int, int, int]] = []  # start, end, number
         begun, again = start, 0  # of what is new: from where, and what was there before
         for since, until, old in there.within(start, end):

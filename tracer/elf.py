@@ -1,9 +1,9 @@
 """The functions of an ELF file, by offset in the file (elf(5)).
 
-The file is another user's: nothing in it is trusted, nothing but ordinary
-files is opened, and what makes no sense is taken as "no symbols". Only the
-few sections needed are read, the symbol table as one numpy array; a library
-that parses symbols one by one takes seconds for a large program.
+The file is another user's: nothing in it is trusted, and what makes no sense
+is taken as "no symbols". Only the few sections needed are read, the symbol
+table as one numpy array; a library that parses symbols one by one takes
+seconds for a large program.
 """
 
 import lzma
@@ -12,11 +12,11 @@ import struct
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 import numpy.typing as npt
 
-from tracer.procfs.regular import open_regular
 from tracer.text import decode
 from tracer.unwind import Rule, Unwinding
 
@@ -78,6 +78,7 @@ _CLASSES = {
 _IDENT = 6  # bytes: the magic number, the class, the byte order
 
 Read = Callable[[int, int], bytes]  # (offset, size) -> bytes
+Opener = Callable[[], int]  # a descriptor to read an ordinary file; raises OSError
 
 
 class BadElf(ValueError):
@@ -138,18 +139,15 @@ def _preference(info: int, name: str) -> tuple[bool, int, int, str]:
     return is_local, len(name) - len(name.lstrip("_")), len(name), name
 
 
-def functions(
-    path: str, inode: int | None = None, debug_root: Path = DEBUG_ROOT
-) -> Functions | None:
-    """The functions of the file `path`, or None where it has none or is not what it was.
+def functions(open_file: Opener, debug_root: Path = DEBUG_ROOT) -> Functions | None:
+    """The functions of a file, or None where it has none or cannot be opened.
 
-    `inode`: the number the file must still have. Symbols come from .symtab,
-    else from the separate debug file with the same build ID, else from
-    .gnu_debugdata, else from .dynsym.
+    Symbols come from .symtab, else from the separate debug file with the same
+    build ID, else from .gnu_debugdata, else from .dynsym.
     """
     try:
-        descriptor = open_regular(path, inode)
-    except (OSError, ValueError):
+        descriptor = open_file()
+    except OSError:
         return None
     try:
         return _functions(lambda at, size: os.pread(descriptor, size, at), debug_root)
@@ -159,14 +157,11 @@ def functions(
         os.close(descriptor)
 
 
-def build_id(path: str, inode: int | None = None) -> str:
-    """The build ID of the file `path` in hexadecimal; "" where it has none or is not what it was.
-
-    `inode` as for `functions`.
-    """
+def build_id(open_file: Opener) -> str:
+    """The build ID of a file in hexadecimal; "" where it has none or cannot be opened."""
     try:
-        descriptor = open_regular(path, inode)
-    except (OSError, ValueError):
+        descriptor = open_file()
+    except OSError:
         return ""
     try:
         return _Image(lambda at, size: os.pread(descriptor, size, at)).build_id()
@@ -176,45 +171,55 @@ def build_id(path: str, inode: int | None = None) -> str:
         os.close(descriptor)
 
 
-def unwinding(path: str, inode: int | None = None) -> Callable[[int], Rule | None] | None:
-    """The call frame information of the file `path`, by offset in it; None where there is none.
+class Rules:
+    """The call frame information of a file, by offset in it.
 
-    `inode` as for `functions`. What is read is read on demand: the file stays open.
+    What is read is read on demand: the file stays open.
     """
-    try:
-        descriptor = open_regular(path, inode)
-    except (OSError, ValueError):
-        return None
-    file = os.fdopen(descriptor, "rb", buffering=0)
 
-    def read(at: int, size: int) -> bytes:
+    def __init__(self, file: IO[bytes]) -> None:
+        """Raises ValueError, OSError or struct.error where there is none."""
+        self._file = file
+        image = _Image(self._read)
+        found = image.frames()
+        if found is None:
+            raise BadElf("no call frame information")
+        self._segments = image.segments
+        self._frames = Unwinding(self._read, *found)
+
+    def __call__(self, offset: int) -> Rule | None:
+        return self._frames.rule(_address(self._segments, offset))
+
+    def fileno(self) -> int:
+        """The file's descriptor."""
+        return self._file.fileno()
+
+    def _read(self, at: int, size: int) -> bytes:
         if not 0 <= at < 1 << 63:
             raise ValueError("a strange offset")
-        return os.pread(file.fileno(), size, at)
+        return os.pread(self._file.fileno(), size, at)
 
+
+def unwinding(open_file: Opener) -> Rules | None:
+    """The call frame information of a file; None where there is none, or it cannot be opened."""
     try:
-        image = _Image(read)
-        found = image.frames()
-        frames = Unwinding(read, *found) if found else None
+        return Rules(os.fdopen(open_file(), "rb", buffering=0))
     except (ValueError, OSError, struct.error):
         return None
-    if frames is None:
-        return None
-    return lambda offset: frames.rule(_address(image.segments, offset))
 
 
 def open_for_lines(
-    path: str, inode: int | None, offsets: Sequence[int], debug_root: Path = DEBUG_ROOT
+    open_file: Opener, offsets: Sequence[int], debug_root: Path = DEBUG_ROOT
 ) -> tuple[int, list[int]] | None:
-    """What may tell source lines of offsets in the file `path`.
+    """What may tell source lines of offsets in a file.
 
     A descriptor, of its separate debug file if there is one, and the address of each offset,
-    counted from where the file is loaded; -1 for one that is not. None where the file is not
-    what it was (`inode` as for `functions`). The descriptor is the caller's to close.
+    counted from where the file is loaded; -1 for one that is not. None where the file cannot
+    be opened. The descriptor is the caller's to close.
     """
     try:
-        descriptor = open_regular(path, inode)
-    except (OSError, ValueError):
+        descriptor = open_file()
+    except OSError:
         return None
     try:
         image = _Image(lambda at, size: os.pread(descriptor, size, at))

@@ -86,8 +86,16 @@ class FrameNames:
         """The name of a place."""
         known = self._known.get(place)
         if known is None:
-            known = self._known[place] = self._find(place)
+            known = self._find(place)
+            # Of code made at run time its process may tell later.
+            if known.function or not place.tgid or self._perf_maps.ended(place.tgid):
+                self._known[place] = known
         return known
+
+    def found(self, place: Place) -> None:
+        """Name code made at run time as it is seen: its process may end, or put other there."""
+        if place.tgid:
+            self.frame(place)
 
     def kernel_names(self, addresses: Sequence[int]) -> list[str]:
         """The functions of kernel addresses, "" where unknown."""
@@ -96,9 +104,9 @@ class FrameNames:
 
     def rule(self, place: Place) -> Rule | None:
         """How the code there keeps its caller; None where nothing tells."""
-        if place.kernel or not place.name.startswith("/"):
+        if not place.file:
             return None
-        return self._symbols.rule(place.name, place.offset - place.returns)
+        return self._symbols.rule(place.file, place.offset - place.returns)
 
     def note(self, places: Sequence[Place], stack: Stack) -> tuple[str, int]:
         """Why a stack is not whole, and of which frame the caller is missing; "" where it is."""
@@ -120,17 +128,20 @@ class FrameNames:
             function, offset = self._symbols.kernel_function(at) or ("", -back)
             function, _, module = function.partition(" ")
             return Frame(True, function, offset + back, module or "[kernel]", None)
+        if place.tgid:
+            compiled = self._perf_maps.at(place.tgid, place.address - back)
+            if compiled:
+                return Frame(False, compiled[0], compiled[1] + back, "[jit]", None)
+            in_file = place.name.startswith("/")
+            return Frame(False, "", 0, place.name, place.offset if in_file else None)
         if place.name.startswith("/"):
-            function, offset = self._symbols.function(place.name, at) or ("", -back)
-            build_id = self._symbols.build_id(place.name)
+            function, offset = self._symbols.function(place.file, at) or ("", -back)
+            build_id = self._symbols.build_id(place.file)
             return Frame(False, function, offset + back, place.name, place.offset, build_id)
         if place.name == "[vdso]":
             functions = self._vdso_functions()
             function, offset = (functions.at(at) if functions else None) or ("", -back)
             return Frame(False, function, offset + back, place.name, place.offset)
-        compiled = self._perf_maps.at(place.tgid, at)
-        if compiled:
-            return Frame(False, compiled[0], compiled[1] + back, "[jit]", None)
         return Frame(False, "", 0, place.name, None)
 
     def _vdso_functions(self) -> Functions | None:

@@ -44,9 +44,9 @@ class Laid(NamedTuple):
 
     def moved(self, start: int, end: int, source: int) -> "Laid":
         """Its part from address `source` on, as mremap lays it at [start, end)."""
-        first, _, perms, offset, name, device = self.region
-        offset = offset + source - first if self.is_file else 0
-        return Laid(Region(start, end, perms, offset, name, device), *self[1:])
+        region = self.region
+        offset = region.offset + source - region.start if self.is_file else 0
+        return Laid(Region(start, end, region.perms, offset, *region[4:]), *self[1:])
 
     def left(self) -> "Laid":
         """It, once it is unmapped."""

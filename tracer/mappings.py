@@ -45,7 +45,6 @@ class Files:
 
     def __init__(self) -> None:
         self._paths: dict[tuple[int, int], str] = {}
-        self._inodes: dict[str, int] = {}
 
     def learn(self, device: int, inode: int, path: str) -> None:
         if inode and path.startswith("/"):
@@ -53,11 +52,6 @@ class Files:
             self._paths[device, inode] = path  # the last, now
             if len(self._paths) > _MOST_FILES:
                 del self._paths[next(iter(self._paths))]
-            self._inodes[path] = inode
-
-    def inode_of(self, path: str) -> int | None:
-        """The inode last seen mapped under `path`."""
-        return self._inodes.get(path)
 
     def knows(self, device: int, inode: int) -> bool:
         return (device, inode) in self._paths
@@ -351,12 +345,12 @@ class MappingHistory:
         if not inode:
             return Region(start, end, perms_of(flags), 0, _anonymous_name(laid, flags))
         offset = pgoff << PAGE_SHIFT
-        name = self._files.name(device, inode)
+        name, file = self._files.name(device, inode), 0
         if laid and (
             laid.inode == inode or (not self._files.knows(device, inode) and _fits(laid, vma))
         ):
-            name, device = laid.region.name, laid.device
-        return Region(start, end, perms_of(flags), offset, name, device)
+            name, device, file = laid.region.name, laid.device, laid.region.file
+        return Region(start, end, perms_of(flags), offset, name, device, file)
 
     def _apply(self, change: Change) -> None:
         match change:
@@ -401,7 +395,7 @@ class MappingHistory:
         name = seen.path
         if not name:
             name = self._files.name(seen.device, seen.inode) if seen.inode else "[anon]"
-        region = Region(seen.start, seen.end, seen.perms, offset, name, seen.device)
+        region = Region(seen.start, seen.end, seen.perms, offset, name, seen.device, seen.file)
         return Laid(region, seen.device, seen.inode)
 
     def _move_brk(self, end: int) -> None:

@@ -737,6 +737,7 @@ class Recorder:
         space is not to be looked at again.
         """
         owner = self.spaces[space]
+        shot.mappings = self.spaces.settled(shot.pid, shot.mappings)
         if owner.ended_ns is None:
             self.spaces.snapshot(shot.before_ns, shot.pid, shot.mappings)
             owner.history.advance(shot.before_ns)

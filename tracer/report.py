@@ -168,11 +168,9 @@ class Report:
         return ConsoleOutput(self._console, started, wall, self._options.time, symbolizer)
 
     def _symbolizer(self) -> Symbolizer | None:
-        if not self._options.symbols:
+        symbols = self._session.symbols
+        if not self._options.symbols or symbols is None:
             return None
-        from tracer.symbols import Symbols
-
-        symbols = Symbols(self._session.names.regions, self._session.inode_of)
 
         def names(rows: Rows) -> Sequence[str]:
             return symbols.names(rows["ip"], rows["ip_region"], rows["ip_offset"])
@@ -276,18 +274,19 @@ class Report:
     def _source_lines(self) -> "SourceLines | None":
         """What takes long to find out of the frames of call stacks, once the trace is over."""
         session = self._session
-        if session.stacks is None or session.frames is None:
+        if session.stacks is None or session.frames is None or session.symbols is None:
             return None
         from tracer.source_lines import SourceLines, find
 
         frames, places = session.frames, session.stacks.places
+        open_file = session.symbols.open
         try:
             functions = []
             for place in places:
                 go_on(lambda: session.at_once)  # a file's symbols are read whole, or not
                 functions.append(frames.frame(place).function)
             with session.breakable():
-                return find(places, functions, session.inode_of)
+                return find(places, functions, open_file)
         except Enough:
             return SourceLines(lacking=_AT_ONCE)
 

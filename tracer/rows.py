@@ -188,6 +188,7 @@ class Region(NamedTuple):
     offset: int
     name: str
     device: int = 0  # the file system's, where one is mapped
+    file: int = 0  # of code whose names are wanted: which file it is (tracer.code_files)
 
     @property
     def shift(self) -> int:
@@ -205,7 +206,7 @@ MOST_ARRAYS = 4096  # mappings of one name that are told apart in a run
 class Names:
     """Interned strings and regions, shared by all rows of a run. Index 0 is "unknown".
 
-    `fold`: mappings are told apart by name and permissions only, their addresses
+    `fold`: mappings are told apart by name, file and permissions only, their addresses
     and offsets are 0: a program that maps for hours what it unmaps again, or
     starts others, each with its libraries elsewhere, would fill our memory
     otherwise. What is needed of a fault's place in its mapping is in its row.
@@ -221,7 +222,7 @@ class Names:
     array_of: dict[int, int] = field(default_factory=dict)
     _comm_ids: dict[str, int] = field(default_factory=lambda: {"": 0})
     _region_ids: dict[tuple[Region, int], int] = field(default_factory=lambda: {(NO_REGION, 0): 0})
-    _folded_ids: dict[tuple[str, str, int, int], int] = field(default_factory=dict)
+    _folded_ids: dict[tuple[str, str, int, int, int], int] = field(default_factory=dict)
     _arrays_after: dict[str, int] = field(default_factory=dict)
 
     def comm(self, text: str) -> int:
@@ -260,7 +261,7 @@ class Names:
         """The index of `region` in `regions`, added if new; of several alike that of `array`."""
         if self.fold and region.end:
             # Asked for each mapping at each change of another: by what is left of it.
-            folded = region.perms, region.name, region.device, array
+            folded = region.perms, region.name, region.device, region.file, array
             known = self._folded_ids.get(folded)
             if known is None:
                 bare = region._replace(start=0, end=0, offset=0)

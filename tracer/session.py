@@ -14,6 +14,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
 from tracer.closing import books_of, take_pages
+from tracer.code_files import CodeFiles
 from tracer.ending import DRAIN_S, Drain, Enough, Stalled
 from tracer.errors import TraceError
 from tracer.evidence import Untold
@@ -35,6 +36,7 @@ from tracer.waiting import Waiting
 if TYPE_CHECKING:
     from tracer.frames import FrameNames
     from tracer.stacks import Stacks
+    from tracer.symbols import Symbols
 
 _CYCLE_S = 0.05  # lines are at most 0.2 s late
 _FORK_S = 0.002  # how long a fork may take to be told
@@ -138,8 +140,9 @@ class Session:
         self._recorder.join.symbols = plan.symbols
         self._recorder.timeline.shelf.most = None if plan.every_page else _MOST_SHELVED
         self.frames: FrameNames | None = None  # of `stacks`
-        if plan.stacks:
-            self._take_stacks()
+        # Of `symbols` and `stacks`.
+        self.code_files = CodeFiles() if plan.symbols or plan.stacks else None
+        self.symbols = self._name_code(self.code_files) if self.code_files is not None else None
         self._waiting = Waiting()
         self._snapshots = 0
         self._snapshot_due_ns = 0
@@ -158,14 +161,26 @@ class Session:
         self._looked_last = False  # there was time for the last look
         self._wake, self._woken = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
 
-    def _take_stacks(self) -> None:
-        from tracer.frames import FrameNames
-        from tracer.stacks import Stacks
+    def _name_code(self, files: CodeFiles) -> "Symbols":
         from tracer.symbols import Symbols
 
-        self.frames = FrameNames(Symbols(self.names.regions, self.inode_of))
+        self._recorder.spaces.code = files
+        symbols = Symbols(self.names.regions, files.open)
+        if self.plan.stacks:
+            self._take_stacks(symbols)
+        return symbols
+
+    def _take_stacks(self, symbols: "Symbols") -> None:
+        from tracer.frames import FrameNames
+        from tracer.stacks import Stacks
+
+        self.frames = FrameNames(symbols)
         self._recorder.join.stacks = Stacks(
-            self._recorder.spaces, self.names.regions, self.frames.kernel_names, self.frames.rule
+            self._recorder.spaces,
+            self.names.regions,
+            self.frames.kernel_names,
+            self.frames.rule,
+            self.frames.found,
         )
 
     @property
@@ -177,10 +192,6 @@ class Session:
         """Let a screen show the trace, and its watcher hear of every page; before `run`."""
         self.outputs.screen = screen
         self._recorder.timeline.watcher = watcher
-
-    def inode_of(self, path: str) -> int | None:
-        """Which file a mapped path stood for when it was mapped; None where that is not known."""
-        return self._recorder.spaces.files.inode_of(path)
 
     @property
     def ending(self) -> bool:
@@ -237,6 +248,8 @@ class Session:
 
     def _begin(self, started: Callable[[], None]) -> None:
         plan, recorder = self.plan, self._recorder
+        if self.symbols is not None:
+            self.symbols.prepare()
         for pid in dict.fromkeys(plan.pids):
             self._attach(pid)
         known = {*plan.pids, os.getpid()}  # a shell's child is the tracer, too

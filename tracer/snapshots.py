@@ -114,7 +114,7 @@ class Snapshot:
             number = 0
             if index >= 0:
                 m = self.mappings[index]
-                region = Region(m.start, m.end, m.perms, m.offset, m.name, m.device)
+                region = Region(m.start, m.end, m.perms, m.offset, m.name, m.device, m.file)
                 number = names.region(region, array)
             ids.append(number)
         return np.repeat(np.array(ids, np.uint32), np.diff(heads, append=len(pages)))

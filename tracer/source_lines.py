@@ -15,12 +15,12 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 from tracer import elf
 from tracer.frames import Frame
 from tracer.stacks import Place
-from tracer.symbols import spelled
 
 _NOBODY = 65534
 _SECONDS = 60  # of processor time
@@ -36,7 +36,7 @@ _START = (
 class SourceLines:
     """What was found; truthy if there is anything."""
 
-    lines: dict[tuple[str, int], tuple[str, int]] = field(default_factory=dict)
+    lines: dict[tuple[int, int], tuple[str, int]] = field(default_factory=dict)
     names: dict[str, str] = field(default_factory=dict)  # as the programmer wrote them
     lacking: str = ""  # why there are no lines
 
@@ -45,7 +45,7 @@ class SourceLines:
 
     def complete(self, frame: Frame, place: Place) -> Frame:
         """The frame with what was found of it."""
-        file, line = self.lines.get((place.name, place.offset - place.returns), ("", 0))
+        file, line = self.lines.get((place.file, place.offset - place.returns), ("", 0))
         name = self.names.get(frame.function, frame.function)
         return replace(frame, function=name, file=file, line=line)
 
@@ -53,25 +53,25 @@ class SourceLines:
 def find(
     places: Iterable[Place],
     functions: Iterable[str],
-    inode_of: Callable[[str], int | None],
+    open_file: Callable[[int], int],
 ) -> SourceLines:
     """Look up the source lines of `places`, and what the names `functions` mean.
 
-    `inode_of` as in tracer.symbols. Whatever goes wrong, there is less in the answer.
+    `open_file` as CodeFiles.open, by Place.file. Whatever goes wrong, there is less in the answer.
     """
-    wanted: dict[str, list[int]] = {}
+    wanted: dict[int, list[int]] = {}
     for place in places:
-        if place.name.startswith("/") and not place.name.endswith(" (deleted)"):
-            wanted.setdefault(place.name, []).append(place.offset - place.returns)
+        if place.file:
+            wanted.setdefault(place.file, []).append(place.offset - place.returns)
     mangled = sorted({name for name in functions if name.startswith(("_Z", "_R"))})
     if not wanted and not mangled:
         return SourceLines()
-    files: dict[str, tuple[int, list[int]]] = {}
+    files: dict[int, tuple[int, list[int]]] = {}
     try:
-        for path, offsets in wanted.items():
-            found = elf.open_for_lines(spelled(path), inode_of(path), offsets)
+        for number, offsets in wanted.items():
+            found = elf.open_for_lines(partial(open_file, number), offsets)
             if found is not None:
-                files[path] = found
+                files[number] = found
         answer = _ask({"files": files, "names": mangled}, [fd for fd, _ in files.values()])
     finally:
         for descriptor, _ in files.values():
@@ -94,12 +94,12 @@ def _ask(request: Mapping[str, Any], descriptors: Sequence[int]) -> Any:
         return {}
 
 
-def _found(wanted: Mapping[str, Sequence[int]], answer: Any) -> SourceLines:
+def _found(wanted: Mapping[int, Sequence[int]], answer: Any) -> SourceLines:
     found = SourceLines(names=dict(answer.get("names", {})), lacking=str(answer.get("lacking", "")))
-    for path, lines in answer.get("lines", {}).items():
-        for offset, (file, line) in zip(wanted[path], lines, strict=False):
+    for number, lines in answer.get("lines", {}).items():
+        for offset, (file, line) in zip(wanted[int(number)], lines, strict=False):
             if line:
-                found.lines[path, offset] = str(file), int(line)
+                found.lines[int(number), offset] = str(file), int(line)
     return found
 
 
@@ -115,9 +115,9 @@ def main() -> None:
     _become_nobody()
     lines = {}
     if archive is not None:
-        for path, (fd, addresses) in request["files"].items():
+        for number, (fd, addresses) in request["files"].items():
             try:
-                lines[path] = _lines(archive, fd, addresses)
+                lines[number] = _lines(archive, fd, addresses)
             except Exception:  # whatever symbolic says of a strange file
                 continue
     names = {name: plain for name in request["names"] if (plain := _demangled(library, name))}

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
+from tracer.code_files import CodeFiles
 from tracer.fields import Records, distinct
 from tracer.intervals import Array, Ids, Places, Times
 from tracer.kernel.sideband import Event, ExecEvent
@@ -78,6 +79,7 @@ class Spaces:
         self._in_exec: set[int] = set()  # attached to; an exec's record may be still to come
         self._orphans: dict[int, list[Event]] = {}  # events before their process's FORK record
         self._ended: list[Space] = []
+        self.code: CodeFiles | None = None  # where it matters of which file code is
         self.doubtful = False  # the sideband has lost something: believe system calls, too
 
     @property
@@ -106,7 +108,7 @@ class Spaces:
         space = self._by_mm.get(mm) if mm else None
         if space is None:
             space = self._new(mm, tgid)
-            space.history.add_mappings(time_ns, mappings)
+            space.history.add_mappings(time_ns, self.settled(tgid, mappings))
         self._join(tgid, space)
         self._execs[tgid] = time_ns
         return space
@@ -204,6 +206,8 @@ class Spaces:
             if stream is None:
                 self._orphans.setdefault(event.pid, []).append(event)
             elif not isinstance(event, ExecEvent):
+                if self.code is not None:
+                    event.file = self.code.see(event.pid, event, anew=True)
                 stream[-1][1].add(event.time_ns, event)
             elif event.time_ns > self._execs.get(event.pid, 0):
                 history = MappingHistory(self._names, self._files)
@@ -211,8 +215,18 @@ class Spaces:
             elif stream[0][1] is stream[-1][1] and self._by_tgid[event.pid].mm is None:
                 self._in_exec.add(event.pid)
 
+    def settled(self, tgid: int, mappings: Iterable[Mapping]) -> list[Mapping]:
+        """A process's mappings with the numbers of the files that code is of, where it matters."""
+        code = self.code
+        if code is None:
+            return list(mappings)
+        return [
+            each._replace(file=code.see(tgid, each, anew=False)) if "x" in each.perms else each
+            for each in mappings
+        ]
+
     def snapshot(self, time_ns: int, tgid: int, mappings: Iterable[Mapping]) -> None:
-        """The whole /proc/PID/maps of a process, which began to be read at `time_ns`."""
+        """The whole /proc/PID/maps of a process, `settled`, which began to be read at `time_ns`."""
         for since_ns, history in reversed(self._streams.get(tgid, [])):
             if since_ns <= time_ns:
                 history.add_mappings(time_ns, mappings)

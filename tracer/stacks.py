@@ -13,6 +13,7 @@ from functools import cache
 import numpy as np
 import numpy.typing as npt
 
+from tracer.code_files import NO_FILE
 from tracer.fields import Columns, runs
 from tracer.rows import Region
 from tracer.spaces import Spaces
@@ -38,7 +39,9 @@ class Place:
 
     `name` is the mapped file's path or "[vdso]", "[anon]", …, and "" where nothing is known;
     `offset` is that in the file, else the address itself. `tgid`: the process, where code is
-    its own (made at run time). `returns`: it is a return address, the call is before it.
+    its own (made at run time), and `address` where it has it. `returns`: it is a return
+    address, the call is before it. `file`: which file that is (tracer.code_files), 0 where
+    none or not known.
     """
 
     kernel: bool
@@ -46,6 +49,8 @@ class Place:
     offset: int
     tgid: int = 0
     returns: bool = False
+    file: int = 0
+    address: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,10 +88,11 @@ class Stacks:
         regions: Sequence[Region],
         kernel_names: Callable[[Sequence[int]], list[str]],
         rule: Callable[[Place], Rule | None] = lambda place: None,
+        found: Callable[[Place], object] = lambda place: None,
     ) -> None:
         """`regions` as in rows.Names; `kernel_names` names kernel addresses, "" where unknown.
 
-        `rule` tells how the code at a place keeps its caller.
+        `rule` tells how the code at a place keeps its caller; `found` hears of each new place.
         """
         self.places: list[Place] = []
         self.stacks: list[Stack] = [Stack(array("I"), array("Q"), False, -1)]
@@ -95,6 +101,7 @@ class Stacks:
         self._regions = regions
         self._kernel_names = kernel_names
         self._rule = cache(rule)
+        self._found = found
         self._place_ids: dict[Place, int] = {}
         self._numbers: dict[bytes, int] = {}  # by frames
         self._known: dict[int, int] = {}  # by the kernel's number, the last used at the end
@@ -158,6 +165,7 @@ class Stacks:
             frames.append(self._place_ids.setdefault(place, len(self.places)))
             if frames[-1] == len(self.places):
                 self.places.append(place)
+                self._found(place)
         if not frames:
             return 0
         key = frames.tobytes()
@@ -197,12 +205,15 @@ class Stacks:
         exact = 0 if len(raw.kernel) else 1  # so many are no return addresses
         each = zip(ips.tolist(), regions.tolist(), offsets, strict=True)
         for index, (ip, region, offset) in enumerate(each):
-            name = self._regions[region].name
+            name, file = self._regions[region].name, self._regions[region].file
             returns = index >= exact
-            if name.startswith("/") or name == "[vdso]":
-                places.append((ip, Place(False, name, offset, returns=returns)))
+            if name.startswith(NO_FILE):
+                place = Place(False, name, offset, raw.tgid, returns, address=ip)
+            elif name.startswith("/") or name == "[vdso]":
+                place = Place(False, name, offset, returns=returns, file=file)
             else:
-                places.append((ip, Place(False, name, ip, raw.tgid, returns)))
+                place = Place(False, name, ip, raw.tgid, returns, address=ip)
+            places.append((ip, place))
         return places
 
     def _walked(

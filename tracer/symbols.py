@@ -6,13 +6,15 @@ kallsyms. What has no symbol is named by file and offset, never guessed.
 """
 
 import bisect
+import os
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
 
 from tracer import elf
-from tracer.elf import Functions
+from tracer.elf import Functions, Rules
 from tracer.procfs.kallsyms import read_kallsyms
 from tracer.rows import Region
 from tracer.unwind import Rule
@@ -22,14 +24,14 @@ _LARGEST_FUNCTION = 1 << 20  # beyond: code kallsyms does not list (kallsyms giv
 _MOST_KNOWN = 1 << 17  # named addresses that are remembered
 _MOST_OPEN = 256  # files whose call frame information is kept at hand
 _MOST_BYTES = 1 << 27  # of symbol tables that are kept, however many files there are
-_DELETED = " (deleted)"
+_AT_LEAST = 100  # bytes of one that has none
 
 Array = npt.NDArray[np.uint64]
 
 
-def no_inode(path: str) -> int | None:
-    """Nothing is known of the file that was mapped."""
-    return None
+def no_file(number: int) -> int:
+    """Nothing is known of the files that were mapped."""
+    raise FileNotFoundError(number)
 
 
 class Symbols:
@@ -38,18 +40,18 @@ class Symbols:
     def __init__(
         self,
         regions: Sequence[Region],
-        inode_of: Callable[[str], int | None] = no_inode,
+        open_file: Callable[[int], int] = no_file,
         kallsyms: Callable[[], tuple[list[int], list[str]]] = read_kallsyms,
     ) -> None:
-        """`regions` as in rows.Names; `inode_of` tells which file a mapped path stood for."""
+        """`regions` as in rows.Names; `open_file` as CodeFiles.open, by Region.file."""
         self._regions = regions
-        self._inode_of = inode_of
+        self._open_file = open_file
         self._kallsyms = kallsyms
         self._kernel: tuple[list[int], list[str]] | None = None
-        self._files: dict[str, Functions | None] = {}
+        self._files: dict[int, Functions | None] = {}  # by number, as what follows
         self._kept = 0  # bytes of them
-        self._build_ids: dict[str, str] = {}
-        self._unwinding: dict[str, Callable[[int], Rule | None] | None] = {}
+        self._build_ids: dict[int, str] = {}
+        self._unwinding: dict[int, Rules | None] = {}
         self._known: dict[tuple[int, int], str] = {}
 
     def names(self, ips: Array, region_ids: npt.NDArray[np.uint32], offsets: Array) -> list[str]:
@@ -86,10 +88,11 @@ class Symbols:
     def _find(self, where: int, region_id: int) -> str:
         if not region_id:
             return self._bare(where)
-        name = self._regions[region_id].name
+        region = self._regions[region_id]
+        name = region.name
         if not name.startswith("/"):
             return f"{name}+{where:#x}"
-        found = self.function(name, where)
+        found = self.function(region.file, where)
         if found:
             return f"{found[0]}+{found[1]:#x}"
         return f"{name.rpartition('/')[2]}+{where:#x}"
@@ -100,56 +103,54 @@ class Symbols:
             return f"{found[0]}+{found[1]:#x}" if found else f"{ip:#x}"
         return f"{ip:#x}" if ip else ""
 
-    def function(self, path: str, offset: int) -> tuple[str, int] | None:
+    def function(self, file: int, offset: int) -> tuple[str, int] | None:
         """(name, bytes into it) of the function at `offset` in a mapped file; None: not known."""
-        functions = self._functions(path)
+        functions = self._functions(file)
         return functions.at(offset) if functions else None
 
-    def build_id(self, path: str) -> str:
+    def build_id(self, file: int) -> str:
         """That of a mapped file, in hexadecimal; "" where there is none, or not the file."""
-        known = self._build_ids.get(path)
-        if known is None:
-            there = not path.endswith(_DELETED)
-            known = elf.build_id(spelled(path), self._inode_of(path)) if there else ""
-            self._build_ids[path] = known
-        return known
+        if file not in self._build_ids:
+            self._build_ids[file] = elf.build_id(partial(self.open, file))
+        return self._build_ids[file]
 
-    def rule(self, path: str, offset: int) -> Rule | None:
+    def rule(self, file: int, offset: int) -> Rule | None:
         """How the code at `offset` in a mapped file keeps its caller; None: not known."""
-        if path not in self._unwinding:
-            there = not path.endswith(_DELETED) and len(self._unwinding) < _MOST_OPEN
-            self._unwinding[path] = (
-                elf.unwinding(spelled(path), self._inode_of(path)) if there else None
-            )
-        found = self._unwinding[path]
+        if file not in self._unwinding:
+            room = len(self._unwinding) < _MOST_OPEN
+            self._unwinding[file] = elf.unwinding(partial(self._open_file, file)) if room else None
+        found = self._unwinding[file]
         return found(offset) if found is not None else None
 
-    def _functions(self, path: str) -> Functions | None:
-        if path not in self._files:
+    def open(self, file: int) -> int:
+        """A descriptor to read a mapped file; raises OSError where it is out of reach."""
+        try:
+            return self._open_file(file)
+        except OSError:
+            rules = self._unwinding.get(file)
+            if rules is None:
+                raise
+            return os.open(f"/proc/self/fd/{rules.fileno()}", os.O_RDONLY | os.O_CLOEXEC)
+
+    def _functions(self, file: int) -> Functions | None:
+        if file not in self._files:
             if self._kept > _MOST_BYTES:
                 self._files.clear()
                 self._kept = 0
-            # What replaced a deleted file is another file.
-            self._files[path] = (
-                None
-                if path.endswith(_DELETED)
-                else elf.functions(spelled(path), self._inode_of(path))
-            )
-            found = self._files[path]
-            self._kept += len(path) + (found.size() if found else 0)
-        return self._files[path]
+            found = self._files[file] = elf.functions(partial(self.open, file))
+            self._kept += _AT_LEAST + (found.size() if found else 0)
+        return self._files[file]
+
+    def prepare(self) -> tuple[list[int], list[str]]:
+        """Read the kernel's symbols now: later what is traced would have to wait for it."""
+        if self._kernel is None:
+            self._kernel = self._kallsyms()
+        return self._kernel
 
     def kernel_function(self, ip: int) -> tuple[str, int] | None:
         """(name, bytes into it) of the kernel's function at an address; None: not known."""
-        if self._kernel is None:
-            self._kernel = self._kallsyms()
-        addresses, names = self._kernel
+        addresses, names = self.prepare()
         at = bisect.bisect_right(addresses, ip) - 1
         if at < 0 or ip - addresses[at] >= _LARGEST_FUNCTION:
             return None
         return names[at], ip - addresses[at]
-
-
-def spelled(path: str) -> str:
-    """A path as open(2) takes it: maps spells a newline "\\012"."""
-    return path.replace("\\012", "\n")

@@ -241,6 +241,20 @@ def _memory_controller() -> Path:
     pytest.skip("a memory control group")
 
 
+def fuse() -> None:
+    """FUSE is there."""
+    _modprobe("fuse")
+    if not Path("/dev/fuse").exists():
+        pytest.skip("FUSE")
+
+
+def overlay() -> None:
+    """overlayfs is there."""
+    _modprobe("overlay")
+    if "overlay" not in Path("/proc/filesystems").read_text().split():
+        pytest.skip("overlayfs")
+
+
 def _enable_memory(root: Path) -> bool:
     """Whether groups below this root of a version-2 tree have, or now get, the controller."""
     try:

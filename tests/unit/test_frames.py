@@ -1,6 +1,7 @@
 """Frames by name, from the file to the row of FILE.stacks.csv."""
 
 import csv
+import os
 import shutil
 import subprocess
 from array import array
@@ -10,18 +11,20 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from opened import opener
 
-from tracer import source_lines
+from tracer import elf, source_lines
 from tracer.ending import Enough
 from tracer.frames import NO_FRAME_POINTERS, TRUNCATED, Frame, FrameNames
 from tracer.outputs import units
 from tracer.outputs.callers import Callers
 from tracer.outputs.stacks import STACK_COLUMNS, StacksFile
+from tracer.procfs import perf_map
 from tracer.rows import ROW, Names, Rows
 from tracer.source_lines import SourceLines, find
 from tracer.spaces import Spaces
 from tracer.stacks import Place, Stack, Stacks
-from tracer.symbols import Symbols
+from tracer.symbols import Symbols, no_file
 
 KERNEL = 0xFFFFFFFF81000000
 SOURCE = """\
@@ -40,8 +43,15 @@ def kallsyms() -> tuple[list[int], list[str]]:
     return [KERNEL, KERNEL + 0x100], ["vfs_read", "ext4_read [ext4]"]
 
 
-def names_of() -> FrameNames:
-    return FrameNames(Symbols([], kallsyms=kallsyms))
+def names_of(program: Path | None = None) -> FrameNames:
+    """`program` is file 1."""
+
+    def open_file(number: int) -> int:
+        if program is None or number != 1:
+            raise FileNotFoundError(number)
+        return opener(program)()
+
+    return FrameNames(Symbols([], open_file, kallsyms))
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +69,7 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def offset_of(program: Path, part: str) -> int:
     """Where a function whose symbol holds `part` begins in the file."""
-    found = Symbols([])._functions(str(program))
+    found = elf.functions(opener(program))
     assert found is not None
     (symbol,) = (s for s in found.symbols if part in found._name(int(s["name"])))
     (segment,) = (
@@ -80,12 +90,27 @@ def test_the_kernel_s() -> None:
 
 def test_of_a_file(program: Path) -> None:
     at = offset_of(program, "fill")
-    frame = names_of().frame(Place(False, str(program), at + 3))
+    frame = names_of(program).frame(Place(False, str(program), at + 3, file=1))
     assert frame.function == "_ZN3app6Filler4fillEi"
     assert (frame.offset, frame.module, frame.module_offset) == (3, str(program), at + 3)
     assert len(frame.build_id) == 40
-    nowhere = names_of().frame(Place(False, str(program), 1 << 40))
+    nowhere = names_of(program).frame(Place(False, str(program), 1 << 40, file=1))
     assert (nowhere.function, nowhere.text()) == ("", "app+0x10000000000")
+
+
+def test_a_file_that_is_open_for_its_rules_is_named_when_it_is_gone(program: Path) -> None:
+    there = [True]
+
+    def open_file(number: int) -> int:
+        return opener(program)() if there[0] else no_file(number)
+
+    symbols = Symbols([], open_file)
+    at = offset_of(program, "fill")
+    assert symbols.rule(1, at) is not None
+    there[0] = False
+    assert symbols.function(1, at) == ("_ZN3app6Filler4fillEi", 0)
+    assert len(symbols.build_id(1)) == 40
+    assert symbols.function(2, at) is None
 
 
 def test_of_what_is_not_known() -> None:
@@ -93,6 +118,25 @@ def test_of_what_is_not_known() -> None:
     assert names.frame(Place(False, "", 0x1234, tgid=1)).text() == "(unknown)"
     assert names.frame(Place(False, "/no/such/file", 0x10)).text() == "file+0x10"
     assert names.frame(Place(False, "/bin/sh (deleted)", 0x10)).build_id == ""
+
+
+def test_of_code_made_at_run_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the perf map, also where that tells of it only later; what was found stays."""
+    monkeypatch.setattr(perf_map, "_AGAIN_S", 0.0)
+    names = names_of()
+    path = Path(f"/tmp/perf-{os.getpid()}.map")
+    in_file = Place(False, "/memfd:x (deleted)", 0x10, os.getpid(), True, address=0x1005)
+    anonymous = Place(False, "[anon]", 0x1008, os.getpid(), address=0x1008)
+    names.found(in_file)
+    assert names.frame(in_file).text() == "memfd:x (deleted)+0x10"
+    assert names.frame(anonymous).text() == "[anon]"
+    path.write_text("1000 10 compiled\n")
+    try:
+        names.found(in_file)
+    finally:
+        path.unlink()
+    assert names.frame(in_file) == Frame(False, "compiled", 5, "[jit]", None)
+    assert names.frame(anonymous) == Frame(False, "compiled", 8, "[jit]", None)
 
 
 @pytest.mark.parametrize(
@@ -127,10 +171,10 @@ def test_our_vdso_has_names() -> None:
 
 
 def test_notes(program: Path) -> None:
-    names = names_of()
+    names = names_of(program)
     places = [
-        Place(False, str(program), offset_of(program, "fill")),
-        Place(False, str(program), offset_of(program, "_start") + 1),
+        Place(False, str(program), offset_of(program, "fill"), file=1),
+        Place(False, str(program), offset_of(program, "_start") + 1, file=1),
         Place(True, "", KERNEL),
     ]
 
@@ -151,10 +195,10 @@ def test_notes(program: Path) -> None:
 
 
 def test_source_lines_and_plain_names(program: Path) -> None:
-    place = Place(False, str(program), offset_of(program, "fill"))
+    place = Place(False, str(program), offset_of(program, "fill"), file=1)
     name = "_ZN3app6Filler4fillEi"
-    lines = find([place], [name, "_Znonsense", "main"], lambda path: None)
-    frame = lines.complete(names_of().frame(place), place)
+    lines = find([place], [name, "_Znonsense", "main"], lambda _: opener(program)())
+    frame = lines.complete(names_of(program).frame(place), place)
     assert frame.function == "app::Filler::fill(int)"
     pytest.importorskip("symbolic")
     assert frame.file.endswith("app.cc")
@@ -163,9 +207,10 @@ def test_source_lines_and_plain_names(program: Path) -> None:
 
 def test_what_cannot_be_asked_leaves_less(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(source_lines.sys, "executable", "/bin/false")
-    assert not find([], ["_Z1fv"], lambda path: None)
-    place = Place(False, "/etc/passwd", 0)  # no ELF file
-    assert not find([place], [], lambda path: None)
+    assert not find([], ["_Z1fv"], no_file)
+    place = Place(False, "/etc/passwd", 0, file=1)  # no ELF file
+    assert not find([place], [], lambda _: opener("/etc/passwd")())
+    assert not find([place], [], no_file)
 
 
 # -- FILE.stacks.csv and the summary ---------------------------------------------------------
@@ -238,8 +283,8 @@ def test_which_code_brought_most() -> None:
     callers = Callers(stacks, names)
     callers.write(rows_with([1, 1, 0, 2], [1, 1, 5, 512]), Names())
     columns, rows = callers.table(SourceLines(), units.glyphs_for("utf-8"))
-    assert [column.name for column in columns] == ["BYTES", "FAULTS", "CODE"]
-    assert [(row["BYTES"][0], row["FAULTS"][0], row["CODE"][0]) for row in rows] == [
+    assert [column.name for column in columns] == ["GROSS", "FAULTS", "CODE"]
+    assert [(row["GROSS"][0], row["FAULTS"][0], row["CODE"][0]) for row in rows] == [
         ("2 MiB", "1", "outer"),
         ("8 KiB", "2", "inner ← outer"),
     ]

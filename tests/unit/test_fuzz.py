@@ -17,6 +17,7 @@ import pytest
 from faults_data import LAYOUT
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from opened import opener
 from test_btf import ENUM, INT, STRUCT, TYPEDEF, UNION, BtfWriter
 from test_recorder import BASE, CHILD, MM, PID, Kernel, recording
 from test_symbols import FULL, SYMTAB, make_elf
@@ -254,7 +255,7 @@ def test_elf(
 ) -> None:
     path = tmp_path_factory.getbasetemp() / "elf"
     path.write_bytes(patched(WHOLE, changes, length))
-    found = elf.functions(str(path), debug_root=Path("/nonexistent"))
+    found = elf.functions(opener(path), debug_root=Path("/nonexistent"))
     for offset in range(0x1000, 0x1500, 16) if found else ():
         assert found is not None
         found.at(offset)
@@ -270,14 +271,14 @@ def test_a_file_made_to_take_memory(tmp_path: Path) -> None:
         struct.pack_into("<Q", data, headers + section * 64 + 32, size)
         path.write_bytes(data)
         os.truncate(path, 1 << 41)
-        assert elf.functions(str(path)) is None
+        assert elf.functions(opener(path)) is None
 
 
 def test_long_names_and_many_names_of_one_function(tmp_path: Path) -> None:
     path = tmp_path / "x"
     many = [(f"n{n}", 0x12, 0x401100, 0x40) for n in range(5_000)]
     path.write_bytes(make_elf((SYMTAB, [("x" * 100_000, 0x12, 0x401200, 0x10), *many])))
-    found = elf.functions(str(path))
+    found = elf.functions(opener(path))
     assert found
     named = found.at(0x1208)
     assert named
@@ -296,8 +297,8 @@ def test_devices_are_not_opened(monkeypatch: pytest.MonkeyPatch) -> None:
         return real(path, flags, *rest, **more)
 
     monkeypatch.setattr(os, "open", spy)
-    assert elf.functions("/dev/null") is None
-    assert elf.functions("/dev/tty") is None
+    assert elf.functions(opener("/dev/null")) is None
+    assert elf.functions(opener("/dev/tty")) is None
     assert opened == []
 
 

@@ -7,7 +7,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tracer.procfs.errors import ProcessGone
-from tracer.procfs.maps import Mapping, kernel_device, parse_maps, parse_mountinfo, read_maps
+from tracer.procfs.maps import (
+    Mapping,
+    Mount,
+    kernel_device,
+    parse_maps,
+    parse_mountinfo,
+    parse_mounts,
+    read_maps,
+)
 
 RECORDED = (
     b"00400000-00401000 r--p 00000000 fe:00 260386                             /usr/bin/head\n"
@@ -63,6 +71,7 @@ MAPPINGS = st.builds(
     offset=st.integers(0, (1 << 64) - 1),
     device=st.integers(0, (1 << 32) - 1),
     inode=st.integers(0, (1 << 64) - 1),
+    file=st.just(0),
     path=st.one_of(
         st.just(""),
         st.binary().map(
@@ -101,6 +110,11 @@ def test_mountinfo() -> None:
         kernel_device(0, 23): "tmpfs",
         kernel_device(0, 24): "fuse.sshfs",
     }
+    odd = parse_mounts(text)[2]
+    assert odd == Mount(26, kernel_device(0, 24), "/odd name", "fuse.sshfs")
+    assert odd.leads_to("/odd name/x")
+    assert not odd.leads_to("/odd names")
+    assert parse_mounts(text)[0].leads_to("/anything")
 
 
 def test_own_maps_hold_this_code() -> None:

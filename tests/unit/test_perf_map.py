@@ -1,6 +1,8 @@
 """Functions compiled at run time, by the map a program writes of them."""
 
 import os
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -10,48 +12,211 @@ from hypothesis import strategies as st
 from tracer.procfs import perf_map
 from tracer.procfs.perf_map import PerfMaps, parse_perf_map
 
+PID = 4_000_000  # no process has it: pid_max is lower, or nearly
+
 
 def test_lines() -> None:
     text = b"7f00 20 py::main:/x.py\n7F20 10 LazyCompile:~f file.js:3\n7f00 30 again\nbad\n1 0 z\n"
-    assert parse_perf_map(text) == {
-        0x7F00: (0x7F30, "again"),
-        0x7F20: (0x7F30, "LazyCompile:~f file.js:3"),
+    assert parse_perf_map(text, 100) == {
+        0x7F00: (0x7F30, 156, "again"),
+        0x7F20: (0x7F30, 123, "LazyCompile:~f file.js:3"),
     }
 
 
 def test_lines_as_hotspot_writes_them() -> None:
     text = b"0x00007f6cf1000000 0x0000000000000440 java.lang.Object java.util.HashMap.get(int)\n"
     name = "java.lang.Object java.util.HashMap.get(int)"
-    assert parse_perf_map(text) == {0x7F6CF1000000: (0x7F6CF1000440, name)}
+    assert parse_perf_map(text) == {0x7F6CF1000000: (0x7F6CF1000440, 0, name)}
 
 
 @given(st.binary(max_size=300))
 def test_garbage(text: bytes) -> None:
-    for start, (end, name) in parse_perf_map(text).items():
+    for start, (end, line, name) in parse_perf_map(text).items():
         assert end > start
+        assert 0 <= line < len(text)
         assert "\n" not in name
 
 
+class Process:
+    """A process as procfs shows it, with a root and a folder for its map."""
+
+    def __init__(self, folder: Path) -> None:
+        self.proc = folder / "proc"
+        self.root = folder / "root"
+        (self.root / "maps").mkdir(parents=True)
+        (self.proc / str(PID)).mkdir(parents=True)
+        (self.proc / str(PID) / "root").symlink_to(self.root)
+        self.tell()
+
+    def tell(self, own: int = PID, user: int | None = None) -> None:
+        """The number it has in its own namespace, and its user."""
+        user = os.geteuid() if user is None else user
+        text = f"Name:\tx\nUid:\t77\t{user}\t77\t77\nNSpid:\t{PID}\t{own}\n"
+        (self.proc / str(PID) / "status").write_text(text)
+
+    @property
+    def map(self) -> Path:
+        return self.root / "maps" / f"perf-{PID}.map"
+
+    def maps(self) -> PerfMaps:
+        return PerfMaps(str(self.proc), "/maps")
+
+    def end(self) -> None:
+        shutil.rmtree(self.proc / str(PID))
+
+
 @pytest.fixture
-def own() -> Path:
+def process(tmp_path: Path) -> Process:
+    return Process(tmp_path)
+
+
+@pytest.fixture
+def now(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The time, to be changed."""
+    now = [100.0]
+    monkeypatch.setattr(perf_map.time, "monotonic", lambda: now[0])
+    return now
+
+
+@pytest.fixture
+def own() -> Iterator[Path]:
     path = Path(f"/tmp/perf-{os.getpid()}.map")
     yield path
     path.unlink(missing_ok=True)
 
 
-def test_a_map_that_grows(own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    now = [100.0]
-    monkeypatch.setattr(perf_map.time, "monotonic", lambda: now[0])
-    own.write_bytes(b"1000 10 first\n")
-    maps = PerfMaps()
-    assert maps.at(os.getpid(), 0x1004) == ("first", 4)
-    assert maps.at(os.getpid(), 0x1010) is None
-    with own.open("ab") as file:
-        file.write(b"1010 10 second\n")
-    assert maps.at(os.getpid(), 0x1010) is None  # it was just looked at
-    now[0] += 2
-    assert maps.at(os.getpid(), 0x1010) == ("second", 0)
-    assert maps.at(os.getpid(), 0xFFF) is None
+def append(path: Path, text: str) -> None:
+    with path.open("a") as file:
+        file.write(text)
+
+
+def test_of_a_process_in_our_namespace(own: Path) -> None:
+    own.write_bytes(b"1000 10 mine\n")
+    assert PerfMaps().at(os.getpid(), 0x1004) == ("mine", 4)
+
+
+def test_a_map_that_grows(process: Process, now: list[float]) -> None:
+    """Only what was appended is read; a line that is not whole yet is left."""
+    process.map.write_bytes(b"1000 10 first\n1020 10 hal")
+    maps = process.maps()
+    assert maps.at(PID, 0x1004) == ("first", 4)
+    assert maps.at(PID, 0x1010) is None
+    append(process.map, "f\n1010 10 second\n")
+    assert maps.at(PID, 0x1010) is None  # it was just looked at
+    now[0] += 1
+    assert maps.at(PID, 0x1010) == ("second", 0)
+    assert maps.at(PID, 0x1020) == ("half", 0)
+    assert maps.at(PID, 0xFFF) is None
+    assert maps._maps[PID].size == process.map.stat().st_size
+
+
+def test_what_was_told_last_of_an_address_holds(process: Process, now: list[float]) -> None:
+    """Code is thrown away, and other made in its place: nothing else says so."""
+    process.map.write_bytes(b"1000 10 first\n1800 100 inner\n1400 1000 large\n1000 20 again\n")
+    maps = process.maps()
+    assert maps.at(PID, 0x1004) == ("again", 4)
+    assert maps.at(PID, 0x1810) == ("large", 0x410)
+    append(process.map, "1800 10 last\n")
+    now[0] += 1
+    assert maps.at(PID, 0x1808) == ("last", 8)
+    assert maps.at(PID, 0x1810) == ("large", 0x410)
+
+
+def test_a_map_that_is_begun_anew(process: Process, now: list[float]) -> None:
+    process.map.write_bytes(b"1000 10 first\n2000 10 second\n")
+    maps = process.maps()
+    assert maps.at(PID, 0x2000) == ("second", 0)
+    process.map.write_bytes(b"3000 10 cut\n")
+    now[0] += 1
+    assert maps.at(PID, 0x3000) == ("cut", 0)
+    assert maps.at(PID, 0x2000) is None
+    process.map.unlink()
+    process.map.write_bytes(b"3000 10 another, and a longer one\n4000 10 file\n")
+    now[0] += 1
+    assert maps.at(PID, 0x4000) == ("file", 0)
+
+
+def test_a_process_that_has_ended_is_read_once_more(process: Process, now: list[float]) -> None:
+    (process.proc / "self").mkdir()
+    maps = PerfMaps(str(process.proc), str(process.map.parent))
+    (process.proc / str(PID) / "root").unlink()
+    (process.proc / str(PID) / "root").symlink_to("/")
+    process.map.write_bytes(b"1000 10 first\n")
+    assert maps.at(PID, 0x2000) is None
+    append(process.map, "2000 10 last")
+    process.end()
+    assert not maps.ended(PID)
+    assert maps.at(PID, 0x2000) == ("last", 0)
+    assert maps.ended(PID)
+    append(process.map, "\n3000 10 later\n")
+    now[0] += 9
+    assert maps.at(PID, 0x3000) is None
+
+
+def test_a_number_used_again_is_no_news_of_who_ended(process: Process) -> None:
+    maps = PerfMaps(str(process.proc), str(process.map.parent))
+    (process.proc / str(PID) / "root").unlink()
+    (process.proc / str(PID) / "root").symlink_to("/")
+    process.map.write_bytes(b"1000 10 first\n")
+    assert maps.at(PID, 0x1000) == ("first", 0)
+    process.end()
+    process.map.unlink()
+    process.map.write_bytes(b"1000 10 other\n2000 10 other\n")
+    assert maps.at(PID, 0x2000) is None
+    assert maps.at(PID, 0x1000) == ("first", 0)
+
+
+def test_in_a_container(process: Process, tmp_path: Path) -> None:
+    """It has another number there, which is another's here; its links stay below its root."""
+    process.tell(own=7)
+    maps = PerfMaps(str(process.proc), str(tmp_path))
+    (tmp_path / f"perf-{PID}.map").write_bytes(b"1000 10 not_its\n")
+    (tmp_path / "perf-7.map").write_bytes(b"1000 10 nor_this\n")
+    assert maps.at(PID, 0x1000) is None
+    (process.root / "real").mkdir()
+    (process.root / "real" / "perf-7.map").write_bytes(b"1000 10 its\n")
+    (process.root / "tmp").symlink_to("/real")
+    assert PerfMaps(str(process.proc), "/tmp").at(PID, 0x1000) == ("its", 0)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="gives files away")
+@pytest.mark.parametrize(("owner", "believed"), [(12345, True), (0, True), (54321, False)])
+def test_whose_map_it_is(process: Process, owner: int, believed: bool) -> None:
+    """The user's whom the process runs as, or root's."""
+    process.tell(user=12345)
+    process.map.write_bytes(b"1000 10 found\n")
+    os.chown(process.map, owner, owner)
+    maps = process.maps()
+    assert maps.at(PID, 0x1000) == (("found", 0) if believed else None)
+
+
+def test_it_is_read_so_often(
+    process: Process, now: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(perf_map, "_MOST_READINGS", 3)
+    maps = process.maps()
+    process.map.write_bytes(b"")
+    for at in range(1, 5):
+        append(process.map, f"{at}000 10 f{at}\n")
+        now[0] += 1
+        assert maps.at(PID, at * 0x1000) == ((f"f{at}", 0) if at < 4 else None)
+
+
+def test_so_much_is_kept(
+    process: Process, now: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(perf_map, "_MOST_FUNCTIONS", 2)
+    maps = process.maps()
+    process.map.write_bytes(b"1000 10 a\n2000 10 b\n3000 10 c\n")
+    assert [maps.at(PID, at) for at in (0x1000, 0x2000, 0x3000)] == [("a", 0), ("b", 0), None]
+    monkeypatch.setattr(perf_map, "_MOST_BYTES", 15)
+    maps = process.maps()
+    assert [maps.at(PID, at) for at in (0x1000, 0x2000)] == [("a", 0), None]
+    monkeypatch.setattr(perf_map, "_MOST_IN_ALL", 5)
+    for number in range(PID + 1, PID + 4):
+        (process.proc / str(number)).symlink_to(str(PID))
+        assert maps.at(number, 0x1000) == ("a", 0)
+    assert list(maps._maps) == [PID + 3]
 
 
 def test_what_another_put_there_is_not_read(own: Path, tmp_path: Path) -> None:
@@ -70,11 +235,14 @@ def test_what_another_put_there_is_not_read(own: Path, tmp_path: Path) -> None:
 
 
 def test_a_process_that_is_gone_may_have_left_its_map() -> None:
-    pid = 4_000_000  # no process has it: pid_max is lower, or nearly
-    path = Path(f"/tmp/perf-{pid}.map")
+    """Whose user is not known: root's or ours, then."""
+    path = Path(f"/tmp/perf-{PID}.map")
     path.write_bytes(b"1000 10 left\n")
     try:
-        assert PerfMaps().at(pid, 0x1004) == ("left", 4)
+        assert PerfMaps().at(PID, 0x1004) == ("left", 4)
+        if os.geteuid() == 0:
+            os.chown(path, 12345, 12345)
+            assert PerfMaps().at(PID, 0x1004) is None
     finally:
         path.unlink()
-    assert PerfMaps().at(pid, 0x1004) is None
+    assert PerfMaps().at(PID, 0x1004) is None

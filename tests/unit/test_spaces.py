@@ -5,7 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tracer.code_files import CodeFiles, CodeMapping
 from tracer.kernel.sideband import ExecEvent, MmapEvent
+from tracer.mappings import VM_EXEC, VM_READ
 from tracer.procfs.maps import Mapping
 from tracer.records import Mark, RecordType, load_layout
 from tracer.rows import Names
@@ -247,8 +249,6 @@ def test_addresses_in_many_spaces(spaces: Spaces) -> None:
     where, when = np.zeros(3, dtype=np.uint64), np.full(3, 9, dtype=np.int64)
     ids, _ = spaces.places_at(numbers, where, when)
     assert [spaces._names.regions[i].name for i in ids] == ["/b", "/a", ""]
-    assert spaces.files.inode_of("/a") == 5
-    assert spaces.files.inode_of("/z") is None
 
 
 def test_snapshots_go_to_the_space_of_their_moment(spaces: Spaces) -> None:
@@ -283,3 +283,40 @@ def test_an_empty_batch(spaces: Spaces) -> None:
     none = np.zeros(0, dtype=LAYOUT.fault)
     numbers, owners = spaces.resolve(none)
     assert len(numbers) == len(owners) == spaces.places(numbers, none).size == 0
+
+
+class Numbers(CodeFiles):
+    """Each path's files by number, without looking; what is new is told apart by its process."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[tuple[str, int]] = []
+
+    def see(self, pid: int, mapping: CodeMapping, *, anew: bool) -> int:
+        key = mapping.path, pid if anew else 0
+        if key not in self.seen:
+            self.seen.append(key)
+        return self.seen.index(key) + 1
+
+
+def test_files_of_one_path_are_told_apart() -> None:
+    """In what faults, lookups and lists of mappings name; and no file's data matter."""
+    spaces = Spaces(Names(fold=True))
+    spaces.code = Numbers()
+    code = mapping(0, "/a")._replace(perms="r-xp")
+    spaces.attach(0, 10, A, [code, mapping(8, "/a")])
+    spaces.attach(0, 11, B)
+    made = event(1, 11, 0, "/a")
+    made.perms = "r-xp"
+    spaces.feed([made])
+    numbers = np.array([1, 2], dtype=np.uint32)
+    ids, _ = spaces.places_at(numbers, np.zeros(2, np.uint64), np.full(2, 9, np.int64))
+    regions = [spaces._names.regions[at] for at in ids]
+    assert [(region.name, region.file) for region in regions] == [("/a", 1), ("/a", 2)]
+    first = fault(A, 10, 0, 20, flags=VM_READ | VM_EXEC)
+    first["inode"], first["device"], first["vm_end"] = 5, 8, 4 * P
+    assert spaces.places(numbers[:1], first)[0].tolist() == ids[:1].tolist()
+    settled = spaces.settled(10, [code, mapping(8, "/a")])
+    assert [each.file for each in settled] == [1, 0]
+    child = spaces[1].history.fork(30)
+    assert [(region.name, region.file) for region in child.present()] == [("/a", 1), ("/a", 0)]

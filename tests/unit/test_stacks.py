@@ -32,6 +32,7 @@ def mappings(shift: int = 0) -> list[Mapping]:
         Mapping(TEXT + shift, TEXT + shift + 0x10000, "r-xp", 0x1000, 8, 1, "/bin/program"),
         Mapping(LIBC + shift, LIBC + shift + 0x10000, "r-xp", 0x2000, 8, 2, "/lib/libc.so"),
         Mapping(0x500000000000, 0x500000010000, "rwxp", 0, 0, 0, ""),
+        Mapping(0x600000000000, 0x600000010000, "r-xs", 0x3000, 1, 7, "/memfd:jit (deleted)"),
     ]
 
 
@@ -129,7 +130,22 @@ def test_code_made_at_run_time_is_its_process_s_own() -> None:
     world.send(9, [0x500000000010], mm=OTHER)
     assert world.ask(7) == [1]
     assert world.ask(9, mm=OTHER) == [2]
-    assert world.places(1) == [Place(False, "[anon]", 0x500000000010, tgid=10)]
+    assert world.places(1) == [
+        Place(False, "[anon]", 0x500000000010, tgid=10, address=0x500000000010)
+    ]
+
+
+def test_code_in_a_memfd_has_its_place_there_and_its_address() -> None:
+    """A perf map tells of addresses."""
+    world = World()
+    heard: list[Place] = []
+    world.stacks._found = heard.append
+    world.send(7, [0x600000000010])
+    world.send(8, [0x600000000010])
+    assert world.ask(7, 8) == [1, 1]
+    name = "/memfd:jit (deleted)"
+    assert world.places(1) == [Place(False, name, 0x3010, tgid=10, address=0x600000000010)]
+    assert heard == world.places(1)
 
 
 def test_many_frames_come_in_parts() -> None:

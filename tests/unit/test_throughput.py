@@ -1,5 +1,6 @@
 """The whole way from records to files, byte by byte: what is made faster must stay the same."""
 
+from collections import Counter
 from dataclasses import asdict
 from hashlib import blake2b
 from pathlib import Path
@@ -60,7 +61,9 @@ def run(feed: Feed, folder: Path) -> dict[str, Any]:
         books = {BEFORE.get(name, name): value for name, value in books.items()}
         regions = recorder.names.regions
         for by_region in ("gained_in", "lost_in"):  # by what they are: numbers are ours alone
-            named = {str(regions[number]): count for number, count in books[by_region].items()}
+            named = Counter[str]()
+            for number, count in books[by_region].items():
+                named[str(regions[number]).replace(", file=0", "")] += count
             books[by_region] = sorted(named.items())
         write_pages(pages, take_pages(recorder), recorder.names)
     csv.close()

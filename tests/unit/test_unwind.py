@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from opened import opener
 
 from tracer import elf
 from tracer.procfs.maps import read_maps
@@ -108,7 +109,7 @@ def test_the_c_library() -> None:
         for mapping in read_maps(int(Path("/proc/self").readlink().name))
         if Path(mapping.path).name.startswith("libc.so")
     }
-    functions, rules = elf.functions(path), elf.unwinding(path)
+    functions, rules = elf.functions(opener(path)), elf.unwinding(opener(path))
     assert functions is not None
     assert rules is not None
     known = 0
@@ -122,4 +123,4 @@ def test_the_c_library() -> None:
                 known += 1
                 assert (rule.register, rule.offset, rule.keeps_rbp) == (RSP, 8, True), hex(offset)
     assert known > 200
-    assert elf.unwinding("/proc/self/maps") is None
+    assert elf.unwinding(opener("/proc/self/maps")) is None

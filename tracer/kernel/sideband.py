@@ -74,7 +74,8 @@ class MmapEvent:
     for memory without one; `device` in kernel encoding (major << 20 | minor).
     `path` is spelled as in maps, too, not made printable: "" for anonymous
     memory, "[heap]", "[stack]", "[vdso]" as the kernel calls them. A file
-    whose path the kernel could not give has an inode and no path.
+    whose path the kernel could not give has an inode and no path. `file` is ours to set:
+    tracer.code_files.
     """
 
     time_ns: int
@@ -87,6 +88,7 @@ class MmapEvent:
     device: int
     inode: int
     path: str
+    file: int = 0
 
 
 @dataclass(frozen=True, slots=True)

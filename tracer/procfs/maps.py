@@ -11,7 +11,8 @@ from tracer.procfs.stat import is_kernel_thread
 from tracer.text import decode
 
 _FIELDS = 5  # before the path: addresses, permissions, offset, device, inode
-_MOUNT = rb"(?m)^\d+ \d+ (\d+):(\d+) .*? - (\S+) "
+_MOUNT = rb"(?m)^(\d+) \d+ (\d+):(\d+) \S+ (\S+) .*? - (\S+) "
+_ESCAPE = re.compile(rb"\\([0-7]{3})")
 
 
 class Mapping(NamedTuple):
@@ -19,7 +20,8 @@ class Mapping(NamedTuple):
 
     `offset` in the file, in bytes; `device` as the kernel encodes it (major << 20 |
     minor, like s_dev), 0 for anonymous memory; `path` as the kernel shows it, with
-    its escapes and " (deleted)", not made printable, "" where it shows none.
+    its escapes and " (deleted)", not made printable, "" where it shows none; `file` is
+    not of maps: which file it is, where that was settled (tracer.code_files).
     """
 
     start: int
@@ -29,6 +31,7 @@ class Mapping(NamedTuple):
     device: int
     inode: int
     path: str
+    file: int = 0
 
     @property
     def name(self) -> str:
@@ -92,12 +95,35 @@ def read_maps(pid: int, tid: int | None = None) -> list[Mapping]:
     return parse_maps(text)
 
 
+class Mount(NamedTuple):
+    """A line of mountinfo (proc(5)): the mount's number, its file system's device, where it is."""
+
+    number: int
+    device: int  # kernel encoding
+    point: str
+    kind: str  # "ext4", "fuse.sshfs", …
+
+    def leads_to(self, path: str) -> bool:
+        """Whether a walk along `path` comes through it, unless another is mounted above."""
+        return path == self.point or path.startswith(self.point.rstrip("/") + "/")
+
+
+def parse_mounts(text: bytes) -> list[Mount]:
+    """The mounts of a mountinfo file's bytes."""
+    return [
+        Mount(int(number), kernel_device(int(major), int(minor)), _unescaped(point), decode(kind))
+        for number, major, minor, point, kind in re.findall(_MOUNT, text)
+    ]
+
+
+def _unescaped(text: bytes) -> str:
+    """A path of mountinfo, in which blanks and such are octal."""
+    return decode(_ESCAPE.sub(lambda match: bytes([int(match[1], 8) & 0xFF]), text))
+
+
 def parse_mountinfo(text: bytes) -> dict[int, str]:
     """`mount_filesystems` of a mountinfo file's bytes."""
-    return {
-        kernel_device(int(major), int(minor)): decode(fstype)
-        for major, minor, fstype in re.findall(_MOUNT, text)
-    }
+    return {mount.device: mount.kind for mount in parse_mounts(text)}
 
 
 def mount_filesystems(pid: int) -> dict[int, str]:
