@@ -44,7 +44,6 @@ _PRESENT = 0x101  # in an entry: to the CPU, or to the kernel alone (PROT_NONE)
 _VM_FAULT_SIGSEGV = 0x40  # include/linux/mm_types.h
 _PAGE = ~np.uint64(4095)
 _FEW = 64  # so many faults or fewer are looked up quicker one by one
-_FRAME = np.uint64(0x000FFFFFFFFFF000)  # of a page-table entry
 _AROUND_KINDS = [Kind.FILE.value, Kind.SHMEM.value, Kind.HUGETLB.value]
 _SPECIAL_NAMES = ("[vdso]", "[vsyscall]", "[uprobes]", "[timens]")
 VVAR_NAMES = ("[vvar]", "[vvar_vclock]")
@@ -438,16 +437,17 @@ def _row_parts(rows: Rows, windows: npt.NDArray[np.void]) -> Parts:
     """The pages of large folios that reach beyond the windows; before is not known of them."""
     row = match_windows(rows, windows)
     windows, row = windows[row >= 0], row[row >= 0]
-    times = np.minimum(windows["seen"], np.uint64(_HUGE)).astype(np.int64)
-    inside = np.arange(times.sum()) - np.repeat(np.cumsum(times) - times, times)
-    inside = inside.astype(np.uint64)
+    # bpf/record.h: the frame the page table's first page would have, and a bit for each page.
+    words = np.ascontiguousarray(windows["entries"][:, 1 : 1 + _HUGE // 64])
+    at, inside = np.nonzero(np.unpackbits(words.view(np.uint8), axis=1, bitorder="little"))
+    number = inside.astype(np.uint64)
     return Parts(
-        row=np.repeat(row, times),
-        page=np.repeat(windows["address"] >> np.uint64(12), times) + inside,
-        frame=np.repeat(windows["entries"][:, 0] & _FRAME, times) + (inside << np.uint64(12)),
-        before=np.full(len(inside), NO_FRAME, np.uint64),
-        absent=np.zeros(len(inside), np.bool_),
-        around=np.ones(len(inside), np.bool_),
+        row=row[at],
+        page=(windows["address"] >> np.uint64(12))[at] + number,
+        frame=windows["entries"][at, 0] + (number << np.uint64(12)),
+        before=np.full(len(at), NO_FRAME, np.uint64),
+        absent=np.zeros(len(at), np.bool_),
+        around=np.ones(len(at), np.bool_),
     )
 
 

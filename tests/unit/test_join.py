@@ -375,10 +375,15 @@ def test_a_huge_page_made_writable_brings_nothing(parts: Parts) -> None:
 # -- folios beyond the window ------------------------------------------------------------
 
 
-def row_of(address: int, pages: int, frame: int, time: int = 2000) -> np.ndarray:
-    """The record of a folio that reaches beyond its fault's window."""
-    made = windows(address=address, seen=pages, time_ns=time, tid=PID, marks=0x01)
-    made["entries"][0, 0] = pte(frame)
+def row_of(address: int, pages: int, frame: int, time: int = 2000, but: int = -1) -> np.ndarray:
+    """The record of a folio that reaches beyond its fault's window; page `but` was not mapped."""
+    table = address & ~((1 << 21) - 1)
+    first = (address - table) // P
+    mapped = np.zeros(512, np.uint8)
+    mapped[[first + page for page in range(pages) if page != but]] = 1
+    made = windows(address=table, time_ns=time, tid=PID, marks=0x01)
+    made["entries"][0, 0] = frame - first * P
+    made["entries"][0, 1:9] = np.packbits(mapped, bitorder="little").view(np.uint64)
     return made
 
 
@@ -397,6 +402,13 @@ def test_a_folio_reaches_beyond_the_window(parts: Parts) -> None:
         *(F + n * P for n in range(-6, 36)),
         NO_FRAME,
     ]
+
+
+def test_a_page_of_a_folio_that_is_not_mapped_does_not_come(parts: Parts) -> None:
+    around = np.concatenate([window(FILE, 0, 0xFFFF), row_of(FILE + 16 * P, 8, F + 16 * P, but=5)])
+    rows = parts.rows(read_file(FILE + 3 * P), around)
+    assert rows["pages"].tolist() == [16 + 7]
+    assert [at for at, frame in enumerate(parts.frames(FILE, 24)) if frame == NO_FRAME] == [21]
 
 
 def test_a_folio_that_was_there_in_part_brings_the_rest(parts: Parts) -> None:
