@@ -4,7 +4,7 @@ The road from the ring (bpf/record.h) to what is printed and written
 (tracer/rows.py); also where the timeline learns of the faults.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +14,7 @@ import numpy.typing as npt
 from tracer import kinds
 from tracer.fields import Columns, Records
 from tracer.kinds import Trait
+from tracer.procfs import kpageflags
 from tracer.procfs.system import FileSystems
 from tracer.records import Mark
 from tracer.rows import (
@@ -174,6 +175,7 @@ class Join:
     file_systems: FileSystems = field(default_factory=FileSystems)
     vvar_seen: bool = False  # pagemap shows [vvar]: it does since 6.16 or so, where it is no PFNMAP
     userfaults: Userfaults = field(default_factory=Userfaults)
+    are_zero: Callable[[U64], npt.NDArray[np.bool_]] = kpageflags.are_zero
     comms: dict[int, int] = field(default_factory=dict)  # tid -> index into names.comms
     stray: int = 0  # exceptions that were no page's fault: a SIGSEGV on its way (perf)
     _number: int = 0
@@ -312,7 +314,9 @@ class Join:
         if old.huge.any() or new.huge.any():
             # A write to the huge zero page may split it: the small one in all other places.
             split = old.huge & ~new.huge & new.present & ~old.writable & ~old.dirty & ~of_file
-            zeros = _zero_parts(rows, np.flatnonzero(split), old, self.zero_frame)
+            at = np.flatnonzero(split)
+            at = at[self.are_zero(old.frame[at])]  # one's own may look the same (MADV_FREE)
+            zeros = _zero_parts(rows, at, old, self.zero_frame)
             others += [_huge_parts(rows, faults["level_before"], old, new), zeros]
         if len(windows):
             in_row = (windows["marks"] & _ROW) != 0

@@ -430,21 +430,27 @@ def test_a_folio_that_was_unmapped_comes_back_whole(parts: Parts) -> None:
     assert parts.gained() == {Source.FAULT: 2, Source.AROUND: 46}
 
 
-def test_the_huge_zero_page_split_by_a_write(parts: Parts) -> None:
+@pytest.mark.parametrize("zero", [True, False])
+def test_a_clean_huge_page_split_by_a_write(zero: bool) -> None:
+    """The huge zero page makes way for the small one; of one's own the other pages stay."""
+    parts = Parts(are_zero=lambda frames: np.full(len(frames), zero))
     huge = F & ~((1 << 21) - 1)
-    read = fault(BASE, 2000, level_before=2, level_after=2, entry_after=huge | LEAF | PRESENT)
-    assert parts.rows(read)["kind"].tolist() == [Kind.ZERO]
+    bits = LEAF | PRESENT | (0 if zero else WRITABLE | DIRTY)
+    came = fault(BASE, 2000, level_before=2, level_after=2, entry_after=huge | bits)
+    assert parts.rows(came)["kind"].tolist() == [Kind.ZERO if zero else Kind.HUGE]
+    copy = 0x9_0000_0000
     write = fault(
         BASE + P,
         4000,
         level_before=2,
         entry_before=huge | LEAF | PRESENT,
-        entry_after=pte(0x9_0000_0000, PRESENT | WRITABLE),
+        entry_after=pte(copy, PRESENT | WRITABLE),
     )
     rows = parts.rows(write)
-    assert (rows["kind"][0], rows["pages"][0]) == (Kind.COW, 512)
-    zero = parts.join.zero_frame
-    assert parts.frames(BASE, 4) == [zero, 0x9_0000_0000, zero, zero]
+    assert (rows["kind"][0], rows["pages"][0]) == (Kind.COW, 512 if zero else 1)
+    small = parts.join.zero_frame
+    left = [small, copy, small, small] if zero else [huge, copy, huge + 2 * P, huge + 3 * P]
+    assert parts.frames(BASE, 4) == left
 
 
 # -- what a region's name tells ------------------------------------------------------------
