@@ -73,6 +73,9 @@ static __always_inline u64 this_task(void)
 #define OWN32(task, offset) load32((task) + (offset))
 #endif
 
+/* Keeps the compiler from counting in pointers, and from dropping a bound the verifier needs. */
+#define COUNTED(i) asm volatile("" : "+r"(i))
+
 /*
  * The value of a map that is an array of one element: `number` is what user space puts the
  * map's descriptor in for (probes/compiler.py).

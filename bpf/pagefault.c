@@ -767,16 +767,13 @@ static __always_inline void emit_window(struct pending *p, u64 id, u64 now, u64 
 	submit(w, sequence);
 }
 
-/* A large folio that reaches beyond the windows: `pages` from the page at `first` on. */
-static __always_inline void emit_row(struct pending *p, u64 id, u64 now, u32 first, u32 pages,
-				     u64 frame)
+/* A large folio that reaches beyond the windows; the arguments are row_of_frames()'s. */
+static __always_inline void emit_row(struct pending *p, u64 id, u64 now, u64 table, u32 number,
+				     u64 frame, int step, u64 *window)
 {
-	struct window_record *w;
 	u64 sequence;
+	struct window_record *w = reserve(&sequence);
 
-	if (!pages)
-		return;
-	w = reserve(&sequence);
 	if (!w) {
 		count(COUNT_LOST_TASK);
 		return;
@@ -790,9 +787,9 @@ static __always_inline void emit_row(struct pending *p, u64 id, u64 now, u32 fir
 	w->tgid = id >> 32;
 	w->tid = id;
 	w->mm = p->record.mm;
-	w->address = (p->record.address & HUGE_PAGE) + first * 4096;
-	w->seen = pages;
-	w->entries[0] = frame | ENTRY_PRESENT;
+	w->address = p->record.address & HUGE_PAGE;
+	w->entries[0] = frame;
+	row_of_frames(table, number, frame, step, window, (u16 *)(w->entries + 1));
 	submit(w, sequence);
 }
 
@@ -801,7 +798,7 @@ static __always_inline void emit_neighbours(struct pending *p, u64 id, u64 now,
 					    struct walk *after, u64 *window)
 {
 	u32 number = (p->record.address >> 12) & 511, start = number & ~(WINDOW_PAGES - 1);
-	u32 own = 1u << (number - start), fresh = after->mask & ~p->mask_before, mask, pages;
+	u32 own = 1u << (number - start), fresh = after->mask & ~p->mask_before, mask;
 	u32 above = start + WINDOW_PAGES;
 	u64 table = window_slot(after) - start * 8;
 	u64 bottom = window[1] & ENTRY_TABLE, top = window[WINDOW_PAGES] & ENTRY_TABLE;
@@ -827,14 +824,10 @@ static __always_inline void emit_neighbours(struct pending *p, u64 id, u64 now,
 			fresh |= LAST_OF_WINDOW;
 		}
 	}
-	if (fresh & LAST_OF_WINDOW) {
-		pages = row_of_frames(table, above, top + 4096, 1, window);
-		emit_row(p, id, now, above, pages, top + 4096);
-	}
-	if (fresh & 1) {
-		pages = row_of_frames(table, start - 1, bottom - 4096, -1, window);
-		emit_row(p, id, now, start - pages, pages, bottom - pages * 4096);
-	}
+	if (fresh & LAST_OF_WINDOW)
+		emit_row(p, id, now, table, above / WINDOW_PAGES, top - (above - 1) * 4096, 1, window);
+	if (fresh & 1)
+		emit_row(p, id, now, table, start / WINDOW_PAGES - 1, bottom - start * 4096, -1, window);
 }
 
 /*

@@ -39,7 +39,7 @@
 
 /* window_record.marks */
 #define WINDOW_UNTOLD  0x02 /* what was there before is not known: seen has a row of frames as new */
-#define WINDOW_ROW     0x01 /* no window: as many pages as seen says, in a row of frames */
+#define WINDOW_ROW     0x01 /* no window: pages of a page table, in a row of frames */
 
 struct fault_record {
 	u8  type;
@@ -84,9 +84,13 @@ struct window_record {
 	u32 tgid;
 	u32 tid;
 	u64 mm;
-	u64 address;      /* the window's first page */
-	u64 seen;         /* which pages are present: low 16 bits before, next 16 after; or see WINDOW_ROW */
-	u64 entries[16];  /* raw page-table entries at completion; of a row the first alone */
+	u64 address;      /* the window's first page; of a row the page table's */
+	u64 seen;         /* which pages are present: low 16 bits before, next 16 after */
+	/*
+	 * Raw page-table entries at completion. Of a row: the frame that the first page would have,
+	 * then eight words of bits: which pages are mapped, each to its frame in the row.
+	 */
+	u64 entries[16];
 };
 
 struct task_record {  /* FORK, EXEC, EXIT, FREE, RENAME */

@@ -36,9 +36,6 @@ static __always_inline int ends_in_call(u64 code)
 		|| (code >> 8 & 0x38ff) == 0x10ff;
 }
 
-/* Keeps the compiler from counting in pointers, which the verifier could not follow. */
-#define COUNTED(i) asm volatile("" : "+r"(i))
-
 static __always_inline u64 stack_mix_all(u64 hash, u64 *ips, u32 count, u32 most)
 {
 	for (u32 i = 0; i < most; i++) {

@@ -12,6 +12,7 @@
 
 #define WINDOW_PAGES 16 /* fault-around's default: 64 KiB, aligned */
 
+#define WINDOWS (512 / WINDOW_PAGES) /* of a page table */
 #define LAST_OF_WINDOW (1u << (WINDOW_PAGES - 1))
 #define WINDOW_SLOTS (WINDOW_PAGES + 2) /* with the entry on either side */
 
@@ -160,17 +161,27 @@ static __always_inline void look_beside(u64 slot, u16 *lower, u16 *upper)
 	}
 }
 
+/* Which of a window's pages are mapped to a row of frames, of which `first` is its first page's. */
+static __always_inline u32 in_row_of_frames(u64 *entries, u64 first)
+{
+	u32 same = 0;
+	u64 other;
+
+	first |= ENTRY_PRESENT;
+#pragma unroll
+	for (int i = 0; i < WINDOW_PAGES; i++) {
+		other = (entries[i] ^ (first + i * 4096)) & (ENTRY_TABLE | ENTRY_PRESENT);
+		same |= (u32)((other - 1) >> 63) << i; /* no branch here, either */
+	}
+	return same;
+}
+
 /* Which of the window's pages are in a row of frames with the page walked to, itself included. */
 static __always_inline u32 row_in_window(struct walk *w, u64 *entries)
 {
-	u32 own = (w->slot >> 3) & (WINDOW_PAGES - 1), same = 0, row = 1u << own;
-	u64 first = (w->entry & ENTRY_TABLE) - own * 4096, other;
+	u32 own = (w->slot >> 3) & (WINDOW_PAGES - 1), row = 1u << own;
+	u32 same = in_row_of_frames(entries, (w->entry & ENTRY_TABLE) - own * 4096);
 
-#pragma unroll
-	for (int i = 0; i < WINDOW_PAGES; i++) {
-		other = (entries[i] & (ENTRY_TABLE | ENTRY_PRESENT)) ^ ((first + i * 4096) | ENTRY_PRESENT);
-		same |= ((u32)((other | -other) >> 63) ^ 1) << i;
-	}
 #pragma unroll
 	for (int i = 1; i < WINDOW_PAGES; i++)
 		row |= (row << 1 | row >> 1) & same;
@@ -178,41 +189,28 @@ static __always_inline u32 row_in_window(struct walk *w, u64 *entries)
 }
 
 /*
- * How many pages from the `first` of a page table on, upwards (step 1) or downwards (-1), are
- * mapped to a row of frames, of which `frame` is the first page's: a large folio's. Looks at
- * the last page of each window, and at all of the last one. `window` is overwritten.
+ * Which pages of a page table are mapped to a row of frames, of which `frame` would be that of the
+ * table's first page: bits in `found`, by window. From window `number` on, upwards (step 1) or
+ * downwards (-1), to the first that has none: a large folio's, which may lack some (one of its
+ * pages was copied before). `window` is overwritten.
  */
-static __always_inline u32 row_of_frames(u64 table, u32 first, u64 frame, int step, u64 *window)
+static __always_inline void row_of_frames(u64 table, u32 number, u64 frame, int step, u64 *window,
+					  u16 *found)
 {
-	u32 pages = 0, in_row = 1;
-	u64 entry, other;
+	u32 same;
 
-	for (int i = 1; i < 512 / WINDOW_PAGES; i++) {
-		u32 last = first + (WINDOW_PAGES - 1) * step;
-
-		if (last >= 512) /* below 0, too */
+	for (int i = 1; i < WINDOWS; i++) {
+		if (number >= WINDOWS) /* below 0, too */
 			break;
-		if (bpf_probe_read_kernel(&entry, 8, (void *)(table + last * 8)) ||
-		    !maps_frame(entry, frame + (WINDOW_PAGES - 1) * 4096L * step))
+		/* What cannot be read comes out as zeroes: absent. */
+		bpf_probe_read_kernel(window, WINDOW_PAGES * 8, (void *)(table + number * WINDOW_PAGES * 8));
+		same = in_row_of_frames(window, frame + number * WINDOW_PAGES * 4096);
+		if (!same)
 			break;
-		pages += WINDOW_PAGES;
-		first += WINDOW_PAGES * step;
-		frame += WINDOW_PAGES * 4096L * step;
+		COUNTED(number);
+		found[number & (WINDOWS - 1)] = same;
+		number += step;
 	}
-	if (first >= 512)
-		return pages;
-	first &= ~(WINDOW_PAGES - 1);
-	if (bpf_probe_read_kernel(window, WINDOW_PAGES * 8, (void *)(table + first * 8)))
-		return pages;
-	/* No branch here, either. */
-#pragma unroll
-	for (int i = 0; i < WINDOW_PAGES; i++) {
-		entry = window[step > 0 ? i : WINDOW_PAGES - 1 - i] & (ENTRY_TABLE | ENTRY_PRESENT);
-		other = entry ^ ((frame + i * 4096L * step) | ENTRY_PRESENT);
-		in_row &= (u32)((other | -other) >> 63) ^ 1;
-		pages += in_row;
-	}
-	return pages;
 }
 
 #endif

@@ -4,7 +4,7 @@ The road from the ring (bpf/record.h) to what is printed and written
 (tracer/rows.py); also where the timeline learns of the faults.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +14,7 @@ import numpy.typing as npt
 from tracer import kinds
 from tracer.fields import Columns, Records
 from tracer.kinds import Trait
+from tracer.procfs import kpageflags
 from tracer.procfs.system import FileSystems
 from tracer.records import Mark
 from tracer.rows import (
@@ -44,7 +45,6 @@ _PRESENT = 0x101  # in an entry: to the CPU, or to the kernel alone (PROT_NONE)
 _VM_FAULT_SIGSEGV = 0x40  # include/linux/mm_types.h
 _PAGE = ~np.uint64(4095)
 _FEW = 64  # so many faults or fewer are looked up quicker one by one
-_FRAME = np.uint64(0x000FFFFFFFFFF000)  # of a page-table entry
 _AROUND_KINDS = [Kind.FILE.value, Kind.SHMEM.value, Kind.HUGETLB.value]
 _SPECIAL_NAMES = ("[vdso]", "[vsyscall]", "[uprobes]", "[timens]")
 VVAR_NAMES = ("[vvar]", "[vvar_vclock]")
@@ -175,6 +175,7 @@ class Join:
     file_systems: FileSystems = field(default_factory=FileSystems)
     vvar_seen: bool = False  # pagemap shows [vvar]: it does since 6.16 or so, where it is no PFNMAP
     userfaults: Userfaults = field(default_factory=Userfaults)
+    are_zero: Callable[[U64], npt.NDArray[np.bool_]] = kpageflags.are_zero
     comms: dict[int, int] = field(default_factory=dict)  # tid -> index into names.comms
     stray: int = 0  # exceptions that were no page's fault: a SIGSEGV on its way (perf)
     _number: int = 0
@@ -313,7 +314,9 @@ class Join:
         if old.huge.any() or new.huge.any():
             # A write to the huge zero page may split it: the small one in all other places.
             split = old.huge & ~new.huge & new.present & ~old.writable & ~old.dirty & ~of_file
-            zeros = _zero_parts(rows, np.flatnonzero(split), old, self.zero_frame)
+            at = np.flatnonzero(split)
+            at = at[self.are_zero(old.frame[at])]  # one's own may look the same (MADV_FREE)
+            zeros = _zero_parts(rows, at, old, self.zero_frame)
             others += [_huge_parts(rows, faults["level_before"], old, new), zeros]
         if len(windows):
             in_row = (windows["marks"] & _ROW) != 0
@@ -438,16 +441,17 @@ def _row_parts(rows: Rows, windows: npt.NDArray[np.void]) -> Parts:
     """The pages of large folios that reach beyond the windows; before is not known of them."""
     row = match_windows(rows, windows)
     windows, row = windows[row >= 0], row[row >= 0]
-    times = np.minimum(windows["seen"], np.uint64(_HUGE)).astype(np.int64)
-    inside = np.arange(times.sum()) - np.repeat(np.cumsum(times) - times, times)
-    inside = inside.astype(np.uint64)
+    # bpf/record.h: the frame the page table's first page would have, and a bit for each page.
+    words = np.ascontiguousarray(windows["entries"][:, 1 : 1 + _HUGE // 64])
+    at, inside = np.nonzero(np.unpackbits(words.view(np.uint8), axis=1, bitorder="little"))
+    number = inside.astype(np.uint64)
     return Parts(
-        row=np.repeat(row, times),
-        page=np.repeat(windows["address"] >> np.uint64(12), times) + inside,
-        frame=np.repeat(windows["entries"][:, 0] & _FRAME, times) + (inside << np.uint64(12)),
-        before=np.full(len(inside), NO_FRAME, np.uint64),
-        absent=np.zeros(len(inside), np.bool_),
-        around=np.ones(len(inside), np.bool_),
+        row=row[at],
+        page=(windows["address"] >> np.uint64(12))[at] + number,
+        frame=windows["entries"][at, 0] + (number << np.uint64(12)),
+        before=np.full(len(at), NO_FRAME, np.uint64),
+        absent=np.zeros(len(at), np.bool_),
+        around=np.ones(len(at), np.bool_),
     )
 
 

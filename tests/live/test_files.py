@@ -4,10 +4,12 @@ import ctypes
 import os
 from collections import Counter
 from collections.abc import Callable
+from contextlib import ExitStack
 
 import numpy as np
 import pytest
 
+from tests.live.features import THP, knob
 from tests.live.tracing import (
     Traced,
     check_books,
@@ -76,6 +78,24 @@ def test_which_neighbours_came(attached: Attached, name: str, shared: int, acces
         told[page["first_fault"]].add(address)
     assert list(told.values()) == [came for came in watch.came if came]
     assert rows["pages"].tolist() == [len(came) for came in told.values()]
+
+
+@pytest.mark.parametrize("kind", [SHARED, MEMFD], ids=["file", "memfd"])
+@pytest.mark.parametrize("step", [16, 1, 7])
+def test_pages_that_did_not_come(
+    attached: Attached, machine: ExitStack, kind: int, step: int
+) -> None:
+    """A window reaches into the next one, from where frames go on in a row, but not the pages.
+
+    With a step of 16 the last page of each window further on is mapped, and no other.
+    """
+    if kind == MEMFD:
+        machine.enter_context(knob(THP / "shmem_enabled", "always", "huge pages in shmem"))
+    traced = trace(attached, "file-holes", 512, kind, 25, step)
+    check(traced)
+    held = int((traced.truth["file"] != NO_FRAME).sum())
+    assert traced.within(traced.report.ranges["file"])["pages"].sum() == held
+    assert not traced.losses(traced.report.ranges["file"])
 
 
 def test_readahead(attached: Attached) -> None:

@@ -97,6 +97,16 @@ def test_write_to_the_huge_zero_page(attached: Attached) -> None:
     assert traced.holders(range_) == {"fault": PART, "around": REST}
 
 
+def test_write_to_a_clean_huge_page(attached: Attached) -> None:
+    """It looks like the huge zero page, which a write splits; but its other pages stay."""
+    traced = trace(attached, "thp-clean", FIRST, PART)
+    check(traced, rows=False)
+    range_ = traced.report.ranges["huge"]
+    assert traced.kinds(range_) == {"huge": 1, "cow": PART}
+    assert pages_of(traced, Kind.COW) == {1: PART}
+    assert traced.holders(range_, traced.report.pid) == {"fault": 1 + PART, "around": REST - 1}
+
+
 @pytest.mark.parametrize("name", ["collapse", "shmem-collapse"])
 def test_collapse_by_madvise(attached: Attached, name: str) -> None:
     """Small pages, and holes between them, become a huge page without a fault."""

@@ -375,10 +375,15 @@ def test_a_huge_page_made_writable_brings_nothing(parts: Parts) -> None:
 # -- folios beyond the window ------------------------------------------------------------
 
 
-def row_of(address: int, pages: int, frame: int, time: int = 2000) -> np.ndarray:
-    """The record of a folio that reaches beyond its fault's window."""
-    made = windows(address=address, seen=pages, time_ns=time, tid=PID, marks=0x01)
-    made["entries"][0, 0] = pte(frame)
+def row_of(address: int, pages: int, frame: int, time: int = 2000, but: int = -1) -> np.ndarray:
+    """The record of a folio that reaches beyond its fault's window; page `but` was not mapped."""
+    table = address & ~((1 << 21) - 1)
+    first = (address - table) // P
+    mapped = np.zeros(512, np.uint8)
+    mapped[[first + page for page in range(pages) if page != but]] = 1
+    made = windows(address=table, time_ns=time, tid=PID, marks=0x01)
+    made["entries"][0, 0] = frame - first * P
+    made["entries"][0, 1:9] = np.packbits(mapped, bitorder="little").view(np.uint64)
     return made
 
 
@@ -397,6 +402,13 @@ def test_a_folio_reaches_beyond_the_window(parts: Parts) -> None:
         *(F + n * P for n in range(-6, 36)),
         NO_FRAME,
     ]
+
+
+def test_a_page_of_a_folio_that_is_not_mapped_does_not_come(parts: Parts) -> None:
+    around = np.concatenate([window(FILE, 0, 0xFFFF), row_of(FILE + 16 * P, 8, F + 16 * P, but=5)])
+    rows = parts.rows(read_file(FILE + 3 * P), around)
+    assert rows["pages"].tolist() == [16 + 7]
+    assert [at for at, frame in enumerate(parts.frames(FILE, 24)) if frame == NO_FRAME] == [21]
 
 
 def test_a_folio_that_was_there_in_part_brings_the_rest(parts: Parts) -> None:
@@ -418,21 +430,27 @@ def test_a_folio_that_was_unmapped_comes_back_whole(parts: Parts) -> None:
     assert parts.gained() == {Source.FAULT: 2, Source.AROUND: 46}
 
 
-def test_the_huge_zero_page_split_by_a_write(parts: Parts) -> None:
+@pytest.mark.parametrize("zero", [True, False])
+def test_a_clean_huge_page_split_by_a_write(zero: bool) -> None:
+    """The huge zero page makes way for the small one; of one's own the other pages stay."""
+    parts = Parts(are_zero=lambda frames: np.full(len(frames), zero))
     huge = F & ~((1 << 21) - 1)
-    read = fault(BASE, 2000, level_before=2, level_after=2, entry_after=huge | LEAF | PRESENT)
-    assert parts.rows(read)["kind"].tolist() == [Kind.ZERO]
+    bits = LEAF | PRESENT | (0 if zero else WRITABLE | DIRTY)
+    came = fault(BASE, 2000, level_before=2, level_after=2, entry_after=huge | bits)
+    assert parts.rows(came)["kind"].tolist() == [Kind.ZERO if zero else Kind.HUGE]
+    copy = 0x9_0000_0000
     write = fault(
         BASE + P,
         4000,
         level_before=2,
         entry_before=huge | LEAF | PRESENT,
-        entry_after=pte(0x9_0000_0000, PRESENT | WRITABLE),
+        entry_after=pte(copy, PRESENT | WRITABLE),
     )
     rows = parts.rows(write)
-    assert (rows["kind"][0], rows["pages"][0]) == (Kind.COW, 512)
-    zero = parts.join.zero_frame
-    assert parts.frames(BASE, 4) == [zero, 0x9_0000_0000, zero, zero]
+    assert (rows["kind"][0], rows["pages"][0]) == (Kind.COW, 512 if zero else 1)
+    small = parts.join.zero_frame
+    left = [small, copy, small, small] if zero else [huge, copy, huge + 2 * P, huge + 3 * P]
+    assert parts.frames(BASE, 4) == left
 
 
 # -- what a region's name tells ------------------------------------------------------------

@@ -62,6 +62,14 @@ def counts(pfns: Words) -> Words:
     return _read_words("/proc/kpagecount", pfns, 0)
 
 
+def are_zero(frames: Words) -> npt.NDArray[np.bool_]:
+    """Which of these frames (addresses) are a zero page's, the huge one's too; none if unknown."""
+    try:
+        return np.asarray((flags(frames >> np.uint64(12)) & np.uint64(ZERO_PAGE)) != 0)
+    except TraceError:
+        return np.zeros(len(frames), np.bool_)
+
+
 def calls_all_ksm() -> bool:
     """Whether this kernel shows every anonymous page as KSM's, as 6.12.107 does: tried on our own.
 

@@ -89,6 +89,23 @@ static void do_thp_zero(void)
 	read_in("after", 0, 1, 0);
 }
 
+/*
+ * thp-clean FIRST PAGES: a huge page is written, then clean (MADV_FREE), then shared with a child,
+ * which write-protects it; its entry has then nothing that the huge zero page's has not.
+ */
+static void do_thp_clean(void)
+{
+	written("huge", 0, 1, 1);
+	check(madvise(START, HUGE, MADV_FREE) == 0, "MADV_FREE");
+	check(pipe2(release_pipe, O_CLOEXEC) == 0, "pipe2");
+	check((child = fork()) >= 0, "fork");
+	touch_everything();
+	if (child == 0)
+		until_released();
+	say("child %d\n", child);
+	written("write", numbers[0], numbers[1], -1);
+}
+
 static void set_small(void) { large("huge", HUGE_PAGES, MAP_PRIVATE, -1, MADV_NOHUGEPAGE); }
 
 /*
@@ -229,6 +246,7 @@ static void set_shmem_small(void)
 
 SUBCOMMANDS({"thp-split", 3, 0, set_thp, do_thp_split},
 	    {"thp-zero", 3, 0, set_thp, do_thp_zero},
+	    {"thp-clean", 2, 0, set_thp, do_thp_clean},
 	    {"collapse", 2, 0, set_small, do_collapse},
 	    {"shmem-collapse", 2, 0, set_shmem_small, do_collapse},
 	    {"mthp", 4, 0, set_mthp, do_mthp},
