@@ -366,6 +366,7 @@ class Session:
             if len(rows):
                 now = max(now, int(rows["time_ns"][-1]))
             self._take(rows)
+            self._hold_command()  # what execs may have ended by the next cycle
             self._show()
             if len(self._waiting) > _MOST_WAITING_AT_END:
                 self._release({})
