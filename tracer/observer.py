@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tracer.ending import go_on
-from tracer.evidence import Evidence, Hint, Machine, Untold
+from tracer.evidence import Evidence, Hint, Machine
 from tracer.image import Image
 from tracer.procfs.maps import Mapping
 from tracer.procfs.pagemap import frames as frames_in
@@ -24,6 +24,7 @@ from tracer.snapshots import Snapshot
 from tracer.sources import Loss, Source
 from tracer.timeline import Timeline
 from tracer.unseen import Changes
+from tracer.untold import Untold
 
 U64 = npt.NDArray[np.uint64]
 Slots = npt.NDArray[np.int64]
@@ -74,7 +75,7 @@ class SpaceView:
     parent: int = 0  # FORK: the space it is a copy of
     parent_looked: bool = True  # … and whether what that had at the fork was known
     hints: list[Hint] = field(default_factory=list)  # since the last look that left nothing open
-    untold: Untold = field(default_factory=Untold)  # when the last look left nothing open
+    untold: Untold = field(default_factory=Untold)  # as the last look began that left nothing open
     mapped: int = 0  # pages with a frame at the last look: pagemap's, and what changed during it
     suspects: Suspects = field(default_factory=Suspects)  # of the last look
     image: Image = field(default_factory=Image.nothing)  # what the last look showed
@@ -195,7 +196,8 @@ class Observer:
         view.looked = True
         if not view.suspects:
             view.hints.clear()
-            view.untold = untold
+            # What came between a snapshot and the reading of the counts is the next one's.
+            view.untold = untold if shot.untold is None else shot.untold
             # What came between a snapshot and its reading of the counters counts for the next, too.
             view.counters = view.counters[1], counters
 

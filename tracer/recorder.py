@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from tracer.batches import RawBatch, take
 from tracer.errors import TraceError
-from tracer.evidence import Hint, Machine, Untold
+from tracer.evidence import Hint, Machine
 from tracer.fields import Columns, distinct
 from tracer.join import Join, Placing, Renamed, match_windows
 from tracer.kernel.sideband import Sideband
@@ -51,6 +51,7 @@ from tracer.telling import Action, action_of, together, whole
 from tracer.text import decode as text_of
 from tracer.threads import Thread, Threads
 from tracer.timeline import Lost, Timeline
+from tracer.untold import Untold
 
 Records = npt.NDArray[np.void]
 Bytes = npt.NDArray[np.uint8]
@@ -303,7 +304,7 @@ class Recorder:
                 threads.let_go(tid)
             space = self.spaces.of(tgid) if dead or kind == RecordType.EXEC else None
             if space is not None:
-                missed = self._missed_in(space)
+                missed = self.missed_in(space)
                 self.spaces.lifecycle(tasks[index])
                 if space.ended_ns is not None:
                     self._space_ended(space.number, missed, script)
@@ -485,7 +486,7 @@ class Recorder:
             old = self.last_space.get(tgid)
             left = self.spaces.find(old) if old is not None else None
             # What exec wrote into the new memory, the thread's count has from here on.
-            missed = self._missed_in(left) if left is not None else 0
+            missed = self.missed_in(left) if left is not None else 0
             self.threads.become_leader(int(record["child_tid"]), tid)
             self.threads.restart(tid, tgid, count)
             self.threads.reach(tid, count)
@@ -494,7 +495,7 @@ class Recorder:
             new = self.spaces.of(tgid)
             if new is not None:
                 self.last_space[tgid] = new.number
-                view = self.observer.view(new.number, own=self._missed_in(new))
+                view = self.observer.view(new.number, own=self.missed_in(new))
                 if new.number != old:  # else it was in exec when we came
                     view.born = Source.EXEC
                 self.changed.add(new.number)
@@ -505,7 +506,7 @@ class Recorder:
             self.threads.end(tid, count, int(record["task"]))
             self._close_call(tid)
             space = self.spaces.of(tgid)
-            missed = self._missed_in(space) if space is not None else 0
+            missed = self.missed_in(space) if space is not None else 0
             self.spaces.lifecycle(record)
             if space is not None and space.ended_ns is not None:
                 self._space_ended(space.number, missed, script)
@@ -745,7 +746,7 @@ class Recorder:
             space,
             shot,
             lambda pages: shot.regions(self.names, pages, owner.history.arrays),
-            untold._replace(own=self._missed_in(owner)),
+            untold._replace(own=self.missed_in(owner)),
             enough,
         )
 
@@ -775,7 +776,7 @@ class Recorder:
             dropped=counters["lost_other"] + self.unread_other + program.skipped_calls(),
         )
 
-    def _missed_in(self, space: Space) -> int:
+    def missed_in(self, space: Space) -> int:
         """Faults of the processes in this memory, or the last one there, that no record tells of.
 
         Those not read are anybody's.

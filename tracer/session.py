@@ -17,7 +17,6 @@ from tracer.closing import books_of, take_pages
 from tracer.code_files import CodeFiles
 from tracer.ending import DRAIN_S, Drain, Enough, Stalled
 from tracer.errors import TraceError
-from tracer.evidence import Untold
 from tracer.outputs.base import Books, Output, PageTable
 from tracer.picks import Picks
 from tracer.probes.choose import Attached
@@ -31,6 +30,7 @@ from tracer.snapshots import Snapshot, take, take_pinned
 from tracer.target import NOT_ASKED_FOR, Command
 from tracer.timeline import Watcher
 from tracer.totals import Totals
+from tracer.untold import Untold
 from tracer.waiting import Waiting
 
 if TYPE_CHECKING:
@@ -498,7 +498,8 @@ class Session:
         self, numbers: Iterable[int], enough: Callable[[], bool]
     ) -> dict[int, Snapshot]:
         """Snapshots of these spaces. Raises Enough where it is `enough` meanwhile."""
-        shots = {number: self._snapshot(number, enough) for number in sorted(numbers)}
+        untold = self._recorder.untold()
+        shots = {number: self._snapshot(number, untold, enough) for number in sorted(numbers)}
         return {number: shot for number, shot in shots.items() if shot is not None}
 
     def _observe(self, shots: dict[int, Snapshot]) -> dict[int, Snapshot]:
@@ -521,13 +522,16 @@ class Session:
         if self.outputs.screen is not None:
             self.outputs.screen.looked(self._recorder, number, shot)
 
-    def _snapshot(self, number: int, enough: Callable[[], bool]) -> Snapshot | None:
+    def _snapshot(self, number: int, untold: Untold, enough: Callable[[], bool]) -> Snapshot | None:
         space = self._recorder.spaces.find(number)
         if space is None or space.ended_ns is not None or not space.members:
             return None
+        untold = untold._replace(own=self._recorder.missed_in(space))
         for pid in sorted(space.members):
             with contextlib.suppress(ProcessGone):
-                return take(pid, self._recorder.observer.last_seen(number), enough)
+                shot = take(pid, self._recorder.observer.last_seen(number), enough)
+                shot.untold = untold
+                return shot
         return None
 
     def _release(self, shots: dict[int, Snapshot]) -> None:

@@ -15,6 +15,7 @@ from tracer.procfs.errors import ProcessGone
 from tracer.procfs.maps import Mapping, parse_maps, read_maps
 from tracer.procfs.pagemap import PageMap, frames
 from tracer.rows import Names, Region
+from tracer.untold import Untold
 
 U64 = npt.NDArray[np.uint64]
 
@@ -23,8 +24,11 @@ class Snapshot:
     """What pagemap showed between two moments (CLOCK_MONOTONIC ns).
 
     Something that happened before `before_ns` is in it, something after
-    `after_ns` is not; in between either may hold.
+    `after_ns` is not; in between either may hold. `untold`: what no record of the space told of
+    as it began; None: not asked.
     """
+
+    untold: Untold | None = None
 
     def __init__(
         self,

@@ -9,13 +9,14 @@ import numpy as np
 import pytest
 
 from tracer import evidence
-from tracer.evidence import Evidence, Hint, Machine, Untold
+from tracer.evidence import Evidence, Hint, Machine
 from tracer.procfs import kpageflags
 from tracer.procfs.mapped_files import Contents, _missing
 from tracer.procfs.maps import Mapping
 from tracer.rows import NO_FRAME
 from tracer.snapshots import Snapshot
 from tracer.sources import Loss, Source
+from tracer.untold import Untold
 
 P = 4096
 HUGE = 512

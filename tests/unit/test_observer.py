@@ -9,13 +9,14 @@ from hypothesis import strategies as st
 from test_timeline import CHILD, SPACE, A, B, C, Event, apply, check_books, page_of, tallies
 
 from tracer import observer
-from tracer.evidence import Hint, Machine, Untold
+from tracer.evidence import Hint, Machine
 from tracer.observer import Observer, Suspects
 from tracer.procfs.maps import Mapping
 from tracer.rows import NO_FRAME, Confirmed, Kind
 from tracer.snapshots import Snapshot
 from tracer.sources import Loss, Source
 from tracer.timeline import Timeline
+from tracer.untold import Untold
 
 P = 4096
 ALL_PAGES = (0, 1 << 20)
@@ -47,9 +48,13 @@ class World:
         missed: int = 0,
         filtered: int = 0,
         dropped: int = 0,
+        began: int | None = None,
         space: int = SPACE,
     ) -> None:
-        """A snapshot at `time` showing these pages in these frames."""
+        """A snapshot at `time` showing these pages in these frames.
+
+        `began`: so many faults were missed as it began; None: as many as at its end.
+        """
         pages = sorted(present)
         shot = Snapshot(
             pid=1,
@@ -60,6 +65,8 @@ class World:
             frames=np.array([present[page] for page in pages], np.uint64),
             swapped=np.array(sorted(swapped), np.uint64),
         )
+        if began is not None:
+            shot.untold = Untold(own=began, missed=began)
         untold = Untold(own=missed + filtered, missed=missed, filtered=filtered, dropped=dropped)
         self.observer.observe(space, shot, regions_4, untold)
 
@@ -242,6 +249,16 @@ def test_pages_that_came_by_faults_no_hook_saw(world: World) -> None:
     world.look(400, {7: A, 8: B}, missed=3)
     world.look(500, {7: A, 8: B}, missed=3)
     assert world.page(8)["source"] == Source.UNKNOWN
+
+
+def test_a_fault_that_no_hook_saw_as_a_snapshot_was_read(world: World) -> None:
+    """It is in the counts by then, and what it brought in the next snapshot only."""
+    world.born(Source.INITIAL)
+    world.look(100, {})
+    world.look(200, {}, began=0, missed=1)
+    for time in (300, 400):
+        world.look(time, {7: A}, began=1, missed=1)
+    assert world.page(7)["source"] == Source.MISSED
 
 
 def test_pages_that_came_by_faults_a_filter_left_out(world: World) -> None:
