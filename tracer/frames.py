@@ -3,18 +3,20 @@
 import ctypes
 import os
 import re
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tracer import elf
 from tracer.elf import Functions
 from tracer.procfs.maps import read_maps
-from tracer.procfs.perf_map import PerfMaps
+from tracer.procfs.perf_map import AGAIN_S, PerfMaps
 from tracer.stacks import Place, Stack
 from tracer.symbols import Symbols
 from tracer.unwind import Rule
 
 _MANGLED = re.compile(r"_Z(NK?)?(?=\d)")  # Itanium C++ ABI, 5.1
+_MOST_NAMELESS = 1024
 _LENGTH = re.compile(r"[1-9]\d{0,3}")
 
 NO_FRAME_POINTERS = "no frame pointers"
@@ -81,6 +83,8 @@ class FrameNames:
         self._vdso: Functions | None = None
         self._vdso_read = False
         self._known: dict[Place, Frame] = {}
+        self._nameless: list[Place] = []  # of code made at run time; its process may tell later
+        self._asked_s = 0.0  # time.monotonic()
 
     def frame(self, place: Place) -> Frame:
         """The name of a place."""
@@ -94,8 +98,25 @@ class FrameNames:
 
     def found(self, place: Place) -> None:
         """Name code made at run time as it is seen: its process may end, or put other there."""
-        if place.tgid:
-            self.frame(place)
+        if place.tgid and not self.frame(place).function and len(self._nameless) < _MOST_NAMELESS:
+            self._nameless.append(place)
+
+    def again(self, *, last: bool = False) -> None:
+        """Ask once more for what `found` had no name for; cheap, for a loop.
+
+        `last`: the trace is over, and the processes may end any moment.
+        """
+        now = time.monotonic()
+        if not self._nameless or (now - self._asked_s < AGAIN_S and not last):
+            return
+        self._asked_s = now
+        if last:
+            self._perf_maps.hurry()
+        self._nameless = [
+            place
+            for place in self._nameless
+            if not self.frame(place).function and not self._perf_maps.ended(place.tgid)
+        ]
 
     def kernel_names(self, addresses: Sequence[int]) -> list[str]:
         """The functions of kernel addresses, "" where unknown."""

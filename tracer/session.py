@@ -371,6 +371,8 @@ class Session:
             if len(self._waiting) > _MOST_WAITING_AT_END:
                 self._release({})
         self._show()
+        if self.frames is not None:
+            self.frames.again()
         self._retire()
         if tally.events != before:
             self._mapped.add(now, tally.mapped)
@@ -565,8 +567,12 @@ class Session:
         recorder, command = self._recorder, self.plan.command
         self._drain.begin()
         self._looping, self._poller = False, None
+        if self.frames is not None:
+            self.frames.again(last=True)
         status = None if command is None else command.poll()
         shots = self._read_the_rest(None if status is None else command)
+        if self.frames is not None:
+            self.frames.again(last=True)
         kernel = self._totals.settle(self._read_or_skip)
         if command is not None and status is not None:
             self._hold(0)

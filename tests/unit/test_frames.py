@@ -122,7 +122,7 @@ def test_of_what_is_not_known() -> None:
 
 def test_of_code_made_at_run_time(monkeypatch: pytest.MonkeyPatch) -> None:
     """By the perf map, also where that tells of it only later; what was found stays."""
-    monkeypatch.setattr(perf_map, "_AGAIN_S", 0.0)
+    monkeypatch.setattr(perf_map, "AGAIN_S", 0.0)
     names = names_of()
     path = Path(f"/tmp/perf-{os.getpid()}.map")
     in_file = Place(False, "/memfd:x (deleted)", 0x10, os.getpid(), True, address=0x1005)
@@ -137,6 +137,21 @@ def test_of_code_made_at_run_time(monkeypatch: pytest.MonkeyPatch) -> None:
         path.unlink()
     assert names.frame(in_file) == Frame(False, "compiled", 5, "[jit]", None)
     assert names.frame(anonymous) == Frame(False, "compiled", 8, "[jit]", None)
+
+
+def test_code_made_at_run_time_is_asked_for_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its process may tell of it a moment later, and be gone when its name is wanted."""
+    names, path = names_of(), Path(f"/tmp/perf-{os.getpid()}.map")
+    place = Place(False, "[anon]", 0x1008, os.getpid(), address=0x1008)
+    path.write_text("5000 10 another\n")
+    try:
+        names.found(place)
+        path.write_text("5000 10 another\n1000 10 compiled\n")
+        names.again()  # the map has just been read
+        names.again(last=True)
+    finally:
+        path.unlink()
+    assert names.frame(place) == Frame(False, "compiled", 8, "[jit]", None)
 
 
 @pytest.mark.parametrize(

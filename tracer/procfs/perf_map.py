@@ -22,7 +22,7 @@ _LINE = re.compile(rb"^" + _HEX + rb" " + _HEX + rb" ([^\n]{1,1024})", re.MULTIL
 _MOST_BYTES = 1 << 26  # of a file
 _MOST_IN_ALL = 1 << 27  # of the files whose functions are kept
 _MOST_MAPS = 64  # processes whose functions are kept
-_AGAIN_S = 0.2  # it grows while the program runs: looked at again after that at the earliest
+AGAIN_S = 0.2  # it grows while the program runs: looked at again after that at the earliest
 _MOST_FUNCTIONS = 1 << 20  # of a process
 _MOST_READINGS = 10_000  # of one process's file
 _MOST_OVERLAPS = 64  # functions before an address that may reach up to it
@@ -84,6 +84,11 @@ class PerfMaps:
             self._read(pid, known)
         return known.find(address)
 
+    def hurry(self) -> None:
+        """Whatever is asked next, its map is read again, however lately it was."""
+        for known in self._maps.values():
+            known.read_s = 0.0
+
     def ended(self, pid: int) -> bool:
         """Whether a process is gone, and no more will be known of it than is now."""
         known = self._maps.get(pid)
@@ -92,7 +97,7 @@ class PerfMaps:
     def _due(self, pid: int, known: _Map) -> bool:
         if known.ended or known.readings >= _MOST_READINGS:
             return False
-        return time.monotonic() - known.read_s > _AGAIN_S or not self._lives(pid)
+        return time.monotonic() - known.read_s > AGAIN_S or not self._lives(pid)
 
     def _lives(self, pid: int) -> bool:
         return os.path.exists(f"{self._roots.proc}/{pid}")
