@@ -45,6 +45,7 @@ _NOTHING = Snapshot(
     swapped=np.empty(0, np.uint64),
 )
 _AT_ONCE = 1 << 11  # blocks whose frames are told together
+_NO_WITNESS = (Source.UNKNOWN.value, Source.MISSED.value, Source.FILTERED.value)
 _BY_FAULT = (Source.FAULT.value, Source.AROUND.value)
 
 
@@ -275,20 +276,23 @@ class Observer:
             return self._evidence.given_by_exec(pages)
         source = self._evidence.givers(shot, pages, Source.UNKNOWN)
         if not view.looked and view.parent:
-            source[self._inherited(view, shot, pages, frames)] = Source.FORK
+            open_ = np.isin(source, _NO_WITNESS)
+            source[self._inherited(view, shot, pages, frames, open_)] = Source.FORK
         return source
 
-    def _inherited(self, view: SpaceView, shot: Snapshot, pages: U64, frames: U64) -> Bools:
+    def _inherited(
+        self, view: SpaceView, shot: Snapshot, pages: U64, frames: U64, open_: Bools
+    ) -> Bools:
         """Which of `pages` of a space made by fork came with that, unknown to our account.
 
-        What the parent had in the same frames; its file pages, it does not hand on. All, where
-        the parent had not been looked at by the fork.
+        What the parent had in the same frames; its file pages, it does not hand on. Of those that
+        nothing else explains (`open_`) all, where the parent had not been looked at by the fork.
         """
         parent = self._views.get(view.parent)
         image = parent.image if parent is not None else Image.nothing()
         theirs = (frames_in(image.words_of(pages)) == frames) & ~shot.of_file(pages)
         if not view.parent_looked:
-            theirs[:] = True
+            theirs |= open_
         return np.asarray(theirs)
 
     def _book_moves(

@@ -28,7 +28,11 @@ def tidy() -> Iterator[None]:
         path.unlink()
 
 
-IN_A_CONTAINER = [*OWN, "sh", "-ec", 'mount -t tmpfs x /tmp; exec "$0" "$@"']
+# The program itself may be below /tmp.
+IN_A_CONTAINER = [
+    *OWN,
+    *("sh", "-ec", 'exec 9< "$0"; mount -t tmpfs x /tmp; exec /proc/self/fd/9 "$@"'),
+]
 
 
 @pytest.mark.parametrize("under", [[], IN_A_CONTAINER], ids=["here", "in a container"])

@@ -323,6 +323,15 @@ def test_a_child_of_what_had_not_been_looked_at_has_it_by_fork(world: World) -> 
     assert world.page(7, space=2)["source"] == Source.FORK
 
 
+def test_what_such_a_child_filled_itself_is_not_by_fork(world: World) -> None:
+    heir(world, looked=False)
+    world.observer.hint(2, Hint(7 * P, 8 * P, Source.POPULATE))
+    for time in (200, 300):
+        world.look(time, {7: A, 8: B}, missed=1, space=2)
+    assert world.page(7, space=2)["source"] == Source.POPULATE
+    assert world.page(8, space=2)["source"] == Source.FORK
+
+
 def test_a_child_s_page_in_its_parent_s_frame_came_by_fork(world: World) -> None:
     """Filled in the parent where no hook saw it, since the last look; the other one was not."""
     heir(world, looked=True)
