@@ -159,9 +159,10 @@ class Recorder:
     def attach(self, pid: int, *, children: bool) -> None:
         """Trace a process that is there already, all its threads, from now. Raises ProcessGone."""
         self.tgids.add(pid)
+        since = time.monotonic_ns()
         self.attached.program.add_target(pid, children=children)
         now = time.monotonic_ns()  # of an exec that goes on then, the record is to come
-        space = self.spaces.attach(now, pid, None, _maps_of(pid))
+        space = self.spaces.attach(now, pid, None, _maps_of(pid), since)
         self.last_space[pid] = space.number
         self.observer.view(space.number, Source.INITIAL)
         self.changed.add(space.number)

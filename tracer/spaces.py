@@ -77,6 +77,8 @@ class Spaces:
         # before them or that the process was attached to since.
         self._execs: dict[int, int] = {}
         self._in_exec: set[int] = set()  # attached to; an exec's record may be still to come
+        # By process, attached to: since when it is traced, and the mappings read soon after.
+        self._first: dict[int, tuple[int, list[Mapping]]] = {}
         self._orphans: dict[int, list[Event]] = {}  # events before their process's FORK record
         self._ended: list[Space] = []
         self.code: CodeFiles | None = None  # where it matters of which file code is
@@ -98,17 +100,26 @@ class Spaces:
         return self._by_tgid.get(tgid)
 
     def attach(
-        self, time_ns: int, tgid: int, mm: int | None, mappings: Iterable[Mapping] = ()
+        self,
+        time_ns: int,
+        tgid: int,
+        mm: int | None,
+        mappings: Iterable[Mapping] = (),
+        since_ns: int | None = None,
     ) -> Space:
         """A target that is there when we come; `mm` None: told by its first own fault.
 
-        `mappings` began to be read at `time_ns`: of the memory an exec had changed to, if that
-        was told (ExecEvent) by then.
+        It is traced since `since_ns`, by default since `time_ns`, when `mappings` began to be
+        read: of the memory an exec had changed to, if that was told (ExecEvent) by then.
         """
         space = self._by_mm.get(mm) if mm else None
         if space is None:
             space = self._new(mm, tgid)
-            space.history.add_mappings(time_ns, self.settled(tgid, mappings))
+            listed = list(self.settled(tgid, mappings))
+            if since_ns is not None:
+                self._first[tgid] = since_ns, listed
+                space.history.add_mappings(since_ns, listed)
+            space.history.add_mappings(time_ns, listed)
         self._join(tgid, space)
         self._execs[tgid] = time_ns
         return space
@@ -214,6 +225,12 @@ class Spaces:
                 stream.append((event.time_ns, history))
             elif stream[0][1] is stream[-1][1] and self._by_tgid[event.pid].mm is None:
                 self._in_exec.add(event.pid)
+                since_ns, mappings = self._first.get(event.pid, (event.time_ns, []))
+                if since_ns < event.time_ns:  # until then it had others, which nobody read
+                    history = MappingHistory(self._names, self._files)
+                    history.add_mappings(event.time_ns, mappings)
+                    self._by_tgid[event.pid].history = history
+                    stream[0] = stream[0][0], history
 
     def settled(self, tgid: int, mappings: Iterable[Mapping]) -> list[Mapping]:
         """A process's mappings with the numbers of the files that code is of, where it matters."""
@@ -309,6 +326,7 @@ class Spaces:
         self._ended = []
         for space in self._by_tgid.values():
             space.history.advance(time_ns)
+        self._first.clear()  # what was told of that time, was fed
         self._orphans = {
             tgid: events for tgid, events in self._orphans.items() if events[-1].time_ns > time_ns
         }

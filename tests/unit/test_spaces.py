@@ -156,6 +156,20 @@ def test_attached_to_in_the_middle_of_an_exec(spaces: Spaces, faults: bool) -> N
     assert len(spaces) == 1
 
 
+def test_a_child_made_as_its_parent_was_attached_to(spaces: Spaces) -> None:
+    """After the hooks were on, before the mappings were read."""
+    spaces.attach(5, 10, None, [mapping(0, "/a")], since_ns=2)
+    spaces.fork(3, 10, A, 11, B)
+    assert names(spaces, fault(A, 10, 0, 3), fault(B, 11, 0, 4)) == ["/a", "/a"]
+
+
+def test_an_exec_as_it_was_attached_to(spaces: Spaces) -> None:
+    """What was mapped before it, nobody has read."""
+    spaces.attach(7, 10, None, [mapping(0, "/new")], since_ns=2)
+    spaces.feed([ExecEvent(4, 10, 10), event(5, 10, 0, "/new")])
+    assert names(spaces, fault(A, 10, 0, 3), fault(A, 10, 0, 6)) == ["", "/new"]
+
+
 def test_attached_to_after_an_exec(spaces: Spaces) -> None:
     """What was told of it makes no other memory; what is told of the next does."""
     spaces.attach(5, 10, None, [mapping(0, "/one")])

@@ -130,6 +130,8 @@ def scan_held(
     try:
         for start, end in without([(spans[0][0], spans[-1][1])], skip):
             yield from _scan(descriptor, start, end)
+    except ProcessLookupError:  # since 6.16
+        raise ProcessGone(pid) from None
     except OSError as error:
         if error.errno not in (errno.ENOTTY, errno.EINVAL, errno.ENOSYS):
             raise
