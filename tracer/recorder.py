@@ -486,11 +486,14 @@ class Recorder:
         elif kind == RecordType.EXEC:
             old = self.last_space.get(tgid)
             left = self.spaces.find(old) if old is not None else None
-            # What exec wrote into the new memory, the thread's count has from here on.
-            missed = self.missed_in(left) if left is not None else 0
+            # What exec wrote into the new memory is in the thread's count from here on; with
+            # perf in no record.
+            before = self.missed_in(left) if left is not None else 0
             self.threads.become_leader(int(record["child_tid"]), tid)
             self.threads.restart(tid, tgid, count)
             self.threads.reach(tid, count)
+            blind = self.attached.probe.name == "perf"
+            missed = before if blind or left is None else self.missed_in(left)
             self._name(tid, record)
             self.spaces.lifecycle(record)
             new = self.spaces.of(tgid)
@@ -722,6 +725,8 @@ class Recorder:
         """
         space = self.spaces.find(number)
         if space is None or space.ended_ns is not None or shot.pid not in space.members:
+            return False
+        if shot.before_ns < space.built_ns:
             return False
         # The record that says so may be lost.
         return not space.building or self.attached.program.counters()["lost_other"] > 0

@@ -57,6 +57,7 @@ class Space:
     ended_ns: int | None = None
     retired: bool = False  # … and the timeline has let go of its pages
     building: bool = False
+    built_ns: int = 0  # when that was over, where it was told
 
 
 class Spaces:
@@ -156,7 +157,8 @@ class Spaces:
             self.fork(time_ns, tgid, int(record["mm"]), *child)
         elif kind == RecordType.EXEC:
             self.exec(time_ns, tgid, int(record["mm"]))
-            self._by_tgid[tgid].building = False
+            space = self._by_tgid[tgid]
+            space.building, space.built_ns = False, time_ns
         elif kind == RecordType.EXIT and record["group_dead"]:
             self.exit(time_ns, tgid)
 

@@ -374,7 +374,9 @@ def test_what_exec_still_moves_is_not_looked_at(recorder: Recorder, kernel: Kern
     kernel.counts["lost_other"] = 0
     kernel.task(RecordType.EXEC, mm=NEW_MM, child_tid=PID, count=103)
     cycle(recorder)
-    assert recorder.is_of(shot, 2)
+    assert not recorder.is_of(shot, 2)  # it was taken before that
+    later = Snapshot(PID, kernel.time, kernel.time + 1, [], nothing, nothing, nothing)
+    assert recorder.is_of(later, 2)
     assert recorder.observer.view(2).born == Source.EXEC
 
 
