@@ -553,9 +553,11 @@ class Recorder:
 
     def _close_ended(self, ended: list[tuple[int, int]]) -> None:
         """These spaces ended, and all that came before has been told of them."""
-        untold = self.untold() if ended else Untold()
+        untold: Untold | None = None
         for number, missed in ended:
-            self.observer.close(number, untold._replace(own=missed))
+            if self.timeline.has_unseen(number):
+                untold = untold or self.untold()  # asked of the kernel, and seldom wanted
+                self.observer.close(number, untold._replace(own=missed))
             self.timeline.drop_assumed(number)
 
     def _let_go(self, script: "_Script") -> None:
@@ -766,7 +768,9 @@ class Recorder:
 
     def missed(self) -> int:
         """Faults the kernel counted for the targets that no record and no counter tells of."""
-        counters = self.attached.program.counters()
+        return self._missed(self.attached.program.counters())
+
+    def _missed(self, counters: dict[str, int]) -> int:
         gaps = self.threads.counted - self.threads.seen
         return gaps - counters["lost"] - counters["filtered"]
 
@@ -776,7 +780,7 @@ class Recorder:
         counters = program.counters()
         lost = counters["lost"] + self.unread
         return Untold(
-            missed=max(0, self.missed()) + lost,
+            missed=max(0, self._missed(counters)) + lost,
             filtered=counters["filtered"],
             lost=lost,
             dropped=counters["lost_other"] + self.unread_other + program.skipped_calls(),

@@ -716,6 +716,10 @@ class Timeline:
         """A snapshot showed these slots' pages without the frame they had."""
         self._lose(at, time_ns, cause)
 
+    def has_unseen(self, space: int) -> bool:
+        """Whether `unseen` would return any."""
+        return space in self._unseen
+
     def unseen(self, space: int) -> Changes | None:
         """What faults found done that no record told of, since this was last asked."""
         return self._unseen.take(space)
