@@ -21,6 +21,7 @@
 #include "walk.h"
 #include "calls.h"
 #include "remote.h"
+#include "fill.h"
 #include "stack.h"
 
 #define FAULT_FLAG_WRITE 0x1
@@ -1776,6 +1777,48 @@ static __always_inline void userfault_call(u64 frame, u64 result, u64 id, int ac
 }
 
 #ifdef PROBE_PERF
+/* What is mapped now in [start, end), which a call has filled; as much as FILLED_RECORDS hold. */
+static __always_inline void emit_filled(u64 id, u64 mm, u64 start, u64 end)
+{
+	u64 address = start & ~(WINDOW_BYTES - 1), sequence, span;
+	struct window_record *w;
+	struct walk at;
+
+	for (u32 i = 0; i < FILLED_RECORDS; i++) {
+		if (address >= end)
+			break;
+		COUNTED(i);
+		at.level = 0;
+		if (!walk_down(mm, address, &at) || !at.level || at.level > 3)
+			break;
+		span = at.level == 3 ? HUGE_BYTES * 512 : at.level == 2 ? HUGE_BYTES : WINDOW_BYTES;
+		address &= ~(span - 1);
+		if (at.level == 1 || (at.level == 2 && is_present(at.entry))) {
+			w = reserve(&sequence);
+			if (!w) {
+				count(COUNT_LOST_TASK);
+				break;
+			}
+			CLEAR_BODY(w);
+			w->type = RECORD_FILLED;
+			w->marks = w->spare = 0;
+			w->level = at.level;
+			w->time_ns = bpf_ktime_get_ns();
+			w->tgid = id >> 32;
+			w->tid = id;
+			w->mm = mm;
+			w->address = address;
+			w->seen = part_of(address, span >> 12, start, end);
+			if (at.level == 1)
+				bpf_probe_read_kernel(w->entries, sizeof(w->entries), (void *)window_slot(&at));
+			else
+				w->entries[0] = at.entry;
+			submit(w, sequence);
+		}
+		address += span;
+	}
+}
+
 /* Whether the numbers that a task gives for processes mean what they mean to us. */
 static __always_inline int counts_as_we_do(u64 task)
 {
@@ -1826,7 +1869,7 @@ RAW_TRACEPOINT_PROBE(sys_exit)
 {
 	u64 id = current_id();
 	int active = is_active(id >> 32);
-	u64 task, mm = 0;
+	u64 task, mm = 0, start, end;
 	struct call c;
 
 	if (active) {
@@ -1835,6 +1878,10 @@ RAW_TRACEPOINT_PROBE(sys_exit)
 			__sync_fetch_and_add(MAPPINGS, 1);
 			READ(mm, task, O_TASK_MM);
 			emit_call(RECORD_SYSCALL, id, mm, &c, ctx->args[1]);
+#ifdef PROBE_PERF
+			if (fills(&c, ctx->args[1], &start, &end))
+				emit_filled(id, mm, start, end);
+#endif
 			return 0;
 		}
 	}

@@ -26,6 +26,7 @@
 #define RECORD_SYSCALL 8 /* a target changed its mappings */
 #define RECORD_CALL    9 /* a target begins such a call, which may take pages from other threads */
 #define RECORD_STACK  10 /* part of a call stack; comes before the first fault with that stack */
+#define RECORD_FILLED 11 /* a window of what a call filled in advance; comes after its SYSCALL */
 
 /* fault_record.marks */
 #define MARK_BEFORE    0x01 /* entry_before, level_before, mask_before are known */
@@ -74,7 +75,7 @@ struct fault_record {
 	u64 stack;        /* the call stack: stack_record.stack; 0 where none was taken */
 };
 
-struct window_record {
+struct window_record { /* WINDOW, FILLED */
 	u8  type;
 	u8  marks;
 	u8  level;
@@ -85,10 +86,15 @@ struct window_record {
 	u32 tid;
 	u64 mm;
 	u64 address;      /* the window's first page; of a row the page table's */
-	u64 seen;         /* which pages are present: low 16 bits before, next 16 after */
+	/*
+	 * Which pages are present: low 16 bits before, next 16 after. FILLED: which are the call's,
+	 * the number of the first in the low 16 bits, that of the one after the last in the next.
+	 */
+	u64 seen;
 	/*
 	 * Raw page-table entries at completion. Of a row: the frame that the first page would have,
-	 * then eight words of bits: which pages are mapped, each to its frame in the row.
+	 * then eight words of bits: which pages are mapped, each to its frame in the row. FILLED:
+	 * where `level` is 2 the first is a huge page's, and there are no others.
 	 */
 	u64 entries[16];
 };

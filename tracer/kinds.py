@@ -143,6 +143,20 @@ def _repeated(one: Judged, frame: U64) -> Judged:
     return Judged(old=old, new=new, **repeat(one))
 
 
+def filled(record: np.void) -> tuple[U64, U64]:
+    """The pages (virtual page numbers) that a FILLED record (bpf/record.h) tells of, and frames."""
+    first, last = int(record["seen"]) & 0xFFFF, int(record["seen"]) >> 16
+    number = np.arange(first, last, dtype=np.uint64)
+    if record["level"] == 2:
+        raw = np.full(len(number), record["entries"][0])
+    else:
+        raw = record["entries"][first:last]
+    address = np.uint64(record["address"]) + (number << np.uint64(12))
+    found = entries(raw, np.full(len(raw), record["level"]), np.ones(len(raw), np.bool_), address)
+    there = found.present & (found.frame != np.uint64(NO_FRAME))
+    return address[there] >> np.uint64(12), found.frame[there]
+
+
 def entries(raw: U64, level: npt.NDArray[np.uint8], known: Bools, address: U64) -> Entries:
     """Take apart raw entries found at `level` (1 PTE, 2 PMD, 3 PUD) for the page at `address`."""
     some = raw != 0

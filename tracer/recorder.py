@@ -21,6 +21,7 @@ from tracer.evidence import Hint, Machine
 from tracer.fields import Columns, distinct
 from tracer.join import Join, Placing, Renamed, match_windows
 from tracer.kernel.sideband import Sideband
+from tracer.kinds import filled
 from tracer.mappings import Unmap
 from tracer.observer import Observer
 from tracer.probes.choose import Attached
@@ -360,6 +361,10 @@ class Recorder:
                     script.effects.append(change)
                 continue
             raw = batch.rest[index]
+            if kind == RecordType.FILLED:
+                record = raw.view(self.layout.window)[0]
+                self._filled(record, faults[len(script.placing) : int(batch.before[index])], script)
+                continue
             record, before = raw.view(self.layout.task)[0], int(batch.before[index])
             # A thread's id used again: what came before is the old one's.
             reused = kind == RecordType.FORK and int(record["child_tid"]) in self.threads.live
@@ -635,6 +640,29 @@ class Recorder:
         elif change.gives_up:
             self.observer.hint(space.number, Hint(change.start, change.end, loss=change.loss))
         return None
+
+    def _filled(self, record: np.void, faults: Columns, script: "_Script") -> None:
+        """What a call has filled in advance, told as it returned; `faults` came before that."""
+        space = self.spaces.at(int(record["mm"])) or self.spaces.of(int(record["tgid"]))
+        if space is None:
+            return
+        view = self.observer.view(space.number)
+        if not view.looked and view.born != Source.EXEC:
+            return  # it may have been there before the call: the first look tells
+        pages, frames = filled(record)
+        if not len(pages):
+            return
+        # Whose mapping it is, is asked now: it may be gone when the batch is over.
+        self._segment(script, faults)
+        script.placing.settle([space.number])
+        time_ns = int(record["time_ns"])
+        times = np.full(len(pages), time_ns, np.uint64)
+        regions = self.spaces.lookup(space.number, pages << np.uint64(12), times)[0]
+        fill = partial(
+            self.timeline.fill, space.number, pages, frames, time_ns, regions.astype(np.uint32)
+        )
+        start, end = int(pages[0]), int(pages[-1]) + 1
+        script.actions.append(Action(len(script.placing), ((space.number, start, end),), fill))
 
     def _takes(self, made: Takes, script: "_Script") -> None:
         """What `_syscall` does, for calls that only take."""

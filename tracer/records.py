@@ -27,6 +27,7 @@ class RecordType(IntEnum):
     SYSCALL = 8
     CALL = 9
     STACK = 10
+    FILLED = 11
 
 
 class Mark(IntFlag):

@@ -906,6 +906,22 @@ class Timeline:
         self._replace(to[open_], times)
         self._gain(to[open_], times, frames[open_], Source.UFFD, regions[open_])
 
+    def fill(self, space: int, pages: U64, frames: U64, time_ns: int, regions: Ids) -> None:
+        """A call that filled these pages in advance returned: they were in `frames` then.
+
+        Those that are there by our account came before it.
+        """
+        at = self._store.slots(space, pages)
+        columns = self._columns
+        assumed = columns["assumed"][at].astype(np.bool_)
+        same = columns["frame"][at] == frames
+        self.confirm_inherited(at[assumed & same])
+        self.forget(at[assumed & ~same])
+        new = ~same & (columns["changed_ns"][at] <= time_ns)
+        at = at[new]
+        self._replace(at, np.full(len(at), time_ns))
+        self._gain(at, time_ns, frames[new], Source.POPULATE, regions[new])
+
     def inherit(self, parent: int, child: int, time_ns: int) -> None:
         """fork: the child may have every page its parent has; what it does have shows later."""
         at = self.resident(parent)

@@ -1,0 +1,49 @@
+/* SPDX-License-Identifier: (MIT OR GPL-2.0) */
+/*
+ * Calls that fill memory in advance: mmap with MAP_POPULATE or MAP_LOCKED, mlock and madvise. The
+ * faults they take for it raise no exception, which is all that perf's events tell of; what is
+ * mapped as they return is told instead.
+ */
+#ifndef PAGEFAULT_FILL_H
+#define PAGEFAULT_FILL_H
+
+#define CALL_MAP_FILLS 0xa000 /* MAP_POPULATE, MAP_LOCKED */
+#define CALL_MLOCK_ONFAULT 1
+#define CALL_MADV_POPULATE_READ 22
+#define CALL_MADV_POPULATE_WRITE 23
+
+#define FILLED_RECORDS 256 /* of a call: 16 MiB of small pages */
+#define WINDOW_BYTES (WINDOW_PAGES * 4096UL)
+#define HUGE_BYTES (1UL << 21)
+
+/* Whether a call that returned may have filled a range, and which: [*start, *end). */
+static __always_inline int fills(struct call *c, u64 result, u64 *start, u64 *end)
+{
+	*start = c->args[0] & ~4095UL;
+	*end = (c->args[0] + c->args[1] + 4095) & ~4095UL;
+	switch (c->number) {
+	case CALL_MMAP:
+		*start = result;
+		*end = (result + c->args[1] + 4095) & ~4095UL;
+		return (long long)result > 0 && (c->args[3] & CALL_MAP_FILLS);
+	case CALL_MLOCK:
+		return 1;
+	case CALL_MLOCK2:
+		return !(c->args[2] & CALL_MLOCK_ONFAULT);
+	case CALL_MADVISE:
+		return c->args[2] == CALL_MADV_POPULATE_READ ||
+		       c->args[2] == CALL_MADV_POPULATE_WRITE;
+	}
+	return 0;
+}
+
+/* Which of `pages` from `address` on are in [start, end): number of the first, and of the one after the last. */
+static __always_inline u64 part_of(u64 address, u32 pages, u64 start, u64 end)
+{
+	u64 first = start > address ? (start - address) >> 12 : 0;
+	u64 last = (end - address) >> 12;
+
+	return first | (last < pages ? last : pages) << 16;
+}
+
+#endif
