@@ -239,27 +239,42 @@ static __always_inline void count(u32 which)
 #ifdef MAPPED_RING
 #define CLAIM_TRIES 64 /* each that fails is one that another CPU won; then it counts as lost */
 
-static __always_inline void *reserve(u64 *sequence)
+/* Room for `records` of them, the first of which is number `*first`; 0 where there is none. */
+static __always_inline int claim(u64 records, u64 *first)
 {
 	struct positions *ring = POSITIONS;
 	u64 head, found, mask = ring->mask;
-	u32 number;
 
 #pragma clang loop unroll(disable)
 	for (int tries = 0; tries < CLAIM_TRIES; tries++) {
 		head = *(volatile u64 *)&ring->head;
 		/* Signed: others may have claimed records since, and the tail be ahead of that head. */
-		if ((s64)(head - *(volatile u64 *)&ring->tail) > (s64)mask)
+		if ((s64)(head - *(volatile u64 *)&ring->tail) > (s64)(mask - (records - 1)))
 			return 0;
-		found = __sync_val_compare_and_swap(&ring->head, head, head + 1);
+		found = __sync_val_compare_and_swap(&ring->head, head, head + records);
 		asm volatile("" : "+r"(found)); /* the compiler would keep a flag instead */
 		if (found != head)
 			continue;
-		*sequence = head << 32;
-		number = head & mask;
-		return records.lookup(&number);
+		*first = head;
+		return 1;
 	}
 	return 0;
+}
+
+/* One of the records that claim() gave room for; each of them must be submitted. */
+static __always_inline void *claimed(u64 which, u64 *sequence)
+{
+	u32 number = which & POSITIONS->mask;
+
+	*sequence = which << 32;
+	return records.lookup(&number);
+}
+
+static __always_inline void *reserve(u64 *sequence)
+{
+	u64 first;
+
+	return claim(1, &first) ? claimed(first, sequence) : 0;
 }
 
 /* The sequence is the last to be written: x86 keeps the order of stores. */
@@ -273,6 +288,18 @@ static __always_inline void *reserve(u64 *sequence)
 {
 	*sequence = 0;
 	return records.ringbuf_reserve(RECORD_SIZE);
+}
+
+/* It knows no more than one at a time. */
+static __always_inline int claim(u64 records, u64 *first)
+{
+	*first = 0;
+	return 1;
+}
+
+static __always_inline void *claimed(u64 which, u64 *sequence)
+{
+	return reserve(sequence);
 }
 
 static __always_inline void submit(void *record, u64 sequence)
@@ -1777,45 +1804,79 @@ static __always_inline void userfault_call(u64 frame, u64 result, u64 id, int ac
 }
 
 #ifdef PROBE_PERF
-/* What is mapped now in [start, end), which a call has filled; as much as FILLED_RECORDS hold. */
-static __always_inline void emit_filled(u64 id, u64 mm, u64 start, u64 end)
+/* One window, or huge page, that `at` leads to, of [start, end); 0 if there was no room for it. */
+static __always_inline int emit_filled(u64 which, u64 id, u64 mm, u64 address, u64 start, u64 end,
+				       u32 level, struct walk *at)
 {
-	u64 address = start & ~(WINDOW_BYTES - 1), sequence, span;
-	struct window_record *w;
+	u64 sequence;
+	struct window_record *w = claimed(which, &sequence);
+
+	if (!w)
+		return 0;
+	w->type = RECORD_FILLED;
+	w->marks = w->spare = 0;
+	w->level = level;
+	w->time_ns = bpf_ktime_get_ns();
+	w->tgid = id >> 32;
+	w->tid = id;
+	w->mm = mm;
+	w->address = address;
+	w->seen = part_of(address, level == 1 ? WINDOW_PAGES : 512, start, end);
+	if (level == 1) {
+		bpf_probe_read_kernel(w->entries, sizeof(w->entries), (void *)at->slot);
+	} else {
+		__builtin_memset(w->entries, 0, sizeof(w->entries));
+		w->entries[0] = at->entry;
+	}
+	submit(w, sequence);
+	return 1;
+}
+
+/*
+ * What is mapped now in [start, end), which a call has filled; as much as FILLED_TABLES hold.
+ * Room is claimed for a page table at once: with a search for room in the inner loop the verifier
+ * sees too many ways through it.
+ */
+static __always_inline void emit_all_filled(u64 id, u64 mm, u64 start, u64 end)
+{
+	u64 address = start & ~(WINDOW_BYTES - 1), next, windows, first;
 	struct walk at;
 
-	for (u32 i = 0; i < FILLED_RECORDS; i++) {
+	for (u32 table = 0; table < FILLED_TABLES; table++) {
 		if (address >= end)
 			break;
-		COUNTED(i);
+		COUNTED(table);
 		at.level = 0;
-		if (!walk_down(mm, address, &at) || !at.level || at.level > 3)
+		if (!walk_down(mm, address, &at) || !at.level || at.level > 2)
 			break;
-		span = at.level == 3 ? HUGE_BYTES * 512 : at.level == 2 ? HUGE_BYTES : WINDOW_BYTES;
-		address &= ~(span - 1);
-		if (at.level == 1 || (at.level == 2 && is_present(at.entry))) {
-			w = reserve(&sequence);
-			if (!w) {
+		next = (address & HUGE_PAGE) + HUGE_BYTES;
+		if (at.level == 2) {
+			if (is_present(at.entry) &&
+			    (!claim(1, &first) ||
+			     !emit_filled(first, id, mm, address & HUGE_PAGE, start, end, 2, &at))) {
 				count(COUNT_LOST_TASK);
 				break;
 			}
-			CLEAR_BODY(w);
-			w->type = RECORD_FILLED;
-			w->marks = w->spare = 0;
-			w->level = at.level;
-			w->time_ns = bpf_ktime_get_ns();
-			w->tgid = id >> 32;
-			w->tid = id;
-			w->mm = mm;
-			w->address = address;
-			w->seen = part_of(address, span >> 12, start, end);
-			if (at.level == 1)
-				bpf_probe_read_kernel(w->entries, sizeof(w->entries), (void *)window_slot(&at));
-			else
-				w->entries[0] = at.entry;
-			submit(w, sequence);
+			address = next;
+			continue;
 		}
-		address += span;
+		windows = (least(next, end) - address + WINDOW_BYTES - 1) / WINDOW_BYTES;
+		if (!claim(windows, &first)) {
+			count(COUNT_LOST_TASK);
+			break;
+		}
+		at.slot = window_slot(&at);
+		for (u32 i = 0; i < WINDOWS; i++) {
+			if (i >= windows)
+				break;
+			COUNTED(i);
+			if (!emit_filled(first + i, id, mm, address, start, end, 1, &at)) {
+				count(COUNT_LOST_TASK);
+				return;
+			}
+			at.slot += WINDOW_PAGES * 8;
+			address += WINDOW_BYTES;
+		}
 	}
 }
 
@@ -1880,7 +1941,7 @@ RAW_TRACEPOINT_PROBE(sys_exit)
 			emit_call(RECORD_SYSCALL, id, mm, &c, ctx->args[1]);
 #ifdef PROBE_PERF
 			if (fills(&c, ctx->args[1], &start, &end))
-				emit_filled(id, mm, start, end);
+				emit_all_filled(id, mm, start, end);
 #endif
 			return 0;
 		}

@@ -28,7 +28,9 @@ _LEAF = np.uint16(0x080)
 _DIRTY = np.uint64(0x040 | 1 << 58)  # the hardware's bit, or _PAGE_SAVED_DIRTY (since 6.6)
 _PROTNONE = np.uint16(0x100)
 _EITHER = _PRESENT | _PROTNONE
+_SPECIAL = np.uint64(0x200)  # _PAGE_SPECIAL, arch/x86/include/asm/pgtable_types.h
 _FRAME = np.uint64(0x000FFFFFFFFFF000)
+_WINDOW_PAGES = 16  # bpf/walk.h
 _NO_FRAME = np.uint64(NO_FRAME)
 
 # Swap-like entries: the type is the top five bits (arch/x86/include/asm/pgtable_64.h).
@@ -143,17 +145,21 @@ def _repeated(one: Judged, frame: U64) -> Judged:
     return Judged(old=old, new=new, **repeat(one))
 
 
-def filled(record: np.void) -> tuple[U64, U64]:
-    """The pages (virtual page numbers) that a FILLED record (bpf/record.h) tells of, and frames."""
+def filled(record: np.void, zero_frame: int) -> tuple[U64, U64]:
+    """The pages (virtual page numbers) that a FILLED record (bpf/record.h) tells of, and frames.
+
+    Without frames that have no page (remap_pfn_range() marks these special, as vm_normal_page()
+    in mm/memory.c has it, but the zero page is, too): pagemap does not show them.
+    """
+    huge = record["level"] == 2
     first, last = int(record["seen"]) & 0xFFFF, int(record["seen"]) >> 16
-    number = np.arange(first, last, dtype=np.uint64)
-    if record["level"] == 2:
-        raw = np.full(len(number), record["entries"][0])
-    else:
-        raw = record["entries"][first:last]
+    number = np.arange(512 if huge else _WINDOW_PAGES, dtype=np.uint64)[first:last]
+    raw = np.full(len(number), record["entries"][0]) if huge else record["entries"][first:last]
     address = np.uint64(record["address"]) + (number << np.uint64(12))
     found = entries(raw, np.full(len(raw), record["level"]), np.ones(len(raw), np.bool_), address)
-    there = found.present & (found.frame != np.uint64(NO_FRAME))
+    there = found.present & (found.frame != _NO_FRAME)
+    if record["level"] == 1:
+        there &= (raw & _SPECIAL == 0) | (found.frame == np.uint64(zero_frame))
     return address[there] >> np.uint64(12), found.frame[there]
 
 

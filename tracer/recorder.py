@@ -649,7 +649,7 @@ class Recorder:
         view = self.observer.view(space.number)
         if not view.looked and view.born != Source.EXEC:
             return  # it may have been there before the call: the first look tells
-        pages, frames = filled(record)
+        pages, frames = filled(record, self.attached.direct_map.zero_frame)
         if not len(pages):
             return
         # Whose mapping it is, is asked now: it may be gone when the batch is over.

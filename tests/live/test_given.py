@@ -11,6 +11,7 @@ from tests.live.tracing import Traced, check_all, trace
 from tests.live.workload import Range, Workload
 from tracer.probes.choose import Attached
 from tracer.rows import Cause
+from tracer.sources import Loss
 
 N = 71
 
@@ -34,6 +35,17 @@ def test_madv_populate(attached: Attached, access: str) -> None:
     if "missing" in traced.report.resident:
         pytest.skip(f"MADV_POPULATE_{access.upper()}")
     check_populated(traced, {"zero" if access == "read" else "anon": N})
+
+
+def test_populated_and_unmapped_before_a_look(attached: Attached) -> None:
+    """Where the probe is blind, what the call left as it returned tells."""
+    traced = trace(attached, "populate-gone", N)
+    check_all(traced, blind=tuple(count.label for count in traced.report.counts))
+    anon = traced.report.ranges["anon"]
+    blind = traced.probe == "perf"
+    assert traced.kinds(anon) == ({} if blind else {"anon": N})
+    assert traced.sources(anon) == {"populate" if blind else "fault": N}
+    assert {page["last_loss"] for page in traced.table(anon).values()} == {Loss.MUNMAP}
 
 
 @pytest.mark.parametrize("name", ["mlock-future", "mlock-all"])

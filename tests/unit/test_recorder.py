@@ -27,6 +27,7 @@ MM, CHILD_MM, NEW_MM = (0xFFFF_8880_0000_0000 + n * 0x1000 for n in (1, 2, 3))
 BASE = 0x7F00_0000_0000
 F = 0x2_8664_0000
 MUNMAP, MMAP, BRK, MREMAP, MADVISE = 11, 9, 12, 25, 28
+POPULATE = 0x8000  # of mmap
 
 
 class Kernel:
@@ -77,6 +78,16 @@ class Kernel:
         entries = [pte(F + n * P) if after >> n & 1 else 0 for n in range(16)]
         common = {"mm": MM, "tgid": PID, "tid": PID, "time_ns": time, "address": BASE}
         self.put(windows(1, **{**common, "entries": entries, "seen": after << 16, **fields}))
+
+    def filled(self, page: int, entries: list[int], first: int = 0, level: int = 1) -> None:
+        """A call that has just returned filled pages from `page` on."""
+        self.time += 1
+        last = 512 if level == 2 else len(entries)
+        common = {"mm": MM, "tgid": PID, "tid": PID, "time_ns": self.time, "level": level}
+        window = windows(1, **common, address=BASE + page * P, seen=first | last << 16)
+        window["type"] = RecordType.FILLED
+        window["entries"][0, : len(entries)] = entries
+        self.put(window)
 
     def task(self, kind: RecordType, **fields: Any) -> None:
         self.time += 100
@@ -289,6 +300,36 @@ def test_exec_s_own_faults_come_before_its_record(
     rows = cycle(recorder)
     assert of(rows, "space") == [1] * 70 + [2] * (71 + built)
     assert len(recorder.spaces) == 2
+
+
+def test_what_a_call_filled_in_advance(recorder: Recorder, kernel: Kernel) -> None:
+    """As it returned, with its mapping, though all is gone before anybody looks."""
+    recorder.observer.view(1).looked = True
+    kernel.fault(33, F + 33 * P)
+    kernel.syscall(MMAP, 0, 4 * P, 3, POPULATE, result=BASE + 32 * P)
+    there, special = pte(F + 33 * P), pte(F + 40 * P) | 0x200
+    kernel.filled(32, [pte(F + 32 * P), there, special, pte(F + 35 * P)], first=0)
+    kernel.syscall(MUNMAP, BASE + 32 * P, 4 * P)
+    cycle(recorder)
+    assert gained(recorder) == {Source.FAULT: 1, Source.POPULATE: 2}
+    assert recorder.timeline.tally.lost[Loss.MUNMAP] == 3
+    (region,) = recorder.timeline.tally.gained_in
+    assert recorder.names.regions[region].perms == "rw-p"
+
+
+def test_what_a_call_filled_with_a_huge_page(recorder: Recorder, kernel: Kernel) -> None:
+    recorder.observer.view(1).looked = True
+    kernel.filled(0, [pte(1 << 30, PRESENT | WRITABLE | 0x80)], first=100, level=2)
+    cycle(recorder)
+    assert gained(recorder) == {Source.POPULATE: 412}
+    assert frame(recorder, 100, 1) == (1 << 30) + 100 * P
+
+
+def test_what_may_have_been_filled_before_the_trace(recorder: Recorder, kernel: Kernel) -> None:
+    """The first look tells."""
+    kernel.filled(0, [pte(F)])
+    cycle(recorder)
+    assert gained(recorder) == {}
 
 
 # -- lives ------------------------------------------------------------------------------

@@ -143,7 +143,7 @@ def load_program(kind: int, code: bytes, name: str, attach_type: int = 0, btf_id
     licence, instructions = _buffer(b"GPL\0"), _buffer(code)
 
     def attr(log: "ctypes.Array[ctypes.c_char] | None" = None) -> bytes:
-        where = (1, len(log), ctypes.addressof(log)) if log is not None else (0, 0, 0)
+        where = (4, len(log), ctypes.addressof(log)) if log is not None else (0, 0, 0)
         places = ctypes.addressof(instructions), ctypes.addressof(licence)
         named = (name.encode()[:15], 0, attach_type, 0, 0, 0, 0, 0, 0, 0, btf_id)
         return _PROGRAM.pack(kind, len(code) // 8, *places, *where, 0, 0, *named)
