@@ -1,14 +1,16 @@
 /* SPDX-License-Identifier: (MIT OR GPL-2.0) */
 /*
- * Calls that fill memory in advance: mmap with MAP_POPULATE or MAP_LOCKED, mlock and madvise. The
- * faults they take for it raise no exception, which is all that perf's events tell of; what is
- * mapped as they return is told instead.
+ * Calls that fill memory in advance: mmap with MAP_POPULATE or MAP_LOCKED, or after
+ * mlockall(MCL_FUTURE), mlock and madvise. The faults they take for it raise no exception, which
+ * is all that perf's events tell of; what is mapped as they return is told instead.
  */
 #ifndef PAGEFAULT_FILL_H
 #define PAGEFAULT_FILL_H
 
 #define CALL_MAP_FILLS 0xa000 /* MAP_POPULATE, MAP_LOCKED */
 #define CALL_MLOCK_ONFAULT 1
+#define CALL_VM_LOCKED 0x2000 /* of mm_struct.def_flags */
+#define CALL_VM_LOCKONFAULT 0x80000
 #define CALL_MADV_POPULATE_READ 22
 #define CALL_MADV_POPULATE_WRITE 23
 
@@ -16,8 +18,19 @@
 #define WINDOW_BYTES (WINDOW_PAGES * 4096UL)
 #define HUGE_BYTES (1UL << 21)
 
+/* Whether what this memory maps is filled at once: mlockall(MCL_FUTURE). */
+static __always_inline int fills_all(u64 mm)
+{
+	u32 flags = 0;
+
+#ifdef O_MM_DEF_FLAGS
+	READ(flags, mm, O_MM_DEF_FLAGS);
+#endif
+	return (flags & (CALL_VM_LOCKED | CALL_VM_LOCKONFAULT)) == CALL_VM_LOCKED;
+}
+
 /* Whether a call that returned may have filled a range, and which: [*start, *end). */
-static __always_inline int fills(struct call *c, u64 result, u64 *start, u64 *end)
+static __always_inline int fills(struct call *c, u64 mm, u64 result, u64 *start, u64 *end)
 {
 	*start = c->args[0] & ~4095UL;
 	*end = (c->args[0] + c->args[1] + 4095) & ~4095UL;
@@ -25,7 +38,7 @@ static __always_inline int fills(struct call *c, u64 result, u64 *start, u64 *en
 	case CALL_MMAP:
 		*start = result;
 		*end = (result + c->args[1] + 4095) & ~4095UL;
-		return (long long)result > 0 && (c->args[3] & CALL_MAP_FILLS);
+		return (long long)result > 0 && ((c->args[3] & CALL_MAP_FILLS) || fills_all(mm));
 	case CALL_MLOCK:
 		return 1;
 	case CALL_MLOCK2:

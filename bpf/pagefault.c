@@ -1940,7 +1940,7 @@ RAW_TRACEPOINT_PROBE(sys_exit)
 			READ(mm, task, O_TASK_MM);
 			emit_call(RECORD_SYSCALL, id, mm, &c, ctx->args[1]);
 #ifdef PROBE_PERF
-			if (fills(&c, ctx->args[1], &start, &end))
+			if (fills(&c, mm, ctx->args[1], &start, &end))
 				emit_all_filled(id, mm, start, end);
 #endif
 			return 0;

@@ -37,14 +37,17 @@ def test_madv_populate(attached: Attached, access: str) -> None:
     check_populated(traced, {"zero" if access == "read" else "anon": N})
 
 
-def test_populated_and_unmapped_before_a_look(attached: Attached) -> None:
+@pytest.mark.parametrize(
+    ("name", "pages"), [("populate-gone", N), ("populate-gone", 4096), ("mlock-gone", N)]
+)
+def test_filled_and_unmapped_before_a_look(attached: Attached, name: str, pages: int) -> None:
     """Where the probe is blind, what the call left as it returned tells."""
-    traced = trace(attached, "populate-gone", N)
+    traced = trace(attached, name, pages)
     check_all(traced, blind=tuple(count.label for count in traced.report.counts))
     anon = traced.report.ranges["anon"]
     blind = traced.probe == "perf"
-    assert traced.kinds(anon) == ({} if blind else {"anon": N})
-    assert traced.sources(anon) == {"populate" if blind else "fault": N}
+    assert traced.kinds(anon) == ({} if blind else {"anon": pages})
+    assert traced.sources(anon) == {"populate" if blind else "fault": pages}
     assert {page["last_loss"] for page in traced.table(anon).values()} == {Loss.MUNMAP}
 
 

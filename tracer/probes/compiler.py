@@ -71,6 +71,7 @@ _OFFSETS = {
 _OPTIONAL_OFFSETS = {
     "O_MM_OWNER": "mm_struct.owner",  # CONFIG_MEMCG
     "O_UFFD_MM": "userfaultfd_ctx.mm",  # CONFIG_USERFAULTFD
+    "O_MM_DEF_FLAGS": "mm_struct.def_flags",
 }
 _CAST, _WORDS, _VMA = "bpf_rdonly_cast", "pt_regs", "vm_area_struct"
 _CAST_CALL = 0x7EAD0001  # no helper's number: what bcc compiles a call of bpf_rdonly_cast to

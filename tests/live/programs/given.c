@@ -25,15 +25,25 @@ static void populate(int advice, const char *label)
 static void do_populate_read(void) { populate(MADV_POPULATE_READ, "populate"); }
 static void do_populate_write(void) { populate(MADV_POPULATE_WRITE, "populate"); }
 
-/* populate-gone N: filled as it is mapped, and unmapped before anybody looks. */
-static void do_populate_gone(void)
+static void filled_and_unmapped(int flags)
 {
 	prctl(PR_SET_THP_DISABLE, 1, 0, 0, 0); /* the mapping is too new to be advised */
 	struct reading *r = begin("populate", N);
-	map_at(START, N, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
+	map_at(START, N, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | flags, -1, 0);
 	end(r);
 	check(munmap(START, N * PAGE) == 0, "munmap");
 	prctl(PR_SET_THP_DISABLE, 0, 0, 0, 0);
+}
+
+/* populate-gone N: filled as it is mapped, and unmapped before anybody looks. */
+static void do_populate_gone(void) { filled_and_unmapped(MAP_POPULATE); }
+
+/* mlock-gone N: the same after mlockall(MCL_FUTURE). */
+static void do_mlock_gone(void)
+{
+	check(mlockall(MCL_FUTURE) == 0, "mlockall");
+	filled_and_unmapped(0);
+	check(munlockall() == 0, "munlockall");
 }
 
 static void set_hole(void) { range("anon", hole(N), N); }
@@ -150,6 +160,7 @@ static void do_uring(void)
 SUBCOMMANDS({"populate-read", 1, 0, set_anon, do_populate_read},
 	    {"populate-write", 1, 0, set_anon, do_populate_write},
 	    {"populate-gone", 1, 0, set_hole, do_populate_gone},
+	    {"mlock-gone", 1, 0, set_hole, do_mlock_gone},
 	    {"mlock-future", 1, 0, set_hole, do_mlock_future},
 	    {"mlock-all", 1, 0, set_anon, do_mlock_all},
 	    {"outside", 1, 0, set_anon, do_outside},
