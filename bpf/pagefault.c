@@ -1561,6 +1561,18 @@ static __always_inline void thread_is_gone(u64 task, struct leaving *left, u32 k
 		watch_end(left->id, left->count);
 }
 
+/* The user stack pointer of a thread that was made and has not run (copy_thread(), process.c). */
+static __always_inline u64 first_stack_pointer(u64 task)
+{
+	u64 frame = 0, sp = 0;
+
+#if defined(O_TASK_THREAD) && defined(O_THREAD_SP) && defined(O_FORK_REGS)
+	READ(frame, task, O_TASK_THREAD + O_THREAD_SP); /* struct fork_frame * */
+	READ(sp, frame, O_FORK_REGS + __builtin_offsetof(struct pt_regs, sp));
+#endif
+	return sp;
+}
+
 RAW_TRACEPOINT_PROBE(sched_process_fork)
 {
 	u64 parent = ctx->args[0], child = ctx->args[1];
@@ -1605,6 +1617,7 @@ RAW_TRACEPOINT_PROBE(sched_process_fork)
 	r->child_tid = tid_of(child);
 	READ(r->child_mm, child, O_TASK_MM);
 	READ(r->comm, child, O_TASK_COMM);
+	r->child_sp = first_stack_pointer(child);
 	submit(r, sequence);
 	return 0;
 }

@@ -115,7 +115,8 @@ struct task_record {  /* FORK, EXEC, EXIT, FREE, RENAME */
 	u64 child_mm;     /* FORK: equals mm for a thread or a vfork */
 	u64 comm[2];      /* TASK_COMM_LEN bytes, NUL-padded */
 	u64 task;         /* struct task_struct *: FORK the child, EXIT and FREE the thread; else 0 */
-	u64 reserved[12];
+	u64 child_sp;     /* FORK: the user stack pointer with which it begins; 0: not known */
+	u64 reserved[11];
 };
 
 struct syscall_record { /* SYSCALL, CALL */

@@ -14,6 +14,10 @@ from tracer.rows import ANONYMOUS, Names
 _LEAST = 128 << 10  # bytes of its own number: malloc(3) maps nothing smaller (M_MMAP_THRESHOLD)
 _ALONE = 2 << 20  # what adjoins others and is smaller is taken for a part of them: an allocator's
 _MOST_FILES = 4096
+# What may lie between a new thread's stack pointer and the end of its stack: what the C library
+# keeps of the thread, and its thread-local variables.
+_ABOVE_STACK = 64 << 10
+_NO_RIGHTS = "---p"  # of a guard, and of what is reserved
 
 FilePart = tuple[int, int, int, str]  # device, inode, offset and permissions of a file's mapping
 
@@ -57,6 +61,23 @@ class Arrays:
             before = found[-1]
         return found
 
+    def thread_stack(self, there: IntervalMap, pointer: int) -> None:
+        """A thread began, or waits, with this stack pointer: name what it is in, if it is all its.
+
+        A stack that is a part of something else, as of an allocator's memory, gets no name.
+        """
+        laid = there.at(pointer - 1)
+        if laid is None or laid.gone or not laid.array or laid.array in self.names.stacks:
+            return
+        end = laid.region.end
+        if end - pointer > _ABOVE_STACK:
+            return
+        below = there.at(laid.region.start - 1)
+        if below and below.array == laid.array and below.region.perms == _NO_RIGHTS:
+            below = there.at(below.region.start - 1)
+        if not any(side and side.array == laid.array for side in (below, there.at(end))):
+            self.names.name_stack(laid.array)
+
     def _as_before(self, there: IntervalMap, laid: Laid) -> Laid | None:
         """A mapping with the number of one that was in its place; None: not known so easily."""
         region, device, inode, _, _ = laid
@@ -84,7 +105,9 @@ class Arrays:
             if old.region.name != name:
                 continue
             if old.gone:
-                again = again or old.array
+                # What was cut off from a mapping may become anything, as glibc's arenas show.
+                if there.is_whole(since):
+                    again = again or old.array
                 continue
             if begun < since:
                 parts.append((begun, since, again or self._new(there, laid, begun, since, before)))
@@ -106,16 +129,27 @@ class Arrays:
         if before is not None and (before.gone or before.region.end != laid.region.start):
             before = None
         name = laid.region.name
-        if end - start < _ALONE:
+        alone = end - start >= _LEAST and (
+            # A reservation, as thread stacks begin, or what has a guard of its own.
+            laid.region.perms == _NO_RIGHTS
+            or (before is not None and before.region.perms == _NO_RIGHTS)
+        )
+        if end - start < _ALONE and not alone:
             sides = [before if start == laid.region.start else there.at(start - 1), there.at(end)]
             for side in sides:
-                if side and not side.gone and side.array and side.region.name == name:
+                if (
+                    side
+                    and not side.gone
+                    and side.array
+                    and side.array not in self.names.whole
+                    and side.region.name == name
+                ):
                     return side.array
         if start == laid.region.start and before and before.inode and "w" in before.region.perms:
             return self.names.array_after(before.region.name)
         if laid.region.end - laid.region.start < _LEAST:
             return 0
-        return self.names.array_at(start)
+        return self.names.array_at(start, whole=alone)
 
     def _file(self, there: IntervalMap, laid: Laid, listed: Sequence[Laid] | None) -> Laid:
         """A part of a file that is mapped at another address already has a number."""

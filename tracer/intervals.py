@@ -94,6 +94,12 @@ class IntervalMap:
         stretch = self._stretches[index]
         return stretch.laid if stretch.end == end else None
 
+    def is_whole(self, address: int) -> bool:
+        """Whether the stretch there is all of the mapping that it was laid as."""
+        index = bisect.bisect_right(self._starts, address) - 1
+        stretch = self._stretches[index]
+        return stretch.laid.region[:2] == (self._starts[index], stretch.end)
+
     def within(self, start: int, end: int) -> list[tuple[int, int, Laid]]:
         """The stretches that overlap [start, end), cut to it."""
         first, last = self._overlapping(start, end)

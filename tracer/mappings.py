@@ -101,7 +101,14 @@ class Claim:
     name: str = ""
 
 
-Change = tuple[Mapping, ...] | MmapEvent | Unmap | Move | Brk | Claim
+@dataclass(slots=True)  # not frozen: making one would take three times as long
+class ThreadStack:
+    """Where a thread's stack pointer is."""
+
+    pointer: int
+
+
+Change = tuple[Mapping, ...] | MmapEvent | Unmap | Move | Brk | Claim | ThreadStack
 
 
 class _Dated:
@@ -364,6 +371,8 @@ class MappingHistory:
                 self._move(change)
             case Claim():
                 self._claim(change)
+            case ThreadStack(pointer):
+                self._arrays.thread_stack(self._map, pointer)
             case _:
                 listed = [self._laid(mapping, mapping.offset) for mapping in change]
                 self._map.reset(self._arrays.all_told_apart(self._map, listed))

@@ -22,7 +22,7 @@ from tracer.fields import Columns, distinct
 from tracer.join import Join, Placing, Renamed, match_windows
 from tracer.kernel.sideband import Sideband
 from tracer.kinds import filled
-from tracer.mappings import Unmap
+from tracer.mappings import ThreadStack, Unmap
 from tracer.observer import Observer
 from tracer.probes.choose import Attached
 from tracer.procfs import kpageflags, stat, userfaultfd
@@ -172,6 +172,8 @@ class Recorder:
             try:
                 self.threads.begin(tid, pid, stat.fault_count(pid, tid))
                 self.join.comms[tid] = self.names.comm(stat.comm(pid, tid))
+                if tid != pid and (pointer := stat.stack_pointer(pid, tid)):
+                    space.history.add(now, ThreadStack(pointer))
             except ProcessGone:
                 continue  # a thread that ended meanwhile; its records tell
 

@@ -200,6 +200,7 @@ NO_REGION = Region(0, 0, "", 0, "")
 # What many mappings of one process are called: private, and shared (mm/shmem.c:shmem_zero_setup)
 ANONYMOUS = ("[anon]", "/dev/zero (deleted)")
 MOST_ARRAYS = 4096  # mappings of one name that are told apart in a run
+THREAD_STACKS = "thread stacks"  # what these are told apart by
 
 
 @dataclass
@@ -213,6 +214,7 @@ class Names:
 
     `arrays`: what mappings of one name are told apart by in tables, in words; a
     region's number into it is in `array_of`, where it is not 0 (tracer.arrays).
+    Those in `stacks` are threads' stacks; of those in `whole` nothing that adjoins is a part.
     """
 
     comms: list[str] = field(default_factory=lambda: [""])
@@ -220,6 +222,8 @@ class Names:
     fold: bool = False
     arrays: list[str] = field(default_factory=lambda: [""])
     array_of: dict[int, int] = field(default_factory=dict)
+    stacks: set[int] = field(default_factory=set)
+    whole: set[int] = field(default_factory=set)
     _comm_ids: dict[str, int] = field(default_factory=lambda: {"": 0})
     _region_ids: dict[tuple[Region, int], int] = field(default_factory=lambda: {(NO_REGION, 0): 0})
     _folded_ids: dict[tuple[str, str, int, int, int], int] = field(default_factory=dict)
@@ -233,9 +237,12 @@ class Names:
             self.comms.append(text)
         return number
 
-    def array_at(self, address: int) -> int:
+    def array_at(self, address: int, *, whole: bool = False) -> int:
         """A number for a mapping that begins at `address`; 0 where there are too many."""
-        return self._array(f"{address:#x}")
+        number = self._array(f"{address:#x}")
+        if number and whole:
+            self.whole.add(number)
+        return number
 
     def array_after(self, file: str) -> int:
         """The number of anonymous memory that begins where `file` ends, as .bss does."""
@@ -245,6 +252,12 @@ class Names:
             if number:
                 self._arrays_after[file] = number
         return number
+
+    def name_stack(self, array: int) -> None:
+        """A mapping turned out to be a thread's stack."""
+        self.stacks.add(array)
+        self.whole.add(array)
+        self.arrays[array] = THREAD_STACKS
 
     @property
     def full(self) -> bool:

@@ -20,7 +20,17 @@ from tracer.code_files import CodeFiles
 from tracer.fields import Records, distinct
 from tracer.intervals import Array, Ids, Places, Times
 from tracer.kernel.sideband import Event, ExecEvent
-from tracer.mappings import Brk, Change, Claim, Files, MappingHistory, Move, Unmap, page_up
+from tracer.mappings import (
+    Brk,
+    Change,
+    Claim,
+    Files,
+    MappingHistory,
+    Move,
+    ThreadStack,
+    Unmap,
+    page_up,
+)
 from tracer.procfs.maps import Mapping
 from tracer.records import Mark, RecordType
 from tracer.rows import Names
@@ -153,8 +163,11 @@ class Spaces:
         """Follow a task record (bpf/record.h): FORK, EXEC, EXIT; others are ignored."""
         kind, time_ns, tgid = int(record["type"]), int(record["time_ns"]), int(record["tgid"])
         if kind == RecordType.FORK:
-            child = int(record["child_tgid"]), int(record["child_mm"])
-            self.fork(time_ns, tgid, int(record["mm"]), *child)
+            mm, child = int(record["mm"]), int(record["child_tgid"])
+            if child == tgid:
+                self._thread(time_ns, tgid, mm, int(record["child_sp"]))
+            else:
+                self.fork(time_ns, tgid, mm, child, int(record["child_mm"]))
         elif kind == RecordType.EXEC:
             self.exec(time_ns, tgid, int(record["mm"]))
             space = self._by_tgid[tgid]
@@ -163,8 +176,8 @@ class Spaces:
             self.exit(time_ns, tgid)
 
     def fork(self, time_ns: int, tgid: int, mm: int, child_tgid: int, child_mm: int) -> None:
-        """A process (or thread) was made; with `child_mm` == `mm` it shares the memory."""
-        if child_tgid == tgid or not child_mm:
+        """A process was made; with `child_mm` == `mm` it shares the memory."""
+        if not child_mm:
             return
         parent = self._own(time_ns, tgid, mm)
         if child_mm == mm:
@@ -174,6 +187,11 @@ class Spaces:
             child = self._new(child_mm, child_tgid, parent.history.fork(time_ns))
             self._join(child_tgid, child)
         self.feed(self._orphans.pop(child_tgid, ()))
+
+    def _thread(self, time_ns: int, tgid: int, mm: int, pointer: int) -> None:
+        space = self._by_mm.get(mm) or self._by_tgid.get(tgid)
+        if space is not None and pointer:
+            space.history.add(time_ns, ThreadStack(pointer))
 
     def exec(self, time_ns: int, tgid: int, mm: int) -> None:
         """A process replaced its memory by the new address space `mm`.

@@ -307,6 +307,48 @@ for array in arrays:
 """
 
 
+STACKS = """
+import sys, threading, time
+def work():
+    begin.wait()
+    sys.setrecursionlimit(10 ** 6)
+    deeper(200)
+def deeper(left):
+    if left:
+        sorted([left], key=lambda each: deeper(left - 1))
+begin = threading.Event()
+threads = [threading.Thread(target=work) for _ in range(3)]
+for each in threads:
+    each.start()
+time.sleep(0.2)
+print(flush=True)
+if sys.argv[1:]:
+    sys.stdin.readline()
+begin.set()
+for each in threads:
+    each.join()
+"""
+
+
+@pytest.mark.parametrize("there", [False, True])
+def test_thread_stacks_are_a_row(tmp_path: Path, there: bool) -> None:
+    """By the stack pointers with which threads began, or with which they wait when we come."""
+    if there:
+        program = [*cli.python(STACKS), "wait"]
+        with subprocess.Popen(program, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as target:
+            assert target.stdin
+            assert target.stdout
+            target.stdout.readline()
+            with cli.Attached(target.pid, tmp_path / "faults.csv") as trace:
+                target.stdin.close()
+                done = trace.end(None)
+    else:
+        done = cli.run("--quiet", "--", *cli.python(STACKS))
+    assert done.status == 0, done.err
+    (line,) = (line for line in done.out.splitlines() if "[anon] thread stacks" in line)
+    assert int(line.split()[0]) >= 3 * 20
+
+
 def test_two_arrays_are_two_rows(tmp_path: Path) -> None:
     """Whether the kernel made one mapping of them or not; with and without a file of pages."""
     for files in ((), ("--pages-csv", tmp_path / "pages.csv")):

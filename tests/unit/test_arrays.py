@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from tracer import rows
 from tracer.kernel.sideband import MmapEvent
-from tracer.mappings import Files, MappingHistory, Move, Unmap
+from tracer.mappings import Files, MappingHistory, Move, ThreadStack, Unmap
 from tracer.procfs.maps import Mapping
 from tracer.records import Mark
 from tracer.rows import Names, Region
@@ -104,6 +104,70 @@ def test_mapped_again_where_it_was(history: MappingHistory) -> None:
         assert of(history, turn + 1, 0x1800) == [at(0x1000)]
         history.add(turn + 5, Unmap(0x1000 * P, 0x4000 * P))
     assert len(history._names.arrays) == 2
+
+
+def test_what_was_cut_off_from_one_may_become_another(history: MappingHistory) -> None:
+    """glibc maps twice an arena and unmaps what is not aligned."""
+    mapped(history, 1, 0x10000, 0x18000, "---p")
+    history.add(2, Unmap(0x14000 * P, 0x18000 * P))
+    mapped(history, 3, 0x17000, 0x18000)
+    mapped(history, 4, 0x15000, 0x17000)
+    assert of(history, 5, 0x10000, 0x15000, 0x17000) == [at(0x10000), at(0x15000), at(0x17000)]
+
+
+def stack(history: MappingHistory, time: int, start: int, pages: int = 2 * LARGE) -> None:
+    """pthread_create(3), as glibc before 2.42 has it: reserved, and all but a guard opened."""
+    mapped(history, time, start, start + pages, "---p")
+    mapped(history, time, start + 1, start + pages)
+    history.add(time, ThreadStack((start + pages) * P - 0x1080))
+
+
+@pytest.mark.parametrize("pages", [2 * LARGE, LARGE // 4])
+def test_thread_stacks_are_told_by_their_threads(history: MappingHistory, pages: int) -> None:
+    for number in range(1, 5):
+        stack(history, number, 0x10000 - number * pages, pages)
+    tops = [0x10000 - number * pages - 1 for number in range(4)]
+    assert of(history, 6, *tops) == ["thread stacks"] * 4
+    mapped(history, 7, 0x10000, 0x10000 + SMALL)  # what adjoins one is none
+    mapped(history, 7, 0x10000 - 4 * pages - SMALL, 0x10000 - 4 * pages)
+    assert of(history, 8, 0x10000, 0x10000 - 4 * pages - 1) == [
+        at(0x10000),
+        at(0x10000 - 4 * pages - SMALL),
+    ]
+    child = history.fork(9)
+    assert of(child, 10, *tops) == ["thread stacks"] * 4
+
+
+def test_a_thread_stack_that_the_kernel_made_one_with_its_neighbour(
+    history: MappingHistory,
+) -> None:
+    mapped(history, 1, 0x1000, 0x2000)
+    mapped(history, 2, 0x1000, 0x2800)  # without a guard that is a mapping, as since glibc 2.42
+    history.add(3, ThreadStack(0x2800 * P - 0x1080))
+    assert of(history, 4, 0x1800, 0x27FF) == [at(0x1000), "thread stacks"]
+
+
+@pytest.mark.parametrize("pointer", [0x1800 * P, 0x2000 * P - 0x1080, 0x900 * P, 0x3000 * P])
+def test_a_stack_in_other_memory_is_not_all_of_that(history: MappingHistory, pointer: int) -> None:
+    """In the middle, at the end of what an allocator added to, of nothing, and below none."""
+    mapped(history, 1, 0x1000, 0x2000)
+    mapped(history, 1, 0x1000, 0x2000 + SMALL)
+    history.add(2, ThreadStack(pointer))
+    assert of(history, 3, 0x1800, 0x1FFF) == [at(0x1000)] * 2
+
+
+def test_stacks_of_threads_that_were_there(history: MappingHistory) -> None:
+    """As /proc/PID/maps lists them: what lies behind a guard begins with it."""
+    parts = []
+    for start in range(0x10000, 0x10000 + 4 * 256, 256):
+        parts.append(Mapping(start * P, (start + 3) * P, "---p", 0, 0, 0, ""))
+        parts.append(Mapping((start + 3) * P, (start + 256) * P, "rw-p", 0, 0, 0, ""))
+    history.add_mappings(1, parts)
+    tops = [part.end for part in parts[1::2]]
+    for top in tops[:3]:
+        history.add(1, ThreadStack(top - 0x1200))
+    pages = [top // P - 1 for top in tops]
+    assert of(history, 2, *pages) == ["thread stacks"] * 3 + [at(pages[3] - 252)]
 
 
 def test_mremap_takes_it_along(history: MappingHistory) -> None:

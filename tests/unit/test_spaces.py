@@ -74,7 +74,7 @@ def test_a_targets_pointer_is_learned_from_its_first_own_fault(spaces: Spaces) -
 
 def test_threads_and_vfork_share_fork_copies(spaces: Spaces) -> None:
     spaces.attach(0, 10, A, [mapping(0, "/a")])
-    spaces.fork(1, 10, A, 10, A)  # a thread
+    spaces.lifecycle(task(RecordType.FORK, 1, 10, A, (10, A)))  # a thread
     spaces.fork(2, 10, A, 11, A)  # vfork
     spaces.feed([event(3, 11, 8, "/by-vfork-child")])
     spaces.lifecycle(task(RecordType.FORK, 4, 10, A, (12, B)))
@@ -87,6 +87,26 @@ def test_threads_and_vfork_share_fork_copies(spaces: Spaces) -> None:
     ) == ["/parent", "/by-vfork-child", "/child", "/by-vfork-child"]
     spaces.exit(9, 10)  # the child still runs in it, and owns it now
     assert resolve(spaces, fault(A, 11)) == [(1, 11)]
+
+
+def test_threads_stacks_are_told_by_their_forks(spaces: Spaces) -> None:
+    spaces.attach(0, 10, A, [mapping(0, "/a")])
+    for page in (0x1000, 0x2000):
+        at = page * P, (page + 0x800) * P
+        spaces.feed([MmapEvent(1, 10, 10, *at, 0, "rw-p", 0, 0, "")])
+    thread = task(RecordType.FORK, 2, 10, A, (10, A))
+    thread["child_sp"] = 0x1800 * P - 0x80
+    spaces.lifecycle(thread)
+    process = task(RecordType.FORK, 3, 10, A, (11, B))
+    process["child_sp"] = 0x2800 * P - 0x80  # it runs on a copy of its parent's
+    spaces.lifecycle(process)
+    pages = np.array([0x1000, 0x2000], np.uint64)
+    found = spaces[1].history.lookup(pages * np.uint64(P), np.array([4, 4]))[0]
+    known = spaces._names
+    assert [known.arrays[known.array_of[each]] for each in found.tolist()] == [
+        "thread stacks",
+        f"{0x2000 * P:#x}",
+    ]
 
 
 def test_exec_starts_empty_with_what_the_sideband_told_before_the_record(spaces: Spaces) -> None:

@@ -5,6 +5,7 @@ import os
 import resource
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import pytest
 from tracer.errors import Exit
 from tracer.procfs import stat
 from tracer.procfs.errors import ProcessGone
+from tracer.procfs.maps import read_maps
 
 PR_SET_NAME = 15
 FIELDS = " ".join(str(number) for number in range(4, 53))
@@ -92,6 +94,10 @@ def test_threads() -> None:
         assert {os.getpid(), tids[0]} <= set(stat.threads(os.getpid()))
         assert stat.thread_group(tids[0]) == os.getpid()
         assert stat.living_thread(os.getpid()) == os.getpid()
+        while not (pointer := stat.stack_pointer(os.getpid(), tids[0])):
+            time.sleep(0.001)  # it is on its way into wait()
+        (own,) = (each for each in read_maps(os.getpid()) if each.start <= pointer < each.end)
+        assert (own.perms, own.path) == ("rw-p", "")
     finally:
         leave.set()
         thread.join()

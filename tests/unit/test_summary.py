@@ -420,6 +420,21 @@ def test_many_arrays_are_few_rows() -> None:
     assert any(f"({19 - MOST_ALIKE} others)" in line for line in lines)
 
 
+def test_thread_stacks_are_one_row_always() -> None:
+    known, batches = _arrays(12)
+    for array in (1, 2, 12):
+        known.name_stack(array)
+    shown = "\n".join(rendered(batches, known, 80))
+    found = re.findall(r"^ +(\d+) .*rw-p  \[anon\] (.*)$", shown, re.MULTILINE)
+    stacks = ("18", "thread stacks")  # 13 + 3 + 2
+    others = [(str(array + 1), f"{array << 32:#x}") for array in range(11, 6, -1)]
+    assert found == [("23", "(4+ others)"), stacks, *others]
+    known, batches = _arrays(9)
+    known.name_stack(1)
+    shown = "\n".join(rendered(batches, known, 80))
+    assert re.search(r"^ +2 .*\[anon\] thread stacks$", shown, re.MULTILINE)
+
+
 def test_gains_and_losses_are_of_their_array() -> None:
     known, batches = _arrays(2)
     books = replace(BALANCED, gained_in={2: 70, 3: 80}, lost_in={3: 9})

@@ -68,6 +68,11 @@ class _Line:
     array: int  # of Names.arrays
     more: str = ""  # which of the mappings of that name; printable
 
+    def add(self, other: "_Line") -> None:
+        self.group.add(other.group)
+        self.gained += other.gained
+        self.lost += other.lost
+
     def rank(self) -> tuple[int, int]:
         """Smallest for most faults."""
         return -self.group.faults, -self.gained
@@ -93,25 +98,38 @@ def _alike_folded(lines: list[_Line], names: Names) -> list[_Line]:
         alike.setdefault((line.name, line.perms), []).append(line)
     found: list[_Line] = []
     for several in alike.values():
-        own = [line for line in several if line.array]
-        for line in own[:MOST_ALIKE]:
+        own = _stacks_as_one([line for line in several if line.array], names)
+        shown = [
+            line for at, line in enumerate(own) if at < MOST_ALIKE or line.array in names.stacks
+        ]
+        for line in shown:
             found.append(line)
             line.more = printable(names.arrays[line.array])
-        rest = own[MOST_ALIKE:]
+        rest = [line for line in own[MOST_ALIKE:] if line.array not in names.stacks]
         others = [line for line in several if not line.array] + rest
         if not others:
             continue
         whole = _Line(_Group(), 0, 0, others[0].name, others[0].perms, 0)
         for line in others:
-            whole.group.add(line.group)
-            whole.gained += line.gained
-            whole.lost += line.lost
+            whole.add(line)
         if rest:
             whole.more = f"({len(rest)}{'+' if len(others) > len(rest) else ''} others)"
         elif own and whole.name in ANONYMOUS:
             whole.more = "(others)"
         found.append(whole)
     return sorted(found, key=_Line.rank)
+
+
+def _stacks_as_one(lines: list[_Line], names: Names) -> list[_Line]:
+    """All thread stacks as one row, in its place among the others."""
+    stacks = [line for line in lines if line.array in names.stacks]
+    if len(stacks) < 2:
+        return lines
+    whole = _Line(_Group(), 0, 0, stacks[0].name, stacks[0].perms, stacks[0].array)
+    for line in stacks:
+        whole.add(line)
+    others = [line for line in lines if line.array not in names.stacks]
+    return sorted([whole, *others], key=_Line.rank)
 
 
 def _rest_row(lines: Sequence[_Line], glyphs: Glyphs) -> dict[str, Cell]:

@@ -71,6 +71,9 @@ _OFFSETS = {
 _OPTIONAL_OFFSETS = {
     "O_MM_OWNER": "mm_struct.owner",  # CONFIG_MEMCG
     "O_UFFD_MM": "userfaultfd_ctx.mm",  # CONFIG_USERFAULTFD
+    "O_TASK_THREAD": "task_struct.thread",
+    "O_THREAD_SP": "thread_struct.sp",
+    "O_FORK_REGS": "fork_frame.regs",
     "O_MM_DEF_FLAGS": "mm_struct.def_flags",
 }
 _CAST, _WORDS, _VMA = "bpf_rdonly_cast", "pt_regs", "vm_area_struct"

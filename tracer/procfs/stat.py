@@ -105,6 +105,15 @@ def comm(pid: int, tid: int | None = None) -> str:
     return decode(read_bytes(pid, "comm", tid).removesuffix(b"\n"))
 
 
+def stack_pointer(pid: int, tid: int) -> int:
+    """Of a thread that is blocked; 0 where it runs, or that may not be asked."""
+    try:
+        words = read_bytes(pid, "syscall", tid).split()  # proc(5): … SP PC, or "running"
+        return int(words[-2], 16) if len(words) > 2 else 0
+    except TraceError:
+        return 0
+
+
 def threads(pid: int) -> list[int]:
     """Thread ids of a process, ascending."""
     with reading(pid):
