@@ -291,7 +291,7 @@ def _legend(axes: Any, points: Gains) -> None:
 
 
 def _size(axes: Any, run: Run) -> None:
-    """What was mapped; what was resident as a line in it, where it was counted."""
+    """What was mapped; what was resident as dots in it, where it was counted."""
     curve = mapped(run).thinned(6000)
     _time_axis(axes, run)
     x = np.r_[0.0, (curve.time_ns - run.start_ns) / 1e9, run.seconds]
@@ -306,10 +306,9 @@ def _size(axes: Any, run: Run) -> None:
     lines = ["mapped", f"{size(int(y.max()))} at most", f"{size(int(y[-1]))} at the end"]
     if (counted := resident(run)) is not None:
         counted = counted.thinned(6000)
-        x = np.r_[(counted.time_ns - run.start_ns) / 1e9, run.seconds]
-        y = np.r_[counted.pages, counted.pages[-1]] * PAGE
-        axes.step(x, y, where="post", color=style.INK, lw=0.9, ls="--")
-        lines.append(f"resident (dashed): at least {size(int(y.max()))}")
+        x, y = (counted.time_ns - run.start_ns) / 1e9, counted.pages * PAGE
+        axes.plot(x, y, ls="", marker="o", ms=3.5, mfc="white", mec=style.INK, mew=0.9)
+        lines.append(f"resident (dots): at least {size(int(y.max()))}")
     _aside(axes, lines, curve.how)
 
 
