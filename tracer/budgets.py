@@ -65,6 +65,11 @@ def _known() -> dict[str, Unit]:
 
 FIGURES: Mapping[str, Unit] = _known()  # every name a budget may use
 BOUNDS = ("peak",)  # of these, what may have been more than was counted
+# … where calls filled memory that was gone unseen (Books.unseen_fills).
+FRAMES_CAME = (
+    *("gained", "gained.populate", "given_up"),
+    *(f"given_up.{loss.name.lower()}" for loss in (Loss.MUNMAP, Loss.MADVISE, Loss.EXIT)),
+)
 
 
 class BadBudget(ValueError):

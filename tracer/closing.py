@@ -68,6 +68,7 @@ def books_of(recorder: Recorder, attached: Attached, kernel: KernelCount | None 
         conflict=recorder.observer.conflicts,
         gained=total,
         given_up=gone,
+        unseen_fills=recorder.observer.unseen_fills,
         mapped=mapped,
         mapped_change=mapped - int(gained[Source.INITIAL]),
         resident=resident.end,

@@ -31,6 +31,8 @@ _EITHER = _PRESENT | _PROTNONE
 _SPECIAL = np.uint64(0x200)  # _PAGE_SPECIAL, arch/x86/include/asm/pgtable_types.h
 _FRAME = np.uint64(0x000FFFFFFFFFF000)
 _WINDOW_PAGES = 16  # bpf/walk.h
+_FILLED_TABLES = 16  # bpf/fill.h
+_TABLE = 1 << 21  # bytes that a page table maps
 _NO_FRAME = np.uint64(NO_FRAME)
 
 # Swap-like entries: the type is the top five bits (arch/x86/include/asm/pgtable_64.h).
@@ -161,6 +163,11 @@ def filled(record: np.void, zero_frame: int) -> tuple[U64, U64]:
     if record["level"] == 1:
         there &= (raw & _SPECIAL == 0) | (found.frame == np.uint64(zero_frame))
     return address[there] >> np.uint64(12), found.frame[there]
+
+
+def filled_until(start: int) -> int:
+    """How far FILLED records go at most of what a call filled from address `start` on."""
+    return (start & -_TABLE) + _FILLED_TABLES * _TABLE
 
 
 def entries(raw: U64, level: npt.NDArray[np.uint8], known: Bools, address: U64) -> Entries:

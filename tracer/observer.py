@@ -83,6 +83,10 @@ class SpaceView:
     # movement_counters() at the last two looks that left nothing open, the older one first
     counters: tuple[dict[str, int], dict[str, int]] = field(default_factory=lambda: ({}, {}))
 
+    def known(self) -> bool:
+        """Whether the account has all that was there before what is traced came."""
+        return self.looked or self.born == Source.EXEC or (self.parent > 0 and self.parent_looked)
+
     def descend(self, space: int, parent: "SpaceView") -> None:
         """fork has made this one a copy of that `space`."""
         self.parent, self.parent_looked = space, parent.looked
@@ -100,6 +104,10 @@ class Observer:
         self._counters = counters, counters  # at the last two looks at any space
         self._untold = Untold(), Untold()  # … and what was untold in the run
         self.conflicts = 0
+        # By space what calls may have filled unseen since the last look that left nothing open,
+        # as addresses; and how many had some of it taken away by then.
+        self._unseen: dict[int, list[tuple[int, int]]] = {}
+        self.unseen_fills = 0
         self._evidence = Evidence(frozenset(), None)  # for the look under way
         self._open: list[tuple[U64, U64]] = []  # the suspects of the look under way
         self._lost = _NO_PAGES, _NO_PAGES  # what went lately, and in which frames it was
@@ -139,6 +147,21 @@ class Observer:
     def forget(self, space: int) -> None:
         """The space has ended, and will not be looked at any more."""
         self._views.pop(space, None)
+        self.unseen_fills += len(self._unseen.pop(space, ()))
+
+    def fill_unseen(self, space: int, start: int, end: int) -> None:
+        """A system call filled [start, end) in advance, of which no record tells."""
+        if start < end:
+            self._unseen.setdefault(space, []).append((start, end))
+
+    def taken(self, space: int, start: int, end: int) -> None:
+        """A system call took [start, end) away."""
+        if not self._unseen or space not in self._unseen:
+            return
+        here = self._unseen[space]
+        there = [each for each in here if each[1] <= start or end <= each[0]]
+        self.unseen_fills += len(here) - len(there)
+        self._unseen[space] = there
 
     def hint(self, space: int, hint: Hint) -> None:
         """A system call filled a range in advance, or gave it up for the kernel to take."""
@@ -197,6 +220,7 @@ class Observer:
         view.looked = True
         if not view.suspects:
             view.hints.clear()
+            self._unseen.pop(space, None)
             # What came between a snapshot and the reading of the counts is the next one's.
             view.untold = untold if shot.untold is None else shot.untold
             # What came between a snapshot and its reading of the counters counts for the next, too.

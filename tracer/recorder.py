@@ -21,7 +21,7 @@ from tracer.evidence import Hint, Machine
 from tracer.fields import Columns, distinct
 from tracer.join import Join, Placing, Renamed, match_windows
 from tracer.kernel.sideband import Sideband
-from tracer.kinds import filled
+from tracer.kinds import filled, filled_until
 from tracer.mappings import ThreadStack, Unmap
 from tracer.observer import Observer
 from tracer.probes.choose import Attached
@@ -635,10 +635,15 @@ class Recorder:
             return None
         self._follow_userfaults(change)
         if not (change.populates or change.gives_up or change.registers is not None):
+            self.observer.taken(space.number, change.start, change.end)
             return change
         if change.populates:
             source = Source.UFFD if change.userfault else Source.POPULATE
             self.observer.hint(space.number, Hint(change.start, change.end, source=source))
+            if self.attached.probe.name == "perf" and not change.userfault:
+                told = change.told and self.observer.view(space.number).known()
+                unseen = filled_until(change.start) if told else change.start
+                self.observer.fill_unseen(space.number, unseen, change.end)
         elif change.gives_up:
             self.observer.hint(space.number, Hint(change.start, change.end, loss=change.loss))
         return None
@@ -648,8 +653,7 @@ class Recorder:
         space = self.spaces.at(int(record["mm"])) or self.spaces.of(int(record["tgid"]))
         if space is None:
             return
-        view = self.observer.view(space.number)
-        if not view.looked and view.born != Source.EXEC:
+        if not self.observer.view(space.number).known():
             return  # it may have been there before the call: the first look tells
         pages, frames = filled(record, self.attached.direct_map.zero_frame)
         if not len(pages):
@@ -674,6 +678,7 @@ class Recorder:
             return
         number = space.number
         self.changed.add(number)
+        self.observer.taken(number, start, end)
         call = self._calls.pop(tid, None) if self._calls else None
         if unmaps:
             space.history.add(time_ns, Unmap(start, end))

@@ -100,6 +100,7 @@ class Effect(NamedTuple):
     moved_to: int | None = None
     moved_size: int = 0
     populates: bool = False
+    told: bool = False  # with perf the BPF side tells what that filled (bpf/fill.h)
     gives_up: bool = False
     userfault: bool = False  # filled, or moved, through userfaultfd
     registers: bool | None = None  # the range with userfaultfd, or no longer
@@ -161,7 +162,7 @@ def effect(
     if number == _MMAP:
         end = _page_up(result + args[1])
         if args[3] & (_MAP_POPULATE | _MAP_LOCKED) or space in memory.locked:
-            return change(result, end, populates=True)
+            return change(result, end, populates=True, told=True)
         return change(result, end) if args[3] & _MAP_FIXED else None
     if number == _BRK:
         before = memory.brk.get(space, result)
@@ -177,12 +178,13 @@ def effect(
     if number == _MADVISE:
         end = _page_up(args[0] + args[1])
         if args[2] in _MADV_POPULATES:
-            return change(args[0], end, populates=True)
+            return change(args[0], end, populates=True, told=True)
         if args[2] in _MADV_GIVES_UP:
             return change(args[0], end, loss=_MADV_GIVES_UP[args[2]], gives_up=True)
         return change(args[0], end, loss=Loss.MADVISE) if args[2] in _MADV_TAKES else None
     if number == _MLOCK or (number == _MLOCK2 and not args[2] & _MLOCK_ONFAULT):
-        return change(args[0] & ~4095, _page_up(args[0] + args[1]), populates=True)
+        end = _page_up(args[0] + args[1])
+        return change(args[0] & ~4095, end, populates=True, told=True)
     if number == _MLOCKALL:
         # The last call decides what later mappings do (apply_mlockall_flags(), mm/mlock.c).
         future = args[0] & (_MCL_FUTURE | _MCL_ONFAULT) == _MCL_FUTURE

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from tracer.budgets import BOUNDS, FIGURES, Budget, Unit
+from tracer.budgets import BOUNDS, FIGURES, FRAMES_CAME, Budget, Unit
 from tracer.errors import Exit
 from tracer.outputs.base import Books, Checked, Verdict
 
@@ -19,7 +19,8 @@ def verdict_of(
     a figure that is not known: whether its budget is broken nobody can say.
     """
     inexact = tuple(_inexact(books))
-    checked = tuple(_check(budget, values[budget.figure]) for budget in budgets)
+    bounds = (*BOUNDS, *FRAMES_CAME) if books.unseen_fills else BOUNDS
+    checked = tuple(_check(budget, values[budget.figure], bounds) for budget in budgets)
     status = Exit.OK
     if (strict and inexact) or any(budget.unknown for budget in checked):
         status = Exit.INEXACT
@@ -76,12 +77,13 @@ def _inexact(books: Books) -> list[str]:
     return said
 
 
-def _check(budget: Budget, actual: int | None) -> Checked:
+def _check(budget: Budget, actual: int | None, bounds: Sequence[str]) -> Checked:
+    """`bounds`: the figures that are at least what was counted."""
     unit = FIGURES[budget.figure]
     # A latency is of faults, and of none there is none: that breaks nothing.
     unknown = actual is None and unit != Unit.TIME
     shown = _shown(actual, unit)
-    if budget.figure in BOUNDS and actual is not None:
+    if budget.figure in bounds and actual is not None:
         shown = f"at least {shown}"
     return Checked(budget.text, actual, shown, budget.broken_by(actual), unknown)
 

@@ -9,6 +9,7 @@ from tests.live import outside
 from tests.live.features import VERSION
 from tests.live.tracing import Traced, check_all, trace
 from tests.live.workload import Range, Workload
+from tracer.kinds import filled_until
 from tracer.probes.choose import Attached
 from tracer.rows import Cause
 from tracer.sources import Loss
@@ -49,6 +50,17 @@ def test_filled_and_unmapped_before_a_look(attached: Attached, name: str, pages:
     assert traced.kinds(anon) == ({} if blind else {"anon": pages})
     assert traced.sources(anon) == {"populate" if blind else "fault": pages}
     assert {page["last_loss"] for page in traced.table(anon).values()} == {Loss.MUNMAP}
+
+
+def test_filled_beyond_what_is_told_of_a_call(attached: Attached) -> None:
+    """16 page tables; of the rest nothing tells, and that is said."""
+    pages = 17 * 512
+    traced = trace(attached, "populate-gone", pages)
+    anon = traced.report.ranges["anon"]
+    blind = traced.probe == "perf"
+    told = (filled_until(anon.start) - anon.start) // 4096
+    assert traced.sources(anon) == ({"populate": told} if blind else {"fault": pages})
+    assert traced.books.unseen_fills == blind
 
 
 @pytest.mark.parametrize("name", ["mlock-future", "mlock-all"])

@@ -246,6 +246,18 @@ def test_a_peak_is_a_bound() -> None:
     assert line.endswith("over budget, it is at least 8192 bytes")
 
 
+def test_what_came_is_a_bound_where_calls_filled_memory_unseen() -> None:
+    for books, words in (
+        (Books(unseen_fills=1), "it is at least 8"),
+        (EXACT, "it is 8"),
+    ):
+        for figure in ("gained", "gained.populate", "given_up.munmap"):
+            verdict = judge(books, f"{figure}>7", **{figure: 8})
+            assert verdict.status == Exit.OVER_BUDGET
+            (line,) = complaints(verdict)
+            assert line.endswith(words)
+
+
 def test_an_inexact_record_comes_before_a_broken_budget() -> None:
     verdict = judge(Books(traced=1, kernel=1, lost_other=1), "major>0", strict=True, major=1)
     assert verdict.status == Exit.INEXACT

@@ -239,6 +239,26 @@ def test_pages_a_system_call_filled(world: World) -> None:
     assert world.observer.view(SPACE).hints == []
 
 
+def test_what_was_filled_and_gone_unseen(world: World) -> None:
+    """Until a look that leaves nothing open; a space that ends takes all of it along."""
+    world.born(Source.EXEC)
+    world.observer.fill_unseen(SPACE, 7 * P, 9 * P)
+    world.look(100, {7: A, 8: B})
+    world.observer.taken(SPACE, 9 * P, 10 * P)
+    world.observer.taken(2, 7 * P, 9 * P)
+    assert not world.observer.unseen_fills
+    world.look(200, {7: A, 8: B})
+    world.observer.taken(SPACE, 7 * P, 9 * P)
+    assert not world.observer.unseen_fills
+    world.observer.fill_unseen(SPACE, 20 * P, 30 * P)
+    world.observer.fill_unseen(SPACE, 40 * P, 50 * P)
+    world.observer.fill_unseen(SPACE, 60 * P, 60 * P)  # of no size
+    world.observer.taken(SPACE, 29 * P, 31 * P)
+    assert world.observer.unseen_fills == 1
+    world.observer.forget(SPACE)
+    assert world.observer.unseen_fills == 2
+
+
 def test_pages_that_came_by_faults_no_hook_saw(world: World) -> None:
     world.born(Source.INITIAL)
     world.look(100, {}, missed=2)

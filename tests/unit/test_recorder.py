@@ -79,11 +79,14 @@ class Kernel:
         common = {"mm": MM, "tgid": PID, "tid": PID, "time_ns": time, "address": BASE}
         self.put(windows(1, **{**common, "entries": entries, "seen": after << 16, **fields}))
 
-    def filled(self, page: int, entries: list[int], first: int = 0, level: int = 1) -> None:
+    def filled(
+        self, page: int, entries: list[int], first: int = 0, level: int = 1, **fields: Any
+    ) -> None:
         """A call that has just returned filled pages from `page` on."""
         self.time += 1
         last = 512 if level == 2 else len(entries)
         common = {"mm": MM, "tgid": PID, "tid": PID, "time_ns": self.time, "level": level}
+        common |= fields
         window = windows(1, **common, address=BASE + page * P, seen=first | last << 16)
         window["type"] = RecordType.FILLED
         window["entries"][0, : len(entries)] = entries
@@ -330,6 +333,41 @@ def test_what_may_have_been_filled_before_the_trace(recorder: Recorder, kernel: 
     kernel.filled(0, [pte(F)])
     cycle(recorder)
     assert gained(recorder) == {}
+
+
+def test_what_a_child_filled_before_the_first_look_at_it(
+    recorder: Recorder, kernel: Kernel
+) -> None:
+    recorder.observer.view(1).looked = True
+    fork = {"child_tgid": CHILD, "child_tid": CHILD, "child_mm": CHILD_MM}
+    kernel.task(RecordType.FORK, count=101, comm=b"child", **fork)
+    kernel.filled(0, [pte(F)], mm=CHILD_MM, tgid=CHILD, tid=CHILD)
+    cycle(recorder)
+    assert gained(recorder) == {Source.POPULATE: 1}
+
+
+@pytest.mark.parametrize(
+    ("known", "size", "taken", "unseen"),
+    [
+        (True, 32 << 20, (0, 32 << 20), 0),
+        (True, 32 << 20 | P, (0, 32 << 20), 0),  # the last page is there still
+        (True, 32 << 20 | P, (32 << 20, P), 1),
+        (True, 32 << 20 | P, (P, 64 << 20), 1),
+        (False, P, (0, P), 1),  # nobody knows what was there before
+    ],
+)
+def test_a_call_that_filled_more_than_is_told_of(
+    recorder: Recorder, kernel: Kernel, known: bool, size: int, taken: tuple[int, int], unseen: int
+) -> None:
+    """What is gone before anybody looked is in no record: what was gained is a bound."""
+    recorder.attached.probe.name = "perf"  # type: ignore[misc]
+    recorder.observer.view(1).looked = known
+    at = BASE & -(2 << 20)
+    kernel.syscall(MMAP, 0, size, 3, POPULATE, result=at)
+    kernel.syscall(MUNMAP, at + taken[0], taken[1])
+    kernel.syscall(MUNMAP, at + taken[0], taken[1])  # once is enough
+    cycle(recorder)
+    assert recorder.observer.unseen_fills == unseen
 
 
 # -- lives ------------------------------------------------------------------------------

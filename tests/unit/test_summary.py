@@ -15,7 +15,7 @@ from rich.console import Console
 from tracer.outputs.base import Books, PageTable, RunInfo
 from tracer.outputs.books import balance, memory, reasons
 from tracer.outputs.latencies import EXACT, Latencies
-from tracer.outputs.story import LOSS_WORDS, SOURCE_WORDS
+from tracer.outputs.story import LOSS_WORDS, SOURCE_WORDS, sources
 from tracer.outputs.summary import MOST_ALIKE, MOST_GROUPS, MOST_LINES, Summary
 from tracer.outputs.units import Glyphs
 from tracer.rows import NO_FRAME, UNKNOWN_LATENCY, Kind, Names, Region, Rows
@@ -296,6 +296,20 @@ def test_books_say_whose_faults_they_may_lack() -> None:
     assert why.startswith("2 beginnings and ends of threads may have gone unheard, ")
     (why,) = reasons(Books(unfollowed=1), GLYPHS)
     assert why.startswith("1 beginning or end of threads may have gone unheard, ")
+
+
+def test_books_say_that_what_was_gained_is_a_bound() -> None:
+    books = Books(gained=9, given_up=4, unseen_fills=2, gained_by={"populate": 8, "fault": 1})
+    assert balance(books, GLYPHS).endswith(
+        "frames: at least 9 gained − 4 lost = +5; mapped pages not known"
+    )
+    assert memory(books, GLYPHS).startswith("memory: at least 36 KiB gained in all, +20 KiB net")
+    (why,) = reasons(books, GLYPHS)
+    assert why.startswith("2 calls filled memory that no record tells of ")
+    (_, rows), *_ = sources(books, GLYPHS)
+    told = {row["HOW"][0]: row[""][0] for row in rows}
+    assert told["populate"].endswith("; at least")
+    assert not told["fault"].endswith("at least")
 
 
 def test_books_say_that_the_kernels_count_is_a_bound() -> None:

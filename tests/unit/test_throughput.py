@@ -30,7 +30,7 @@ PORTIONS = (1, 2, 60, 70, 700, 3000)  # records that are in the ring at once, in
 SINCE = (
     *("failed_lost", "failed_filtered", "foreign_lost", "foreign_filtered"),
     *("kernel_at_least", "kernel_reason", "blind_faults", "under_way"),
-    *("resident", "resident_growth", "resident_peak"),
+    *("resident", "resident_growth", "resident_peak", "unseen_fills"),
 )
 # What these were called then.
 BEFORE = {"mapped": "resident", "mapped_change": "resident_change"}

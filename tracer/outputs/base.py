@@ -45,6 +45,9 @@ class Books:
     conflict: int = 0  # faults pagemap contradicts with nothing to explain it
     gained: int = 0  # pages that gained a frame
     given_up: int = 0  # pages that lost theirs
+    # Calls that filled memory unseen, of which some was gone before a snapshot: the two above, and
+    # what came by `populate`, are bounds then.
+    unseen_fills: int = 0
     # Pages present at the end, in each space that has them, and less those at the first looks.
     mapped: int | None = None  # None: unknown, likewise below
     mapped_change: int | None = None

@@ -32,7 +32,8 @@ def _faults(books: Books) -> str:
 
 def _frames(books: Books, glyphs: Glyphs) -> str:
     net = books.gained - books.given_up
-    text = f"frames: {books.gained} gained {glyphs.minus} {books.given_up} lost"
+    least = "at least " * bool(books.unseen_fills)
+    text = f"frames: {least}{books.gained} gained {glyphs.minus} {books.given_up} lost"
     if books.mapped_change is None:
         return f"{text} = {_signed(net, glyphs)}; mapped pages not known"
     if books.mapped_change == net:
@@ -47,7 +48,9 @@ def memory(books: Books, glyphs: Glyphs) -> str:
     Resident counts each frame once, mapped in each address space that has it.
     """
     gross, net = books.gained * PAGE_SIZE, (books.gained - books.given_up) * PAGE_SIZE
-    text = f"memory: {units.size(gross)} gained in all, {units.net(net, glyphs)} net of losses"
+    least = "at least " * bool(books.unseen_fills)
+    text = f"memory: {least}{units.size(gross)} gained in all, "
+    text += f"{units.net(net, glyphs)} net of losses"
     text += f"; resident at the end {_bytes(books.resident)}"
     if books.resident_peak:  # that it was at least nothing says nothing
         text += f" (peak at least {_bytes(books.resident_peak)})"
@@ -82,6 +85,12 @@ def reasons(books: Books, glyphs: Glyphs) -> list[str]:
     if books.missed:
         reason = books.missed_reason or "no reason known"
         said.append(f"{_count(books.missed, 'fault')} counted but seen by no hook: {reason}")
+    if books.unseen_fills:
+        said.append(
+            f"{_count(books.unseen_fills, 'call')} filled memory that no record tells of "
+            "(mlockall, or beyond 32 MiB of a call), and some of it was gone before a snapshot: "
+            "gained and lost are at least what is shown"
+        )
     if books.kernel_at_least:
         said.append(
             f"the kernel may have counted more: {books.kernel_reason}; the books do not balance"

@@ -117,7 +117,11 @@ def sources(books: Books, glyphs: Glyphs) -> list[Table]:
         ("LOST", books.lost_by, lost),
     ):
         rows: list[dict[str, Cell]] = [
-            {title: (str(count), "bold"), "HOW": (word, ""), "": (texts.get(word, ""), "dim")}
+            {
+                title: (str(count), "bold"),
+                "HOW": (word, ""),
+                "": (texts.get(word, "") + _at_least(word, books), "dim"),
+            }
             for word, count in sorted(counts.items(), key=lambda item: -item[1])
             if count
         ]
@@ -129,6 +133,10 @@ def sources(books: Books, glyphs: Glyphs) -> list[Table]:
             ]
             tables.append((columns, rows))
     return tables
+
+
+def _at_least(word: str, books: Books) -> str:
+    return "; at least" if books.unseen_fills and word == Source.POPULATE.name.lower() else ""
 
 
 def _widest(rows: list[dict[str, Cell]], name: str) -> int:
