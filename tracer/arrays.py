@@ -67,7 +67,7 @@ class Arrays:
         A stack that is a part of something else, as of an allocator's memory, gets no name.
         """
         laid = there.at(pointer - 1)
-        if laid is None or laid.gone or not laid.array or laid.array in self.names.stacks:
+        if laid is None or laid.gone or not self.names.by_address(laid.array):
             return
         end = laid.region.end
         if end - pointer > _ABOVE_STACK:
@@ -86,6 +86,8 @@ class Arrays:
         if old is None or old.region.name != name:
             return None
         array = old.array
+        if old.gone and array in self.names.stacks:
+            return None
         if name in ANONYMOUS:
             if not array and end - start >= _LEAST and not self.names.full:
                 return None
@@ -100,13 +102,14 @@ class Arrays:
         region = laid.region
         start, end, name = region.start, region.end, region.name
         parts: list[tuple[int, int, int]] = []  # start, end, number
-        begun, again = start, 0  # of what is new: from where, and what was there before
+        # Of what is new: from where, and what was there before.
+        begun, again = start, self._stack_again(there, laid)
         for since, until, old in there.within(start, end):
             if old.region.name != name:
                 continue
             if old.gone:
                 # What was cut off from a mapping may become anything, as glibc's arenas show.
-                if there.is_whole(since):
+                if there.is_whole(since) and old.array not in self.names.stacks:
                     again = again or old.array
                 continue
             if begun < since:
@@ -121,6 +124,21 @@ class Arrays:
                 since = found.pop().region.start
             found.append(laid.moved(since, until, since)._replace(array=array))
         return found
+
+    def _stack_again(self, there: IntervalMap, laid: Laid) -> int:
+        """The number of a thread's stack that was just there, and was mapped as this is; else 0.
+
+        Other memory may have come to its place.
+        """
+        region = laid.region
+        if region.perms != _NO_RIGHTS:
+            return 0
+        before = there.within(region.start, region.end)
+        arrays = {old.array if old.gone else 0 for *_, old in before}
+        if len(arrays) != 1 or not arrays <= self.names.stacks:
+            return 0
+        whole = before[0][0] == region.start and before[-1][1] == region.end
+        return arrays.pop() if whole and all(there.is_whole(since) for since, *_ in before) else 0
 
     def _new(
         self, there: IntervalMap, laid: Laid, start: int, end: int, before: Laid | None

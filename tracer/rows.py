@@ -259,6 +259,10 @@ class Names:
         self.whole.add(array)
         self.arrays[array] = THREAD_STACKS
 
+    def by_address(self, array: int) -> bool:
+        """Whether a number stands for a mapping of which nothing but its address is known."""
+        return self.arrays[array].startswith("0x")
+
     @property
     def full(self) -> bool:
         """Whether there are no more numbers of mappings."""

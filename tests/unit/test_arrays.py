@@ -138,6 +138,30 @@ def test_thread_stacks_are_told_by_their_threads(history: MappingHistory, pages:
     assert of(child, 10, *tops) == ["thread stacks"] * 4
 
 
+def test_what_comes_to_a_thread_stacks_place_is_none(history: MappingHistory) -> None:
+    """But for a stack of the same size, mapped without rights first."""
+    start, pages = 0x10000, 2 * LARGE
+    for time in range(10, 100, 10):
+        stack(history, time, start, pages)
+        assert of(history, time, start, start + 1, start + pages - 1) == ["thread stacks"] * 3
+        history.add(time + 1, Unmap(start * P, (start + pages) * P))
+    assert len(history._names.arrays) == 2
+    mapped(history, 100, start + 1, start + pages)
+    assert of(history, 101, start + 1, start + pages - 1) == [at(start + 1)] * 2
+    history.add(102, Unmap(start * P, (start + pages) * P))
+    stack(history, 110, start, pages)
+    history.add(111, Unmap(start * P, (start + pages) * P))
+    mapped(history, 112, start - LARGE, start + 8 * LARGE)
+    assert of(history, 113, start - LARGE, start + 1, start + pages) == [at(start - LARGE)] * 3
+
+
+def test_a_stack_in_bss_does_not_rename_it(history: MappingHistory) -> None:
+    mapped(history, 1, 0x100, 0x104, "rw-p", "/usr/lib/libx.so", 7)
+    mapped(history, 2, 0x104, 0x204)
+    history.add(3, ThreadStack(0x204 * P - 0x100))
+    assert of(history, 4, 0x203) == ["after libx.so"]
+
+
 def test_a_thread_stack_that_the_kernel_made_one_with_its_neighbour(
     history: MappingHistory,
 ) -> None:
