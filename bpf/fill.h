@@ -14,6 +14,7 @@
 #define CALL_MADV_POPULATE_READ 22
 #define CALL_MADV_POPULATE_WRITE 23
 
+#define USER_TOP ((1UL << (LEVELS == 5 ? 56 : 47)) - 4096) /* TASK_SIZE_MAX */
 #define FILLED_TABLES 16 /* of a call's range: 32 MiB */
 #define WINDOW_BYTES (WINDOW_PAGES * 4096UL)
 #define HUGE_BYTES (1UL << 21)
@@ -30,7 +31,7 @@ static __always_inline int fills_all(u64 mm)
 }
 
 /* Whether a call that returned may have filled a range, and which: [*start, *end). */
-static __always_inline int fills(struct call *c, u64 mm, u64 result, u64 *start, u64 *end)
+static __always_inline int asks_to_fill(struct call *c, u64 mm, u64 result, u64 *start, u64 *end)
 {
 	*start = c->args[0] & ~4095UL;
 	*end = (c->args[0] + c->args[1] + 4095) & ~4095UL;
@@ -48,6 +49,12 @@ static __always_inline int fills(struct call *c, u64 mm, u64 result, u64 *start,
 		       c->args[2] == CALL_MADV_POPULATE_WRITE;
 	}
 	return 0;
+}
+
+/* Whether it may have, and the range is the program's: beyond are the kernel's own page tables. */
+static __always_inline int fills(struct call *c, u64 mm, u64 result, u64 *start, u64 *end)
+{
+	return asks_to_fill(c, mm, result, start, end) && *start < *end && *end <= USER_TOP;
 }
 
 /* The lesser of two, without a branch, which the verifier would follow: they differ by no 2^63. */

@@ -277,6 +277,13 @@ static __always_inline void *reserve(u64 *sequence)
 	return claim(1, &first) ? claimed(first, sequence) : 0;
 }
 
+static __always_inline int is_half_full(void)
+{
+	struct positions *ring = POSITIONS;
+
+	return (s64)(*(volatile u64 *)&ring->head - *(volatile u64 *)&ring->tail) > (s64)(ring->mask / 2);
+}
+
 /* The sequence is the last to be written: x86 keeps the order of stores. */
 static __always_inline void submit(void *record, u64 sequence)
 {
@@ -300,6 +307,11 @@ static __always_inline int claim(u64 records, u64 *first)
 static __always_inline void *claimed(u64 which, u64 *sequence)
 {
 	return reserve(sequence);
+}
+
+static __always_inline int is_half_full(void)
+{
+	return records.ringbuf_query(BPF_RB_AVAIL_DATA) > records.ringbuf_query(BPF_RB_RING_SIZE) / 2;
 }
 
 static __always_inline void submit(void *record, u64 sequence)
@@ -1817,12 +1829,11 @@ static __always_inline void userfault_call(u64 frame, u64 result, u64 id, int ac
 }
 
 #ifdef PROBE_PERF
-/* One window, or huge page, that `at` leads to, of [start, end); 0 if there was no room for it. */
-static __always_inline int emit_filled(u64 which, u64 id, u64 mm, u64 address, u64 start, u64 end,
-				       u32 level, struct walk *at)
+/* A FILLED record in its place in the ring, all but what it tells; 0 if there was no room for it. */
+static __always_inline struct window_record *new_filled(u64 which, u64 *sequence, u64 id, u64 mm,
+							u64 address, u32 level)
 {
-	u64 sequence;
-	struct window_record *w = claimed(which, &sequence);
+	struct window_record *w = claimed(which, sequence);
 
 	if (!w)
 		return 0;
@@ -1834,6 +1845,18 @@ static __always_inline int emit_filled(u64 which, u64 id, u64 mm, u64 address, u
 	w->tid = id;
 	w->mm = mm;
 	w->address = address;
+	return w;
+}
+
+/* One window, or huge page, that `at` leads to, of [start, end); 0 if there was no room for it. */
+static __always_inline int emit_filled(u64 which, u64 id, u64 mm, u64 address, u64 start, u64 end,
+				       u32 level, struct walk *at)
+{
+	u64 sequence;
+	struct window_record *w = new_filled(which, &sequence, id, mm, address, level);
+
+	if (!w)
+		return 0;
 	w->seen = part_of(address, level == 1 ? WINDOW_PAGES : 512, start, end);
 	if (level == 1) {
 		bpf_probe_read_kernel(w->entries, sizeof(w->entries), (void *)at->slot);
@@ -1845,8 +1868,26 @@ static __always_inline int emit_filled(u64 which, u64 id, u64 mm, u64 address, u
 	return 1;
 }
 
+/* How far of [start, end) was told. */
+static __always_inline void emit_told(u64 id, u64 mm, u64 start, u64 end, u64 until)
+{
+	u64 sequence, first;
+	struct window_record *w;
+
+	if (!claim(1, &first) || !(w = new_filled(first, &sequence, id, mm, until, 0))) {
+		count(COUNT_LOST_TASK);
+		return;
+	}
+	w->seen = 0;
+	__builtin_memset(w->entries, 0, sizeof(w->entries));
+	w->entries[0] = start;
+	w->entries[1] = end;
+	submit(w, sequence);
+}
+
 /*
- * What is mapped now in [start, end), which a call has filled; as much as FILLED_TABLES hold.
+ * What is mapped now in [start, end), which a call has filled: as much as FILLED_TABLES hold, and
+ * while the ring has room for what cannot be told later.
  * Room is claimed for a page table at once: with a search for room in the inner loop the verifier
  * sees too many ways through it.
  */
@@ -1856,7 +1897,7 @@ static __always_inline void emit_all_filled(u64 id, u64 mm, u64 start, u64 end)
 	struct walk at;
 
 	for (u32 table = 0; table < FILLED_TABLES; table++) {
-		if (address >= end)
+		if (address >= end || is_half_full())
 			break;
 		COUNTED(table);
 		at.level = 0;
@@ -1891,6 +1932,7 @@ static __always_inline void emit_all_filled(u64 id, u64 mm, u64 start, u64 end)
 			address += WINDOW_BYTES;
 		}
 	}
+	emit_told(id, mm, start, end, address);
 }
 
 /* Whether the numbers that a task gives for processes mean what they mean to us. */

@@ -94,7 +94,8 @@ struct window_record { /* WINDOW, FILLED */
 	/*
 	 * Raw page-table entries at completion. Of a row: the frame that the first page would have,
 	 * then eight words of bits: which pages are mapped, each to its frame in the row. FILLED:
-	 * where `level` is 2 the first is a huge page's, and there are no others.
+	 * where `level` is 2 the first is a huge page's, and there are no others. Last comes one with
+	 * `level` 0: of the range that begins and ends at the first two, all up to `address` was told.
 	 */
 	u64 entries[16];
 };

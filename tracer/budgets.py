@@ -85,6 +85,10 @@ class Budget:
     comparison: str
     limit: Fraction  # a count, bytes or nanoseconds
 
+    def of_bound(self) -> bool:
+        """Whether what is at least so much, and breaks it, may not do so after all."""
+        return self.comparison in ("<", "<=", "==")
+
     def broken_by(self, actual: int | None) -> bool:
         """Whether the figure's value breaks it; None, no value or none known, does not."""
         if actual is None:

@@ -43,7 +43,7 @@ def books_of(recorder: Recorder, attached: Attached, kernel: KernelCount | None 
     unexplained = missed - blind - under_way
     why = _why_missed(recorder, skips, unexplained, counters["crowded"])
     mapped = _mapped(recorder)
-    resident = recorder.resident
+    resident, observer = recorder.resident, recorder.observer
     return Books(
         traced=recorder.traced,
         failed=recorder.failed,
@@ -68,7 +68,7 @@ def books_of(recorder: Recorder, attached: Attached, kernel: KernelCount | None 
         conflict=recorder.observer.conflicts,
         gained=total,
         given_up=gone,
-        unseen_fills=recorder.observer.unseen_fills,
+        unseen_fills=observer.unseen_fills + observer.left_unseen(recorder.closed),
         mapped=mapped,
         mapped_change=mapped - int(gained[Source.INITIAL]),
         resident=resident.end,

@@ -32,6 +32,7 @@ class Hint:
     end: int
     source: Source = Source.NONE
     loss: Loss = Loss.NONE
+    time_ns: int = 0
 
     def holds(self, pages: U64) -> Bools:
         """Which pages are in the range."""

@@ -31,8 +31,7 @@ _EITHER = _PRESENT | _PROTNONE
 _SPECIAL = np.uint64(0x200)  # _PAGE_SPECIAL, arch/x86/include/asm/pgtable_types.h
 _FRAME = np.uint64(0x000FFFFFFFFFF000)
 _WINDOW_PAGES = 16  # bpf/walk.h
-_FILLED_TABLES = 16  # bpf/fill.h
-_TABLE = 1 << 21  # bytes that a page table maps
+_TABLE_PAGES = 512
 _NO_FRAME = np.uint64(NO_FRAME)
 
 # Swap-like entries: the type is the top five bits (arch/x86/include/asm/pgtable_64.h).
@@ -147,27 +146,31 @@ def _repeated(one: Judged, frame: U64) -> Judged:
     return Judged(old=old, new=new, **repeat(one))
 
 
-def filled(record: np.void, zero_frame: int) -> tuple[U64, U64]:
-    """The pages (virtual page numbers) that a FILLED record (bpf/record.h) tells of, and frames.
+def filled(records: Records, zero_frame: int) -> tuple[U64, U64]:
+    """The pages (virtual page numbers) that FILLED records (bpf/record.h) tell of, and frames.
 
     Without frames that have no page (remap_pfn_range() marks these special, as vm_normal_page()
     in mm/memory.c has it, but the zero page is, too): pagemap does not show them.
     """
-    huge = record["level"] == 2
-    first, last = int(record["seen"]) & 0xFFFF, int(record["seen"]) >> 16
-    number = np.arange(512 if huge else _WINDOW_PAGES, dtype=np.uint64)[first:last]
-    raw = np.full(len(number), record["entries"][0]) if huge else record["entries"][first:last]
-    address = np.uint64(record["address"]) + (number << np.uint64(12))
-    found = entries(raw, np.full(len(raw), record["level"]), np.ones(len(raw), np.bool_), address)
-    there = found.present & (found.frame != _NO_FRAME)
-    if record["level"] == 1:
-        there &= (raw & _SPECIAL == 0) | (found.frame == np.uint64(zero_frame))
-    return address[there] >> np.uint64(12), found.frame[there]
-
-
-def filled_until(start: int) -> int:
-    """How far FILLED records go at most of what a call filled from address `start` on."""
-    return (start & -_TABLE) + _FILLED_TABLES * _TABLE
+    pages, frames = np.empty(0, np.uint64), np.empty(0, np.uint64)
+    for level, size in ((1, _WINDOW_PAGES), (2, _TABLE_PAGES)):
+        mine = records[records["level"] == level]
+        number = np.arange(size, dtype=np.uint64)
+        first, last = mine["seen"] & np.uint64(0xFFFF), mine["seen"] >> np.uint64(16)
+        row, at = np.nonzero((number >= first[:, None]) & (number < last[:, None]))
+        raw = mine["entries"][row, at if level == 1 else 0]
+        address = mine["address"][row] + (number[at] << np.uint64(12))
+        levels, known = np.full(len(raw), level, np.uint8), np.ones(len(raw), np.bool_)
+        found = entries(raw, levels, known, address)
+        there = found.present & (found.frame != _NO_FRAME)
+        special = raw & _SPECIAL != 0
+        if level == 1:
+            special &= found.frame != np.uint64(zero_frame)
+        there &= ~special
+        pages = np.append(pages, address[there] >> np.uint64(12))
+        frames = np.append(frames, found.frame[there])
+    pages, first = np.unique(pages, return_index=True)
+    return pages, frames[first]
 
 
 def entries(raw: U64, level: npt.NDArray[np.uint8], known: Bools, address: U64) -> Entries:

@@ -6,7 +6,7 @@ booked under the source that the evidence names; a fault contradicted by
 pagemap with no evidence at all is a conflict.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -33,6 +33,7 @@ Bools = npt.NDArray[np.bool_]
 Regions = Callable[[U64], npt.NDArray[np.uint32]]
 
 _NONE = np.uint64(NO_FRAME)
+_MOST_UNSEEN = 256  # ranges told apart
 _NO_PAGES = np.empty(0, np.uint64)
 # All that can be said of a space that has ended: its pages were mapped.
 _NOTHING = Snapshot(
@@ -65,6 +66,13 @@ class Suspects:
             return np.zeros(len(pages), np.bool_)
         at = np.minimum(np.searchsorted(self.pages, pages), len(self) - 1)
         return np.asarray((self.pages[at] == pages) & (self.frames[at] == frames))
+
+
+_Unseen = tuple[int, int, int, int]  # start and end, when, and how many calls
+
+
+def _calls(here: Sequence[_Unseen]) -> int:
+    return sum(count for *_, count in here)
 
 
 @dataclass
@@ -104,9 +112,9 @@ class Observer:
         self._counters = counters, counters  # at the last two looks at any space
         self._untold = Untold(), Untold()  # … and what was untold in the run
         self.conflicts = 0
-        # By space what calls may have filled unseen since the last look that left nothing open,
-        # as addresses; and how many had some of it taken away by then.
-        self._unseen: dict[int, list[tuple[int, int]]] = {}
+        # By space what calls may have filled unseen since the last look that left nothing open;
+        # and how many had some of it taken away by then.
+        self._unseen: dict[int, list[_Unseen]] = {}
         self.unseen_fills = 0
         self._evidence = Evidence(frozenset(), None)  # for the look under way
         self._open: list[tuple[U64, U64]] = []  # the suspects of the look under way
@@ -147,12 +155,17 @@ class Observer:
     def forget(self, space: int) -> None:
         """The space has ended, and will not be looked at any more."""
         self._views.pop(space, None)
-        self.unseen_fills += len(self._unseen.pop(space, ()))
+        self.unseen_fills += _calls(self._unseen.pop(space, ()))
 
-    def fill_unseen(self, space: int, start: int, end: int) -> None:
+    def fill_unseen(self, space: int, start: int, end: int, time_ns: int) -> None:
         """A system call filled [start, end) in advance, of which no record tells."""
-        if start < end:
-            self._unseen.setdefault(space, []).append((start, end))
+        if start >= end:
+            return
+        here = self._unseen.setdefault(space, [])
+        here.append((start, end, time_ns, 1))
+        if len(here) > _MOST_UNSEEN:
+            starts, ends, times, counts = zip(*here, strict=True)
+            self._unseen[space] = [(min(starts), max(ends), max(times), sum(counts))]
 
     def taken(self, space: int, start: int, end: int) -> None:
         """A system call took [start, end) away."""
@@ -160,8 +173,14 @@ class Observer:
             return
         here = self._unseen[space]
         there = [each for each in here if each[1] <= start or end <= each[0]]
-        self.unseen_fills += len(here) - len(there)
-        self._unseen[space] = there
+        if len(there) < len(here):
+            self.unseen_fills += _calls(here) - _calls(there)
+            self._unseen[space] = there
+
+    def left_unseen(self, seen: Container[int]) -> int:
+        """How many calls filled memory that no look has shown, but for the spaces `seen`."""
+        left = (here for space, here in self._unseen.items() if space not in seen)
+        return sum(map(_calls, left))
 
     def hint(self, space: int, hint: Hint) -> None:
         """A system call filled a range in advance, or gave it up for the kernel to take."""
@@ -219,8 +238,11 @@ class Observer:
         view.image = shot.image
         view.looked = True
         if not view.suspects:
-            view.hints.clear()
-            self._unseen.pop(space, None)
+            # What came as or after the snapshot was taken is the next one's.
+            view.hints = [hint for hint in view.hints if hint.time_ns >= shot.before_ns]
+            here = self._unseen.pop(space, [])
+            if late := [each for each in here if each[2] >= shot.before_ns]:
+                self._unseen[space] = late
             # What came between a snapshot and the reading of the counts is the next one's.
             view.untold = untold if shot.untold is None else shot.untold
             # What came between a snapshot and its reading of the counters counts for the next, too.

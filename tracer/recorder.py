@@ -21,7 +21,7 @@ from tracer.evidence import Hint, Machine
 from tracer.fields import Columns, distinct
 from tracer.join import Join, Placing, Renamed, match_windows
 from tracer.kernel.sideband import Sideband
-from tracer.kinds import filled, filled_until
+from tracer.kinds import filled
 from tracer.mappings import ThreadStack, Unmap
 from tracer.observer import Observer
 from tracer.probes.choose import Attached
@@ -75,13 +75,28 @@ _RESCUE_EVERY = 16  # records looked at one by one: the clock is asked that ofte
 _PATIENCE_NS = 1_000_000_000  # how long a window waits for its fault
 
 
+@dataclass(frozen=True, slots=True)
+class _Fill:
+    """What a call has filled in advance, told as it returned."""
+
+    space: int
+    pages: npt.NDArray[np.uint64]  # ascending
+    frames: npt.NDArray[np.uint64]
+    time_ns: int
+
+    def range_(self) -> tuple[int, int, int]:
+        """Action.ranges: all that it concerns."""
+        return self.space, int(self.pages[0]), int(self.pages[-1]) + 1
+
+
 @dataclass
 class _Script:
     """A batch's faults, on their way to their places, and the actions between them, in order."""
 
     placing: Placing
     actions: list[Action] = field(default_factory=list)
-    effects: list[Effect] = field(default_factory=list)  # of calls since the last lifecycle record
+    # Of calls since the last lifecycle record.
+    effects: "list[Effect | _Fill]" = field(default_factory=list)
     renamed: list[Renamed] = field(default_factory=list)  # threads, since then
     ended: list[tuple[int, int]] = field(default_factory=list)  # spaces, and what each missed
     freed: list[tuple[int, Thread]] = field(default_factory=list)  # threads, with their ids
@@ -346,11 +361,15 @@ class Recorder:
         takes_left, calls = iter(takes), iter(decode(records[~plain]))
         kinds[made[plain]] = _TAKES
         others = np.flatnonzero(~np.isin(kinds, _BESIDE))
+        filling: list[Bytes] = []  # FILLED records, one after another
         for count, (index, kind) in enumerate(
             zip(others.tolist(), kinds[others].tolist(), strict=True)
         ):
             if not count % _RESCUE_EVERY:
                 self._rescue()
+            if filling and kind != RecordType.FILLED:
+                self._filled(filling, script)
+                filling = []
             if kind == _TAKES:
                 self._takes(next(takes_left), script)
                 continue
@@ -364,8 +383,7 @@ class Recorder:
                 continue
             raw = batch.rest[index]
             if kind == RecordType.FILLED:
-                record = raw.view(self.layout.window)[0]
-                self._filled(record, faults[len(script.placing) : int(batch.before[index])], script)
+                filling.append(raw)
                 continue
             record, before = raw.view(self.layout.task)[0], int(batch.before[index])
             # A thread's id used again: what came before is the old one's.
@@ -378,6 +396,8 @@ class Recorder:
                 known = self.join.comms.get(tid, 0)
                 script.renamed.append(Renamed(before - len(script.placing), tid, known))
             self._lifecycle(kind, record, script)
+        if filling:
+            self._filled(filling, script)
         self._segment(script, faults[len(script.placing) :])
         return script
 
@@ -418,7 +438,12 @@ class Recorder:
         effects = sorted(script.effects, key=_BY_TIME)
         done = np.array([change.time_ns for change in effects], np.uint64)
         at = (np.searchsorted(times, done) + start).tolist()
-        script.actions += map(action_of, at, effects)
+        for before, change in zip(at, effects, strict=True):
+            if isinstance(change, _Fill):
+                fill = partial(self._fill, change)
+                script.actions.append(Action(before, (change.range_(),), fill))
+            else:
+                script.actions.append(action_of(before, change))
         script.effects, script.renamed = [], []
 
     def _settle(self, kind: int, record: np.void, script: "_Script") -> None:
@@ -625,7 +650,8 @@ class Recorder:
             return None
         self.changed.add(space.number)
         for start, end in written(made):
-            self.observer.hint(space.number, Hint(start, end, source=Source.REMOTE))
+            remote = Hint(start, end, source=Source.REMOTE, time_ns=made.time_ns)
+            self.observer.hint(space.number, remote)
         call = self._calls.pop(made.tid, None)
         change = effect(made, space.number, self._memory, call)
         self.spaces.syscall(made)
@@ -639,36 +665,54 @@ class Recorder:
             return change
         if change.populates:
             source = Source.UFFD if change.userfault else Source.POPULATE
-            self.observer.hint(space.number, Hint(change.start, change.end, source=source))
+            hint = Hint(change.start, change.end, source=source, time_ns=made.time_ns)
+            self.observer.hint(space.number, hint)
             if self.attached.probe.name == "perf" and not change.userfault:
-                told = change.told and self.observer.view(space.number).known()
-                unseen = filled_until(change.start) if told else change.start
-                self.observer.fill_unseen(space.number, unseen, change.end)
+                return self._filled_unseen(change)
         elif change.gives_up:
-            self.observer.hint(space.number, Hint(change.start, change.end, loss=change.loss))
+            hint = Hint(change.start, change.end, loss=change.loss, time_ns=made.time_ns)
+            self.observer.hint(space.number, hint)
         return None
 
-    def _filled(self, record: np.void, faults: Columns, script: "_Script") -> None:
-        """What a call has filled in advance, told as it returned; `faults` came before that."""
-        space = self.spaces.at(int(record["mm"])) or self.spaces.of(int(record["tgid"]))
-        if space is None:
-            return
-        if not self.observer.view(space.number).known():
-            return  # it may have been there before the call: the first look tells
-        pages, frames = filled(record, self.attached.direct_map.zero_frame)
-        if not len(pages):
-            return
-        # Whose mapping it is, is asked now: it may be gone when the batch is over.
-        self._segment(script, faults)
-        script.placing.settle([space.number])
-        time_ns = int(record["time_ns"])
-        times = np.full(len(pages), time_ns, np.uint64)
-        regions = self.spaces.lookup(space.number, pages << np.uint64(12), times)[0]
-        fill = partial(
-            self.timeline.fill, space.number, pages, frames, time_ns, regions.astype(np.uint32)
-        )
-        start, end = int(pages[0]), int(pages[-1]) + 1
-        script.actions.append(Action(len(script.placing), ((space.number, start, end),), fill))
+    def _filled_unseen(self, change: Effect) -> Effect | None:
+        """A call filled a range, and no fault tells; what it took away first, if it did."""
+        where = change.space, change.start, change.end
+        if change.replaces:
+            self.observer.taken(*where)
+        tells = self.attached.direct_map.base and self.observer.view(change.space).known()
+        if not (change.told and tells):  # else FILLED records come
+            self.observer.fill_unseen(*where, change.time_ns)
+        return Effect(*where, change.time_ns) if change.replaces else None
+
+    def _filled(self, raw: "Sequence[Bytes]", script: "_Script") -> None:
+        """FILLED records, one after another, most often of one call."""
+        records = np.stack(raw).view(self.layout.window).ravel()
+        whose = list(zip(records["mm"].tolist(), records["tgid"].tolist(), strict=True))
+        zero_frame = self.attached.direct_map.zero_frame
+        for mm, tgid in dict.fromkeys(whose):
+            space = self.spaces.at(mm) or self.spaces.of(tgid)
+            # What was there may have been there before the call: the first look tells.
+            if space is None or not self.observer.view(space.number).known():
+                continue
+            mine = records[(records["mm"] == np.uint64(mm)) & (records["tgid"] == tgid)]
+            pages, frames = filled(mine, zero_frame)
+            if len(pages):
+                time_ns = int(mine["time_ns"].max())
+                script.effects.append(_Fill(space.number, pages, frames, time_ns))
+            for told in mine[mine["level"] == 0]:
+                _, end = told["entries"][:2].tolist()
+                time_ns = int(told["time_ns"])
+                self.observer.fill_unseen(space.number, int(told["address"]), end, time_ns)
+
+    def _fill(self, fill: "_Fill") -> None:
+        """Whose mappings they are is asked once the batch's faults have their places.
+
+        Until something else is mapped there, they are what was there last.
+        """
+        times = np.full(len(fill.pages), fill.time_ns, np.uint64)
+        addresses = fill.pages << np.uint64(12)
+        regions = self.spaces.lookup(fill.space, addresses, times)[0].astype(np.uint32)
+        self.timeline.fill(fill.space, fill.pages, fill.frames, fill.time_ns, regions)
 
     def _takes(self, made: Takes, script: "_Script") -> None:
         """What `_syscall` does, for calls that only take."""

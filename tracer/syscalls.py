@@ -101,6 +101,7 @@ class Effect(NamedTuple):
     moved_size: int = 0
     populates: bool = False
     told: bool = False  # with perf the BPF side tells what that filled (bpf/fill.h)
+    replaces: bool = False  # what it filled took the place of what was there
     gives_up: bool = False
     userfault: bool = False  # filled, or moved, through userfaultfd
     registers: bool | None = None  # the range with userfaultfd, or no longer
@@ -162,7 +163,8 @@ def effect(
     if number == _MMAP:
         end = _page_up(result + args[1])
         if args[3] & (_MAP_POPULATE | _MAP_LOCKED) or space in memory.locked:
-            return change(result, end, populates=True, told=True)
+            fixed = bool(args[3] & _MAP_FIXED)
+            return change(result, end, populates=True, told=True, replaces=fixed)
         return change(result, end) if args[3] & _MAP_FIXED else None
     if number == _BRK:
         before = memory.brk.get(space, result)

@@ -36,7 +36,8 @@ def complaints(verdict: Verdict) -> list[str]:
         if budget.broken:
             said.append(f"--fail-if '{budget.budget}': over budget, it is {budget.shown}")
         elif budget.unknown:
-            said.append(f"--fail-if '{budget.budget}': no verdict, since the figure is not known")
+            why = "the figure is not known" if budget.actual is None else f"it is {budget.shown}"
+            said.append(f"--fail-if '{budget.budget}': no verdict, since {why}")
     return said
 
 
@@ -83,9 +84,11 @@ def _check(budget: Budget, actual: int | None, bounds: Sequence[str]) -> Checked
     # A latency is of faults, and of none there is none: that breaks nothing.
     unknown = actual is None and unit != Unit.TIME
     shown = _shown(actual, unit)
+    broken = budget.broken_by(actual)
     if budget.figure in bounds and actual is not None:
         shown = f"at least {shown}"
-    return Checked(budget.text, actual, shown, budget.broken_by(actual), unknown)
+        unknown = broken and budget.of_bound()
+    return Checked(budget.text, actual, shown, broken and not unknown, unknown)
 
 
 def _shown(actual: int | None, unit: Unit) -> str:

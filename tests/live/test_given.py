@@ -9,12 +9,12 @@ from tests.live import outside
 from tests.live.features import VERSION
 from tests.live.tracing import Traced, check_all, trace
 from tests.live.workload import Range, Workload
-from tracer.kinds import filled_until
 from tracer.probes.choose import Attached
 from tracer.rows import Cause
 from tracer.sources import Loss
 
 N = 71
+TABLE = 2 << 20  # what a page table maps
 
 
 def check_populated(traced: Traced, kinds: dict[str, int], source: str = "populate") -> None:
@@ -58,9 +58,17 @@ def test_filled_beyond_what_is_told_of_a_call(attached: Attached) -> None:
     traced = trace(attached, "populate-gone", pages)
     anon = traced.report.ranges["anon"]
     blind = traced.probe == "perf"
-    told = (filled_until(anon.start) - anon.start) // 4096
+    told = (16 * TABLE - anon.start % TABLE) // 4096
     assert traced.sources(anon) == ({"populate": told} if blind else {"fault": pages})
     assert traced.books.unseen_fills == blind
+
+
+def test_what_may_not_be_filled(attached: Attached) -> None:
+    """The kernel's part of the page tables is nobody's memory."""
+    traced = trace(attached, "mlock-refused", N)
+    assert traced.sources(traced.report.ranges["anon"]) == {"fault": N}
+    assert "populate" not in traced.books.gained_by
+    assert max(traced.pages.page) < 1 << 47
 
 
 @pytest.mark.parametrize("name", ["mlock-future", "mlock-all"])

@@ -256,6 +256,13 @@ def test_what_came_is_a_bound_where_calls_filled_memory_unseen() -> None:
             assert verdict.status == Exit.OVER_BUDGET
             (line,) = complaints(verdict)
             assert line.endswith(words)
+            verdict = judge(books, f"{figure}<9", **{figure: 8})
+            exact = books == EXACT
+            assert verdict.status == (Exit.OVER_BUDGET if exact else Exit.INEXACT)
+            (line,) = complaints(verdict)
+            assert line.endswith(words)
+            assert ("no verdict" in line) != exact
+            assert judge(books, f"{figure}<8", **{figure: 8}).status == Exit.OK
 
 
 def test_an_inexact_record_comes_before_a_broken_budget() -> None:

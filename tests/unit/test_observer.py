@@ -242,7 +242,7 @@ def test_pages_a_system_call_filled(world: World) -> None:
 def test_what_was_filled_and_gone_unseen(world: World) -> None:
     """Until a look that leaves nothing open; a space that ends takes all of it along."""
     world.born(Source.EXEC)
-    world.observer.fill_unseen(SPACE, 7 * P, 9 * P)
+    world.observer.fill_unseen(SPACE, 7 * P, 9 * P, 50)
     world.look(100, {7: A, 8: B})
     world.observer.taken(SPACE, 9 * P, 10 * P)
     world.observer.taken(2, 7 * P, 9 * P)
@@ -250,13 +250,38 @@ def test_what_was_filled_and_gone_unseen(world: World) -> None:
     world.look(200, {7: A, 8: B})
     world.observer.taken(SPACE, 7 * P, 9 * P)
     assert not world.observer.unseen_fills
-    world.observer.fill_unseen(SPACE, 20 * P, 30 * P)
-    world.observer.fill_unseen(SPACE, 40 * P, 50 * P)
-    world.observer.fill_unseen(SPACE, 60 * P, 60 * P)  # of no size
-    world.observer.taken(SPACE, 29 * P, 31 * P)
+    world.observer.fill_unseen(SPACE, 20 * P, 30 * P, 250)
+    world.observer.fill_unseen(SPACE, 40 * P, 50 * P, 350)
+    world.observer.fill_unseen(SPACE, 60 * P, 60 * P, 350)  # of no size
+    world.look(300, {7: A, 8: B})  # the second came after it
+    world.observer.taken(SPACE, 20 * P, 21 * P)
+    assert not world.observer.unseen_fills
+    assert world.observer.left_unseen({SPACE}) == 0
+    assert world.observer.left_unseen({2}) == 1
+    world.observer.taken(SPACE, 49 * P, 51 * P)
+    world.observer.taken(SPACE, 49 * P, 51 * P)
     assert world.observer.unseen_fills == 1
+    world.observer.fill_unseen(SPACE, 40 * P, 50 * P, 350)
     world.observer.forget(SPACE)
     assert world.observer.unseen_fills == 2
+
+
+def test_very_many_calls_that_filled_unseen_are_one_range(world: World) -> None:
+    world.born(Source.EXEC)
+    for page in range(0, 20000, 2):
+        world.observer.fill_unseen(SPACE, page * P, (page + 1) * P, page)
+    assert len(world.observer._unseen[SPACE]) <= 257
+    assert world.observer.left_unseen(()) == 10000
+
+
+def test_what_a_call_told_of_after_the_snapshot_is_the_next_ones(world: World) -> None:
+    world.born(Source.INITIAL)
+    world.observer.hint(SPACE, Hint(7 * P, 8 * P, Source.POPULATE, time_ns=150))
+    world.look(100, {})
+    world.look(200, {7: A})
+    world.look(300, {7: A})
+    assert world.page(7)["source"] == Source.POPULATE
+    assert world.observer.view(SPACE).hints == []
 
 
 def test_pages_that_came_by_faults_no_hook_saw(world: World) -> None:

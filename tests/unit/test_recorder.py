@@ -92,6 +92,10 @@ class Kernel:
         window["entries"][0, : len(entries)] = entries
         self.put(window)
 
+    def told(self, first: int, last: int, until: int) -> None:
+        """How far of a range such a call told."""
+        self.filled(until, [BASE + first * P, BASE + last * P], level=0)
+
     def task(self, kind: RecordType, **fields: Any) -> None:
         self.time += 100
         record = np.zeros(1, LAYOUT.task)
@@ -148,7 +152,7 @@ def recording(kernel: Kernel, monkeypatch: pytest.MonkeyPatch) -> Iterator[Recor
     attached = SimpleNamespace(
         program=kernel.program,
         probe=SimpleNamespace(name="fentry"),
-        direct_map=SimpleNamespace(zero_frame=0x1000),
+        direct_map=SimpleNamespace(zero_frame=0x1000, base=1),
     )
     made = Recorder(cast(Any, attached))
     made.attach(PID, children=True)
@@ -347,27 +351,68 @@ def test_what_a_child_filled_before_the_first_look_at_it(
 
 
 @pytest.mark.parametrize(
-    ("known", "size", "taken", "unseen"),
+    ("known", "told", "taken", "unseen"),
     [
-        (True, 32 << 20, (0, 32 << 20), 0),
-        (True, 32 << 20 | P, (0, 32 << 20), 0),  # the last page is there still
-        (True, 32 << 20 | P, (32 << 20, P), 1),
-        (True, 32 << 20 | P, (P, 64 << 20), 1),
-        (False, P, (0, P), 1),  # nobody knows what was there before
+        (True, 8, (0, 8), 0),
+        (True, 7, (0, 7), 0),  # the last page is there still
+        (True, 7, (7, 1), 1),
+        (True, 0, (0, 100), 1),
+        (False, 8, (0, 1), 1),  # nobody knows what was there before
     ],
 )
 def test_a_call_that_filled_more_than_is_told_of(
-    recorder: Recorder, kernel: Kernel, known: bool, size: int, taken: tuple[int, int], unseen: int
+    recorder: Recorder, kernel: Kernel, known: bool, told: int, taken: tuple[int, int], unseen: int
 ) -> None:
     """What is gone before anybody looked is in no record: what was gained is a bound."""
     recorder.attached.probe.name = "perf"  # type: ignore[misc]
     recorder.observer.view(1).looked = known
-    at = BASE & -(2 << 20)
-    kernel.syscall(MMAP, 0, size, 3, POPULATE, result=at)
-    kernel.syscall(MUNMAP, at + taken[0], taken[1])
-    kernel.syscall(MUNMAP, at + taken[0], taken[1])  # once is enough
+    kernel.syscall(MMAP, 0, 8 * P, 3, POPULATE, result=BASE)
+    kernel.told(0, 8, told)
+    for _ in range(2):  # once is enough
+        kernel.syscall(MUNMAP, BASE + taken[0] * P, taken[1] * P)
     cycle(recorder)
     assert recorder.observer.unseen_fills == unseen
+
+
+def test_without_a_direct_map_nothing_is_told(recorder: Recorder, kernel: Kernel) -> None:
+    recorder.attached.probe.name = "perf"  # type: ignore[misc]
+    recorder.attached.direct_map.base = 0  # type: ignore[misc]
+    recorder.observer.view(1).looked = True
+    kernel.syscall(MMAP, 0, 8 * P, 3, POPULATE, result=BASE)
+    kernel.syscall(MUNMAP, BASE, P)
+    cycle(recorder)
+    assert recorder.observer.unseen_fills == 1
+
+
+def test_what_is_filled_in_the_place_of_something(recorder: Recorder, kernel: Kernel) -> None:
+    """Also where the same frames come back, as a file's do."""
+    recorder.attached.probe.name = "perf"  # type: ignore[misc]
+    recorder.observer.view(1).looked = True
+    for page in range(4):
+        kernel.fault(page, F + page * P)
+    kernel.syscall(MMAP, BASE, 4 * P, 3, POPULATE | 0x10, result=BASE)
+    kernel.filled(0, [pte(F + page * P) for page in (0, 1, 9, 8)])
+    cycle(recorder)
+    assert gained(recorder) == {Source.FAULT: 4, Source.POPULATE: 4}
+    assert recorder.timeline.tally.lost[Loss.MUNMAP] == 4
+    assert recorder.timeline.tally.lost[Loss.REPLACED] == 0
+
+
+def test_windows_of_a_call_are_filled_at_once(
+    recorder: Recorder, kernel: Kernel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recorder.observer.view(1).looked = True
+    calls: list[int] = []
+    fill = recorder.timeline.fill
+    monkeypatch.setattr(
+        recorder.timeline, "fill", lambda *given: (calls.append(len(given[1])), fill(*given))
+    )
+    for window in range(0, 320, 16):
+        kernel.filled(window, [pte(F + (window + page) * P) for page in range(16)])
+    kernel.told(0, 320, 320)
+    cycle(recorder)
+    assert calls == [320]
+    assert gained(recorder) == {Source.POPULATE: 320}
 
 
 # -- lives ------------------------------------------------------------------------------
@@ -533,7 +578,8 @@ def test_a_mapping_moved_with_its_pages(recorder: Recorder, kernel: Kernel) -> N
 def test_filling_in_advance_is_told_the_observer(recorder: Recorder, kernel: Kernel) -> None:
     kernel.syscall(MMAP, 0, 2 * P, 3, 0x8022, result=BASE)
     cycle(recorder)
-    assert recorder.observer.view(1).hints == [Hint(BASE, BASE + 2 * P, Source.POPULATE)]
+    hint = Hint(BASE, BASE + 2 * P, Source.POPULATE, time_ns=kernel.time)
+    assert recorder.observer.view(1).hints == [hint]
     assert lost(recorder) == {}
 
 

@@ -118,7 +118,8 @@ def test_mmap_over_a_mapping_takes_its_pages() -> None:
 
 @pytest.mark.parametrize("flags", [POPULATE, LOCKED, POPULATE | FIXED])
 def test_mmap_that_fills_in_advance(flags: int) -> None:
-    wanted = Effect(3, AT, AT + 2 * P, 99, populates=True, told=True)
+    fixed = flags & FIXED != 0
+    wanted = Effect(3, AT, AT + 2 * P, 99, populates=True, told=True, replaces=fixed)
     assert call(MMAP, 0, P + 5, 3, flags | ANONYMOUS, result=AT) == wanted
 
 

@@ -48,6 +48,18 @@ static void do_mlock_gone(void)
 
 static void set_hole(void) { range("anon", hole(N), N); }
 
+/* mlock-refused N: where the kernel has its own page tables, and where no address leads. */
+static void do_mlock_refused(void)
+{
+	const unsigned long places[] = {0xffffffff81000000, 0xffff888000000000, 0x888000000000,
+					0x1000000000000 | (unsigned long)START};
+
+	touch_write(START, N);
+	for (int i = 0; i < 4; i++)
+		check(mlock((void *)places[i], 1 << 21) && madvise((void *)places[i], 1 << 21, 23),
+		      "to be refused");
+}
+
 /* mlock-future N: mlockall(MCL_FUTURE), then a mapping, which is filled as it is made. */
 static void do_mlock_future(void)
 {
@@ -160,6 +172,7 @@ static void do_uring(void)
 SUBCOMMANDS({"populate-read", 1, 0, set_anon, do_populate_read},
 	    {"populate-write", 1, 0, set_anon, do_populate_write},
 	    {"populate-gone", 1, 0, set_hole, do_populate_gone},
+	    {"mlock-refused", 1, 0, set_anon, do_mlock_refused},
 	    {"mlock-gone", 1, 0, set_hole, do_mlock_gone},
 	    {"mlock-future", 1, 0, set_hole, do_mlock_future},
 	    {"mlock-all", 1, 0, set_anon, do_mlock_all},
