@@ -137,8 +137,9 @@ class Arrays:
         arrays = {old.array if old.gone else 0 for *_, old in before}
         if len(arrays) != 1 or not arrays <= self.names.stacks:
             return 0
-        whole = before[0][0] == region.start and before[-1][1] == region.end
-        return arrays.pop() if whole and all(there.is_whole(since) for since, *_ in before) else 0
+        first, last = before[0][2].region, before[-1][2].region
+        same = (first.start, last.end) == (region.start, region.end)
+        return arrays.pop() if same and all(there.is_whole(since) for since, *_ in before) else 0
 
     def _new(
         self, there: IntervalMap, laid: Laid, start: int, end: int, before: Laid | None

@@ -85,9 +85,11 @@ class Budget:
     comparison: str
     limit: Fraction  # a count, bytes or nanoseconds
 
-    def of_bound(self) -> bool:
-        """Whether what is at least so much, and breaks it, may not do so after all."""
-        return self.comparison in ("<", "<=", "==")
+    def may_be_kept(self, least: int) -> bool:
+        """Whether a figure that is `least` or more, with which it is broken, may keep it."""
+        return self.comparison in ("<", "<=", "==") or (
+            self.comparison == "!=" and least < self.limit
+        )
 
     def broken_by(self, actual: int | None) -> bool:
         """Whether the figure's value breaks it; None, no value or none known, does not."""

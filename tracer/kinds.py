@@ -146,13 +146,13 @@ def _repeated(one: Judged, frame: U64) -> Judged:
     return Judged(old=old, new=new, **repeat(one))
 
 
-def filled(records: Records, zero_frame: int) -> tuple[U64, U64]:
-    """The pages (virtual page numbers) that FILLED records (bpf/record.h) tell of, and frames.
+def filled(records: Records, zero_frame: int) -> tuple[U64, U64, U64]:
+    """The pages (virtual page numbers) that FILLED records (bpf/record.h) tell of, frames, times.
 
     Without frames that have no page (remap_pfn_range() marks these special, as vm_normal_page()
     in mm/memory.c has it, but the zero page is, too): pagemap does not show them.
     """
-    pages, frames = np.empty(0, np.uint64), np.empty(0, np.uint64)
+    pages = frames = times = np.empty(0, np.uint64)
     for level, size in ((1, _WINDOW_PAGES), (2, _TABLE_PAGES)):
         mine = records[records["level"] == level]
         number = np.arange(size, dtype=np.uint64)
@@ -169,8 +169,9 @@ def filled(records: Records, zero_frame: int) -> tuple[U64, U64]:
         there &= ~special
         pages = np.append(pages, address[there] >> np.uint64(12))
         frames = np.append(frames, found.frame[there])
+        times = np.append(times, mine["time_ns"][row[there]])
     pages, first = np.unique(pages, return_index=True)
-    return pages, frames[first]
+    return pages, frames[first], times[first]
 
 
 def entries(raw: U64, level: npt.NDArray[np.uint8], known: Bools, address: U64) -> Entries:

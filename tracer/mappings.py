@@ -108,7 +108,15 @@ class ThreadStack:
     pointer: int
 
 
-Change = tuple[Mapping, ...] | MmapEvent | Unmap | Move | Brk | Claim | ThreadStack
+@dataclass(slots=True)  # not frozen: it is answered when its time has come
+class Question:
+    """Which mapping each address is in at that time: an index into Names.regions."""
+
+    addresses: Array
+    regions: npt.NDArray[np.uint32] | None = None
+
+
+Change = tuple[Mapping, ...] | MmapEvent | Unmap | Move | Brk | Claim | ThreadStack | Question
 
 
 class _Dated:
@@ -373,6 +381,8 @@ class MappingHistory:
                 self._claim(change)
             case ThreadStack(pointer):
                 self._arrays.thread_stack(self._map, pointer)
+            case Question(addresses):
+                change.regions = self._map.places(addresses)[0].astype(np.uint32)
             case _:
                 listed = [self._laid(mapping, mapping.offset) for mapping in change]
                 self._map.reset(self._arrays.all_told_apart(self._map, listed))

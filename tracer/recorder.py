@@ -22,7 +22,7 @@ from tracer.fields import Columns, distinct
 from tracer.join import Join, Placing, Renamed, match_windows
 from tracer.kernel.sideband import Sideband
 from tracer.kinds import filled
-from tracer.mappings import ThreadStack, Unmap
+from tracer.mappings import MappingHistory, Question, ThreadStack, Unmap
 from tracer.observer import Observer
 from tracer.probes.choose import Attached
 from tracer.procfs import kpageflags, stat, userfaultfd
@@ -56,6 +56,7 @@ from tracer.untold import Untold
 
 Records = npt.NDArray[np.void]
 Bytes = npt.NDArray[np.uint8]
+U64 = npt.NDArray[np.uint64]
 
 _BATCH = 1 << 14  # records read at once
 _SMALLEST_BATCH = 1 << 10
@@ -80,13 +81,46 @@ class _Fill:
     """What a call has filled in advance, told as it returned."""
 
     space: int
-    pages: npt.NDArray[np.uint64]  # ascending
-    frames: npt.NDArray[np.uint64]
-    time_ns: int
+    mm: int
+    pages: U64  # ascending
+    frames: U64
+    times: U64  # when each was read
+    history: MappingHistory
+    question: Question  # which mappings they are in
+    at: npt.NDArray[np.intp]  # where in that
+
+    @property
+    def time_ns(self) -> int:
+        """When the last of them was read."""
+        return int(self.times.max())
 
     def range_(self) -> tuple[int, int, int]:
         """Action.ranges: all that it concerns."""
         return self.space, int(self.pages[0]), int(self.pages[-1]) + 1
+
+    def parts(self, effects: "Sequence[Effect | _Fill]", faults: Columns) -> "list[_Fill]":
+        """It as one, or where something came between in its range what was read at one time."""
+        first, last = int(self.times.min()), self.time_ns
+        _, start, end = self.range_()
+        between = any(
+            each.space == self.space
+            and first < each.time_ns <= last
+            and each.start < end << 12
+            and start << 12 < each.end
+            for each in effects
+            if isinstance(each, Effect)
+        )
+        if not between and len(faults) and first < last:
+            page, times = faults["address"] >> np.uint64(12), faults["time_ns"]
+            mine = (faults["mm"] == np.uint64(self.mm)) & (page >= start) & (page < end)
+            between = bool((mine & (times > first) & (times <= last)).any())
+        if not between:
+            return [self]
+        return [self._part(self.times == each) for each in np.unique(self.times)]
+
+    def _part(self, mine: npt.NDArray[np.bool_]) -> "_Fill":
+        columns = self.pages[mine], self.frames[mine], self.times[mine]
+        return _Fill(self.space, self.mm, *columns, self.history, self.question, self.at[mine])
 
 
 @dataclass
@@ -435,7 +469,10 @@ class Recorder:
                 columns = [column[counted] for column in columns]
             self.threads.record(*columns)
             times = script.placing.add(faults, script.renamed)
-        effects = sorted(script.effects, key=_BY_TIME)
+        effects: list[Effect | _Fill] = []
+        for each in script.effects:
+            effects += each.parts(script.effects, faults) if isinstance(each, _Fill) else [each]
+        effects.sort(key=_BY_TIME)
         done = np.array([change.time_ns for change in effects], np.uint64)
         at = (np.searchsorted(times, done) + start).tolist()
         for before, change in zip(at, effects, strict=True):
@@ -655,7 +692,9 @@ class Recorder:
         call = self._calls.pop(made.tid, None)
         change = effect(made, space.number, self._memory, call)
         self.spaces.syscall(made)
-        if call is not None and (change is None or change.populates or change.gives_up):
+        blind = self.attached.probe.name == "perf"  # to the faults of a call that fills
+        filled_only = change is not None and change.populates and not (blind and change.replaces)
+        if call is not None and (change is None or filled_only or change.gives_up):
             self.timeline.end_taking(call)
         if change is None:
             return None
@@ -667,7 +706,7 @@ class Recorder:
             source = Source.UFFD if change.userfault else Source.POPULATE
             hint = Hint(change.start, change.end, source=source, time_ns=made.time_ns)
             self.observer.hint(space.number, hint)
-            if self.attached.probe.name == "perf" and not change.userfault:
+            if blind and not change.userfault:
                 return self._filled_unseen(change)
         elif change.gives_up:
             hint = Hint(change.start, change.end, loss=change.loss, time_ns=made.time_ns)
@@ -682,36 +721,37 @@ class Recorder:
         tells = self.attached.direct_map.base and self.observer.view(change.space).known()
         if not (change.told and tells):  # else FILLED records come
             self.observer.fill_unseen(*where, change.time_ns)
-        return Effect(*where, change.time_ns) if change.replaces else None
+        return Effect(*where, change.time_ns, call=change.call) if change.replaces else None
 
     def _filled(self, raw: "Sequence[Bytes]", script: "_Script") -> None:
         """FILLED records, one after another, most often of one call."""
         records = np.stack(raw).view(self.layout.window).ravel()
-        whose = list(zip(records["mm"].tolist(), records["tgid"].tolist(), strict=True))
+        names = ("mm", "tgid", "tid")
+        whose = list(zip(*(records[name].tolist() for name in names), strict=True))
         zero_frame = self.attached.direct_map.zero_frame
-        for mm, tgid in dict.fromkeys(whose):
+        for mm, tgid, tid in dict.fromkeys(whose):
             space = self.spaces.at(mm) or self.spaces.of(tgid)
             # What was there may have been there before the call: the first look tells.
             if space is None or not self.observer.view(space.number).known():
                 continue
-            mine = records[(records["mm"] == np.uint64(mm)) & (records["tgid"] == tgid)]
-            pages, frames = filled(mine, zero_frame)
+            mine = records[(records["mm"] == np.uint64(mm)) & (records["tid"] == tid)]
+            pages, frames, times = filled(mine, zero_frame)
             if len(pages):
-                time_ns = int(mine["time_ns"].max())
-                script.effects.append(_Fill(space.number, pages, frames, time_ns))
-            for told in mine[mine["level"] == 0]:
-                _, end = told["entries"][:2].tolist()
-                time_ns = int(told["time_ns"])
-                self.observer.fill_unseen(space.number, int(told["address"]), end, time_ns)
+                question, at = Question(pages << np.uint64(12)), np.arange(len(pages))
+                history = space.history
+                history.add(int(times.min()), question)
+                told = pages, frames, times
+                script.effects.append(_Fill(space.number, mm, *told, history, question, at))
+            for end_of in mine[mine["level"] == 0]:
+                start, end = end_of["entries"][:2].tolist()
+                until, time_ns = int(end_of["address"]), int(end_of["time_ns"])
+                self.observer.fill_unseen(space.number, max(start, until), end, time_ns)
 
     def _fill(self, fill: "_Fill") -> None:
-        """Whose mappings they are is asked once the batch's faults have their places.
-
-        Until something else is mapped there, they are what was there last.
-        """
-        times = np.full(len(fill.pages), fill.time_ns, np.uint64)
-        addresses = fill.pages << np.uint64(12)
-        regions = self.spaces.lookup(fill.space, addresses, times)[0].astype(np.uint32)
+        if fill.question.regions is None:  # no fault came after it
+            fill.history.advance(fill.time_ns)
+        assert fill.question.regions is not None
+        regions = fill.question.regions[fill.at]
         self.timeline.fill(fill.space, fill.pages, fill.frames, fill.time_ns, regions)
 
     def _takes(self, made: Takes, script: "_Script") -> None:

@@ -87,7 +87,7 @@ def _check(budget: Budget, actual: int | None, bounds: Sequence[str]) -> Checked
     broken = budget.broken_by(actual)
     if budget.figure in bounds and actual is not None:
         shown = f"at least {shown}"
-        unknown = broken and budget.of_bound()
+        unknown = broken and budget.may_be_kept(actual)
     return Checked(budget.text, actual, shown, broken and not unknown, unknown)
 
 

@@ -153,6 +153,10 @@ def test_what_comes_to_a_thread_stacks_place_is_none(history: MappingHistory) ->
     history.add(111, Unmap(start * P, (start + pages) * P))
     mapped(history, 112, start - LARGE, start + 8 * LARGE)
     assert of(history, 113, start - LARGE, start + 1, start + pages) == [at(start - LARGE)] * 3
+    stack(history, 120, 4 * start, pages)
+    history.add(121, Unmap(4 * start * P, (4 * start + pages) * P))
+    mapped(history, 122, 4 * start + 8, 4 * start + LARGE, "---p")  # within it
+    assert of(history, 123, 4 * start + 8) == [at(4 * start + 8)]
 
 
 def test_a_stack_in_bss_does_not_rename_it(history: MappingHistory) -> None:

@@ -13,6 +13,7 @@ from bench.replay import FedRing
 from tracer import recorder as module
 from tracer.errors import TraceError
 from tracer.evidence import Hint
+from tracer.kernel.sideband import MmapEvent
 from tracer.procfs.maps import Mapping
 from tracer.recorder import Recorder
 from tracer.records import Mark, RecordType
@@ -396,6 +397,83 @@ def test_what_is_filled_in_the_place_of_something(recorder: Recorder, kernel: Ke
     assert gained(recorder) == {Source.FAULT: 4, Source.POPULATE: 4}
     assert recorder.timeline.tally.lost[Loss.MUNMAP] == 4
     assert recorder.timeline.tally.lost[Loss.REPLACED] == 0
+
+
+def test_a_fault_while_a_filling_call_is_under_way(recorder: Recorder, kernel: Kernel) -> None:
+    """Another thread's, in what the call has mapped already: it is not the call's to take."""
+    recorder.attached.probe.name = "perf"  # type: ignore[misc]
+    recorder.observer.view(1).looked = True
+    kernel.fault(0, F)
+    mapped = (MMAP, BASE, 2 * P, 3, POPULATE | 0x10)
+    kernel.syscall(*mapped, type=RecordType.CALL)
+    kernel.time += 100
+    kernel.fault(0, F + 5 * P, tid=PID + 1)
+    kernel.syscall(*mapped, result=BASE)
+    kernel.filled(0, [pte(F + 5 * P), pte(F + 6 * P)])
+    cycle(recorder)
+    assert gained(recorder) == {Source.FAULT: 2, Source.POPULATE: 1}
+    assert lost(recorder) == {Loss.MUNMAP: 1}
+    assert [frame(recorder, page) for page in (0, 1)] == [F + 5 * P, F + 6 * P]
+
+
+def test_two_threads_fill_at_once(recorder: Recorder, kernel: Kernel) -> None:
+    """Each call's own time counts, and what one takes away is gone before the other is over."""
+    recorder.observer.view(1).looked = True
+    other = {"tid": PID + 1}
+    kernel.filled(100, [pte(F + 100 * P)], **other)
+    kernel.filled(0, [pte(F)])
+    kernel.syscall(MUNMAP, BASE, P)
+    kernel.filled(101, [pte(F + 101 * P)], **other)
+    kernel.time += 500
+    kernel.syscall(MUNMAP, BASE + 100 * P, 2 * P, **other)
+    cycle(recorder)
+    assert gained(recorder) == {Source.POPULATE: 3}
+    assert recorder.timeline.tally.lost[Loss.MUNMAP] == 3
+    assert frame(recorder, 0, 1) == NO_FRAME
+
+
+@pytest.mark.parametrize("between", ["fault", "madvise"])
+def test_what_comes_between_a_calls_records(
+    recorder: Recorder, kernel: Kernel, between: str
+) -> None:
+    """A frame that was replaced, or taken away, while the rest was read does not come back."""
+    recorder.observer.view(1).looked = True
+    start = kernel.time
+    kernel.filled(0, [pte(F + page * P) for page in range(16)])
+    late = kernel.time + 2000
+    kernel.time = late
+    kernel.filled(16, [pte(F + (16 + page) * P) for page in range(16)])
+    kernel.time = start + 500
+    if between == "fault":
+        kernel.fault(0, F + 99 * P, entry_before=pte(F), tid=PID + 1)
+    else:
+        kernel.syscall(MADVISE, BASE, P, 4, tid=PID + 1)
+    kernel.time = late + 100
+    cycle(recorder)
+    assert gained(recorder)[Source.POPULATE] == 32
+    assert frame(recorder, 0, 1) == (F + 99 * P if between == "fault" else NO_FRAME)
+    assert frame(recorder, 1, 1) == F + P
+
+
+def test_each_fill_is_in_what_was_mapped_then(recorder: Recorder, kernel: Kernel) -> None:
+    """Files mapped at one place after another, and a fault after all of them."""
+    recorder.observer.view(1).looked = True
+    for name in ("/a", "/b", "/c"):
+        kernel.time += 100
+        at = BASE + 32 * P, BASE + 36 * P
+        event = MmapEvent(kernel.time, PID, PID, *at, 0, "r--p", 8, hash(name), name)
+        recorder.spaces.feed([event])
+        kernel.syscall(MMAP, 0, 4 * P, 1, 0x8002, result=at[0])
+        kernel.filled(32, [pte(F + page * P) for page in range(4)])
+        kernel.syscall(MUNMAP, at[0], 4 * P)
+    kernel.fault(3, F)
+    cycle(recorder)
+    names = recorder.names
+    counts = recorder.timeline.tally.gained_in
+    assert {names.regions[region].name: n for region, n in counts.items()} == {
+        **dict.fromkeys(("/a", "/b", "/c"), 4),
+        "[anon]": 1,
+    }
 
 
 def test_windows_of_a_call_are_filled_at_once(
