@@ -36,7 +36,7 @@ def test_what_the_host_makes_is_found_in_the_guest(
 ) -> None:
     def run(command: Sequence[str], **_: object) -> None:
         made = {key: encode(ANSWER) for key in json.loads((tmp_path / "wanted.json").read_text())}
-        (Path(command[-1]) / compiling.MADE).write_text(json.dumps(made))
+        compiling._write(Path(command[-1]) / compiling.MADE, json.dumps(made))  # whole, or not yet
 
     monkeypatch.setattr(subprocess, "run", run)
     server = Thread(target=compiling.serve, args=(tmp_path, ROOT, Event()))
