@@ -146,20 +146,24 @@ def _repeated(one: Judged, frame: U64) -> Judged:
     return Judged(old=old, new=new, **repeat(one))
 
 
-def filled(records: Records, zero_frame: int) -> tuple[U64, U64, U64]:
-    """The pages (virtual page numbers) that FILLED records (bpf/record.h) tell of, frames, times.
+def filled(records: Records, zero_frame: int) -> tuple[npt.NDArray[np.intp], U64, U64]:
+    """What FILLED records (bpf/record.h) tell: the record's index, page (its number) and frame.
 
-    Without frames that have no page (remap_pfn_range() marks these special, as vm_normal_page()
-    in mm/memory.c has it, but the zero page is, too): pagemap does not show them.
+    In the order of the records. Without frames that have no page (remap_pfn_range() marks these
+    special, as vm_normal_page() in mm/memory.c has it, but the zero page is, too): pagemap does
+    not show them.
     """
-    pages = frames = times = np.empty(0, np.uint64)
+    rows, pages, frames = np.empty(0, np.intp), np.empty(0, np.uint64), np.empty(0, np.uint64)
     for level, size in ((1, _WINDOW_PAGES), (2, _TABLE_PAGES)):
-        mine = records[records["level"] == level]
-        number = np.arange(size, dtype=np.uint64)
-        first, last = mine["seen"] & np.uint64(0xFFFF), mine["seen"] >> np.uint64(16)
-        row, at = np.nonzero((number >= first[:, None]) & (number < last[:, None]))
-        raw = mine["entries"][row, at if level == 1 else 0]
-        address = mine["address"][row] + (number[at] << np.uint64(12))
+        mine = np.flatnonzero(records["level"] == level)
+        if not len(mine):
+            continue
+        number, seen = np.arange(size, dtype=np.uint64), records["seen"][mine, None]
+        inside = (number >= seen & np.uint64(0xFFFF)) & (number < seen >> np.uint64(16))
+        row, at = np.nonzero(inside)
+        row = mine[row]
+        raw = records["entries"][row, at if level == 1 else 0]
+        address = records["address"][row] + (number[at] << np.uint64(12))
         levels, known = np.full(len(raw), level, np.uint8), np.ones(len(raw), np.bool_)
         found = entries(raw, levels, known, address)
         there = found.present & (found.frame != _NO_FRAME)
@@ -167,11 +171,11 @@ def filled(records: Records, zero_frame: int) -> tuple[U64, U64, U64]:
         if level == 1:
             special &= found.frame != np.uint64(zero_frame)
         there &= ~special
+        rows = np.append(rows, row[there])
         pages = np.append(pages, address[there] >> np.uint64(12))
         frames = np.append(frames, found.frame[there])
-        times = np.append(times, mine["time_ns"][row[there]])
-    pages, first = np.unique(pages, return_index=True)
-    return pages, frames[first], times[first]
+    order = np.argsort(rows, kind="stable")
+    return rows[order], pages[order], frames[order]
 
 
 def entries(raw: U64, level: npt.NDArray[np.uint8], known: Bools, address: U64) -> Entries:

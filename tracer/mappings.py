@@ -382,10 +382,18 @@ class MappingHistory:
             case ThreadStack(pointer):
                 self._arrays.thread_stack(self._map, pointer)
             case Question(addresses):
-                change.regions = self._map.places(addresses)[0].astype(np.uint32)
+                change.regions = self._regions_of(addresses)
             case _:
                 listed = [self._laid(mapping, mapping.offset) for mapping in change]
                 self._map.reset(self._arrays.all_told_apart(self._map, listed))
+
+    def _regions_of(self, addresses: Array) -> npt.NDArray[np.uint32]:
+        """Of addresses in order, most often all in one mapping; at least one. Shape (n,)."""
+        first, last = int(addresses[0]), int(addresses[-1])
+        there = self._map.within(first, last + 1)
+        if len(there) == 1 and there[0][:2] == (first, last + 1):
+            return np.full(len(addresses), self._map.place(first)[0], np.uint32)
+        return np.asarray(self._map.places(addresses)[0], np.uint32)
 
     def _lay(self, laid: Laid) -> None:
         for part in self._arrays.told_apart(self._map, laid):

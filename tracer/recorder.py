@@ -4,13 +4,15 @@ The one place where the parts meet: address spaces, threads' counts, the
 timeline and the observer all follow the same stream of records.
 """
 
+import bisect
 import contextlib
+import itertools
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from operator import attrgetter
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -99,18 +101,21 @@ class _Fill:
         return self.space, int(self.pages[0]), int(self.pages[-1]) + 1
 
     def parts(self, effects: "Sequence[Effect | _Fill]", faults: Columns) -> "list[_Fill]":
-        """It as one, or where something came between in its range what was read at one time."""
+        """It as one, or where something came between in its range what was read at one time.
+
+        `effects` are in order of time.
+        """
         first, last = int(self.times.min()), self.time_ns
+        if first == last:
+            return [self]
         _, start, end = self.range_()
+        since, until = (bisect.bisect_right(effects, at, key=_BY_TIME) for at in (first, last))
         between = any(
-            each.space == self.space
-            and first < each.time_ns <= last
-            and each.start < end << 12
-            and start << 12 < each.end
-            for each in effects
+            each.space == self.space and each.start < end << 12 and start << 12 < each.end
+            for each in effects[since:until]
             if isinstance(each, Effect)
         )
-        if not between and len(faults) and first < last:
+        if not between and len(faults):
             page, times = faults["address"] >> np.uint64(12), faults["time_ns"]
             mine = (faults["mm"] == np.uint64(self.mm)) & (page >= start) & (page < end)
             between = bool((mine & (times > first) & (times <= last)).any())
@@ -123,6 +128,55 @@ class _Fill:
         return _Fill(self.space, self.mm, *columns, self.history, self.question, self.at[mine])
 
 
+class _Mine(NamedTuple):
+    """What one thread's FILLED records tell; `start` is the first of them.
+
+    `ends`: of calls, what they filled, how far of that was told, and when.
+    """
+
+    start: int
+    pages: U64
+    frames: U64
+    times: U64
+    ends: list[tuple[int, int, int, int]]
+
+
+@dataclass(frozen=True, slots=True)
+class _Told:
+    """A batch's FILLED records, in order, and what they tell: record, page, frame."""
+
+    records: Records
+    rows: npt.NDArray[np.intp]
+    pages: U64
+    frames: U64
+
+    @classmethod
+    def by(cls, raw: Bytes, dtype: np.dtype[np.void], zero_frame: int) -> "_Told":
+        """`raw`: shape (count, bytes of a record)."""
+        records = np.ascontiguousarray(raw).view(dtype).ravel()
+        return cls(records, *filled(records, zero_frame))
+
+    def of(self, since: int, until: int, tid: int | None) -> _Mine:
+        """Of the records from `since` to `until` those of a thread, or (None) all."""
+        first, last = np.searchsorted(self.rows, (since, until)).tolist()
+        rows, pages = self.rows[first:last], self.pages[first:last]
+        frames = self.frames[first:last]
+        few = self.records[since:until]
+        start = since
+        if tid is not None:
+            start += int((few["tid"] == tid).argmax())
+            mine = self.records["tid"][rows] == tid
+            rows, pages, frames = rows[mine], pages[mine], frames[mine]
+            few = few[few["tid"] == tid]
+        if len(pages) > 1 and not (pages[1:] > pages[:-1]).all():
+            pages, kept = np.unique(pages, return_index=True)
+            rows, frames = rows[kept], frames[kept]
+        ends = few[few["level"] == 0]
+        columns = ends["entries"][:, 0], ends["entries"][:, 1], ends["address"], ends["time_ns"]
+        told = list(zip(*(column.tolist() for column in columns), strict=True))
+        return _Mine(start, pages, frames, self.records["time_ns"][rows], told)
+
+
 @dataclass
 class _Script:
     """A batch's faults, on their way to their places, and the actions between them, in order."""
@@ -131,6 +185,7 @@ class _Script:
     actions: list[Action] = field(default_factory=list)
     # Of calls since the last lifecycle record.
     effects: "list[Effect | _Fill]" = field(default_factory=list)
+    fills: bool = False  # whether there are any among them
     renamed: list[Renamed] = field(default_factory=list)  # threads, since then
     ended: list[tuple[int, int]] = field(default_factory=list)  # spaces, and what each missed
     freed: list[tuple[int, Thread]] = field(default_factory=list)  # threads, with their ids
@@ -395,15 +450,16 @@ class Recorder:
         takes_left, calls = iter(takes), iter(decode(records[~plain]))
         kinds[made[plain]] = _TAKES
         others = np.flatnonzero(~np.isin(kinds, _BESIDE))
-        filling: list[Bytes] = []  # FILLED records, one after another
+        told = _Told.by(batch.rest[kinds == RecordType.FILLED], self.layout.window, self._zero())
+        filled_until = filling = 0  # of the FILLED records: followed, and come
         for count, (index, kind) in enumerate(
             zip(others.tolist(), kinds[others].tolist(), strict=True)
         ):
             if not count % _RESCUE_EVERY:
                 self._rescue()
-            if filling and kind != RecordType.FILLED:
-                self._filled(filling, script)
-                filling = []
+            if filling > filled_until and kind != RecordType.FILLED:
+                self._filled(told, filled_until, filling, script)
+                filled_until = filling
             if kind == _TAKES:
                 self._takes(next(takes_left), script)
                 continue
@@ -417,7 +473,7 @@ class Recorder:
                 continue
             raw = batch.rest[index]
             if kind == RecordType.FILLED:
-                filling.append(raw)
+                filling += 1
                 continue
             record, before = raw.view(self.layout.task)[0], int(batch.before[index])
             # A thread's id used again: what came before is the old one's.
@@ -430,8 +486,8 @@ class Recorder:
                 known = self.join.comms.get(tid, 0)
                 script.renamed.append(Renamed(before - len(script.placing), tid, known))
             self._lifecycle(kind, record, script)
-        if filling:
-            self._filled(filling, script)
+        if filling > filled_until:
+            self._filled(told, filled_until, filling, script)
         self._segment(script, faults[len(script.placing) :])
         return script
 
@@ -469,10 +525,14 @@ class Recorder:
                 columns = [column[counted] for column in columns]
             self.threads.record(*columns)
             times = script.placing.add(faults, script.renamed)
-        effects: list[Effect | _Fill] = []
-        for each in script.effects:
-            effects += each.parts(script.effects, faults) if isinstance(each, _Fill) else [each]
+        effects = script.effects
         effects.sort(key=_BY_TIME)
+        if script.fills:
+            each_alone = [
+                each.parts(effects, faults) if isinstance(each, _Fill) else [each]
+                for each in effects
+            ]
+            effects = sorted(itertools.chain.from_iterable(each_alone), key=_BY_TIME)
         done = np.array([change.time_ns for change in effects], np.uint64)
         at = (np.searchsorted(times, done) + start).tolist()
         for before, change in zip(at, effects, strict=True):
@@ -481,7 +541,7 @@ class Recorder:
                 script.actions.append(Action(before, (change.range_(),), fill))
             else:
                 script.actions.append(action_of(before, change))
-        script.effects, script.renamed = [], []
+        script.effects, script.renamed, script.fills = [], [], False
 
     def _settle(self, kind: int, record: np.void, script: "_Script") -> None:
         """Look up the faults so far in the spaces whose mappings a lifecycle record changes."""
@@ -723,29 +783,28 @@ class Recorder:
             self.observer.fill_unseen(*where, change.time_ns)
         return Effect(*where, change.time_ns, call=change.call) if change.replaces else None
 
-    def _filled(self, raw: "Sequence[Bytes]", script: "_Script") -> None:
+    def _zero(self) -> int:
+        return self.attached.direct_map.zero_frame
+
+    def _filled(self, told: "_Told", since: int, until: int, script: "_Script") -> None:
         """FILLED records, one after another, most often of one call."""
-        records = np.stack(raw).view(self.layout.window).ravel()
-        names = ("mm", "tgid", "tid")
-        whose = list(zip(*(records[name].tolist() for name in names), strict=True))
-        zero_frame = self.attached.direct_map.zero_frame
-        for mm, tgid, tid in dict.fromkeys(whose):
-            space = self.spaces.at(mm) or self.spaces.of(tgid)
+        tids = told.records["tid"][since:until]
+        for tid in dict.fromkeys(tids.tolist()):
+            mine = told.of(since, until, None if (tids == tid).all() else tid)
+            first = told.records[mine.start]
+            space = self.spaces.at(int(first["mm"])) or self.spaces.of(int(first["tgid"]))
             # What was there may have been there before the call: the first look tells.
             if space is None or not self.observer.view(space.number).known():
                 continue
-            mine = records[(records["mm"] == np.uint64(mm)) & (records["tid"] == tid)]
-            pages, frames, times = filled(mine, zero_frame)
-            if len(pages):
-                question, at = Question(pages << np.uint64(12)), np.arange(len(pages))
-                history = space.history
-                history.add(int(times.min()), question)
-                told = pages, frames, times
-                script.effects.append(_Fill(space.number, mm, *told, history, question, at))
-            for end_of in mine[mine["level"] == 0]:
-                start, end = end_of["entries"][:2].tolist()
-                until, time_ns = int(end_of["address"]), int(end_of["time_ns"])
-                self.observer.fill_unseen(space.number, max(start, until), end, time_ns)
+            if len(mine.pages):
+                question, at = Question(mine.pages << np.uint64(12)), np.arange(len(mine.pages))
+                space.history.add(int(mine.times.min()), question)
+                columns = mine.pages, mine.frames, mine.times
+                where = space.number, int(first["mm"])
+                script.effects.append(_Fill(*where, *columns, space.history, question, at))
+                script.fills = True
+            for start, end, reached, time_ns in mine.ends:
+                self.observer.fill_unseen(space.number, max(start, reached), end, time_ns)
 
     def _fill(self, fill: "_Fill") -> None:
         if fill.question.regions is None:  # no fault came after it

@@ -915,8 +915,9 @@ class Timeline:
         columns = self._columns
         assumed = columns["assumed"][at].astype(np.bool_)
         same = columns["frame"][at] == frames
-        self.confirm_inherited(at[assumed & same])
-        self.forget(at[assumed & ~same])
+        if assumed.any():
+            self.confirm_inherited(at[assumed & same])
+            self.forget(at[assumed & ~same])
         new = ~same & (columns["changed_ns"][at] <= time_ns)
         at = at[new]
         self._replace(at, np.full(len(at), time_ns))
