@@ -172,7 +172,7 @@ Examples:
 @click.option(
     "--user",
     metavar="USER",
-    help="Run the command as USER, who owns the files written. "
+    help="Run the command as USER. "
     "[default: under sudo, whoever called it]",
 )
 @click.option(

@@ -22,6 +22,7 @@ from tracer.outputs.figures import Figures
 from tracer.outputs.files import OutputFile, open_output
 from tracer.outputs.meta import MetaFile
 from tracer.outputs.pages import write_pages
+from tracer.outputs.paths import Owner
 from tracer.outputs.summary import Summary
 from tracer.pipes import PIPE_CLOSED, discard_stdout
 from tracer.probes.choose import Attached
@@ -54,7 +55,7 @@ class Files:
         self._options = options
         self._open: list[OutputFile | MetaFile | StacksFile] = []
 
-    def open(self, owner: tuple[int, int] | None) -> None:
+    def open(self, owner: Owner | None) -> None:
         """Open them all; new ones are `owner`'s. Raises TraceError (Exit.OUTPUT)."""
         options = self._options
         if options.csv:

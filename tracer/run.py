@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Self
 from tracer.errors import Exit, Interrupted, TraceError, complain
 from tracer.identity import Identity, resolve_user
 from tracer.options import Options
+from tracer.outputs.caller import who_called
 from tracer.picks import Picks
 from tracer.probes.choose import attach
 from tracer.probes.compilation import Compilation
@@ -48,7 +49,7 @@ def trace(options: Options, compilation: Compilation, timings: Timings) -> int:
             )
         files = stack.enter_context(Files(options))
         with signals.held():
-            files.open(_owner(identity))
+            files.open(who_called() or _owner(identity))
         timings.lap("targets and files")
         try:
             report = _record(options, signals, targets, files, compilation, timings, screen)

@@ -19,6 +19,7 @@ from typing import TextIO, cast
 
 from tracer.ending import Stalled
 from tracer.errors import Exit, TraceError
+from tracer.outputs.caller import Caller, acting_as
 from tracer.outputs.paths import Owner, open_parent, others_may_write, refuse_planted_file
 from tracer.text import printable
 
@@ -46,12 +47,17 @@ class OutputFile:
         parent: int = -1,
         entry: str = "",
         becomes: str = "",
+        owner: Owner | None = None,
     ) -> None:
-        """`becomes`: the name it takes in place of `entry`, both in `parent`, once written to."""
+        """`becomes`: the name it takes in place of `entry`, both in `parent`, once written to.
+
+        `owner`: if that is a Caller, names are changed with their rights.
+        """
         self.name = name
         self.created = created
         self._entry = entry
         self._becomes = becomes
+        self._owner = owner
         self.hasty: Callable[[], bool] = lambda: False
         mode = os.fstat(fd).st_mode
         self.regular = stat.S_ISREG(mode)
@@ -86,7 +92,8 @@ class OutputFile:
     def _start(self) -> None:
         self._fresh = False
         if self._becomes:
-            os.rename(self._entry, self._becomes, src_dir_fd=self._parent, dst_dir_fd=self._parent)
+            with acting_as(self._owner):
+                _rename(self._parent, self._entry, self._becomes)
             self._entry = self._becomes
         elif self.regular and not self.created and self._parent >= 0:
             os.ftruncate(self._fd, 0)
@@ -166,12 +173,14 @@ class OutputFile:
         if self._fd < 0:
             return
         fd, self._fd = self._fd, -1
-        if self.created:
-            with suppress(FileNotFoundError):
-                if _same_file(os.fstat(fd), _look(self._parent, self._entry)):
-                    os.unlink(self._entry, dir_fd=self._parent)
-        os.close(fd)
-        self._close_parent()
+        try:
+            if self.created:
+                with suppress(FileNotFoundError), acting_as(self._owner):
+                    if _same_file(os.fstat(fd), _look(self._parent, self._entry)):
+                        os.unlink(self._entry, dir_fd=self._parent)
+        finally:
+            os.close(fd)
+            self._close_parent()
 
     def _close_parent(self) -> None:
         if self._parent >= 0:
@@ -219,18 +228,19 @@ def open_output(path: str, owner: Owner | None = None, force: bool = False) -> O
     if match := _DESCRIPTOR.fullmatch(path):
         standard, number = match.groups()
         return OutputFile(_checked(path, _STANDARD[standard] if standard else int(number)), path)
-    try:
-        parent, name = open_parent(path, owner)
-    except (OSError, ValueError) as error:
-        raise failure(path, "cannot open", error) from error
-    try:
-        return _open_in(parent, name, path, owner, force)
-    except OSError as error:
-        os.close(parent)
-        raise failure(path, "cannot open", error) from error
-    except TraceError:
-        os.close(parent)
-        raise
+    with acting_as(owner):
+        try:
+            parent, name = open_parent(path, owner)
+        except (OSError, ValueError) as error:
+            raise failure(path, "cannot open", error, owner) from error
+        try:
+            return _open_in(parent, name, path, owner, force)
+        except OSError as error:
+            os.close(parent)
+            raise failure(path, "cannot open", error, owner) from error
+        except TraceError:
+            os.close(parent)
+            raise
 
 
 def replace_file(path: str, data: bytes, owner: Owner | None = None) -> None:
@@ -238,24 +248,25 @@ def replace_file(path: str, data: bytes, owner: Owner | None = None) -> None:
 
     Raises TraceError(code=Exit.OUTPUT); `path` is then as it was.
     """
-    try:
-        parent, name = open_parent(path, owner)
-    except OSError as error:
-        raise failure(path, "cannot write", error) from error
-    try:
-        fd, draft = _draft(parent, name, owner)
-        file = OutputFile(fd, path, created=True, parent=os.dup(parent), entry=draft)
+    with acting_as(owner):
         try:
-            file.write(data)
-            os.rename(draft, name, src_dir_fd=parent, dst_dir_fd=parent)
-        except BaseException:
-            file.discard()
-            raise
-        file.close()
-    except OSError as error:
-        raise failure(path, "cannot write", error) from error
-    finally:
-        os.close(parent)
+            parent, name = open_parent(path, owner)
+        except OSError as error:
+            raise failure(path, "cannot write", error, owner) from error
+        try:
+            fd, draft = _draft(parent, name, owner)
+            file = OutputFile(fd, path, created=True, parent=os.dup(parent), entry=draft)
+            try:
+                file.write(data)
+                _rename(parent, draft, name)
+            except BaseException:
+                file.discard()
+                raise
+            file.close()
+        except OSError as error:
+            raise failure(path, "cannot write", error, owner) from error
+        finally:
+            os.close(parent)
 
 
 def reserve(path: str, size: int, owner: Owner | None = None) -> int:
@@ -264,21 +275,20 @@ def reserve(path: str, size: int, owner: Owner | None = None) -> int:
     A descriptor of a file that has no name, and goes with us whatever ends us; -1 where the
     disk or the file system has none.
     """
+    fd = parent = -1
     try:
-        parent, _ = open_parent(path, owner)
+        with acting_as(owner):
+            parent, _ = open_parent(path, owner)
+            fd = os.open(".", os.O_TMPFILE | os.O_WRONLY | os.O_CLOEXEC, 0o600, dir_fd=parent)
+            _give(fd, owner)
+            os.posix_fallocate(fd, 0, size)
     except (OSError, TraceError):
-        return -1
-    fd = -1
-    try:
-        fd = os.open(".", os.O_TMPFILE | os.O_WRONLY | os.O_CLOEXEC, 0o600, dir_fd=parent)
-        _give(fd, owner)
-        os.posix_fallocate(fd, 0, size)
-    except OSError:
         if fd >= 0:
             os.close(fd)
         return -1
     finally:
-        os.close(parent)
+        if parent >= 0:
+            os.close(parent)
     return fd
 
 
@@ -313,11 +323,16 @@ def _open_in(parent: int, name: str, path: str, owner: Owner | None, force: bool
     except FileExistsError:
         return _open_existing(parent, name, path, owner, force)
     _give(fd, owner)
-    return OutputFile(fd, path, created=True, parent=parent, entry=name)
+    return OutputFile(fd, path, created=True, parent=parent, entry=name, owner=owner)
+
+
+def _rename(parent: int, old: str, new: str) -> None:
+    os.rename(old, new, src_dir_fd=parent, dst_dir_fd=parent)
 
 
 def _give(fd: int, owner: Owner | None) -> None:
-    if owner is not None and owner[0] != os.geteuid():
+    # What a Caller makes is the caller's.
+    if owner is not None and not isinstance(owner, Caller) and owner[0] != os.geteuid():
         with suppress(PermissionError):  # a file system without owners
             os.fchown(fd, *owner)
 
@@ -340,11 +355,13 @@ def _open_existing(
         if stat.S_ISREG(found.st_mode) and others_may_write(os.fstat(parent), owner):
             # It may be a link to a file elsewhere all the same, made and unmade meanwhile.
             fd, draft = _draft(parent, name, owner)
-            return OutputFile(fd, path, created=True, parent=parent, entry=draft, becomes=name)
+            return OutputFile(
+                fd, path, created=True, parent=parent, entry=draft, becomes=name, owner=owner
+            )
         fd = os.open(f"/proc/self/fd/{handle}", os.O_WRONLY | os.O_CLOEXEC | os.O_NOCTTY)
     finally:
         os.close(handle)
-    return OutputFile(fd, path, parent=parent, entry=name)
+    return OutputFile(fd, path, parent=parent, entry=name, owner=owner)
 
 
 def _draft(parent: int, name: str, owner: Owner | None) -> tuple[int, str]:
@@ -379,9 +396,21 @@ _HINTS = {
 }
 
 
-def failure(path: str, what: str, error: Exception) -> TraceError:
-    """The TraceError that tells of `error`: what could not be done to `path`, why, and a hint."""
+_REFUSED = (errno.EACCES, errno.EPERM)
+_AS_CALLER = (
+    "under sudo, files are written with the rights of whoever called it; for more: "
+    "--csv - | sudo tee FILE"
+)
+
+
+def failure(path: str, what: str, error: Exception, owner: Owner | None = None) -> TraceError:
+    """The TraceError that tells of `error`: what could not be done to `path`, why, and a hint.
+
+    `owner`: whose rights were too few, if that is a Caller.
+    """
     number = error.errno if isinstance(error, OSError) else None
     reason = os.strerror(number) if number else str(error)
     hint = _HINTS.get(number or 0, "")
+    if number in _REFUSED and isinstance(owner, Caller):
+        hint = _AS_CALLER
     return TraceError(f"{what} {printable(path)}: {reason}", hint, Exit.OUTPUT)

@@ -12,9 +12,10 @@ import os
 import stat
 
 from tracer.errors import Exit, TraceError
+from tracer.outputs.caller import Caller
 from tracer.text import printable
 
-Owner = tuple[int, int]  # uid, gid
+Owner = tuple[int, int] | Caller  # uid, gid of whom new files are to be
 
 _PARENT = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW
 _MAX_LINKS = 40  # as the kernel's own limit, path_resolution(7)

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
+from tracer.outputs.caller import who_called
 from tracer.outputs.files import open_output
 
 Write = Callable[[Iterable[bytes | memoryview]], None]
@@ -20,7 +21,7 @@ def writing(path: str, force: bool = False) -> Iterator[Write]:
     "-" is standard output. Raises TraceError(code=Exit.OUTPUT) where opening or writing fails,
     or the file is there and `force` is not given; what was begun and failed is removed.
     """
-    file = open_output(path, force=force)
+    file = open_output(path, who_called(), force)
 
     def write(pieces: Iterable[bytes | memoryview]) -> None:
         for piece in pieces:
