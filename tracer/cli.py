@@ -172,8 +172,7 @@ Examples:
 @click.option(
     "--user",
     metavar="USER",
-    help="Run the command as USER. "
-    "[default: under sudo, whoever called it]",
+    help="Run the command as USER. [default: under sudo, whoever called it]",
 )
 @click.option(
     "--strict",

@@ -2,8 +2,8 @@
 
 The key covers all that decides the outcome: our sources, the kernel's offsets, and
 bcc. What is found is as trusted as this program itself, so it must be the user's
-own (root's, that is), in a folder nobody else can write. Anything else about it is no
-error: then it is compiled.
+own (root's, that is), in a folder nobody else can write, and as it was written: a digest
+comes first. Anything else about it is no error: then it is compiled.
 """
 
 import contextlib
@@ -12,6 +12,7 @@ import json
 import os
 import stat
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 
 from tracer.probes.compiled import Answer, decode, encode
@@ -45,14 +46,24 @@ def load(place: Path | None, key: str) -> Answer | None:
     try:
         if not _is_ours(os.lstat(place), stat.S_ISDIR):
             return None
-        fd = os.open(place / f"{key}.json", os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-        with open(fd, "rb") as file:
-            facts = os.fstat(fd)
+        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK  # it may be a FIFO
+        with open(os.open(_path(place, key), flags), "rb") as file:
+            facts = os.fstat(file.fileno())
             if not _is_ours(facts, stat.S_ISREG) or facts.st_size > _LARGEST:
                 return None
-            return decode(json.loads(file.read()))
+            digest, _, text = file.read().partition(b"\n")
+        if digest != _digest(text):
+            return None
+        return replace(decode(json.loads(text)), cached=key)
     except (OSError, ValueError, TypeError, KeyError):  # not there, or not what we wrote
         return None
+
+
+def drop(place: Path | None, key: str) -> None:
+    """What was stored under `key` is no good."""
+    if place is not None:
+        with contextlib.suppress(OSError):
+            _path(place, key).unlink()
 
 
 def store(place: Path | None, key: str, answer: Answer) -> None:
@@ -63,12 +74,26 @@ def store(place: Path | None, key: str, answer: Answer) -> None:
         place.mkdir(mode=0o700, exist_ok=True)
         if not _is_ours(os.lstat(place), stat.S_ISDIR):
             return
+        text = encode(answer).encode()
         draft = place / f"{key}.{os.getpid()}"
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-        with open(os.open(draft, flags, 0o600), "w", encoding="utf-8") as file:
-            file.write(encode(answer))
-        draft.rename(place / f"{key}.json")
+        fd = os.open(draft, flags, 0o600)
+        try:
+            with open(fd, "wb") as file:
+                file.write(_digest(text) + b"\n" + text)
+            draft.rename(_path(place, key))
+        except BaseException:
+            draft.unlink()
+            raise
         _prune(place)
+
+
+def _path(place: Path, key: str) -> Path:
+    return place / f"{key}.json"
+
+
+def _digest(text: bytes) -> bytes:
+    return hashlib.sha256(text).hexdigest().encode()
 
 
 def _is_ours(facts: os.stat_result, is_kind: Callable[[int], bool]) -> bool:
@@ -77,5 +102,8 @@ def _is_ours(facts: os.stat_result, is_kind: Callable[[int], bool]) -> bool:
 
 def _prune(place: Path) -> None:
     kept = sorted(place.glob("*.json"), key=lambda path: path.stat().st_mtime)
-    for path in kept[:-_MOST]:
-        path.unlink()
+    # Drafts of runs that were killed go, too.
+    pids = ((path, path.suffix[1:]) for path in place.iterdir())
+    left = [path for path, pid in pids if pid.isdecimal() and not Path("/proc", pid).exists()]
+    for path in [*kept[:-_MOST], *left]:
+        path.unlink(missing_ok=True)

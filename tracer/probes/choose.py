@@ -9,6 +9,8 @@ from tracer.errors import Exit, TraceError
 from tracer.kernel.machine import check_architecture
 from tracer.kernel.paging import DirectMap, find_direct_map
 from tracer.probes.base import Probe
+from tracer.probes.bpf import Refused
+from tracer.probes.cache import drop, folder
 from tracer.probes.compilation import Compilation
 from tracer.probes.compiled import Answer
 from tracer.probes.order import PROBES, named
@@ -50,6 +52,7 @@ def attach(
     check_architecture()
     tried: list[str] = []
     refusals: list[str] = []
+    dropped = {""}  # keys of the cache
     while True:
         with compilation or Compilation(wanted, bpf_dir, tuple(tried), stacks=stacks) as under_way:
             answer = under_way.answer()
@@ -62,6 +65,11 @@ def attach(
         except TraceError as error:
             if error.code != Exit.NO_PROBE:
                 raise
+            # It may be what is stored that the kernel refuses: compiled anew, then.
+            if answer.cached not in dropped and isinstance(error.__cause__, Refused):
+                dropped.add(answer.cached)
+                drop(folder(), answer.cached)
+                continue
             tried.append(answer.probe)
             refusals.append(named(answer.probe, error.message))
             continue

@@ -42,6 +42,7 @@ class Answer:
     functions: list[Function] = field(default_factory=list)
     btf_ids: dict[str, int] = field(default_factory=dict)  # of kernel functions that it may hook
     milliseconds: dict[str, float] = field(default_factory=dict)  # what took how long
+    cached: str = ""  # the key under which it was found compiled already (probes/cache.py)
 
 
 def encode(answer: Answer) -> str:
@@ -53,14 +54,46 @@ def encode(answer: Answer) -> str:
 
 
 def decode(plain: dict[str, Any]) -> Answer:
-    """The inverse of `encode`, JSON parsed already."""
+    """The inverse of `encode`, JSON parsed already; raises ValueError, TypeError or KeyError."""
     plain["maps"] = [MapSpec(**each) for each in plain["maps"]]
     plain["functions"] = [
         Function(
             each["name"],
-            base64.b64decode(each["code"]),
+            base64.b64decode(each["code"], validate=True),
             [(number, name) for number, name in each["maps"]],
         )
         for each in plain["functions"]
     ]
-    return Answer(**plain)
+    answer = Answer(**plain)
+    _check(answer)
+    return answer
+
+
+_SHAPES: dict[type, dict[str, type]] = {
+    Answer: {
+        **dict.fromkeys(("bcc_version", "bcc_folder", "probe", "cached"), str),
+        **dict.fromkeys(("reasons", "maps", "functions"), list),
+        **dict.fromkeys(("btf_ids", "milliseconds"), dict),
+    },
+    MapSpec: {
+        "name": str,
+        **dict.fromkeys(("kind", "key_size", "value_size", "entries", "flags"), int),
+    },
+    Function: {"name": str, "code": bytes, "maps": list},
+}
+
+
+def _check(answer: Answer) -> None:
+    """Raise ValueError where a member is not what it should be."""
+    for each in (answer, *answer.maps, *answer.functions):
+        for name, kind in _SHAPES[type(each)].items():
+            if type(getattr(each, name)) is not kind:
+                raise ValueError(f"{name} is no {kind.__name__}")
+    names = {each.name for each in answer.maps}
+    for function in answer.functions:
+        room, rest = divmod(len(function.code), 8)
+        if rest or not room:
+            raise ValueError(f"{function.name} is no whole number of instructions")
+        for number, name in function.maps:
+            if type(number) is not int or not 0 <= number < room or name not in names:
+                raise ValueError(f"{function.name} refers to a map that is not there")
