@@ -30,8 +30,8 @@ bootstrap:
 
 demo: bootstrap
 	@mkdir -p build
-	$(SUDO) env PYTHONDONTWRITEBYTECODE=1 .venv/bin/pagefault-trace --perms rwx --csv build/demo.csv \
-		--force --snapshot-interval 200 -- .venv/bin/multimap --auto
+	$(SUDO) $(PYTHON) -IB .venv/bin/pagefault-trace --perms rwx --csv build/demo.csv --force \
+	 --snapshot-interval 200 -- .venv/bin/multimap --auto
 	@echo "Every fault, the interpreter's own included, is in build/demo.csv."
 
 test: test-unit test-live

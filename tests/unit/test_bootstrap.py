@@ -65,7 +65,12 @@ $3" ;;
 esac
 case $2 in
 venv) venv=${!#}; rm -rf "$venv"; mkdir -p "$venv/bin"; cp "$0" "$venv/bin/python" ;;
-pip) echo "${!#}" >>"$STATE/pip" ;;
+pip)
+    echo "${!#}" >>"$STATE/pip"
+    for name in pagefault-trace pagefault-report ptdump singlemap multimap; do
+        echo "#!$0" >"${0%/*}/$name"
+    done
+    ;;
 esac
 """
 
@@ -407,6 +412,39 @@ def test_somebody_elses_venv_is_not_touched(debian: Machine) -> None:
     theirs.touch()
     assert "move it away" in _refused(debian.run())
     assert theirs.exists()
+
+
+def test_the_commands_are_isolated_from_the_callers_python(debian: Machine) -> None:
+    _ok(debian.run())
+    folder = debian.root / "checkout" / ".venv" / "bin"
+    assert (folder / "pagefault-trace").read_text() == f"#!{folder}/python -I\n"
+
+
+ISOLATE = ROOT / "tools" / "isolate"
+SH = "#!/bin/sh\n'''exec' \"/a b/python3\"{} \"$0\" \"$@\"\n' '''\nimport re\n"
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("#!/venv/bin/python3.11\nx\n", "#!/venv/bin/python3.11 -I\nx\n"),
+        (SH.format(""), SH.format(" -I")),
+    ],
+)
+def test_how_pip_writes_them(tmp_path: Path, before: str, after: str) -> None:
+    (tmp_path / "command").write_text(before)
+    for _ in range(2):
+        subprocess.run([ISOLATE, tmp_path, "command"], check=True)
+        assert (tmp_path / "command").read_text() == after
+
+
+def test_what_pip_did_not_write_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "command").write_text("#!/usr/bin/env bash\n")
+    done = subprocess.run(
+        [ISOLATE, tmp_path, "command"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    assert "does not begin as pip writes it" in done.stderr
 
 
 @pytest.mark.parametrize("harm", ["changed pyproject", "broken venv", "interrupted"])
