@@ -103,6 +103,11 @@ class CodeFiles:
                 os.close(handle)
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
 
+    def name(self, number: int) -> str:
+        """A path for people, raw: where it is, or was to its process; "" where it is not known."""
+        file = self._files.get(number)
+        return (file.path or file.inside) if file is not None else ""
+
     def _is_there(self, number: int) -> bool:
         try:
             os.close(self.open(number))

@@ -11,16 +11,14 @@ import os
 import struct
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import IO
 
 import numpy as np
 import numpy.typing as npt
 
+from tracer.symbolizing.rule import Rule
 from tracer.text import decode
-from tracer.unwind import Rule, Unwinding
-
-DEBUG_ROOT = Path("/usr/lib/debug/.build-id")
+from tracer.unwind import Unwinding
 
 _LARGEST = 1 << 26  # bytes of any one section
 _MOST_SEGMENTS = 64  # a linker makes four or five to load
@@ -139,18 +137,18 @@ def _preference(info: int, name: str) -> tuple[bool, int, int, str]:
     return is_local, len(name) - len(name.lstrip("_")), len(name), name
 
 
-def functions(open_file: Opener, debug_root: Path = DEBUG_ROOT) -> Functions | None:
+def functions(open_file: Opener, open_debug: Opener | None = None) -> Functions | None:
     """The functions of a file, or None where it has none or cannot be opened.
 
-    Symbols come from .symtab, else from the separate debug file with the same
-    build ID, else from .gnu_debugdata, else from .dynsym.
+    Symbols come from .symtab, else from the separate debug file if there is one (`open_debug`),
+    else from .gnu_debugdata, else from .dynsym.
     """
     try:
         descriptor = open_file()
     except OSError:
         return None
     try:
-        return _functions(lambda at, size: os.pread(descriptor, size, at), debug_root)
+        return _functions(lambda at, size: os.pread(descriptor, size, at), open_debug)
     except (BadElf, OSError, struct.error, lzma.LZMAError):
         return None
     finally:
@@ -208,46 +206,25 @@ def unwinding(open_file: Opener) -> Rules | None:
         return None
 
 
-def open_for_lines(
-    open_file: Opener, offsets: Sequence[int], debug_root: Path = DEBUG_ROOT
-) -> tuple[int, list[int]] | None:
-    """What may tell source lines of offsets in a file.
+def addresses(open_file: Opener, offsets: Sequence[int]) -> list[int]:
+    """The address of each offset in a file, counted from where it is loaded; -1 where it is not.
 
-    A descriptor, of its separate debug file if there is one, and the address of each offset,
-    counted from where the file is loaded; -1 for one that is not. None where the file cannot
-    be opened. The descriptor is the caller's to close.
+    Raises OSError where the file cannot be opened, BadElf.
     """
-    try:
-        descriptor = open_file()
-    except OSError:
-        return None
+    descriptor = open_file()
     try:
         image = _Image(lambda at, size: os.pread(descriptor, size, at))
-        start = int(image.segments["vaddr"][0]) if len(image.segments) else 0
-        addresses = [max(_address(image.segments, offset) - start, -1) for offset in offsets]
-        separate = _debug_file(image.build_id(), debug_root)
-    except (BadElf, OSError, struct.error):
+    finally:
         os.close(descriptor)
-        return None
-    if separate is None:
-        return descriptor, addresses
-    os.close(descriptor)
-    return os.open(separate, os.O_RDONLY | os.O_CLOEXEC), addresses
+    start = int(image.segments["vaddr"][0]) if len(image.segments) else 0
+    return [max(_address(image.segments, offset) - start, -1) for offset in offsets]
 
 
-def functions_in(data: bytes) -> Functions | None:
-    """`functions` of an ELF file that is in memory."""
-    try:
-        return _functions(lambda at, size: data[at : at + size], DEBUG_ROOT)
-    except (BadElf, struct.error, lzma.LZMAError):
-        return None
-
-
-def _functions(read: Read, debug_root: Path) -> Functions | None:
+def _functions(read: Read, open_debug: Opener | None = None) -> Functions | None:
     image = _Image(read)
     symbols, strings = image.symbols(_SYMTAB)
     if not len(symbols):
-        symbols, strings = _separate_symbols(image, debug_root)
+        symbols, strings = _separate_symbols(image, open_debug)
     if not len(symbols):
         symbols, strings = image.symbols(_DYNSYM)
     kinds = symbols["info"] & 0xF
@@ -257,11 +234,15 @@ def _functions(read: Read, debug_root: Path) -> Functions | None:
     return Functions(image.segments, symbols[np.argsort(symbols["value"], kind="stable")], strings)
 
 
-def _separate_symbols(image: "_Image", debug_root: Path) -> tuple[npt.NDArray[np.void], bytes]:
-    path = _debug_file(image.build_id(), debug_root)
-    if path is not None:
-        with path.open("rb") as file:
-            found = _Image(lambda at, size: os.pread(file.fileno(), size, at)).symbols(_SYMTAB)
+def _separate_symbols(
+    image: "_Image", open_debug: Opener | None
+) -> tuple[npt.NDArray[np.void], bytes]:
+    if open_debug is not None:
+        descriptor = open_debug()
+        try:
+            found = _Image(lambda at, size: os.pread(descriptor, size, at)).symbols(_SYMTAB)
+        finally:
+            os.close(descriptor)
         if len(found[0]):
             return found
     packed = image.named(b".gnu_debugdata")
@@ -269,12 +250,6 @@ def _separate_symbols(image: "_Image", debug_root: Path) -> tuple[npt.NDArray[np
         data = lzma.LZMADecompressor().decompress(packed, _LARGEST)
         return _Image(lambda at, size: data[at : at + size]).symbols(_SYMTAB)
     return np.zeros(0, _SYM), b""
-
-
-def _debug_file(build_id: str, debug_root: Path) -> Path | None:
-    """The separate debug file of a build ID, if it is installed."""
-    path = debug_root / build_id[:2] / f"{build_id[2:]}.debug"
-    return path if build_id and path.is_file() else None
 
 
 class _Image:

@@ -1,23 +1,23 @@
 """The frames of call stacks by name: function, module, and where a stack breaks off."""
 
 import ctypes
+import errno
 import os
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from tracer import elf
-from tracer.elf import Functions
 from tracer.procfs.maps import read_maps
-from tracer.procfs.perf_map import AGAIN_S, PerfMaps
 from tracer.stacks import Place, Stack
+from tracer.symbolizing.perf_maps import AGAIN_S, PerfMaps
+from tracer.symbolizing.rule import Rule
 from tracer.symbols import Symbols
-from tracer.unwind import Rule
 
 _MANGLED = re.compile(r"_Z(NK?)?(?=\d)")  # Itanium C++ ABI, 5.1
 _MOST_NAMELESS = 1024
 _LENGTH = re.compile(r"[1-9]\d{0,3}")
+VDSO = (1 << 32) - 1  # stands for its image, as if it were a file
 
 NO_FRAME_POINTERS = "no frame pointers"
 TRUNCATED = "truncated"
@@ -77,24 +77,52 @@ def _plain(name: str) -> str:
 class FrameNames:
     """Names places (tracer.stacks), each once."""
 
-    def __init__(self, symbols: Symbols) -> None:
+    def __init__(self, symbols: Symbols, perf_maps: PerfMaps) -> None:
         self._symbols = symbols
-        self._perf_maps = PerfMaps()
-        self._vdso: Functions | None = None
-        self._vdso_read = False
+        self._lookup = symbols.lookup
+        self._perf_maps = perf_maps
         self._known: dict[Place, Frame] = {}
         self._nameless: list[Place] = []  # of code made at run time; its process may tell later
         self._asked_s = 0.0  # time.monotonic()
 
     def frame(self, place: Place) -> Frame:
-        """The name of a place."""
+        """The name of a place, as far as it is known: files are read elsewhere, meanwhile."""
         known = self._known.get(place)
         if known is None:
             known = self._find(place)
-            # Of code made at run time its process may tell later.
-            if known.function or not place.tgid or self._perf_maps.ended(place.tgid):
+            if self.settled(place):
                 self._known[place] = known
         return known
+
+    def settled(self, place: Place) -> bool:
+        """Whether no more will be known of a place than is now."""
+        if place in self._known or place.kernel:
+            return True
+        if place.tgid:  # of code made at run time its process may tell later
+            address = _code_at(place)
+            found = self._perf_maps.at(place.tgid, address)
+            return found is not None or self._perf_maps.ended(place.tgid, address)
+        if not (file := _file(place)):
+            return True
+        whole = self._lookup.settled("functions", file, _offset(place))
+        return whole and (file == VDSO or self._lookup.settled("build_id", file))
+
+    def ask(self, places: Iterable[Place]) -> None:
+        """Ask for what is not known of these places, much at a time."""
+        files: dict[int, list[int]] = {}
+        for place in places:
+            if place in self._known or place.kernel:
+                continue
+            if place.tgid:
+                self._perf_maps.ask(place.tgid, [_code_at(place)])
+            elif file := _file(place):
+                files.setdefault(file, []).append(_offset(place))
+        for file, offsets in files.items():
+            self._lookup.ask("functions", file, dict.fromkeys(offsets))
+
+    def wait(self) -> None:
+        """Wait a moment for what was asked."""
+        self._lookup.wait_briefly()
 
     def found(self, place: Place) -> None:
         """Name code made at run time as it is seen: its process may end, or put other there."""
@@ -115,8 +143,16 @@ class FrameNames:
         self._nameless = [
             place
             for place in self._nameless
-            if not self.frame(place).function and not self._perf_maps.ended(place.tgid)
+            if not self.frame(place).function
+            and not self._perf_maps.ended(place.tgid, _code_at(place))
         ]
+        if last:
+            self.wait()
+
+    def why(self, place: Place) -> str:
+        """Why a place has no function: because its file was given up; "" where it was not."""
+        failed = self._perf_maps.failed if place.tgid else self._lookup.failed
+        return failed.get(place.tgid or _file(place), "")
 
     def kernel_names(self, addresses: Sequence[int]) -> list[str]:
         """The functions of kernel addresses, "" where unknown."""
@@ -124,10 +160,22 @@ class FrameNames:
         return [each[0] if each else "" for each in found]
 
     def rule(self, place: Place) -> Rule | None:
-        """How the code there keeps its caller; None where nothing tells."""
-        if not place.file:
-            return None
-        return self._symbols.rule(place.file, place.offset - place.returns)
+        """How the code there keeps its caller; None where nothing tells, or it is not known yet."""
+        return self._lookup.rule(place.file, _offset(place)) if place.file else None
+
+    def has_rule(self, place: Place) -> bool:
+        """Whether that is all that will be known of it."""
+        return not place.file or self._lookup.settled("rules", place.file, _offset(place))
+
+    def ask_rules(self, places: Iterable[Place]) -> None:
+        """Ask how the code at these places keeps its callers; wait for it, but not for long."""
+        files: dict[int, list[int]] = {}
+        for place in places:
+            if place.file:
+                files.setdefault(place.file, []).append(_offset(place))
+        for file, offsets in files.items():
+            self._lookup.ask("rules", file, dict.fromkeys(offsets))
+        self._lookup.wait_briefly()
 
     def note(self, places: Sequence[Place], stack: Stack) -> tuple[str, int]:
         """Why a stack is not whole, and of which frame the caller is missing; "" where it is."""
@@ -150,27 +198,49 @@ class FrameNames:
             function, _, module = function.partition(" ")
             return Frame(True, function, offset + back, module or "[kernel]", None)
         if place.tgid:
-            compiled = self._perf_maps.at(place.tgid, place.address - back)
+            compiled = self._perf_maps.at(place.tgid, _code_at(place))
             if compiled:
                 return Frame(False, compiled[0], compiled[1] + back, "[jit]", None)
             in_file = place.name.startswith("/")
             return Frame(False, "", 0, place.name, place.offset if in_file else None)
-        if place.name.startswith("/"):
-            function, offset = self._symbols.function(place.file, at) or ("", -back)
-            build_id = self._symbols.build_id(place.file)
-            return Frame(False, function, offset + back, place.name, place.offset, build_id)
-        if place.name == "[vdso]":
-            functions = self._vdso_functions()
-            function, offset = (functions.at(at) if functions else None) or ("", -back)
-            return Frame(False, function, offset + back, place.name, place.offset)
-        return Frame(False, "", 0, place.name, None)
+        if not (file := _file(place)):
+            in_file = place.name.startswith("/")
+            return Frame(False, "", 0, place.name, place.offset if in_file else None)
+        function, offset = self._lookup.function(file, at) or ("", -back)
+        build_id = self._lookup.build_id(file) if file != VDSO else ""
+        return Frame(False, function, offset + back, place.name, place.offset, build_id)
 
-    def _vdso_functions(self) -> Functions | None:
-        """Of our own vdso: the kernel gives every 64-bit process the same."""
-        if not self._vdso_read:
-            self._vdso_read = True
-            for mapping in read_maps(os.getpid()):
-                if mapping.path == "[vdso]":
-                    size = mapping.end - mapping.start
-                    self._vdso = elf.functions_in(ctypes.string_at(mapping.start, size))
-        return self._vdso
+
+def _offset(place: Place) -> int:
+    """Where to look for it: a call is before the address to which it returns."""
+    return place.offset - place.returns
+
+
+def _code_at(place: Place) -> int:
+    """The same, of code made at run time."""
+    return place.address - place.returns
+
+
+def _file(place: Place) -> int:
+    """The file to look in; 0: none, or not known which."""
+    if place.name == "[vdso]":
+        return VDSO
+    return place.file if place.name.startswith("/") else 0
+
+
+def opening_vdso(open_file: Callable[[int], int]) -> Callable[[int], int]:
+    """What opens files by number, our own vdso among them: the kernel gives all the same."""
+
+    def open_any(number: int) -> int:
+        return _open_vdso() if number == VDSO else open_file(number)
+
+    return open_any
+
+
+def _open_vdso() -> int:
+    for mapping in read_maps(os.getpid()):
+        if mapping.path == "[vdso]":
+            descriptor = os.memfd_create("vdso", os.MFD_CLOEXEC)
+            os.write(descriptor, ctypes.string_at(mapping.start, mapping.end - mapping.start))
+            return descriptor
+    raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), "[vdso]")

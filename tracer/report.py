@@ -5,13 +5,13 @@ import os
 import socket
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from types import TracebackType
 from typing import IO, TYPE_CHECKING, Self, cast
 
 from rich.console import Console
 
-from tracer.ending import Enough, Stalled, go_on
+from tracer.ending import Enough, Stalled
 from tracer.errors import TraceError, complain
 from tracer.options import Options, is_stdout, is_stream
 from tracer.outputs.base import Books, RunInfo, Symbolizer, Verdict
@@ -26,7 +26,6 @@ from tracer.outputs.paths import Owner
 from tracer.outputs.summary import Summary
 from tracer.pipes import PIPE_CLOSED, discard_stdout
 from tracer.probes.choose import Attached
-from tracer.rows import Rows
 from tracer.session import PAGES_LEFT_OUT, Result, Session
 from tracer.verdict import complaints, verdict_of
 
@@ -141,14 +140,14 @@ class Report:
     def _follow_stacks(self) -> "Callers | None":
         """What is done with call stacks, where they are wanted: their file comes before the CSV."""
         session, file = self._session, self._files.stacks
-        if session.stacks is None or session.frames is None:
+        if session.stacks is None or session.naming is None:
             return None
         from tracer.outputs.callers import Callers
 
         if file is not None:
-            file.follow(session.stacks, session.frames)
+            file.follow(session.stacks, session.naming.frames)
             session.outputs.log.append(file)
-        callers = Callers(session.stacks, session.frames)
+        callers = Callers(session.stacks, session.naming.frames)
         session.outputs.live.append(callers)
         return callers
 
@@ -169,14 +168,12 @@ class Report:
         return ConsoleOutput(self._console, started, wall, self._options.time, symbolizer)
 
     def _symbolizer(self) -> Symbolizer | None:
-        symbols = self._session.symbols
-        if not self._options.symbols or symbols is None:
+        naming = self._session.naming
+        if not self._options.symbols or naming is None:
             return None
+        from tracer.naming import RowSymbols
 
-        def names(rows: Rows) -> Sequence[str]:
-            return symbols.names(rows["ip"], rows["ip_region"], rows["ip_offset"])
-
-        return names
+        return RowSymbols(naming, lambda: self._session.at_once)
 
     def begin(self) -> None:
         """The hooks are in place, the targets are there."""
@@ -236,6 +233,9 @@ class Report:
         if result.stalled:
             self.status = PIPE_CLOSED
         lines = self._source_lines()
+        if self._session.naming is not None:
+            info.notes += self._session.naming.notes()
+            self._session.naming.close()
         if self._callers is not None:
             info.notes += self._callers.notes()
         if lines is not None and lines.lacking and self._files.stacks is not None:
@@ -275,19 +275,16 @@ class Report:
     def _source_lines(self) -> "SourceLines | None":
         """What takes long to find out of the frames of call stacks, once the trace is over."""
         session = self._session
-        if session.stacks is None or session.frames is None or session.symbols is None:
+        naming = session.naming
+        if session.stacks is None or naming is None:
             return None
         from tracer.source_lines import SourceLines, find
 
-        frames, places = session.frames, session.stacks.places
-        open_file = session.symbols.open
         try:
-            functions = []
-            for place in places:
-                go_on(lambda: session.at_once)  # a file's symbols are read whole, or not
-                functions.append(frames.frame(place).function)
-            with session.breakable():
-                return find(places, functions, open_file)
+            naming.settle(lambda: session.at_once)
+            places = session.stacks.places
+            functions = (naming.frames.frame(place).function for place in places)
+            return find(places, functions, naming.lookup, lambda: session.at_once)
         except Enough:
             return SourceLines(lacking=_AT_ONCE)
 

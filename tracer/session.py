@@ -13,8 +13,9 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
+import numpy as np
+
 from tracer.closing import books_of, take_pages
-from tracer.code_files import CodeFiles
 from tracer.ending import DRAIN_S, Drain, Enough, Stalled
 from tracer.errors import TraceError
 from tracer.outputs.base import Books, Output, PageTable
@@ -25,7 +26,7 @@ from tracer.procfs.errors import ProcessGone
 from tracer.procfs.pagemap import PageMap
 from tracer.recorder import Recorder
 from tracer.resident import Series
-from tracer.rows import Names, Rows
+from tracer.rows import ROW, Names, Rows
 from tracer.snapshots import Snapshot, take, take_pinned
 from tracer.target import NOT_ASKED_FOR, Command
 from tracer.timeline import Watcher
@@ -34,9 +35,8 @@ from tracer.untold import Untold
 from tracer.waiting import Waiting
 
 if TYPE_CHECKING:
-    from tracer.frames import FrameNames
+    from tracer.naming import Naming
     from tracer.stacks import Stacks
-    from tracer.symbols import Symbols
 
 _CYCLE_S = 0.05  # lines are at most 0.2 s late
 _FORK_S = 0.002  # how long a fork may take to be told
@@ -47,6 +47,7 @@ _SNAPSHOT_SHARE = 10  # a snapshot may take a tenth of the time at most
 _MOST_SHELVED = 4096  # rows of pages without a frame, where nobody asked for all
 _SETTLE_S = 0.25  # how long the last records may take to arrive
 _MOST_WAITING_AT_END = 1 << 19  # then they are written without one
+_NO_ROWS = Rows.from_records(np.empty(0, ROW))
 _COUNTS_S = 0.5  # for the threads' counts, where the trace is to end at once
 PAGES_LEFT_OUT = "the table of pages was left out: the trace was to end at once"
 
@@ -139,10 +140,8 @@ class Session:
         self._totals = Totals(attached.program, blind=attached.probe.name == "perf")
         self._recorder.join.symbols = plan.symbols
         self._recorder.timeline.shelf.most = None if plan.every_page else _MOST_SHELVED
-        self.frames: FrameNames | None = None  # of `stacks`
         # Of `symbols` and `stacks`.
-        self.code_files = CodeFiles() if plan.symbols or plan.stacks else None
-        self.symbols = self._name_code(self.code_files) if self.code_files is not None else None
+        self.naming = self._name_code() if plan.symbols or plan.stacks else None
         self._waiting = Waiting()
         self._snapshots = 0
         self._snapshot_due_ns = 0
@@ -161,27 +160,20 @@ class Session:
         self._looked_last = False  # there was time for the last look
         self._wake, self._woken = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
 
-    def _name_code(self, files: CodeFiles) -> "Symbols":
-        from tracer.symbols import Symbols
-
-        self._recorder.spaces.code = files
-        symbols = Symbols(self.names.regions, files.open)
-        if self.plan.stacks:
-            self._take_stacks(symbols)
-        return symbols
-
-    def _take_stacks(self, symbols: "Symbols") -> None:
-        from tracer.frames import FrameNames
+    def _name_code(self) -> "Naming":
+        from tracer.naming import Naming
         from tracer.stacks import Stacks
 
-        self.frames = FrameNames(symbols)
-        self._recorder.join.stacks = Stacks(
-            self._recorder.spaces,
-            self.names.regions,
-            self.frames.kernel_names,
-            self.frames.rule,
-            self.frames.found,
-        )
+        regions = self.names.regions
+        naming = Naming(regions)
+        naming.start()
+        self._recorder.spaces.code = naming.files
+        if self.plan.stacks:
+            names = naming.frames
+            naming.stacks = self._recorder.join.stacks = Stacks(
+                self._recorder.spaces, regions, names.kernel_names, names, names.found
+            )
+        return naming
 
     @property
     def stacks(self) -> "Stacks | None":
@@ -248,8 +240,8 @@ class Session:
 
     def _begin(self, started: Callable[[], None]) -> None:
         plan, recorder = self.plan, self._recorder
-        if self.symbols is not None:
-            self.symbols.prepare()
+        if self.naming is not None:
+            self.naming.prepare()
         for pid in dict.fromkeys(plan.pids):
             self._attach(pid)
         known = {*plan.pids, os.getpid()}  # a shell's child is the tracer, too
@@ -371,8 +363,9 @@ class Session:
             if len(self._waiting) > _MOST_WAITING_AT_END:
                 self._release({})
         self._show()
-        if self.frames is not None:
-            self.frames.again()
+        if self.naming is not None:
+            self.naming.again()
+            self._log(_NO_ROWS)  # some may have waited for names
         self._retire()
         if tally.events != before:
             self._mapped.add(now, tally.mapped)
@@ -567,12 +560,12 @@ class Session:
         recorder, command = self._recorder, self.plan.command
         self._drain.begin()
         self._looping, self._poller = False, None
-        if self.frames is not None:
-            self.frames.again(last=True)
+        if self.naming is not None:
+            self.naming.again(last=True)
         status = None if command is None else command.poll()
         shots = self._read_the_rest(None if status is None else command)
-        if self.frames is not None:
-            self.frames.again(last=True)
+        if self.naming is not None:
+            self.naming.again(last=True)
         kernel = self._totals.settle(self._read_or_skip)
         if command is not None and status is not None:
             self._hold(0)

@@ -6,9 +6,9 @@ time, so that all processes that run a file have the same frames, also those tha
 """
 
 from array import array
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import cache
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +17,7 @@ from tracer.code_files import NO_FILE
 from tracer.fields import Columns, runs
 from tracer.rows import Region
 from tracer.spaces import Spaces
-from tracer.unwind import RBP, RSP, Rule
+from tracer.symbolizing.rule import RBP, RSP, Rule
 
 Ids = npt.NDArray[np.uint32]
 U64 = npt.NDArray[np.uint64]
@@ -79,6 +79,29 @@ class _Raw:
     caller: int  # what may have called the innermost function, where frame pointers do not tell
 
 
+@dataclass(frozen=True, slots=True)
+class _Placed:
+    """A stack's frames, before it is settled which of them are callers."""
+
+    kernel: list[tuple[int, Place]]
+    found: list[tuple[int, Place]]  # by frame pointers
+    has_caller: bool
+    truncated: bool
+
+
+class Rules(Protocol):
+    """Who knows how code keeps its callers; FrameNames does."""
+
+    def ask_rules(self, places: Iterable[Place]) -> None:
+        """What will be asked of `rule`. Answers may come later."""
+
+    def rule(self, place: Place) -> Rule | None:
+        """How the code there keeps its caller; None: nothing tells, or it is not known yet."""
+
+    def has_rule(self, place: Place) -> bool:
+        """Whether that is all that will be known."""
+
+
 class Stacks:
     """The stacks of a run, by number from 1 in the order they were seen."""
 
@@ -87,23 +110,25 @@ class Stacks:
         spaces: Spaces,
         regions: Sequence[Region],
         kernel_names: Callable[[Sequence[int]], list[str]],
-        rule: Callable[[Place], Rule | None] = lambda place: None,
+        rules: Rules | None = None,
         found: Callable[[Place], object] = lambda place: None,
     ) -> None:
         """`regions` as in rows.Names; `kernel_names` names kernel addresses, "" where unknown.
 
-        `rule` tells how the code at a place keeps its caller; `found` hears of each new place.
+        `found` hears of each new place.
         """
         self.places: list[Place] = []
         self.stacks: list[Stack] = [Stack(array("I"), array("Q"), False, -1)]
         self.refused = 0  # stacks beyond MOST_STACKS
+        self.revised = 0  # times that a stack became another, by rules that were known later
         self._spaces = spaces
         self._regions = regions
         self._kernel_names = kernel_names
-        self._rule = cache(rule)
+        self._rules = rules
+        self._unsure: dict[int, _Placed] = {}  # by number: walked without all rules
         self._found = found
         self._place_ids: dict[Place, int] = {}
-        self._numbers: dict[bytes, int] = {}  # by frames
+        self._numbers: dict[Hashable, int] = {}  # by frames
         self._known: dict[int, int] = {}  # by the kernel's number, the last used at the end
         self._parts: dict[int, list[np.void]] = {}
         self._raw: dict[int, _Raw] = {}
@@ -131,53 +156,87 @@ class Stacks:
             return np.empty(0, np.uint32)
         heads = runs(ids)
         distinct, first, inverse = np.unique(ids[heads], return_index=True, return_inverse=True)
-        found = [
-            self._number(number, faults, int(heads[at]), spaces)
-            for number, at in zip(distinct.tolist(), first.tolist(), strict=True)
-        ]
+        numbers, places = distinct.tolist(), heads[first].tolist()
+        fresh = {
+            number: self._placed(raw, faults, at, spaces)
+            for number, at in zip(numbers, places, strict=True)
+            if (raw := self._raw.pop(number, None)) is not None and number not in self._known
+        }
+        self._ask_rules(fresh.values())
+        found = [self._number(number, fresh.get(number)) for number in numbers]
         each = np.array(found, np.uint32)[inverse]
         return np.asarray(np.repeat(each, np.diff(heads, append=len(ids))))
 
-    def _number(self, number: int, faults: Columns, at: int, spaces: Ids) -> int:
-        if not number:
-            return 0
-        raw = self._raw.pop(number, None)
+    def revise(self) -> None:
+        """Walk the stacks again whose code's rules have come to be known since."""
+        sure = [number for number, placed in self._unsure.items() if self._is_sure(placed)]
+        for number in sure:
+            stack = self._stack(self._unsure.pop(number))
+            if stack != self.stacks[number]:
+                self.stacks[number] = stack
+                self.revised += 1
+
+    def _number(self, number: int, placed: _Placed | None) -> int:
         known = self._known.pop(number, None)
         if known is None:
-            if raw is None:
-                return 0  # its frames found no room in the ring
-            mine = int(faults["mm"][at]) == raw.mm
-            space = int(spaces[at]) if mine else 0
-            known = self._resolve(raw, space, int(faults["time_ns"][at]))
+            if placed is None:
+                return 0  # its frames found no room in the ring, or it has none
+            known = self._resolve(placed)
             if len(self._known) >= _MOST_KNOWN:
                 del self._known[next(iter(self._known))]
         self._known[number] = known
         return known
 
-    def _resolve(self, raw: _Raw, space: int, time_ns: int) -> int:
-        frames, addresses = array("I"), array("Q")
-        kernel = self._kernel_places(raw)
-        found = self._user_places(raw, space, time_ns)
-        user, gap, ended = self._walked(found, bool(raw.caller))
-        truncated = raw.truncated and len(user) >= len(raw.user)
-        for address, place in (*kernel, *user):
-            addresses.append(address)
-            frames.append(self._place_ids.setdefault(place, len(self.places)))
-            if frames[-1] == len(self.places):
-                self.places.append(place)
-                self._found(place)
-        if not frames:
+    def _placed(self, raw: _Raw, faults: Columns, at: int, spaces: Ids) -> _Placed:
+        space = int(spaces[at]) if int(faults["mm"][at]) == raw.mm else 0
+        found = self._user_places(raw, space, int(faults["time_ns"][at]))
+        return _Placed(self._kernel_places(raw), found, bool(raw.caller), raw.truncated)
+
+    def _resolve(self, placed: _Placed) -> int:
+        stack = self._stack(placed)
+        if not stack.frames:
             return 0
-        key = frames.tobytes()
+        sure = self._is_sure(placed)
+        # One that may become another is told apart by all that was found.
+        each = tuple(place for _, place in (*placed.kernel, *placed.found))
+        key = stack.frames.tobytes() if sure else (each, placed.has_caller)
         number = self._numbers.get(key)
         if number is None:
             if len(self.stacks) > MOST_STACKS:
                 self.refused += 1
                 return 0
             number = self._numbers[key] = len(self.stacks)
-            gap += len(kernel) if gap >= 0 else 0
-            self.stacks.append(Stack(frames, addresses, truncated, gap, ended))
+            self.stacks.append(stack)
+            if not sure:
+                self._unsure[number] = placed
         return number
+
+    def _stack(self, placed: _Placed) -> Stack:
+        frames, addresses = array("I"), array("Q")
+        user, gap, ended = self._walked(placed.found, placed.has_caller)
+        truncated = placed.truncated and len(user) >= len(placed.found) - placed.has_caller
+        for address, place in (*placed.kernel, *user):
+            addresses.append(address)
+            frames.append(self._place_ids.setdefault(place, len(self.places)))
+            if frames[-1] == len(self.places):
+                self.places.append(place)
+                self._found(place)
+        gap += len(placed.kernel) if gap >= 0 else 0
+        return Stack(frames, addresses, truncated, gap, ended)
+
+    def _ask_rules(self, placed: Iterable[_Placed]) -> None:
+        if self._rules is not None:
+            places = dict.fromkeys(place for each in placed for _, place in each.found)
+            if not all(self._rules.has_rule(place) for place in places):
+                self._rules.ask_rules(places)
+
+    def _is_sure(self, placed: _Placed) -> bool:
+        """Whether all rules are known that a walk may need."""
+        rules = self._rules
+        return rules is None or all(rules.has_rule(place) for _, place in placed.found)
+
+    def _rule(self, place: Place) -> Rule | None:
+        return self._rules.rule(place) if self._rules is not None else None
 
     def _kernel_places(self, raw: _Raw) -> list[tuple[int, Place]]:
         addresses = raw.kernel.tolist()
@@ -231,7 +290,7 @@ class Stacks:
         rule = self._rule(found[0][1])
         pushed_nothing = rule is not None and (rule.register, rule.offset) == (RSP, 8)
         if has_caller and not pushed_nothing:
-            del found[1]
+            found = [found[0], *found[2:]]
         walked, gap = [], -1
         for index, (address, place) in enumerate(found):
             walked.append((address, place))

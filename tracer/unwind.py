@@ -13,7 +13,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-RBP, RSP = 6, 7  # DWARF numbers of x86-64's registers (psABI, figure 3.36)
+from tracer.symbolizing.rule import RBP, Rule
+
 _RETURN = 16
 
 _MOST_ENTRIES = 1 << 22
@@ -22,16 +23,6 @@ _LONGEST = 1 << 16  # bytes of one entry
 # Pointer encodings (LSB, 10.5.1)
 _SDATA4, _UDATA4, _SDATA8, _UDATA8, _PCREL = 0x0B, 0x03, 0x0C, 0x04, 0x10
 _SIZES = {0x00: 8, _SDATA4: 4, _UDATA4: 4, _SDATA8: 8, _UDATA8: 8, 0x02: 2, 0x0A: 2}
-
-
-@dataclass(frozen=True, slots=True)
-class Rule:
-    """At one address: the CFA is `register` + `offset`; the return address lies below it."""
-
-    register: int  # RSP, RBP; -1: reckoned in another way
-    offset: int
-    keeps_rbp: bool  # the frame pointer is the caller's still
-    outermost: bool = False  # no function called this one
 
 
 Read = Callable[[int, int], bytes]  # (offset, size) -> bytes

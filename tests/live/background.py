@@ -83,6 +83,8 @@ class Background:
         if self._failure is not None:
             raise self._failure
         assert self._result is not None
+        if self.session.naming is not None:
+            self.session.naming.settle()
         return self._result
 
     def __enter__(self) -> Self:

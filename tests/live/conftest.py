@@ -20,7 +20,7 @@ T = TypeVar("T")
 
 # On the host only, as no kernel changes it: the order of our own steps among forks and execs, and
 # what names code has that was made at run time.
-_HOST_ONLY = ["test_attach.py", "test_jit.py"]
+_HOST_ONLY = ["test_attach.py", "test_hostile_files.py", "test_jit.py"]
 collect_ignore = _HOST_ONLY if os.environ.get("PAGEFAULT_GUEST") else []
 
 

@@ -54,19 +54,23 @@ def within(live: Background, range_: Range) -> RowRecords:
 
 def names_of(session: Session, rows: RowRecords) -> list[str]:
     """The functions at fault, by what --symbols says."""
-    assert session.symbols is not None
-    names = session.symbols.names(rows["ip"], rows["ip_region"], rows["ip_offset"])
+    assert session.naming is not None
+    instructions = rows["ip"], rows["ip_region"], rows["ip_offset"]
+    session.naming.symbols.names(*instructions)
+    session.naming.wait()
+    names, complete = session.naming.symbols.names(*instructions)
+    assert complete
     return [name.partition("+")[0] for name in names]
 
 
 def check_stacks(session: Session, rows: RowRecords) -> None:
     """The callers, by what --stacks says."""
     assert session.stacks is not None
-    assert session.frames is not None
+    assert session.naming is not None
     places, stacks = session.stacks.places, session.stacks.stacks
     for number in set(rows["stack"].tolist()):
         frames = stacks[number].frames[: len(WHO)]
-        assert [session.frames.frame(places[at]).text() for at in frames] == WHO
+        assert [session.naming.frames.frame(places[at]).text() for at in frames] == WHO
 
 
 def copied(path: Path) -> tuple[str, ...]:
@@ -185,8 +189,8 @@ def test_started_below_another_root(with_stacks: Attached, tmp_path: Path, jaile
         with Background(with_stacks, process.pid, plan=replace(PLAN)) as live:
             process.stdin.write(b"\n")
             process.stdin.flush()
-            files = live.session.code_files
-            assert files is not None
+            assert live.session.naming is not None
+            files = live.session.naming.files
             until(lambda: path in [file.inside for file in list(files._files.values())])
             process.communicate(b"\n\n")
             live.end()

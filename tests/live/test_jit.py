@@ -47,9 +47,10 @@ def test_in_memory_that_is_mapped_twice(with_stacks: Attached, under: list[str])
             work.go({"first": lambda work: time.sleep(0.5)})
             live.end()
         report = work.report
-    frames, stacks = live.session.frames, live.session.stacks
-    assert frames is not None
+    naming, stacks = live.session.naming, live.session.stacks
+    assert naming is not None
     assert stacks is not None
+    frames = naming.frames
     for name, function in NAMED.items():
         range_ = report.ranges[name]
         address = live.log.rows["address"]

@@ -121,11 +121,11 @@ def trace(
 
 def _stacks(session: Session) -> dict[str, list[Any]]:
     """The call stacks of a trace that took them, by name."""
-    if session.stacks is None or session.frames is None:
+    if session.stacks is None or session.naming is None:
         return {}
-    places, every = session.stacks.places, session.stacks.stacks
-    names = [[session.frames.frame(places[at]).text() for at in stack.frames] for stack in every]
-    notes = ["", *(session.frames.note(places, stack)[0] for stack in every[1:])]
+    places, every, frames = session.stacks.places, session.stacks.stacks, session.naming.frames
+    names = [[frames.frame(places[at]).text() for at in stack.frames] for stack in every]
+    notes = ["", *(frames.note(places, stack)[0] for stack in every[1:])]
     return {"stacks": names, "stack_notes": notes}
 
 

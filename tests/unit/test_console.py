@@ -155,9 +155,14 @@ def test_several_processes_show_their_pids() -> None:
 
 
 def test_symbols() -> None:
-    def symbols(batch: Rows) -> list[str]:
-        return ["main+0x1\x1b" if row["ip"] == 1 else "" for row in batch]
+    class Symbols:
+        def names(self, batch: Rows) -> tuple[list[str], bool]:
+            return ["main+0x1\x1b" if row["ip"] == 1 else "" for row in batch], False
 
+        def settle(self) -> None:
+            raise AssertionError("a line does not wait")
+
+    symbols = Symbols()
     lines = printed([rows(2, ip=[1, 2])], names(), symbols=symbols).splitlines()
     assert "SYMBOL" in lines[0]
     assert "main+0x1\\x1b" in lines[1]

@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from outputs_data import HOSTILE, five, name_of, names, rows
 
+from tracer.ending import Enough
 from tracer.errors import Exit, TraceError
 from tracer.outputs.cells import text_cell
 from tracer.outputs.csv import CHUNK, COLUMNS, CsvOutput
@@ -185,14 +186,62 @@ def test_names_that_come_later_are_known(tmp_path: Path) -> None:
     assert (last["comm"], last["region"]) == ("late", "/late")
 
 
-def test_symbols_fill_their_column(tmp_path: Path) -> None:
-    def symbols(batch: Rows) -> list[str]:
-        return ["main+0x4", "", "std::map<a, b>::at+0x1", "main+0x4", "=x"][: len(batch)]
+class Symbols:
+    """Names that are known when it is told so."""
 
+    def __init__(self, *texts: str) -> None:
+        self.texts, self.known, self.settles = texts, True, True
+
+    def names(self, batch: Rows) -> tuple[list[str], bool]:
+        return [text if self.known else "early" for text in self.texts[: len(batch)]], self.known
+
+    def settle(self) -> None:
+        if not self.settles:
+            raise Enough
+        self.known = True
+
+
+def test_symbols_fill_their_column(tmp_path: Path) -> None:
+    symbols = Symbols("main+0x4", "", "std::map<a, b>::at+0x1", "main+0x4", "=x")
     cells = read(written([five()], names(), tmp_path / "f", symbols))
     assert [row["symbol"] for row in cells] == [
         *("main+0x4", "", "std::map<a, b>::at+0x1", "main+0x4", "'=x")
     ]
+
+
+def test_rows_wait_for_their_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In order; not more of them than may wait; and no longer than until the end."""
+    monkeypatch.setattr("tracer.outputs.csv.MOST_HELD", 3)
+    symbols, known, path = Symbols("later"), names(), tmp_path / "f"
+    output = CsvOutput(open_output(str(path)), symbols)
+
+    def there() -> list[tuple[str, str]]:
+        return [(row["number"], row["symbol"]) for row in read(path.read_text())]
+
+    def write(number: int) -> None:
+        output.write(rows(1, number=number), known)
+
+    symbols.known = False
+    write(1)
+    write(2)
+    assert there() == []
+    symbols.known = True
+    output.write(rows(0), known)
+    assert there() == [("1", "later"), ("2", "later")]
+    symbols.known = False
+    for number in range(3, 8):
+        write(number)
+    assert there()[2:] == [("3", "early"), ("4", "early")]
+    output.close()
+    assert there()[4:] == [("5", "later"), ("6", "later"), ("7", "later")]
+    assert not Path(str(path) + ".part").exists()
+
+
+def test_at_once_rows_go_without_names(tmp_path: Path) -> None:
+    symbols = Symbols("never")
+    symbols.known = symbols.settles = False
+    cells = read(written([rows(1)], names(), tmp_path / "f", symbols))
+    assert [row["symbol"] for row in cells] == ["early"]
 
 
 @pytest.mark.parametrize("name", HOSTILE)

@@ -12,7 +12,7 @@ from outputs_data import HOSTILE, five, name_of, names, rows, table
 from tracer.outputs.csv import COLUMNS, CsvOutput
 from tracer.outputs.files import open_output
 from tracer.outputs.pages import PAGE_COLUMNS, write_pages
-from tracer.rows import Names, Region
+from tracer.rows import Names, Region, Rows
 
 if os.environ.get("CI"):
     import duckdb
@@ -27,10 +27,23 @@ def known(texts: list[str]) -> Names:
     return made
 
 
+class Symbols:
+    """One name for all."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+    def names(self, rows: Rows) -> tuple[list[str], bool]:
+        return [self.text] * len(rows), True
+
+    def settle(self) -> None:
+        """All is known."""
+
+
 def written(path: Path, texts: list[str]) -> Path:
     """Three rows a name, in comm, region and symbol."""
     which = np.repeat(np.arange(1, len(texts) + 1), 3)
-    output = CsvOutput(open_output(str(path), force=True), lambda rows: [texts[0]] * len(rows))
+    output = CsvOutput(open_output(str(path), force=True), Symbols(texts[0]))
     output.write(rows(len(which), comm=which, region=which), known(texts))
     output.close()
     return path

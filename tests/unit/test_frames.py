@@ -5,26 +5,30 @@ import os
 import shutil
 import subprocess
 from array import array
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
+from answering import Here, lookup
 from hypothesis import given
 from hypothesis import strategies as st
 from opened import opener
 
-from tracer import elf, source_lines
+from tracer import elf
 from tracer.ending import Enough
-from tracer.frames import NO_FRAME_POINTERS, TRUNCATED, Frame, FrameNames
+from tracer.frames import NO_FRAME_POINTERS, TRUNCATED, VDSO, Frame, FrameNames, opening_vdso
 from tracer.outputs import units
 from tracer.outputs.callers import Callers
 from tracer.outputs.stacks import STACK_COLUMNS, StacksFile
-from tracer.procfs import perf_map
 from tracer.rows import ROW, Names, Rows
 from tracer.source_lines import SourceLines, find
 from tracer.spaces import Spaces
 from tracer.stacks import Place, Stack, Stacks
-from tracer.symbols import Symbols, no_file
+from tracer.symbolizing import perf_maps
+from tracer.symbolizing.lookup import no_file
+from tracer.symbolizing.perf_maps import PerfMaps
+from tracer.symbols import Symbols
 
 KERNEL = 0xFFFFFFFF81000000
 SOURCE = """\
@@ -51,7 +55,9 @@ def names_of(program: Path | None = None) -> FrameNames:
             raise FileNotFoundError(number)
         return opener(program)()
 
-    return FrameNames(Symbols([], open_file, kallsyms))
+    asked = Here()
+    symbols = Symbols([], lookup(opening_vdso(open_file), asked=asked), kallsyms)
+    return FrameNames(symbols, PerfMaps(asked))
 
 
 @pytest.fixture(scope="module")
@@ -104,13 +110,13 @@ def test_a_file_that_is_open_for_its_rules_is_named_when_it_is_gone(program: Pat
     def open_file(number: int) -> int:
         return opener(program)() if there[0] else no_file(number)
 
-    symbols = Symbols([], open_file)
+    found = lookup(open_file)
     at = offset_of(program, "fill")
-    assert symbols.rule(1, at) is not None
+    assert found.rule(1, at) is not None
     there[0] = False
-    assert symbols.function(1, at) == ("_ZN3app6Filler4fillEi", 0)
-    assert len(symbols.build_id(1)) == 40
-    assert symbols.function(2, at) is None
+    assert found.function(1, at) == ("_ZN3app6Filler4fillEi", 0)
+    assert len(found.build_id(1)) == 40
+    assert found.function(2, at) is None
 
 
 def test_of_what_is_not_known() -> None:
@@ -122,7 +128,7 @@ def test_of_what_is_not_known() -> None:
 
 def test_of_code_made_at_run_time(monkeypatch: pytest.MonkeyPatch) -> None:
     """By the perf map, also where that tells of it only later; what was found stays."""
-    monkeypatch.setattr(perf_map, "AGAIN_S", 0.0)
+    monkeypatch.setattr(perf_maps, "AGAIN_S", 0.0)
     names = names_of()
     path = Path(f"/tmp/perf-{os.getpid()}.map")
     in_file = Place(False, "/memfd:x (deleted)", 0x10, os.getpid(), True, address=0x1005)
@@ -178,11 +184,10 @@ def test_any_name_has_a_text(name: str) -> None:
 
 
 def test_our_vdso_has_names() -> None:
-    names = names_of()
-    functions = names._vdso_functions()
+    functions = elf.functions(partial(opening_vdso(no_file), VDSO))
     assert functions is not None
     at = int(functions.symbols["value"][0])
-    assert names.frame(Place(False, "[vdso]", at)).function
+    assert names_of().frame(Place(False, "[vdso]", at)).function
 
 
 def test_notes(program: Path) -> None:
@@ -212,7 +217,7 @@ def test_notes(program: Path) -> None:
 def test_source_lines_and_plain_names(program: Path) -> None:
     place = Place(False, str(program), offset_of(program, "fill"), file=1)
     name = "_ZN3app6Filler4fillEi"
-    lines = find([place], [name, "_Znonsense", "main"], lambda _: opener(program)())
+    lines = find([place], [name, "_Znonsense", "main"], lookup(lambda _: opener(program)()))
     frame = lines.complete(names_of(program).frame(place), place)
     assert frame.function == "app::Filler::fill(int)"
     pytest.importorskip("symbolic")
@@ -220,12 +225,12 @@ def test_source_lines_and_plain_names(program: Path) -> None:
     assert frame.line in (3, 4)
 
 
-def test_what_cannot_be_asked_leaves_less(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(source_lines.sys, "executable", "/bin/false")
-    assert not find([], ["_Z1fv"], no_file)
+def test_what_cannot_be_asked_leaves_less() -> None:
     place = Place(False, "/etc/passwd", 0, file=1)  # no ELF file
-    assert not find([place], [], lambda _: opener("/etc/passwd")())
-    assert not find([place], [], no_file)
+    assert not find([place], [], lookup(lambda _: opener("/etc/passwd")()))
+    gone = find([place], [], lookup())
+    assert not gone
+    assert "1 of 1 files could not be opened" in gone.lacking
 
 
 # -- FILE.stacks.csv and the summary ---------------------------------------------------------

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from answering import lookup
 from faults_data import LAYOUT
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -255,7 +256,7 @@ def test_elf(
 ) -> None:
     path = tmp_path_factory.getbasetemp() / "elf"
     path.write_bytes(patched(WHOLE, changes, length))
-    found = elf.functions(opener(path), debug_root=Path("/nonexistent"))
+    found = elf.functions(opener(path))
     for offset in range(0x1000, 0x1500, 16) if found else ():
         assert found is not None
         found.at(offset)
@@ -304,7 +305,7 @@ def test_devices_are_not_opened(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_what_is_remembered_of_addresses_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tracer.symbols._MOST_KNOWN", 100)
-    symbols = Symbols([], kallsyms=lambda: ([], []))
+    symbols = Symbols([], lookup(), lambda: ([], []))
     for ip in range(1000):
         symbols.name((1 << 63) + ip, 0)
     assert len(symbols._known) <= 100

@@ -6,35 +6,45 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from answering import Here
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tracer.procfs import perf_map
-from tracer.procfs.perf_map import PerfMaps, parse_perf_map
+from tracer.symbolizing import perf_map, perf_maps, server
+from tracer.symbolizing.perf_map import PerfMap
+from tracer.symbolizing.perf_maps import PerfMaps
 
 PID = 4_000_000  # no process has it: pid_max is lower, or nearly
 
 
 def test_lines() -> None:
     text = b"7f00 20 py::main:/x.py\n7F20 10 LazyCompile:~f file.js:3\n7f00 30 again\nbad\n1 0 z\n"
-    assert parse_perf_map(text, 100) == {
-        0x7F00: (0x7F30, 156, "again"),
-        0x7F20: (0x7F30, 123, "LazyCompile:~f file.js:3"),
-    }
+    found = PerfMap()
+    found.add(text)
+    assert [found.find(at) for at in (0x7EFF, 0x7F00, 0x7F2F, 0x7F30, 1)] == [
+        *(None, ("again", 0), ("again", 0x2F), None, None),
+    ]
+    assert found.size == len(text)
 
 
 def test_lines_as_hotspot_writes_them() -> None:
     text = b"0x00007f6cf1000000 0x0000000000000440 java.lang.Object java.util.HashMap.get(int)\n"
     name = "java.lang.Object java.util.HashMap.get(int)"
-    assert parse_perf_map(text) == {0x7F6CF1000000: (0x7F6CF1000440, 0, name)}
+    found = PerfMap()
+    found.add(text)
+    assert found.find(0x7F6CF100043F) == (name, 0x43F)
 
 
 @given(st.binary(max_size=300))
 def test_garbage(text: bytes) -> None:
-    for start, (end, line, name) in parse_perf_map(text).items():
-        assert end > start
-        assert 0 <= line < len(text)
+    found = PerfMap()
+    found.add(text)
+    found.add(text)
+    assert found.size == 2 * len(text)
+    for start in found._starts.tolist():
+        name, into = found.find(start) or ("none that begins at the last address", 0)
         assert "\n" not in name
+        assert into >= 0
 
 
 class Process:
@@ -58,8 +68,8 @@ class Process:
     def map(self) -> Path:
         return self.root / "maps" / f"perf-{PID}.map"
 
-    def maps(self) -> PerfMaps:
-        return PerfMaps(str(self.proc), "/maps")
+    def maps(self, asked: Here | None = None) -> PerfMaps:
+        return PerfMaps(asked or Here(), str(self.proc), "/maps")
 
     def end(self) -> None:
         shutil.rmtree(self.proc / str(PID))
@@ -74,7 +84,7 @@ def process(tmp_path: Path) -> Process:
 def now(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """The time, to be changed."""
     now = [100.0]
-    monkeypatch.setattr(perf_map.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(perf_maps.time, "monotonic", lambda: now[0])
     return now
 
 
@@ -92,7 +102,7 @@ def append(path: Path, text: str) -> None:
 
 def test_of_a_process_in_our_namespace(own: Path) -> None:
     own.write_bytes(b"1000 10 mine\n")
-    assert PerfMaps().at(os.getpid(), 0x1004) == ("mine", 4)
+    assert PerfMaps(Here()).at(os.getpid(), 0x1004) == ("mine", 4)
 
 
 def test_a_map_that_grows(process: Process, now: list[float]) -> None:
@@ -138,23 +148,24 @@ def test_a_map_that_is_begun_anew(process: Process, now: list[float]) -> None:
 
 def test_a_process_that_has_ended_is_read_once_more(process: Process, now: list[float]) -> None:
     (process.proc / "self").mkdir()
-    maps = PerfMaps(str(process.proc), str(process.map.parent))
+    maps = PerfMaps(Here(), str(process.proc), str(process.map.parent))
     (process.proc / str(PID) / "root").unlink()
     (process.proc / str(PID) / "root").symlink_to("/")
     process.map.write_bytes(b"1000 10 first\n")
     assert maps.at(PID, 0x2000) is None
     append(process.map, "2000 10 last")
     process.end()
-    assert not maps.ended(PID)
+    assert not maps.ended(PID, 0x2000)
     assert maps.at(PID, 0x2000) == ("last", 0)
-    assert maps.ended(PID)
+    assert maps.at(PID, 0x3000) is None
+    assert maps.ended(PID, 0x3000)
     append(process.map, "\n3000 10 later\n")
     now[0] += 9
     assert maps.at(PID, 0x3000) is None
 
 
 def test_a_number_used_again_is_no_news_of_who_ended(process: Process) -> None:
-    maps = PerfMaps(str(process.proc), str(process.map.parent))
+    maps = PerfMaps(Here(), str(process.proc), str(process.map.parent))
     (process.proc / str(PID) / "root").unlink()
     (process.proc / str(PID) / "root").symlink_to("/")
     process.map.write_bytes(b"1000 10 first\n")
@@ -169,14 +180,14 @@ def test_a_number_used_again_is_no_news_of_who_ended(process: Process) -> None:
 def test_in_a_container(process: Process, tmp_path: Path) -> None:
     """It has another number there, which is another's here; its links stay below its root."""
     process.tell(own=7)
-    maps = PerfMaps(str(process.proc), str(tmp_path))
+    maps = PerfMaps(Here(), str(process.proc), str(tmp_path))
     (tmp_path / f"perf-{PID}.map").write_bytes(b"1000 10 not_its\n")
     (tmp_path / "perf-7.map").write_bytes(b"1000 10 nor_this\n")
     assert maps.at(PID, 0x1000) is None
     (process.root / "real").mkdir()
     (process.root / "real" / "perf-7.map").write_bytes(b"1000 10 its\n")
     (process.root / "tmp").symlink_to("/real")
-    assert PerfMaps(str(process.proc), "/tmp").at(PID, 0x1000) == ("its", 0)
+    assert PerfMaps(Here(), str(process.proc), "/tmp").at(PID, 0x1000) == ("its", 0)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="gives files away")
@@ -193,7 +204,7 @@ def test_whose_map_it_is(process: Process, owner: int, believed: bool) -> None:
 def test_it_is_read_so_often(
     process: Process, now: list[float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(perf_map, "_MOST_READINGS", 3)
+    monkeypatch.setattr(perf_maps, "_MOST_READINGS", 3)
     maps = process.maps()
     process.map.write_bytes(b"")
     for at in range(1, 5):
@@ -210,28 +221,29 @@ def test_so_much_is_kept(
     process.map.write_bytes(b"1000 10 a\n2000 10 b\n3000 10 c\n")
     assert [maps.at(PID, at) for at in (0x1000, 0x2000, 0x3000)] == [("a", 0), ("b", 0), None]
     monkeypatch.setattr(perf_map, "_MOST_BYTES", 15)
-    maps = process.maps()
+    asked = Here()
+    maps = process.maps(asked)
     assert [maps.at(PID, at) for at in (0x1000, 0x2000)] == [("a", 0), None]
-    monkeypatch.setattr(perf_map, "_MOST_IN_ALL", 5)
+    monkeypatch.setattr(server, "_MOST_BYTES", 5)
     for number in range(PID + 1, PID + 4):
         (process.proc / str(number)).symlink_to(str(PID))
         assert maps.at(number, 0x1000) == ("a", 0)
-    assert list(maps._maps) == [PID + 3]
+    assert list(asked.server._maps) == [PID + 3]
 
 
 def test_what_another_put_there_is_not_read(own: Path, tmp_path: Path) -> None:
     secret = tmp_path / "secret"
     secret.write_bytes(b"1000 10 secret\n")
     own.symlink_to(secret)
-    assert PerfMaps().at(os.getpid(), 0x1004) is None
+    assert PerfMaps(Here()).at(os.getpid(), 0x1004) is None
     own.unlink()
     os.mkfifo(own)
-    assert PerfMaps().at(os.getpid(), 0x1004) is None
+    assert PerfMaps(Here()).at(os.getpid(), 0x1004) is None
     own.unlink()
     if os.geteuid() == 0:
         own.write_bytes(b"1000 10 planted\n")
         os.chown(own, 12345, 12345)
-        assert PerfMaps().at(os.getpid(), 0x1004) is None
+        assert PerfMaps(Here()).at(os.getpid(), 0x1004) is None
 
 
 def test_a_process_that_is_gone_may_have_left_its_map() -> None:
@@ -239,10 +251,10 @@ def test_a_process_that_is_gone_may_have_left_its_map() -> None:
     path = Path(f"/tmp/perf-{PID}.map")
     path.write_bytes(b"1000 10 left\n")
     try:
-        assert PerfMaps().at(PID, 0x1004) == ("left", 4)
+        assert PerfMaps(Here()).at(PID, 0x1004) == ("left", 4)
         if os.geteuid() == 0:
             os.chown(path, 12345, 12345)
-            assert PerfMaps().at(PID, 0x1004) is None
+            assert PerfMaps(Here()).at(PID, 0x1004) is None
     finally:
         path.unlink()
-    assert PerfMaps().at(PID, 0x1004) is None
+    assert PerfMaps(Here()).at(PID, 0x1004) is None

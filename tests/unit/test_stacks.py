@@ -1,6 +1,6 @@
 """Call stacks put together, told apart, and cut where frame pointers do not reach."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import pytest
@@ -15,7 +15,7 @@ from tracer.records import RecordType
 from tracer.rows import Names
 from tracer.spaces import Spaces
 from tracer.stacks import Place, Stacks
-from tracer.unwind import RBP, RSP, Rule
+from tracer.symbolizing.rule import RBP, RSP, Rule
 
 TEXT, LIBC = 0x400000, 0x7F0000000000  # where ./program and its library are mapped
 MM, OTHER = 0xFFFF888000001000, 0xFFFF888000002000
@@ -45,10 +45,17 @@ class World:
         self.spaces.attach(1, 10, MM, mappings())
         self.spaces.attach(1, 20, OTHER, mappings(0x100000))
         self.rules = rules or {}
-        self.stacks = Stacks(
-            self.spaces, self.names.regions, self.kernel_names,
-            lambda place: self.rules.get(place.offset - place.returns),
-        )  # fmt: skip
+        self.answering = True  # of rules
+        self.stacks = Stacks(self.spaces, self.names.regions, self.kernel_names, self)
+
+    def ask_rules(self, places: Iterable[Place]) -> None:
+        """Asked in time."""
+
+    def rule(self, place: Place) -> Rule | None:
+        return self.rules.get(place.offset - place.returns) if self.answering else None
+
+    def has_rule(self, place: Place) -> bool:
+        return self.answering
 
     def kernel_names(self, addresses: Sequence[int]) -> list[str]:
         return [KERNEL_NAMES[address - KERNEL] for address in addresses]
@@ -206,6 +213,26 @@ def test_another_s_memory_has_the_stack_of_its_own_process() -> None:
 
 LEAF, CALLER, MAIN = TEXT + 0x10, TEXT + 0x200, TEXT + 0x300
 AT = {LEAF: 0x1010, CALLER: 0x11FF, MAIN: 0x12FF}  # where their rules are looked up
+
+
+def test_a_stack_is_walked_again_when_its_rules_are_known() -> None:
+    """It keeps its number, and what is told of it then is as if they had been known at once."""
+    rules = {LEAF: Rule(RSP, 8, True), CALLER: FRAMED, MAIN: FRAMED}
+    world = World({AT[address]: rule for address, rule in rules.items()})
+    world.answering = False
+    world.send(1, [LEAF, MAIN], caller=CALLER)
+    world.send(2, [LEAF, MAIN], caller=CALLER)
+    assert world.ask(1, 2) == [1, 1]
+    assert [place.offset for place in world.places(1)] == [0x1010, 0x1300]
+    world.stacks.revise()
+    assert not world.stacks.revised
+    world.answering = True
+    world.stacks.revise()
+    assert [place.offset for place in world.places(1)] == [0x1010, 0x1200, 0x1300]
+    assert world.stacks.revised == 1
+    world.stacks.revise()
+    assert world.ask(1, 2) == [1, 1]
+    assert world.stacks.revised == 1
 
 
 def walked(rules: dict[int, Rule], caller: int = CALLER) -> tuple[list[int], int]:

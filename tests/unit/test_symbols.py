@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from answering import Here, lookup
 from hypothesis import given
 from hypothesis import strategies as st
 from opened import opener
@@ -94,9 +95,9 @@ FULL: list[Symbol] = [
 FEW: list[Symbol] = [("exported", GLOBAL, 0x401100, 0x40)]
 
 
-def read(path: Path, content: bytes, debug: Path = Path("/nonexistent")) -> elf.Functions | None:
+def read(path: Path, content: bytes, debug: Path | None = None) -> elf.Functions | None:
     path.write_bytes(content)
-    return elf.functions(opener(path), debug_root=debug)
+    return elf.functions(opener(path), opener(debug) if debug is not None else None)
 
 
 @pytest.mark.parametrize("bits", [64, 32])
@@ -126,12 +127,17 @@ def test_a_separate_debug_file_is_found_by_build_id(tmp_path: Path) -> None:
     place = tmp_path / BUILD_ID.hex()[:2] / f"{BUILD_ID.hex()[2:]}.debug"
     place.parent.mkdir()
     place.write_bytes(make_elf((SYMTAB, FULL)))
-    found = read(tmp_path / "x", make_elf((DYNSYM, FEW)), tmp_path)
+    found = read(tmp_path / "x", make_elf((DYNSYM, FEW)), place)
     assert found
     assert found.at(0x1100) == ("first", 0)
-    found = read(tmp_path / "y", make_elf((DYNSYM, FEW), build_id=False), tmp_path)
-    assert found
-    assert found.at(0x1100) == ("exported", 0)
+    (tmp_path / "y").write_bytes(make_elf((DYNSYM, FEW), build_id=False))
+    names = ["", "x", "y", "x"]
+    files = lookup(lambda number: opener(tmp_path / names[number])(), tmp_path)
+    assert files.function(1, 0x1100) == ("first", 0)
+    assert files.function(2, 0x1100) == ("exported", 0)
+    place.unlink()
+    place.mkdir()  # nothing but an ordinary file is one
+    assert files.function(3, 0x1100) == ("exported", 0)
 
 
 def test_mini_debug_info(tmp_path: Path) -> None:
@@ -165,7 +171,7 @@ def test_garbage_never_raises(bits: int, changes: list[tuple[int, bytes]], lengt
         return bytes(data[at : at + size])
 
     try:
-        found = elf._functions(pread, Path("/nonexistent"))
+        found = elf._functions(pread)
     except elf.BadElf:
         return
     if found:
@@ -182,7 +188,7 @@ def test_the_c_library_against_the_dynamic_linker() -> None:
         for m in mappings
     ]
     checked = 0
-    symbols = Symbols(regions, files.open)
+    symbols = Symbols(regions, lookup(files.open))
     for name in ("getpid", "fopen", "qsort", "strtol", "syscall"):
         address = ctypes.cast(getattr(libc, name), ctypes.c_void_p).value
         assert address
@@ -203,14 +209,16 @@ REGIONS = [
 
 def names(ips: list[int], regions: list[int], kernel: tuple[list[int], list[str]]) -> list[str]:
     """Looked up as by the join: an address that is not in its region is in none."""
-    symbols = Symbols(REGIONS, kallsyms=lambda: kernel)
+    symbols = Symbols(REGIONS, lookup(), lambda: kernel)
     inside = [
         number if REGIONS[number].start <= ip < REGIONS[number].end else 0
         for ip, number in zip(ips, regions, strict=True)
     ]
     addresses = np.array(ips, dtype=np.uint64)
     offsets = addresses + np.array([REGIONS[number].shift for number in inside], dtype=np.uint64)
-    return symbols.names(addresses, np.array(inside, dtype=np.uint32), offsets)
+    found, complete = symbols.names(addresses, np.array(inside, dtype=np.uint32), offsets)
+    assert complete
+    return found
 
 
 def test_what_has_no_symbol_is_said_by_place() -> None:
@@ -222,13 +230,34 @@ def test_what_has_no_symbol_is_said_by_place() -> None:
     assert names([], [], ([], [])) == []
 
 
+def test_what_is_not_known_yet_has_the_name_of_its_place(tmp_path: Path) -> None:
+    """As long as the file is being read elsewhere; nobody waits for it."""
+    (tmp_path / "x").write_bytes(make_elf((SYMTAB, FULL)))
+    asked = Here()
+    asked.silent = True
+    region = Region(0x1000, 0x2000, "r-xp", 0x1000, "/opt/x", file=1)
+    files = lookup(lambda _: opener(tmp_path / "x")(), asked=asked)
+    symbols = Symbols([NO_REGION, region], files)
+    at = np.array([0x1100, 0x1100, 0x1208], np.uint64)
+    inside = np.ones(3, np.uint32)
+    assert symbols.names(at, inside, at) == (["x+0x1100", "x+0x1100", "x+0x1208"], False)
+    asked.silent = False
+    assert symbols.names(at, inside, at) == (["first+0x0", "first+0x0", "alias+0x8"], True)
+    assert [each["ask"] for each in asked.asked] == ["build_id", "functions"]
+    files.failed[1] = "it took too long"
+    late = np.array([0x1FFF, 0x2FFF], np.uint64)
+    assert symbols.names(late, inside[:2], late)[0] == [
+        *("endless+0xbff", "x+0x2fff (no symbols: it took too long)"),
+    ]
+
+
 def test_names_in_a_file_may_hold_anything(tmp_path: Path) -> None:
     path = tmp_path / "two\nlines"
     path.write_bytes(make_elf((SYMTAB, [("\udcff\x1b]0;", GLOBAL, 0x401100, 0x40)])))
-    region = Region(0x1000, 0x2000, "r-xp", 0x1000, str(path).replace("\n", "\\012"))
-    name = Symbols([NO_REGION, region], lambda _: opener(path)()).name(0x1102, 1)
+    region = Region(0x1000, 0x2000, "r-xp", 0x1000, str(path).replace("\n", "\\012"), file=1)
+    name = Symbols([NO_REGION, region], lookup(lambda _: opener(path)())).name(0x1102, 1)
     assert (name, printable(name)) == ("\udcff\x1b]0;+0x2", r"\xff\x1b]0;+0x2")
-    other = Symbols([NO_REGION, region])
+    other = Symbols([NO_REGION, region], lookup())
     assert other.name(0x1102, 1) == r"two\012lines+0x1102"
 
 
@@ -243,9 +272,9 @@ def test_kernel_functions() -> None:
         *("helper+0x8", "in_module [mod]+0x1", "0xffffffff80ffffff", "0xffffffffc8000000"),
     ]
     inside = np.ones(4, np.uint32)  # as [vsyscall] is, in each process's list
-    symbols = Symbols(REGIONS, kallsyms=lambda: kernel)
+    symbols = Symbols(REGIONS, lookup(), lambda: kernel)
     addresses = np.array(ips, np.uint64)
-    assert symbols.names(addresses, inside, addresses)[0] == "helper+0x8"
+    assert symbols.names(addresses, inside, addresses)[0][0] == "helper+0x8"
     hidden = parse_kallsyms(b"0000000000000000 T _text\n")
     assert hidden == ([], [])
 

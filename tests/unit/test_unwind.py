@@ -10,7 +10,8 @@ from opened import opener
 
 from tracer import elf
 from tracer.procfs.maps import read_maps
-from tracer.unwind import RBP, RSP, Rule, Unwinding
+from tracer.symbolizing.rule import RBP, RSP, Rule
+from tracer.unwind import Unwinding
 
 HEADER, FRAMES, CODE = 0x2000, 0x2100, 0x1000  # addresses; the file has them 0x1000 lower
 SHIFT = 0x1000

@@ -13,9 +13,16 @@ PAGE_SIZE = 4096  # x86-64's smallest page: the unit of every count of pages
 
 
 class Symbolizer(Protocol):
-    """Names the instructions at fault: one string a row, "" where unknown, raw (not printable)."""
+    """Names the instructions at fault."""
 
-    def __call__(self, rows: Rows) -> Sequence[str]: ...
+    def names(self, rows: Rows) -> tuple[Sequence[str], bool]:
+        """One string a row, "" where unknown, raw (not printable), as far as they are known now.
+
+        And whether that is all that will be known of them.
+        """
+
+    def settle(self) -> None:
+        """Wait until it is. Raises Enough where there is no time for it."""
 
 
 @dataclass

@@ -177,7 +177,7 @@ class ConsoleOutput:
     def _symbol(self, line: Line) -> str:
         if self._symbols is None or not line.one_ip:
             return self._glyphs.none
-        symbols = self._symbols(Rows.from_records(np.array([line.row])))
+        symbols, _ = self._symbols.names(Rows.from_records(np.array([line.row])))
         return printable(symbols[0]) or self._glyphs.none
 
     def _region(self, line: Line, names: Names, width: int) -> str:

@@ -5,12 +5,15 @@ Python. Every write is whole lines, unbuffered, so that a reader sees complete
 rows while the trace runs and after the tracer was killed.
 """
 
-from collections.abc import Iterator
+import contextlib
+from collections import deque
+from collections.abc import Iterator, Sequence
 from functools import cache
 
 import numpy as np
 import numpy.typing as npt
 
+from tracer.ending import Enough
 from tracer.outputs.base import Symbolizer
 from tracer.outputs.cells import RegionCells, enum_cells, text_cell
 from tracer.outputs.columns import Column, constant, decimal, hexadecimal, strings
@@ -27,6 +30,7 @@ COLUMNS = (
 STACK = "stack"  # the last column, where call stacks were taken
 
 CHUNK = 16384  # rows formatted at once
+MOST_HELD = 1 << 17  # rows that wait for names at most
 
 
 def columns(stacks: bool) -> tuple[str, ...]:
@@ -49,21 +53,31 @@ class CsvOutput:
         self._comms: list[bytes] = []
         self._regions = RegionCells()
         self._stacks = stacks
+        self._held: deque[Rows] = deque()  # until their names are known
+        self._held_rows = 0
         self._confirmed = enum_cells(Confirmed, b"," if stacks else b"\n")
         self._header = (",".join(columns(stacks)) + "\n").encode()
 
     def write(self, rows: Rows, names: Names) -> None:
-        """Append one line a row. The data are in the kernel when this returns."""
+        """Append one line a row. The data are in the kernel when this returns.
+
+        But for rows whose instructions have no names yet: they, and what comes after them, are
+        written by a later call, or by `close`.
+        """
         self._start()
         self._comms += [text_cell(comm) for comm in names.comms[len(self._comms) :]]
         self._regions.extend(names)
         for start in range(0, len(rows), CHUNK):
-            for text in self._format(rows[start : start + CHUNK]):
-                self._file.write(text)
+            self._add(rows[start : start + CHUNK])
+        self._write_named(MOST_HELD)
 
     def close(self) -> None:
         """Close the file; one without a fault has its header."""
         self._start()
+        if self._held and self._symbols is not None:
+            with contextlib.suppress(Enough):
+                self._symbols.settle()
+        self._write_named(0)
         self._file.close()
 
     def discard(self) -> None:
@@ -75,7 +89,26 @@ class CsvOutput:
         if header:
             self._file.write(header)
 
-    def _format(self, rows: Rows) -> Iterator[memoryview]:
+    def _add(self, rows: Rows) -> None:
+        self._held.append(rows)
+        self._held_rows += len(rows)
+        self._write_named(MOST_HELD)
+
+    def _write_named(self, most: int) -> None:
+        """Write the rows whose names are known, and others only where more than `most` wait."""
+        while self._held:
+            rows = self._held[0]
+            symbols: Sequence[str] = ()
+            if self._symbols is not None:
+                symbols, complete = self._symbols.names(rows)
+                if not complete and self._held_rows <= most:
+                    return
+            self._held.popleft()
+            self._held_rows -= len(rows)
+            for text in self._format(rows, symbols):
+                self._file.write(text)
+
+    def _format(self, rows: Rows, symbols: Sequence[str]) -> Iterator[memoryview]:
         cells = [
             decimal(rows["number"]),
             decimal(rows["time_ns"]),
@@ -91,7 +124,7 @@ class CsvOutput:
             self._regions.named(rows["region"]),
             *self._regions.offsets(rows["region"], rows["offset"]),
             *hexadecimal(rows["ip"], blank=0),
-            self._symbol_column(rows),
+            self._symbol_column(symbols),
             decimal(rows["count"], blank=0),
             strings(self._confirmed, rows["confirmed"]),
         ]
@@ -104,12 +137,12 @@ class CsvOutput:
         distinct, which = np.unique(stack, return_inverse=True)
         return strings([b"%d\n" % each if each else b"\n" for each in distinct.tolist()], which)
 
-    def _symbol_column(self, rows: Rows) -> Column:
+    def _symbol_column(self, symbols: Sequence[str]) -> Column:
         if self._symbols is None:
             return constant(b",")
         ids: dict[str, int] = {}
-        symbols = [ids.setdefault(symbol, len(ids)) for symbol in self._symbols(rows)]
-        return strings([text_cell(symbol) for symbol in ids], np.array(symbols, np.intp))
+        which = [ids.setdefault(symbol, len(ids)) for symbol in symbols]
+        return strings([text_cell(symbol) for symbol in ids], np.array(which, np.intp))
 
 
 def _what(rows: Rows) -> npt.NDArray[np.integer]:

@@ -5,6 +5,7 @@ a trace that was killed leaves what its CSV needs. What takes longer (source lin
 the programmer wrote them) is filled in at the end, when the file is made anew.
 """
 
+import itertools
 from collections.abc import Callable, Iterable, Iterator
 
 from tracer.ending import go_on
@@ -14,7 +15,7 @@ from tracer.outputs.files import OutputFile, open_output, replace_file
 from tracer.outputs.paths import Owner
 from tracer.rows import Names, Rows
 from tracer.source_lines import SourceLines
-from tracer.stacks import Stacks
+from tracer.stacks import Place, Stacks
 
 SUFFIX = ".stacks.csv"
 STACK_COLUMNS = (
@@ -33,6 +34,7 @@ class StacksFile:
         self._owner = owner
         self._file: OutputFile = open_output(self.path, owner, force)
         self._written = 0  # stacks
+        self._early = False  # something was written before all of it was known
         self._stacks: Stacks | None = None
         self._names: FrameNames | None = None
 
@@ -47,6 +49,9 @@ class StacksFile:
             return
         first, end = self._written + 1, len(self._stacks.stacks)
         self._written = end - 1
+        if self._names is not None:
+            self._names.ask(self._places(range(first, end)))
+            self._names.wait()
         for part in self._parts(first, end):
             self._file.write(self._text(part, None))
 
@@ -60,7 +65,7 @@ class StacksFile:
         Raises Enough where it is `enough` before that is done: the file stays as it is.
         """
         self._file.close()
-        if self._stacks is None or not lines:
+        if self._stacks is None or not (lines or self._early or self._stacks.revised):
             return
         text = [_header()]
         for part in self._parts(1, len(self._stacks.stacks)):
@@ -76,6 +81,12 @@ class StacksFile:
         for start in range(first, end, _AT_ONCE):
             yield range(start, min(start + _AT_ONCE, end))
 
+    def _places(self, numbers: Iterable[int]) -> Iterator[Place]:
+        assert self._stacks is not None
+        every = (self._stacks.stacks[number].frames for number in numbers)
+        for at in dict.fromkeys(itertools.chain.from_iterable(every)):
+            yield self._stacks.places[at]
+
     def _text(self, numbers: Iterable[int], lines: SourceLines | None) -> bytes:
         assert self._stacks is not None
         assert self._names is not None
@@ -90,10 +101,19 @@ class StacksFile:
                 frame = self._names.frame(places[place])
                 if lines is not None:
                     frame = lines.complete(frame, places[place])
+                elif not self._early:
+                    self._early = not self._names.settled(places[place])
                 out.append(b"%d,%d," % (number, index))
                 out.append(_cells(frame, address))
-                out.append((note if index == noted else "").encode() + b"\n")
+                words = note if index == noted else ""
+                if not frame.function and not words:
+                    words = self._why(places[place])
+                out.append(text_cell(words)[:-1] + b"\n")
         return b"".join(out)
+
+    def _why(self, place: Place) -> str:
+        why = self._names.why(place) if self._names is not None else ""
+        return f"no symbols: {why}" if why else ""
 
 
 def _header() -> bytes:

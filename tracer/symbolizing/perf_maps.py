@@ -1,0 +1,186 @@
+"""Functions that a process compiled at run time, by /tmp/perf-PID.map.
+
+Whose file that is is settled here: only an ordinary one of the process's own user, or root's, is
+handed on to be read (tracer.symbolizing.perf_map). It grows while the program runs, which nothing
+tells of; so it is looked at again.
+"""
+
+import os
+import re
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+from tracer.procfs.regular import reopened
+from tracer.procfs.roots import OURS, Roots, Whose
+from tracer.symbolizing.helper import Asked, Question
+
+AGAIN_S = 0.2  # a map is looked at again after that at the earliest
+_MOST_MAPS = 64  # processes whose maps are known
+_MOST_READINGS = 10_000  # of one process's file
+_MOST_FOUND = 1 << 16  # functions of one process that are remembered
+_AT_ONCE = 4096  # addresses in a question
+_LONGEST = 4096  # characters of a name
+
+Found = tuple[str, int] | None
+
+
+@dataclass
+class _Map:
+    """One process's file, as far as it is known and has been read."""
+
+    pid: int  # by its own namespace
+    user: int | None = None  # whom the process runs as; None: it was gone when first asked about
+    read_s: float = 0.0  # time.monotonic()
+    readings: int = 0
+    ended: bool = False  # and read since
+    file: tuple[int, int] | None = None  # st_dev, st_ino of what was read
+    size: int = 0  # bytes of it that were read
+    started: int = 0  # by which process, as the helper counts them
+    found: dict[int, tuple[str, int]] = field(default_factory=dict)  # by address
+    asked: dict[int, None] = field(default_factory=dict)  # addresses, to be asked for, and …
+    sent: list[int] = field(default_factory=list)  # … of these in the question under way
+    final: set[int] = field(default_factory=set)  # addresses of which no more will be known
+
+
+class PerfMaps:
+    """The maps of a run's processes; each is read when it is asked for, as far as it has grown."""
+
+    def __init__(self, helper: Asked, proc: str = "/proc", folder: str = "/tmp") -> None:
+        """`proc`: where procfs is mounted; `folder`: where the maps are."""
+        self._helper = helper
+        self._roots = Roots(proc)
+        self._folder = folder
+        self._maps: dict[int, _Map] = {}
+        self.failed: dict[int, str] = {}  # processes, and why their maps are not read any more
+
+    def at(self, pid: int, address: int) -> Found:
+        """(name, bytes into it) of the function at an address in a process; None: not known yet."""
+        known = self._map(pid)
+        if address not in known.found and address not in known.final:
+            self.ask(pid, [address])
+        return known.found.get(address)
+
+    def ask(self, pid: int, addresses: Iterable[int]) -> None:
+        """Ask for functions that are not known yet."""
+        known = self._map(pid)
+        waits = bool(known.asked)
+        known.asked |= dict.fromkeys(
+            each for each in addresses if each not in known.found and each not in known.final
+        )
+        if known.asked and not waits:
+            take = partial(self._take, pid, known)
+            self._helper.ask(Question(("perf map", pid), partial(self._make, pid, known), take))
+
+    def hurry(self) -> None:
+        """Whatever is asked next, its map is read again, however lately it was."""
+        for known in self._maps.values():
+            known.read_s = 0.0
+
+    def ended(self, pid: int, address: int) -> bool:
+        """Whether a process is gone, and no more will be known of that address than is now."""
+        known = self._maps.get(pid)
+        return known is not None and address in known.final
+
+    def _map(self, pid: int) -> _Map:
+        known = self._maps.get(pid)
+        if known is None:
+            if len(self._maps) >= _MOST_MAPS:
+                del self._maps[next(iter(self._maps))]
+            known = self._maps[pid] = _Map(pid)
+        return known
+
+    # -- questions and answers ---------------------------------------------------------------
+
+    def _make(self, pid: int, known: _Map, started: int) -> tuple[dict[str, Any], list[int]]:
+        if known.started != started:
+            known.started, known.file, known.size, known.read_s = started, None, 0, 0.0
+        before = known.file, known.size
+        descriptor = self._open(pid, known) if self._due(pid, known) else None
+        fresh = descriptor is not None and (known.file, known.size) != before
+        known.sent = list(known.asked)[:_AT_ONCE]
+        question = {"ask": "perf_map", "pid": pid, "addresses": known.sent}
+        question |= {"fresh": fresh, "last": known.ended}
+        return question, [] if descriptor is None else [descriptor]
+
+    def _take(self, pid: int, known: _Map, answer: Any, why: str) -> None:
+        if why:
+            self.failed[pid] = why
+            known.ended, known.sent = True, list(known.asked)
+            answer = {"size": known.size, "found": [None] * len(known.sent)}
+        known.size = int(answer["size"])
+        found: list[Found] = [
+            each and (str(each[0])[:_LONGEST], int(each[1])) for each in answer["found"]
+        ]
+        if len(known.found) > _MOST_FOUND:
+            known.found.clear()
+        for address, function in zip(known.sent, found, strict=True):
+            known.asked.pop(address, None)
+            if function is not None:
+                known.found[address] = function
+            elif known.ended:
+                known.final.add(address)
+        if known.asked:
+            more, known.asked = known.asked, {}
+            self.ask(pid, more)
+
+    # -- the file ----------------------------------------------------------------------------
+
+    def _due(self, pid: int, known: _Map) -> bool:
+        if known.ended or known.readings >= _MOST_READINGS:
+            return False
+        return time.monotonic() - known.read_s > AGAIN_S or not self._lives(pid)
+
+    def _lives(self, pid: int) -> bool:
+        return os.path.exists(f"{self._roots.proc}/{pid}")
+
+    def _open(self, pid: int, known: _Map) -> int | None:
+        """What is to be read; from its beginning where it is another file, or was cut."""
+        known.read_s = time.monotonic()
+        known.readings += 1
+        known.ended = not self._lives(pid)  # before it is read: afterwards nothing is appended
+        self._look(pid, known)
+        # A container has its own /tmp, in which the process goes by the number it has there:
+        # what has that number in ours is another's.
+        places: list[Whose] = [pid, OURS] if known.pid == pid else [pid]
+        for whose in places:
+            try:
+                handle = self._roots.open(whose, f"{self._folder}/perf-{known.pid}.map", links=True)
+            except OSError:
+                continue
+            try:
+                if self._is_its(handle, known):
+                    return reopened(handle)
+            except OSError:
+                continue
+            finally:
+                os.close(handle)
+        return None
+
+    def _is_its(self, handle: int, known: _Map) -> bool:
+        """Whether a file is to be trusted to be the process's; notes which it is."""
+        status = os.fstat(handle)
+        users = (0, os.geteuid() if known.user is None else known.user)
+        if status.st_uid not in users:
+            return False
+        file = status.st_dev, status.st_ino
+        if known.ended and known.file not in (None, file):
+            return False  # a later process's
+        if file != known.file or status.st_size < known.size:
+            known.file, known.size = file, 0
+            known.found.clear()
+        return True
+
+    def _look(self, pid: int, known: _Map) -> None:
+        """A living process's number in its own namespace, and its effective user."""
+        try:
+            with open(f"{self._roots.proc}/{pid}/status", "rb") as file:
+                text = file.read()
+        except OSError:
+            return
+        numbers = re.search(rb"^NSpid:\t(.*)$", text, re.MULTILINE)
+        users = re.search(rb"^Uid:\t\d+\t(\d+)", text, re.MULTILINE)
+        known.pid = int(numbers[1].split()[-1]) if numbers else pid
+        known.user = int(users[1]) if users else known.user

@@ -1,0 +1,289 @@
+"""The process that reads what targets chose: ELF files, DWARF, perf maps, mangled names.
+
+It is a fresh interpreter as nobody, without capabilities or a way to new ones, that may open
+and write nothing: it has the descriptors that it is given, bounded memory, and so much processor
+time for each question. Whoever takes it over from a file has that, and answers that
+`lookup` distrusts.
+"""
+
+import contextlib
+import ctypes
+import os
+import resource
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import astuple
+from functools import partial
+from typing import Any
+
+from tracer import elf
+from tracer.symbolizing.messages import packed, receive
+from tracer.symbolizing.perf_map import PerfMap
+
+NAMES_S, LINES_S = 10, 60  # of processor time for one question: about names or rules, about lines
+_NAMES_BYTES, _LINES_BYTES = 1 << 30, 4 << 30  # of address space
+_NOBODY = 65534
+_MOST_FILES = 256  # whose descriptors, and call frame information, are kept
+_MOST_MAPS = 64  # perf maps that are kept
+_MOST_BYTES = 1 << 27  # of symbol tables that are kept, and of perf maps
+_LARGEST = 1 << 30  # bytes of a file that is read for its DWARF
+# linux/prctl.h, linux/capability.h
+_PR_SET_PDEATHSIG, _PR_SET_NO_NEW_PRIVS = 1, 38
+_CAPABILITY_VERSION_3 = 0x20080522
+
+Found = tuple[str, int] | None
+
+
+class _File:
+    """A file by its descriptors, its own and its debug file's, and what was read of it."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptors = [descriptor]
+        self._functions: elf.Functions | None = None
+        self._rules: elf.Rules | None = None
+        self._named = self._ruled = False
+
+    def size(self) -> int:
+        """Bytes of its symbol table, as far as that is kept."""
+        return self._functions.size() if self._functions is not None else 0
+
+    def has_debug(self, descriptor: int) -> bool:
+        """Its debug file, which is found once its build ID is known; whether that is news."""
+        if len(self._descriptors) == 1:
+            self._descriptors.append(descriptor)
+            return True
+        return False
+
+    def forget_names(self) -> None:
+        """Read its symbol table anew when it is asked for next."""
+        self._functions, self._named = None, False
+
+    def functions(self) -> elf.Functions | None:
+        if not self._named:
+            self._named = True
+            self._functions = elf.functions(self._open, self._open_debug())
+        return self._functions
+
+    def rules(self) -> elf.Rules | None:
+        if not self._ruled:
+            self._ruled = True
+            self._rules = elf.unwinding(self._open)
+        return self._rules
+
+    def build_id(self) -> str:
+        return elf.build_id(self._open)
+
+    def lines(self, archive: Any, offsets: Sequence[int]) -> list[tuple[str, int]]:
+        """The source file and line of each offset, ("", 0) where not known."""
+        addresses = elf.addresses(self._open, offsets)
+        with os.fdopen(os.dup(self._descriptors[-1]), "rb") as file:
+            file.seek(0)
+            data = file.read(_LARGEST)
+        (own,) = list(archive.from_bytes(data).iter_objects())[:1]
+        cache = own.make_symcache()
+        result = []
+        for address in addresses:
+            # Of inlined calls the outermost, which is in the function that the symbol names.
+            found = cache.lookup(address) if address >= 0 else []
+            last = found[-1] if found else None
+            result.append((last.full_path, last.line) if last and last.line else ("", 0))
+        return result
+
+    def close(self) -> None:
+        while self._descriptors:
+            os.close(self._descriptors.pop())
+        self._rules = None
+
+    def _open(self) -> int:
+        return os.dup(self._descriptors[0])
+
+    def _open_debug(self) -> elf.Opener | None:
+        return partial(os.dup, self._descriptors[1]) if len(self._descriptors) > 1 else None
+
+
+class Server:
+    """Answers questions, one after another; each names what it is about."""
+
+    def __init__(self, archive: Any, demangle: Callable[[str], str]) -> None:
+        """`archive`: symbolic's class of files with debug information, if there is one."""
+        self._archive = archive
+        self._demangle = demangle
+        self._files: dict[int, _File] = {}  # by number, the last asked about at the end
+        self._maps: dict[int, PerfMap] = {}  # by process, likewise
+        self._questions: dict[str, Callable[[Any, list[int]], Any]] = {
+            "functions": self._ask_functions,
+            "rules": self._ask_rules,
+            "build_id": self._ask_build_id,
+            "lines": self._ask_lines,
+            "perf_map": self._ask_perf_map,
+            "names": self._ask_names,
+        }
+
+    def answer(self, question: Any, descriptors: list[int]) -> Any:
+        """What there is to say; raises whatever the files make the parsers raise.
+
+        The descriptors are kept, or closed.
+        """
+        try:
+            return self._questions[question["ask"]](question, descriptors)
+        finally:
+            for descriptor in descriptors:
+                os.close(descriptor)
+
+    # -- files: {"file": its number, "offsets": […]}, with its descriptor if it could be opened,
+    # and its debug file's ------------------------------------------------------------------
+
+    def _ask_functions(self, question: Any, descriptors: list[int]) -> list[Found]:
+        file = self._file(question, descriptors)
+        functions = file.functions() if file is not None else None
+        kept = sum(each.size() for each in self._files.values())
+        for each in list(self._files.values()):
+            if kept > _MOST_BYTES and each is not file:
+                kept -= each.size()
+                each.forget_names()
+        return [functions.at(offset) if functions else None for offset in question["offsets"]]
+
+    def _ask_rules(self, question: Any, descriptors: list[int]) -> list[tuple[Any, ...] | None]:
+        file = self._file(question, descriptors)
+        rules = file.rules() if file is not None else None
+        found = [rules(offset) if rules else None for offset in question["offsets"]]
+        return [astuple(rule) if rule is not None else None for rule in found]
+
+    def _ask_build_id(self, question: Any, descriptors: list[int]) -> str:
+        file = self._file(question, descriptors)
+        return file.build_id() if file is not None else ""
+
+    def _ask_lines(self, question: Any, descriptors: list[int]) -> list[tuple[str, int]]:
+        file = self._file(question, descriptors)
+        if file is None or self._archive is None:
+            return []
+        resource.setrlimit(resource.RLIMIT_AS, (_LINES_BYTES, _LINES_BYTES))
+        try:
+            return file.lines(self._archive, question["offsets"])
+        except MemoryError:
+            raise
+        except Exception:  # whatever symbolic says of a strange file: it has none
+            return []
+        finally:
+            resource.setrlimit(resource.RLIMIT_AS, (_NAMES_BYTES, _LINES_BYTES))
+
+    def _file(self, question: Any, descriptors: list[int]) -> _File | None:
+        number = question["file"]
+        file = self._files.pop(number, None)
+        if file is None:
+            if not descriptors:
+                return None
+            file = _File(descriptors.pop(0))
+        elif descriptors:
+            os.close(descriptors.pop(0))
+        if descriptors and file.has_debug(descriptors[0]):
+            descriptors.clear()
+        self._files[number] = file
+        if len(self._files) > _MOST_FILES:
+            self._files.pop(next(iter(self._files))).close()
+        return file
+
+    # -- perf maps: {"pid", "fresh": it is another file, "last": all of it is there now,
+    # "addresses": […]}, with its descriptor if it is to be read --------------------------------
+
+    def _ask_perf_map(self, question: Any, descriptors: list[int]) -> dict[str, Any]:
+        pid = question["pid"]
+        known = self._maps.pop(pid, None)
+        if known is None or question["fresh"]:
+            known = PerfMap()
+        self._maps[pid] = known
+        if descriptors:
+            known.read(descriptors[0], last=question["last"])
+        while len(self._maps) > 1 and (
+            len(self._maps) > _MOST_MAPS or sum(m.size for m in self._maps.values()) > _MOST_BYTES
+        ):
+            del self._maps[next(iter(self._maps))]
+        return {"size": known.size, "found": [known.find(at) for at in question["addresses"]]}
+
+    # -- mangled names: {"names": […]} ---------------------------------------------------------
+
+    def _ask_names(self, question: Any, descriptors: list[int]) -> list[str]:
+        return [self._demangle(name) for name in question["names"]]
+
+
+def main() -> None:
+    """Answer on the socket whose descriptor the command line names, until it is closed."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    connection = socket.socket(fileno=int(sys.argv[1]))
+    archive, lacking = _archive()
+    server = Server(archive, partial(_demangled, _libstdcxx()))
+    _give_up_rights()
+    connection.sendall(packed({"lacking": lacking}))
+    while True:
+        try:
+            question, descriptors = receive(connection)
+        except EOFError:
+            os._exit(0)
+        began = time.process_time()
+        allowed = LINES_S if question["ask"] == "lines" else NAMES_S
+        _, most = resource.getrlimit(resource.RLIMIT_CPU)
+        resource.setrlimit(resource.RLIMIT_CPU, (int(began) + 1 + allowed, most))
+        try:
+            answer = {"answer": server.answer(question, descriptors)}
+        except MemoryError:
+            answer = {"why": "it takes more memory than it may"}
+        except Exception as error:  # whatever a parser makes of a strange file
+            answer = {"why": f"it makes no sense ({type(error).__name__})"}
+        connection.sendall(packed(answer | {"seconds": time.process_time() - began}))
+
+
+def _give_up_rights() -> None:
+    """Nothing but what is open, as far as the kernel can hold us to it."""
+    resource.setrlimit(resource.RLIMIT_AS, (_NAMES_BYTES, _LINES_BYTES))
+    for limit in (resource.RLIMIT_FSIZE, resource.RLIMIT_CORE):
+        resource.setrlimit(limit, (0, 0))
+    libc = ctypes.CDLL(None, use_errno=True)
+    if os.geteuid() == 0:
+        os.setgroups([])
+        os.setresgid(_NOBODY, _NOBODY, _NOBODY)
+        os.setresuid(_NOBODY, _NOBODY, _NOBODY)
+    header, none = (ctypes.c_uint32 * 2)(_CAPABILITY_VERSION_3, 0), (ctypes.c_uint32 * 6)()
+    if libc.capset(header, none) or libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0):
+        raise OSError(ctypes.get_errno(), "cannot give up rights")
+    with contextlib.suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NPROC, (0, 0))
+    # After the change of user, which clears it: the tracer may be killed while we are at work.
+    libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+
+
+def _archive() -> tuple[Any, str]:
+    """symbolic's class of files with debug information; or None, and why."""
+    try:
+        from symbolic.debuginfo import Archive
+    except ImportError:
+        return None, "the package symbolic is not installed"
+    return Archive, ""
+
+
+def _libstdcxx() -> "ctypes.CDLL | None":
+    try:
+        library = ctypes.CDLL("libstdc++.so.6")
+    except OSError:
+        return None
+    library.__cxa_demangle.restype = ctypes.c_void_p
+    library.__cxa_demangle.argtypes = [ctypes.c_char_p, *[ctypes.c_void_p] * 3]
+    library.free.argtypes = [ctypes.c_void_p]
+    return library
+
+
+def _demangled(library: "ctypes.CDLL | None", name: str) -> str:
+    """A name as the programmer wrote it; "" where it is none."""
+    if library is None:
+        return ""
+    status = ctypes.c_int()
+    raw = name.encode("utf-8", "surrogateescape")
+    found = library.__cxa_demangle(raw, None, None, ctypes.byref(status))
+    if not found:
+        return ""
+    try:
+        return ctypes.string_at(found).decode("utf-8", "surrogateescape")
+    finally:
+        library.free(found)
