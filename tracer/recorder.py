@@ -4,15 +4,13 @@ The one place where the parts meet: address spaces, threads' counts, the
 timeline and the observer all follow the same stream of records.
 """
 
-import bisect
 import contextlib
 import itertools
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from operator import attrgetter
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -21,10 +19,10 @@ from tracer.batches import RawBatch, take
 from tracer.errors import TraceError
 from tracer.evidence import Hint, Machine
 from tracer.fields import Columns, distinct
+from tracer.fills import BY_TIME, Fill, Filled
 from tracer.join import Join, Placing, Renamed, match_windows
 from tracer.kernel.sideband import Sideband
-from tracer.kinds import filled
-from tracer.mappings import MappingHistory, Question, ThreadStack, Unmap
+from tracer.mappings import Question, ThreadStack, Unmap
 from tracer.observer import Observer
 from tracer.probes.choose import Attached
 from tracer.procfs import kpageflags, stat, userfaultfd
@@ -69,112 +67,12 @@ _LIFE = [kind.value for kind in RecordType if RecordType.FORK <= kind <= RecordT
 _CALL, _SYSCALL = RecordType.CALL.value, RecordType.SYSCALL.value
 _CALLS = [_CALL, _SYSCALL]
 _TAKES = -1  # no record's type: a SYSCALL record of a call that only takes pages
-_BY_TIME = attrgetter("time_ns")
 _BESIDE = [RecordType.WINDOW.value, RecordType.STACK.value]  # they go with a fault's record
 _IN_ONE = [RecordType.FAULT.value, *_BESIDE]  # those that are taken all at once
 _NOT_COUNTED = np.uint8(Mark.FAILED | Mark.FOREIGN)
 _RESCUE_NS = 20_000_000
 _RESCUE_EVERY = 16  # records looked at one by one: the clock is asked that often
 _PATIENCE_NS = 1_000_000_000  # how long a window waits for its fault
-
-
-@dataclass(frozen=True, slots=True)
-class _Fill:
-    """What a call has filled in advance, told as it returned."""
-
-    space: int
-    mm: int
-    pages: U64  # ascending
-    frames: U64
-    times: U64  # when each was read
-    history: MappingHistory
-    question: Question  # which mappings they are in
-    at: npt.NDArray[np.intp]  # where in that
-
-    @property
-    def time_ns(self) -> int:
-        """When the last of them was read."""
-        return int(self.times.max())
-
-    def range_(self) -> tuple[int, int, int]:
-        """Action.ranges: all that it concerns."""
-        return self.space, int(self.pages[0]), int(self.pages[-1]) + 1
-
-    def parts(self, effects: "Sequence[Effect | _Fill]", faults: Columns) -> "list[_Fill]":
-        """It as one, or where something came between in its range what was read at one time.
-
-        `effects` are in order of time.
-        """
-        first, last = int(self.times.min()), self.time_ns
-        if first == last:
-            return [self]
-        _, start, end = self.range_()
-        since, until = (bisect.bisect_right(effects, at, key=_BY_TIME) for at in (first, last))
-        between = any(
-            each.space == self.space and each.start < end << 12 and start << 12 < each.end
-            for each in effects[since:until]
-            if isinstance(each, Effect)
-        )
-        if not between and len(faults):
-            page, times = faults["address"] >> np.uint64(12), faults["time_ns"]
-            mine = (faults["mm"] == np.uint64(self.mm)) & (page >= start) & (page < end)
-            between = bool((mine & (times > first) & (times <= last)).any())
-        if not between:
-            return [self]
-        return [self._part(self.times == each) for each in np.unique(self.times)]
-
-    def _part(self, mine: npt.NDArray[np.bool_]) -> "_Fill":
-        columns = self.pages[mine], self.frames[mine], self.times[mine]
-        return _Fill(self.space, self.mm, *columns, self.history, self.question, self.at[mine])
-
-
-class _Mine(NamedTuple):
-    """What one thread's FILLED records tell; `start` is the first of them.
-
-    `ends`: of calls, what they filled, how far of that was told, and when.
-    """
-
-    start: int
-    pages: U64
-    frames: U64
-    times: U64
-    ends: list[tuple[int, int, int, int]]
-
-
-@dataclass(frozen=True, slots=True)
-class _Told:
-    """A batch's FILLED records, in order, and what they tell: record, page, frame."""
-
-    records: Records
-    rows: npt.NDArray[np.intp]
-    pages: U64
-    frames: U64
-
-    @classmethod
-    def by(cls, raw: Bytes, dtype: np.dtype[np.void], zero_frame: int) -> "_Told":
-        """`raw`: shape (count, bytes of a record)."""
-        records = np.ascontiguousarray(raw).view(dtype).ravel()
-        return cls(records, *filled(records, zero_frame))
-
-    def of(self, since: int, until: int, tid: int | None) -> _Mine:
-        """Of the records from `since` to `until` those of a thread, or (None) all."""
-        first, last = np.searchsorted(self.rows, (since, until)).tolist()
-        rows, pages = self.rows[first:last], self.pages[first:last]
-        frames = self.frames[first:last]
-        few = self.records[since:until]
-        start = since
-        if tid is not None:
-            start += int((few["tid"] == tid).argmax())
-            mine = self.records["tid"][rows] == tid
-            rows, pages, frames = rows[mine], pages[mine], frames[mine]
-            few = few[few["tid"] == tid]
-        if len(pages) > 1 and not (pages[1:] > pages[:-1]).all():
-            pages, kept = np.unique(pages, return_index=True)
-            rows, frames = rows[kept], frames[kept]
-        ends = few[few["level"] == 0]
-        columns = ends["entries"][:, 0], ends["entries"][:, 1], ends["address"], ends["time_ns"]
-        told = list(zip(*(column.tolist() for column in columns), strict=True))
-        return _Mine(start, pages, frames, self.records["time_ns"][rows], told)
 
 
 @dataclass
@@ -184,7 +82,7 @@ class _Script:
     placing: Placing
     actions: list[Action] = field(default_factory=list)
     # Of calls since the last lifecycle record.
-    effects: "list[Effect | _Fill]" = field(default_factory=list)
+    effects: list[Effect | Fill] = field(default_factory=list)
     fills: bool = False  # whether there are any among them
     renamed: list[Renamed] = field(default_factory=list)  # threads, since then
     ended: list[tuple[int, int]] = field(default_factory=list)  # spaces, and what each missed
@@ -450,7 +348,7 @@ class Recorder:
         takes_left, calls = iter(takes), iter(decode(records[~plain]))
         kinds[made[plain]] = _TAKES
         others = np.flatnonzero(~np.isin(kinds, _BESIDE))
-        told = _Told.by(batch.rest[kinds == RecordType.FILLED], self.layout.window, self._zero())
+        told = Filled.by(batch.rest[kinds == RecordType.FILLED], self.layout.window, self._zero())
         filled_until = filling = 0  # of the FILLED records: followed, and come
         for count, (index, kind) in enumerate(
             zip(others.tolist(), kinds[others].tolist(), strict=True)
@@ -526,17 +424,17 @@ class Recorder:
             self.threads.record(*columns)
             times = script.placing.add(faults, script.renamed)
         effects = script.effects
-        effects.sort(key=_BY_TIME)
+        effects.sort(key=BY_TIME)
         if script.fills:
             each_alone = [
-                each.parts(effects, faults) if isinstance(each, _Fill) else [each]
+                each.parts(effects, faults) if isinstance(each, Fill) else [each]
                 for each in effects
             ]
-            effects = sorted(itertools.chain.from_iterable(each_alone), key=_BY_TIME)
+            effects = sorted(itertools.chain.from_iterable(each_alone), key=BY_TIME)
         done = np.array([change.time_ns for change in effects], np.uint64)
         at = (np.searchsorted(times, done) + start).tolist()
         for before, change in zip(at, effects, strict=True):
-            if isinstance(change, _Fill):
+            if isinstance(change, Fill):
                 fill = partial(self._fill, change)
                 script.actions.append(Action(before, (change.range_(),), fill))
             else:
@@ -786,7 +684,7 @@ class Recorder:
     def _zero(self) -> int:
         return self.attached.direct_map.zero_frame
 
-    def _filled(self, told: "_Told", since: int, until: int, script: "_Script") -> None:
+    def _filled(self, told: Filled, since: int, until: int, script: "_Script") -> None:
         """FILLED records, one after another, most often of one call."""
         tids = told.records["tid"][since:until]
         for tid in dict.fromkeys(tids.tolist()):
@@ -801,12 +699,12 @@ class Recorder:
                 space.history.add(int(mine.times.min()), question)
                 columns = mine.pages, mine.frames, mine.times
                 where = space.number, int(first["mm"])
-                script.effects.append(_Fill(*where, *columns, space.history, question, at))
+                script.effects.append(Fill(*where, *columns, space.history, question, at))
                 script.fills = True
             for start, end, reached, time_ns in mine.ends:
                 self.observer.fill_unseen(space.number, max(start, reached), end, time_ns)
 
-    def _fill(self, fill: "_Fill") -> None:
+    def _fill(self, fill: Fill) -> None:
         if fill.question.regions is None:  # no fault came after it
             fill.history.advance(fill.time_ns)
         assert fill.question.regions is not None

@@ -6,7 +6,6 @@ time for each question. Whoever takes it over from a file has that, and answers 
 `lookup` distrusts.
 """
 
-import contextlib
 import ctypes
 import os
 import resource
@@ -160,7 +159,7 @@ class Server:
         file = self._file(question, descriptors)
         if file is None or self._archive is None:
             return []
-        resource.setrlimit(resource.RLIMIT_AS, (_LINES_BYTES, _LINES_BYTES))
+        _limit(resource.RLIMIT_AS, _LINES_BYTES)
         try:
             return file.lines(self._archive, question["offsets"])
         except MemoryError:
@@ -168,7 +167,7 @@ class Server:
         except Exception:  # whatever symbolic says of a strange file: it has none
             return []
         finally:
-            resource.setrlimit(resource.RLIMIT_AS, (_NAMES_BYTES, _LINES_BYTES))
+            _limit(resource.RLIMIT_AS, _NAMES_BYTES)
 
     def _file(self, question: Any, descriptors: list[int]) -> _File | None:
         number = question["file"]
@@ -224,8 +223,7 @@ def main() -> None:
             os._exit(0)
         began = time.process_time()
         allowed = LINES_S if question["ask"] == "lines" else NAMES_S
-        _, most = resource.getrlimit(resource.RLIMIT_CPU)
-        resource.setrlimit(resource.RLIMIT_CPU, (int(began) + 1 + allowed, most))
+        _limit(resource.RLIMIT_CPU, int(began) + 1 + allowed)
         try:
             answer = {"answer": server.answer(question, descriptors)}
         except MemoryError:
@@ -237,9 +235,10 @@ def main() -> None:
 
 def _give_up_rights() -> None:
     """Nothing but what is open, as far as the kernel can hold us to it."""
-    resource.setrlimit(resource.RLIMIT_AS, (_NAMES_BYTES, _LINES_BYTES))
-    for limit in (resource.RLIMIT_FSIZE, resource.RLIMIT_CORE):
-        resource.setrlimit(limit, (0, 0))
+    _limit(resource.RLIMIT_AS, _LINES_BYTES, hard=True)
+    _limit(resource.RLIMIT_AS, _NAMES_BYTES)
+    for which in (resource.RLIMIT_FSIZE, resource.RLIMIT_CORE):
+        _limit(which, 0, hard=True)
     libc = ctypes.CDLL(None, use_errno=True)
     if os.geteuid() == 0:
         os.setgroups([])
@@ -248,10 +247,16 @@ def _give_up_rights() -> None:
     header, none = (ctypes.c_uint32 * 2)(_CAPABILITY_VERSION_3, 0), (ctypes.c_uint32 * 6)()
     if libc.capset(header, none) or libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0):
         raise OSError(ctypes.get_errno(), "cannot give up rights")
-    with contextlib.suppress(OSError, ValueError):
-        resource.setrlimit(resource.RLIMIT_NPROC, (0, 0))
+    _limit(resource.RLIMIT_NPROC, 0, hard=True)
     # After the change of user, which clears it: the tracer may be killed while we are at work.
     libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+
+
+def _limit(which: int, value: int, *, hard: bool = False) -> None:
+    """Hold us to a limit, or to the one there is if that is lower (who started us has one)."""
+    _, most = resource.getrlimit(which)
+    value = value if most == resource.RLIM_INFINITY else min(value, most)
+    resource.setrlimit(which, (value, value if hard else most))
 
 
 def _archive() -> tuple[Any, str]:
