@@ -8,7 +8,7 @@ time, so that all processes that run a file have the same frames, also those tha
 from array import array
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -87,6 +87,15 @@ class _Placed:
     found: list[tuple[int, Place]]  # by frame pointers
     has_caller: bool
     truncated: bool
+
+
+class _Walk(NamedTuple):
+    """Which of a stack's frames are callers of each other."""
+
+    frames: list[tuple[int, Place]]
+    gap: int  # as in Stack
+    ended: bool  # it came to the thread's beginning
+    sure: bool  # all rules were known that it needed
 
 
 class Rules(Protocol):
@@ -169,12 +178,14 @@ class Stacks:
 
     def revise(self) -> None:
         """Walk the stacks again whose code's rules have come to be known since."""
-        sure = [number for number, placed in self._unsure.items() if self._is_sure(placed)]
-        for number in sure:
-            stack = self._stack(self._unsure.pop(number))
-            if stack != self.stacks[number]:
-                self.stacks[number] = stack
-                self.revised += 1
+        for number, placed in list(self._unsure.items()):
+            walk = self._walked(placed)
+            if walk.sure:
+                del self._unsure[number]
+                stack = self._stack(placed, walk)
+                if stack != self.stacks[number]:
+                    self.stacks[number] = stack
+                    self.revised += 1
 
     def _number(self, number: int, placed: _Placed | None) -> int:
         known = self._known.pop(number, None)
@@ -193,13 +204,13 @@ class Stacks:
         return _Placed(self._kernel_places(raw), found, bool(raw.caller), raw.truncated)
 
     def _resolve(self, placed: _Placed) -> int:
-        stack = self._stack(placed)
+        walk = self._walked(placed)
+        stack = self._stack(placed, walk)
         if not stack.frames:
             return 0
-        sure = self._is_sure(placed)
         # One that may become another is told apart by all that was found.
         each = tuple(place for _, place in (*placed.kernel, *placed.found))
-        key = stack.frames.tobytes() if sure else (each, placed.has_caller)
+        key = stack.frames.tobytes() if walk.sure else (each, placed.has_caller)
         number = self._numbers.get(key)
         if number is None:
             if len(self.stacks) > MOST_STACKS:
@@ -207,36 +218,29 @@ class Stacks:
                 return 0
             number = self._numbers[key] = len(self.stacks)
             self.stacks.append(stack)
-            if not sure:
+            if not walk.sure:
                 self._unsure[number] = placed
         return number
 
-    def _stack(self, placed: _Placed) -> Stack:
-        frames, addresses = array("I"), array("Q")
-        user, gap, ended = self._walked(placed.found, placed.has_caller)
-        truncated = placed.truncated and len(user) >= len(placed.found) - placed.has_caller
-        for address, place in (*placed.kernel, *user):
+    def _stack(self, placed: _Placed, walk: _Walk) -> Stack:
+        frames, addresses, gap = array("I"), array("Q"), walk.gap
+        truncated = placed.truncated and len(walk.frames) >= len(placed.found) - placed.has_caller
+        for address, place in (*placed.kernel, *walk.frames):
             addresses.append(address)
             frames.append(self._place_ids.setdefault(place, len(self.places)))
             if frames[-1] == len(self.places):
                 self.places.append(place)
                 self._found(place)
         gap += len(placed.kernel) if gap >= 0 else 0
-        return Stack(frames, addresses, truncated, gap, ended)
+        return Stack(frames, addresses, truncated, gap, walk.ended)
 
     def _ask_rules(self, placed: Iterable[_Placed]) -> None:
+        """Ask for what the walks of these need; most need nothing that is not known."""
         if self._rules is not None:
-            places = dict.fromkeys(place for each in placed for _, place in each.found)
-            if not all(self._rules.has_rule(place) for place in places):
-                self._rules.ask_rules(places)
-
-    def _is_sure(self, placed: _Placed) -> bool:
-        """Whether all rules are known that a walk may need."""
-        rules = self._rules
-        return rules is None or all(rules.has_rule(place) for _, place in placed.found)
-
-    def _rule(self, place: Place) -> Rule | None:
-        return self._rules.rule(place) if self._rules is not None else None
+            unsure = [each for each in placed if not self._walked(each).sure]
+            if unsure:
+                places = (place for each in unsure for _, place in each.found)
+                self._rules.ask_rules(dict.fromkeys(places))
 
     def _kernel_places(self, raw: _Raw) -> list[tuple[int, Place]]:
         addresses = raw.kernel.tolist()
@@ -275,35 +279,42 @@ class Stacks:
             places.append((ip, place))
         return places
 
-    def _walked(
-        self, found: list[tuple[int, Place]], has_caller: bool
-    ) -> tuple[list[tuple[int, Place]], int, bool]:
+    def _walked(self, placed: _Placed) -> _Walk:
         """Of frames found by frame pointers those that are callers, and where one may be missing.
 
         A function that keeps no frame pointer leaves its caller's in place, and so hides its
-        caller; one that uses the register for something else hides all there is above it. With
-        `has_caller`, the second frame was not found so: it holds where the first function has
-        pushed nothing. Third: whether the walk came to the thread's beginning.
+        caller; one that uses the register for something else hides all there is above it. Where
+        there `has_caller`, the second frame was not found so: it holds where the first function
+        has pushed nothing.
         """
+        found, has_caller = placed.found, placed.has_caller
         if not found:
-            return [], -1, False
-        rule = self._rule(found[0][1])
+            return _Walk([], -1, False, True)
+        rule, sure = self._rule(found[0][1])
         pushed_nothing = rule is not None and (rule.register, rule.offset) == (RSP, 8)
         if has_caller and not pushed_nothing:
             found = [found[0], *found[2:]]
         walked, gap = [], -1
         for index, (address, place) in enumerate(found):
             walked.append((address, place))
-            rule = self._rule(place)
+            rule, known = self._rule(place)
+            sure = sure and known
             if rule is not None and rule.outermost:
-                return walked, gap, True
+                return _Walk(walked, gap, True, sure)
             if rule is None or rule.register == RBP:
                 continue
             if gap < 0 and not (index == 0 and has_caller and pushed_nothing):
                 gap = index
             if not rule.keeps_rbp:
                 break
-        return walked, gap, False
+        return _Walk(walked, gap, False, sure)
+
+    def _rule(self, place: Place) -> tuple[Rule | None, bool]:
+        """The rule of a place as far as it is known, and whether it is."""
+        if self._rules is None:
+            return None, True
+        known = self._rules.has_rule(place)
+        return self._rules.rule(place) if known else None, known
 
 
 def _assembled(parts: list[np.void]) -> _Raw | None:
