@@ -10,7 +10,7 @@ SUDO := $(shell [ "$$(id -u)" = 0 ] || command -v sudo)
 # In CI, a failed test that passes alone five times does not fail the run: tests/unsteady.py.
 FORGIVING := $(if $(filter true 1,$(CI)),-p tests.unsteady --unsteady=build/unsteady)
 
-.PHONY: help bootstrap demo test test-unit test-live test-kernels test-real bench lint format \
+.PHONY: help bootstrap demo test test-unit test-live test-kernels test-real bench lint format lock \
         install uninstall check-install clean distclean
 
 help:
@@ -21,6 +21,7 @@ help:
 	@echo "make test-real     real programs traced, every fault of theirs held against witnesses"
 	@echo "make bench         what tracing costs, beside perf, bpftrace and bcc: docs/performance.md"
 	@echo "make lint          mypy --strict, ruff, shellcheck"
+	@echo "make lock          renew requirements/: what the others install, by version and hash"
 	@echo "make install       put the commands where sudo finds them [PREFIX=$(PREFIX)]"
 	@echo "make uninstall     remove them again"
 	@echo "make clean         remove what was built; distclean removes .venv, too"
@@ -76,6 +77,10 @@ lint: bootstrap
 format: bootstrap
 	$(PYTHON) -m ruff check --fix .
 	$(PYTHON) -m ruff format .
+
+# Not after bootstrap, which installs by the files that this renews.
+lock:
+	@tools/lock
 
 install: bootstrap
 	@tools/install "$(PREFIX)"
