@@ -66,7 +66,8 @@ esac
 case $2 in
 venv) venv=${!#}; rm -rf "$venv"; mkdir -p "$venv/bin"; cp "$0" "$venv/bin/python" ;;
 pip)
-    echo "${!#}" >>"$STATE/pip"
+    echo "${*:3}" >>"$STATE/pip"
+    [[ ! -e $STATE/other-hash || " $* " != *" --require-hashes "* ]] || exit 1
     for name in pagefault-trace pagefault-report ptdump singlemap multimap; do
         echo "#!$0" >"${0%/*}/$name"
     done
@@ -138,6 +139,7 @@ def _machine(root: Path, os_release: str, *managers: str) -> Machine:
     (root / "os-release").write_text(os_release)
     machine.state("installed", "")
     shutil.copy(ROOT / "pyproject.toml", root / "checkout")
+    shutil.copytree(ROOT / "requirements", root / "checkout" / "requirements")
     return machine
 
 
@@ -154,6 +156,16 @@ def _refused(result: subprocess.CompletedProcess[str]) -> str:
     assert result.returncode == 1
     assert result.stderr.startswith("bootstrap: ")
     return result.stderr
+
+
+def _by_hash(machine: Machine, lock: str = "dev") -> list[str]:
+    """What pip is to be called with: nothing comes from outside but by its hash."""
+    checkout = machine.root / "checkout"
+    return [
+        "install --quiet --require-hashes --only-binary :all:"
+        f" -r {checkout}/requirements/{lock}.txt",
+        f"install --quiet --no-deps --no-build-isolation -e {checkout}",
+    ]
 
 
 APT = {
@@ -196,7 +208,7 @@ def test_each_distribution_and_again(tmp_path: Path, name: str) -> None:
     machine = _machine(tmp_path, os_release + "\n", *managers)
     _ok(machine.run())
     assert set(machine.lines("installed")) == packages
-    assert machine.lines("pip") == [f"{tmp_path}/checkout[dev]"]
+    assert machine.lines("pip") == _by_hash(machine)
     first = machine.installs()
     assert len(first) == 1
     assert not any(line.startswith("sudo") for line in machine.lines())
@@ -205,7 +217,7 @@ def test_each_distribution_and_again(tmp_path: Path, name: str) -> None:
     _ok(again)
     assert again.stderr == ""
     assert machine.installs() == first
-    assert machine.lines("pip") == [f"{tmp_path}/checkout[dev]"]
+    assert machine.lines("pip") == _by_hash(machine)
 
 
 @pytest.mark.parametrize(
@@ -337,12 +349,12 @@ def test_kernels_need_more_and_ordinary_runs_keep_it(debian: Machine) -> None:
     _ok(debian.run("--kernels"))
     wanted = {"qemu-system-x86", "kmod", "busybox-static", "stress-ng"}
     assert wanted <= set(debian.lines("installed"))
-    assert debian.lines("pip") == [f"{debian.root}/checkout[dev,kernels]"]
+    assert debian.lines("pip") == _by_hash(debian, "kernels")
     before = debian.installs()
     _ok(debian.run())
     _ok(debian.run("--kernels"))
     assert debian.installs() == before
-    assert len(debian.lines("pip")) == 1
+    assert len(debian.lines("pip")) == 2
 
 
 def test_a_browser_for_tests_of_pages(debian: Machine) -> None:
@@ -447,17 +459,30 @@ def test_what_pip_did_not_write_is_refused(tmp_path: Path) -> None:
     assert "does not begin as pip writes it" in done.stderr
 
 
-@pytest.mark.parametrize("harm", ["changed pyproject", "broken venv", "interrupted"])
+@pytest.mark.parametrize(
+    "harm", ["changed pyproject", "renewed lock", "broken venv", "interrupted"]
+)
 def test_the_venv_is_made_again_when_it_must(debian: Machine, harm: str) -> None:
     _ok(debian.run())
     checkout = debian.root / "checkout"
     if harm == "changed pyproject":
         (checkout / "pyproject.toml").write_text("[project]\n")
+    elif harm == "renewed lock":
+        (checkout / "requirements" / "dev.txt").write_text("click==8.5.2 --hash=sha256:0\n")
     elif harm == "broken venv":
         (checkout / ".venv" / "bin" / "python").unlink()
     else:
         (checkout / ".venv" / ".bootstrap-dev").unlink()
     _ok(debian.run())
-    assert len(debian.lines("pip")) == 2
+    assert debian.lines("pip") == _by_hash(debian) * 2
     _ok(debian.run())
-    assert len(debian.lines("pip")) == 2
+    assert len(debian.lines("pip")) == 4
+
+
+def test_a_file_of_another_hash_stops_it_each_time(debian: Machine) -> None:
+    debian.state("other-hash", "")
+    for _ in range(2):
+        assert "pip could not install" in _refused(debian.run())
+    (debian.root / "state" / "other-hash").unlink()
+    _ok(debian.run())
+    assert debian.lines("pip") == _by_hash(debian)[:1] * 2 + _by_hash(debian)

@@ -1,6 +1,8 @@
-"""tools/install: what it refuses, and that uninstalling removes nothing of others."""
+"""tools/install: what it refuses and fetches, and that uninstalling removes nothing of others."""
 
 import os
+import re
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -8,9 +10,22 @@ ROOT = Path(__file__).parents[2]
 COMMANDS = ("pagefault-trace", "pagefault-report", "ptdump", "singlemap", "multimap")
 
 
-def _run(*args: str) -> subprocess.CompletedProcess[str]:
+# Stands for .venv's interpreter, the distribution's and that of the new environment.
+PYTHON = r"""#!/bin/bash
+echo "$*" >>"__LOG__"
+case " $* " in
+*" -c "*) echo "$0" ;;
+*" venv "*) mkdir -p "${!#}/bin" && cp "$0" "${!#}/bin/python" ;;
+*" wheel "*) mkdir -p "${@: -2:1}" && touch "${@: -2:1}/it.whl" ;;
+*" --no-deps "*)
+    for name in __COMMANDS__; do echo "#!$0" >"${0%/*}/$name"; done ;;
+esac
+"""
+
+
+def _run(*args: str, root: Path = ROOT) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [str(ROOT / "tools" / "install"), *args], capture_output=True, text=True, timeout=60
+        [str(root / "tools" / "install"), *args], capture_output=True, text=True, timeout=60
     )
 
 
@@ -50,3 +65,26 @@ def test_uninstall_leaves_what_is_not_ours(tmp_path: Path) -> None:
     assert _run("--uninstall", str(tmp_path)).returncode == 0
     assert os.listdir(tmp_path / "bin") == ["ptdump"]
     assert lib.exists()
+
+
+def test_all_that_is_fetched_is_held_to_its_hash(tmp_path: Path) -> None:
+    checkout, prefix = tmp_path / "checkout", tmp_path / "prefix"
+    python = checkout / ".venv" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    log = tmp_path / "log"
+    text = PYTHON.replace("__LOG__", str(log)).replace("__COMMANDS__", " ".join(COMMANDS))
+    python.write_text(text)
+    python.chmod(0o755)
+    shutil.copytree(ROOT / "tools", checkout / "tools")
+    prefix.mkdir()
+    done = _run(str(prefix), root=checkout)
+    assert done.returncode == 0, done.stderr
+    wheels = checkout / "build" / "wheel"
+    calls = re.findall("-m pip (.*)", log.read_text())
+    assert calls == [
+        f"wheel --quiet --no-deps --no-build-isolation -w {wheels} {checkout}",
+        "install --quiet --no-cache-dir --require-hashes --only-binary :all:"
+        f" -r {checkout}/requirements/install.txt",
+        f"install --quiet --no-cache-dir --no-deps {wheels}/it.whl",
+    ]
+    assert sorted(os.listdir(prefix / "bin")) == sorted(COMMANDS)
