@@ -67,6 +67,7 @@ case $2 in
 venv) venv=${!#}; rm -rf "$venv"; mkdir -p "$venv/bin"; cp "$0" "$venv/bin/python" ;;
 pip)
     echo "${*:3}" >>"$STATE/pip"
+    [[ ${PYTHONNOUSERSITE-} ]] || exit 1 # or packages in HOME count as installed
     [[ ! -e $STATE/other-hash || " $* " != *" --require-hashes "* ]] || exit 1
     for name in pagefault-trace pagefault-report ptdump singlemap multimap; do
         echo "#!$0" >"${0%/*}/$name"

@@ -13,6 +13,7 @@ COMMANDS = ("pagefault-trace", "pagefault-report", "ptdump", "singlemap", "multi
 # Stands for .venv's interpreter, the distribution's and that of the new environment.
 PYTHON = r"""#!/bin/bash
 echo "$*" >>"__LOG__"
+[[ ${PYTHONNOUSERSITE-} ]] || exit 1 # or packages in HOME count as installed
 case " $* " in
 *" -c "*) echo "$0" ;;
 *" venv "*) mkdir -p "${!#}/bin" && cp "$0" "${!#}/bin/python" ;;
@@ -88,3 +89,5 @@ def test_all_that_is_fetched_is_held_to_its_hash(tmp_path: Path) -> None:
         f"install --quiet --no-cache-dir --no-deps {wheels}/it.whl",
     ]
     assert sorted(os.listdir(prefix / "bin")) == sorted(COMMANDS)
+    # sudo drops PYTHONNOUSERSITE, and may keep HOME.
+    assert len(re.findall("^-I -m (?:venv|pip install) ", log.read_text(), re.M)) == 3
