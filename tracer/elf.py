@@ -188,9 +188,9 @@ class Rules:
     def __call__(self, offset: int) -> Rule | None:
         return self._frames.rule(_address(self._segments, offset))
 
-    def fileno(self) -> int:
-        """The file's descriptor."""
-        return self._file.fileno()
+    def size(self) -> int:
+        """Bytes it takes."""
+        return self._frames.size()
 
     def _read(self, at: int, size: int) -> bytes:
         if not 0 <= at < 1 << 63:

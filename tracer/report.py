@@ -286,7 +286,9 @@ class Report:
             functions = (naming.frames.frame(place).function for place in places)
             return find(places, functions, naming.lookup, lambda: session.at_once)
         except Enough:
-            return SourceLines(lacking=_AT_ONCE)
+            naming.finish()
+            why = _AT_ONCE if session.at_once else "there was no time for them"
+            return SourceLines(lacking=why)
 
     def _write_stacks(self, lines: "SourceLines | None") -> None:
         if self._files.stacks is None or lines is None:

@@ -245,6 +245,7 @@ class Session:
         for pid in dict.fromkeys(plan.pids):
             self._attach(pid)
         known = {*plan.pids, os.getpid()}  # a shell's child is the tracer, too
+        known |= self.naming.pids if self.naming is not None else set()
         while plan.children and (found := self._children(known)):
             for pid in found:
                 with contextlib.suppress(ProcessGone):  # a child may end when it likes
@@ -365,7 +366,8 @@ class Session:
         self._show()
         if self.naming is not None:
             self.naming.again()
-            self._log(_NO_ROWS)  # some may have waited for names
+            if self._looping:
+                self._log(_NO_ROWS)  # some may have waited for names
         self._retire()
         if tally.events != before:
             self._mapped.add(now, tally.mapped)

@@ -53,9 +53,9 @@ def find(
     while not lookup.wait():
         go_on(enough)
     lacking = lookup.lacking if wanted else ""
-    if not lacking and lookup.unread:
-        why = next(iter(lookup.unread.values()))
-        lacking = f"{len(lookup.unread)} of {len(wanted)} files could not be opened ({why})"
+    if not lacking and lookup.lineless:
+        why = next(iter(lookup.lineless.values()))
+        lacking = f"{len(lookup.lineless)} of {len(wanted)} files could not be read ({why})"
     found = SourceLines(lacking=lacking)
     found.names = {name: plain for name in mangled if (plain := lookup.demangled(name))}
     for file, offsets in wanted.items():

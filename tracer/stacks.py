@@ -6,8 +6,9 @@ time, so that all processes that run a file have the same frames, also those tha
 """
 
 from array import array
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from hashlib import blake2b
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -27,6 +28,8 @@ MOST_USER = 127  # frames the kernel takes of a program's stack at most (bpf/sta
 MOST_STACKS = 1 << 16  # told apart in one run
 _MOST_KNOWN = 1 << 17  # numbers of the kernel's: more than it remembers to have sent
 _MOST_RAW = 1 << 14  # stacks whose fault has not come yet
+_MOST_UNSURE = 1 << 12  # stacks that wait for rules
+_REVISED_AT_ONCE = 64
 
 # Where an exception comes in: what lies further in is the handling of the fault itself.
 _ENTRIES = ("asm_exc_page_fault", "handle_mm_fault")
@@ -88,6 +91,11 @@ class _Placed:
     has_caller: bool
     truncated: bool
 
+    def digest(self) -> bytes:
+        """What tells it apart from others, whatever becomes of it."""
+        each = [place for _, place in (*self.kernel, *self.found)]
+        return blake2b(repr((each, self.has_caller)).encode("utf-8", "replace")).digest()
+
 
 class _Walk(NamedTuple):
     """Which of a stack's frames are callers of each other."""
@@ -102,7 +110,7 @@ class Rules(Protocol):
     """Who knows how code keeps its callers; FrameNames does."""
 
     def ask_rules(self, places: Iterable[Place]) -> None:
-        """What will be asked of `rule`. Answers may come later."""
+        """What will be asked of `rule`. Answers may come later; they are waited for, briefly."""
 
     def rule(self, place: Place) -> Rule | None:
         """How the code there keeps its caller; None: nothing tells, or it is not known yet."""
@@ -129,6 +137,7 @@ class Stacks:
         self.places: list[Place] = []
         self.stacks: list[Stack] = [Stack(array("I"), array("Q"), False, -1)]
         self.refused = 0  # stacks beyond MOST_STACKS
+        self.unrevised = 0  # stacks that stay as they were walked, without all rules
         self.revised = 0  # times that a stack became another, by rules that were known later
         self._spaces = spaces
         self._regions = regions
@@ -137,7 +146,7 @@ class Stacks:
         self._unsure: dict[int, _Placed] = {}  # by number: walked without all rules
         self._found = found
         self._place_ids: dict[Place, int] = {}
-        self._numbers: dict[Hashable, int] = {}  # by frames
+        self._numbers: dict[bytes, int] = {}  # by frames
         self._known: dict[int, int] = {}  # by the kernel's number, the last used at the end
         self._parts: dict[int, list[np.void]] = {}
         self._raw: dict[int, _Raw] = {}
@@ -176,16 +185,24 @@ class Stacks:
         each = np.array(found, np.uint32)[inverse]
         return np.asarray(np.repeat(each, np.diff(heads, append=len(ids))))
 
-    def revise(self) -> None:
-        """Walk the stacks again whose code's rules have come to be known since."""
-        for number, placed in list(self._unsure.items()):
+    @property
+    def unsure(self) -> int:
+        """How many were walked without all rules, and wait for them."""
+        return len(self._unsure)
+
+    def revise(self, at_once: int = _REVISED_AT_ONCE) -> None:
+        """Walk the stacks again whose code's rules have come to be known since, some at a time."""
+        for number in list(self._unsure)[:at_once]:
+            placed = self._unsure.pop(number)
             walk = self._walked(placed)
-            if walk.sure:
-                del self._unsure[number]
-                stack = self._stack(placed, walk)
-                if stack != self.stacks[number]:
-                    self.stacks[number] = stack
-                    self.revised += 1
+            if not walk.sure:  # … and have been forgotten, or are not asked for yet
+                self._unsure[number] = placed
+                self._ask_rules([placed])
+                continue
+            stack = self._stack(placed, walk)
+            if stack != self.stacks[number]:
+                self.stacks[number] = stack
+                self.revised += 1
 
     def _number(self, number: int, placed: _Placed | None) -> int:
         known = self._known.pop(number, None)
@@ -208,9 +225,7 @@ class Stacks:
         stack = self._stack(placed, walk)
         if not stack.frames:
             return 0
-        # One that may become another is told apart by all that was found.
-        each = tuple(place for _, place in (*placed.kernel, *placed.found))
-        key = stack.frames.tobytes() if walk.sure else (each, placed.has_caller)
+        key = stack.frames.tobytes() if walk.sure else placed.digest()
         number = self._numbers.get(key)
         if number is None:
             if len(self.stacks) > MOST_STACKS:
@@ -218,8 +233,10 @@ class Stacks:
                 return 0
             number = self._numbers[key] = len(self.stacks)
             self.stacks.append(stack)
-            if not walk.sure:
+            if not walk.sure and len(self._unsure) < _MOST_UNSURE:
                 self._unsure[number] = placed
+            elif not walk.sure:
+                self.unrevised += 1
         return number
 
     def _stack(self, placed: _Placed, walk: _Walk) -> Stack:

@@ -18,6 +18,7 @@ from tracer.symbolizing.lookup import WAIT_S, Lookup
 _KERNEL = np.uint64(1 << 63)  # x86-64: the upper half of the address space
 _LARGEST_FUNCTION = 1 << 20  # beyond: code kallsyms does not list (kallsyms gives no sizes)
 _MOST_KNOWN = 1 << 17  # named addresses that are remembered
+_MOST_TEXT = 1 << 25  # characters of their names
 
 Array = npt.NDArray[np.uint64]
 
@@ -37,6 +38,7 @@ class Symbols:
         self._kallsyms = kallsyms
         self._kernel: tuple[list[int], list[str]] | None = None
         self._known: dict[tuple[int, int], str] = {}
+        self._text = 0  # characters of them
 
     def names(
         self,
@@ -89,9 +91,11 @@ class Symbols:
         name, file = self._find(where, region_id), self._file(region_id)
         settled = not file or self.lookup.settled("functions", file, where)
         if settled:
-            if len(self._known) >= _MOST_KNOWN:
+            if len(self._known) >= _MOST_KNOWN or self._text >= _MOST_TEXT:
                 self._known.clear()
+                self._text = 0
             self._known[where, region_id] = name
+            self._text += len(name)
         return name, settled
 
     def _ask(self, region_id: int, wanted: Sequence[int]) -> bool:

@@ -49,6 +49,10 @@ class Unwinding:
         self._table: npt.NDArray[np.int32] = np.frombuffer(table, "<i4").reshape(-1, 2)
         self._address = address
 
+    def size(self) -> int:
+        """Bytes it takes."""
+        return self._table.nbytes
+
     def rule(self, address: int) -> Rule | None:
         """The rule at an address (in the file's own terms); None where there is none."""
         at = int(np.searchsorted(self._table[:, 0], address - self._address, side="right")) - 1

@@ -193,6 +193,9 @@ class Symbols:
         self.texts, self.known, self.settles = texts, True, True
 
     def names(self, batch: Rows) -> tuple[list[str], bool]:
+        raise AssertionError("a file can wait, and nobody waits for it")
+
+    def ask(self, batch: Rows) -> tuple[list[str], bool]:
         return [text if self.known else "early" for text in self.texts[: len(batch)]], self.known
 
     def settle(self) -> None:
@@ -235,6 +238,29 @@ def test_rows_wait_for_their_names(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     output.close()
     assert there()[4:] == [("5", "later"), ("6", "later"), ("7", "later")]
     assert not Path(str(path) + ".part").exists()
+
+
+def test_after_a_failure_nothing_is_written_in_its_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    symbols, path = Symbols("later"), tmp_path / "f"
+    file = open_output(str(path))
+    output = CsvOutput(file, symbols)
+    output.write(rows(0), names())
+    symbols.known = False
+    for number in (1, 2):
+        output.write(rows(1, number=number), names())
+    symbols.known = True
+
+    def fail(text: object) -> None:
+        raise TraceError("disk full", "make room", Exit.OUTPUT)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(file, "write", fail)
+        with pytest.raises(TraceError):
+            output.write(rows(1, number=3), names())
+    output.close()
+    assert read(path.read_text()) == []
 
 
 def test_at_once_rows_go_without_names(tmp_path: Path) -> None:

@@ -33,7 +33,7 @@ class Symbols:
     def __init__(self, text: str) -> None:
         self.text = text
 
-    def names(self, rows: Rows) -> tuple[list[str], bool]:
+    def ask(self, rows: Rows) -> tuple[list[str], bool]:
         return [self.text] * len(rows), True
 
     def settle(self) -> None:

@@ -230,7 +230,7 @@ def test_what_cannot_be_asked_leaves_less() -> None:
     assert not find([place], [], lookup(lambda _: opener("/etc/passwd")()))
     gone = find([place], [], lookup())
     assert not gone
-    assert "1 of 1 files could not be opened" in gone.lacking
+    assert "1 of 1 files could not be read" in gone.lacking
 
 
 # -- FILE.stacks.csv and the summary ---------------------------------------------------------

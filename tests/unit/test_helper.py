@@ -1,5 +1,6 @@
 """The process that reads targets' files: what it may do, and what becomes of it."""
 
+import itertools
 import os
 import signal
 import subprocess
@@ -7,7 +8,6 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from opened import opener
@@ -78,6 +78,7 @@ def test_it_answers_and_has_no_rights(helper: Helper, folder: Path) -> None:
     if os.geteuid() == 0:
         assert set(status["Uid"].split()) == set(status["Gid"].split()) == {"65534"}
         assert status["Groups"] == ""
+        assert os.readlink(f"/proc/{pid}/root").endswith(" (deleted)")  # an empty folder
     limits = Path(f"/proc/{pid}/limits").read_text()
     for limit in ("Max file size", "Max core file size", "Max processes"):
         (line,) = (line for line in limits.splitlines() if line.startswith(limit))
@@ -144,13 +145,24 @@ def test_nobody_waits_for_one_that_does_not_answer(helper: Helper, folder: Path)
 def test_a_file_takes_so_much_time_in_all(
     helper: Helper, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(helper_module, "MOST_S", 0.0)
+    clock = itertools.count(0, 40)
+    monkeypatch.setattr(helper_module, "_processor_time", lambda pid: next(clock))
     lookup = Lookup(helper, opening(folder))
-    assert function(lookup, 1) is None  # asked for its build ID before
-    assert "processor time" in lookup.failed[1]
+    next(clock)
+    assert function(lookup, 1) is None  # its build ID took 40 s
+    assert lookup.failed == {1: "it took more than 30 s of processor time"}
     monkeypatch.setattr(helper_module, "MOST_IN_ALL_S", 0.0)
     assert function(lookup, 2) is None
     assert "all files" in lookup.failed[2]
+
+
+def test_processor_time_is_the_kernel_s() -> None:
+    began = helper_module._processor_time(os.getpid())
+    until = time.process_time() + 0.05
+    while time.process_time() < until:
+        pass
+    assert 0.03 <= helper_module._processor_time(os.getpid()) - began <= 1
+    assert helper_module._processor_time(1 << 30) == 0
 
 
 def test_it_is_given_up_in_the_end(helper: Helper, folder: Path) -> None:
@@ -177,18 +189,18 @@ def test_where_there_is_none(helper: Helper, folder: Path, monkeypatch: pytest.M
     assert function(Lookup(other, opening(folder)), 1) is None
 
 
-ANSWERS: list[Any] = [
-    *("null", "7", "[]", "{}", '{"answer":7,"seconds":0}', '{"answer":[1],"seconds":0}'),
-    *('{"answer":[["first"]],"seconds":0}', '{"answer":[[8,"first"]],"seconds":0}'),
-    *('{"answer":[["f",8],["g",8]],"seconds":0}', '{"answer":[["f",1e400]],"seconds":0}'),
-    *(
-        '{"answer":[["f",8]],"seconds":"x"}',
-        '{"answer":[["f",8]],"seconds":NaN}',
-        "{" * 100,
-        "[" * 100_000,
-        "\xff",
-    ),
-]
+GOOD = '{"texts":["first"],"found":[[0,8]]}'
+ANSWERS = [
+    *("null", "7", "[]", "{}", '{"answer":7}', '{"answer":[1]}', '{"answer":{}}'),
+    *(f'{{"answer":{each}}}' for each in (
+        '{"texts":7,"found":[[0,8]]}', '{"texts":["f"],"found":7}', '{"texts":[8],"found":[[0,8]]}',
+        '{"texts":["f"],"found":[[1,8]]}', '{"texts":["f"],"found":[[0,"8"]]}',
+        '{"texts":["f"],"found":[[0,1e400]]}', '{"texts":["f"],"found":[[0,8],[0,9]]}',
+        '{"texts":["f"],"found":[[0,' + "9" * 400 + "]]}", '{"texts":["f"],"found":[0]}',
+        '{"texts":["f"],"found":[[]]}', '{"texts":["f"],"found":["f"]}', "NaN", "Infinity",
+    )),
+    *("{" * 100, "[" * 100_000, "\xff", f'{{"answer":{GOOD}}}' * 2),
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("answer", ANSWERS, ids=[str(at) for at in range(len(ANSWERS))])
@@ -200,7 +212,7 @@ def test_what_it_answers_is_not_believed(
         "import socket, sys; s = socket.socket(fileno=int(sys.argv[1]));"
         "pack = lambda text: len(text).to_bytes(4, 'little') + text.encode('latin-1');"
         's.sendall(pack(\'{"lacking":""}\')); s.recv(1 << 16);'
-        's.sendall(pack(\'{"answer":"","seconds":0}\')); s.recv(1 << 16);'
+        's.sendall(pack(\'{"answer":""}\')); s.recv(1 << 16);'
         f"s.sendall(pack({answer!r})); s.recv(1 << 16)"
     )
     monkeypatch.setattr(helper_module, "_START", code)
@@ -252,6 +264,69 @@ def test_a_perf_map_of_half_a_million_functions_takes_little(helper: Helper) -> 
     assert found == ("a function with a name of forty characters", 4)
     peak = int(status_of(pid_of(helper))["VmHWM"].split()[0])
     assert peak < 250 << 10  # KiB
+
+
+def test_names_without_end_take_little(helper: Helper, folder: Path) -> None:
+    """One name that is that of all code of a file, or as many that are as long."""
+    long = "\udcff" * 4000
+    many = [(f"{at}" + long, 0x12, 0x401000 + at, 1) for at in range(512)]
+    (folder / "1").write_bytes(make_elf((SYMTAB, [(long, 0x12, 0x401000, 0x1000)])))
+    (folder / "2").write_bytes(make_elf((SYMTAB, many)))
+    lookup = Lookup(helper, opening(folder))
+    for file in (1, 2):
+        lookup.ask("functions", file, range(0x1000, 0x2000))
+        assert lookup.wait(LONG_S)
+    assert lookup.failed == {}
+    whole = {id(found[0]) for at in range(0x1000, 0x2000) if (found := lookup.function(1, at))}
+    assert len(whole) == 1
+    names = [found[0] for at in range(0x1000, 0x2000) if (found := lookup.function(2, at))]
+    assert len(names) == 512
+    assert sum(map(len, names)) < 1 << 20
+
+
+def test_asked_when_it_is_over_it_does_not_start_again(helper: Helper, folder: Path) -> None:
+    lookup = Lookup(helper, opening(folder))
+    assert function(lookup, 1) == ("first", 8)
+    helper.close()
+    assert lookup.function(2, 0x1108) is None
+    assert helper.started == 1
+    assert lookup.failed == {}
+
+
+def test_its_end_is_told_whatever_it_was(helper: Helper, folder: Path) -> None:
+    lookup = Lookup(helper, opening(folder))
+    assert function(lookup, 2) == ("first", 8)
+    os.kill(pid_of(helper), signal.SIGSTOP)
+    lookup.function(1, 0x1108)
+    os.kill(pid_of(helper), 40)  # which has no name
+    os.kill(pid_of(helper), signal.SIGCONT)
+    assert lookup.wait(LONG_S)
+    assert lookup.failed in ({1: "what reads it was ended by signal 40"}, {})
+
+
+def test_descriptors_that_run_out_cost_no_names(folder: Path) -> None:
+    """Of more files than may be open: those used last are, the others are handed over again."""
+    for number in range(10, 70):
+        (folder / str(number)).write_bytes(make_elf((SYMTAB, FULL)))
+    code = f"""
+import os, resource, sys, time
+sys.path[:0] = [{str(Path(__file__).parent)!r}]
+from opened import opener
+resource.setrlimit(resource.RLIMIT_NOFILE, (40, 40))
+from tracer.symbolizing.helper import Helper
+from tracer.symbolizing.lookup import Lookup
+helper = Helper()
+lookup = Lookup(helper, lambda number: opener(f"{folder}/{{number}}")())
+for again in (0x1108, 0x1208):
+    for number in range(10, 70):
+        lookup.ask("functions", number, [again])
+        lookup.ask("rules", number, [again])
+    assert lookup.wait({LONG_S})
+    assert all(lookup.function(number, again) for number in range(10, 70))
+assert not lookup.failed
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 def test_mangled_names_one_of_which_kills_it(

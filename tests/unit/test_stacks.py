@@ -235,6 +235,22 @@ def test_a_stack_is_walked_again_when_its_rules_are_known() -> None:
     assert world.stacks.revised == 1
 
 
+def test_so_many_wait_for_rules(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The others stay as they were walked, and are counted."""
+    monkeypatch.setattr(stacks_module, "_MOST_UNSURE", 2)
+    world = World({AT[LEAF]: Rule(RSP, 48, False), AT[MAIN]: FRAMED})
+    world.answering = False
+    for number in range(1, 5):
+        world.send(number, [LEAF, MAIN + 16 * number])
+    assert world.ask(1, 2, 3, 4) == [1, 2, 3, 4]
+    assert (world.stacks.unsure, world.stacks.unrevised) == (2, 2)
+    world.answering = True
+    world.stacks.revise(1)
+    assert (world.stacks.unsure, world.stacks.revised) == (1, 1)
+    world.stacks.revise()
+    assert [len(world.places(number)) for number in range(1, 5)] == [1, 1, 2, 2]
+
+
 def walked(rules: dict[int, Rule], caller: int = CALLER) -> tuple[list[int], int]:
     world = World({AT[address]: rule for address, rule in rules.items()})
     world.send(7, [LEAF, MAIN], caller=caller)

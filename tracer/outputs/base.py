@@ -18,8 +18,11 @@ class Symbolizer(Protocol):
     def names(self, rows: Rows) -> tuple[Sequence[str], bool]:
         """One string a row, "" where unknown, raw (not printable), as far as they are known now.
 
-        And whether that is all that will be known of them.
+        And whether that is all that will be known of them. Waits for it, but not for long.
         """
+
+    def ask(self, rows: Rows) -> tuple[Sequence[str], bool]:
+        """The same without waiting for it."""
 
     def settle(self) -> None:
         """Wait until it is. Raises Enough where there is no time for it."""

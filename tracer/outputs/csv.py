@@ -73,12 +73,14 @@ class CsvOutput:
 
     def close(self) -> None:
         """Close the file; one without a fault has its header."""
-        self._start()
-        if self._held and self._symbols is not None:
-            with contextlib.suppress(Enough):
-                self._symbols.settle()
-        self._write_named(0)
-        self._file.close()
+        try:
+            self._start()
+            if self._held and self._symbols is not None:
+                with contextlib.suppress(Enough):
+                    self._symbols.settle()
+            self._write_named(0)
+        finally:
+            self._file.close()
 
     def discard(self) -> None:
         """Close without a trace: a file we made is removed, one that was there is as it was."""
@@ -90,6 +92,8 @@ class CsvOutput:
             self._file.write(header)
 
     def _add(self, rows: Rows) -> None:
+        if self._held and self._symbols is not None:
+            self._symbols.ask(rows)  # to be known once it is their turn
         self._held.append(rows)
         self._held_rows += len(rows)
         self._write_named(MOST_HELD)
@@ -100,13 +104,18 @@ class CsvOutput:
             rows = self._held[0]
             symbols: Sequence[str] = ()
             if self._symbols is not None:
-                symbols, complete = self._symbols.names(rows)
+                symbols, complete = self._symbols.ask(rows)
                 if not complete and self._held_rows <= most:
                     return
             self._held.popleft()
             self._held_rows -= len(rows)
-            for text in self._format(rows, symbols):
-                self._file.write(text)
+            try:
+                for text in self._format(rows, symbols):
+                    self._file.write(text)
+            except BaseException:
+                self._held.clear()  # what follows would be in its place
+                self._held_rows = 0
+                raise
 
     def _format(self, rows: Rows, symbols: Sequence[str]) -> Iterator[memoryview]:
         cells = [

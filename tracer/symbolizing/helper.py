@@ -18,7 +18,7 @@ from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from tracer.symbolizing.messages import BadMessage, Inbox, packed
+from tracer.symbolizing.messages import BadMessage, Inbox, close_all, packed
 from tracer.text import printable
 
 # Of processor time: what each question may take is server.NAMES_S, LINES_S.
@@ -55,7 +55,7 @@ class Asked(Protocol):
     """Whom to ask."""
 
     lacking: str  # why there are no source lines; "" as long as nothing is known against them
-    since_s: float  # time.monotonic(): when it was last asked, or started
+    since_s: float  # time.monotonic(): since when it has something to answer, or had last
 
     def ask(self, question: Question) -> None:
         """Queue a question. Its answer may come at once, or in `turn`."""
@@ -83,7 +83,8 @@ class Helper:
         self._waiting: deque[Question] = deque()
         self._asked: Question | None = None
         self._deadline = 0.0  # time.monotonic()
-        self._pumping = False
+        self._pumping = self._closed = False
+        self._counted_s = 0.0  # of the process's processor time
         self._deaths = 0
         self._spent: dict[Subject, float] = {}
         self._spent_in_all = 0.0
@@ -92,7 +93,11 @@ class Helper:
 
     def start(self) -> None:
         """Start it before it is needed; its interpreter takes a moment."""
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        except OSError as error:
+            self._give_up(f"its process could not be started: {error.strerror}")
+            return
         ours.setblocking(False)
         command = [sys.executable, "-I", "-S", "-c", _START, str(theirs.fileno())]
         try:
@@ -113,17 +118,26 @@ class Helper:
         finally:
             theirs.close()
         self._socket, self._inbox, self._ready = ours, Inbox(), False
-        self.since_s = time.monotonic()
-        self._deadline = self.since_s + _SLACK_S
+        self._deadline = time.monotonic() + _SLACK_S
         self.started += 1
+        self._counted_s = 0.0
 
     def ask(self, question: Question) -> None:
         """Queue a question (Asked.ask)."""
+        if self._closed:
+            return
         if self._given_up:
             question.take(None, self._given_up)
             return
+        if self._asked is None and not self._waiting:
+            self.since_s = time.monotonic()
         self._waiting.append(question)
         self._pump()
+
+    @property
+    def pid(self) -> int:
+        """Its process, 0 where there is none."""
+        return self._process.pid if self._process is not None else 0
 
     def ready(self, until: float) -> None:
         """Wait for it to be ready, until then at most (time.monotonic())."""
@@ -144,7 +158,8 @@ class Helper:
             self._poll(min(left, max(self._deadline - time.monotonic(), 0.0)))
 
     def close(self) -> None:
-        """End it; what was not answered stays so."""
+        """End it; what was not answered stays so, and nothing is asked any more."""
+        self._closed = True
         self._waiting.clear()
         self._asked = None
         self._end()
@@ -194,7 +209,7 @@ class Helper:
         try:
             while (message := self._inbox.take()) is not None:
                 self._take(message)
-        except (BadMessage, LookupError, TypeError, ValueError):
+        except Exception:  # whatever it is that was made of it
             self._died("its answer made no sense")
         return True
 
@@ -203,22 +218,24 @@ class Helper:
             self.lacking, self._ready = _words(message["lacking"]), True
             return
         question = self._asked
-        if question is None:
+        if question is None or self._out:
             raise BadMessage("nothing was asked")
-        why, seconds = _words(message.get("why", "")), float(message["seconds"])
-        if not 0 <= seconds < 1e6:
-            raise BadMessage("no time")
+        why = _words(message.get("why", ""))
         if why:
             self._refuse(question.about, why)
         question.take(None if why else message["answer"], why)
         self._asked = None
-        self._count(question.about, seconds)
+        self._count(question)
 
-    def _count(self, about: Subject, seconds: float) -> None:
-        self._spent[about] = self._spent.get(about, 0.0) + seconds
-        self._spent_in_all += seconds
-        if self._spent[about] > MOST_S:
-            self._refuse(about, f"it took more than {MOST_S:.0f} s of processor time")
+    def _count(self, question: Question) -> None:
+        """What the answer took, by the kernel's count."""
+        seconds = _processor_time(self.pid)
+        took, self._counted_s = seconds - self._counted_s, seconds
+        about = question.about
+        self._spent[about] = self._spent.get(about, 0.0) + took
+        self._spent_in_all += took
+        if self._spent[about] > (most := max(MOST_S, 2 * question.seconds)):
+            self._refuse(about, f"it took more than {most:.0f} s of processor time")
         if self._spent_in_all > MOST_IN_ALL_S:
             self._give_up(f"all files took more than {MOST_IN_ALL_S:.0f} s of processor time")
 
@@ -234,8 +251,7 @@ class Helper:
                 continue
             message, self._passed = made
             self._out, self._asked = packed(message), question
-            self.since_s = time.monotonic()
-            self._deadline = self.since_s + question.seconds + _SLACK_S
+            self._deadline = time.monotonic() + question.seconds + _SLACK_S
             self._send()
             return True
         return False
@@ -250,14 +266,14 @@ class Helper:
             except BlockingIOError:
                 return
             except OSError:
-                break  # it has ended, as `_receive` will find
+                self._died("")
+                return
             self._out = self._out[sent:]
             self._drop_passed()
-        self._drop_passed()
 
     def _drop_passed(self) -> None:
-        while self._passed:
-            os.close(self._passed.pop())
+        close_all(self._passed)
+        self._passed = []
 
     def _poll(self, seconds: float) -> None:
         if self._socket is None:
@@ -269,8 +285,8 @@ class Helper:
     # -- its end -----------------------------------------------------------------------------
 
     def _died(self, why: str) -> None:
-        """It ended, or is to: whatever it was asked is not asked again."""
-        status = self._end()
+        """It ended, or is to (`why`): whatever it was asked is not asked again."""
+        status = self._end(by_itself=not why)
         question, self._asked = self._asked, None
         self._deaths += 1
         why = why or _cause(status, question)
@@ -281,8 +297,8 @@ class Helper:
         if question is not None:
             question.take(None, why)
 
-    def _end(self) -> int:
-        """Kill it, if need be; what it left behind as its status."""
+    def _end(self, *, by_itself: bool = False) -> int | None:
+        """Kill it, unless it has ended `by_itself`; its status, None where it is killed."""
         self._out = b""
         self._drop_passed()
         if self._socket is not None:
@@ -290,15 +306,15 @@ class Helper:
             self._socket = None
         process, self._process = self._process, None
         if process is None:
-            return 0
-        # What has ended by itself says of what.
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            return process.wait(_REAP_S if self._asked is not None else 0)
+            return None
+        if by_itself:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                return process.wait(_REAP_S)
         process.kill()
         # One that waits for a file system that does not answer goes when that does.
         with contextlib.suppress(subprocess.TimeoutExpired):
-            return process.wait(_REAP_S)
-        return -signal.SIGKILL
+            process.wait(_REAP_S)
+        return None
 
     def _refuse(self, about: Subject, why: str) -> None:
         self._refused.setdefault(about, why)
@@ -316,10 +332,24 @@ def _words(text: Any) -> str:
     return printable(str(text)[:200])
 
 
-def _cause(status: int, question: Question | None) -> str:
+def _cause(status: int | None, question: Question | None) -> str:
     """Of what it ended, in words."""
+    if status is None:
+        return "what reads it answers no more"
     if -status == signal.SIGXCPU and question is not None:
         return f"it took more than {question.seconds:.0f} s of processor time"
-    if status < 0:
+    if status >= 0:
+        return f"what reads it ended with status {status}"
+    with contextlib.suppress(ValueError):
         return f"what reads it was ended by {signal.Signals(-status).name}"
-    return f"what reads it ended with status {status}"
+    return f"what reads it was ended by signal {-status}"
+
+
+def _processor_time(pid: int) -> float:
+    """Seconds that a process has had (proc(5), stat: utime and stime)."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            fields = file.read().rpartition(b")")[2].split()
+    except OSError:
+        return 0.0
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")

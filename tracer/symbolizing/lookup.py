@@ -22,8 +22,10 @@ from tracer.symbolizing.rule import Rule
 DEBUG_ROOT = Path("/usr/lib/debug/.build-id")
 WAIT_S = 0.05  # what tracing waits for an answer at most
 _AT_ONCE = 4096  # offsets in a question
+_LINES_AT_ONCE = 1 << 16
 _NAMES_AT_ONCE = 256
-_MOST_KNOWN = 1 << 19  # answers that are remembered
+_MOST_KNOWN = 1 << 18  # answers of one kind that are remembered
+_MOST_TEXT = 1 << 26  # characters of names that are remembered
 _LONGEST = 4096  # characters of a name or path
 _BUILD_ID = re.compile(r"[0-9a-f]{4,1024}")
 _LINES_S = 60.0  # of processor time: DWARF is large
@@ -51,12 +53,13 @@ class Lookup:
         self._helper = helper
         self._open_file = open_file
         self._debug_root = debug_root
-        self._known: dict[Key, Any] = {}
+        self._known: dict[Kind, dict[tuple[int, int], Any]] = {kind: {} for kind in _VALUES}
         self._asked: set[Key] = set()
+        self._text = 0  # characters of names among them, at most
         self._demangled: dict[str, str] = {}
         self._unopened: dict[int, str] = {}
         self.failed: dict[int, str] = {}  # files, and why they are not asked about any more
-        self.unread: dict[int, str] = {}  # files that could not be opened for lines, and why
+        self.lineless: dict[int, str] = {}  # files, and why they are not asked for lines
 
     @property
     def lacking(self) -> str:
@@ -79,7 +82,7 @@ class Lookup:
 
     def line(self, file: int, offset: int) -> tuple[str, int]:
         """The source file and line at `offset`, once it was asked for; ("", 0): not known."""
-        return self._known.get(("lines", file, offset)) or ("", 0)
+        return self._known["lines"].get((file, offset)) or ("", 0)
 
     def demangled(self, name: str) -> str:
         """A mangled name as the programmer wrote it, once it was asked for; "" where it is none."""
@@ -87,24 +90,27 @@ class Lookup:
 
     def settled(self, kind: Kind, file: int, offset: int = 0) -> bool:
         """Whether what there is to know of that is known."""
-        return (kind, file, offset) in self._known
+        return (file, offset) in self._known[kind]
 
     def ask(self, kind: Kind, file: int, offsets: Iterable[int]) -> None:
         """Ask for what is not known, and not asked for yet."""
-        keys = ((kind, file, offset) for offset in offsets)
-        wanted = [key[2] for key in keys if key not in self._known and key not in self._asked]
+        known, asked = self._known[kind], self._asked
+        wanted = [
+            offset
+            for offset in offsets
+            if (file, offset) not in known and (kind, file, offset) not in asked
+        ]
         if not wanted:
             return
         if kind in ("functions", "lines"):
             self.ask("build_id", file, [0])  # that tells where its debug file would be
-        if len(self._known) > _MOST_KNOWN and kind != "lines":
-            self._known.clear()
-        for start in range(0, len(wanted), _AT_ONCE):
-            part = wanted[start : start + _AT_ONCE]
-            self._asked.update((kind, file, offset) for offset in part)
+        at_once = _LINES_AT_ONCE if kind == "lines" else _AT_ONCE
+        for start in range(0, len(wanted), at_once):
+            part = wanted[start : start + at_once]
+            asked.update((kind, file, offset) for offset in part)
             self._helper.ask(
                 Question(
-                    file,
+                    ("lines", file) if kind == "lines" else file,
                     partial(self._make, kind, file, part),
                     partial(self._take, kind, file, part),
                     _LINES_S if kind == "lines" else 10.0,
@@ -129,10 +135,10 @@ class Lookup:
     # -- questions and answers ---------------------------------------------------------------
 
     def _value(self, kind: Kind, file: int, offset: int) -> Any:
-        key = kind, file, offset
-        if key not in self._known:
+        known = self._known[kind]
+        if (file, offset) not in known:
             self.ask(kind, file, [offset])
-        return self._known.get(key)
+        return known.get((file, offset))
 
     def _make(
         self, kind: Kind, file: int, offsets: list[int], started: int
@@ -167,26 +173,41 @@ class Lookup:
 
     def _take(self, kind: Kind, file: int, offsets: list[int], answer: Any, why: str) -> None:
         if why:
-            self.failed[file] = why
-        values = [None] * len(offsets) if why else _VALUES[kind](answer)
-        if kind == "lines" and not values and file in self._unopened:
-            self.unread[file] = self._unopened[file]
-        for offset, value in zip(offsets, values, strict=kind != "lines"):
-            self._known[kind, file, offset] = value
+            (self.lineless if kind == "lines" else self.failed)[file] = why
+        values = [] if why else _VALUES[kind](answer)
+        if values and len(values) != len(offsets):
+            raise BadMessage("so many were not asked about")
+        if kind == "lines" and not values and not why and file in self._unopened:
+            self.lineless[file] = self._unopened[file]
+        known = self._known[kind]
         for offset in offsets:
+            known[file, offset] = None
             self._asked.discard((kind, file, offset))
-            self._known.setdefault((kind, file, offset))
+        for offset, value in zip(offsets, values, strict=False):
+            known[file, offset] = value
+        self._forget(kind, answer if values and kind == "functions" else None)
+
+    def _forget(self, kind: Kind, answer: Any) -> None:
+        """Of what is too much, the oldest answers. Lines are asked for once, and stay."""
+        if answer is not None:
+            self._text += sum(len(name) for name in answer["texts"])
+        known = self._known[kind]
+        if self._text > _MOST_TEXT:
+            self._text = 0
+            self._known["functions"].clear()
+        elif len(known) > _MOST_KNOWN and kind != "lines":
+            for key in list(known)[: _MOST_KNOWN // 4]:
+                del known[key]
 
     def _ask_names(self, names: Sequence[str]) -> None:
         message = {"ask": "names", "names": names}
 
         def take(answer: Any, why: str) -> None:
             if why and len(names) > 1:  # one of them it was
-                middle = len(names) // 2
-                self._ask_names(names[:middle])
-                self._ask_names(names[middle:])
+                for name in names:
+                    self._ask_names([name])
                 return
-            plain = [""] if why else [_name(each) for each in _list(answer)]
+            plain = [""] if why else [name_of(each) for each in _list(answer)]
             self._demangled.update(zip(names, plain, strict=True))
 
         about = ("names", names[0], len(names))
@@ -199,26 +220,34 @@ def _list(answer: Any) -> list[Any]:
     return answer
 
 
-def _name(text: Any) -> str:
+def name_of(text: Any) -> str:
+    """A name as it was answered. Raises BadMessage where it is none."""
     if not isinstance(text, str):
         raise BadMessage("no name")
     return text[:_LONGEST]
 
 
-def _number(value: Any) -> int:
+def number_of(value: Any) -> int:
+    """Likewise a number, of 64 bits."""
     if not isinstance(value, int) or not -(1 << 63) <= value < 1 << 64:
         raise BadMessage("no number")
     return value
 
 
-def _functions(answer: Any) -> list[Found]:
-    pairs = [each and (_name(each[0]), _number(each[1])) for each in _list(answer)]
-    return [pair if pair and pair[0] else None for pair in pairs]
+def found_of(answer: Any) -> list[Found]:
+    """Likewise (text, number) of each, None where there is none: see server.told."""
+    texts = [name_of(each) for each in _list(answer["texts"])]
+    return [
+        None if each is None else (texts[number_of(each[0])], number_of(each[1]))
+        for each in _list(answer["found"])
+    ]
 
 
 def _rules(answer: Any) -> list[Rule | None]:
     return [
-        each and Rule(_number(each[0]), _number(each[1]), bool(each[2]), bool(each[3]))
+        None
+        if each is None
+        else Rule(number_of(each[0]), number_of(each[1]), bool(each[2]), bool(each[3]))
         for each in _list(answer)
     ]
 
@@ -227,13 +256,9 @@ def _build_id(answer: Any) -> list[str]:
     return [answer if isinstance(answer, str) and _BUILD_ID.fullmatch(answer) else ""]
 
 
-def _lines(answer: Any) -> list[tuple[str, int]]:
-    return [(_name(each[0]), _number(each[1])) for each in _list(answer)]
-
-
 _VALUES: dict[Kind, Callable[[Any], list[Any]]] = {
-    "functions": _functions,
+    "functions": found_of,
     "rules": _rules,
     "build_id": _build_id,
-    "lines": _lines,
+    "lines": found_of,
 }

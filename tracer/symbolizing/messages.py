@@ -10,9 +10,10 @@ import json
 import os
 import socket
 import struct
+from collections.abc import Iterable
 from typing import Any
 
-LONGEST = 1 << 26  # bytes of a message
+LONGEST = 1 << 22  # bytes of an answer
 MOST_FDS = 2
 _LENGTH = struct.Struct("<I")
 
@@ -65,17 +66,26 @@ def receive(connection: socket.socket) -> tuple[Any, list[int]]:
     """
     descriptors = array.array("i")
     room = socket.CMSG_SPACE(MOST_FDS * descriptors.itemsize)
-    first, ancillary, _, _ = connection.recvmsg(1, room, socket.MSG_CMSG_CLOEXEC)
+    first, ancillary, flags, _ = connection.recvmsg(1, room, socket.MSG_CMSG_CLOEXEC)
     for level, kind, data in ancillary:
         if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
             descriptors.frombytes(data[: len(data) // descriptors.itemsize * descriptors.itemsize])
     try:
         (length,) = _LENGTH.unpack(first + _exactly(connection, _LENGTH.size - 1))
-        return json.loads(_exactly(connection, length)), descriptors.tolist()
+        message = json.loads(_exactly(connection, length))
     except (EOFError, ValueError):
-        for descriptor in descriptors:
-            os.close(descriptor)
+        close_all(descriptors)
         raise
+    if flags & socket.MSG_CTRUNC:  # more than we may have open
+        close_all(descriptors)
+        descriptors = array.array("i")
+    return message, descriptors.tolist()
+
+
+def close_all(descriptors: Iterable[int]) -> None:
+    """Close them."""
+    for descriptor in descriptors:
+        os.close(descriptor)
 
 
 def _exactly(connection: socket.socket, size: int) -> bytes:

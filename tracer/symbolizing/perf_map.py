@@ -45,7 +45,8 @@ class PerfMap:
 
     def read(self, descriptor: int, *, last: bool = False) -> None:
         """What was appended to its file. A line that may still be written is left unless `last`."""
-        text = os.pread(descriptor, max(_MOST_BYTES - self.size, 0), self.size)
+        end = min(os.fstat(descriptor).st_size, _MOST_BYTES)
+        text = os.pread(descriptor, max(end - self.size, 0), self.size)
         self.add(text if last else text[: text.rfind(b"\n") + 1])
 
     def add(self, text: bytes) -> None:

@@ -16,15 +16,13 @@ from typing import Any
 from tracer.procfs.regular import reopened
 from tracer.procfs.roots import OURS, Roots, Whose
 from tracer.symbolizing.helper import Asked, Question
+from tracer.symbolizing.lookup import Found, found_of, number_of
 
 AGAIN_S = 0.2  # a map is looked at again after that at the earliest
 _MOST_MAPS = 64  # processes whose maps are known
-_MOST_READINGS = 10_000  # of one process's file
+_MOST_LOOKS = 10_000  # at one process's file
 _MOST_FOUND = 1 << 16  # functions of one process that are remembered
 _AT_ONCE = 4096  # addresses in a question
-_LONGEST = 4096  # characters of a name
-
-Found = tuple[str, int] | None
 
 
 @dataclass
@@ -33,16 +31,28 @@ class _Map:
 
     pid: int  # by its own namespace
     user: int | None = None  # whom the process runs as; None: it was gone when first asked about
-    read_s: float = 0.0  # time.monotonic()
-    readings: int = 0
-    ended: bool = False  # and read since
-    file: tuple[int, int] | None = None  # st_dev, st_ino of what was read
-    size: int = 0  # bytes of it that were read
-    started: int = 0  # by which process, as the helper counts them
+    looked_s: float = 0.0  # time.monotonic()
+    looks: int = 0
+    ended: bool = False  # and looked at since
+    file: tuple[int, int] | None = None  # st_dev, st_ino
+    size: int = 0  # of the file, when last looked at
+    fresh: bool = True  # it is to be read from its beginning
+    descriptor: int | None = None  # to read what is new in it
+    started: int = 0  # by which process it is read, as the helper counts them
     found: dict[int, tuple[str, int]] = field(default_factory=dict)  # by address
+    unknown: set[int] = field(default_factory=set)  # addresses that are not in it, as far as read
     asked: dict[int, None] = field(default_factory=dict)  # addresses, to be asked for, and …
     sent: list[int] = field(default_factory=list)  # … of these in the question under way
-    final: set[int] = field(default_factory=set)  # addresses of which no more will be known
+
+    def take_descriptor(self) -> int | None:
+        """The descriptor, whose owner the caller is now."""
+        descriptor, self.descriptor = self.descriptor, None
+        return descriptor
+
+    def close(self) -> None:
+        """Let go of the file."""
+        if (descriptor := self.take_descriptor()) is not None:
+            os.close(descriptor)
 
 
 class PerfMaps:
@@ -53,75 +63,91 @@ class PerfMaps:
         self._helper = helper
         self._roots = Roots(proc)
         self._folder = folder
-        self._maps: dict[int, _Map] = {}
+        self._maps: dict[int, _Map] = {}  # the last asked about at the end
         self.failed: dict[int, str] = {}  # processes, and why their maps are not read any more
 
     def at(self, pid: int, address: int) -> Found:
         """(name, bytes into it) of the function at an address in a process; None: not known yet."""
         known = self._map(pid)
-        if address not in known.found and address not in known.final:
+        if address not in known.found:
             self.ask(pid, [address])
         return known.found.get(address)
 
     def ask(self, pid: int, addresses: Iterable[int]) -> None:
-        """Ask for functions that are not known yet."""
+        """Ask for functions that are not known yet.
+
+        The file is opened now, if it is there and has changed: its process may end any moment.
+        """
         known = self._map(pid)
+        if pid not in self.failed and self._due(pid, known):
+            self._look_at(pid, known)
         waits = bool(known.asked)
         known.asked |= dict.fromkeys(
-            each for each in addresses if each not in known.found and each not in known.final
+            each for each in addresses if each not in known.found and each not in known.unknown
         )
         if known.asked and not waits:
             take = partial(self._take, pid, known)
             self._helper.ask(Question(("perf map", pid), partial(self._make, pid, known), take))
 
     def hurry(self) -> None:
-        """Whatever is asked next, its map is read again, however lately it was."""
+        """Whatever is asked next, its map is looked at again, however lately it was."""
         for known in self._maps.values():
-            known.read_s = 0.0
+            known.looked_s = 0.0
 
     def ended(self, pid: int, address: int) -> bool:
         """Whether a process is gone, and no more will be known of that address than is now."""
         known = self._maps.get(pid)
-        return known is not None and address in known.final
+        return known is not None and known.ended and address in known.unknown
+
+    def close(self) -> None:
+        """Let go of the files."""
+        for known in self._maps.values():
+            known.close()
 
     def _map(self, pid: int) -> _Map:
-        known = self._maps.get(pid)
+        known = self._maps.pop(pid, None)
         if known is None:
+            known = _Map(pid)
             if len(self._maps) >= _MOST_MAPS:
-                del self._maps[next(iter(self._maps))]
-            known = self._maps[pid] = _Map(pid)
+                self._maps.pop(next(iter(self._maps))).close()
+        self._maps[pid] = known
         return known
 
     # -- questions and answers ---------------------------------------------------------------
 
     def _make(self, pid: int, known: _Map, started: int) -> tuple[dict[str, Any], list[int]]:
-        if known.started != started:
-            known.started, known.file, known.size, known.read_s = started, None, 0, 0.0
-        before = known.file, known.size
-        descriptor = self._open(pid, known) if self._due(pid, known) else None
-        fresh = descriptor is not None and (known.file, known.size) != before
+        if known.started != started:  # who is asked has nothing of it yet
+            if known.started:
+                known.file, known.ended = None, False
+                self._look_at(pid, known)
+            known.started = started
         known.sent = list(known.asked)[:_AT_ONCE]
         question = {"ask": "perf_map", "pid": pid, "addresses": known.sent}
-        question |= {"fresh": fresh, "last": known.ended}
+        question |= {"fresh": known.fresh, "last": known.ended}
+        descriptor = known.take_descriptor()
+        if descriptor is not None:
+            known.fresh = False
         return question, [] if descriptor is None else [descriptor]
 
     def _take(self, pid: int, known: _Map, answer: Any, why: str) -> None:
         if why:
             self.failed[pid] = why
+            known.close()
             known.ended, known.sent = True, list(known.asked)
-            answer = {"size": known.size, "found": [None] * len(known.sent)}
-        known.size = int(answer["size"])
-        found: list[Found] = [
-            each and (str(each[0])[:_LONGEST], int(each[1])) for each in answer["found"]
-        ]
-        if len(known.found) > _MOST_FOUND:
+            found: list[Found] = [None] * len(known.sent)
+        else:
+            found = found_of(answer)
+            if number_of(answer["size"]) == 0 < known.size:  # it has been forgotten there
+                known.file, known.size, known.fresh = None, 0, True
+        if len(known.found) + len(known.unknown) > _MOST_FOUND:
             known.found.clear()
+            known.unknown.clear()
         for address, function in zip(known.sent, found, strict=True):
             known.asked.pop(address, None)
             if function is not None:
                 known.found[address] = function
-            elif known.ended:
-                known.final.add(address)
+            else:
+                known.unknown.add(address)
         if known.asked:
             more, known.asked = known.asked, {}
             self.ask(pid, more)
@@ -129,17 +155,17 @@ class PerfMaps:
     # -- the file ----------------------------------------------------------------------------
 
     def _due(self, pid: int, known: _Map) -> bool:
-        if known.ended or known.readings >= _MOST_READINGS:
+        if known.ended or known.looks >= _MOST_LOOKS:
             return False
-        return time.monotonic() - known.read_s > AGAIN_S or not self._lives(pid)
+        return time.monotonic() - known.looked_s > AGAIN_S or not self._lives(pid)
 
     def _lives(self, pid: int) -> bool:
         return os.path.exists(f"{self._roots.proc}/{pid}")
 
-    def _open(self, pid: int, known: _Map) -> int | None:
-        """What is to be read; from its beginning where it is another file, or was cut."""
-        known.read_s = time.monotonic()
-        known.readings += 1
+    def _look_at(self, pid: int, known: _Map) -> None:
+        """Open what is to be read; from its beginning where it is another file, or was cut."""
+        known.looked_s = time.monotonic()
+        known.looks += 1
         known.ended = not self._lives(pid)  # before it is read: afterwards nothing is appended
         self._look(pid, known)
         # A container has its own /tmp, in which the process goes by the number it has there:
@@ -152,15 +178,14 @@ class PerfMaps:
                 continue
             try:
                 if self._is_its(handle, known):
-                    return reopened(handle)
+                    return
             except OSError:
                 continue
             finally:
                 os.close(handle)
-        return None
 
     def _is_its(self, handle: int, known: _Map) -> bool:
-        """Whether a file is to be trusted to be the process's; notes which it is."""
+        """Whether a file is to be trusted to be the process's; if it has changed, it is opened."""
         status = os.fstat(handle)
         users = (0, os.geteuid() if known.user is None else known.user)
         if status.st_uid not in users:
@@ -168,9 +193,16 @@ class PerfMaps:
         file = status.st_dev, status.st_ino
         if known.ended and known.file not in (None, file):
             return False  # a later process's
-        if file != known.file or status.st_size < known.size:
-            known.file, known.size = file, 0
+        another = file != known.file or status.st_size < known.size
+        if another or status.st_size > known.size or known.ended:
+            descriptor = reopened(handle)
+            known.close()
+            known.descriptor = descriptor
+            known.unknown.clear()
+        if another:
+            known.fresh = True
             known.found.clear()
+        known.file, known.size = file, status.st_size
         return True
 
     def _look(self, pid: int, known: _Map) -> None:

@@ -6,31 +6,38 @@ time for each question. Whoever takes it over from a file has that, and answers 
 `lookup` distrusts.
 """
 
+import contextlib
 import ctypes
 import os
 import resource
 import signal
 import socket
 import sys
+import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import astuple
 from functools import partial
 from typing import Any
 
 from tracer import elf
-from tracer.symbolizing.messages import packed, receive
+from tracer.symbolizing.messages import close_all, packed, receive
 from tracer.symbolizing.perf_map import PerfMap
 
 NAMES_S, LINES_S = 10, 60  # of processor time for one question: about names or rules, about lines
+_MOST_S = 660  # … in all, whatever becomes of us: the tracer gives up before
 _NAMES_BYTES, _LINES_BYTES = 1 << 30, 4 << 30  # of address space
 _NOBODY = 65534
 _MOST_FILES = 256  # whose descriptors, and call frame information, are kept
+_KEPT_ANYWAY = 2  # files whose symbol tables are kept, however large
+_MOST_TEXT = 1 << 19  # bytes of names in one answer; then they are cut
+_CUT = 64  # characters
 _MOST_MAPS = 64  # perf maps that are kept
 _MOST_BYTES = 1 << 27  # of symbol tables that are kept, and of perf maps
 _LARGEST = 1 << 30  # bytes of a file that is read for its DWARF
 # linux/prctl.h, linux/capability.h
 _PR_SET_PDEATHSIG, _PR_SET_NO_NEW_PRIVS = 1, 38
+_CLONE_NEWIPC, _CLONE_NEWNET = 0x08000000, 0x40000000  # linux/sched.h
 _CAPABILITY_VERSION_3 = 0x20080522
 
 Found = tuple[str, int] | None
@@ -43,11 +50,13 @@ class _File:
         self._descriptors = [descriptor]
         self._functions: elf.Functions | None = None
         self._rules: elf.Rules | None = None
+        self._cache: Any = None  # symbolic's
         self._named = self._ruled = False
 
     def size(self) -> int:
-        """Bytes of its symbol table, as far as that is kept."""
-        return self._functions.size() if self._functions is not None else 0
+        """Bytes of its tables, as far as they are kept."""
+        functions = self._functions.size() if self._functions is not None else 0
+        return functions + (self._rules.size() if self._rules is not None else 0)
 
     def has_debug(self, descriptor: int) -> bool:
         """Its debug file, which is found once its build ID is known; whether that is news."""
@@ -56,9 +65,10 @@ class _File:
             return True
         return False
 
-    def forget_names(self) -> None:
-        """Read its symbol table anew when it is asked for next."""
-        self._functions, self._named = None, False
+    def forget(self) -> None:
+        """Read its tables anew when they are asked for next."""
+        self._functions = self._rules = self._cache = None
+        self._named = self._ruled = False
 
     def functions(self) -> elf.Functions | None:
         if not self._named:
@@ -78,15 +88,16 @@ class _File:
     def lines(self, archive: Any, offsets: Sequence[int]) -> list[tuple[str, int]]:
         """The source file and line of each offset, ("", 0) where not known."""
         addresses = elf.addresses(self._open, offsets)
-        with os.fdopen(os.dup(self._descriptors[-1]), "rb") as file:
-            file.seek(0)
-            data = file.read(_LARGEST)
-        (own,) = list(archive.from_bytes(data).iter_objects())[:1]
-        cache = own.make_symcache()
+        if self._cache is None:
+            with os.fdopen(os.dup(self._descriptors[-1]), "rb") as file:
+                file.seek(0)
+                data = file.read(_LARGEST)
+            (own,) = list(archive.from_bytes(data).iter_objects())[:1]
+            self._cache = own.make_symcache()
         result = []
         for address in addresses:
             # Of inlined calls the outermost, which is in the function that the symbol names.
-            found = cache.lookup(address) if address >= 0 else []
+            found = self._cache.lookup(address) if address >= 0 else []
             last = found[-1] if found else None
             result.append((last.full_path, last.line) if last and last.line else ("", 0))
         return result
@@ -94,7 +105,7 @@ class _File:
     def close(self) -> None:
         while self._descriptors:
             os.close(self._descriptors.pop())
-        self._rules = None
+        self.forget()
 
     def _open(self) -> int:
         return os.dup(self._descriptors[0])
@@ -110,6 +121,9 @@ class Server:
         """`archive`: symbolic's class of files with debug information, if there is one."""
         self._archive = archive
         self._demangle = demangle
+        # Three for each: its own, its debug file's, and one for what is read of it on demand.
+        room, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        self._most_files = max(1, min(_MOST_FILES, (room - 16) // 3))
         self._files: dict[int, _File] = {}  # by number, the last asked about at the end
         self._maps: dict[int, PerfMap] = {}  # by process, likewise
         self._questions: dict[str, Callable[[Any, list[int]], Any]] = {
@@ -127,23 +141,23 @@ class Server:
         The descriptors are kept, or closed.
         """
         try:
-            return self._questions[question["ask"]](question, descriptors)
+            try:
+                return self._questions[question["ask"]](question, descriptors)
+            except MemoryError:  # others' tables are no reason
+                for file in self._files.values():
+                    file.forget()
+                self._maps.clear()
+                return self._questions[question["ask"]](question, descriptors)
         finally:
-            for descriptor in descriptors:
-                os.close(descriptor)
+            close_all(descriptors)
 
     # -- files: {"file": its number, "offsets": […]}, with its descriptor if it could be opened,
     # and its debug file's ------------------------------------------------------------------
 
-    def _ask_functions(self, question: Any, descriptors: list[int]) -> list[Found]:
+    def _ask_functions(self, question: Any, descriptors: list[int]) -> dict[str, Any]:
         file = self._file(question, descriptors)
         functions = file.functions() if file is not None else None
-        kept = sum(each.size() for each in self._files.values())
-        for each in list(self._files.values()):
-            if kept > _MOST_BYTES and each is not file:
-                kept -= each.size()
-                each.forget_names()
-        return [functions.at(offset) if functions else None for offset in question["offsets"]]
+        return told(functions.at(at) if functions else None for at in question["offsets"])
 
     def _ask_rules(self, question: Any, descriptors: list[int]) -> list[tuple[Any, ...] | None]:
         file = self._file(question, descriptors)
@@ -155,19 +169,19 @@ class Server:
         file = self._file(question, descriptors)
         return file.build_id() if file is not None else ""
 
-    def _ask_lines(self, question: Any, descriptors: list[int]) -> list[tuple[str, int]]:
+    def _ask_lines(self, question: Any, descriptors: list[int]) -> dict[str, Any]:
         file = self._file(question, descriptors)
         if file is None or self._archive is None:
-            return []
-        _limit(resource.RLIMIT_AS, _LINES_BYTES)
+            return told([])
+        for other in self._files.values():
+            if other is not file:
+                other.forget()
         try:
-            return file.lines(self._archive, question["offsets"])
+            return told(file.lines(self._archive, question["offsets"]))
         except MemoryError:
             raise
         except Exception:  # whatever symbolic says of a strange file: it has none
-            return []
-        finally:
-            _limit(resource.RLIMIT_AS, _NAMES_BYTES)
+            return told([])
 
     def _file(self, question: Any, descriptors: list[int]) -> _File | None:
         number = question["file"]
@@ -181,8 +195,13 @@ class Server:
         if descriptors and file.has_debug(descriptors[0]):
             descriptors.clear()
         self._files[number] = file
-        if len(self._files) > _MOST_FILES:
+        if len(self._files) > self._most_files:
             self._files.pop(next(iter(self._files))).close()
+        kept = sum(each.size() for each in self._files.values())
+        for each in list(self._files.values())[:-_KEPT_ANYWAY]:
+            if kept > _MOST_BYTES:
+                kept -= each.size()
+                each.forget()
         return file
 
     # -- perf maps: {"pid", "fresh": it is another file, "last": all of it is there now,
@@ -200,7 +219,7 @@ class Server:
             len(self._maps) > _MOST_MAPS or sum(m.size for m in self._maps.values()) > _MOST_BYTES
         ):
             del self._maps[next(iter(self._maps))]
-        return {"size": known.size, "found": [known.find(at) for at in question["addresses"]]}
+        return {"size": known.size} | told(known.find(at) for at in question["addresses"])
 
     # -- mangled names: {"names": […]} ---------------------------------------------------------
 
@@ -208,9 +227,28 @@ class Server:
         return [self._demangle(name) for name in question["names"]]
 
 
+def told(found: Iterable[Found]) -> dict[str, Any]:
+    """As it is sent: each text once. One name may be that of a whole file's code."""
+    texts: dict[str, int] = {}
+    sent: list[tuple[int, int] | None] = []
+    room = _MOST_TEXT
+    for each in found:
+        if each is None:
+            sent.append(None)
+            continue
+        text, number = each
+        if text not in texts:
+            text = text if len(text) <= room else text[:_CUT]
+            room -= 0 if text in texts else len(text)
+        sent.append((texts.setdefault(text, len(texts)), number))
+    return {"texts": list(texts), "found": sent}
+
+
 def main() -> None:
     """Answer on the socket whose descriptor the command line names, until it is closed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     connection = socket.socket(fileno=int(sys.argv[1]))
     archive, lacking = _archive()
     server = Server(archive, partial(_demangled, _libstdcxx()))
@@ -221,26 +259,35 @@ def main() -> None:
             question, descriptors = receive(connection)
         except EOFError:
             os._exit(0)
-        began = time.process_time()
-        allowed = LINES_S if question["ask"] == "lines" else NAMES_S
-        _limit(resource.RLIMIT_CPU, int(began) + 1 + allowed)
+        lines = question["ask"] == "lines"
+        allowed = LINES_S if lines else NAMES_S
+        _limit(resource.RLIMIT_CPU, int(time.process_time()) + 1 + allowed)
+        _limit(resource.RLIMIT_AS, _LINES_BYTES if lines else _NAMES_BYTES)
         try:
             answer = {"answer": server.answer(question, descriptors)}
         except MemoryError:
             answer = {"why": "it takes more memory than it may"}
         except Exception as error:  # whatever a parser makes of a strange file
             answer = {"why": f"it makes no sense ({type(error).__name__})"}
-        connection.sendall(packed(answer | {"seconds": time.process_time() - began}))
+        connection.sendall(packed(answer))
 
 
 def _give_up_rights() -> None:
-    """Nothing but what is open, as far as the kernel can hold us to it."""
+    """Nothing but what is open, as far as the kernel can hold us to it.
+
+    The network and what System V IPC there is go where there is a right to leave them, and so
+    does the file system: what is to be imported has been.
+    """
+    if os.geteuid() == 0:
+        _leave_file_system()
+    _limit(resource.RLIMIT_CPU, _MOST_S, hard=True)
     _limit(resource.RLIMIT_AS, _LINES_BYTES, hard=True)
     _limit(resource.RLIMIT_AS, _NAMES_BYTES)
     for which in (resource.RLIMIT_FSIZE, resource.RLIMIT_CORE):
         _limit(which, 0, hard=True)
     libc = ctypes.CDLL(None, use_errno=True)
     if os.geteuid() == 0:
+        libc.unshare(_CLONE_NEWNET | _CLONE_NEWIPC)
         os.setgroups([])
         os.setresgid(_NOBODY, _NOBODY, _NOBODY)
         os.setresuid(_NOBODY, _NOBODY, _NOBODY)
@@ -250,6 +297,15 @@ def _give_up_rights() -> None:
     _limit(resource.RLIMIT_NPROC, 0, hard=True)
     # After the change of user, which clears it: the tracer may be killed while we are at work.
     libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+
+
+def _leave_file_system() -> None:
+    """Into an empty folder that is gone: nothing can be opened or made there."""
+    with contextlib.suppress(OSError):
+        folder = tempfile.mkdtemp(prefix="pagefault-")
+        os.chdir(folder)
+        os.rmdir(folder)
+        os.chroot(".")
 
 
 def _limit(which: int, value: int, *, hard: bool = False) -> None:
