@@ -24,6 +24,7 @@ from types import TracebackType
 from typing import Final, Self
 
 from tracer.errors import Exit, TraceError
+from tracer.probes.events import is_enabled
 from tracer.text import decode
 
 PAGE = mmap.PAGESIZE
@@ -33,6 +34,7 @@ _GRANTED_PAGES = 128  # with the control page what perf_event_mlock_kb (516) gra
 _MOST_PAGES = 1024  # of a CPU's buffer
 _ALL_PAGES = 4096  # of all CPUs' together, where more than what is granted
 _MOST_NAMED = 4096  # files, permissions and so on that are remembered
+_MOST_UNCLAIMED = 1 << 16  # records of processes that may come to be asked about: 25 MB
 
 # include/uapi/linux/perf_event.h
 _NR_PERF_EVENT_OPEN = 298  # x86-64
@@ -116,7 +118,7 @@ def parse(
     buffer's order, records the kernel says it lost, bytes left over because a
     record made no sense).
     """
-    raw, lost, left_over = _split(data)
+    raw, lost, left_over = parse_raw(data)
     events = [
         _event(each)
         for each in raw
@@ -132,7 +134,7 @@ _PID: Final = 1
 _Raw = tuple[int, int, int, int, int, bytes]
 
 
-def _split(data: bytes) -> tuple[list[_Raw], int, int]:
+def parse_raw(data: bytes) -> tuple[list[_Raw], int, int]:
     """The records that tell of mappings, then what `parse` returns beside them."""
     found: list[_Raw] = []
     lost = at = 0
@@ -218,7 +220,6 @@ class _Buffer:
             raise
         self._size = len(self._map) - PAGE
         self._positions = memoryview(self._map)[_HEAD : _HEAD + 16].cast("Q")
-        self._enabled_ns = -1
         self._kept: list[bytes] = []
         self.lost = 0
         self.was_full = False
@@ -240,19 +241,18 @@ class _Buffer:
         self._kept.append(data)
         if used > self._size - _LARGEST:
             self.was_full = True
-            self.read()  # a LOST record only comes with the next record: ask now
+            self._count_lost()  # a LOST record only comes with the next record: ask now
 
-    def read(self) -> bool:
-        """Update `lost`; False where the event has stood still since the last call.
-
-        It does when its CPU went offline, even if the CPU is back by now.
-        """
-        enabled_ns, lost = struct.unpack_from("<QQ", os.read(self.fd, 24) + bytes(8), 8)
+    def _count_lost(self) -> None:
         if self.counts_lost:
-            self.lost = max(self.lost, lost)
-        alive = bool(enabled_ns > self._enabled_ns)
-        self._enabled_ns = enabled_ns
-        return alive
+            self.lost = max(
+                self.lost, struct.unpack_from("<Q", os.read(self.fd, 24) + bytes(24), 16)[0]
+            )
+
+    def runs(self) -> bool:
+        """Whether its CPU is online, and has been since it was opened; updates `lost`."""
+        self._count_lost()
+        return is_enabled(self.fd)
 
     def close(self) -> None:
         self._positions.release()
@@ -297,6 +297,56 @@ def _open(cpu: int, watermark: int) -> tuple[int, bool]:
     raise OSError(error, os.strerror(error))
 
 
+class Unclaimed:
+    """Records, by process, until it is asked about or it is settled that it will not be.
+
+    Where the tracer falls behind, that takes as long as what it has still to read goes back. So
+    there is a bound: what comes then is refused, as are the records of its process's own fork,
+    which find the ring full.
+    """
+
+    def __init__(self, most: int = _MOST_UNCLAIMED) -> None:
+        self.refused = 0
+        self._most = most
+        self._by_pid: dict[int, list[_Raw]] = {}
+        self._count = 0
+
+    def add(self, found: list[_Raw], pids: Container[int] | None, settled_ns: int) -> None:
+        """All of `pids` (of all when None), and of others what came after `settled_ns`."""
+        for raw in found:
+            pid = raw[_PID]
+            if pids is not None and pid not in pids:
+                if raw[_TIME] <= settled_ns:
+                    continue
+                if self._count >= self._most:
+                    self.refused += 1
+                    continue
+            waiting = self._by_pid.get(pid)
+            if waiting is None:
+                waiting = self._by_pid[pid] = []
+            waiting.append(raw)
+            self._count += 1
+
+    def due(self, pids: Container[int] | None, now: int, settled_ns: int) -> list[Event]:
+        """The events of `pids` up to `now`, by time; those that nobody will ask for are dropped."""
+        due: list[Event] = []
+        self._count = 0
+        for pid in list(self._by_pid):
+            waiting = self._by_pid[pid]
+            if pids is None or pid in pids:
+                due += [_event(raw) for raw in waiting if raw[_TIME] <= now]
+                waiting = [raw for raw in waiting if raw[_TIME] > now]
+            elif waiting[0][_TIME] <= settled_ns:
+                waiting = [raw for raw in waiting if raw[_TIME] > settled_ns]
+            self._count += len(waiting)
+            if waiting:
+                self._by_pid[pid] = waiting
+            else:
+                del self._by_pid[pid]
+        due.sort(key=attrgetter("time_ns"))
+        return due
+
+
 class Sideband:
     """The open events of all online CPUs.
 
@@ -308,7 +358,7 @@ class Sideband:
         """`data_pages`: size of each CPU's buffer, a power of two; less if that is refused."""
         self._data_pages = data_pages or _pages()
         self._buffers: dict[int, _Buffer] = {}
-        self._waiting: dict[int, list[_Raw]] = {}  # by process
+        self._unclaimed = Unclaimed()
         self._lost_before = 0  # by buffers closed since
         self.corrupt = 0  # stretches of a buffer dropped because they made no sense
         try:
@@ -340,8 +390,9 @@ class Sideband:
 
     @property
     def lost(self) -> int:
-        """Records (of any process) that found their buffer full, as far as is known."""
-        return self._lost_before + sum(buffer.lost for buffer in self._buffers.values())
+        """Records (of any process) that there was no room for, as far as is known."""
+        lost = self._lost_before + self._unclaimed.refused
+        return lost + sum(buffer.lost for buffer in self._buffers.values())
 
     @property
     def was_full(self) -> bool:
@@ -364,22 +415,7 @@ class Sideband:
         settled_ns = now if settled_ns is None else settled_ns - _SLACK_NS
         for buffer in self._buffers.values():
             self._take(buffer, pids, settled_ns)
-        due: list[Event] = []
-        for pid in list(self._waiting):
-            waiting = self._waiting[pid]
-            if pids is None or pid in pids:
-                due += [_event(raw) for raw in waiting if raw[_TIME] <= now]
-                waiting = [raw for raw in waiting if raw[_TIME] > now]
-            elif waiting[0][_TIME] <= settled_ns:
-                waiting = [raw for raw in waiting if raw[_TIME] > settled_ns]
-            else:
-                continue
-            if waiting:
-                self._waiting[pid] = waiting
-            else:
-                del self._waiting[pid]
-        due.sort(key=attrgetter("time_ns"))
-        return due
+        return self._unclaimed.due(pids, now, settled_ns)
 
     def rescue(self) -> None:
         """Empty the kernel's buffers before they overflow; cheap, for who has no time to `poll`."""
@@ -393,7 +429,7 @@ class Sideband:
         buffer still held comes with the next `poll`.
         """
         for cpu, buffer in list(self._buffers.items()):
-            if not buffer.read():
+            if not buffer.runs():
                 self._take(buffer, None, FOREVER)
                 self._lost_before += buffer.lost
                 self._buffers.pop(cpu).close()
@@ -401,16 +437,10 @@ class Sideband:
 
     def _take(self, buffer: _Buffer, pids: Container[int] | None, settled_ns: int) -> None:
         """Let what a buffer holds wait, by process; other processes' only after `settled_ns`."""
-        found, lost, left_over = _split(buffer.drain())
+        found, lost, left_over = parse_raw(buffer.drain())
         buffer.lost += lost if not buffer.counts_lost else 0
         self.corrupt += left_over > 0
-        for raw in found:
-            pid = raw[_PID]
-            if pids is None or pid in pids or raw[_TIME] > settled_ns:
-                waiting = self._waiting.get(pid)
-                if waiting is None:
-                    waiting = self._waiting[pid] = []
-                waiting.append(raw)
+        self._unclaimed.add(found, pids, settled_ns)
 
     def _attach_missing(self) -> bool:
         attached = False

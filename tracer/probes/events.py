@@ -5,12 +5,14 @@ import errno
 import fcntl
 import os
 import struct
+import time
 from collections.abc import Mapping
 
 _NR_PERF_EVENT_OPEN = 298  # x86-64
 _FLAG_FD_CLOEXEC = 1 << 3
 _IOC_ENABLE, _IOC_SET_BPF = 0x2400, 0x40042408
 _FORMAT_TIME_ENABLED = 1 << 0
+_COARSE_S = 0.02  # twice what the coarsest clock takes for a step
 
 SOFTWARE, TRACEPOINT = 1, 2  # enum perf_type_id
 
@@ -64,7 +66,6 @@ class CpuEvents:
         """`programs`: what each event, by its number in the kernel, runs. Raises OSError."""
         self._programs = dict(programs)
         self._fds: dict[int, list[int]] = {}
-        self._enabled_ns: dict[int, int] = {}
         try:
             self._attach_missing()
         except OSError:
@@ -75,12 +76,9 @@ class CpuEvents:
         """Attach to CPUs that came online since; True where there were such.
 
         A CPU that goes offline takes its events with it, for good, even if it comes back.
-        They are told by the time they have been enabled, which then stands still.
         """
         for cpu, fds in list(self._fds.items()):
-            before, now = self._enabled_ns.get(cpu, -1), _enabled_ns(fds[0])
-            self._enabled_ns[cpu] = now
-            if now <= before:
+            if not is_enabled(fds[0]):
                 self._close(cpu)
         return self._attach_missing()
 
@@ -90,7 +88,6 @@ class CpuEvents:
             self._close(cpu)
 
     def _close(self, cpu: int) -> None:
-        self._enabled_ns.pop(cpu, None)
         for fd in self._fds.pop(cpu):
             os.close(fd)
 
@@ -116,6 +113,19 @@ class CpuEvents:
         return True
 
 
+def is_enabled(fd: int) -> bool:
+    """Whether an event of one CPU goes on; with its CPU it stops for good.
+
+    Told by the time for which it has been enabled (PERF_FORMAT_TOTAL_TIME_ENABLED), which grows
+    from one call to the next, or with a coarse clock (where the TSC is no good) a little later.
+    """
+    before, deadline = _enabled_ns(fd), time.monotonic() + _COARSE_S
+    while _enabled_ns(fd) <= before:
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(_COARSE_S / 10)
+    return True
+
+
 def _enabled_ns(fd: int) -> int:
-    """For how long an event has been enabled (PERF_FORMAT_TOTAL_TIME_ENABLED)."""
-    return struct.unpack_from("<QQ", os.read(fd, 16))[1]  # type: ignore[no-any-return]
+    return struct.unpack_from("<QQ", os.read(fd, 24) + bytes(16))[1]  # type: ignore[no-any-return]
