@@ -71,6 +71,7 @@ _BESIDE = [RecordType.WINDOW.value, RecordType.STACK.value]  # they go with a fa
 _IN_ONE = [RecordType.FAULT.value, *_BESIDE]  # those that are taken all at once
 _NOT_COUNTED = np.uint8(Mark.FAILED | Mark.FOREIGN)
 _RESCUE_NS = 20_000_000
+_TEND_NS = 1_000_000_000  # a CPU may be gone and back in less, and what runs there go unseen
 _RESCUE_EVERY = 16  # records looked at one by one: the clock is asked that often
 _PATIENCE_NS = 1_000_000_000  # how long a window waits for its fault
 
@@ -148,7 +149,7 @@ class Recorder:
         self._sideband_gap = 0
         self._rescued_ns = 0
         self._batch = _BATCH
-        self._online = online_cpus()
+        self._online, self._tended_ns = online_cpus(), time.monotonic_ns()
         self.cpu_gaps = 0  # how often a CPU was found without the probe's events
 
     def close(self) -> None:
@@ -196,8 +197,12 @@ class Recorder:
 
     # -- the stream -----------------------------------------------------------------
 
-    def cycle(self, enough: Callable[[], bool] = lambda: False) -> Iterator[Rows]:
+    def cycle(
+        self, enough: Callable[[], bool] = lambda: False, done: Callable[[], None] = lambda: None
+    ) -> Iterator[Rows]:
         """Everything the ring holds now, as batches of rows, or until it is `enough`.
+
+        `done` is called where all that was read has been dealt with.
 
         What comes meanwhile waits for the next call: a target may be faster than we are,
         and the trace must end all the same.
@@ -212,6 +217,7 @@ class Recorder:
                 batch = take(records, self.layout.fault)
                 self.ring.advance()
                 yield from self._process(batch)
+                done()
             else:
                 self.ring.advance()
                 self._feed_sideband(now)
@@ -494,12 +500,13 @@ class Recorder:
                 self.sideband.rescue()
 
     def cpus_changed(self) -> bool:
-        """Whether CPUs went or came since last asked; cheap."""
+        """Whether CPUs went or came since last asked, or may have done both; cheap."""
         before, self._online = self._online, online_cpus()
-        return before != self._online
+        return before != self._online or time.monotonic_ns() - self._tended_ns > _TEND_NS
 
     def tend(self) -> None:
         """Now and then: follow CPUs that came online."""
+        self._tended_ns = time.monotonic_ns()
         if self.attached.program.refresh():
             self.cpu_gaps += 1
             self.changed.update(space.number for space in self.spaces.alive() if space.members)

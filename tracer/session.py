@@ -355,7 +355,8 @@ class Session:
             self._recorder.tend()
         now, tally = time.monotonic_ns(), self._recorder.timeline.tally
         before = tally.events
-        for rows in self._recorder.cycle(enough or self._over):
+        # What ended is let go of at once: what the ring holds may be thousands of processes.
+        for rows in self._recorder.cycle(enough or self._over, self._retire):
             if len(rows):
                 now = max(now, int(rows["time_ns"][-1]))
             self._take(rows)
@@ -604,6 +605,7 @@ class Session:
         recorder, program = self._recorder, self._attached.program
         # A child made since the last cycle is to be looked at, too: it has pages without a fault.
         self._cycle(self._late)
+        recorder.tend()  # a CPU that was gone is why faults were missed
         # Looked at while faults are still recorded, twice: what no record explains in
         # both was not on its way. Then the target may run on; what is in the ring is all.
         alive = [space.number for space in recorder.spaces.alive() if space.members]

@@ -2,6 +2,7 @@
 
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Self
@@ -102,6 +103,29 @@ class Background:
     ) -> None:
         self.session.stop()
         self._thread.join()
+
+
+class Held:
+    """A trace that stands still from its next rows on until it is let go: one that falls behind."""
+
+    def __init__(self, live: Background, each: Callable[[], None] = lambda: None) -> None:
+        """`each` is called whenever there are rows, once it goes on."""
+        self._goes, self._stands = threading.Event(), threading.Event()
+        self._each, self._write = each, live.seen.write
+        live.seen.write = self._held  # type: ignore[method-assign]
+
+    def _held(self, rows: Rows, names: Names) -> None:
+        self._stands.set()
+        assert self._goes.wait(_SECONDS)
+        self._each()
+        self._write(rows, names)
+
+    def stands(self) -> None:
+        """Until it does."""
+        assert self._stands.wait(_SECONDS)
+
+    def go(self) -> None:
+        self._goes.set()
 
 
 def check(books: Books, live: Background, counted: int | None = None) -> None:

@@ -18,9 +18,15 @@ from tracer.resources import bpf_dir
 P = ParamSpec("P")
 T = TypeVar("T")
 
-# On the host only, as no kernel changes it: the order of our own steps among forks and execs, and
-# what names code has that was made at run time.
-_HOST_ONLY = ["test_attach.py", "test_hostile_files.py", "test_jit.py"]
+# On the host only, as no kernel changes it: the order of our own steps among forks and execs, what
+# names code has, what is kept while we are behind, and what several tracers share.
+_HOST_ONLY = [
+    "test_attach.py",
+    "test_behind.py",
+    "test_hostile_files.py",
+    "test_jit.py",
+    "test_many_tracers.py",
+]
 collect_ignore = _HOST_ONLY if os.environ.get("PAGEFAULT_GUEST") else []
 
 

@@ -1,4 +1,7 @@
-"""A CPU that goes offline under trace, one that comes back, one that comes only then."""
+"""A CPU that goes offline under trace, one that comes back, one that comes only then.
+
+Also one that has come back before anybody looks: nothing of that is to be seen in /sys.
+"""
 
 import os
 import signal
@@ -9,10 +12,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.live.background import Background, check, wait_until_all
+from tests.live.background import Background, Held, check, wait_until_all
 from tests.live.workload import Workload
 from tracer.probes.choose import Attached
 from tracer.procfs import stat
+from tracer.session import Plan
 
 CPU = 1
 ONLINE = Path(f"/sys/devices/system/cpu/cpu{CPU}/online")
@@ -68,3 +72,52 @@ def test_a_cpu_comes_and_goes(
     if books.missed and not attached.probe.inexact():
         assert attached.probe.name == "perf"
         assert "CPU came online" in books.missed_reason
+
+
+def _bind(work: Workload) -> None:
+    """All its threads run there and nowhere else; going offline undoes that."""
+    for tid in stat.threads(work.pid):
+        os.sched_setaffinity(tid, {CPU})
+
+
+def _fault(work: Workload) -> None:
+    """Until it has faulted often enough, seen or not."""
+    wanted, deadline = stat.process_fault_count(work.pid) + ENOUGH, time.monotonic() + SECONDS
+    while stat.process_fault_count(work.pid) < wanted:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize("goes_on", [True, False], ids=["and the trace goes on", "and it ends"])
+def test_a_cpu_is_back_before_anybody_looks(
+    attached: Attached, switch: Callable[[int], object], goes_on: bool
+) -> None:
+    """All that runs is there: without that CPU's events nothing would be seen any more."""
+    with Workload("showers", 2, 20, ENDLESS, 200_000) as work:
+        before = stat.process_fault_count(work.pid)
+        _bind(work)
+        plan = Plan(snapshot_interval_ms=600_000)
+        with Background(attached, work.pid, plan=plan) as live:
+            work.send_line()
+            live.wait_for_more(ENOUGH)
+            held = Held(live)
+            held.stands()
+            switch(0)
+            switch(1)
+            _bind(work)
+            _fault(work)
+            if goes_on:
+                held.go()
+                _wait_for_its_faults(live)
+            os.kill(work.pid, signal.SIGSTOP)
+            wait_until_all(work.pid, "T")
+            live.session.stop()
+            held.go()
+            result = live.ended()
+        check(result.books, live, stat.process_fault_count(work.pid) - before)
+    books = result.books
+    if attached.probe.name == "perf":
+        assert books.missed >= ENOUGH
+        assert "CPU came online" in books.missed_reason
+    else:
+        assert not books.missed or attached.probe.inexact()

@@ -1,0 +1,28 @@
+"""A tracer that has fallen behind by a thousand processes does not keep them all at once.
+
+On the running machine only (conftest.py): as many take minutes under emulation.
+"""
+
+from tests.live.background import Background, Held, check
+from tests.live.storms import Storm
+from tracer.probes.choose import Attached
+from tracer.session import Plan
+
+TIMES = 7  # 840 processes: all their records find room in the ring
+
+
+def test_what_has_ended_is_let_go_of_as_it_is_read(attached: Attached) -> None:
+    kept: list[int] = []
+    plan = Plan(drain_s=600)
+    with Storm("forks") as storm, Background(attached, storm.pid, plan=plan) as live:
+        spaces = live.session._recorder.spaces
+        held = Held(live, lambda: kept.append(sum(not each.retired for each in spaces.all())))
+        storm.begin(TIMES)
+        held.stands()
+        storm.finish()
+        held.go()
+        result = live.end()
+    check(result.books, live)
+    told = len({int(row["space"]) for row in live.log.rows})
+    assert told > 120 * TIMES // 2
+    assert max(kept) < told * 3 // 4, (max(kept), told)
