@@ -222,13 +222,19 @@ class Stacks:
 
     def _resolve(self, placed: _Placed) -> int:
         walk = self._walked(placed)
-        stack = self._stack(placed, walk)
-        if not stack.frames:
+        each = (*placed.kernel, *walk.frames)
+        full = len(self.stacks) > MOST_STACKS
+        # Of what is refused nothing is kept: programs may come and go without end.
+        if full and any(place not in self._place_ids for _, place in each):
+            self.refused += 1
             return 0
+        if not each:
+            return 0
+        stack = self._stack(placed, walk)
         key = stack.frames.tobytes() if walk.sure else placed.digest()
         number = self._numbers.get(key)
         if number is None:
-            if len(self.stacks) > MOST_STACKS:
+            if full:
                 self.refused += 1
                 return 0
             number = self._numbers[key] = len(self.stacks)

@@ -317,6 +317,7 @@ def test_no_more_than_so_many_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
         world.ask(number)
     assert len(world.stacks.stacks) == 4
     assert world.stacks.refused == 2
+    assert len(world.stacks.places) == 3  # nor the places of those refused
     assert world.ask(1, 5) == [1, 0]
 
 
