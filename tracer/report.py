@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
 
 _AT_ONCE = "the trace was to end at once"
+_CLOCK_SLACK_NS = 100_000_000  # the two clocks are not read at one moment
 
 
 class Files:
@@ -225,6 +226,7 @@ class Report:
         """The summary, the pages and the facts; each of them even where another fails."""
         info = self._info
         info.ended_monotonic_ns = result.ended_ns
+        self._compare_clocks()
         info.snapshots = result.snapshots
         info.exit_status = result.exit_status
         info.mapped = result.mapped
@@ -247,6 +249,19 @@ class Report:
             stack.callback(self._write_pages, result)
             stack.callback(self._write_stacks, lines)
             self._print_summary(result, lines)
+
+    def _compare_clocks(self) -> None:
+        """Whether the wall clock was set: CLOCK_MONOTONIC, by which all is recorded, cannot be."""
+        info = self._info
+        before = info.started_wall_ns - info.started_monotonic_ns
+        moved = time.time_ns() - time.monotonic_ns() - before
+        if abs(moved) < _CLOCK_SLACK_NS:
+            return
+        info.wall_moved_ns = moved
+        info.notes.append(
+            f"the clock was set by {moved / 1e9:+.1f} s during the trace, or the machine slept: "
+            "times of day are by the clock as it was at the start"
+        )
 
     def _judge(self, books: Books) -> Verdict:
         options = self._options

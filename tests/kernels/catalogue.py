@@ -98,6 +98,7 @@ EXPECTED_SKIPS = (
     ExpectedSkip(HOST, "*", "a second NUMA node"),
     ExpectedSkip(HOST, "test_races.py::test_pages_without_struct_page*", "/dev/mem"),
     ExpectedSkip(HOST, "*", "a CPU that nobody else needs"),
+    ExpectedSkip(HOST, "*", "a clock that nobody else goes by"),
 )
 
 

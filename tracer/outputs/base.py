@@ -115,6 +115,7 @@ class RunInfo:
     started_monotonic_ns: int
     started_wall_ns: int  # CLOCK_REALTIME at the same moment
     ended_monotonic_ns: int = 0
+    wall_moved_ns: int = 0  # how far CLOCK_REALTIME was set meanwhile
     snapshot_interval_ms: int = 0
     snapshots: int = 0
     filters: dict[str, str] = field(default_factory=dict)

@@ -102,6 +102,7 @@ def describe(info: RunInfo, state: State, books: Books | None = None) -> Json:
             "started_wall_ns": info.started_wall_ns,
             "started": _iso(info.started_wall_ns),
             "wall_minus_monotonic_ns": offset,
+            "wall_moved_ns": info.wall_moved_ns if ended else None,
             "ended_monotonic_ns": ended or None,
             "ended": _iso(ended + offset) if ended else None,
         },
