@@ -10,7 +10,8 @@ SUDO := $(shell [ "$$(id -u)" = 0 ] || command -v sudo)
 # In CI, a failed test that passes alone five times does not fail the run: tests/unsteady.py.
 FORGIVING := $(if $(filter true 1,$(CI)),-p tests.unsteady --unsteady=build/unsteady)
 
-.PHONY: help bootstrap demo test test-unit test-live test-kernels test-real bench lint format lock \
+.PHONY: help bootstrap demo test test-unit test-live test-kernels test-real test-soak bench lint \
+        format lock \
         install uninstall check-install clean distclean
 
 help:
@@ -19,6 +20,7 @@ help:
 	@echo "make test-kernels  the live tests on stock kernels in QEMU [KERNELS=6.1] [PROBES=kprobe]"
 	@echo "                   [FULL=1]: every test with every probe"
 	@echo "make test-real     real programs traced, every fault of theirs held against witnesses"
+	@echo "make test-soak     what takes long: an hour each of --live, --stacks, fork storms [MINUTES=60]"
 	@echo "make bench         what tracing costs, beside perf, bpftrace and bcc: docs/performance.md"
 	@echo "make lint          mypy --strict, ruff, shellcheck"
 	@echo "make lock          renew requirements/: what the others install, by version and hash"
@@ -54,6 +56,12 @@ test-real:
 	@mkdir -p build/real # not root's, who writes there
 	$(SUDO) env CI="$(CI)" PYTHONDONTWRITEBYTECODE=1 $(PYTHON) -m pytest -p no:cacheprovider \
 		$(FORGIVING) tests/real
+
+# What takes long, in no CI. Curves of what the tracer held are in build/soak.
+test-soak: build/workload
+	@mkdir -p build/soak # not root's, who writes there
+	$(SUDO) env MINUTES="$(MINUTES)" PYTHONDONTWRITEBYTECODE=1 $(PYTHON) -m pytest -s \
+		-p no:cacheprovider -o faulthandler_timeout=0 tests/soak
 
 build/workload: $(wildcard tests/live/programs/*.[ch]) | bootstrap
 	@mkdir -p build

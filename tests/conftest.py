@@ -1,6 +1,6 @@
 """What all tests share: the `live` marker, and no silent skips of live tests in CI.
 
-Everything under tests/live and tests/real is marked `live`: real faults on the running
+Everything under tests/live, tests/real and tests/soak is marked `live`: real faults on the running
 kernel. Such a test skips, with the reason, where it is not root or BPF is
 refused. With CI=true a live test that skips is a failure, unless the missing
 feature is on the list of tests/kernels/catalogue.py.
@@ -23,7 +23,7 @@ from tests.kernels.results import split_test
 settings.register_profile("no-clock", deadline=None)
 settings.load_profile("no-clock")
 
-LIVE = {Path(__file__).parent / "live", Path(__file__).parent / "real"}
+LIVE = {Path(__file__).parent / name for name in ("live", "real", "soak")}
 
 _SYS_BPF = 321  # x86-64
 _BPF_PROG_LOAD = 5
