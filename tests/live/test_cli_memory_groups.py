@@ -12,6 +12,7 @@ import pytest
 from tests.live import cli
 from tests.live.features import Group
 from tests.live.workload import Workload, command
+from tracer.probes.choose import Attached
 from tracer.procfs import stat
 
 GUEST = bool(os.environ.get("PAGEFAULT_GUEST"))
@@ -43,14 +44,25 @@ def test_a_command_that_the_kernel_kills(memcg: Callable[..., Group], tmp_path: 
     assert cli.meta(tmp_path / "a.csv")["exit_status"] == done.status
 
 
-@pytest.mark.guest  # version 2 of control groups
+@pytest.mark.guest("perf")  # version 2 of control groups
 @pytest.mark.parametrize("mib", LIMITS)
-def test_a_tracer_with_little_memory(mib: int, memcg: Callable[..., Group], tmp_path: Path) -> None:
+def test_a_tracer_with_little_memory(
+    mib: int, attached: Attached, memcg: Callable[..., Group], tmp_path: Path
+) -> None:
     """It works, says that memory is short, or is killed; its target is none the worse for it."""
     group = memcg(mib << 20)
     csv_file = tmp_path / "a.csv"
     with Workload("anon-write", 20_011) as work:
-        options = ("--pid", work.pid, "--csv", csv_file, "-q", "--buffer", "8M")
+        options: tuple[str | int | Path, ...] = (
+            "--pid",
+            work.pid,
+            "--csv",
+            csv_file,
+            "-q",
+            "--buffer",
+            "8M",
+        )
+        options += ("--probe", attached.probe.name)
         tracer = subprocess.Popen(
             within(group, cli.argv(*options)),
             stdout=subprocess.PIPE,

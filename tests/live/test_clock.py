@@ -15,6 +15,7 @@ from tests.live.background import wait_until_all
 from tests.live.tracing import until
 from tests.live.workload import Workload
 from tracer.outputs import units
+from tracer.probes.choose import Attached
 from tracer.procfs import stat
 
 HOUR = 3600
@@ -41,10 +42,13 @@ def wait_for_more(csv_file: Path) -> None:
     until(lambda: csv_file.stat().st_size > size + MUCH)
 
 
-@pytest.mark.guest
-def test_nothing_goes_by_the_wall_clock(set_clock: Callable[[int], None], tmp_path: Path) -> None:
+@pytest.mark.guest("perf")
+def test_nothing_goes_by_the_wall_clock(
+    attached: Attached, set_clock: Callable[[int], None], tmp_path: Path
+) -> None:
     csv_file, lines = tmp_path / "a.csv", tmp_path / "lines"
-    options = ("--time", "wall", "--output", lines, "--snapshot-interval", 100)
+    options: tuple[str | int | Path, ...] = ("--probe", attached.probe.name, "--time", "wall")
+    options += ("--output", lines, "--snapshot-interval", 100)
     with Workload("showers", 1, 20, ENDLESS, 200_000) as work:
         before = stat.process_fault_count(work.pid)
         with cli.Attached(work.pid, csv_file, *options) as tracer:
