@@ -10,9 +10,8 @@ SUDO := $(shell [ "$$(id -u)" = 0 ] || command -v sudo)
 # In CI, a failed test that passes alone five times does not fail the run: tests/unsteady.py.
 FORGIVING := $(if $(filter true 1,$(CI)),-p tests.unsteady --unsteady=build/unsteady)
 
-.PHONY: help bootstrap demo test test-unit test-live test-kernels test-real test-soak bench lint \
-        format lock \
-        install uninstall check-install clean distclean
+.PHONY: help bootstrap demo test test-unit test-live test-kernels test-real test-soak fuzz bench lint \
+        format lock install uninstall check-install clean distclean
 
 help:
 	@echo "make demo          trace multimap: five pages gain their frames (build/demo.csv)"
@@ -21,6 +20,8 @@ help:
 	@echo "                   [FULL=1]: every test with every probe"
 	@echo "make test-real     real programs traced, every fault of theirs held against witnesses"
 	@echo "make test-soak     what takes long: an hour each of --live, --stacks, fork storms [MINUTES=60]"
+	@echo "make fuzz          damaged input of every kind, more of it than the unit tests have"
+	@echo "                   [EXAMPLES=100000] [SEED=7] [FORMATS='elf maps']"
 	@echo "make bench         what tracing costs, beside perf, bpftrace and bcc: docs/performance.md"
 	@echo "make lint          mypy --strict, ruff, shellcheck"
 	@echo "make lock          renew requirements/: what the others install, by version and hash"
@@ -62,6 +63,14 @@ test-soak: build/workload
 	@mkdir -p build/soak # not root's, who writes there
 	$(SUDO) env MINUTES="$(MINUTES)" PYTHONDONTWRITEBYTECODE=1 $(PYTHON) -m pytest -s \
 		-p no:cacheprovider -o faulthandler_timeout=0 tests/soak
+
+# What is damaged: the names of tests and their files to choose by, all where there are none.
+EXAMPLES := 20000
+SEED := 1
+fuzz: bootstrap
+	FUZZ_EXAMPLES="$(EXAMPLES)" FUZZ_SEED="$(SEED)" $(PYTHON) -m pytest -nauto --tb=short \
+		-o faulthandler_timeout=0 --hypothesis-seed="$(SEED)" \
+		$(if $(FORMATS),-k "$(subst $(eval ) , or ,$(strip $(FORMATS)))") tests/unit/fuzz
 
 build/workload: $(wildcard tests/live/programs/*.[ch]) | bootstrap
 	@mkdir -p build

@@ -19,9 +19,16 @@ from hypothesis import settings
 from tests.kernels.catalogue import HOST, is_expected
 from tests.kernels.results import split_test
 
-# A shared machine says nothing about seconds.
-settings.register_profile("no-clock", deadline=None)
-settings.load_profile("no-clock")
+# The same examples in every run, so that a failure is of the change at hand; others by hand
+# (make fuzz). A shared machine says nothing about seconds.
+settings.register_profile(
+    "fixed",
+    deadline=None,
+    database=None,
+    derandomize=not os.environ.get("FUZZ_SEED"),
+    max_examples=int(os.environ.get("FUZZ_EXAMPLES") or 100),
+)
+settings.load_profile("fixed")
 
 LIVE = {Path(__file__).parent / name for name in ("live", "real", "soak")}
 

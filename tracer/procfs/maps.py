@@ -11,7 +11,7 @@ from tracer.procfs.stat import is_kernel_thread
 from tracer.text import decode
 
 _FIELDS = 5  # before the path: addresses, permissions, offset, device, inode
-_MOUNT = rb"(?m)^(\d+) \d+ (\d+):(\d+) \S+ (\S+) .*? - (\S+) "
+_MOUNT = rb"(?m)^(\d{1,10}) \d+ (\d{1,10}):(\d{1,10}) \S+ (\S+) .*? - (\S+) "
 _ESCAPE = re.compile(rb"\\([0-7]{3})")
 
 

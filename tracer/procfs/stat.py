@@ -18,7 +18,7 @@ _START_TIME = 22
 _PF_EXITING, _PF_KTHREAD = 0x00000004, 0x00200000  # include/linux/sched.h
 
 _SMAPS_HEADER = rb"([0-9a-f]+)-[0-9a-f]+ [rwxsp-]{4} "
-_SMAPS_RSS = rb"(?m)^(?:" + _SMAPS_HEADER + rb"|Rss:\s+(\d+) kB$)"
+_SMAPS_RSS = rb"(?m)^(?:" + _SMAPS_HEADER + rb"|Rss:\s+(\d{1,15}) kB$)"
 
 
 def _stat(pid: int, tid: int | None = None) -> list[bytes]:
@@ -69,7 +69,10 @@ def process_fault_count(pid: int) -> int:
 
 def state(pid: int, tid: int | None = None) -> str:
     """One letter, as ps(1) shows it: R, S, D, Z (ended, not yet waited for), T, t, X, I."""
-    return _stat(pid, tid)[_STATE - 3].decode("ascii")
+    try:
+        return _stat(pid, tid)[_STATE - 3].decode("ascii")
+    except (IndexError, UnicodeDecodeError):
+        raise TraceError(f"/proc/PID/stat has no letter in field {_STATE}") from None
 
 
 def parent(pid: int) -> int:
@@ -94,7 +97,7 @@ def exists(pid: int) -> bool:
 
 def thread_group(tid: int) -> int:
     """The pid of the process that thread `tid` belongs to (Tgid of /proc/TID/status)."""
-    match = re.search(rb"^Tgid:\s+(\d+)", read_bytes(tid, "status"), re.MULTILINE)
+    match = re.search(rb"^Tgid:\s+(\d{1,10})", read_bytes(tid, "status"), re.MULTILINE)
     if match is None:
         raise ProcessGone(tid)
     return int(match[1])
@@ -110,7 +113,7 @@ def stack_pointer(pid: int, tid: int) -> int:
     try:
         words = read_bytes(pid, "syscall", tid).split()  # proc(5): … SP PC, or "running"
         return int(words[-2], 16) if len(words) > 2 else 0
-    except TraceError:
+    except (TraceError, ValueError):
         return 0
 
 
@@ -180,7 +183,7 @@ def _parents() -> dict[int, int]:
 
 def rss(pid: int) -> int:
     """Resident bytes, counted page by page (smaps_rollup; statm may lag behind)."""
-    match = re.search(rb"^Rss:\s+(\d+) kB$", read_bytes(pid, "smaps_rollup"), re.MULTILINE)
+    match = re.search(rb"^Rss:\s+(\d{1,15}) kB$", read_bytes(pid, "smaps_rollup"), re.MULTILINE)
     if match is None:
         raise ProcessGone(pid)
     return int(match[1]) * 1024
