@@ -3,7 +3,8 @@
 The file is another user's: nothing in it is trusted, and what makes no sense
 is taken as "no symbols". Only the few sections needed are read, the symbol
 table as one numpy array; a library that parses symbols one by one takes
-seconds for a large program.
+seconds for a large program. What a file may claim has a limit in all: a hole
+costs nobody anything to make, and all who read it its size.
 """
 
 import lzma
@@ -21,9 +22,14 @@ from tracer.text import decode
 from tracer.unwind import Unwinding
 
 _LARGEST = 1 << 26  # bytes of any one section
+_MOST_READ = 1 << 28  # bytes of one file, however many sections claim some
+_MOST_UNPACKING = 1 << 27  # bytes that unpacking takes; what xz -9 makes takes half of that
 _MOST_SEGMENTS = 64  # a linker makes four or five to load
 _MOST_ALIASES = 64  # names of one function that are looked at
+_MOST_NAMES = 1 << 20  # bytes of the names of all sections
+_MOST_NOTES = 64  # sections of notes that are looked at; a file has three or four
 _LONGEST = 4096  # bytes of a name
+_LONGEST_ID = 64  # bytes of a build ID; linkers make 8 to 20
 _SYMTAB, _NOTE, _DYNSYM = 2, 7, 11  # SHT_*
 _LOAD, _EH_FRAME = 1, 0x6474E550  # PT_LOAD, PT_GNU_EH_FRAME
 _FUNC, _IFUNC = 2, 10
@@ -83,6 +89,9 @@ class BadElf(ValueError):
     """The file is not the ELF file it should be."""
 
 
+_UNREADABLE = (ValueError, OSError, struct.error, lzma.LZMAError)
+
+
 @dataclass(frozen=True)
 class Functions:
     """Function symbols by ascending address, and how a file's offsets become addresses."""
@@ -123,11 +132,15 @@ class Functions:
 
 
 def _address(segments: npt.NDArray[np.void], offset: int) -> int:
-    """The address that an offset in the file is loaded at, in the file's own terms; -1: none."""
+    """The address that an offset in the file is loaded at, in the file's own terms; -1: none.
+
+    It has 64 bits, also where a segment is said to reach beyond that.
+    """
     for segment in segments:
         start = int(segment["offset"])
         if start <= offset < start + int(segment["filesz"]):
-            return offset - start + int(segment["vaddr"])
+            address = offset - start + int(segment["vaddr"])
+            return address if address < 1 << 64 else -1
     return -1
 
 
@@ -149,7 +162,7 @@ def functions(open_file: Opener, open_debug: Opener | None = None) -> Functions 
         return None
     try:
         return _functions(lambda at, size: os.pread(descriptor, size, at), open_debug)
-    except (BadElf, OSError, struct.error, lzma.LZMAError):
+    except _UNREADABLE:
         return None
     finally:
         os.close(descriptor)
@@ -163,7 +176,7 @@ def build_id(open_file: Opener) -> str:
         return ""
     try:
         return _Image(lambda at, size: os.pread(descriptor, size, at)).build_id()
-    except (BadElf, OSError, struct.error):
+    except _UNREADABLE:
         return ""
     finally:
         os.close(descriptor)
@@ -176,7 +189,7 @@ class Rules:
     """
 
     def __init__(self, file: IO[bytes]) -> None:
-        """Raises ValueError, OSError or struct.error where there is none."""
+        """Raises ValueError or OSError where there is none."""
         self._file = file
         image = _Image(self._read)
         found = image.frames()
@@ -186,11 +199,8 @@ class Rules:
         self._frames = Unwinding(self._read, *found)
 
     def __call__(self, offset: int) -> Rule | None:
-        return self._frames.rule(_address(self._segments, offset))
-
-    def size(self) -> int:
-        """Bytes it takes."""
-        return self._frames.size()
+        address = _address(self._segments, offset)
+        return None if address < 0 else self._frames.rule(address)
 
     def _read(self, at: int, size: int) -> bytes:
         if not 0 <= at < 1 << 63:
@@ -201,23 +211,33 @@ class Rules:
 def unwinding(open_file: Opener) -> Rules | None:
     """The call frame information of a file; None where there is none, or it cannot be opened."""
     try:
-        return Rules(os.fdopen(open_file(), "rb", buffering=0))
-    except (ValueError, OSError, struct.error):
+        file = os.fdopen(open_file(), "rb", buffering=0)
+    except OSError:
+        return None
+    try:
+        return Rules(file)
+    except _UNREADABLE:
+        file.close()
         return None
 
 
-def addresses(open_file: Opener, offsets: Sequence[int]) -> list[int]:
+def addresses(open_file: Opener, offsets: Sequence[int]) -> list[int] | None:
     """The address of each offset in a file, counted from where it is loaded; -1 where it is not.
 
-    Raises OSError where the file cannot be opened, BadElf.
+    None where the file is no ELF file, or cannot be opened.
     """
-    descriptor = open_file()
+    try:
+        descriptor = open_file()
+    except OSError:
+        return None
     try:
         image = _Image(lambda at, size: os.pread(descriptor, size, at))
+        start = int(image.segments["vaddr"][0]) if len(image.segments) else 0
+        return [max(_address(image.segments, offset) - start, -1) for offset in offsets]
+    except _UNREADABLE:
+        return None
     finally:
         os.close(descriptor)
-    start = int(image.segments["vaddr"][0]) if len(image.segments) else 0
-    return [max(_address(image.segments, offset) - start, -1) for offset in offsets]
 
 
 def _functions(read: Read, open_debug: Opener | None = None) -> Functions | None:
@@ -247,7 +267,7 @@ def _separate_symbols(
             return found
     packed = image.named(b".gnu_debugdata")
     if packed:
-        data = lzma.LZMADecompressor().decompress(packed, _LARGEST)
+        data = lzma.LZMADecompressor(memlimit=_MOST_UNPACKING).decompress(packed, _LARGEST)
         return _Image(lambda at, size: data[at : at + size]).symbols(_SYMTAB)
     return np.zeros(0, _SYM), b""
 
@@ -257,6 +277,7 @@ class _Image:
 
     def __init__(self, read: Read) -> None:
         self._read = read
+        self._left = _MOST_READ
         ident = self._pread(0, _IDENT)
         if len(ident) < _IDENT or ident[:4] != b"\x7fELF" or ident[5] != 1:
             raise BadElf("not a little-endian ELF file")
@@ -288,7 +309,8 @@ class _Image:
     def named(self, wanted: bytes) -> bytes:
         """The content of a section, b"" where there is no such section."""
         if self._name_section < len(self._sections):
-            names = self._content(self._sections[self._name_section])
+            section = self._sections[self._name_section]
+            names = self._pread(int(section["offset"]), min(int(section["size"]), _MOST_NAMES))
             for section in self._sections:
                 at = int(section["name"])
                 if names[at : at + len(wanted) + 1] == wanted + b"\0":
@@ -308,12 +330,13 @@ class _Image:
 
     def build_id(self) -> str:
         """The build ID in hexadecimal, "" where there is none."""
-        for section in self._sections[self._sections["type"] == _NOTE]:
-            note = self._content(section)
+        for section in self._sections[self._sections["type"] == _NOTE][:_MOST_NOTES]:
+            # It is the first note of its section.
+            note = self._pread(int(section["offset"]), min(int(section["size"]), 16 + _LONGEST_ID))
             if len(note) >= 16:
                 name_size, size, kind = struct.unpack_from("<III", note)
                 if (name_size, kind) == (4, _NT_GNU_BUILD_ID) and note[12:16] == b"GNU\0":
-                    return note[16 : 16 + size].hex()
+                    return note[16 : 16 + size].hex() if size <= len(note) - 16 else ""
         return ""
 
     def _content(self, section: np.void) -> bytes:
@@ -343,4 +366,7 @@ class _Image:
     def _pread(self, at: int, size: int) -> bytes:
         if at >= 1 << 63:
             raise BadElf("a strange offset")
+        self._left -= size
+        if self._left < 0:
+            raise BadElf("more to read than any file needs")
         return self._read(at, size)

@@ -3,22 +3,26 @@
 Of .eh_frame (Linux Standard Base, chapter 10; DWARF 4, 6.4) just what tells whether a walk by
 frame pointers was right at an address: what the canonical frame address (CFA) is reckoned
 from, and whether the frame pointer is the caller's still. The file is another user's: what
-makes no sense gives None.
+makes no sense gives None. Nothing of it is kept: its table of functions may claim megabytes,
+and many files' are at hand.
 """
 
+import bisect
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-
-import numpy as np
-import numpy.typing as npt
 
 from tracer.symbolizing.rule import RBP, Rule
 
 _RETURN = 16
 
 _MOST_ENTRIES = 1 << 22
+_AT_ONCE = 64  # entries of the table that are read together
 _LONGEST = 1 << 16  # bytes of one entry
+_LONGEST_COMMON = 1 << 10  # of one that others refer to; compilers make some twenty
+# Bytes of a file's entries in all, each byte perhaps an instruction to follow: hundreds of
+# thousands of addresses that are looked up.
+_MOST_FOLLOWED = 1 << 28
 
 # Pointer encodings (LSB, 10.5.1)
 _SDATA4, _UDATA4, _SDATA8, _UDATA8, _PCREL = 0x0B, 0x03, 0x0C, 0x04, 0x10
@@ -38,36 +42,47 @@ class Unwinding:
         """
         self._read = read
         self._shift = frames_at - address  # of the segment that both sections are in
-        header = read(frames_at, min(size, 12 + 8 * _MOST_ENTRIES))
+        self._address = address
+        self._left = _MOST_FOLLOWED
+        header = read(frames_at, min(size, 16))
         if len(header) < 12 or header[:1] != b"\1" or header[2:4] != b"\x03\x3b":
             raise ValueError("no sorted table of frames")
-        skip = 4 + _SIZES.get(header[1] & 0x0F, 99)
-        (count,) = struct.unpack_from("<I", header, skip)
-        table = header[skip + 4 : skip + 4 + 8 * count]
-        if count > _MOST_ENTRIES or len(table) != 8 * count:
+        skip = 4 + _SIZES.get(header[1] & 0x0F, len(header))
+        self._count = int.from_bytes(header[skip : skip + 4], "little")
+        self._table = frames_at + skip + 4
+        if self._count > _MOST_ENTRIES or skip + 4 + 8 * self._count > size:
             raise ValueError("a table that is not all there")
-        self._table: npt.NDArray[np.int32] = np.frombuffer(table, "<i4").reshape(-1, 2)
-        self._address = address
-
-    def size(self) -> int:
-        """Bytes it takes."""
-        return self._table.nbytes
+        if not self._count or len(self._entries(self._count - 1, 1)) != 2:
+            raise ValueError("a table without entries")
 
     def rule(self, address: int) -> Rule | None:
         """The rule at an address (in the file's own terms); None where there is none."""
-        at = int(np.searchsorted(self._table[:, 0], address - self._address, side="right")) - 1
-        if at < 0:
-            return None
         try:
-            return self._at(self._address + int(self._table[at, 1]), address)
+            where = self._find(address - self._address)
+            return None if where is None else self._at(self._address + where, address)
         except (ValueError, LookupError, struct.error, OSError):
             return None
+
+    def _find(self, wanted: int) -> int | None:
+        """Where the entry is whose function begins last at or before; both from the header on."""
+        low, high = 0, self._count
+        while high - low > _AT_ONCE:
+            middle = (low + high) // 2
+            low, high = (middle, high) if self._entries(middle, 1)[0] <= wanted else (low, middle)
+        words = self._entries(low, high - low)
+        at = bisect.bisect_right(words[::2], wanted) - 1
+        return None if at < 0 else int(words[2 * at + 1])
+
+    def _entries(self, first: int, count: int) -> tuple[int, ...]:
+        """Of the table: where each function begins, and where its entry is, by turns."""
+        data = self._read(self._table + 8 * first, 8 * count)
+        return struct.unpack(f"<{len(data) // 4}i", data)
 
     def _at(self, where: int, address: int) -> Rule | None:
         """By the frame description entry at address `where`."""
         body = self._entry(where)
         cie_at = where + 4 - struct.unpack_from("<i", body)[0]
-        cie = _parse_cie(self._entry(cie_at))
+        cie = _parse_cie(self._entry(cie_at, _LONGEST_COMMON))
         reader = _Reader(body, 4)
         start = reader.pointer(cie.encoding, where + 4)
         length = reader.pointer(cie.encoding & 0x0F, 0)
@@ -78,11 +93,14 @@ class Unwinding:
         initial = _run(cie, _Reader(cie.instructions, 0), _State(), None, 0, 1 << 64)
         return _run(cie, reader, initial, initial, start, address).rule()
 
-    def _entry(self, where: int) -> bytes:
+    def _entry(self, where: int, longest: int = _LONGEST) -> bytes:
         """What follows the length of the entry at an address."""
         (length,) = struct.unpack("<I", self._read(where + self._shift, 4))
-        if not 4 <= length <= _LONGEST:
+        if not 4 <= length <= longest:
             raise ValueError("an entry of a strange length")
+        self._left -= length
+        if self._left < 0:
+            raise ValueError("enough was read of this file")
         return self._read(where + self._shift + 4, length)
 
 

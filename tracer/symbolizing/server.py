@@ -54,9 +54,8 @@ class _File:
         self._named = self._ruled = False
 
     def size(self) -> int:
-        """Bytes of its tables, as far as they are kept."""
-        functions = self._functions.size() if self._functions is not None else 0
-        return functions + (self._rules.size() if self._rules is not None else 0)
+        """Bytes of its symbol table, as far as that is kept."""
+        return self._functions.size() if self._functions is not None else 0
 
     def has_debug(self, descriptor: int) -> bool:
         """Its debug file, which is found once its build ID is known; whether that is news."""
@@ -88,6 +87,8 @@ class _File:
     def lines(self, archive: Any, offsets: Sequence[int]) -> list[tuple[str, int]]:
         """The source file and line of each offset, ("", 0) where not known."""
         addresses = elf.addresses(self._open, offsets)
+        if addresses is None:
+            return []
         if self._cache is None:
             with os.fdopen(os.dup(self._descriptors[-1]), "rb") as file:
                 file.seek(0)

@@ -1,0 +1,307 @@
+"""ELF files that make no sense: no answer or some, in a bounded number of bytes read."""
+
+import lzma
+import os
+import struct
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import pytest
+from answering import lookup
+from mutation import EDGES, every, mutated
+from opened import opener
+from test_symbols import BUILD_ID, DYNSYM, FEW, FULL, NOTE, SYMTAB, make_elf
+from test_unwind import CODE, USUAL
+from test_unwind import image as frames_image
+
+from tracer import elf
+from tracer.symbolizing.rule import Rule
+from tracer.symbols import Symbols
+
+MEGABYTE = 1 << 20
+HEADER, PROGRAM, SECTION = 64, 56, 64  # bytes, of 64-bit files
+
+
+class File:
+    """A file in memory, which counts what is read of it."""
+
+    def __init__(self) -> None:
+        self.fd = os.memfd_create("elf")
+        self.read_bytes = 0
+
+    def write(self, data: bytes, size: int | None = None) -> None:
+        """`data`, and a hole up to `size` bytes."""
+        os.ftruncate(self.fd, 0)
+        os.pwrite(self.fd, data, 0)
+        if size is not None:
+            os.ftruncate(self.fd, size)
+        self.read_bytes = 0
+
+    def open(self) -> int:
+        return os.dup(self.fd)
+
+    def pread(self, fd: int, size: int, at: int) -> bytes:
+        data = os_pread(fd, size, at)
+        self.read_bytes += len(data)
+        return data
+
+
+os_pread = os.pread
+
+
+@pytest.fixture
+def file(monkeypatch: pytest.MonkeyPatch) -> Iterator[File]:
+    made = File()
+    monkeypatch.setattr(os, "pread", made.pread)
+    yield made
+    os.close(made.fd)
+
+
+def with_frames() -> bytes:
+    """An ELF file with call frame information: two functions at 0x1000 and 0x1080."""
+    frames = frames_image((CODE, 0x40, USUAL), (CODE + 0x80, 0x10, b""))
+    programs = struct.pack("<IIQQQQQQ", 1, 5, 0x1000, 0x1000, 0, 0x2000, 0x2000, 0x1000)
+    # frames_image has the addresses from 0x1000 on; its header is at address 0x2000.
+    programs += struct.pack("<IIQQQQQQ", 0x6474E550, 4, 0x2000, 0x2000, 0, 0x100, 0x100, 4)
+    header = b"\x7fELF" + bytes([2, 1, 1]) + bytes(9)
+    header += struct.pack("<HHIQQQIHHHHHH", 3, 62, 1, 0, HEADER, 0, 0, 64, PROGRAM, 2, 64, 0, 0)
+    return (header + programs).ljust(0x1000, b"\0") + frames
+
+
+def asked(file: File, random: Random) -> list[object]:
+    """All that the tracer asks of a file; each answer is of its kind, whatever the file holds."""
+    offsets = [*range(0x1000, 0x1500, 0x110), *range(0x2000, 0x5000, 0x710)]
+    offsets += random.sample(EDGES, 6)
+    offsets += [max(0, edge - random.randrange(0x100)) for edge in random.sample(EDGES, 3)]
+    answers: list[object] = []
+    found = elf.functions(file.open)
+    for offset in offsets if found is not None else ():
+        assert found is not None
+        name = found.at(offset)
+        assert name is None or (isinstance(name[0], str) and name[1] >= 0)
+        answers.append(name)
+    identity = elf.build_id(file.open)
+    assert len(identity) <= 128
+    assert not set(identity) - set("0123456789abcdef")
+    rules = elf.unwinding(file.open)
+    for offset in offsets if rules is not None else ():
+        assert rules is not None
+        rule = rules(offset)
+        assert rule is None or isinstance(rule, Rule)
+        answers.append(rule)
+    addresses = elf.addresses(file.open, offsets)
+    assert all(-1 <= address < 1 << 64 for address in addresses or ())
+    return answers
+
+
+PACKED = lzma.compress(make_elf((SYMTAB, FULL)), preset=0)
+FILES = {
+    "symbols": lambda: make_elf((DYNSYM, FEW), (SYMTAB, FULL)),
+    "32 bits": lambda: make_elf((DYNSYM, FEW), (SYMTAB, FULL), bits=32),
+    "packed": lambda: make_elf((DYNSYM, FEW), packed=PACKED),
+    "frames": with_frames,
+    "real": lambda: Path("/bin/true").read_bytes(),
+}
+
+
+def interesting(whole: bytes) -> list[tuple[int, int]]:
+    """The header, the program headers, the section headers, call frame information."""
+    if whole[4] != 2:
+        return [(0, 84), (len(whole) - 240, 240)]
+    sections, count = struct.unpack_from("<Q", whole, 40)[0], whole[60]
+    places = [(0, HEADER), (HEADER, PROGRAM * whole[56]), (sections, SECTION * count)]
+    for at in range(HEADER, HEADER + PROGRAM * whole[56], PROGRAM):
+        kind, _, offset, _, _, size = struct.unpack_from("<IIQQQQ", whole, at)
+        if kind == 0x6474E550:
+            places += [(offset, 16), (offset, size), (offset + size, 8 * size)]
+    return [(at, length) for at, length in places if length]
+
+
+@pytest.mark.parametrize("kind", FILES)
+def test_mutants(kind: str, file: File) -> None:
+    whole = FILES[kind]()
+    places = interesting(whole)
+    file.write(whole)
+    assert any(asked(file, Random(0)))
+
+    def check(random: Random) -> None:
+        file.write(mutated(random, whole, places), random.choice([None, None, 1 << 41]))
+        asked(file, random)
+        # Each of the four questions is asked anew; a hole is read as if it were written.
+        assert file.read_bytes <= 4 * elf._MOST_READ
+
+    every(f"elf {kind}", 500 if kind == "real" else 800, check)
+
+
+# -- what failed once ---------------------------------------------------------------------------
+
+
+def test_a_segment_that_ends_behind_the_last_address(file: File) -> None:
+    """Its addresses were looked up as numbers of 64 bits, which 2**64 is not."""
+    data = bytearray(make_elf((SYMTAB, FULL)))
+    struct.pack_into("<Q", data, HEADER + 16, (1 << 64) - 0x1000)  # p_vaddr; 0x1000 from there
+    file.write(data)
+    found = elf.functions(file.open)
+    assert found is not None
+    assert found.at(0x1FFF) == ("endless", (1 << 64) - 1 - 0x401400)
+    struct.pack_into("<QQ", data, HEADER + 32, (1 << 63) - 1, (1 << 63) - 1)  # p_filesz, p_memsz
+    file.write(data)
+    found = elf.functions(file.open)
+    assert found is not None
+    assert [found.at(at) for at in (0x2000, 1 << 40)] == [None, None]
+    assert elf.addresses(file.open, [0x1FFF, 0x2000]) == [0xFFF, -1]
+
+
+def with_sections(kind: int, count: int, size: int) -> bytes:
+    """`count` sections of one type that all are the same `size` bytes behind the headers."""
+    content = bytearray(make_elf()[:HEADER])
+    struct.pack_into("<Q", content, 40, HEADER)
+    struct.pack_into("<HHHHH", content, 54, PROGRAM, 0, SECTION, count, 0)
+    at = HEADER + SECTION * count
+    return bytes(content + struct.pack("<IIQQQQIIQQ", 0, kind, 0, 0, at, size, 0, 0, 1, 0) * count)
+
+
+def test_many_notes_that_claim_one_hole(file: File) -> None:
+    """65,534 times 64 MiB, of 4 MiB on disk: hours to read, for a build ID that is not there."""
+    file.write(with_sections(NOTE, 65_534, 1 << 26), 1 << 30)
+    assert elf.build_id(file.open) == ""
+    assert elf.functions(file.open) is None
+    assert elf.addresses(file.open, [0]) == [-1]
+    assert file.read_bytes < 16 * MEGABYTE  # the section headers, three times
+
+
+def test_a_table_and_names_in_a_hole(file: File) -> None:
+    """The largest that are read are read once."""
+    for kind in (SYMTAB, DYNSYM):
+        file.write(with_sections(kind, 65_534, 1 << 26), 1 << 30)
+        assert elf.functions(file.open) is None
+        assert file.read_bytes <= elf._MOST_READ
+
+
+def test_a_build_id_as_long_as_its_section(file: File) -> None:
+    """It would be kept for each file, and be in each row of the call stacks."""
+    whole = make_elf((SYMTAB, FULL))
+    at = whole.index(b"GNU\0" + BUILD_ID) - 8
+    for size, expected in ((20, BUILD_ID.hex()), (64, None), (65, ""), (1 << 26, "")):
+        data = bytearray(whole)
+        struct.pack_into("<I", data, at, size)
+        headers = struct.unpack_from("<Q", whole, 40)[0]
+        for section in range(headers, len(whole), SECTION):
+            if struct.unpack_from("<I", whole, section + 4)[0] == NOTE:
+                struct.pack_into("<Q", data, section + 32, 16 + size)
+        file.write(data, 1 << 30)
+        found = elf.build_id(file.open)
+        assert found == expected or (expected is None and len(found) == 128)
+
+
+def test_packed_symbols_that_take_much_memory(file: File) -> None:
+    """A dictionary of 1.5 GiB is a number in five bytes of what is packed."""
+    plain = make_elf((SYMTAB, FULL))
+    filters = [{"id": lzma.FILTER_LZMA2, "preset": 0, "dict_size": 1 << 16}]
+    packed = bytearray(lzma.compress(plain, lzma.FORMAT_XZ, lzma.CHECK_NONE, filters=filters))
+    # The block header (.xz format, 3.1): its size, flags, filter 0x21 of one byte, its CRC.
+    assert packed[12:16] == bytes([2, 0, 0x21, 1])
+    for dictionary, known in ((8, True), (28, True), (39, False), (40, False)):
+        packed[16] = dictionary
+        packed[20:24] = struct.pack("<I", zlib.crc32(packed[12:20]))
+        file.write(make_elf(packed=bytes(packed)))
+        assert (elf.functions(file.open) is not None) is known
+
+
+def test_a_file_made_to_take_memory(tmp_path: Path) -> None:
+    """Huge sparse tables, one endless name, many names of one place."""
+    path = tmp_path / "x"
+    content = make_elf((SYMTAB, FULL))
+    headers = struct.unpack_from("<Q", content, 40)[0]
+    for section, size in ((1, 1 << 40), (2, 1 << 40), (1, 1 << 27), (2, 1 << 27)):
+        data = bytearray(content)
+        struct.pack_into("<Q", data, headers + section * 64 + 32, size)
+        path.write_bytes(data)
+        os.truncate(path, 1 << 41)
+        assert elf.functions(opener(path)) is None
+
+
+def test_long_names_and_many_names_of_one_function(tmp_path: Path) -> None:
+    path = tmp_path / "x"
+    many = [(f"n{n}", 0x12, 0x401100, 0x40) for n in range(5_000)]
+    path.write_bytes(make_elf((SYMTAB, [("x" * 100_000, 0x12, 0x401200, 0x10), *many])))
+    found = elf.functions(opener(path))
+    assert found
+    named = found.at(0x1208)
+    assert named
+    assert len(named[0]) <= 4096
+    assert found.at(0x1100)
+
+
+def test_devices_are_not_opened(monkeypatch: pytest.MonkeyPatch) -> None:
+    """To open one may do something: rewind a tape, start a watchdog."""
+    opened = []
+    real = os.open
+
+    def spy(path: str, flags: int, *rest: Any, **more: Any) -> int:
+        if not flags & os.O_PATH:
+            opened.append(path)
+        return real(path, flags, *rest, **more)
+
+    monkeypatch.setattr(os, "open", spy)
+    assert elf.functions(opener("/dev/null")) is None
+    assert elf.functions(opener("/dev/tty")) is None
+    assert opened == []
+
+
+# -- call frame information -----------------------------------------------------------------
+
+
+def test_a_table_of_functions_in_a_hole(file: File) -> None:
+    """32 MiB of each of the files that are at hand: nothing of it is kept."""
+    data = bytearray(with_frames())
+    entries = 1 << 22
+    struct.pack_into("<QQ", data, HEADER + PROGRAM + 32, 12 + 8 * entries, 12 + 8 * entries)
+    struct.pack_into("<I", data, 0x2008, entries)
+    file.write(data, 1 << 30)
+    rules = elf.unwinding(file.open)
+    assert rules is not None
+    assert file.read_bytes < 4096
+    for offset in range(0x1000, 0x1100, 4):
+        rules(offset)
+    assert file.read_bytes < 128 * 1024
+    struct.pack_into("<I", data, 0x2008, entries + 1)
+    file.write(data, 1 << 30)
+    assert elf.unwinding(file.open) is None
+
+
+def test_a_header_that_is_cut_off(file: File) -> None:
+    """Its count lies behind its end: a struct.error, where ValueError is promised."""
+    whole = with_frames()
+    for encoding in (0x00, 0x0F, 0xFF):
+        for end in range(0x2000, 0x2014):
+            data = bytearray(whole[:end])
+            data[0x2001:0x2002] = bytes([encoding])
+            file.write(data)
+            assert elf.unwinding(file.open) is None
+
+
+def endless(steps: int) -> bytes:
+    """A function of so many instructions, each of which is a state to remember."""
+    return bytes([0x0A]) * steps
+
+
+def test_functions_of_many_instructions(file: File, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each lookup follows all of them, so there is a limit to what is followed in a file."""
+    frames = frames_image((CODE, 0x40, endless(60_000)))
+    file.write(with_frames()[:0x1000] + frames)
+    rules = elf.unwinding(file.open)
+    assert rules is not None
+    monkeypatch.setattr(rules._frames, "_left", 150_000)
+    assert [rules(CODE) is not None for _ in range(4)] == [True, True, False, False]
+
+
+def test_what_is_remembered_of_addresses_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tracer.symbols._MOST_KNOWN", 100)
+    symbols = Symbols([], lookup(), lambda: ([], []))
+    for ip in range(1000):
+        symbols.name((1 << 63) + ip, 0)
+    assert len(symbols._known) <= 100
