@@ -68,4 +68,8 @@ def _wrong(cell: str, column: Column) -> str:
     if not _NUMBER.fullmatch(cell):
         return "no whole number"
     limits = np.iinfo(column.dtype)
-    return "" if limits.min <= int(cell, 0 if "x" in cell else 10) <= limits.max else "out of range"
+    try:
+        number = int(cell, 0 if "x" in cell else 10)
+    except ValueError:  # thousands of digits (sys.get_int_max_str_digits)
+        return "out of range"
+    return "" if limits.min <= number <= limits.max else "out of range"

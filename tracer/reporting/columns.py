@@ -78,7 +78,7 @@ def read_table(path: str, columns: Mapping[str, Column], option: Option) -> Tabl
         for batch in _batches(memoryview(data)[:end], used):
             pieces.add(batch)
     except (library("pyarrow").ArrowInvalid, _Empty) as error:
-        fault = bad_line(data, end, pieces.rows, header, used) or safe(str(error))
+        fault = bad_line(data, end, pieces.rows, header, used) or safe(str(error)[:200])
         raise wrong(path, fault, option) from None
     return pieces.table(notes)
 

@@ -14,6 +14,8 @@ from tracer.text import printable
 
 SUFFIX = ".meta.json"  # as tracer.outputs.meta.SUFFIX
 UNKNOWN = "not known"
+LATEST_NS = 1 << 62  # no clock has been running for so long, and differences fit in 64 bits
+_MOST_PAGES = 1 << 51  # in bytes they fit, too
 _DIGITS = 40
 I64 = npt.NDArray[np.int64]
 _NO_POINTS = np.empty(0, np.int64), np.empty(0, np.int64)
@@ -128,9 +130,9 @@ def _facts(content: dict[str, Any]) -> Facts:
         what=_what(content),
         state=_text(content, "state"),
         started=_text(clock, "started"),
-        started_ns=_number(clock, "started_monotonic_ns"),
-        ended_ns=_number(clock, "ended_monotonic_ns"),
-        started_wall_ns=_number(clock, "started_wall_ns"),
+        started_ns=_moment(clock, "started_monotonic_ns"),
+        ended_ns=_moment(clock, "ended_monotonic_ns"),
+        started_wall_ns=_moment(clock, "started_wall_ns"),
         exit_status=_number(content, "exit_status"),
         lost=_number(content, "lost"),
         books=books,
@@ -148,7 +150,7 @@ def _facts(content: dict[str, Any]) -> Facts:
 def _series(content: dict[str, Any], name: str) -> tuple[I64, I64]:
     """Times and pages, as many of each."""
     points = _dict(content, name)
-    times, pages = _numbers(points, "time_ns"), _numbers(points, "pages")
+    times, pages = _numbers(points, "time_ns", LATEST_NS), _numbers(points, "pages", _MOST_PAGES)
     count = min(len(times), len(pages))
     return times[:count], pages[:count]
 
@@ -181,7 +183,12 @@ def _number(content: dict[str, Any], name: str) -> int | None:
     return value if isinstance(value, int) and abs(value) < 1 << 63 else None
 
 
-def _numbers(content: dict[str, Any], name: str) -> I64:
+def _moment(content: dict[str, Any], name: str) -> int | None:
+    value = _number(content, name)
+    return value if value is not None and 0 <= value < LATEST_NS else None
+
+
+def _numbers(content: dict[str, Any], name: str, limit: int) -> I64:
     values = _list(content, name)
-    right = all(isinstance(value, int) and 0 <= value < 1 << 63 for value in values)
+    right = all(isinstance(value, int) and 0 <= value < limit for value in values)
     return np.array(values if right else [], np.int64)

@@ -10,7 +10,7 @@ import numpy.typing as npt
 from tracer.errors import Exit, TraceError
 from tracer.reporting.callstacks import SUFFIX, CallStacks, read_callstacks
 from tracer.reporting.columns import Table, Words, read_header, read_table, wrong
-from tracer.reporting.facts import Facts, read_facts
+from tracer.reporting.facts import LATEST_NS, Facts, read_facts
 from tracer.reporting.schema import FAULTS, PAGES
 from tracer.text import printable
 
@@ -166,7 +166,7 @@ def load(
         notes.append("the trace did not end as it should: there may be faults that no row shows")
     pages = None
     if pages_path is not None:
-        pages, more = _pages(read_table(pages_path, PAGES, "--pages-csv"))
+        pages, more = _pages(read_table(pages_path, PAGES, "--pages-csv"), pages_path)
         notes += more
     if callstacks is not None:
         notes += callstacks.notes
@@ -228,19 +228,31 @@ def _faults(table: Table, path: str) -> tuple[Faults, list[str]]:
 
 def _check_times(time_ns: I64, latency_ns: I64, path: str) -> None:
     """Raise TraceError where these can be no faults' times; then sums of them fit in int64."""
-    odd = np.flatnonzero((time_ns < 0) | (latency_ns < -1) | (latency_ns > time_ns))
+    odd = np.flatnonzero(_strange(time_ns) | (latency_ns < -1) | (latency_ns > time_ns))
     if len(odd):
         row = int(odd[0])  # line 1 is the header, and no cell holds a line's end
         fault = f"line {row + 2} tells of a fault that took longer than the clock had been running"
         if time_ns[row] < 0 or latency_ns[row] < -1:
             fault = f"line {row + 2} has a time below 0"
+        elif time_ns[row] >= LATEST_NS:
+            fault = f"line {row + 2} has a time of more than a hundred years"
         raise wrong(path, fault, "--csv")
     if latency_ns.sum(dtype=np.float64) >= 1 << 62:
         raise wrong(path, "its faults took more than a hundred years in all", "--csv")
 
 
-def _pages(table: Table) -> tuple[Pages, list[str]]:
+def _strange(time_ns: I64) -> Bools:
+    """Which are no times of a clock that began when the machine did."""
+    return (time_ns < 0) | (time_ns >= LATEST_NS)
+
+
+def _pages(table: Table, path: str) -> tuple[Pages, list[str]]:
     number, word = table.numbers, table.words
+    last_ns = number.get("last_time_ns", np.full(table.rows, -1, np.int64))
+    odd = np.flatnonzero(_strange(number["first_time_ns"]) | (_strange(last_ns) & (last_ns != -1)))
+    if len(odd):
+        fault = f"line {int(odd[0]) + 2} has a time below 0, or of more than a hundred years"
+        raise wrong(path, fault, "--pages-csv")
     pages = Pages(
         space=number["space"],
         pid=number["pid"],
@@ -253,7 +265,7 @@ def _pages(table: Table) -> tuple[Pages, list[str]]:
         source=word["first_source"],
         kind=word["first_kind"],
         present=number["last_frame"],
-        last_ns=number.get("last_time_ns", np.full(table.rows, -1, np.int64)),
+        last_ns=last_ns,
         loss=word["last_loss"],
         latest=word["last_source"],
     )
