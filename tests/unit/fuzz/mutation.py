@@ -17,7 +17,8 @@ ONLY = os.environ.get("FUZZ_ONLY")  # the number of the one example to run again
 EDGES = [
     *(0, 1, 2, 3, 7, 8, 16, 24, 64, 0x7F, 0x80, 0xFF, 0x1000, 0xFFFF, 1 << 20, 1 << 26),
     *((1 << 31) - 1, 1 << 31, (1 << 32) - 1, 1 << 32, (1 << 47) - 1, 1 << 47),
-    *((1 << 63) - 1, 1 << 63, (1 << 63) + 1, (1 << 64) - 0x1000, (1 << 64) - 1),
+    *((1 << 63) - 1, 1 << 63, (1 << 63) + 1, (1 << 64) - 0x1000),
+    *((1 << 64) - 0x100, (1 << 64) - 8, (1 << 64) - 1),
 ]
 
 
@@ -39,20 +40,27 @@ def number(random: Random, width: int) -> bytes:
     return (value % (1 << 8 * width)).to_bytes(width, "little")
 
 
-def mutated(random: Random, whole: bytes, places: Sequence[tuple[int, int]] = ()) -> bytes:
+def mutated(
+    random: Random, whole: bytes, tables: Sequence[Sequence[tuple[int, int]]] = ()
+) -> bytes:
     """`whole` changed in one to four ways: numbers and bytes overwritten, parts moved, the end cut.
 
-    `places` are stretches (first byte, bytes) that half of the numbers go to: headers, tables.
+    Half of the changes are to `tables`, in which a field is (first byte, bytes): one of up to
+    eight bytes becomes another number, a longer one has a number written somewhere in it. The
+    tables' turns are alike, however many fields each has.
     """
     data = bytearray(whole)
     for _ in range(random.choice([1, 1, 1, 2, 2, 3, 4])):
         size = max(len(data), 1)
         at, way = random.randrange(size), random.random()
-        if way < 0.6:
+        if tables and random.random() < 0.5:
+            first, width = random.choice(random.choice(tables))
+            if width > 8:
+                at, width = first + random.randrange(width), random.choice([1, 2, 4, 8])
+                first = at - at % width
+            data[first : first + width] = number(random, width)
+        elif way < 0.6:
             width = random.choice([1, 2, 4, 4, 8, 8])
-            if places and random.random() < 0.5:
-                first, length = random.choice(places)
-                at = first + random.randrange(max(length, 1))
             if random.random() < 0.8:
                 at -= at % width
             data[at : at + width] = number(random, width)

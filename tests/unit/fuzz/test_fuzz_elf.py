@@ -9,6 +9,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+import numpy as np
 import pytest
 from answering import lookup
 from mutation import EDGES, every, mutated
@@ -107,23 +108,38 @@ FILES = {
 }
 
 
-def interesting(whole: bytes) -> list[tuple[int, int]]:
-    """The header, the program headers, the section headers, call frame information."""
-    if whole[4] != 2:
-        return [(0, 84), (len(whole) - 240, 240)]
-    sections, count = struct.unpack_from("<Q", whole, 40)[0], whole[60]
-    places = [(0, HEADER), (HEADER, PROGRAM * whole[56]), (sections, SECTION * count)]
-    for at in range(HEADER, HEADER + PROGRAM * whole[56], PROGRAM):
-        kind, _, offset, _, _, size = struct.unpack_from("<IIQQQQ", whole, at)
-        if kind == 0x6474E550:
-            places += [(offset, 16), (offset, size), (offset + size, 8 * size)]
-    return [(at, length) for at, length in places if length]
+def tables(whole: bytes) -> list[list[tuple[int, int]]]:
+    """The fields of the header, the program headers, the section headers, the frames' table."""
+    header, others = elf._CLASSES[whole[4]]
+    found = [fields(header, 0)]
+    (values,) = np.frombuffer(whole, header, 1)
+    for dtype, start, count in (
+        (others[elf._PHDR], int(values["phoff"]), int(values["phnum"])),
+        (others[elf._SHDR], int(values["shoff"]), int(values["shnum"])),
+    ):
+        found.append([])
+        for at in range(start, start + count * dtype.itemsize, dtype.itemsize):
+            found[-1] += fields(dtype, at)
+    for program in np.frombuffer(
+        whole, others[elf._PHDR], int(values["phnum"]), int(values["phoff"])
+    ):
+        if program["type"] == elf._EH_FRAME:
+            at, size = int(program["offset"]), int(program["filesz"])
+            header_of_frames = [(at + byte, 1) for byte in range(4)] + [(at + 4, 4), (at + 8, 4)]
+            found += [header_of_frames, [(at + 12, size - 12)], [(at + size, 8 * size)]]
+    return [table for table in found if table]
+
+
+def fields(dtype: np.dtype[np.void], start: int) -> list[tuple[int, int]]:
+    """First byte and bytes of each member."""
+    members = dtype.fields or {}
+    return [(start + int(each[1]), each[0].itemsize) for each in members.values()]
 
 
 @pytest.mark.parametrize("kind", FILES)
 def test_mutants(kind: str, file: File) -> None:
     whole = FILES[kind]()
-    places = interesting(whole)
+    places = tables(whole)
     file.write(whole)
     assert any(asked(file, Random(0)))
 

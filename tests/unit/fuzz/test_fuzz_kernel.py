@@ -58,9 +58,10 @@ def test_types(tmp_path: Path) -> None:
     path = tmp_path / "btf"
     whole = some_btf(path)
     ask_btf(path)
+    parts = [[(at, 4) for at in range(4, 24, 4)], [(24, len(whole) - 24)]]
 
     def check(random: Random) -> None:
-        path.write_bytes(mutated(random, whole, [(0, 24), (24, len(whole) - 24)]))
+        path.write_bytes(mutated(random, whole, parts))
         with suppress(TraceError):
             ask_btf(path)
 
@@ -188,7 +189,7 @@ def test_the_mapped_ring(mapped: tuple[int, int]) -> None:
             page[at : at + 8] = number(random, 8)
         os.pwrite(positions, page, 0)
         content = data.tobytes()
-        damaged = mutated(random, content, [(RECORD * at + 4, 4) for at in range(CAPACITY)])
+        damaged = mutated(random, content, [[(RECORD * at + 4, 4) for at in range(CAPACITY)]])
         os.pwrite(records, damaged.ljust(len(content), b"\0")[: len(content)], 0)
         ring = MappedRing(positions, records, CAPACITY, RECORD)
         with SpillingRing(ring) if random.random() < 0.5 else ring as made:
@@ -212,7 +213,7 @@ def test_the_kernels_ring(mapped: tuple[int, int]) -> None:
         pages[PAGE : PAGE + 8] = produced.to_bytes(8, "little")
         for at in random.sample([0, PAGE], random.choice([0, 0, 1, 2])):
             pages[at : at + 8] = number(random, 8)
-        damaged = mutated(random, data, [(at, 4) for at in range(0, SIZE - 8, stride)])
+        damaged = mutated(random, data, [[(at, 4) for at in range(0, SIZE - 8, stride)]])
         os.ftruncate(descriptor, 2 * PAGE + SIZE)
         os.pwrite(descriptor, pages + damaged.ljust(SIZE, b"\0")[:SIZE], 0)
         with KernelRing(descriptor, SIZE, RECORD) as ring:
@@ -241,7 +242,7 @@ def test_the_sideband() -> None:
     def check(random: Random) -> None:
         parts = [random.choice([mmap2(random, random.choice(names)), comm, lost]) for _ in range(6)]
         starts = [sum(map(len, parts[:at])) for at in range(len(parts))]
-        data = mutated(random, b"".join(parts), [(at, 8) for at in starts])
+        data = mutated(random, b"".join(parts), [[(at + 6, 2), (at, 4)] for at in starts])
         events, lost_count, left_over = parse(data, random.choice([None, {PID}]), 50)
         assert len(events) <= len(data) // 8
         assert lost_count >= 0
@@ -276,7 +277,7 @@ def test_a_compiled_probe_in_its_file(tmp_path: Path) -> None:
     whole = (tmp_path / "key.json").read_bytes()
 
     def check(random: Random) -> None:
-        damaged = mutated(random, whole, [(0, 66)])
+        damaged = mutated(random, whole, [[(0, 66)]])
         (tmp_path / "key.json").write_bytes(damaged)
         found = cache.load(tmp_path, "key")
         assert (found is not None) == (damaged == whole)
