@@ -30,6 +30,7 @@ from tracer.options import (
     seconds,
     seconds_or_none,
 )
+from tracer.outputs.served import resolved
 from tracer.pipes import PIPE_CLOSED, discard_stdout
 from tracer.shortage import told, warning
 from tracer.timings import Timings
@@ -327,7 +328,7 @@ def _validate_files(options: Options) -> None:
     if options.csv and not is_stream(options.csv):
         given.append(options.csv + ".meta.json")  # outputs.meta.SUFFIX, which imports numpy
         given += [options.csv + ".stacks.csv"] if options.stacks else []
-    places = ["-" if is_stdout(name) else os.path.realpath(name) for name in given]
+    places = ["-" if is_stdout(name) else resolved(name) for name in given]
     places = [place for place in places if place != os.devnull]
     if len(set(places)) < len(places):
         raise TraceError(

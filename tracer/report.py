@@ -5,7 +5,7 @@ import os
 import socket
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import IO, TYPE_CHECKING, Self, cast
 
@@ -14,13 +14,13 @@ from rich.console import Console
 from tracer.ending import Enough, Stalled
 from tracer.errors import TraceError, complain
 from tracer.options import Options, is_stdout, is_stream
-from tracer.outputs.base import Books, RunInfo, Symbolizer, Verdict
+from tracer.outputs.base import Books, Output, RunInfo, Symbolizer, Verdict
 from tracer.outputs.console import ConsoleOutput
 from tracer.outputs.csv import CsvOutput
 from tracer.outputs.draining import DrainLine
 from tracer.outputs.figures import Figures
 from tracer.outputs.files import OutputFile, open_output
-from tracer.outputs.meta import MetaFile
+from tracer.outputs.meta import MetaFile, State
 from tracer.outputs.pages import write_pages
 from tracer.outputs.paths import Owner
 from tracer.outputs.summary import Summary
@@ -69,7 +69,8 @@ class Files:
                 self.stacks = StacksFile(options.csv, owner, options.force)
                 self._open.append(self.stacks)
         if options.pages_csv:
-            self.pages = self._opened(open_output(options.pages_csv, owner, options.force))
+            pages = open_output(options.pages_csv, owner, options.force, whole=True)
+            self.pages = self._opened(pages)
         text = options.output or ("/dev/stderr" if self.csv_on_stdout else "-")
         self.text = self._opened(open_output(text, owner, options.force))
 
@@ -84,8 +85,10 @@ class Files:
     def discard(self) -> None:
         """Tracing never began: leave no half-written file."""
         for file in self._open:
-            with contextlib.suppress(TraceError, OSError):
+            try:
                 file.discard()
+            except TraceError as error:
+                complain(str(error))
         self._open.clear()
 
     def __enter__(self) -> Self:
@@ -104,20 +107,22 @@ class Report:
     """Hangs the outputs onto a session, and closes the account when it is over.
 
     `status` is the exit status as far as the tracer has a say in it, and `verdict` the part of
-    it that --strict and --fail-if have.
+    it that --strict and --fail-if have; `failed` that of the first file that could not be written.
     """
 
     def __init__(
         self, options: Options, files: Files, session: Session, attached: Attached
     ) -> None:
-        self.status = self.verdict = 0
+        self.status = self.verdict = self.failed = 0
+        self._rows_lack = False  # there are faults that the CSV does not tell of in full
         self._begun = False
         self._options, self._files, self._session = options, files, session
         self._summary = Summary()
         self._figures = Figures()
         if options.fail_if:
             session.outputs.count.append(self._figures)
-        for file in (files.csv, files.pages, files.text):
+        session.outputs.failed = self._output_failed
+        for file in (files.csv, files.stacks, files.pages, files.text, files.meta):
             if file is not None:
                 file.hasty = lambda: session.at_once
         self._console = _console(options, files)
@@ -205,6 +210,17 @@ class Report:
                         stack.callback(self._give_up)
                     stack.callback(self._close_csv)
 
+    def _output_failed(self, output: Output, error: TraceError) -> None:
+        """It takes no more; the others do."""
+        self._rows_lack |= output in (self._csv, self._files.stacks)
+        self._fail(error)
+
+    def _fail(self, error: TraceError) -> None:
+        """A file is not whole: said at once, and in what is written later."""
+        self._say(str(error))
+        self._info.notes.append(f"not all was written: {error.message}")
+        self.failed = self.failed or error.code
+
     def _close_csv(self) -> None:
         if self._csv is None:
             return
@@ -212,14 +228,17 @@ class Report:
             self._csv.close()
         except (BrokenPipeError, Stalled):
             self.status = PIPE_CLOSED
-        if not self._session.outputs.log:  # its reader went away
+        except TraceError as error:
+            self._output_failed(self._csv, error)
+        if not self._session.outputs.log and not self._rows_lack:  # its reader went away
             self.status = PIPE_CLOSED
 
     def _give_up(self) -> None:
-        with contextlib.suppress(TraceError, OSError):
-            if self._files.pages is not None:
+        if self._files.pages is not None:
+            with contextlib.suppress(TraceError):
                 self._files.pages.discard()
-            if self._files.meta is not None:
+        if self._files.meta is not None:
+            with contextlib.suppress(TraceError):
                 self._files.meta.fail(self._info)
 
     def finish(self, result: Result) -> None:
@@ -245,10 +264,16 @@ class Report:
         info.verdict = self._judge(result.books)
         with contextlib.ExitStack() as stack:
             stack.callback(self._complain)
-            stack.callback(self._write_meta, result)
-            stack.callback(self._write_pages, result)
-            stack.callback(self._write_stacks, lines)
-            self._print_summary(result, lines)
+            stack.callback(self._attempt, lambda: self._write_meta(result))
+            stack.callback(self._attempt, lambda: self._write_pages(result))
+            stack.callback(self._attempt, lambda: self._write_stacks(lines))
+            self._attempt(lambda: self._print_summary(result, lines))
+
+    def _attempt(self, step: Callable[[], None]) -> None:
+        try:
+            step()
+        except TraceError as error:
+            self._fail(error)
 
     def _compare_clocks(self) -> None:
         """Whether the wall clock was set: CLOCK_MONOTONIC, by which all is recorded, cannot be."""
@@ -312,8 +337,14 @@ class Report:
             self._files.stacks.finish(lines, lambda: self._session.at_once)
         except Enough:
             self._info.notes.append(f"stacks: without source lines, for {_AT_ONCE}")
+        except TraceError:
+            self._rows_lack = True
+            raise
 
     def _print_summary(self, result: Result, lines: "SourceLines | None") -> None:
+        if self._files.text.failed:
+            self._close_text()
+            return
         try:
             if result.stdout_closed:
                 raise BrokenPipeError
@@ -328,9 +359,16 @@ class Report:
         except BrokenPipeError:
             discard_stdout()
             self.status = PIPE_CLOSED
+        except TraceError:
+            self._close_text()
+            raise
         except Stalled as error:
             self._say(f"the summary was left out: nobody reads {error}, and {_AT_ONCE}")
             self.status = PIPE_CLOSED
+
+    def _close_text(self) -> None:
+        with contextlib.suppress(TraceError):
+            self._files.text.close()
 
     def _write_pages(self, result: Result) -> None:
         file = self._files.pages
@@ -349,7 +387,9 @@ class Report:
             self._say_pages_left_out()
             file.discard()
         except TraceError:
-            file.discard()
+            self._info.pages_csv = ""  # what may be there is of another run
+            with contextlib.suppress(TraceError):
+                file.discard()
             raise
 
     def _say_pages_left_out(self) -> None:
@@ -359,7 +399,8 @@ class Report:
 
     def _write_meta(self, result: Result) -> None:
         if self._files.meta is not None:
-            self._files.meta.finish(self._info, result.books)
+            state: State = "failed" if self._rows_lack else "finished"
+            self._files.meta.finish(self._info, result.books, state)
 
 
 def _picked(options: Options) -> dict[str, str]:
@@ -452,4 +493,4 @@ class TextFile:
 
     def isatty(self) -> bool:
         """Whether that is a terminal."""
-        return os.isatty(self._file.fileno())
+        return self._file.isatty()

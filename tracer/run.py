@@ -63,8 +63,11 @@ def trace(options: Options, compilation: Compilation, timings: Timings) -> int:
             signals.wait()
             return Exit.TRACER_FAILED
         if signals.command is None:
-            return report.status
-        return signals.wait() or report.verdict  # what the command itself failed at comes first
+            return report.failed or report.status
+        status = signals.wait()
+        if report.failed:
+            return Exit.TRACER_FAILED
+        return status or report.verdict  # what the command itself failed at comes first
 
 
 def _owner(identity: Identity | None) -> tuple[int, int] | None:

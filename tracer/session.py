@@ -98,13 +98,15 @@ class Meanwhile(Protocol):
 class Outputs:
     """Where rows go: `live` at once, as picked; `log` all, once a snapshot could confirm them.
 
-    `count` gets all at once. `screen` sees what the recorder has come to know, `meanwhile`
-    what is left of it at the end.
+    `count` gets all at once. `failed` hears of an output that takes no more, and then gets
+    nothing; without it the trace breaks off. `screen` sees what the recorder has come to know,
+    `meanwhile` what is left of it at the end.
     """
 
     live: list[Output] = field(default_factory=list)
     log: list[Output] = field(default_factory=list)
     count: list[Output] = field(default_factory=list)
+    failed: Callable[[Output, TraceError], None] | None = None
     screen: Screen | None = None
     meanwhile: Meanwhile | None = None
 
@@ -429,6 +431,13 @@ class Session:
                 self._notes.append(
                     f"{error} ends early: its reader took nothing, and the trace was to end at once"
                 )
+            except TraceError as error:
+                if self.outputs.failed is None:
+                    raise
+                outputs.remove(output)
+                self.outputs.failed(output, error)
+                if self.plan.command is None:  # which runs on, and so do the other outputs
+                    self._drain.begin()
 
     def _reader_gone(self) -> None:
         """Nobody reads the lines any more: go on only if there is something else to write."""

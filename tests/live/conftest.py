@@ -19,13 +19,16 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 # On the host only, as no kernel changes it: the order of our own steps among forks and execs, what
-# names code has, what is kept while we are behind, and what several tracers share.
+# names code has, what is made of an error, what is kept while we are behind, what several tracers
+# share.
 _HOST_ONLY = [
     "test_attach.py",
     "test_behind.py",
+    "test_failing_files.py",
     "test_hostile_files.py",
     "test_jit.py",
     "test_many_tracers.py",
+    "test_stalled_files.py",
 ]
 collect_ignore = _HOST_ONLY if os.environ.get("PAGEFAULT_GUEST") else []
 

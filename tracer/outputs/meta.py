@@ -8,7 +8,7 @@ last version is kept, in case the disk is full by then.
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Literal
@@ -38,6 +38,7 @@ class MetaFile:
         """Claim the name: raises TraceError(code=Exit.OUTPUT) as `open_output` does."""
         self.path = csv_path + SUFFIX
         self._owner = owner
+        self.hasty: Callable[[], bool] = lambda: False  # as OutputFile's
         self._file: OutputFile | None = open_output(self.path, owner, force)
         self._room = -1  # a file without a name that has room for the last version
 
@@ -46,9 +47,9 @@ class MetaFile:
         self._replace(describe(info, "running"))
         self._room = reserve(self.path, _ROOM, self._owner)
 
-    def finish(self, info: RunInfo, books: Books) -> None:
+    def finish(self, info: RunInfo, books: Books, state: State = "finished") -> None:
         """Write the last version, with the books."""
-        self._replace(describe(info, "finished", books))
+        self._replace(describe(info, state, books))
 
     def fail(self, info: RunInfo) -> None:
         """Write that the trace broke off; nothing where it never began."""
@@ -74,7 +75,8 @@ class MetaFile:
         self.discard()  # the claim's own file, which is no longer the one of that name
 
     def _write(self, content: Json) -> None:
-        replace_file(self.path, (json.dumps(content, indent=2) + "\n").encode(), self._owner)
+        text = (json.dumps(content, indent=2) + "\n").encode()
+        replace_file(self.path, text, self._owner, self.hasty)
 
     def _give_room(self) -> None:
         room, self._room = self._room, -1

@@ -33,10 +33,20 @@ class StacksFile:
         self.path = csv_path + SUFFIX
         self._owner = owner
         self._file: OutputFile = open_output(self.path, owner, force)
+        self._hasty: Callable[[], bool] = lambda: False
         self._written = 0  # stacks
         self._early = False  # something was written before all of it was known
         self._stacks: Stacks | None = None
         self._names: FrameNames | None = None
+
+    @property
+    def hasty(self) -> Callable[[], bool]:
+        """As OutputFile's."""
+        return self._hasty
+
+    @hasty.setter
+    def hasty(self, hasty: Callable[[], bool]) -> None:
+        self._hasty = self._file.hasty = hasty
 
     def follow(self, stacks: Stacks, names: FrameNames) -> None:
         """Whose stacks they are; before the first batch."""
@@ -62,16 +72,19 @@ class StacksFile:
     def finish(self, lines: SourceLines, enough: Callable[[], bool] = lambda: False) -> None:
         """Make the file anew, with source lines and demangled names. Raises TraceError.
 
-        Raises Enough where it is `enough` before that is done: the file stays as it is.
+        Raises Enough where it is `enough` before that is done: the file stays as it is, and so
+        does one that has failed.
         """
         self._file.close()
-        if self._stacks is None or not (lines or self._early or self._stacks.revised):
+        if self._stacks is None or self._file.failed:
+            return
+        if not (lines or self._early or self._stacks.revised):
             return
         text = [_header()]
         for part in self._parts(1, len(self._stacks.stacks)):
             go_on(enough)
             text.append(self._text(part, lines))
-        replace_file(self.path, b"".join(text), self._owner)
+        replace_file(self.path, b"".join(text), self._owner, self._hasty)
 
     def discard(self) -> None:
         """Close without a trace."""

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
+from tracer.errors import TraceError, complain
 from tracer.outputs.caller import who_called
 from tracer.outputs.files import open_output
 
@@ -19,9 +20,10 @@ def writing(path: str, force: bool = False) -> Iterator[Write]:
     """Open a file before the work of making what is in it; yields what writes all pieces.
 
     "-" is standard output. Raises TraceError(code=Exit.OUTPUT) where opening or writing fails,
-    or the file is there and `force` is not given; what was begun and failed is removed.
+    or the file is there and `force` is not given; what was begun and failed is removed, and a
+    file that is there stays until the new one is whole.
     """
-    file = open_output(path, who_called(), force)
+    file = open_output(path, who_called(), force, whole=True)
 
     def write(pieces: Iterable[bytes | memoryview]) -> None:
         for piece in pieces:
@@ -30,6 +32,9 @@ def writing(path: str, force: bool = False) -> Iterator[Write]:
     try:
         yield write
     except BaseException:
-        file.discard()
+        try:
+            file.discard()
+        except TraceError as error:
+            complain(str(error), "pagefault-report")
         raise
     file.close()
