@@ -34,6 +34,7 @@ _NO_FD = (1 << 31) - 1  # beyond what a descriptor can be (RLIMIT_NOFILE), and n
 _STANDARD = {"stdin": 0, "stdout": 1, "stderr": 2}
 _LOOK_MS = 50  # how often, while a reader takes nothing, it is asked whether to wait for it
 _PATIENCE_MS = 300  # for such a reader, in all, once there is haste
+_AT_A_TIME = 1 << 20  # bytes that a disk takes before anybody loses patience
 _PATIENCE_TO_DISCARD_S = 1.0  # for a file system
 
 
@@ -210,11 +211,11 @@ class OutputFile:
             self._take_place()
 
     def _sync(self) -> None:
-        """Have the disk take it, which a child waits for: until then no signal would be heard."""
+        """Have the disk take it. For much of it a child waits: until then no signal is heard."""
         if self.hasty():
             return
         fd = self._fd
-        if self.waits:
+        if self.waits or os.fstat(fd).st_size < _AT_A_TIME:
             os.fdatasync(fd)
             return
         clerk = Clerk(self.name, lambda _, __: os.fdatasync(fd), keep=[fd])
