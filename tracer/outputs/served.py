@@ -27,16 +27,16 @@ def _walk(path: str) -> tuple[str, bool]:
     """The path without links, and whether it comes upon what others serve: up to there."""
     try:
         with open("/proc/self/mountinfo", "rb") as file:
-            served = [each for each in parse_mounts(file.read()) if each.kind.startswith(_KINDS)]
+            mounts = parse_mounts(file.read())
         names, here, links = os.path.join(os.getcwd(), path).split("/"), "/", 0
         while True:
-            if _is_served(served, here):
+            if is_served(mounts, here):
                 return os.path.normpath(os.path.join(here, *names)), True
             if not names:
                 return here, False
             name = names.pop(0)
             there = os.path.normpath(os.path.join(here, name))
-            if name == ".." or _is_served(served, there) or not os.path.islink(there):
+            if name == ".." or is_served(mounts, there) or not os.path.islink(there):
                 here = there
                 continue
             links += 1
@@ -50,5 +50,13 @@ def _walk(path: str) -> tuple[str, bool]:
     return os.path.abspath(path), False  # to open it will tell what is wrong
 
 
-def _is_served(served: Collection[Mount], path: str) -> bool:
-    return any(mount.leads_to(path) for mount in served)
+def is_served(mounts: Collection[Mount], path: str) -> bool:
+    """Whether a path without links is on such a file system, by the table of mounts.
+
+    Not the root itself, which each path begins with: where that is served, so is all of us, and
+    what is mounted below it may be a disk.
+    """
+    above = [mount for mount in mounts if mount.leads_to(path)]
+    # Of several at one place the last is seen.
+    nearest = max(reversed(above), key=lambda mount: len(mount.point), default=None)
+    return path != "/" and nearest is not None and nearest.kind.startswith(_KINDS)
