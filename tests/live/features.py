@@ -248,6 +248,59 @@ def fuse() -> None:
         pytest.skip("FUSE")
 
 
+@dataclass(frozen=True)
+class Device:
+    """A disk with a file system, mounted; until it fails."""
+
+    name: str
+    sectors: int
+    loop: str
+
+    def fail(self) -> None:
+        """Every read and write that reaches it is an error from now on."""
+        self._become("error")
+
+    def recover(self) -> None:
+        """It has what it had before."""
+        self._become(f"linear {self.loop} 0")
+
+    def _become(self, target: str) -> None:
+        _dmsetup("suspend", "--nolockfs", "--noflush", self.name)
+        _dmsetup("load", self.name, "--table", f"0 {self.sectors} {target}")
+        _dmsetup("resume", self.name)
+
+
+@contextlib.contextmanager
+def failing_device(folder: Path) -> Iterator[Device]:
+    """A disk by device-mapper, with ext4 on it, mounted at `folder`."""
+    _modprobe("dm-mod")
+    _modprobe("loop")
+    name = f"pagefault-{os.getpid()}"
+    with tempfile.NamedTemporaryFile(prefix="disk.") as image:
+        image.truncate(32 << 20)
+        _run("mkfs.ext4", "-q", "-F", image.name)
+        try:
+            _dmsetup("version")
+            loop = _run("losetup", "--find", "--show", image.name).strip()
+        except (OSError, subprocess.CalledProcessError):
+            pytest.skip("device-mapper")
+        device = Device(name, (32 << 20) // 512, loop)
+        try:
+            _dmsetup("create", name, "--table", f"0 {device.sectors} linear {loop} 0")
+            _run("mount", f"/dev/mapper/{name}", str(folder))
+            try:
+                yield device
+            finally:
+                _run("umount", str(folder))
+        finally:
+            _dmsetup("remove", "--force", name)
+            _run("losetup", "--detach", loop)
+
+
+def _dmsetup(*words: str) -> None:
+    _run("env", "DM_DISABLE_UDEV=1", "dmsetup", *words)  # a guest has no udev to wait for
+
+
 def overlay() -> None:
     """overlayfs is there."""
     _modprobe("overlay")
