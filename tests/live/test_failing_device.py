@@ -11,16 +11,17 @@ import pytest
 from tests.live import cli, failing, features
 from tests.live.failing import CSV, META, PAGES
 from tracer.errors import Exit
+from tracer.probes.choose import Attached
 
 
-@pytest.mark.guest
-def test_a_disk_that_fails_while_a_trace_runs(tmp_path: Path) -> None:
+@pytest.mark.guest("perf")  # once: what is asked of the kernel is the same in all
+def test_a_disk_that_fails_while_a_trace_runs(attached: Attached, tmp_path: Path) -> None:
     """Each file is named, the summary is there, and what is on the disk is no finished trace."""
     folder = tmp_path / "disk"
     folder.mkdir()
     with features.failing_device(folder) as device:
         with subprocess.Popen(cli.python(cli.TOUCHING)) as target:
-            files = ("--pages-csv", folder / PAGES)
+            files = ("--pages-csv", folder / PAGES, "--probe", attached.probe.name)
             with (
                 cli.nothing_left_attached(),
                 cli.Attached(target.pid, folder / CSV, *files, "-q") as trace,
