@@ -5,8 +5,10 @@ None of these is asked for anything to find out: the mounts tell, and links that
 
 import os
 from collections.abc import Collection
+from typing import TYPE_CHECKING
 
-from tracer.procfs.maps import Mount, parse_mounts
+if TYPE_CHECKING:
+    from tracer.procfs.maps import Mount
 
 # Whoever serves these may be any program, or far away.
 _KINDS = ("fuse", "nfs", "cifs", "smb", "9p", "ceph", "virtiofs", "afs", "autofs")
@@ -25,6 +27,8 @@ def resolved(path: str) -> str:
 
 def _walk(path: str) -> tuple[str, bool]:
     """The path without links, and whether it comes upon what others serve: up to there."""
+    from tracer.procfs.maps import parse_mounts  # reports need no procfs for anything else
+
     try:
         with open("/proc/self/mountinfo", "rb") as file:
             mounts = parse_mounts(file.read())
@@ -50,7 +54,7 @@ def _walk(path: str) -> tuple[str, bool]:
     return os.path.abspath(path), False  # to open it will tell what is wrong
 
 
-def is_served(mounts: Collection[Mount], path: str) -> bool:
+def is_served(mounts: "Collection[Mount]", path: str) -> bool:
     """Whether a path without links is on such a file system, by the table of mounts.
 
     Not the root itself, which each path begins with: where that is served, so is all of us, and
