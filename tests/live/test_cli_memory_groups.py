@@ -19,7 +19,7 @@ GUEST = bool(os.environ.get("PAGEFAULT_GUEST"))
 LITTLE = 16 << 20
 PAGES = 2 * LITTLE >> 12  # twice what there is room for
 # What a tracer may get: from too little to begin with to what it needs.
-LIMITS = [24] if GUEST else [8, 16, 24, 32, 48, 64, 96, 160]
+LIMITS = [24] if GUEST else [8, 24, 48, 96, 160]
 
 
 @pytest.fixture(autouse=True)
