@@ -114,6 +114,7 @@ class Report:
         self, options: Options, files: Files, session: Session, attached: Attached
     ) -> None:
         self.status = self.verdict = self.failed = 0
+        self._unsaid: list[str] | None = [] if options.live else None  # until the screen is left
         self._rows_lack = False  # there are faults that the CSV does not tell of in full
         self._begun = False
         self._options, self._files, self._session = options, files, session
@@ -209,6 +210,13 @@ class Report:
                     if not finished:
                         stack.callback(self._give_up)
                     stack.callback(self._close_csv)
+                    self._screen_left()
+
+    def _screen_left(self) -> None:
+        """Whatever was not to be said on top of a picture."""
+        unsaid, self._unsaid = self._unsaid or [], None
+        for line in unsaid:
+            self._say(line)
 
     def _output_failed(self, output: Output, error: TraceError) -> None:
         """It takes no more; the others do."""
@@ -217,7 +225,10 @@ class Report:
 
     def _fail(self, error: TraceError) -> None:
         """A file is not whole: said at once, and in what is written later."""
-        self._say(str(error))
+        if self._unsaid is not None:
+            self._unsaid.append(str(error))
+        else:
+            self._say(str(error))
         self._info.notes.append(f"not all was written: {error.message}")
         self.failed = self.failed or error.code
 

@@ -107,7 +107,7 @@ def _record(
             signals.follow(session)
             result = session.run(started=begin)
             attached.close()  # nobody shall pay for a picture that is only looked at
-            if screen is not None:
+            if screen is not None and not report.failed:
                 screen.linger(result, signals)
     report.finish(result)
     return report
