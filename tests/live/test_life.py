@@ -81,7 +81,11 @@ def children_of(traced: Traced, label: str) -> tuple[int, int]:
 def test_short_lived_children(attached: Attached) -> None:
     """Every fault of children that end at once, by the kernel's count of them."""
     traced = trace(attached, "children", MANY, 5)
-    check_books(traced)
+    # Where the kernel leaves out calls of the handlers, a fault of the parent may be missed: the
+    # child forked after it has a page in a frame that no record tells of, one for each such fault.
+    unknown = traced.books.gained_by.get("unknown", 0) if traced.inexact else 0
+    assert unknown <= traced.books.missed
+    check_books(traced, unknown=unknown)
     counted, told = children_of(traced, "children")
     missed = traced.books.missed if traced.inexact else 0  # the parent's among them
     assert told <= counted <= told + missed + (counted if traced.books.unfollowed else 0)
