@@ -52,6 +52,7 @@ from tracer.telling import Action, action_of, together, whole
 from tracer.text import decode as text_of
 from tracer.threads import Thread, Threads
 from tracer.timeline import Lost, Timeline
+from tracer.unseen_exits import UnseenExits
 from tracer.untold import Untold
 
 Records = npt.NDArray[np.void]
@@ -143,6 +144,7 @@ class Recorder:
         self._windows: Records = np.empty(0, self.layout.window)
         self._ended: list[int] = []  # spaces, not retired yet
         self._retired: list[int] = []  # of whose pages there are rows still
+        self._unseen_exits = UnseenExits(self._lost_lives)
         self._command = 0  # the process that will be looked at past its end
         self._memory = Memory()
         self._calls: dict[int, Taking] = {}  # by thread: what the call it is in may take
@@ -221,6 +223,7 @@ class Recorder:
             else:
                 self.ring.advance()
                 self._feed_sideband(now)
+                self._end_of_batch(_Script(Placing(self.join)), now)
             left -= count
             if not count or left <= 0:
                 return
@@ -251,6 +254,7 @@ class Recorder:
             self._skip(records, script)
             self.ring.advance()
         self.ring.advance()  # past what was discarded
+        self.spaces.ended()  # there is no time for those that no record tells of
         self._close_ended(script.ended)
 
     def _skip(self, records: Bytes, script: "_Script") -> None:
@@ -337,8 +341,7 @@ class Recorder:
         else:
             for due in together(script.actions):
                 self._apply(due)
-        self._close_ended(script.ended)
-        self._let_go(script)
+        self._end_of_batch(script, batch.last_ns)
         self.spaces.advance(batch.last_ns)
 
     def _follow(self, batch: RawBatch) -> "_Script":
@@ -579,6 +582,33 @@ class Recorder:
             script.actions.append(Action(len(script.placing), both, inherit))
             self._memory.inherit(*pair)
             self.changed.add(space.number)
+
+    def _end_of_batch(self, script: "_Script", read_ns: int) -> None:
+        """Let go of what ended, told by a record or not; all up to `read_ns` has been read."""
+        self._end_unseen(script, read_ns)
+        self._close_ended(script.ended)
+        self._let_go(script)
+
+    def _end_unseen(self, script: "_Script", read_ns: int) -> None:
+        """What ended though no record told of it: those were lost."""
+        self._unseen_exits.ask(self.threads, time.monotonic_ns())
+        for tid, thread, time_ns in self._unseen_exits.due(self.threads, read_ns):
+            self.threads.let_go(tid)
+            self.join.comms.pop(tid, None)
+            self._close_call(tid)
+            if tid == thread.tgid:
+                self.spaces.exit(time_ns, tid)
+                script.exited.append(tid)
+        seen = {number for number, _ in script.ended}
+        for space in self.spaces.ended():
+            if space.number not in seen:
+                self._space_ended(space.number, self.missed_in(space), script)
+                script.exited.append(space.owner)  # unless it goes on in other memory
+
+    def _lost_lives(self) -> int:
+        """How many records found no room, EXIT and FREE among them, or had no handler run."""
+        program = self.attached.program
+        return program.counters()["lost_other"] + program.unheard_lives()
 
     def _space_ended(self, number: int, missed: int, script: "_Script") -> None:
         self.changed.discard(number)

@@ -92,6 +92,7 @@ class Spaces:
         self._first: dict[int, tuple[int, list[Mapping]]] = {}
         self._orphans: dict[int, list[Event]] = {}  # events before their process's FORK record
         self._ended: list[Space] = []
+        self._ended_since: list[Space] = []  # `ended` was last asked
         self.code: CodeFiles | None = None  # where it matters of which file code is
         self.doubtful = False  # the sideband has lost something: believe system calls, too
 
@@ -155,6 +156,15 @@ class Spaces:
         """Nobody will ask for this space any more, which has ended."""
         self._spaces.pop(number, None)
 
+    def ended(self) -> list[Space]:
+        """The spaces that have ended since this was last asked, by a record or by what came after.
+
+        Where a process's EXIT or EXEC record is lost, its memory's end shows later: by its number
+        or its `mm_struct` being another's, or by faults of its own in other memory.
+        """
+        ended, self._ended_since = self._ended_since, []
+        return ended
+
     def alive(self) -> list[Space]:
         """The spaces that have not ended, by number."""
         return list(self._alive.values())
@@ -180,6 +190,7 @@ class Spaces:
         if not child_mm:
             return
         parent = self._own(time_ns, tgid, mm)
+        self._leave(child_tgid, time_ns)  # another's, of that number, whose EXIT record is lost
         if child_mm == mm:
             self._join(child_tgid, parent)
         else:
@@ -380,6 +391,7 @@ class Spaces:
         space.ended_ns = time_ns
         self._alive.pop(space.number, None)
         self._ended.append(space)
+        self._ended_since.append(space)
         if space.mm and self._by_mm.get(space.mm) is space:
             del self._by_mm[space.mm]
 
@@ -387,10 +399,10 @@ class Spaces:
         """The kernel has given `mm` to a new space: the old one ended unseen."""
         space = self._by_mm.get(mm)
         if space is not None:
-            for tgid in space.members:
-                self._by_tgid.pop(tgid, None)
-            space.members.clear()
-            self._end(space, time_ns)
+            for tgid in sorted(space.members):
+                self.exit(time_ns, tgid)
+            if space.ended_ns is None:  # nobody was in it
+                self._end(space, time_ns)
 
     def _own(self, time_ns: int, tgid: int, mm: int) -> Space:
         """The space `tgid` runs in at `time_ns`, now that its pointer is known to be `mm`."""

@@ -20,6 +20,7 @@ from tracer.records import Mark, RecordType
 from tracer.rows import NO_FRAME, Kind
 from tracer.snapshots import Snapshot
 from tracer.sources import Loss, Source
+from tracer.unseen_exits import UnseenExits
 
 P = 4096
 RING = 1 << 13  # records
@@ -43,6 +44,7 @@ class Kernel:
             open_ring=self.ring.open,
             counters=lambda: self.counts,
             skipped_calls=lambda: 0,
+            unheard_lives=lambda: 0,
             add_target=lambda pid, **options: self.targets.append((pid, options)),
             expect_command=lambda pid: None,
             expect_large_folios=lambda expected: None,
@@ -598,6 +600,98 @@ def test_the_end_of_a_process(recorder: Recorder, kernel: Kernel) -> None:
     assert of(cycle(recorder), "pages") == [1]
     assert recorder.changed == set()
     assert recorder.spaces[1].ended_ns is not None
+
+
+# -- ends that no record tells of ----------------------------------------------------------
+
+
+def begin_child(kernel: Kernel, tgid: int = CHILD, mm: int = CHILD_MM) -> None:
+    """A child of the target, and a fault of its own."""
+    kernel.task(RecordType.FORK, count=100, child_tgid=tgid, child_tid=tgid, child_mm=mm)
+    child = {"mm": mm, "current_mm": mm, "tgid": tgid, "tid": tgid}
+    kernel.fault(7, F + 7 * P, count=1, **child)
+
+
+def kept(recorder: Recorder) -> tuple[list[int], set[int], list[int], set[int]]:
+    """Spaces whose pages are followed, processes, threads with a name, spaces of processes."""
+    recorder.retire(None)
+    spaces = [space.number for space in recorder.spaces.all() if not space.retired]
+    threads = sorted(recorder.threads.live)
+    assert threads == sorted(recorder.join.comms)
+    return spaces, recorder.tgids, threads, set(recorder.last_space.values())
+
+
+@pytest.mark.parametrize("number", [CHILD, 51])
+def test_memory_used_again_after_a_lost_exit(
+    recorder: Recorder, kernel: Kernel, number: int
+) -> None:
+    """The next child has its `struct mm_struct`, or its number as well."""
+    begin_child(kernel)
+    cycle(recorder)
+    begin_child(kernel, number)
+    rows = cycle(recorder)
+    assert of(rows, "space") == [3]
+    spaces, tgids, _, last = kept(recorder)
+    assert (spaces, tgids, last) == ([1, 3], {PID, number}, {1, 3})
+    assert lost(recorder) == {Loss.EXIT: 1}
+    assert recorder.missed() == 0
+
+
+def test_a_number_used_again_after_a_lost_exit(recorder: Recorder, kernel: Kernel) -> None:
+    begin_child(kernel)
+    cycle(recorder)
+    begin_child(kernel, mm=NEW_MM)
+    assert of(cycle(recorder), "space") == [3]
+    assert kept(recorder) == ([1, 3], {PID, CHILD}, [PID, CHILD], {1, 3})
+    begin_child(kernel, 51)  # what ended there is no other's end
+    assert of(cycle(recorder), "space") == [4]
+    assert kept(recorder)[0] == [1, 3, 4]
+
+
+def test_an_exec_whose_record_is_lost(recorder: Recorder, kernel: Kernel) -> None:
+    begin_child(kernel)
+    cycle(recorder)
+    moved = {"mm": NEW_MM, "current_mm": NEW_MM, "tgid": CHILD, "tid": CHILD}
+    kernel.fault(1, F + P, count=2, **moved)
+    assert of(cycle(recorder), "space") == [3]
+    assert kept(recorder)[:3] == ([1, 3], {PID, CHILD}, [PID, CHILD])
+    assert lost(recorder) == {Loss.EXIT: 1}
+
+
+@pytest.mark.parametrize("busy", [False, True])
+def test_a_process_that_is_gone(
+    recorder: Recorder, kernel: Kernel, monkeypatch: pytest.MonkeyPatch, busy: bool
+) -> None:
+    """/proc is asked, and believed once all that was recorded until then has been read."""
+    asked_of: list[tuple[int, int]] = []
+    moment = time.monotonic_ns()
+    monkeypatch.setattr(module.time, "monotonic_ns", lambda: moment)
+
+    def exists(pid: int, tid: int) -> bool:
+        asked_of.append((pid, tid))
+        return pid == PID
+
+    recorder._unseen_exits = UnseenExits(lambda: kernel.counts["lost_other"], exists)
+    begin_child(kernel)
+    cycle(recorder)
+    assert not asked_of  # nothing was lost
+    kernel.counts["lost_other"] = 1
+    moment += 2_000_000_000
+    cycle(recorder)
+    assert asked_of == [(PID, PID), (CHILD, CHILD)]
+    assert kept(recorder)[0] == [1, 2]
+    moment += 2_000_000_000
+    if busy:
+        kernel.time = moment - 3_500_000_000
+        kernel.fault(1, count=101)
+        cycle(recorder)  # what is read now is older
+        assert kept(recorder)[0] == [1, 2]
+        kernel.time = moment
+        kernel.fault(2, count=102)
+    cycle(recorder)
+    assert kept(recorder) == ([1], {PID}, [PID], {1})
+    assert lost(recorder) == {Loss.EXIT: 1}
+    assert (recorder.threads.counted, recorder.missed()) == (3 if busy else 1, 0)
 
 
 # -- system calls -------------------------------------------------------------------------

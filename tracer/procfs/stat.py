@@ -90,9 +90,9 @@ def is_kernel_thread(pid: int) -> bool:
     return bool(_field(_stat(pid), _FLAGS) & _PF_KTHREAD)
 
 
-def exists(pid: int) -> bool:
-    """Whether there is such a process (or thread), zombies included."""
-    return os.path.exists(f"/proc/{pid}")
+def exists(pid: int, tid: int | None = None) -> bool:
+    """Whether there is such a process, and in it such a thread; zombies included."""
+    return os.path.exists(f"/proc/{pid}" if tid is None else f"/proc/{pid}/task/{tid}")
 
 
 def thread_group(tid: int) -> int:
