@@ -169,12 +169,17 @@ def bpf_programs() -> set[int]:
 def _held_by_processes() -> set[int]:
     """The ids of programs some process has a descriptor for: a tracer at work beside us."""
     held = set()
-    for info in Path("/proc").glob("[0-9]*/fdinfo/*"):
-        with contextlib.suppress(OSError):
-            for line in info.read_text().splitlines():
-                if line.startswith("prog_id:"):
-                    held.add(int(line.split()[1]))
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):  # it has ended meanwhile
+            for number in os.listdir(process / "fdinfo"):
+                with contextlib.suppress(OSError):
+                    held.update(_programs_told(process / "fdinfo" / number))
     return held
+
+
+def _programs_told(info: Path) -> list[int]:
+    lines = info.read_text().splitlines()
+    return [int(line.split()[1]) for line in lines if line.startswith("prog_id:")]
 
 
 @contextlib.contextmanager

@@ -76,6 +76,17 @@ def test_what_is_there_stays_until_the_new_one_is_whole(steps: Disk) -> None:
     assert cli.meta(steps.folder / CSV)["pages_csv"] is None
 
 
+@pytest.mark.parametrize(("operation", "nth"), [("CREATE", 1), ("FSYNC", 1)])
+def test_a_trace_that_never_began_took_nothing(steps: Disk, operation: str, nth: int) -> None:
+    """--force or not: the first thing written is that the trace runs."""
+    failing.renew(steps.folder, old=True)
+    steps.fail(operation, META, nth, errno.EIO, once=False)
+    done = failing.traced(steps.folder, "--force")
+    steps.go_on()
+    assert failing.check(steps.folder, done, old=True) == {META}
+    assert done.out == ""
+
+
 def test_all_files_at_once(steps: Disk) -> None:
     """From the first fault on; each has its line."""
     failing.renew(steps.folder, old=False)

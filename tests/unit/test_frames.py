@@ -277,6 +277,16 @@ def test_rows_come_before_what_refers_to_them(tmp_path: Path) -> None:
     assert [row["function"] for row in read(path)] == ["std::inner<int>(char)", "outer"]
 
 
+def test_what_was_there_stays_until_the_first_batch(tmp_path: Path) -> None:
+    path = tmp_path / "f.csv.stacks.csv"
+    path.write_text("old")
+    file = StacksFile(str(tmp_path / "f.csv"), force=True)
+    file.follow(*stacks_with("inner"))
+    assert path.read_text() == "old"
+    file.close()
+    assert path.read_text() == ",".join(STACK_COLUMNS) + "\n"
+
+
 @given(st.text(min_size=1, max_size=30))
 def test_names_are_cells(tmp_path_factory: pytest.TempPathFactory, name: str) -> None:
     folder = tmp_path_factory.mktemp("names")

@@ -34,6 +34,7 @@ class StacksFile:
         self._owner = owner
         self._file: OutputFile = open_output(self.path, owner, force)
         self._hasty: Callable[[], bool] = lambda: False
+        self._header = _header()
         self._written = 0  # stacks
         self._early = False  # something was written before all of it was known
         self._stacks: Stacks | None = None
@@ -51,10 +52,10 @@ class StacksFile:
     def follow(self, stacks: Stacks, names: FrameNames) -> None:
         """Whose stacks they are; before the first batch."""
         self._stacks, self._names = stacks, names
-        self._file.write(_header())
 
     def write(self, rows: Rows, names: Names) -> None:
-        """Append the stacks that are new."""
+        """Append the stacks that are new. Until then, a file that was there is as it was."""
+        self._start()
         if self._stacks is None or len(self._stacks.stacks) == self._written + 1:
             return
         first, end = self._written + 1, len(self._stacks.stacks)
@@ -66,8 +67,16 @@ class StacksFile:
             self._file.write(self._text(part, None))
 
     def close(self) -> None:
-        """Close the file as it is."""
-        self._file.close()
+        """Close the file as it is; one without a stack has its header."""
+        try:
+            self._start()
+        finally:
+            self._file.close()
+
+    def _start(self) -> None:
+        header, self._header = self._header, b""
+        if header:
+            self._file.write(header)
 
     def finish(self, lines: SourceLines, enough: Callable[[], bool] = lambda: False) -> None:
         """Make the file anew, with source lines and demangled names. Raises TraceError.
@@ -75,7 +84,7 @@ class StacksFile:
         Raises Enough where it is `enough` before that is done: the file stays as it is, and so
         does one that has failed.
         """
-        self._file.close()
+        self.close()
         if self._stacks is None or self._file.failed:
             return
         if not (lines or self._early or self._stacks.revised):
