@@ -1,8 +1,9 @@
 """Threads and processes that are no more, though no record told of their end.
 
-Where the ring is full, EXIT and FREE records are lost like any other. What is kept for a thread,
-a process and its memory would then be kept for the rest of the trace, so /proc is asked now and
-then which of them are still there.
+Where the ring is full, EXIT and FREE records are lost like any other, and of one thread in a
+thousand the kernel tells nothing as it is freed (bpf/pagefault.c: was_freed). What is kept for a
+thread, a process and its memory would then be kept for the rest of the trace, so /proc is asked now
+and then which of them are still there.
 """
 
 from collections.abc import Callable
@@ -12,6 +13,7 @@ from tracer.procfs import stat
 from tracer.threads import Thread, Threads
 
 _EVERY_NS = 1_000_000_000
+_ANYWAY_NS = 60_000_000_000  # though nothing was lost
 _GRACE_NS = 1_000_000_000  # a FREE record comes when the kernel's RCU callbacks have run
 
 
@@ -24,7 +26,7 @@ class Gone(NamedTuple):
 
 
 class UnseenExits:
-    """Asks only after records were lost, and for each thread until its end is due or was told."""
+    """Asks after records were lost, else each minute; until those that are gone are due."""
 
     def __init__(
         self, lost: Callable[[], int], exists: Callable[[int, int], bool] = stat.exists
@@ -32,17 +34,19 @@ class UnseenExits:
         """`lost`: how many records found no room so far. `exists`: of a process, and its thread."""
         self._lost, self._exists = lost, exists
         self._lost_before = 0
-        self._asked_ns = 0
+        self._looked_ns = self._asked_ns = 0
         self._gone: list[Gone] = []
 
     def ask(self, threads: Threads, now_ns: int) -> None:
         """Ask which threads have gone by now, if it is time to, and any end may have been lost."""
-        if self._gone or now_ns - self._asked_ns < _EVERY_NS:
+        if self._gone or now_ns - self._looked_ns < _EVERY_NS:
+            return
+        self._looked_ns = now_ns
+        self._asked_ns = self._asked_ns or now_ns
+        lost = self._lost()
+        if lost == self._lost_before and now_ns - self._asked_ns < _ANYWAY_NS:
             return
         self._asked_ns = now_ns
-        lost = self._lost()
-        if lost == self._lost_before:
-            return
         self._lost_before = lost
         self._gone = [
             Gone(tid, thread, now_ns)

@@ -1,10 +1,11 @@
-"""A tracer that has fallen behind by a thousand processes does not keep them all at once.
+"""A thousand processes: a tracer that has fallen behind does not keep them all at once, and the
+kernel's count holds where untraced ones get what theirs had.
 
 On the running machine only (conftest.py): as many take minutes under emulation.
 """
 
 from tests.live.background import Background, Held, check
-from tests.live.storms import Storm
+from tests.live.storms import Storm, charged
 from tracer.probes.choose import Attached
 from tracer.session import Plan
 
@@ -26,3 +27,20 @@ def test_what_has_ended_is_let_go_of_as_it_is_read(attached: Attached) -> None:
     told = len({int(row["space"]) for row in live.log.rows})
     assert told > 120 * TIMES // 2
     assert max(kept) < told * 3 // 4, (max(kept), told)
+
+
+def test_memory_of_threads_that_others_get(attached: Attached) -> None:
+    """A `task_struct` freed without a word, and used again by a process that is not traced."""
+    with (
+        Storm("forks") as storm,
+        Storm("forks") as other,
+        Background(attached, storm.pid, plan=Plan(drain_s=600)) as live,
+    ):
+        before = charged(storm.pid)
+        other.begin(3 * TIMES)
+        storm.begin(TIMES)
+        storm.finish()
+        result = live.end()
+        counted = charged(storm.pid) - before
+        other.finish()
+    check(result.books, live, counted)

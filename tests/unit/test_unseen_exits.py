@@ -29,10 +29,13 @@ class World:
         return [each.tid for each in gone]
 
 
-def test_nothing_is_asked_while_nothing_is_lost() -> None:
+def test_once_a_minute_while_nothing_is_lost() -> None:
     world = World()
-    assert not any(world.cycle(now * S) for now in range(1, 100))
+    assert not any(world.cycle(now * S) for now in range(100, 160))
     assert not world.asked
+    world.there -= {9}  # freed without a record, nor a skipped handler
+    assert [now for now in range(160, 400) if world.cycle(now * S)] == [161]
+    assert world.asked == 50 + 49 + 49 * 3
 
 
 def test_it_is_asked_until_all_are_there() -> None:
