@@ -78,10 +78,10 @@ def test_the_trace_ends_with_its_target(tmp_path: Path) -> None:
 
 def test_sigterm_is_passed_on() -> None:
     script = """
-import signal, sys
+import signal, sys, time
 signal.signal(signal.SIGTERM, lambda *_: sys.exit(9))
 print("ready", flush=True)
-signal.pause()
+while True: time.sleep(0.05)  # of a signal just before pause(2), that would not know
 """
     process = subprocess.Popen(
         cli.argv("--quiet", "--", *cli.python(script)),
@@ -161,14 +161,14 @@ def terminal(*arguments: str, columns: int = 80) -> Iterator[Terminal]:
 
 
 COUNTING = """
-import os, signal
+import os, signal, time
 def count(*_, seen=[]):
     seen.append(1)
     os.write(1, b"interrupt %d\\n" % len(seen))
     if len(seen) == LAST: os._exit(3)
 signal.signal(signal.SIGINT, count)
 os.write(1, b"pid %d ready\\n" % os.getpid())
-while True: signal.pause()
+while True: time.sleep(0.05)
 """
 
 
