@@ -86,7 +86,7 @@ def record() -> None:
     start.LiveScreen.linger = lambda self, result, signals: self._live.finish(  # type: ignore
         result.books, result.ended_ns
     )
-    from tracer.cli import run
+    from tracer.app.cli import run
 
     status = run(["--live", "--", sys.executable, "-ISB", str(HERE / "live_work.py")])
     made[0].save()

@@ -5,9 +5,10 @@ from typing import Any
 
 import numpy as np
 
-from tracer.outputs.base import PageTable, RunInfo
-from tracer.rows import NO_FRAME, ROW, Access, Cause, Confirmed, Kind, Names, Region, Rows
-from tracer.sources import Source
+from tracer.common.pages import NO_FRAME
+from tracer.model.result import PageTable, RunInfo
+from tracer.model.rows import ROW, Access, Cause, Confirmed, Kind, Names, Region, Rows
+from tracer.model.sources import Source
 
 START = 1_000_000_000
 PAGE = 4096

@@ -10,7 +10,7 @@ import pytest
 from mutation import EDGES, edited, every
 from report_data import MARKUP, lossy, stacked
 
-from tracer.errors import Exit
+from tracer.common.errors import Exit
 from tracer.reporting import cli
 
 SUFFIXES = {"csv": "", "pages": ".pages.csv", "stacks": ".stacks.csv", "meta": ".meta.json"}
