@@ -46,8 +46,8 @@ class Looks:
         began = time.thread_time()
         shot = take(self._pid, self._observer.last_seen(_SPACE))
         self._observer.observe(_SPACE, shot, lambda pages: shot.regions(self._names, pages), 0)
-        self._line.changed_since(_SPACE, shot.before_ns)
-        self._line.tidy(_SPACE, shot.before_ns)
+        self._line.ledger.changed_since(_SPACE, shot.before_ns)
+        self._line.ledger.tidy(_SPACE, shot.before_ns)
         return time.thread_time() - began
 
     def bare(self) -> float:

@@ -173,7 +173,7 @@ class Live:
         self._draw(now, began)
 
     def _count_frames(self, recorder: Recorder, now: int) -> None:
-        tally = recorder.timeline.tally
+        tally = recorder.timeline.ledger.tally
         if tally.events != self._events:
             self._events = tally.events
             gained = int(tally.gained.sum() - tally.gained[Source.INITIAL])
@@ -186,15 +186,15 @@ class Live:
         """Take from the timeline what there was no time to listen to."""
         self._unheard.discard(space)
         timeline = recorder.timeline
-        at = timeline.touched(space)
+        at = timeline.ledger.touched(space)
         self.model.settle()
         made = states(
             space,
-            timeline.pages_at(at),
-            timeline["changed_ns"][at],
-            timeline["frame"][at],
-            timeline["first_kind"][at],
-            timeline["last_loss"][at],
+            timeline.ledger.pages_at(at),
+            timeline.ledger["changed_ns"][at],
+            timeline.ledger["frame"][at],
+            timeline.ledger["first_kind"][at],
+            timeline.ledger["last_loss"][at],
             self._zero_frame,
         )
         table = self.model.history.now.get(space)

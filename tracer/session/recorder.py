@@ -50,8 +50,9 @@ from tracer.spaces.syscalls import (
     taking,
     written,
 )
+from tracer.timeline.releases import Released
 from tracer.timeline.schedule import Action, action_of, together, whole
-from tracer.timeline.timeline import Lost, Timeline
+from tracer.timeline.timeline import Timeline
 from tracer.wire.batches import RawBatch, take
 from tracer.wire.records import Mark, RecordType
 from tracer.wire.ring import SpillingRing
@@ -574,7 +575,7 @@ class Recorder:
                 parent.number, self.observer.view(parent.number)
             )
             pair = parent.number, space.number
-            inherit = partial(self.timeline.inherit, *pair, int(record["time_ns"]))
+            inherit = partial(self.timeline.releases.inherit, *pair, int(record["time_ns"]))
             both = whole(parent.number), whole(space.number)
             script.actions.append(Action(len(script.placing), both, inherit))
             self._memory.inherit(*pair)
@@ -616,10 +617,10 @@ class Recorder:
         """These spaces ended, and all that came before has been told of them."""
         untold: Untold | None = None
         for number, missed in ended:
-            if self.timeline.has_unseen(number):
+            if self.timeline.ledger.has_unexplained(number):
                 untold = untold or self.untold()  # asked of the kernel, and seldom wanted
                 self.observer.close(number, untold._replace(own=missed))
-            self.timeline.drop_assumed(number)
+            self.timeline.releases.drop_assumed(number)
 
     def _let_go(self, script: "_Script") -> None:
         """Forget threads and processes that are no more, unless their ids are used again."""
@@ -641,16 +642,17 @@ class Recorder:
         for number in dict.fromkeys(self._ended):
             space = self.spaces.find(number)
             if number != keep and space is not None and not space.retired:
-                self.timeline.retire(number, space.ended_ns or 0)
+                self.timeline.releases.retire(number, space.ended_ns or 0)
                 space.retired = True
                 self.observer.forget(number)
                 self._memory.forget(number)
                 self._retired.append(number)
         self._ended = [number for number in self._ended if number == keep]
+        archive = self.timeline.ledger.archive
         for number in self._retired:
-            if number not in self.timeline.shelf:
+            if number not in archive:
                 self.spaces.forget(number)
-        self._retired = [number for number in self._retired if number in self.timeline.shelf]
+        self._retired = [number for number in self._retired if number in archive]
 
     def _name(self, tid: int, record: np.void) -> None:
         raw = record["comm"].tobytes().split(b"\0", 1)[0]
@@ -665,13 +667,13 @@ class Recorder:
         found = taking(begun, self._memory.brk.get(space.number, 0))
         if found is not None:
             self._calls[begun.tid] = found
-            self.timeline.begin_taking(space.number, found)
+            self.timeline.releases.begin_unmap(space.number, found)
 
     def _close_call(self, tid: int) -> None:
         """The thread is in no call any more, though no return was told."""
         before = self._calls.pop(tid, None)
         if before is not None:
-            self.timeline.end_taking(before)
+            self.timeline.releases.end_unmap(before)
 
     def _syscall(self, made: SystemCall) -> Effect | None:
         space = self.spaces.at(made.mm) or self.spaces.of(made.tgid)
@@ -687,7 +689,7 @@ class Recorder:
         blind = self.attached.probe.name == "perf"  # to the faults of a call that fills
         filled_only = change is not None and change.populates and not (blind and change.replaces)
         if call is not None and (change is None or filled_only or change.gives_up):
-            self.timeline.end_taking(call)
+            self.timeline.releases.end_unmap(call)
         if change is None:
             return None
         self._follow_userfaults(change)
@@ -743,7 +745,7 @@ class Recorder:
             fill.history.advance(fill.time_ns)
         assert fill.question.regions is not None
         regions = fill.question.regions[fill.at]
-        self.timeline.fill(fill.space, fill.pages, fill.frames, fill.time_ns, regions)
+        self.timeline.releases.fill(fill.space, fill.pages, fill.frames, fill.time_ns, regions)
 
     def _takes(self, made: Takes, script: "_Script") -> None:
         """What `_syscall` does, for calls that only take."""
@@ -784,7 +786,7 @@ class Recorder:
                 taken.append(change)
             else:
                 self._move(change, change.moved_to)
-        self.timeline.lose_all([_lost(change) for change in taken])
+        self.timeline.releases.release_all([_lost(change) for change in taken])
         for change in taken:
             self._over(change)
 
@@ -794,20 +796,20 @@ class Recorder:
         if not self._touches(change, to):
             pass
         elif change.userfault:
-            self.timeline.hand_over(*place, shifted)
+            self.timeline.releases.hand_over(*place, shifted)
         else:
-            self.timeline.move(*place, change.moved_size, shifted)
+            self.timeline.releases.move(*place, change.moved_size, shifted)
         self._over(change)
 
     def _touches(self, change: Effect, to: int) -> bool:
         """Whether what moves to `to` concerns a page with a frame."""
         ranges = (change.start, change.end), (to, to + change.moved_size)
-        return any(self.timeline.holds(change.space, *each) for each in ranges)
+        return any(self.timeline.releases.holds(change.space, *each) for each in ranges)
 
     def _over(self, change: Effect) -> None:
         """The call behind a change has returned: it takes nothing more."""
         if change.call is not None:
-            self.timeline.end_taking(change.call, change.time_ns)
+            self.timeline.releases.end_unmap(change.call, change.time_ns)
 
     def _shifted(self, regions: U32, bytes_: int) -> U32:
         """The regions (indices into names.regions) as they are called that far on."""
@@ -913,9 +915,9 @@ def _maps_of(pid: int) -> list[Mapping]:
         return read_maps(pid, stat.living_thread(pid))
 
 
-def _lost(change: Effect) -> Lost:
+def _lost(change: Effect) -> Released:
     begun_ns = change.call.begun_ns if change.call else 0
-    return Lost(
+    return Released(
         change.space, change.start, change.end, change.time_ns, change.loss, begun_ns=begun_ns
     )
 

@@ -37,7 +37,7 @@ def books_of(recorder: Recorder, attached: Attached, kernel: KernelCount | None 
     # Where handlers are skipped, a completion without an entry need not be from before the trace.
     skips = attached.probe.missed(attached.program)
     under_way = 0 if skips else min(counters["orphans"], missed - blind)
-    gained, lost = recorder.timeline.tally.gained, recorder.timeline.tally.lost
+    gained, lost = recorder.timeline.ledger.tally.gained, recorder.timeline.ledger.tally.lost
     gained_by = {s.name.lower(): int(gained[s]) for s in Source if gained[s] and s not in _STAY}
     lost_by = {cause.name.lower(): int(lost[cause]) for cause in Loss if lost[cause]}
     total, gone = sum(gained_by.values()), sum(lost_by.values())
@@ -77,8 +77,8 @@ def books_of(recorder: Recorder, attached: Attached, kernel: KernelCount | None 
         resident_peak=resident.peak,
         gained_by=gained_by,
         lost_by=lost_by,
-        gained_in=dict(recorder.timeline.tally.gained_in),
-        lost_in=dict(recorder.timeline.tally.lost_in),
+        gained_in=dict(recorder.timeline.ledger.tally.gained_in),
+        lost_in=dict(recorder.timeline.ledger.tally.lost_in),
     )
 
 
@@ -92,8 +92,8 @@ def _mapped(recorder: Recorder) -> int:
             count += recorder.observer.view(space.number).mapped
         else:
             # Of what it may have inherited nothing is known to be there.
-            at = recorder.timeline.resident(space.number)
-            count += int((recorder.timeline["gains"][at] > 0).sum())
+            at = recorder.timeline.ledger.resident(space.number)
+            count += int((recorder.timeline.ledger["gains"][at] > 0).sum())
     return count
 
 
@@ -128,7 +128,7 @@ def take_pages(recorder: Recorder) -> list[PageTable]:
     few: list[PageTable] = []
     count = 0  # of their pages
     for space in recorder.spaces.all():
-        few.append(_table(space, recorder.timeline.take_story(space.number)))
+        few.append(_table(space, recorder.timeline.ledger.take_history(space.number)))
         count += len(few[-1].page)
         if count >= _TOGETHER:
             tables.append(joined(few))
@@ -136,24 +136,24 @@ def take_pages(recorder: Recorder) -> list[PageTable]:
     return [*tables, joined(few)]
 
 
-def _table(space: Space, story: Mapping[str, npt.NDArray[Any]]) -> PageTable:
-    """What Timeline.story says of a space's pages."""
-    count = len(story["page"])
+def _table(space: Space, history: Mapping[str, npt.NDArray[Any]]) -> PageTable:
+    """What Ledger.history says of a space's pages."""
+    count = len(history["page"])
     return PageTable(
         space=np.full(count, space.number, np.uint32),
         pid=np.full(count, space.owner, np.uint32),
-        page=story["page"].astype(np.uint64) << PAGE_BITS,
-        region=story["region"].astype(np.uint32),
-        first_time_ns=story["first_ns"],
-        first_source=story["first_source"],
-        first_kind=story["first_kind"],
-        first_fault=story["first_fault"],
-        first_frame=story["first_frame"],
-        last_frame=story["frame"],
-        last_source=story["source"],
-        confirmed=story["confirmed"],
-        gains=story["gains"],
-        losses=story["losses"],
-        last_loss=story["last_loss"],
-        last_time_ns=story["changed_ns"],
+        page=history["page"].astype(np.uint64) << PAGE_BITS,
+        region=history["region"].astype(np.uint32),
+        first_time_ns=history["first_ns"],
+        first_source=history["first_source"],
+        first_kind=history["first_kind"],
+        first_fault=history["first_fault"],
+        first_frame=history["first_frame"],
+        last_frame=history["frame"],
+        last_source=history["source"],
+        confirmed=history["confirmed"],
+        gains=history["gains"],
+        losses=history["losses"],
+        last_loss=history["last_loss"],
+        last_time_ns=history["changed_ns"],
     )

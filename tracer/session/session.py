@@ -33,7 +33,7 @@ from tracer.snapshots.resident import Series
 from tracer.snapshots.snapshots import Snapshot, take, take_pinned
 from tracer.snapshots.unrecorded import Untold
 from tracer.target.command import NOT_ASKED_FOR, Command
-from tracer.timeline.timeline import Watcher
+from tracer.timeline.tally import Watcher
 
 if TYPE_CHECKING:
     from tracer.callstacks.naming import Naming
@@ -142,7 +142,7 @@ class Session:
         self._recorder = Recorder(attached, self.names)
         self._totals = Totals(attached.program, blind=attached.probe.name == "perf")
         self._recorder.join.symbols = plan.symbols
-        self._recorder.timeline.shelf.most = None if plan.every_page else _MOST_SHELVED
+        self._recorder.timeline.ledger.archive.most = None if plan.every_page else _MOST_SHELVED
         # Of `symbols` and `stacks`.
         self.naming = self._name_code() if plan.symbols or plan.stacks else None
         self._waiting = Waiting()
@@ -186,7 +186,7 @@ class Session:
     def watch(self, screen: Screen, watcher: Watcher) -> None:
         """Let a screen show the trace, and its watcher hear of every page; before `run`."""
         self.outputs.screen = screen
-        self._recorder.timeline.watcher = watcher
+        self._recorder.timeline.ledger.watcher = watcher
 
     @property
     def ending(self) -> bool:
@@ -356,7 +356,7 @@ class Session:
         """Take what the ring holds now, or until it is `enough`: by default, the trace's end."""
         if self._recorder.cpus_changed():
             self._recorder.tend()
-        now, tally = time.monotonic_ns(), self._recorder.timeline.tally
+        now, tally = time.monotonic_ns(), self._recorder.timeline.ledger.tally
         before = tally.events
         # What ended is let go of at once: what the ring holds may be thousands of processes.
         for rows in self._recorder.cycle(enough or self._over, self._retire):
@@ -485,18 +485,20 @@ class Session:
             return  # not all of it: the last look follows
         now = time.monotonic_ns()
         shots = self._observe(shots)
-        self._mapped.add(now, recorder.timeline.tally.mapped)
+        self._mapped.add(now, recorder.timeline.ledger.tally.mapped)
         recorder.resident.count(recorder.frames, now)
         for number in list(recorder.changed):
             shot = shots.get(number)
             # Suspects and later changes want another look.
             open_ = bool(recorder.observer.view(number).suspects)
-            late = shot is not None and recorder.timeline.changed_since(number, shot.before_ns)
+            late = shot is not None and recorder.timeline.ledger.changed_since(
+                number, shot.before_ns
+            )
             if shot is None or not (open_ or late):
                 recorder.changed.discard(number)
         self._release(shots)
         for number, shot in shots.items():
-            recorder.timeline.tidy(number, shot.before_ns)
+            recorder.timeline.ledger.tidy(number, shot.before_ns)
         recorder.tend()
         took = time.monotonic_ns() - began
         pause = max(self.plan.snapshot_interval_ms * 1_000_000, took * _SNAPSHOT_SHARE)
@@ -588,7 +590,7 @@ class Session:
         self._release({})  # what came after the last look, too
         self._say_nothing()
         self._note_losses()
-        self._mapped.add(ended_ns, recorder.timeline.tally.mapped)
+        self._mapped.add(ended_ns, recorder.timeline.ledger.tally.mapped)
         if self._seen_last(status):
             recorder.resident.finish(recorder.frames, ended_ns)
         books = books_of(recorder, self._attached, kernel)
@@ -652,7 +654,7 @@ class Session:
         return number in recorder.closed
 
     def _pages(self) -> list[PageTable] | None:
-        if self._recorder.timeline.shelf.overflowed:
+        if self._recorder.timeline.ledger.archive.overflowed:
             return None
         try:
             with self.breakable():

@@ -147,8 +147,8 @@ class Observer:
                 yield frames_in(words[present(words)])
             return
         # Of what it may have inherited nothing is known to be there.
-        line, at = self._timeline, self._timeline.resident(space)
-        yield line["frame"][at[line["gains"][at] > 0]]
+        line, at = self._timeline, self._timeline.ledger.resident(space)
+        yield line.ledger["frame"][at[line.ledger["gains"][at] > 0]]
 
     def forget(self, space: int) -> None:
         """The space has ended, and will not be looked at any more."""
@@ -202,24 +202,24 @@ class Observer:
         line, view = self._timeline, self.view(space)
         self._evidence, counters = self._gather(view, untold)
         # In all other blocks the last look and the timeline agreed, and nothing has changed.
-        numbers = np.union1d(line.take_changed(space), shot.image.differing(view.image))
+        numbers = np.union1d(line.ledger.take_changed(space), shot.image.differing(view.image))
         seen = shot.image.part(numbers)
         go_on(enough)
-        at = line.state(space, seen.pages)
-        settled = line["changed_ns"][at] < shot.before_ns
+        at = line.ledger.state(space, seen.pages)
+        settled = line.ledger["changed_ns"][at] < shot.before_ns
         view.mapped = shot.image.resident - int((~settled).sum())
         view.mapped += self._changed_since(space, numbers, shot.before_ns)
         self._confirm(at, seen.frames, settled)
         # Of what it may have inherited, a child has another frame: it did not inherit that.
-        guessed = settled & line["assumed"][at] & (line["frame"][at] != seen.frames)
-        line.forget(at[guessed])
+        guessed = settled & line.ledger["assumed"][at] & (line.ledger["frame"][at] != seen.frames)
+        line.ledger.forget(at[guessed])
 
         go_on(enough)
-        changes = line.unseen(space)
+        changes = line.ledger.unexplained(space)
         gone = self._gone(space, numbers, shot)
         self._lost = self._lately_lost(gone, changes)
         self._open = []
-        ours = line["frame"][at]
+        ours = line.ledger["frame"][at]
         new = settled & (ours == _NONE)
         self._book_gains(view, shot, seen, at, new, regions)
         go_on(enough)
@@ -231,8 +231,8 @@ class Observer:
             self._name_unseen(view, changes, shot)
         view.suspects = _suspects(self._open)
         go_on(enough)
-        line.keep_changed(space, numbers, shot.before_ns)
-        line.mark(line.state(space, view.suspects.pages))
+        line.ledger.keep_changed(space, numbers, shot.before_ns)
+        line.ledger.mark(line.ledger.state(space, view.suspects.pages))
         view.image = shot.image
         view.looked = True
         if not view.suspects:
@@ -266,7 +266,7 @@ class Observer:
 
     def close(self, space: int, untold: Untold) -> None:
         """The space has ended: name what its faults found, by the evidence there is."""
-        changes = self._timeline.unseen(space)
+        changes = self._timeline.ledger.unexplained(space)
         if changes is not None:
             view = self.view(space)
             self._evidence, _ = self._gather(view, untold)
@@ -276,17 +276,17 @@ class Observer:
     def _changed_since(self, space: int, numbers: U64, time_ns: int) -> int:
         """Pages of these blocks with a frame, by our account, that changed since `time_ns`."""
         line = self._timeline
-        at = line.resident_in(space, numbers)
-        return int(((line["changed_ns"][at] >= time_ns) & ~line["assumed"][at]).sum())
+        at = line.ledger.resident_in(space, numbers)
+        return int(((line.ledger["changed_ns"][at] >= time_ns) & ~line.ledger["assumed"][at]).sum())
 
     def _confirm(self, at: Slots, frames: U64, settled: Bools) -> None:
         line = self._timeline
-        same = settled & (line["frame"][at] == frames)
-        line["doubt"][at[same]] = 0
-        inherited = same & line["assumed"][at].astype(np.bool_)
-        line.confirm_inherited(at[inherited])
-        same &= (line["gains"][at] == 1) & (line["first_frame"][at] == frames)
-        line["confirmed"][at[same]] = Confirmed.BOTH
+        same = settled & (line.ledger["frame"][at] == frames)
+        line.ledger["doubt"][at[same]] = 0
+        inherited = same & line.ledger["assumed"][at].astype(np.bool_)
+        line.ledger.confirm_inherited(at[inherited])
+        same &= (line.ledger["gains"][at] == 1) & (line.ledger["first_frame"][at] == frames)
+        line.ledger["confirmed"][at[same]] = Confirmed.BOTH
 
     def _book_gains(
         self,
@@ -310,7 +310,7 @@ class Observer:
             self._open.append((pages[~sure], frames[~sure]))
             index, source = index[sure], source[sure]
             pages, frames = pages[sure], frames[sure]
-        self._timeline.gain_seen(at[index], shot.after_ns, frames, source, regions(pages))
+        self._timeline.ledger.gain(at[index], shot.after_ns, frames, source, regions(pages))
 
     def _given(self, view: SpaceView, shot: Snapshot, pages: U64, frames: U64) -> U8:
         """Who gave each of `pages`, which had none, the frame that no record brought."""
@@ -354,51 +354,53 @@ class Observer:
         if not len(index):
             return
         pages, frames = seen.pages[index], seen.frames[index]
-        mover = self._evidence.movers(shot, pages, line["frame"][at[index]], frames)
-        by_fault = np.isin(line["source"][at[index]], _BY_FAULT)
+        mover = self._evidence.movers(shot, pages, line.ledger["frame"][at[index]], frames)
+        by_fault = np.isin(line.ledger["source"][at[index]], _BY_FAULT)
         self.conflicts += int((by_fault & (mover == Source.NONE)).sum())
         source = np.where(mover == Source.NONE, Source.UNKNOWN, mover).astype(np.uint8)
         # Back from swap: it was gone before.
         cause = np.where(source == Source.SWAPOFF, Loss.RECLAIM.value, Loss.REPLACED.value)
-        line.lose_seen(at[index], shot.after_ns, cause.astype(np.uint8))
-        line.gain_seen(at[index], shot.after_ns, frames, source, regions(pages))
+        line.ledger.release(at[index], shot.after_ns, cause.astype(np.uint8))
+        line.ledger.gain(at[index], shot.after_ns, frames, source, regions(pages))
 
     def _gone(self, space: int, numbers: U64, shot: Snapshot) -> Slots:
         """The slots of pages of these blocks that we hold and the snapshot does not show."""
-        at = self._timeline.resident_in(space, numbers)
-        return np.asarray(at[shot.frame_of(self._timeline.pages_at(at)) == _NONE])
+        at = self._timeline.ledger.resident_in(space, numbers)
+        return np.asarray(at[shot.frame_of(self._timeline.ledger.pages_at(at)) == _NONE])
 
     def _book_losses(self, view: SpaceView, shot: Snapshot, gone: Slots) -> None:
         """Pages that went before the look, as far as they are not to be looked at again."""
         line = self._timeline
-        at = gone[line["changed_ns"][gone] < shot.before_ns]
-        guessed = line["assumed"][at].astype(np.bool_)
-        line.forget(at[guessed])
+        at = gone[line.ledger["changed_ns"][gone] < shot.before_ns]
+        guessed = line.ledger["assumed"][at].astype(np.bool_)
+        line.ledger.forget(at[guessed])
         at = at[~guessed]
         if not len(at):
             return
-        taken = line["doubt"][at] != 0
-        line.lose_seen(at[taken], shot.after_ns, line["doubt"][at[taken]].astype(np.uint8))
+        taken = line.ledger["doubt"][at] != 0
+        line.ledger.release(
+            at[taken], shot.after_ns, line.ledger["doubt"][at[taken]].astype(np.uint8)
+        )
         at = at[~taken]
-        pages = line.pages_at(at)
+        pages = line.ledger.pages_at(at)
         nowhere = np.full(len(pages), _NONE)
         known = self._known(view, pages, nowhere, np.arange(len(pages)))
         at, pages = at[known], pages[known]
-        cause = self._evidence.takers(shot, pages, line["frame"][at], self._lost)
-        line.lose_seen(at, shot.after_ns, cause)
+        cause = self._evidence.takers(shot, pages, line.ledger["frame"][at], self._lost)
+        line.ledger.release(at, shot.after_ns, cause)
 
     def _lately_lost(self, gone: Slots, changes: Changes | None) -> tuple[U64, U64]:
         """The pages that this look, or faults before it, found gone, and the frames they had."""
-        at, frames = gone, self._timeline["frame"][gone]
+        at, frames = gone, self._timeline.ledger["frame"][gone]
         if changes is not None:
             at = np.concatenate([at, changes.at[changes.lost]])
             frames = np.concatenate([frames, changes.old[changes.lost]])
-        return self._timeline.pages_at(at), frames
+        return self._timeline.ledger.pages_at(at), frames
 
     def _name_unseen(self, view: SpaceView, changes: Changes, shot: Snapshot) -> None:
         """Say who did what faults found done, as far as the evidence tells."""
         line = self._timeline
-        pages = line.pages_at(changes.at)
+        pages = line.ledger.pages_at(changes.at)
         given = self._evidence.movers(shot, pages, changes.old, changes.new)
         given[given == Source.NONE] = Source.UNKNOWN
         # Before the first look a fault may be the first to find what exec, fork or the time
@@ -406,7 +408,7 @@ class Observer:
         fresh = changes.old == _NONE
         given[fresh] = self._given(view, shot, pages[fresh], changes.new[fresh])
         taken = self._evidence.takers(shot, pages, changes.old, self._lost)
-        line.explain(changes, np.where(changes.lost, taken, given).astype(np.uint8))
+        line.ledger.explain(changes, np.where(changes.lost, taken, given).astype(np.uint8))
 
     def _known(self, view: SpaceView, pages: U64, frames: U64, index: Index) -> Index:
         """Those of `index` that looked the same last time; the others become suspects."""

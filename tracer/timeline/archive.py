@@ -15,7 +15,7 @@ RowsOfPages = Structs
 WHOLE = -1  # in place of a block's number: all that was left of a space
 
 
-class Shelf:
+class Archive:
     """Rows of pages by space and block.
 
     With `most`, beyond so many rows everything is dropped, for good:

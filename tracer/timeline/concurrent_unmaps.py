@@ -42,7 +42,7 @@ class _Call:
     latest_ns: int = 0
 
 
-class Takings:
+class ConcurrentUnmaps:
     """The calls under way, and those that returned just now."""
 
     def __init__(self) -> None:

@@ -17,8 +17,9 @@ from tracer.common.types import I64, U8, U64, Bools, Index
 from tracer.model.rows import Kind, Rows
 from tracer.model.sources import Source
 from tracer.spaces.syscalls import Effect
+from tracer.timeline.events import Events
 from tracer.timeline.rounds import FAR_NS, LAST_PAGE, Done, Faulted, Rounds, depths_of, plan
-from tracer.timeline.timeline import Events, Timeline
+from tracer.timeline.timeline import Timeline
 
 _NONE = np.empty(0, np.int64)
 _THIN = 16  # faults and actions in a round
@@ -153,7 +154,7 @@ class Telling:
             for action, start in zip(actions, starts.tolist(), strict=True)
             if action.begun_ns and isinstance(action.what, Effect) and action.what.call
         }
-        events.suspected = self._timeline.suspected(
+        events.suspected = self._timeline.faults.suspected(
             self._space, events.page, events.time_ns, returns
         )
         none, own = np.uint64(NO_FRAME), events.source != Source.AROUND
@@ -189,8 +190,8 @@ class Telling:
         faulted = Faulted(
             self._space[part], events.page[part], events.time_ns[part], self._fresh[part]
         )
-        line = self._timeline
-        rounds = plan(faulted, _done(actions, starts), line.latest_ns, line.changed_ns)
+        ledger = self._timeline.ledger
+        rounds = plan(faulted, _done(actions, starts), ledger.latest_ns, ledger.changed_ns)
         return None if rounds is None or self._mixes(rounds, begin, end) else rounds
 
     def _mixes(self, rounds: Rounds, begin: int, end: int) -> bool:
@@ -234,7 +235,7 @@ class Telling:
         for action, start in zip([*actions, None], [*starts, end], strict=True):
             while at < start:
                 simple, *single = singles[at - begin]
-                if simple and self._timeline.gain_one(*single):
+                if simple and self._timeline.faults.gain_one(*single):
                     gained.append(at)
                     at += 1
                 else:
@@ -252,7 +253,7 @@ class Telling:
         if passing.any():
             at, takers = due[passing] + begin, [actions[n].what for n in taker[passing].tolist()]
             effects = [what for what in takers if isinstance(what, Effect)]  # all are
-            self._timeline.come_and_go(
+            self._timeline.ledger.come_and_go(
                 self._space[at],
                 self._events.take(at),
                 np.array([effect.time_ns for effect in effects]),
@@ -272,7 +273,7 @@ class Telling:
 
     def tell(self, due: Index | slice) -> None:
         """Let the timeline know of some parts, in order, and their rows of what it says."""
-        outcome = self._timeline.apply(self._space[due], self._events.take(due))
+        outcome = self._timeline.faults.apply(self._space[due], self._events.take(due))
         row = self._row[due]
         self._gained(row[outcome.gained])
         if outcome.raced.any():

@@ -21,7 +21,7 @@ class Changes:
         return Changes(self.at[chosen], self.old[chosen], self.new[chosen], self.lost[chosen])
 
 
-class Unseen:
+class Unexplained:
     """`Changes` by address space, until they are taken."""
 
     def __init__(self) -> None:

@@ -54,10 +54,10 @@ class Parts:
 
     def frames(self, address: int, count: int = 16) -> list[int]:
         pages = np.arange(count, dtype=np.uint64) + np.uint64(address >> 12)
-        return self.timeline["frame"][self.timeline.state(1, pages)].tolist()
+        return self.timeline.ledger["frame"][self.timeline.ledger.state(1, pages)].tolist()
 
     def gained(self) -> dict[Source, int]:
-        gained = self.timeline.tally.gained
+        gained = self.timeline.ledger.tally.gained
         return {source: int(gained[source]) for source in Source if gained[source]}
 
 
@@ -155,7 +155,7 @@ def test_back_from_swap(parts: Parts) -> None:
     back = fault(BASE, 9000, entry_before=swap_entry(0, 77), entry_after=pte(F + P), result=4)
     row = parts.rows(back)[0]
     assert (row["kind"], row["major"], row["pages"]) == (Kind.SWAP, True, 1)
-    assert parts.timeline.tally.lost[Loss.RECLAIM] == 1
+    assert parts.timeline.ledger.tally.lost[Loss.RECLAIM] == 1
 
 
 def test_a_batch_can_be_told_in_pieces(parts: Parts) -> None:
@@ -163,11 +163,11 @@ def test_a_batch_can_be_told_in_pieces(parts: Parts) -> None:
     records = np.concatenate([fault(BASE, 2000), fault(BASE, 4000)])
     batch = parts.join.describe(parts.join.place(records), windows(0))
     batch.telling.tell_all(1)
-    parts.timeline.lose(1, BASE, BASE + P, 3000, Loss.MADVISE)
+    parts.timeline.releases.release(1, BASE, BASE + P, 3000, Loss.MADVISE)
     batch.telling.tell_all()
     assert batch.rows["pages"].tolist() == [1, 1]
-    assert parts.timeline.tally.lost[Loss.MADVISE] == 1
-    assert parts.timeline.tally.lost.sum() == 1
+    assert parts.timeline.ledger.tally.lost[Loss.MADVISE] == 1
+    assert parts.timeline.ledger.tally.lost.sum() == 1
 
 
 def test_pages_pagemap_leaves_out_are_not_followed(parts: Parts) -> None:
@@ -326,7 +326,7 @@ def test_a_window_after_a_huge_page_was_split_brings_nothing(copied: bool) -> No
     assert rows["kind"][0] == (Kind.COW if copied else Kind.REUSE)
     assert rows["pages"][0] == copied
     assert parts.frames(BASE, 3) == [huge, own, huge + 2 * P]
-    assert parts.timeline.tally.lost.sum() == copied
+    assert parts.timeline.ledger.tally.lost.sum() == copied
 
 
 # -- huge pages ------------------------------------------------------------------------
@@ -357,7 +357,7 @@ def test_the_huge_zero_page_then_a_huge_page(parts: Parts) -> None:
     assert rows["kind"].tolist() == [Kind.ZERO, Kind.COW]
     assert rows["pages"].tolist() == [512, 512]
     assert parts.frames(BASE, 512) == [HUGE + n * P for n in range(512)]
-    assert parts.timeline.tally.lost[Loss.REPLACED] == 512
+    assert parts.timeline.ledger.tally.lost[Loss.REPLACED] == 512
 
 
 def test_two_threads_on_one_huge_page(parts: Parts) -> None:

@@ -131,34 +131,37 @@ class Watching:
 def test_a_watcher_knows_what_the_timeline_knows(seed: int) -> None:
     random = np.random.default_rng(seed)
     timeline, watcher = Timeline(), Watching()
-    timeline.watcher = watcher
+    timeline.ledger.watcher = watcher
     now = 10
     for step in range(60):
         now += 10
         some = random.integers(0, 200, 20)
         events = [Event(int(page), now, now + 1, after=int(page + 1) << 12) for page in some]
-        timeline.apply(SPACE, columns(events))
+        timeline.faults.apply(SPACE, columns(events))
         if step % 7 == 3:
             start = int(random.integers(0, 200)) << 12
-            timeline.lose(SPACE, start, start + (40 << 12), now + 2, Loss.MADVISE)
+            timeline.releases.release(SPACE, start, start + (40 << 12), now + 2, Loss.MADVISE)
         if step == 30:
-            timeline.inherit(SPACE, CHILD, now + 3)
+            timeline.releases.inherit(SPACE, CHILD, now + 3)
         if step == 40:
-            timeline.move(SPACE, 0, 1 << 24, 50 << 12, now + 4)
-    timeline.drop_assumed(CHILD)
-    at = timeline.resident(SPACE)
+            timeline.releases.move(SPACE, 0, 1 << 24, 50 << 12, now + 4)
+    timeline.releases.drop_assumed(CHILD)
+    at = timeline.ledger.resident(SPACE)
     table = watcher.history.now[SPACE]
-    assert table["page"][present(table)].tolist() == timeline.pages_at(at).tolist()
+    assert table["page"][present(table)].tolist() == timeline.ledger.pages_at(at).tolist()
     assert not present(watcher.history.now[CHILD]).any()
     # And who did not listen catches up to the same.
-    slots = timeline.touched(SPACE)
+    slots = timeline.ledger.touched(SPACE)
     caught = states(
         SPACE,
-        timeline.pages_at(slots),
-        *(timeline[name][slots] for name in ("changed_ns", "frame", "first_kind", "last_loss")),
+        timeline.ledger.pages_at(slots),
+        *(
+            timeline.ledger[name][slots]
+            for name in ("changed_ns", "frame", "first_kind", "last_loss")
+        ),
     )
     late = merge(empty(), caught)
-    assert late["page"][present(late)].tolist() == timeline.pages_at(at).tolist()
+    assert late["page"][present(late)].tolist() == timeline.ledger.pages_at(at).tolist()
     assert not len(newer(table, caught)) or (newer(table, caught)["state"] == State.ABSENT).all()
 
 
@@ -170,10 +173,10 @@ def test_what_was_there_before_is_told_as_such() -> None:
             seen.extend(Source(each) for each in np.atleast_1d(given[5]).tolist())
 
     timeline = Timeline()
-    timeline.watcher = Sources()
+    timeline.ledger.watcher = Sources()
     one = np.ones(1, np.uint64)
-    timeline.gain_seen(
-        timeline.state(SPACE, one),
+    timeline.ledger.gain(
+        timeline.ledger.state(SPACE, one),
         5,
         one << np.uint64(12),
         np.array([Source.INITIAL], np.uint8),

@@ -182,17 +182,17 @@ def of(rows: list[Any], name: str) -> list[Any]:
 
 
 def frame(recorder: Recorder, page: int, space: int = 1) -> int:
-    at = recorder.timeline.state(space, np.array([BASE // P + page], np.uint64))
-    return int(recorder.timeline["frame"][at[0]])
+    at = recorder.timeline.ledger.state(space, np.array([BASE // P + page], np.uint64))
+    return int(recorder.timeline.ledger["frame"][at[0]])
 
 
 def lost(recorder: Recorder) -> dict[Loss, int]:
-    tally = recorder.timeline.tally.lost
+    tally = recorder.timeline.ledger.tally.lost
     return {loss: int(tally[loss]) for loss in Loss if tally[loss]}
 
 
 def gained(recorder: Recorder) -> dict[Source, int]:
-    tally = recorder.timeline.tally.gained
+    tally = recorder.timeline.ledger.tally.gained
     return {source: int(tally[source]) for source in Source if tally[source]}
 
 
@@ -323,8 +323,8 @@ def test_what_a_call_filled_in_advance(recorder: Recorder, kernel: Kernel) -> No
     kernel.syscall(MUNMAP, BASE + 32 * P, 4 * P)
     cycle(recorder)
     assert gained(recorder) == {Source.FAULT: 1, Source.POPULATE: 2}
-    assert recorder.timeline.tally.lost[Loss.MUNMAP] == 3
-    (region,) = recorder.timeline.tally.gained_in
+    assert recorder.timeline.ledger.tally.lost[Loss.MUNMAP] == 3
+    (region,) = recorder.timeline.ledger.tally.gained_in
     assert recorder.names.regions[region].perms == "rw-p"
 
 
@@ -398,8 +398,8 @@ def test_what_is_filled_in_the_place_of_something(recorder: Recorder, kernel: Ke
     kernel.filled(0, [pte(F + page * P) for page in (0, 1, 9, 8)])
     cycle(recorder)
     assert gained(recorder) == {Source.FAULT: 4, Source.POPULATE: 4}
-    assert recorder.timeline.tally.lost[Loss.MUNMAP] == 4
-    assert recorder.timeline.tally.lost[Loss.REPLACED] == 0
+    assert recorder.timeline.ledger.tally.lost[Loss.MUNMAP] == 4
+    assert recorder.timeline.ledger.tally.lost[Loss.REPLACED] == 0
 
 
 def test_a_fault_while_a_filling_call_is_under_way(recorder: Recorder, kernel: Kernel) -> None:
@@ -431,7 +431,7 @@ def test_two_threads_fill_at_once(recorder: Recorder, kernel: Kernel) -> None:
     kernel.syscall(MUNMAP, BASE + 100 * P, 2 * P, **other)
     cycle(recorder)
     assert gained(recorder) == {Source.POPULATE: 3}
-    assert recorder.timeline.tally.lost[Loss.MUNMAP] == 3
+    assert recorder.timeline.ledger.tally.lost[Loss.MUNMAP] == 3
     assert frame(recorder, 0, 1) == NO_FRAME
 
 
@@ -472,7 +472,7 @@ def test_each_fill_is_in_what_was_mapped_then(recorder: Recorder, kernel: Kernel
     kernel.fault(3, F)
     cycle(recorder)
     names = recorder.names
-    counts = recorder.timeline.tally.gained_in
+    counts = recorder.timeline.ledger.tally.gained_in
     assert {names.regions[region].name: n for region, n in counts.items()} == {
         **dict.fromkeys(("/a", "/b", "/c"), 4),
         "[anon]": 1,
@@ -484,9 +484,11 @@ def test_windows_of_a_call_are_filled_at_once(
 ) -> None:
     recorder.observer.view(1).looked = True
     calls: list[int] = []
-    fill = recorder.timeline.fill
+    fill = recorder.timeline.releases.fill
     monkeypatch.setattr(
-        recorder.timeline, "fill", lambda *given: (calls.append(len(given[1])), fill(*given))
+        recorder.timeline.releases,
+        "fill",
+        lambda *given: (calls.append(len(given[1])), fill(*given)),
     )
     for window in range(0, 320, 16):
         kernel.filled(window, [pte(F + (window + page) * P) for page in range(16)])
@@ -807,8 +809,8 @@ def test_a_snapshot_confirms(recorder: Recorder, kernel: Kernel) -> None:
     later = kernel.time + 100
     shot = Snapshot(PID, later, later + 1, mappings, pages, frames, pages[:0])
     recorder.observe(1, shot, recorder.untold())
-    at = recorder.timeline.state(1, pages)
-    assert recorder.timeline["confirmed"][at].tolist() == [1]
+    at = recorder.timeline.ledger.state(1, pages)
+    assert recorder.timeline.ledger["confirmed"][at].tolist() == [1]
     assert recorder.observer.conflicts == 0
 
 

@@ -7,7 +7,7 @@ import numpy as np
 
 from tracer.model.result import joined
 from tracer.session.result import take_pages
-from tracer.timeline.timeline import _COLUMNS
+from tracer.timeline.page_columns import COLUMNS
 
 
 class Measured(np.ndarray):
@@ -24,7 +24,7 @@ def recorder(spaces: int, pages: int) -> Any:
     """So many spaces of so many pages each."""
 
     def take_story(space: int) -> dict[str, Any]:
-        story = {name: np.zeros(pages, dtype) for name, dtype in _COLUMNS.items()}
+        story = {name: np.zeros(pages, dtype) for name, dtype in COLUMNS.items()}
         return story | {"page": (np.arange(pages, dtype=np.uint64) + space).view(Measured)}
 
     every = [SimpleNamespace(number=number, owner=100 + number) for number in range(1, spaces + 1)]
@@ -32,7 +32,7 @@ def recorder(spaces: int, pages: int) -> Any:
         Any,
         SimpleNamespace(
             spaces=SimpleNamespace(all=lambda: every),
-            timeline=SimpleNamespace(take_story=take_story),
+            timeline=SimpleNamespace(ledger=SimpleNamespace(take_history=take_story)),
         ),
     )
 

@@ -117,14 +117,16 @@ def do(world: World, now: int, step: tuple[Any, ...]) -> None:
         apply(world.line, Event(page, time - 3, time, before, after, kind=Kind.ANON))
     elif what == "lose":
         page, pages, ago = rest
-        world.line.lose(SPACE, page * P, (page + pages) * P, now - 7 * ago, Loss.MADVISE)
+        world.line.releases.release(
+            SPACE, page * P, (page + pages) * P, now - 7 * ago, Loss.MADVISE
+        )
     elif what == "move":
         page, pages = rest
-        world.line.move(SPACE, page * P, (page + 64) * P, pages * P, now)
+        world.line.releases.move(SPACE, page * P, (page + 64) * P, pages * P, now)
     elif what == "fork":
-        world.line.retire(CHILD, now)
+        world.line.releases.retire(CHILD, now)
         world.observer.forget(CHILD)
-        world.line.inherit(SPACE, CHILD, now)
+        world.line.releases.inherit(SPACE, CHILD, now)
     else:
         present, of_child = rest
         world.look(now, present, space=CHILD if of_child else SPACE)
@@ -158,17 +160,17 @@ def test_a_look_at_what_changed_tells_what_a_look_at_all_does(
             for world in (short, whole):
                 do(world, now, step)
                 if tidy and step[0] == "look":
-                    world.line.tidy(CHILD if step[2] else SPACE, now)
+                    world.line.ledger.tidy(CHILD if step[2] else SPACE, now)
         for space in (SPACE, CHILD):
-            ours, theirs = short.line.story(space), whole.line.story(space)
+            ours, theirs = short.line.ledger.history(space), whole.line.ledger.history(space)
             assert {name: column.tolist() for name, column in ours.items()} == {
                 name: column.tolist() for name, column in theirs.items()
             }
             views = [world.observer.view(space) for world in (short, whole)]
             assert views[0].mapped == views[1].mapped
             assert short.suspects(space) == whole.suspects(space)
-        assert short.line.tally.gained.tolist() == whole.line.tally.gained.tolist()
-        assert short.line.tally.lost.tolist() == whole.line.tally.lost.tolist()
+        assert short.line.ledger.tally.gained.tolist() == whole.line.ledger.tally.gained.tolist()
+        assert short.line.ledger.tally.lost.tolist() == whole.line.ledger.tally.lost.tolist()
         assert short.observer.conflicts == whole.observer.conflicts
 
 
@@ -176,10 +178,10 @@ def _forget_the_last_look(world: World) -> None:
     """The next one has to look at every page."""
     for space in (SPACE, CHILD):
         world.observer.view(space).image = Image.nothing()
-        at = world.line.state(space, np.array([1, 2, 65, 130], np.uint64))
-        world.line.mark(at)
+        at = world.line.ledger.state(space, np.array([1, 2, 65, 130], np.uint64))
+        world.line.ledger.mark(at)
         for pages in range(0, 256, 64):
-            world.line.mark(world.line.state(space, np.array([pages], np.uint64)))
+            world.line.ledger.mark(world.line.ledger.state(space, np.array([pages], np.uint64)))
 
 
 def test_no_frame_is_no_word() -> None:

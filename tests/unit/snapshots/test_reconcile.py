@@ -130,7 +130,7 @@ def test_what_was_filled_before_the_first_look(world: World) -> None:
 
 def test_what_a_child_shows_of_what_it_may_have(world: World) -> None:
     apply(world.line, *(Event(n, 10, 20, after=n * P) for n in (7, 8, 9)))
-    world.line.inherit(SPACE, CHILD, 30)
+    world.line.releases.inherit(SPACE, CHILD, 30)
     world.born(Source.FORK, CHILD)
     # 7 is as the parent's, 8 is another, 9 is not there.
     world.look(100, {7: 7 * P, 8: C}, space=CHILD)
@@ -364,7 +364,7 @@ def test_what_was_there_when_we_came_may_be_a_fault_s_to_find(world: World) -> N
     gained, lost = tallies(world.line)
     assert gained == {Source.INITIAL: 2, Source.FAULT: 1}
     assert lost == {Loss.REPLACED: 1}
-    assert sum(world.line.tally.gained_in.values()) == 1
+    assert sum(world.line.ledger.tally.gained_in.values()) == 1
 
 
 def heir(world: World, *, looked: bool) -> None:
@@ -372,7 +372,7 @@ def heir(world: World, *, looked: bool) -> None:
     parent = world.observer.view(SPACE, Source.EXEC)
     if looked:
         world.look(100, {7: A})
-    world.line.inherit(SPACE, 2, 150)
+    world.line.releases.inherit(SPACE, 2, 150)
     world.observer.view(2, Source.FORK).descend(SPACE, parent)
 
 
@@ -423,7 +423,7 @@ def test_the_frames_of_a_space_are_those_of_its_last_look(
     world.born(Source.INITIAL)
     apply(world.line, Event(9, 101, 105, after=C))
     assert held(SPACE) == [C]
-    world.line.inherit(SPACE, SPACE + 1, 110)
+    world.line.releases.inherit(SPACE, SPACE + 1, 110)
     assert held(SPACE + 1) == []
     world.look(200, {7: A, 8: A, 9: C})
     apply(world.line, Event(10, 201, 205, after=B))

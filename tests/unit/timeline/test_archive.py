@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from tracer.model.rows import Names, Region
-from tracer.timeline.archive import WHOLE, Shelf
+from tracer.timeline.archive import WHOLE, Archive
 from tracer.timeline.page_store import PageStore
 
 
@@ -24,22 +24,22 @@ def test_a_block_comes_back_with_its_pages() -> None:
     assert store.columns["gains"][other].tolist() == [0]
     again = store.slots(1, pages(3, 4, 5, 1000))
     assert store.columns["gains"][again].tolist() == [7, 0, 8, 9]
-    assert 1 not in store.shelf
+    assert 1 not in store.archive
 
 
 def test_beyond_the_limit_all_is_dropped_for_good() -> None:
     store = PageStore({"gains": np.uint32}, {})
-    shelf = Shelf(most=3)
+    archive = Archive(most=3)
     rows = store.rows(store.slots(1, pages(1, 2)))
-    shelf.put(1, 0, rows)
-    shelf.put(1, 1, rows[:0])
-    assert [len(part) for part in shelf.of(1)] == [2]
-    shelf.put(2, WHOLE, rows)
-    assert shelf.overflowed
-    assert not list(shelf.all())
-    shelf.put(3, WHOLE, rows)
-    assert 3 not in shelf
-    assert shelf.take(1, 0) is None
+    archive.put(1, 0, rows)
+    archive.put(1, 1, rows[:0])
+    assert [len(part) for part in archive.of(1)] == [2]
+    archive.put(2, WHOLE, rows)
+    assert archive.overflowed
+    assert not list(archive.all())
+    archive.put(3, WHOLE, rows)
+    assert 3 not in archive
+    assert archive.take(1, 0) is None
 
 
 @pytest.mark.parametrize(

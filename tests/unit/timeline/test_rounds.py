@@ -11,8 +11,11 @@ from tracer.common.pages import NO_FRAME
 from tracer.model.rows import Kind, Rows
 from tracer.model.sources import Loss
 from tracer.spaces.syscalls import Effect, Taking
+from tracer.timeline.faults import FaultRules
+from tracer.timeline.ledger import Ledger
+from tracer.timeline.releases import Released, ReleaseRules
 from tracer.timeline.schedule import Action, Parts, Telling, action_of, whole
-from tracer.timeline.timeline import Lost, Timeline
+from tracer.timeline.timeline import Timeline
 
 P = 4096
 LATE = 40  # how much later a record may come than one of a later moment, here
@@ -114,28 +117,30 @@ def apply(line: Timeline, whats: list[Any]) -> None:
     taken = []
     for what in whats:
         if not isinstance(what, Effect):
-            line.inherit(*what)
+            line.releases.inherit(*what)
         elif what.moved_to is not None:
-            line.move(what.space, what.start, what.moved_to, what.end - what.start, what.time_ns)
+            line.releases.move(
+                what.space, what.start, what.moved_to, what.end - what.start, what.time_ns
+            )
         else:
             begun = what.call.begun_ns if what.call else 0
             taken.append(
-                Lost(what.space, what.start, what.end, what.time_ns, what.loss, begun_ns=begun)
+                Released(what.space, what.start, what.end, what.time_ns, what.loss, begun_ns=begun)
             )
-    line.lose_all(taken)
+    line.releases.release_all(taken)
     for what in whats:
         over(line, what)
 
 
 def over(line: Timeline, what: Any) -> None:
     if isinstance(what, Effect) and what.call is not None:
-        line.end_taking(what.call, what.time_ns)
+        line.releases.end_unmap(what.call, what.time_ns)
 
 
 def begin_calls(line: Timeline, batch: Batch) -> None:
     for _, what in batch.actions:
         if isinstance(what, Effect) and what.call is not None:
-            line.begin_taking(what.space, what.call)
+            line.releases.begin_unmap(what.space, what.call)
 
 
 def tell_each(telling: Telling, row: int, until: int) -> int:
@@ -185,7 +190,7 @@ def in_rounds(batches: list[Batch]) -> tuple[Timeline, list[Rows]]:
 def check_same(given: list[Batch]) -> None:
     """One by one, by arrays alone: the same as in rounds, and as what thin rounds are told by."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("tracer.timeline.timeline._FEW_BYTES", -1)
+        patch.setattr("tracer.timeline.ledger._FEW_BYTES", -1)
         expected, rows = one_by_one(given)
         patch.setattr("tracer.timeline.schedule._THIN", 0)
         check_alike(expected, rows, *in_rounds(given))
@@ -195,12 +200,12 @@ def check_same(given: list[Batch]) -> None:
 
 
 def check_alike(expected: Timeline, rows: list[Rows], line: Timeline, told: list[Rows]) -> None:
-    assert line.tally.gained.tolist() == expected.tally.gained.tolist()
-    assert line.tally.lost.tolist() == expected.tally.lost.tolist()
-    assert line.tally.gained_in == expected.tally.gained_in
-    assert line.tally.lost_in == expected.tally.lost_in
+    assert line.ledger.tally.gained.tolist() == expected.ledger.tally.gained.tolist()
+    assert line.ledger.tally.lost.tolist() == expected.ledger.tally.lost.tolist()
+    assert line.ledger.tally.gained_in == expected.ledger.tally.gained_in
+    assert line.ledger.tally.lost_in == expected.ledger.tally.lost_in
     for space in (1, 2):
-        found, wanted = line.story(space), expected.story(space)
+        found, wanted = line.ledger.history(space), expected.ledger.history(space)
         for name, column in wanted.items():
             assert found[name].tolist() == column.tolist(), (space, name)
     for one, other in zip(rows, told, strict=True):
@@ -236,8 +241,7 @@ def calls_of(times: int, monkeypatch: pytest.MonkeyPatch) -> int:
     """How often the timeline is asked for anything while it hears of so much churn."""
     count = 0
 
-    def counted(name: str) -> Any:
-        method = getattr(Timeline, name)
+    def counted(method: Any) -> Any:
 
         def call(*args: Any, **more: Any) -> Any:
             nonlocal count
@@ -247,8 +251,13 @@ def calls_of(times: int, monkeypatch: pytest.MonkeyPatch) -> int:
         return call
 
     with monkeypatch.context() as patch:
-        for name in ("apply", "lose_all", "come_and_go", "_apply_turn", "_gain", "_lose"):
-            patch.setattr(Timeline, name, counted(name))
+        for part, names in (
+            (FaultRules, ("apply", "_apply_turn")),
+            (ReleaseRules, ("release_all",)),
+            (Ledger, ("come_and_go", "gain", "release")),
+        ):
+            for name in names:
+                patch.setattr(part, name, counted(getattr(part, name)))
         in_rounds([churn(times)])
     return count
 

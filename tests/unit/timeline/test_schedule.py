@@ -9,8 +9,8 @@ import pytest
 from tracer.common.pages import NO_FRAME
 from tracer.model.rows import Kind, Rows
 from tracer.timeline.concurrent_unmaps import Suspected
+from tracer.timeline.events import Events, Outcome
 from tracer.timeline.schedule import Action, Parts, Telling, range_of, whole
-from tracer.timeline.timeline import Events, Outcome
 
 P = 4096
 Told = list[tuple[int, int, int]]  # (space, page, row) of each call
@@ -23,6 +23,7 @@ class Heard:
 
     def __init__(self) -> None:
         self.calls: list[Told] = []
+        self.faults = self.ledger = self  # all that is asked of either
 
     def suspected(self, spaces: np.ndarray, *_: object) -> Suspected:
         return Suspected.none(len(spaces))

@@ -13,7 +13,9 @@ from tracer.common.pages import NO_FRAME
 from tracer.model.rows import Confirmed, Kind
 from tracer.model.sources import Loss, Source
 from tracer.spaces.syscalls import Taking
-from tracer.timeline.timeline import Events, Lost, Outcome, Timeline
+from tracer.timeline.events import Events, Outcome
+from tracer.timeline.releases import Released
+from tracer.timeline.timeline import Timeline
 
 P = 4096
 SPACE, CHILD = 1, 2
@@ -65,26 +67,26 @@ def columns(events: list[Event]) -> Events:
 
 
 def apply(line: Timeline, *events: Event, space: int = SPACE) -> Outcome:
-    return line.apply(space, columns(list(events)))
+    return line.faults.apply(space, columns(list(events)))
 
 
 def page_of(line: Timeline, page: int, space: int = SPACE) -> dict[str, int]:
-    at = line.state(space, np.array([page], np.uint64))
+    at = line.ledger.state(space, np.array([page], np.uint64))
     names = ("frame", "changed_ns", "first_ns", "first_frame", "first_fault", "gains", "losses")
     names += ("region", "first_source", "first_kind", "source", "last_loss", "confirmed", "assumed")
     names += ("doubt",)
-    return {name: line[name][at[0]].item() for name in names}
+    return {name: line.ledger[name][at[0]].item() for name in names}
 
 
 def see(line: Timeline, page: int, frame: int, time: int, source: Source) -> None:
     """A snapshot shows the page."""
-    at = line.state(SPACE, np.array([page], np.uint64))
+    at = line.ledger.state(SPACE, np.array([page], np.uint64))
     sources, regions = np.array([source], np.uint8), np.array([1], np.uint32)
-    line.gain_seen(at, time, np.array([frame], np.uint64), sources, regions)
+    line.ledger.gain(at, time, np.array([frame], np.uint64), sources, regions)
 
 
 def tallies(line: Timeline) -> tuple[dict[Source, int], dict[Loss, int]]:
-    gained, lost = line.tally.gained, line.tally.lost
+    gained, lost = line.ledger.tally.gained, line.ledger.tally.lost
     return (
         {s: int(gained[s]) for s in Source if gained[s]},
         {loss: int(lost[loss]) for loss in Loss if lost[loss]},
@@ -95,13 +97,13 @@ def check_books(line: Timeline, *spaces: int) -> None:
     """Gained less lost is what is resident; the regions' tallies add up to the same."""
     resident = 0
     for space in spaces:
-        at = line.resident(space)
-        resident += int((~line["assumed"][at]).sum())
-    gained, lost = line.tally.gained, line.tally.lost
+        at = line.ledger.resident(space)
+        resident += int((~line.ledger["assumed"][at]).sum())
+    gained, lost = line.ledger.tally.gained, line.ledger.tally.lost
     assert (gained >= 0).all()
     assert int(gained.sum() - lost.sum()) == resident
-    assert sum(line.tally.gained_in.values()) == int(gained.sum() - gained[Source.INITIAL])
-    assert sum(line.tally.lost_in.values()) == int(lost.sum())
+    assert sum(line.ledger.tally.gained_in.values()) == int(gained.sum() - gained[Source.INITIAL])
+    assert sum(line.ledger.tally.lost_in.values()) == int(lost.sum())
 
 
 @pytest.fixture
@@ -113,7 +115,7 @@ def test_userfaultfd_moves_a_frame_whose_fault_told_first(line: Timeline) -> Non
     """Page 7's fault is over before UFFDIO_MOVE, which woke it, returns; page 8 never faults."""
     apply(line, Event(70, 1, 2, after=A), Event(71, 1, 2, after=B))
     apply(line, Event(7, 10, 20, after=A, kind=Kind.UFFD, source=Source.UFFD))
-    line.hand_over(SPACE, 70 << 12, 7 << 12, 2 << 12, 30)
+    line.releases.hand_over(SPACE, 70 << 12, 7 << 12, 2 << 12, 30)
     assert tallies(line) == ({Source.FAULT: 2, Source.UFFD: 2}, {Loss.MOVE: 2})
     assert [page_of(line, n)["frame"] for n in (7, 8)] == [A, B]
     check_books(line, SPACE)
@@ -121,7 +123,7 @@ def test_userfaultfd_moves_a_frame_whose_fault_told_first(line: Timeline) -> Non
 
 def test_userfaultfd_moves_a_frame_before_its_fault_tells(line: Timeline) -> None:
     apply(line, Event(70, 1, 2, after=A))
-    line.hand_over(SPACE, 70 << 12, 7 << 12, 1 << 12, 15)
+    line.releases.hand_over(SPACE, 70 << 12, 7 << 12, 1 << 12, 15)
     out = apply(line, Event(7, 10, 20, after=A, kind=Kind.UFFD, source=Source.UFFD))
     assert (out.gained.tolist(), out.raced.tolist()) == ([True], [False])
     assert tallies(line) == ({Source.FAULT: 1, Source.UFFD: 1}, {Loss.MOVE: 1})
@@ -297,9 +299,9 @@ def test_a_snapshot_that_saw_the_frame_before_the_record(line: Timeline) -> None
 
 def test_the_first_snapshot_s_page_is_taken_over_by_the_fault_under_way(line: Timeline) -> None:
     see(line, 7, A, 15, Source.INITIAL)
-    assert line.tally.gained_in == {}
+    assert line.ledger.tally.gained_in == {}
     assert apply(line, Event(7, 10, 20)).gained.tolist() == [True]
-    assert line.tally.gained_in == {1: 1}
+    assert line.ledger.tally.gained_in == {1: 1}
     assert tallies(line) == ({Source.FAULT: 1}, {})
 
 
@@ -311,7 +313,7 @@ def test_after_a_take_over_the_next_has_lost_the_race(line: Timeline) -> None:
 
 def test_a_page_moved_here_meanwhile_is_not_taken_over(line: Timeline) -> None:
     apply(line, Event(7, 1, 2))
-    line.move(SPACE, 7 * P, 9 * P, P, 15)
+    line.releases.move(SPACE, 7 * P, 9 * P, P, 15)
     assert apply(line, Event(9, 10, 20)).raced.tolist() == [True]
     assert tallies(line)[0] == {Source.FAULT: 1, Source.MOVE: 1}
 
@@ -376,7 +378,7 @@ def test_a_neighbour_in_a_frame_of_its_own_stays(line: Timeline) -> None:
 
 def test_unmapping_ends_a_page_s_story(line: Timeline) -> None:
     apply(line, *(Event(page, 10, 20, number=page) for page in (510, 511, 512, 513)))
-    assert line.lose(SPACE, 511 * P, 513 * P, 30, Loss.MUNMAP) == 2
+    assert line.releases.release(SPACE, 511 * P, 513 * P, 30, Loss.MUNMAP) == 2
     assert [page_of(line, n)["frame"] == NO_FRAME for n in range(510, 514)] == [
         False,
         True,
@@ -392,7 +394,7 @@ def test_unmapping_ends_a_page_s_story(line: Timeline) -> None:
 
 def test_dontneed_does_not(line: Timeline) -> None:
     apply(line, Event(7, 10, 20, number=1))
-    line.lose(SPACE, 0, 1 << 56, 30, Loss.MADVISE)
+    line.releases.release(SPACE, 0, 1 << 56, 30, Loss.MADVISE)
     apply(line, Event(7, 40, 50, after=B, number=2))
     page = page_of(line, 7)
     assert (page["gains"], page["losses"], page["first_fault"]) == (2, 1, 1)
@@ -403,7 +405,7 @@ def test_dontneed_does_not(line: Timeline) -> None:
 def test_what_came_after_a_system_call_s_return_stays(line: Timeline) -> None:
     """Another thread's fault, whose record came first."""
     apply(line, Event(7, 10, 20), Event(8, 25, 40, after=B))
-    assert line.lose(SPACE, 0, 1 << 56, 30, Loss.MADVISE) == 1
+    assert line.releases.release(SPACE, 0, 1 << 56, 30, Loss.MADVISE) == 1
     assert [page_of(line, n)["frame"] for n in (7, 8)] == [NO_FRAME, B]
 
 
@@ -412,13 +414,13 @@ def test_losses_in_places_apart_are_booked_together(line: Timeline) -> None:
     apply(line, *(Event(page, 10, 20 + page, after=A + page * P) for page in range(12)))
     apply(line, Event(3, 10, 20, after=B), space=CHILD)
     losses = [
-        Lost(SPACE, 0, 3 * P, 40, Loss.MUNMAP),
-        Lost(SPACE, 3 * P, 5 * P, 23, Loss.MADVISE),
-        Lost(CHILD, 0, 1 << 56, 50, Loss.EXIT),
-        Lost(SPACE, 8 * P, 11 * P, 40, Loss.MADVISE, begun_ns=29),
-        Lost(SPACE, 64 * P, 99 * P, 40, Loss.MUNMAP),
+        Released(SPACE, 0, 3 * P, 40, Loss.MUNMAP),
+        Released(SPACE, 3 * P, 5 * P, 23, Loss.MADVISE),
+        Released(CHILD, 0, 1 << 56, 50, Loss.EXIT),
+        Released(SPACE, 8 * P, 11 * P, 40, Loss.MADVISE, begun_ns=29),
+        Released(SPACE, 64 * P, 99 * P, 40, Loss.MUNMAP),
     ]
-    assert line.lose_all(losses) == 3 + 1 + 1 + 3
+    assert line.releases.release_all(losses) == 3 + 1 + 1 + 3
     gone = {page for page in range(12) if page_of(line, page)["frame"] == NO_FRAME}
     assert gone == {0, 1, 2, 3, 8}
     assert [page_of(line, page)["doubt"] for page in (8, 9, 10, 11)] == [
@@ -426,22 +428,22 @@ def test_losses_in_places_apart_are_booked_together(line: Timeline) -> None:
     ]
     assert page_of(line, 3)["changed_ns"] == 23
     assert lost(line) == {"MUNMAP": 3, "MADVISE": 2, "EXIT": 1}
-    assert line.lose_all(losses[:1]) == line.lose_all([]) == 0
+    assert line.releases.release_all(losses[:1]) == line.releases.release_all([]) == 0
 
 
 def test_holds(line: Timeline) -> None:
-    assert not line.holds(SPACE, 0, 1 << 56)
+    assert not line.releases.holds(SPACE, 0, 1 << 56)
     apply(line, Event(7, 10, 20))
-    assert line.holds(SPACE, 7 * P, 8 * P)
-    assert line.holds(SPACE, 0, 1 << 56)
-    assert not line.holds(SPACE, 8 * P, 9 * P)
-    assert not line.holds(SPACE, 7 * P, 7 * P)
-    assert not line.holds(CHILD, 0, 1 << 56)
+    assert line.releases.holds(SPACE, 7 * P, 8 * P)
+    assert line.releases.holds(SPACE, 0, 1 << 56)
+    assert not line.releases.holds(SPACE, 8 * P, 9 * P)
+    assert not line.releases.holds(SPACE, 7 * P, 7 * P)
+    assert not line.releases.holds(CHILD, 0, 1 << 56)
 
 
 def test_mremap_takes_frames_along(line: Timeline) -> None:
     apply(line, Event(7, 10, 20, after=A, region=5), Event(9, 10, 21, after=B))
-    line.move(SPACE, 7 * P, 1000 * P, 3 * P, 30)
+    line.releases.move(SPACE, 7 * P, 1000 * P, 3 * P, 30)
     assert [page_of(line, n)["frame"] for n in (7, 9, 1000, 1001, 1002)] == [
         NO_FRAME,
         NO_FRAME,
@@ -458,7 +460,7 @@ def test_mremap_takes_frames_along(line: Timeline) -> None:
 def test_mremap_clears_where_it_goes(line: Timeline) -> None:
     """MREMAP_FIXED over a mapping: also where the old one had no page, and where it grew."""
     apply(line, *(Event(n, 10, 20, after=n * P) for n in (7, 20, 21, 22, 23)))
-    line.move(SPACE, 7 * P, 20 * P, 2 * P, 30, 3 * P)
+    line.releases.move(SPACE, 7 * P, 20 * P, 2 * P, 30, 3 * P)
     assert [page_of(line, n)["frame"] for n in (20, 21, 22, 23)] == [
         7 * P,
         NO_FRAME,
@@ -471,7 +473,7 @@ def test_mremap_clears_where_it_goes(line: Timeline) -> None:
 
 def test_mremap_leaves_behind_what_does_not_fit(line: Timeline) -> None:
     apply(line, *(Event(n, 10, 20, after=n * P) for n in (7, 8, 9)))
-    line.move(SPACE, 7 * P, 20 * P, 3 * P, 30, P)
+    line.releases.move(SPACE, 7 * P, 20 * P, 3 * P, 30, P)
     assert [page_of(line, n)["frame"] == NO_FRAME for n in (7, 8, 9, 20, 21)] == [
         True,
         True,
@@ -484,7 +486,7 @@ def test_mremap_leaves_behind_what_does_not_fit(line: Timeline) -> None:
 
 def test_what_a_child_may_have_is_no_gain_until_it_shows(line: Timeline) -> None:
     apply(line, Event(7, 10, 20, after=A), Event(8, 10, 21, after=B), Event(9, 10, 22, after=C))
-    line.inherit(SPACE, CHILD, 30)
+    line.releases.inherit(SPACE, CHILD, 30)
     assert tallies(line)[0] == {Source.FAULT: 3}
     assert page_of(line, 7, CHILD)["assumed"]
     # The child copies one, finds one absent, and never touches the third.
@@ -493,18 +495,18 @@ def test_what_a_child_may_have_is_no_gain_until_it_shows(line: Timeline) -> None
     page = page_of(line, 7, CHILD)
     assert (page["first_source"], page["gains"]) == (Source.FORK, 2)
     assert page_of(line, 8, CHILD)["first_source"] == Source.FAULT
-    line.drop_assumed(CHILD)
+    line.releases.drop_assumed(CHILD)
     assert page_of(line, 9, CHILD)["frame"] == NO_FRAME
-    assert [int(n) for n in line.pages_at(line.touched(CHILD))] == [7, 8]
+    assert [int(n) for n in line.ledger.pages_at(line.ledger.touched(CHILD))] == [7, 8]
     check_books(line, SPACE, CHILD)
 
 
 def test_what_a_child_may_have_can_move_and_go(line: Timeline) -> None:
     apply(line, Event(7, 10, 20, after=A), Event(8, 10, 21, after=B))
-    line.inherit(SPACE, CHILD, 30)
-    line.move(CHILD, 7 * P, 20 * P, P, 40)
+    line.releases.inherit(SPACE, CHILD, 30)
+    line.releases.move(CHILD, 7 * P, 20 * P, P, 40)
     assert page_of(line, 20, CHILD)["assumed"]
-    assert line.lose(CHILD, 8 * P, 9 * P, 50, Loss.MUNMAP) == 1
+    assert line.releases.release(CHILD, 8 * P, 9 * P, 50, Loss.MUNMAP) == 1
     assert tallies(line) == ({Source.FAULT: 2}, {})
     apply(line, Event(20, 60, 70, A, A, kind=Kind.REUSE), space=CHILD)
     assert tallies(line)[0] == {Source.FAULT: 2, Source.FORK: 1}
@@ -514,19 +516,19 @@ def test_what_a_child_may_have_can_move_and_go(line: Timeline) -> None:
 def test_many_sparse_pages_far_apart(line: Timeline) -> None:
     pages = [n * 1_000_003 % (1 << 35) for n in range(500)]
     apply(line, *(Event(page, 10, 20 + n, after=n * P) for n, page in enumerate(pages)))
-    assert line.pages_at(line.resident(SPACE)).tolist() == sorted(pages)
+    assert line.ledger.pages_at(line.ledger.resident(SPACE)).tolist() == sorted(pages)
     assert all(page_of(line, page)["frame"] == n * P for n, page in enumerate(pages))
-    assert line.lose(SPACE, 0, 1 << 56, 9999, Loss.EXIT) == 500
+    assert line.releases.release(SPACE, 0, 1 << 56, 9999, Loss.EXIT) == 500
     check_books(line, SPACE)
 
 
 def test_what_a_space_had_at_its_end_is_lost_by_its_end(line: Timeline) -> None:
     apply(line, Event(1, 10, 20), Event(2, 30, 40, after=B))
-    line.lose(SPACE, P, 2 * P, 50, Loss.MUNMAP)
-    line.retire(SPACE, 60)
+    line.releases.release(SPACE, P, 2 * P, 50, Loss.MUNMAP)
+    line.releases.retire(SPACE, 60)
     assert tallies(line) == ({Source.FAULT: 2}, {Loss.MUNMAP: 1, Loss.EXIT: 1})
     check_books(line, SPACE)
-    (rows,) = line.shelf.of(SPACE)
+    (rows,) = line.ledger.archive.of(SPACE)
     assert rows["last_loss"].tolist() == [Loss.MUNMAP, Loss.EXIT]
     assert rows["frame"].tolist() == [NO_FRAME, NO_FRAME]
     assert rows["changed_ns"].tolist() == [50, 60]
@@ -536,16 +538,16 @@ def test_a_story_that_was_taken_is_kept_no_more(line: Timeline) -> None:
     """Of a space that ended, and of one that lives."""
     for space in (SPACE, SPACE + 1):
         apply(line, Event(1, 10, 20), Event(200, 30, 40, after=B), space=space)
-    line.retire(SPACE, 60)
+    line.releases.retire(SPACE, 60)
     for space in (SPACE, SPACE + 1):
-        told = line.story(space)
-        taken = line.take_story(space)
+        told = line.ledger.history(space)
+        taken = line.ledger.take_history(space)
         assert {name: column.tolist() for name, column in taken.items()} == {
             name: column.tolist() for name, column in told.items()
         }
         assert taken["page"].tolist() == [1, 200]
-        assert not len(line.story(space)["page"])
-        assert space not in line.shelf
+        assert not len(line.ledger.history(space)["page"])
+        assert space not in line.ledger.archive
 
 
 # -- against a model -----------------------------------------------------------------
@@ -715,22 +717,22 @@ def run(line: Timeline, model: Model, operation: tuple[Any, ...], now: int, chil
         for event, lag in zip(events, lags, strict=False):
             now += 3
             event.time, event.start, event.number = now, now - lag, now
-        out = line.apply(space, columns(events))
+        out = line.faults.apply(space, columns(events))
         expected = [model.event(space, event) for event in events]
         assert list(zip(out.gained.tolist(), out.raced.tolist(), strict=True)) == expected
     elif name == "lose":
         page, length, cause = rest
-        line.lose(space, page * P, (page + length) * P, now, cause)
+        line.releases.release(space, page * P, (page + length) * P, now, cause)
         model.drop(space, page, page + length, now, cause)
     elif name == "move":
         page, length = rest
-        line.move(space, page * P, (page + 3) * P, length * P, now)
+        line.releases.move(space, page * P, (page + 3) * P, length * P, now)
         model.move(space, page, page + 3, length, now)
     elif name == "see":
         page, frame, source = rest
-        at = line.state(space, np.array([page], np.uint64))
-        if line["frame"][at[0]] == NO_FRAME:
-            line.gain_seen(
+        at = line.ledger.state(space, np.array([page], np.uint64))
+        if line.ledger["frame"][at[0]] == NO_FRAME:
+            line.ledger.gain(
                 at,
                 now,
                 np.array([frame], np.uint64),
@@ -739,13 +741,13 @@ def run(line: Timeline, model: Model, operation: tuple[Any, ...], now: int, chil
             )
             model.gain(model.page(space, page), now, frame, source)
     elif name == "unsee":
-        at = line.state(space, np.array(rest, np.uint64))
-        if line["frame"][at[0]] != NO_FRAME and not line["assumed"][at[0]]:
-            line.lose_seen(at, now, Loss.UNKNOWN)
+        at = line.ledger.state(space, np.array(rest, np.uint64))
+        if line.ledger["frame"][at[0]] != NO_FRAME and not line.ledger["assumed"][at[0]]:
+            line.ledger.release(at, now, Loss.UNKNOWN)
             model.lose(model.page(space, rest[0]), now, Loss.UNKNOWN)
     elif name == "fork":
         parent = (SPACE, CHILD)[space]
-        line.inherit(parent, child, now)
+        line.releases.inherit(parent, child, now)
         model.inherit(parent, child, now)
     return now + 1
 
@@ -781,21 +783,25 @@ def racing() -> tuple[Timeline, Taking]:
     """A page with frame A since 10, and a call on it that began at 20."""
     line, call = Timeline(), Taking(7 * P, 8 * P, 20, Loss.MADVISE)
     apply(line, Event(7, 5, 10))
-    line.begin_taking(SPACE, call)
+    line.releases.begin_unmap(SPACE, call)
     return line, call
 
 
 def returns(line: Timeline, call: Taking, time: int) -> None:
-    line.lose(SPACE, call.start, call.end, time, call.loss, call.begun_ns)
-    line.end_taking(call, time)
+    line.releases.release(SPACE, call.start, call.end, time, call.loss, call.begun_ns)
+    line.releases.end_unmap(call, time)
 
 
 def frame_of(line: Timeline) -> int:
-    return int(line["frame"][line.state(SPACE, np.array([7], np.uint64))][0])
+    return int(line.ledger["frame"][line.ledger.state(SPACE, np.array([7], np.uint64))][0])
 
 
 def lost(line: Timeline) -> dict[str, int]:
-    return {cause.name: int(line.tally.lost[cause]) for cause in Loss if line.tally.lost[cause]}
+    return {
+        cause.name: int(line.ledger.tally.lost[cause])
+        for cause in Loss
+        if line.ledger.tally.lost[cause]
+    }
 
 
 def test_a_fault_behind_a_calls_work_keeps_its_frame() -> None:
@@ -836,6 +842,6 @@ def test_a_fault_told_after_the_return_it_came_before() -> None:
 
 def test_a_call_that_failed_takes_nothing() -> None:
     line, call = racing()
-    line.end_taking(call)
+    line.releases.end_unmap(call)
     apply(line, Event(7, 40, 45, before=A, after=A, kind=Kind.SPURIOUS))
     assert (frame_of(line), lost(line)) == (A, {})

@@ -1,0 +1,42 @@
+"""Faults as the timeline takes them, and what became of each."""
+
+from dataclasses import dataclass, fields
+
+from tracer.common.types import I64, U8, U32, U64, Bools
+from tracer.timeline.concurrent_unmaps import Suspected
+
+
+@dataclass
+class Events:
+    """Faults as the timeline takes them; arrays of one length, in order of completion."""
+
+    page: U64  # virtual page number
+    start_ns: I64  # when the fault began
+    time_ns: I64
+    absent_before: Bools  # the page-table entry held no frame when it began
+    swapped_before: Bools  # … but told where in swap the page was
+    frame_before: U64
+    frame: U64  # after; NO_FRAME where none
+    number: U64  # ROW.number
+    kind: U8
+    region: U32
+    source: U8  # FAULT, or AROUND for a neighbour that came along
+    suspected: Suspected | None = None  # calls that may have taken the page; None: not asked yet
+
+    def take(self, at: I64 | Bools | slice) -> "Events":
+        """Some of them."""
+        arrays = {
+            each.name: getattr(self, each.name)[at]
+            for each in fields(self)
+            if each.name != "suspected"
+        }
+        calls = self.suspected.take(at) if self.suspected is not None else None
+        return Events(**arrays, suspected=calls)
+
+
+@dataclass
+class Outcome:
+    """What `apply` made of each event."""
+
+    gained: Bools  # this event gave the page its frame
+    raced: Bools  # another thread's fault had done so first

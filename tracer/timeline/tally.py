@@ -1,0 +1,82 @@
+"""Pages gained and released, counted; and who hears of each, as the live view does."""
+
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+
+from tracer.common.types import I64, U8, U32, U64, Bools, Ids
+
+_FEW = 64  # plain Python beats the cost of calling numpy
+
+
+@dataclass
+class Tally:
+    """Pages gained and lost over the whole run: by source, by cause, and by region."""
+
+    gained: I64 = field(default_factory=lambda: np.zeros(32, np.int64))
+    lost: I64 = field(default_factory=lambda: np.zeros(32, np.int64))
+    gained_in: dict[int, int] = field(default_factory=dict)  # region -> pages
+    lost_in: dict[int, int] = field(default_factory=dict)
+
+    @property
+    def events(self) -> int:
+        """Pages gained and lost so far: grows whenever something happens."""
+        return int(self.gained.sum() + self.lost.sum())
+
+    @property
+    def mapped(self) -> int:
+        """Pages with a frame now, by space: those there when tracing started included."""
+        return int(self.gained.sum() - self.lost.sum())
+
+    @staticmethod
+    def count(into: dict[int, int], regions: U32, chosen: Bools | bool = True) -> None:
+        """Add one for each of `regions`, as far as `chosen`."""
+        if isinstance(chosen, np.ndarray) and not chosen.all():
+            regions = regions[chosen]
+        if len(regions) <= _FEW:
+            for region in regions.tolist():
+                into[region] = into.get(region, 0) + 1
+        elif (regions == regions[0]).all():
+            region = int(regions[0])
+            into[region] = into.get(region, 0) + len(regions)
+        else:
+            for each, times in zip(*np.unique(regions, return_counts=True), strict=True):
+                into[int(each)] = into.get(int(each), 0) + int(times)
+
+    @staticmethod
+    def uncount(of: dict[int, int], regions: U32) -> None:
+        """Take one away for each of `regions`."""
+        for region in regions.tolist():
+            of[region] = of.get(region, 0) - 1
+
+
+class Watcher(Protocol):
+    """Hears of each page that gains or loses a frame: arrays of one length, or one for all."""
+
+    def gained(
+        self,
+        spaces: Ids,
+        pages: U64,
+        times: I64 | int,
+        frames: U64,
+        kinds: U8 | int,
+        sources: U8,
+    ) -> None:
+        """These pages (virtual page numbers) have frames now (physical addresses)."""
+
+    def lost(self, spaces: Ids, pages: U64, times: I64 | int, causes: U8 | int) -> None:
+        """These have none any more, for a cause each (Loss); NONE: they never had one."""
+
+    def came_and_went(
+        self,
+        spaces: Ids,
+        pages: U64,
+        times: I64,
+        frames: U64,
+        kinds: U8,
+        sources: U8,
+        lost_ns: I64,
+        causes: U8,
+    ) -> None:
+        """Each gained a frame and lost it again, one page perhaps many times in turn."""
