@@ -17,6 +17,7 @@ from bench.feed import COUNT, PID, ZERO_FRAME, Bytes, Feed
 from tracer.common.errors import TraceError
 from tracer.model.rows import Names
 from tracer.probes.program import COUNTERS
+from tracer.session.parts import open_parts
 from tracer.session.recorder import Recorder
 from tracer.wire.records import Layout
 from tracer.wire.ring import MappedRing
@@ -80,10 +81,12 @@ def recording(feed: Feed, layout: Layout, ring: FedRing) -> Iterator[Recorder]:
     with ExitStack() as stack:
         for name, value in _machine(feed).items():
             stack.enter_context(patch(name, value))
-        recorder = Recorder(cast(Any, attached), Names())
-        stack.callback(recorder.close)
-        recorder.join.file_systems = cast(Any, SimpleNamespace(of=lambda device, pids: "ext4"))
-        recorder.attach(PID, children=True)
+        recorder = Recorder(open_parts(attached, Names()))
+        stack.callback(recorder.parts.close)
+        recorder.parts.join.file_systems = cast(
+            Any, SimpleNamespace(of=lambda device, pids: "ext4")
+        )
+        recorder.life.attach(PID, children=True)
         yield recorder
 
 
@@ -92,18 +95,17 @@ def _machine(feed: Feed) -> dict[str, Any]:
         raise TraceError("there is no sideband in a replay")
 
     return {
-        "tracer.session.recorder.Sideband": refuse,
-        "tracer.session.recorder.large_anonymous_folios": lambda: True,
-        "tracer.session.recorder.shows_vvar": lambda: True,
-        "tracer.session.recorder.online_cpus": lambda: "0-3",
-        "tracer.session.recorder.kpageflags.calls_all_ksm": lambda: False,
-        "tracer.session.recorder.userfaultfd.registered": lambda pid: None,
-        "tracer.session.recorder.read_maps": lambda pid: feed.mappings,
-        "tracer.session.recorder.stat.threads": lambda pid: [pid],
-        "tracer.session.recorder.stat.fault_count": lambda pid, tid: COUNT,
-        "tracer.session.recorder.stat.comm": lambda pid, tid: "worker",
-        "tracer.session.recorder.time": SimpleNamespace(
-            monotonic_ns=lambda: 1
-        ),  # all is after the start
+        "tracer.session.parts.Sideband": refuse,
+        "tracer.session.parts.large_anonymous_folios": lambda: True,
+        "tracer.session.parts.shows_vvar": lambda: True,
+        "tracer.session.buffers.online_cpus": lambda: "0-3",
+        "tracer.session.parts.kpageflags.calls_all_ksm": lambda: False,
+        "tracer.session.lifecycle.userfaultfd.registered": lambda pid: None,
+        "tracer.session.lifecycle.read_maps": lambda pid: feed.mappings,
+        "tracer.session.lifecycle.stat.threads": lambda pid: [pid],
+        "tracer.session.lifecycle.stat.fault_count": lambda pid, tid: COUNT,
+        "tracer.session.lifecycle.stat.comm": lambda pid, tid: "worker",
+        # All is after the start.
+        "tracer.session.lifecycle.time": SimpleNamespace(monotonic_ns=lambda: 1),
         "tracer.snapshots.reconcile.movement_counters": dict,
     }

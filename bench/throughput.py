@@ -106,7 +106,7 @@ def replay(feed: Feed, layout: Layout, file: OutputFile) -> tuple[Stages, int]:
                 ring.put(part)
                 for rows in _batches(stages, recorder):
                     with stages.stage("summary"):
-                        summary.write(rows, recorder.names)
+                        summary.write(rows, recorder.parts.names)
                     waiting.add(rows)
                     rows_made += len(rows)
                 if len(waiting) >= WAITING:
@@ -138,7 +138,7 @@ def read_only(feed: Feed, layout: Layout) -> int:
 
 def _batches(stages: Stages, recorder: Recorder) -> Iterator[Rows]:
     """The recorder's rows, its work counted."""
-    while recorder.ring.pending():
+    while recorder.parts.ring.pending():
         cycle = recorder.cycle()
         while True:
             with stages.stage("join, kinds"):
@@ -151,7 +151,7 @@ def _batches(stages: Stages, recorder: Recorder) -> Iterator[Rows]:
 def _release(stages: Stages, csv: CsvOutput, waiting: Waiting, recorder: Recorder) -> None:
     with stages.stage("CSV text"):
         for rows in waiting.release({}):
-            csv.write(rows, recorder.names)
+            csv.write(rows, recorder.parts.names)
 
 
 def _parts(feed: Feed, size: int) -> Iterator[Bytes]:

@@ -15,7 +15,8 @@ from tracer.model.rows import ROW, Kind, Names, Rows
 from tracer.probes.choose import Attached
 from tracer.procfs import stat
 from tracer.procfs.errors import ProcessGone
-from tracer.session.session import Outputs, Plan, Result, Session
+from tracer.session.plan import Outputs, Plan, Result
+from tracer.session.session import Session
 
 _SECONDS = 400.0  # a limit, not a wait: a guest under emulation is slow
 

@@ -7,7 +7,7 @@ On the running machine only (conftest.py): as many take minutes under emulation.
 from tests.live.background import Background, Held, check
 from tests.live.storms import Storm, charged
 from tracer.probes.choose import Attached
-from tracer.session.session import Plan
+from tracer.session.plan import Plan
 
 TIMES = 7  # 840 processes: all their records find room in the ring
 
@@ -16,7 +16,7 @@ def test_what_has_ended_is_let_go_of_as_it_is_read(attached: Attached) -> None:
     kept: list[int] = []
     plan = Plan(drain_s=600)
     with Storm("forks") as storm, Background(attached, storm.pid, plan=plan) as live:
-        spaces = live.session._recorder.spaces
+        spaces = live.session.parts.spaces
         held = Held(live, lambda: kept.append(sum(not each.retired for each in spaces.all())))
         storm.begin(TIMES)
         held.stands()

@@ -16,7 +16,8 @@ from tests.live.workload import BINARY, Range, Workload
 from tracer.model.rows import RowRecords
 from tracer.probes.choose import Attached
 from tracer.procfs.maps import read_maps
-from tracer.session.session import Plan, Session
+from tracer.session.plan import Plan
+from tracer.session.session import Session
 
 N = 37
 WAYS = 1 if os.environ.get("PAGEFAULT_GUEST") else 2  # emulated, one of each tells enough

@@ -24,8 +24,9 @@ from tracer.outputs.figures import Figures
 from tracer.outputs.verdict import verdict_of
 from tracer.probes.choose import Attached, attach
 from tracer.procfs.pagemap import PageMap, frames
-from tracer.session.recorder import Recorder
-from tracer.session.session import Outputs, Plan, Session
+from tracer.session.calls import Calls
+from tracer.session.plan import Outputs, Plan
+from tracer.session.session import Session
 from tracer.spaces.syscalls import SystemCall
 from tracer.target.command import Command
 
@@ -275,13 +276,13 @@ def test_its_pin_is_no_sharer(
 ) -> None:
     """Only where others may fault meanwhile is a call's beginning told: the pin never does."""
     begun: list[int] = []
-    follow = Recorder._call
+    follow = Calls.begin
 
-    def counting(recorder: Recorder, call: SystemCall) -> None:
+    def counting(calls: Calls, call: SystemCall) -> None:
         begun.append(call.number)
-        follow(recorder, call)
+        follow(calls, call)
 
-    monkeypatch.setattr(Recorder, "_call", counting)
+    monkeypatch.setattr(Calls, "begin", counting)
     script = DISCARDS.replace("THREADS", str(way == "threads"))
     argv = [sys.executable, "-c", script]
     again = ["/bin/sh", "-c", 'sleep 0.3; exec "$@"; :', "sh", *argv]

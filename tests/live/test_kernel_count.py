@@ -17,7 +17,7 @@ from tracer.common.resources import bpf_dir
 from tracer.model.result import Books
 from tracer.probes.choose import Attached, attach
 from tracer.procfs import stat
-from tracer.session.session import Plan
+from tracer.session.plan import Plan
 from tracer.target.command import Command
 
 PERF_EVENT_IOC_ENABLE, PERF_EVENT_IOC_DISABLE = 0x2400, 0x2401
@@ -245,7 +245,7 @@ def test_threads_told_by_records_and_by_the_kernel_agree(attached: Attached) -> 
         work.go()
         books = live.end().books
     assert books.lost == books.lost_other == 0
-    assert live.session._recorder.threads.counted == books.kernel
+    assert live.session.parts.threads.counted == books.kernel
 
 
 # ---- the beginning --------------------------------------------------------------

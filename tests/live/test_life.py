@@ -18,7 +18,7 @@ from tests.live.workload import Workload
 from tracer.model.result import Books
 from tracer.model.rows import Kind
 from tracer.probes.choose import Attached
-from tracer.session.session import Plan
+from tracer.session.plan import Plan
 
 GUEST = bool(os.environ.get("PAGEFAULT_GUEST"))
 MANY = 60 if GUEST else 1000  # children: under emulation each costs much more

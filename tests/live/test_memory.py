@@ -38,4 +38,4 @@ def test_no_module_but_one_imports_bcc() -> None:
         for path in folder.rglob("*.py")
         if importing.search(path.read_text())
     }
-    assert found == {"bcc_check.py", "probes/compiler.py"}
+    assert found == {"probes/bcc_check.py", "probes/compiler.py"}

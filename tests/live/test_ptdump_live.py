@@ -116,7 +116,7 @@ def test_dump_equals_pagemap(multimap: Demo, each_page: bool) -> None:
 def test_dump_of_many_pages_equals_the_plain_one(
     multimap: Demo, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from tracer.ptdump import dump as module
+    from tracer.ptdump import cli as module
 
     multimap.asleep()
     outputs = []

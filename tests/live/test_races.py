@@ -12,7 +12,7 @@ from tests.live.tracing import (
 from tracer.common.pages import NO_FRAME
 from tracer.model.rows import Kind
 from tracer.probes.choose import Attached
-from tracer.session.session import Plan
+from tracer.session.plan import Plan
 
 
 def test_different_pages(attached: Attached) -> None:

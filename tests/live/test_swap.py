@@ -10,7 +10,7 @@ from tests.live.tracing import Traced, check_all, gone_now, trace
 from tests.live.workload import Workload
 from tracer.model.sources import Loss, Source
 from tracer.probes.choose import Attached
-from tracer.session.session import Plan
+from tracer.session.plan import Plan
 
 Swap = Callable[..., Path]
 N = 67

@@ -18,7 +18,8 @@ from tracer.model.sources import Loss, Source
 from tracer.probes.choose import Attached
 from tracer.procfs import stat
 from tracer.procfs.pagemap import PageMap, frames, present, swapped
-from tracer.session.session import Outputs, Plan, Result, Session
+from tracer.session.plan import Outputs, Plan, Result
+from tracer.session.session import Session
 from tracer.target.command import Command
 
 

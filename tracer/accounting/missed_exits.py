@@ -25,7 +25,7 @@ class Gone(NamedTuple):
     time_ns: int
 
 
-class UnseenExits:
+class MissedExits:
     """Asks after records were lost, else each minute; until those that are gone are due."""
 
     def __init__(

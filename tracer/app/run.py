@@ -19,7 +19,8 @@ from tracer.files.identity import Identity, resolve_user
 from tracer.outputs.filters import Picks
 from tracer.probes.choose import attach
 from tracer.probes.compilation import Compilation
-from tracer.session.session import Plan, Session
+from tracer.session.plan import Plan
+from tracer.session.session import Session
 from tracer.target.command import Command, validate_pid
 
 if TYPE_CHECKING:

@@ -29,7 +29,9 @@ from tracer.outputs.pages import write_pages
 from tracer.outputs.summary import Summary
 from tracer.outputs.verdict import complaints, verdict_of
 from tracer.probes.choose import Attached
-from tracer.session.session import PAGES_LEFT_OUT, Result, Session
+from tracer.session.plan import Result
+from tracer.session.session import Session
+from tracer.session.shutdown import PAGES_LEFT_OUT
 
 if TYPE_CHECKING:
     from tracer.callstacks.source_lines import SourceLines

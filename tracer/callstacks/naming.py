@@ -11,6 +11,7 @@ from tracer.common.deadline import Enough, go_on
 from tracer.common.text import printable
 from tracer.model.rows import Region, Rows
 from tracer.spaces.code_files import CodeFiles
+from tracer.spaces.spaces import Spaces
 from tracer.symbolizing.helper import Helper
 from tracer.symbolizing.lookup import WAIT_S, Lookup
 from tracer.symbolizing.perf_maps import PerfMaps
@@ -35,7 +36,14 @@ class Naming:
         self.symbols = Symbols(regions, self.lookup)
         self.frames = FrameNames(self.symbols, self._perf_maps)
         self.stacks: Stacks | None = None  # where call stacks are taken
+        self._regions = regions
         self._impatient = False
+
+    def stacks_of(self, spaces: Spaces) -> Stacks:
+        """The call stacks of a trace, which these names are for."""
+        names = self.frames
+        self.stacks = Stacks(spaces, self._regions, names.kernel_names, names, names.found)
+        return self.stacks
 
     def start(self) -> None:
         """Start the process that reads files, to be ready when it is needed."""

@@ -154,7 +154,7 @@ class Live:
             self._stop()
             return
         began = time.thread_time_ns()
-        self._behind = recorder.ring.pending() * _FULL > recorder.ring.capacity
+        self._behind = recorder.parts.ring.pending() * _FULL > recorder.parts.ring.capacity
         self.model.busy = self._behind
         self._count_frames(recorder, now)
         if not self._due(now) or (self._behind and now < self._drawn_ns + _LATE_NS):
@@ -163,29 +163,31 @@ class Live:
             self._lay(recorder, now)
             for space in list(self._unheard):
                 self._catch_up(recorder, space)
-        counters = recorder.attached.program.counters()
+        counters = recorder.parts.attached.program.counters()
         counts = self.model.counts
-        counts.lost = counters["lost"] + recorder.unread
+        counts.lost = counters["lost"] + recorder.gaps.unread.faults
         counts.lost_other = counters["lost_other"]
         if now > self._missed_ns + _CLOCK_NS:
             self._missed_ns = now
-            counts.missed = max(recorder.missed(), 0) if not recorder.ring.pending() else 0
+            counts.missed = (
+                max(recorder.gaps.missed(), 0) if not recorder.parts.ring.pending() else 0
+            )
         self._draw(now, began)
 
     def _count_frames(self, recorder: Recorder, now: int) -> None:
-        tally = recorder.timeline.ledger.tally
+        tally = recorder.parts.timeline.ledger.tally
         if tally.events != self._events:
             self._events = tally.events
             gained = int(tally.gained.sum() - tally.gained[Source.INITIAL])
             self.model.frames(now, tally.mapped, gained, int(tally.lost.sum()))
-        if recorder.resident.now != self._resident:
-            self._resident = recorder.resident.now
+        if recorder.parts.resident.now != self._resident:
+            self._resident = recorder.parts.resident.now
             self.model.resident(now, self._resident or 0)
 
     def _catch_up(self, recorder: Recorder, space: int) -> None:
         """Take from the timeline what there was no time to listen to."""
         self._unheard.discard(space)
-        timeline = recorder.timeline
+        timeline = recorder.parts.timeline
         at = timeline.ledger.touched(space)
         self.model.settle()
         made = states(
@@ -202,7 +204,7 @@ class Live:
 
     def looked(self, recorder: Recorder, space: int, shot: Snapshot) -> None:
         """Take a snapshot's mappings and the pages that are in swap."""
-        owner = recorder.spaces.find(space)
+        owner = recorder.parts.spaces.find(space)
         present = owner.history.present() if owner is not None else []
         regions = _told_apart(
             [Region(m.start, m.end, m.perms, m.offset, m.name, m.device) for m in shot.mappings],
@@ -316,7 +318,7 @@ class Live:
     def _lay(self, recorder: Recorder, now: int) -> None:
         """The mappings of the living spaces; those of the last, where none lives."""
         areas: list[Area] = []
-        spaces = [space for space in recorder.spaces.alive() if space.members]
+        spaces = [space for space in recorder.parts.spaces.alive() if space.members]
         for space in spaces[:_MOST_SPACES]:
             present = space.history.present()
             seen = self._seen.get(space.number)

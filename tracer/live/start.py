@@ -14,7 +14,8 @@ from tracer.live.terminal import Terminal
 from tracer.live.theme import look_for
 from tracer.model.result import RunInfo
 from tracer.probes.choose import Attached
-from tracer.session.session import Result, Session
+from tracer.session.plan import Result
+from tracer.session.session import Session
 from tracer.target.command import Command
 
 if TYPE_CHECKING:

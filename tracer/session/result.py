@@ -11,7 +11,7 @@ from tracer.common.types import PAGE_BITS
 from tracer.model.result import Books, PageTable, joined
 from tracer.model.sources import Loss, Source
 from tracer.probes import perf
-from tracer.probes.choose import Attached
+from tracer.session.parts import Parts
 from tracer.session.recorder import Recorder
 from tracer.spaces.spaces import Space
 
@@ -20,15 +20,17 @@ _TOGETHER = 1 << 13  # pages of small spaces in a table
 _STAY = (Source.INITIAL.value,)  # there before the trace: no gain of its
 
 
-def books_of(recorder: Recorder, attached: Attached, kernel: KernelCount | None = None) -> Books:
+def books_of(recorder: Recorder, kernel: KernelCount | None = None) -> Books:
     """Faults against the kernel's count, frames against pagemap (outputs.base.Books).
 
     Without `kernel` the count is what the records themselves say of it.
     """
+    parts, unread = recorder.parts, recorder.gaps.unread
+    attached = parts.attached
     counters = attached.program.counters()
-    kernel = kernel or KernelCount(recorder.threads.counted, 0)
-    lost_faults = counters["lost"] + recorder.unread
-    lost_other = counters["lost_other"] + recorder.unread_other
+    kernel = kernel or KernelCount(parts.threads.counted, 0)
+    lost_faults = counters["lost"] + unread.faults
+    lost_other = counters["lost_other"] + unread.other
     ours = recorder.traced - recorder.foreign + counters["filtered"] + lost_faults
     # Each of ours was counted: where the sum is a bound, so is that.
     counted = max(kernel.faults, ours) if kernel.at_least else kernel.faults
@@ -37,14 +39,14 @@ def books_of(recorder: Recorder, attached: Attached, kernel: KernelCount | None 
     # Where handlers are skipped, a completion without an entry need not be from before the trace.
     skips = attached.probe.missed(attached.program)
     under_way = 0 if skips else min(counters["orphans"], missed - blind)
-    gained, lost = recorder.timeline.ledger.tally.gained, recorder.timeline.ledger.tally.lost
+    gained, lost = parts.timeline.ledger.tally.gained, parts.timeline.ledger.tally.lost
     gained_by = {s.name.lower(): int(gained[s]) for s in Source if gained[s] and s not in _STAY}
     lost_by = {cause.name.lower(): int(lost[cause]) for cause in Loss if lost[cause]}
     total, gone = sum(gained_by.values()), sum(lost_by.values())
     unexplained = missed - blind - under_way
     why = _why_missed(recorder, skips, unexplained, counters["crowded"])
-    mapped = _mapped(recorder)
-    resident, observer = recorder.resident, recorder.observer
+    mapped = _mapped(parts)
+    resident, observer = parts.resident, parts.observer
     return Books(
         traced=recorder.traced,
         failed=recorder.failed,
@@ -62,14 +64,14 @@ def books_of(recorder: Recorder, attached: Attached, kernel: KernelCount | None 
         lost_other=lost_other,
         unfollowed=attached.program.unheard_lives(),
         filtered=counters["filtered"],
-        failed_lost=counters["failed_lost"] + recorder.unread_failed,
+        failed_lost=counters["failed_lost"] + unread.failed,
         failed_filtered=counters["failed_filtered"],
-        foreign_lost=counters["foreign_lost"] + recorder.unread_foreign,
+        foreign_lost=counters["foreign_lost"] + unread.foreign,
         foreign_filtered=counters["foreign_filtered"],
-        conflict=recorder.observer.conflicts,
+        conflict=parts.observer.conflicts,
         gained=total,
         given_up=gone,
-        unseen_fills=observer.unseen_fills + observer.left_unseen(recorder.closed),
+        unseen_fills=observer.unseen_fills + observer.left_unseen(parts.closed),
         mapped=mapped,
         mapped_change=mapped - int(gained[Source.INITIAL]),
         resident=resident.end,
@@ -77,23 +79,23 @@ def books_of(recorder: Recorder, attached: Attached, kernel: KernelCount | None 
         resident_peak=resident.peak,
         gained_by=gained_by,
         lost_by=lost_by,
-        gained_in=dict(recorder.timeline.ledger.tally.gained_in),
-        lost_in=dict(recorder.timeline.ledger.tally.lost_in),
+        gained_in=dict(parts.timeline.ledger.tally.gained_in),
+        lost_in=dict(parts.timeline.ledger.tally.lost_in),
     )
 
 
-def _mapped(recorder: Recorder) -> int:
+def _mapped(parts: Parts) -> int:
     """Pages with a frame at the end, by space: pagemap's where there was a last look, else ours."""
     count = 0
-    for space in recorder.spaces.all():
+    for space in parts.spaces.all():
         if space.retired:
             continue
-        if space.number in recorder.closed:
-            count += recorder.observer.view(space.number).mapped
+        if space.number in parts.closed:
+            count += parts.observer.view(space.number).mapped
         else:
             # Of what it may have inherited nothing is known to be there.
-            at = recorder.timeline.ledger.resident(space.number)
-            count += int((recorder.timeline.ledger["gains"][at] > 0).sum())
+            at = parts.timeline.ledger.resident(space.number)
+            count += int((parts.timeline.ledger["gains"][at] > 0).sum())
     return count
 
 
@@ -105,7 +107,7 @@ def _why_missed(recorder: Recorder, skips: int, missed: int, crowded: int) -> st
         return f"the kernel skipped the probe's handler {skips} times"
     if crowded:
         return "more threads were faulting at once than there is room for"
-    if recorder.cpu_gaps:
+    if recorder.buffers.cpu_gaps:
         return "a CPU came online, and its first faults went unseen"
     return "no hook saw them"
 
@@ -119,7 +121,7 @@ def _reasons(why: str, unexplained: int, blind: int, under_way: int) -> str:
     return "; ".join(f"{count}: {reason}" for count, reason in said)
 
 
-def take_pages(recorder: Recorder) -> list[PageTable]:
+def take_pages(parts: Parts) -> list[PageTable]:
     """Every page that ever had a frame, by space and address, some spaces at a time.
 
     The timeline is over then: where there are millions of pages, two copies are too many.
@@ -127,8 +129,8 @@ def take_pages(recorder: Recorder) -> list[PageTable]:
     tables: list[PageTable] = []
     few: list[PageTable] = []
     count = 0  # of their pages
-    for space in recorder.spaces.all():
-        few.append(_table(space, recorder.timeline.ledger.take_history(space.number)))
+    for space in parts.spaces.all():
+        few.append(_table(space, parts.timeline.ledger.take_history(space.number)))
         count += len(few[-1].page)
         if count >= _TOGETHER:
             tables.append(joined(few))

@@ -72,8 +72,10 @@ class Space:
 class Spaces:
     """All address spaces of a run, by number; those of now by pointer and by process."""
 
-    def __init__(self, names: Names) -> None:
+    def __init__(self, names: Names, code: CodeFiles | None = None) -> None:
+        """`code`: says of which file code is, where that matters."""
         self._names = names
+        self._code = code
         self._files = Files()
         self._spaces: dict[int, Space] = {}  # by number
         self._made = 0
@@ -92,8 +94,11 @@ class Spaces:
         self._orphans: dict[int, list[Event]] = {}  # events before their process's FORK record
         self._ended: list[Space] = []
         self._ended_since: list[Space] = []  # `ended` was last asked
-        self.code: CodeFiles | None = None  # where it matters of which file code is
-        self.doubtful = False  # the sideband has lost something: believe system calls, too
+        self._doubtful = False  # the sideband has lost something: believe system calls, too
+
+    def doubt(self) -> None:
+        """The sideband is missing or has dropped something: believe system calls, too."""
+        self._doubtful = True
 
     @property
     def files(self) -> Files:
@@ -247,8 +252,8 @@ class Spaces:
             if stream is None:
                 self._orphans.setdefault(event.pid, []).append(event)
             elif not isinstance(event, ExecEvent):
-                if self.code is not None:
-                    event.file = self.code.see(event.pid, event, anew=True)
+                if self._code is not None:
+                    event.file = self._code.see(event.pid, event, anew=True)
                 stream[-1][1].add(event.time_ns, event)
             elif event.time_ns > self._execs.get(event.pid, 0):
                 history = MappingHistory(self._names, self._files)
@@ -264,7 +269,7 @@ class Spaces:
 
     def settled(self, tgid: int, mappings: Iterable[Mapping]) -> list[Mapping]:
         """A process's mappings with the numbers of the files that code is of, where it matters."""
-        code = self.code
+        code = self._code
         if code is None:
             return list(mappings)
         return [
@@ -282,12 +287,12 @@ class Spaces:
     def syscall(self, made: SystemCall) -> None:
         """Follow a system call: munmap, mremap and brk, which the sideband does not tell.
 
-        While `doubtful`, mmap of anonymous memory and mprotect, too.
+        Once in doubt, mmap of anonymous memory and mprotect, too.
         """
         # A target that was there before us has no pointer until its first fault.
         space = self._by_mm.get(made.mm) or self._by_tgid.get(made.tgid)
         change = _change(made.number, made.args, made.result)
-        if change is None and self.doubtful:
+        if change is None and self._doubtful:
             change = _claim(made.number, made.args, made.result)
         if space is not None and change is not None:
             space.history.add(made.time_ns, change)

@@ -8,6 +8,7 @@ from tracer.timeline.concurrent_unmaps import ConcurrentUnmaps
 from tracer.timeline.faults import FaultRules
 from tracer.timeline.ledger import Ledger
 from tracer.timeline.releases import ReleaseRules
+from tracer.timeline.tally import Watcher
 
 
 class Timeline:
@@ -19,3 +20,7 @@ class Timeline:
         self.ledger = Ledger(most_archived)
         self.faults = FaultRules(self.ledger, unmaps)
         self.releases = ReleaseRules(self.ledger, unmaps)
+
+    def watch(self, watcher: Watcher) -> None:
+        """Let `watcher` hear of every page that gains or loses a frame."""
+        self.ledger.watcher = watcher

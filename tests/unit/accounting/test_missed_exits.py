@@ -1,7 +1,7 @@
 """Which threads have gone, though no record told of it, is asked only where records were lost."""
 
 from tracer.accounting.fault_counts import Threads
-from tracer.accounting.missed_exits import UnseenExits
+from tracer.accounting.missed_exits import MissedExits
 
 S = 1_000_000_000
 
@@ -15,7 +15,7 @@ class World:
         self.threads = Threads()
         for tid in self.there:
             self.threads.begin(tid, 0, 0)
-        self.exits = UnseenExits(lambda: self.lost, self.exists)
+        self.exits = MissedExits(lambda: self.lost, self.exists)
 
     def exists(self, pid: int, tid: int) -> bool:
         self.asked += 1

@@ -4,8 +4,7 @@ from collections import Counter
 from dataclasses import asdict
 from hashlib import blake2b
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import pytest
@@ -48,24 +47,23 @@ def run(feed: Feed, folder: Path) -> dict[str, Any]:
             ring.put(feed.records[at : at + size])
             at, turn = at + size, turn + 1
             for rows in recorder.cycle():
-                summary.write(rows, recorder.names)
-                csv.write(rows, recorder.names)
-            recorder.retire(None)
+                summary.write(rows, recorder.parts.names)
+                csv.write(rows, recorder.parts.names)
+            recorder.life.retire(None)
         shot = last_look(feed)
-        recorder.observe(1, shot, recorder.untold())
-        recorder.observe(1, shot, recorder.untold())
-        attached = cast(Any, SimpleNamespace(**vars(recorder.attached)))
-        books = asdict(books_of(recorder, attached))
+        recorder.comparison.observe(1, shot, recorder.gaps.unrecorded())
+        recorder.comparison.observe(1, shot, recorder.gaps.unrecorded())
+        books = asdict(books_of(recorder))
         for later in SINCE:
             assert not books.pop(later)
         books = {BEFORE.get(name, name): value for name, value in books.items()}
-        regions = recorder.names.regions
+        regions = recorder.parts.names.regions
         for by_region in ("gained_in", "lost_in"):  # by what they are: numbers are ours alone
             named = Counter[str]()
             for number, count in books[by_region].items():
                 named[str(regions[number]).replace(", file=0", "")] += count
             books[by_region] = sorted(named.items())
-        write_pages(pages, take_pages(recorder), recorder.names)
+        write_pages(pages, take_pages(recorder.parts), recorder.parts.names)
     csv.close()
     pages.close()
     ring.close()

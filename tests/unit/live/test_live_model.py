@@ -131,7 +131,7 @@ class Watching:
 def test_a_watcher_knows_what_the_timeline_knows(seed: int) -> None:
     random = np.random.default_rng(seed)
     timeline, watcher = Timeline(), Watching()
-    timeline.ledger.watcher = watcher
+    timeline.watch(watcher)
     now = 10
     for step in range(60):
         now += 10
@@ -173,7 +173,7 @@ def test_what_was_there_before_is_told_as_such() -> None:
             seen.extend(Source(each) for each in np.atleast_1d(given[5]).tolist())
 
     timeline = Timeline()
-    timeline.ledger.watcher = Sources()
+    timeline.watch(Sources())
     one = np.ones(1, np.uint64)
     timeline.ledger.gain(
         timeline.ledger.state(SPACE, one),

@@ -14,7 +14,8 @@ SHOWN = "\n".join(
     (ROOT / "tracer" / name).read_text()
     for name in (
         "session/result.py",
-        "session/session.py",
+        "session/shutdown.py",
+        "session/gaps.py",
         "accounting/totals.py",
         "probes/program.py",
     )

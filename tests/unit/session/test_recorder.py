@@ -10,14 +10,16 @@ import pytest
 from faults_data import LAYOUT, PRESENT, WRITABLE, faults, pte, windows
 
 from bench.replay import FedRing
-from tracer.accounting.missed_exits import UnseenExits
+from tracer.accounting.missed_exits import MissedExits
 from tracer.common.errors import TraceError
 from tracer.common.pages import NO_FRAME
 from tracer.kernel.sideband import MmapEvent
-from tracer.model.rows import Kind
+from tracer.model.rows import Kind, Names
 from tracer.model.sources import Loss, Source
 from tracer.procfs.maps import Mapping
+from tracer.session import lifecycle, parts
 from tracer.session import recorder as module
+from tracer.session.parts import open_parts
 from tracer.session.recorder import Recorder
 from tracer.snapshots.evidence import Hint
 from tracer.snapshots.snapshots import Snapshot
@@ -143,26 +145,26 @@ def recording(kernel: Kernel, monkeypatch: pytest.MonkeyPatch) -> Iterator[Recor
     def refuse() -> None:
         raise TraceError("not here")
 
-    monkeypatch.setattr(module, "Sideband", refuse)
-    monkeypatch.setattr(module, "large_anonymous_folios", lambda: True)
+    monkeypatch.setattr(parts, "Sideband", refuse)
+    monkeypatch.setattr(parts, "large_anonymous_folios", lambda: True)
     monkeypatch.setattr("tracer.snapshots.reconcile.movement_counters", dict)
-    monkeypatch.setattr(module.kpageflags, "calls_all_ksm", lambda: False)
-    monkeypatch.setattr(module.userfaultfd, "registered", lambda pid: None)
+    monkeypatch.setattr(parts.kpageflags, "calls_all_ksm", lambda: False)
+    monkeypatch.setattr(lifecycle.userfaultfd, "registered", lambda pid: None)
     mappings = [Mapping(BASE, BASE + (1 << 24), "rw-p", 0, 0, 0, "")]
-    monkeypatch.setattr(module, "read_maps", lambda pid: mappings)
-    monkeypatch.setattr(module.stat, "threads", lambda pid: [pid])
-    monkeypatch.setattr(module.stat, "fault_count", lambda pid, tid: 100)
-    monkeypatch.setattr(module.stat, "comm", lambda pid, tid: "target")
+    monkeypatch.setattr(lifecycle, "read_maps", lambda pid: mappings)
+    monkeypatch.setattr(lifecycle.stat, "threads", lambda pid: [pid])
+    monkeypatch.setattr(lifecycle.stat, "fault_count", lambda pid, tid: 100)
+    monkeypatch.setattr(lifecycle.stat, "comm", lambda pid, tid: "target")
     attached = SimpleNamespace(
         program=kernel.program,
         probe=SimpleNamespace(name="fentry"),
         direct_map=SimpleNamespace(zero_frame=0x1000, base=1),
     )
-    made = Recorder(cast(Any, attached))
-    made.attach(PID, children=True)
+    made = Recorder(open_parts(cast(Any, attached), Names()))
+    made.life.attach(PID, children=True)
     kernel.time = time.monotonic_ns()
     yield made
-    made.close()
+    made.parts.close()
 
 
 def cycle(recorder: Recorder) -> list[Any]:
@@ -172,7 +174,7 @@ def cycle(recorder: Recorder) -> list[Any]:
         for row in rows.records():
             each = {name: row[name].item() for name in row.dtype.names}
             each["page"] = (each["address"] - BASE) // P
-            each["comm"] = recorder.names.comms[each["comm"]]
+            each["comm"] = recorder.parts.names.comms[each["comm"]]
             found.append(each)
     return found
 
@@ -182,28 +184,28 @@ def of(rows: list[Any], name: str) -> list[Any]:
 
 
 def frame(recorder: Recorder, page: int, space: int = 1) -> int:
-    at = recorder.timeline.ledger.state(space, np.array([BASE // P + page], np.uint64))
-    return int(recorder.timeline.ledger["frame"][at[0]])
+    at = recorder.parts.timeline.ledger.state(space, np.array([BASE // P + page], np.uint64))
+    return int(recorder.parts.timeline.ledger["frame"][at[0]])
 
 
 def lost(recorder: Recorder) -> dict[Loss, int]:
-    tally = recorder.timeline.ledger.tally.lost
+    tally = recorder.parts.timeline.ledger.tally.lost
     return {loss: int(tally[loss]) for loss in Loss if tally[loss]}
 
 
 def gained(recorder: Recorder) -> dict[Source, int]:
-    tally = recorder.timeline.ledger.tally.gained
+    tally = recorder.parts.timeline.ledger.tally.gained
     return {source: int(tally[source]) for source in Source if tally[source]}
 
 
 def test_without_the_sideband_the_reader_is_told(recorder: Recorder, kernel: Kernel) -> None:
-    assert recorder.notes == ["mappings are known from snapshots only: not here"]
+    assert recorder.parts.notes == ["mappings are known from snapshots only: not here"]
     assert kernel.targets == [(PID, {"children": True})]
 
 
 def test_nothing_in_the_ring(recorder: Recorder) -> None:
     assert cycle(recorder) == []
-    assert recorder.missed() == 0
+    assert recorder.gaps.missed() == 0
 
 
 def test_faults_become_rows_once(recorder: Recorder, kernel: Kernel) -> None:
@@ -216,8 +218,8 @@ def test_faults_become_rows_once(recorder: Recorder, kernel: Kernel) -> None:
     assert of(rows, "kind") == [Kind.ANON, Kind.ANON]
     assert cycle(recorder) == []
     assert (recorder.traced, recorder.failed, recorder.foreign) == (2, 0, 0)
-    assert recorder.missed() == 0
-    assert recorder.changed == {1}
+    assert recorder.gaps.missed() == 0
+    assert recorder.parts.changed == {1}
 
 
 def test_what_is_counted(recorder: Recorder, kernel: Kernel) -> None:
@@ -229,16 +231,16 @@ def test_what_is_counted(recorder: Recorder, kernel: Kernel) -> None:
     kernel.fault(4, count=105)
     cycle(recorder)
     assert (recorder.traced, recorder.failed, recorder.foreign) == (3, 1, 1)
-    assert (recorder.threads.counted, recorder.threads.seen) == (5, 2)
-    assert recorder.missed() == 3
+    assert (recorder.parts.threads.counted, recorder.parts.threads.seen) == (5, 2)
+    assert recorder.gaps.missed() == 3
     kernel.counts = {"lost": 1, "filtered": 1}
-    assert recorder.missed() == 1
+    assert recorder.gaps.missed() == 1
 
 
 def test_a_stray_exception_is_no_failed_fault(recorder: Recorder, kernel: Kernel) -> None:
     kernel.fault(-1, marks=Mark.ENTRY | Mark.ERRORCODE | Mark.FAILED)
     assert cycle(recorder) == []
-    assert (recorder.failed, recorder.join.stray) == (0, 1)
+    assert (recorder.failed, recorder.parts.join.stray) == (0, 1)
 
 
 # -- windows ----------------------------------------------------------------------------
@@ -310,12 +312,12 @@ def test_exec_s_own_faults_come_before_its_record(
     kernel.fault(2, F, **new)
     rows = cycle(recorder)
     assert of(rows, "space") == [1] * 70 + [2] * (71 + built)
-    assert len(recorder.spaces) == 2
+    assert len(recorder.parts.spaces) == 2
 
 
 def test_what_a_call_filled_in_advance(recorder: Recorder, kernel: Kernel) -> None:
     """As it returned, with its mapping, though all is gone before anybody looks."""
-    recorder.observer.view(1).looked = True
+    recorder.parts.observer.view(1).looked = True
     kernel.fault(33, F + 33 * P)
     kernel.syscall(MMAP, 0, 4 * P, 3, POPULATE, result=BASE + 32 * P)
     there, special = pte(F + 33 * P), pte(F + 40 * P) | 0x200
@@ -323,13 +325,13 @@ def test_what_a_call_filled_in_advance(recorder: Recorder, kernel: Kernel) -> No
     kernel.syscall(MUNMAP, BASE + 32 * P, 4 * P)
     cycle(recorder)
     assert gained(recorder) == {Source.FAULT: 1, Source.POPULATE: 2}
-    assert recorder.timeline.ledger.tally.lost[Loss.MUNMAP] == 3
-    (region,) = recorder.timeline.ledger.tally.gained_in
-    assert recorder.names.regions[region].perms == "rw-p"
+    assert recorder.parts.timeline.ledger.tally.lost[Loss.MUNMAP] == 3
+    (region,) = recorder.parts.timeline.ledger.tally.gained_in
+    assert recorder.parts.names.regions[region].perms == "rw-p"
 
 
 def test_what_a_call_filled_with_a_huge_page(recorder: Recorder, kernel: Kernel) -> None:
-    recorder.observer.view(1).looked = True
+    recorder.parts.observer.view(1).looked = True
     kernel.filled(0, [pte(1 << 30, PRESENT | WRITABLE | 0x80)], first=100, level=2)
     cycle(recorder)
     assert gained(recorder) == {Source.POPULATE: 412}
@@ -346,7 +348,7 @@ def test_what_may_have_been_filled_before_the_trace(recorder: Recorder, kernel: 
 def test_what_a_child_filled_before_the_first_look_at_it(
     recorder: Recorder, kernel: Kernel
 ) -> None:
-    recorder.observer.view(1).looked = True
+    recorder.parts.observer.view(1).looked = True
     fork = {"child_tgid": CHILD, "child_tid": CHILD, "child_mm": CHILD_MM}
     kernel.task(RecordType.FORK, count=101, comm=b"child", **fork)
     kernel.filled(0, [pte(F)], mm=CHILD_MM, tgid=CHILD, tid=CHILD)
@@ -368,44 +370,44 @@ def test_a_call_that_filled_more_than_is_told_of(
     recorder: Recorder, kernel: Kernel, known: bool, told: int, taken: tuple[int, int], unseen: int
 ) -> None:
     """What is gone before anybody looked is in no record: what was gained is a bound."""
-    recorder.attached.probe.name = "perf"  # type: ignore[misc]
-    recorder.observer.view(1).looked = known
+    recorder.parts.attached.probe.name = "perf"  # type: ignore[misc]
+    recorder.parts.observer.view(1).looked = known
     kernel.syscall(MMAP, 0, 8 * P, 3, POPULATE, result=BASE)
     kernel.told(0, 8, told)
     for _ in range(2):  # once is enough
         kernel.syscall(MUNMAP, BASE + taken[0] * P, taken[1] * P)
     cycle(recorder)
-    assert recorder.observer.unseen_fills == unseen
+    assert recorder.parts.observer.unseen_fills == unseen
 
 
 def test_without_a_direct_map_nothing_is_told(recorder: Recorder, kernel: Kernel) -> None:
-    recorder.attached.probe.name = "perf"  # type: ignore[misc]
-    recorder.attached.direct_map.base = 0  # type: ignore[misc]
-    recorder.observer.view(1).looked = True
+    recorder.parts.attached.probe.name = "perf"  # type: ignore[misc]
+    recorder.parts.attached.direct_map.base = 0  # type: ignore[misc]
+    recorder.parts.observer.view(1).looked = True
     kernel.syscall(MMAP, 0, 8 * P, 3, POPULATE, result=BASE)
     kernel.syscall(MUNMAP, BASE, P)
     cycle(recorder)
-    assert recorder.observer.unseen_fills == 1
+    assert recorder.parts.observer.unseen_fills == 1
 
 
 def test_what_is_filled_in_the_place_of_something(recorder: Recorder, kernel: Kernel) -> None:
     """Also where the same frames come back, as a file's do."""
-    recorder.attached.probe.name = "perf"  # type: ignore[misc]
-    recorder.observer.view(1).looked = True
+    recorder.parts.attached.probe.name = "perf"  # type: ignore[misc]
+    recorder.parts.observer.view(1).looked = True
     for page in range(4):
         kernel.fault(page, F + page * P)
     kernel.syscall(MMAP, BASE, 4 * P, 3, POPULATE | 0x10, result=BASE)
     kernel.filled(0, [pte(F + page * P) for page in (0, 1, 9, 8)])
     cycle(recorder)
     assert gained(recorder) == {Source.FAULT: 4, Source.POPULATE: 4}
-    assert recorder.timeline.ledger.tally.lost[Loss.MUNMAP] == 4
-    assert recorder.timeline.ledger.tally.lost[Loss.REPLACED] == 0
+    assert recorder.parts.timeline.ledger.tally.lost[Loss.MUNMAP] == 4
+    assert recorder.parts.timeline.ledger.tally.lost[Loss.REPLACED] == 0
 
 
 def test_a_fault_while_a_filling_call_is_under_way(recorder: Recorder, kernel: Kernel) -> None:
     """Another thread's, in what the call has mapped already: it is not the call's to take."""
-    recorder.attached.probe.name = "perf"  # type: ignore[misc]
-    recorder.observer.view(1).looked = True
+    recorder.parts.attached.probe.name = "perf"  # type: ignore[misc]
+    recorder.parts.observer.view(1).looked = True
     kernel.fault(0, F)
     mapped = (MMAP, BASE, 2 * P, 3, POPULATE | 0x10)
     kernel.syscall(*mapped, type=RecordType.CALL)
@@ -421,7 +423,7 @@ def test_a_fault_while_a_filling_call_is_under_way(recorder: Recorder, kernel: K
 
 def test_two_threads_fill_at_once(recorder: Recorder, kernel: Kernel) -> None:
     """Each call's own time counts, and what one takes away is gone before the other is over."""
-    recorder.observer.view(1).looked = True
+    recorder.parts.observer.view(1).looked = True
     other = {"tid": PID + 1}
     kernel.filled(100, [pte(F + 100 * P)], **other)
     kernel.filled(0, [pte(F)])
@@ -431,7 +433,7 @@ def test_two_threads_fill_at_once(recorder: Recorder, kernel: Kernel) -> None:
     kernel.syscall(MUNMAP, BASE + 100 * P, 2 * P, **other)
     cycle(recorder)
     assert gained(recorder) == {Source.POPULATE: 3}
-    assert recorder.timeline.ledger.tally.lost[Loss.MUNMAP] == 3
+    assert recorder.parts.timeline.ledger.tally.lost[Loss.MUNMAP] == 3
     assert frame(recorder, 0, 1) == NO_FRAME
 
 
@@ -440,7 +442,7 @@ def test_what_comes_between_a_calls_records(
     recorder: Recorder, kernel: Kernel, between: str
 ) -> None:
     """A frame that was replaced, or taken away, while the rest was read does not come back."""
-    recorder.observer.view(1).looked = True
+    recorder.parts.observer.view(1).looked = True
     start = kernel.time
     kernel.filled(0, [pte(F + page * P) for page in range(16)])
     late = kernel.time + 2000
@@ -460,19 +462,19 @@ def test_what_comes_between_a_calls_records(
 
 def test_each_fill_is_in_what_was_mapped_then(recorder: Recorder, kernel: Kernel) -> None:
     """Files mapped at one place after another, and a fault after all of them."""
-    recorder.observer.view(1).looked = True
+    recorder.parts.observer.view(1).looked = True
     for name in ("/a", "/b", "/c"):
         kernel.time += 100
         at = BASE + 32 * P, BASE + 36 * P
         event = MmapEvent(kernel.time, PID, PID, *at, 0, "r--p", 8, hash(name), name)
-        recorder.spaces.feed([event])
+        recorder.parts.spaces.feed([event])
         kernel.syscall(MMAP, 0, 4 * P, 1, 0x8002, result=at[0])
         kernel.filled(32, [pte(F + page * P) for page in range(4)])
         kernel.syscall(MUNMAP, at[0], 4 * P)
     kernel.fault(3, F)
     cycle(recorder)
-    names = recorder.names
-    counts = recorder.timeline.ledger.tally.gained_in
+    names = recorder.parts.names
+    counts = recorder.parts.timeline.ledger.tally.gained_in
     assert {names.regions[region].name: n for region, n in counts.items()} == {
         **dict.fromkeys(("/a", "/b", "/c"), 4),
         "[anon]": 1,
@@ -482,11 +484,11 @@ def test_each_fill_is_in_what_was_mapped_then(recorder: Recorder, kernel: Kernel
 def test_windows_of_a_call_are_filled_at_once(
     recorder: Recorder, kernel: Kernel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    recorder.observer.view(1).looked = True
+    recorder.parts.observer.view(1).looked = True
     calls: list[int] = []
-    fill = recorder.timeline.releases.fill
+    fill = recorder.parts.timeline.releases.fill
     monkeypatch.setattr(
-        recorder.timeline.releases,
+        recorder.parts.timeline.releases,
         "fill",
         lambda *given: (calls.append(len(given[1])), fill(*given)),
     )
@@ -515,8 +517,8 @@ def test_a_child_inherits_what_was_there_at_the_fork(recorder: Recorder, kernel:
     assert of(rows, "space") == [1, 1, 2]
     assert (frame(recorder, 1, 2), frame(recorder, 2, 2)) == (F + 9 * P, NO_FRAME)
     assert gained(recorder) == {Source.FAULT: 3, Source.FORK: 1}
-    assert recorder.observer.view(2).born == Source.FORK
-    assert recorder.tgids == {PID, CHILD}
+    assert recorder.parts.observer.view(2).born == Source.FORK
+    assert recorder.parts.tgids == {PID, CHILD}
 
 
 def test_a_new_thread_does_not_cut_the_batch(recorder: Recorder, kernel: Kernel) -> None:
@@ -525,8 +527,8 @@ def test_a_new_thread_does_not_cut_the_batch(recorder: Recorder, kernel: Kernel)
     kernel.task(RecordType.FORK, count=101, comm=b"worker", **thread)
     kernel.fault(2, F + P, tid=43, count=1)
     assert [len(rows) for rows in recorder.cycle()] == [2]
-    assert recorder.missed() == 0
-    assert len(recorder.spaces) == 1
+    assert recorder.gaps.missed() == 0
+    assert len(recorder.parts.spaces) == 1
 
 
 def test_a_thread_id_used_again_within_a_batch(recorder: Recorder, kernel: Kernel) -> None:
@@ -540,17 +542,17 @@ def test_a_thread_id_used_again_within_a_batch(recorder: Recorder, kernel: Kerne
     kernel.fault(9, F + 9 * P, tid=43, count=1)
     rows = cycle(recorder)
     assert of(rows, "comm") == ["first", "first", "first", "second"]
-    assert (recorder.threads.counted, recorder.threads.seen) == (4, 4)
+    assert (recorder.parts.threads.counted, recorder.parts.threads.seen) == (4, 4)
 
 
 def test_the_final_count_shows_what_the_end_hid(recorder: Recorder, kernel: Kernel) -> None:
     kernel.task(RecordType.FREE, tid=PID, count=999)  # of an earlier thread of that id
     cycle(recorder)
-    assert recorder.missed() == 0
+    assert recorder.gaps.missed() == 0
     kernel.task(RecordType.EXIT, count=101)
     kernel.task(RecordType.FREE, tid=PID, count=103)
     cycle(recorder)
-    assert recorder.missed() == 3
+    assert recorder.gaps.missed() == 3
 
 
 def test_exec_begins_a_new_space(recorder: Recorder, kernel: Kernel) -> None:
@@ -561,9 +563,9 @@ def test_exec_begins_a_new_space(recorder: Recorder, kernel: Kernel) -> None:
     assert of(rows, "space") == [1, 2]
     assert of(rows, "comm") == ["target", "after"]
     assert of(rows, "pages") == [1, 1]
-    assert recorder.last_space == {PID: 2}
-    assert recorder.changed == {2}
-    assert recorder.observer.view(2).born == Source.EXEC
+    assert recorder.parts.last_space == {PID: 2}
+    assert recorder.parts.changed == {2}
+    assert recorder.parts.observer.view(2).born == Source.EXEC
 
 
 def test_what_exec_still_moves_is_not_looked_at(recorder: Recorder, kernel: Kernel) -> None:
@@ -573,36 +575,36 @@ def test_what_exec_still_moves_is_not_looked_at(recorder: Recorder, kernel: Kern
     cycle(recorder)
     nothing = np.empty(0, np.uint64)
     shot = Snapshot(PID, 0, 0, [], nothing, nothing, nothing)
-    assert not recorder.is_of(shot, 1)  # it has left that
-    assert not recorder.is_of(shot, 2)
-    assert recorder.observer.view(2).born == Source.FORK
+    assert not recorder.comparison.is_of(shot, 1)  # it has left that
+    assert not recorder.comparison.is_of(shot, 2)
+    assert recorder.parts.observer.view(2).born == Source.FORK
     kernel.counts["lost_other"] = 1  # its record may have been lost
-    assert recorder.is_of(shot, 2)
+    assert recorder.comparison.is_of(shot, 2)
     kernel.counts["lost_other"] = 0
     kernel.task(RecordType.EXEC, mm=NEW_MM, child_tid=PID, count=103)
     cycle(recorder)
-    assert not recorder.is_of(shot, 2)  # it was taken before that
+    assert not recorder.comparison.is_of(shot, 2)  # it was taken before that
     later = Snapshot(PID, kernel.time, kernel.time + 1, [], nothing, nothing, nothing)
-    assert recorder.is_of(later, 2)
-    assert recorder.observer.view(2).born == Source.EXEC
+    assert recorder.comparison.is_of(later, 2)
+    assert recorder.parts.observer.view(2).born == Source.EXEC
 
 
 def test_a_target_that_waits_is_traced_from_its_exec(recorder: Recorder, kernel: Kernel) -> None:
-    recorder.expect(60, children=False)
+    recorder.life.expect(60, children=False)
     assert kernel.targets[-1] == (60, {"children": False, "waits": True})
     own = {"tgid": 60, "tid": 60, "mm": NEW_MM}
     kernel.task(RecordType.EXEC, child_tid=60, count=180, comm=b"cmd", **own)
     kernel.fault(1, current_mm=NEW_MM, count=181, **own)
     assert of(cycle(recorder), "pid") == [60]
-    assert recorder.missed() == 0
+    assert recorder.gaps.missed() == 0
 
 
 def test_the_end_of_a_process(recorder: Recorder, kernel: Kernel) -> None:
     kernel.fault(1)
     kernel.task(RecordType.EXIT, group_dead=1, count=101)
     assert of(cycle(recorder), "pages") == [1]
-    assert recorder.changed == set()
-    assert recorder.spaces[1].ended_ns is not None
+    assert recorder.parts.changed == set()
+    assert recorder.parts.spaces[1].ended_ns is not None
 
 
 # -- ends that no record tells of ----------------------------------------------------------
@@ -617,11 +619,11 @@ def begin_child(kernel: Kernel, tgid: int = CHILD, mm: int = CHILD_MM) -> None:
 
 def kept(recorder: Recorder) -> tuple[list[int], set[int], list[int], set[int]]:
     """Spaces whose pages are followed, processes, threads with a name, spaces of processes."""
-    recorder.retire(None)
-    spaces = [space.number for space in recorder.spaces.all() if not space.retired]
-    threads = sorted(recorder.threads.live)
-    assert threads == sorted(recorder.join.comms)
-    return spaces, recorder.tgids, threads, set(recorder.last_space.values())
+    recorder.life.retire(None)
+    spaces = [space.number for space in recorder.parts.spaces.all() if not space.retired]
+    threads = sorted(recorder.parts.threads.live)
+    assert threads == sorted(recorder.parts.join.comms)
+    return spaces, recorder.parts.tgids, threads, set(recorder.parts.last_space.values())
 
 
 @pytest.mark.parametrize("number", [CHILD, 51])
@@ -637,7 +639,7 @@ def test_memory_used_again_after_a_lost_exit(
     spaces, tgids, _, last = kept(recorder)
     assert (spaces, tgids, last) == ([1, 3], {PID, number}, {1, 3})
     assert lost(recorder) == {Loss.EXIT: 1}
-    assert recorder.missed() == 0
+    assert recorder.gaps.missed() == 0
 
 
 def test_a_number_used_again_after_a_lost_exit(recorder: Recorder, kernel: Kernel) -> None:
@@ -668,13 +670,13 @@ def test_a_process_that_is_gone(
     """/proc is asked, and believed once all that was recorded until then has been read."""
     asked_of: list[tuple[int, int]] = []
     moment = time.monotonic_ns()
-    monkeypatch.setattr(module.time, "monotonic_ns", lambda: moment)
+    monkeypatch.setattr(lifecycle.time, "monotonic_ns", lambda: moment)
 
     def exists(pid: int, tid: int) -> bool:
         asked_of.append((pid, tid))
         return pid == PID
 
-    recorder._unseen_exits = UnseenExits(lambda: kernel.counts["lost_other"], exists)
+    recorder.life._missed_exits = MissedExits(lambda: kernel.counts["lost_other"], exists)
     begin_child(kernel)
     cycle(recorder)
     assert not asked_of  # nothing was lost
@@ -694,7 +696,7 @@ def test_a_process_that_is_gone(
     cycle(recorder)
     assert kept(recorder) == ([1], {PID}, [PID], {1})
     assert lost(recorder) == {Loss.EXIT: 1}
-    assert (recorder.threads.counted, recorder.missed()) == (3 if busy else 1, 0)
+    assert (recorder.parts.threads.counted, recorder.gaps.missed()) == (3 if busy else 1, 0)
 
 
 # -- system calls -------------------------------------------------------------------------
@@ -726,7 +728,7 @@ def test_system_calls_without_faults(recorder: Recorder, kernel: Kernel) -> None
     kernel.syscall(MUNMAP, BASE, 4 * P)
     assert cycle(recorder) == []
     assert lost(recorder) == {Loss.MUNMAP: 1}
-    assert recorder.changed == {1}
+    assert recorder.parts.changed == {1}
 
 
 def test_a_mapping_moved_over_another(recorder: Recorder, kernel: Kernel) -> None:
@@ -754,7 +756,7 @@ def test_filling_in_advance_is_told_the_observer(recorder: Recorder, kernel: Ker
     kernel.syscall(MMAP, 0, 2 * P, 3, 0x8022, result=BASE)
     cycle(recorder)
     hint = Hint(BASE, BASE + 2 * P, Source.POPULATE, time_ns=kernel.time)
-    assert recorder.observer.view(1).hints == [hint]
+    assert recorder.parts.observer.view(1).hints == [hint]
     assert lost(recorder) == {}
 
 
@@ -785,7 +787,7 @@ def test_a_storm_is_read_in_batches(
     for n in range(50):
         kernel.fault(n, F + n * P, count=101 + n)
     assert of(cycle(recorder), "page") == list(range(50))
-    assert recorder.missed() == 0
+    assert recorder.gaps.missed() == 0
 
 
 def test_what_comes_meanwhile_waits(
@@ -798,7 +800,7 @@ def test_what_comes_meanwhile_waits(
         assert turns < 3
         for n in range(4):
             kernel.fault(4 * turns + n + 1, F + (4 * turns + n + 1) * P)
-    assert recorder.ring.pending() > 0
+    assert recorder.parts.ring.pending() > 0
 
 
 def test_a_snapshot_confirms(recorder: Recorder, kernel: Kernel) -> None:
@@ -808,10 +810,10 @@ def test_a_snapshot_confirms(recorder: Recorder, kernel: Kernel) -> None:
     mappings = [Mapping(BASE, BASE + (1 << 24), "rw-p", 0, 0, 0, "")]
     later = kernel.time + 100
     shot = Snapshot(PID, later, later + 1, mappings, pages, frames, pages[:0])
-    recorder.observe(1, shot, recorder.untold())
-    at = recorder.timeline.ledger.state(1, pages)
-    assert recorder.timeline.ledger["confirmed"][at].tolist() == [1]
-    assert recorder.observer.conflicts == 0
+    recorder.comparison.observe(1, shot, recorder.gaps.unrecorded())
+    at = recorder.parts.timeline.ledger.state(1, pages)
+    assert recorder.parts.timeline.ledger["confirmed"][at].tolist() == [1]
+    assert recorder.parts.observer.conflicts == 0
 
 
 def test_what_there_is_no_time_for_is_counted(kernel: Kernel, recorder: Recorder) -> None:
@@ -826,14 +828,14 @@ def test_what_there_is_no_time_for_is_counted(kernel: Kernel, recorder: Recorder
     kernel.fault(9, count=3, **{**child, "marks": Mark.ENTRY | Mark.FAILED})
     kernel.task(RecordType.EXIT, tgid=CHILD, tid=CHILD, mm=CHILD_MM, count=4, group_dead=1)
     kernel.fault(2, count=103)
-    recorder.skip()
-    assert recorder.unread == 5
-    assert (recorder.unread_failed, recorder.unread_foreign) == (1, 0)
-    assert recorder.unread_other == 2
+    recorder.skipping.skip()
+    assert recorder.gaps.unread.faults == 5
+    assert (recorder.gaps.unread.failed, recorder.gaps.unread.foreign) == (1, 0)
+    assert recorder.gaps.unread.other == 2
     assert recorder.traced == 1
-    assert recorder.threads.counted == 3 + 4
-    assert recorder.missed() == 1  # the child's last, of which there is no record
-    assert [space.owner for space in recorder.spaces.alive()] == [PID]
+    assert recorder.parts.threads.counted == 3 + 4
+    assert recorder.gaps.missed() == 1  # the child's last, of which there is no record
+    assert [space.owner for space in recorder.parts.spaces.alive()] == [PID]
 
 
 def test_every_record_there_is_no_time_for_is_in_a_count(
@@ -847,17 +849,22 @@ def test_every_record_there_is_no_time_for_is_in_a_count(
             kernel.fault(3, count=7, tid=9, tgid=9, marks=Mark.ENTRY | Mark.FOREIGN)
         else:
             kernel.task(kind, child_tid=500 + number)
-    recorder.skip()
-    counts = recorder.unread, recorder.unread_failed, recorder.unread_foreign, recorder.unread_other
+    recorder.skipping.skip()
+    counts = (
+        recorder.gaps.unread.faults,
+        recorder.gaps.unread.failed,
+        recorder.gaps.unread.foreign,
+        recorder.gaps.unread.other,
+    )
     assert counts == (1, 1, 1, len(RecordType) - 1)
-    assert not recorder.ring.pending()
+    assert not recorder.parts.ring.pending()
 
 
 def test_it_stops_when_it_is_enough(kernel: Kernel, recorder: Recorder) -> None:
     for page in range(RING):
         kernel.fault(page % 100, count=101 + page)
     assert not list(recorder.cycle(lambda: True))
-    assert recorder.ring.pending()
+    assert recorder.parts.ring.pending()
 
 
 def test_a_number_used_again_while_only_counted(kernel: Kernel, recorder: Recorder) -> None:
@@ -869,10 +876,10 @@ def test_a_number_used_again_while_only_counted(kernel: Kernel, recorder: Record
             kernel.fault(each, tid=77, count=each)
         kernel.task(RecordType.EXIT, tid=77, count=count, task=task)
         kernel.task(RecordType.FREE, tid=77, count=count, task=task)
-    recorder.skip()
-    assert recorder.unread == recorder.threads.counted == 3 + 5 + 2
-    assert recorder.missed() == 0
-    assert list(recorder.threads.live) == [PID]
+    recorder.skipping.skip()
+    assert recorder.gaps.unread.faults == recorder.parts.threads.counted == 3 + 5 + 2
+    assert recorder.gaps.missed() == 0
+    assert list(recorder.parts.threads.live) == [PID]
 
 
 def test_exec_by_another_thread_while_only_counted(kernel: Kernel, recorder: Recorder) -> None:
@@ -883,9 +890,9 @@ def test_exec_by_another_thread_while_only_counted(kernel: Kernel, recorder: Rec
     kernel.task(RecordType.EXIT, count=101, task=0x10)
     kernel.task(RecordType.EXEC, mm=NEW_MM, count=1, child_tid=77)
     kernel.fault(3, mm=NEW_MM, current_mm=NEW_MM, count=2)
-    recorder.skip()
-    assert recorder.unread == recorder.threads.counted == 3
-    assert recorder.missed() == 0
+    recorder.skipping.skip()
+    assert recorder.gaps.unread.faults == recorder.parts.threads.counted == 3
+    assert recorder.gaps.missed() == 0
 
 
 def test_a_thread_met_while_only_counted(kernel: Kernel, recorder: Recorder) -> None:
@@ -893,9 +900,9 @@ def test_a_thread_met_while_only_counted(kernel: Kernel, recorder: Recorder) -> 
     kernel.fault(0, count=99)
     kernel.fault(1, count=100)
     kernel.fault(2, tid=78, count=1)
-    recorder.skip()
-    assert recorder.unread == recorder.threads.counted == 3
-    assert recorder.missed() == 0
+    recorder.skipping.skip()
+    assert recorder.gaps.unread.faults == recorder.parts.threads.counted == 3
+    assert recorder.gaps.missed() == 0
 
 
 def test_what_is_looked_at_one_by_one_ends_a_batch(
@@ -908,5 +915,5 @@ def test_what_is_looked_at_one_by_one_ends_a_batch(
         kernel.syscall(MUNMAP, BASE + n * P, P)
     found = [len(rows) for rows in recorder.cycle()]
     assert found == [5, 4, 1]
-    assert recorder.missed() == 0
+    assert recorder.gaps.missed() == 0
     assert lost(recorder) == {Loss.MUNMAP: 10}

@@ -263,7 +263,8 @@ def test_new_mappings_are_taken_from_system_calls_in_doubt_only(
     spaces: Spaces, doubtful: bool
 ) -> None:
     spaces.attach(0, 10, A)
-    spaces.doubtful = doubtful
+    if doubtful:
+        spaces.doubt()
     record = np.zeros(4, dtype=LAYOUT.syscall)
     record["time_ns"], record["mm"], record["number"] = 5, A, [9, 9, 9, 10]
     record["result"] = [20 * P, 40 * P, (1 << 64) - 12, 0]
@@ -335,8 +336,7 @@ class Numbers(CodeFiles):
 
 def test_files_of_one_path_are_told_apart() -> None:
     """In what faults, lookups and lists of mappings name; and no file's data matter."""
-    spaces = Spaces(Names(fold=True))
-    spaces.code = Numbers()
+    spaces = Spaces(Names(fold=True), Numbers())
     code = mapping(0, "/a")._replace(perms="r-xp")
     spaces.attach(0, 10, A, [code, mapping(8, "/a")])
     spaces.attach(0, 11, B)

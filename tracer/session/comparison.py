@@ -1,0 +1,61 @@
+"""A snapshot held against what the records say: of the right space, with what is missing known."""
+
+from collections.abc import Callable, Iterator
+
+from tracer.common.types import U64
+from tracer.session.gaps import Gaps
+from tracer.session.parts import Parts
+from tracer.snapshots.snapshots import Snapshot
+from tracer.snapshots.unrecorded import Untold
+
+
+class Comparison:
+    """Snapshots against the timeline; the ring must have been read to a snapshot's end."""
+
+    def __init__(self, parts: Parts, gaps: Gaps) -> None:
+        self._parts, self._gaps = parts, gaps
+
+    def is_of(self, shot: Snapshot, number: int) -> bool:
+        """Whether the process was in that space all along, and its exec over.
+
+        After an exec it showed another; during one, pages that exec may still move. The ring
+        must have been read to the snapshot's end.
+        """
+        space = self._parts.spaces.find(number)
+        if space is None or space.ended_ns is not None or shot.pid not in space.members:
+            return False
+        if shot.before_ns < space.built_ns:
+            return False
+        # The record that says so may be lost.
+        return not space.building or self._parts.attached.program.counters()["lost_other"] > 0
+
+    def observe(
+        self,
+        space: int,
+        shot: Snapshot,
+        untold: Untold,
+        enough: Callable[[], bool] = lambda: False,
+    ) -> None:
+        """Hold a snapshot against the timeline; the ring must have been read to its end.
+
+        `untold`: what `Gaps.unrecorded` said since. Raises Enough where it is `enough` meanwhile:
+        then the space is not to be looked at again.
+        """
+        owner = self._parts.spaces[space]
+        shot.mappings = self._parts.spaces.settled(shot.pid, shot.mappings)
+        if owner.ended_ns is None:
+            self._parts.spaces.snapshot(shot.before_ns, shot.pid, shot.mappings)
+            owner.history.advance(shot.before_ns)
+        self._parts.observer.observe(
+            space,
+            shot,
+            lambda pages: shot.regions(self._parts.names, pages, owner.history.arrays),
+            untold._replace(own=self._gaps.missed_in(owner)),
+            enough,
+        )
+
+    def frames(self) -> Iterator[U64]:
+        """The frames of every space that has not ended, each as of its last look."""
+        for space in self._parts.spaces.all():
+            if not space.retired:
+                yield from self._parts.observer.frames(space.number)

@@ -1,0 +1,128 @@
+"""The parts of a trace, made once and shared: what is kept of targets, what they are read by."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from tracer.accounting.fault_counts import Threads
+from tracer.common.errors import TraceError
+from tracer.join.join import Join
+from tracer.kernel.sideband import Sideband
+from tracer.model.rows import Names
+from tracer.probes.choose import Attached
+from tracer.procfs import kpageflags
+from tracer.procfs.system import FileSystems, large_anonymous_folios, shows_vvar
+from tracer.snapshots.evidence import Machine
+from tracer.snapshots.reconcile import Observer
+from tracer.snapshots.resident import Resident
+from tracer.spaces.code_files import CodeFiles
+from tracer.spaces.spaces import Spaces
+from tracer.timeline.timeline import Timeline
+from tracer.wire.records import Layout
+from tracer.wire.ring import SpillingRing
+
+if TYPE_CHECKING:
+    from tracer.callstacks.stacks import Stacks
+
+
+@dataclass
+class Parts:
+    """The parts of one trace, wired up."""
+
+    attached: Attached
+    names: Names
+    ring: SpillingRing
+    sideband: Sideband | None  # None: a note says why
+    spaces: Spaces
+    timeline: Timeline
+    threads: Threads
+    observer: Observer
+    join: Join
+    resident: Resident
+    layout: Layout
+    notes: list[str]
+    tgids: set[int] = field(default_factory=set)  # the targets
+    last_space: dict[int, int] = field(default_factory=dict)  # by process: the one it is or was in
+    # Spaces in which something happened since the last snapshot.
+    changed: set[int] = field(default_factory=set)
+    # Spaces whose last snapshot came after their last record.
+    closed: set[int] = field(default_factory=set)
+
+    @property
+    def blind_to_others(self) -> bool:
+        """Whether the probe sees no fault but those of instructions."""
+        return self.attached.probe.name == "perf"
+
+    @property
+    def zero_frame(self) -> int:
+        """The shared zero page's frame."""
+        return self.attached.direct_map.zero_frame
+
+    def living_spaces(self) -> list[int]:
+        """The spaces that a process is in."""
+        return [space.number for space in self.spaces.alive() if space.members]
+
+    def close(self) -> None:
+        """Let go of the ring and the sideband; the probe is its owner's."""
+        self.ring.close()
+        if self.sideband is not None:
+            self.sideband.close()
+
+
+def open_parts(
+    attached: Attached,
+    names: Names,
+    *,
+    most_archived: int | None = None,
+    symbols: bool = False,
+    code: CodeFiles | None = None,
+    stacks: "Callable[[Spaces], Stacks] | None" = None,
+) -> Parts:
+    """Open the ring and the sideband of an attached probe, and make what follows them.
+
+    `most_archived`: rows of pages without a frame that are kept; None: all. `symbols`: look up
+    which mapping each instruction is in. `code`: of which file code is, where that matters.
+    `stacks` makes what follows call stacks, where they are taken.
+    """
+    notes: list[str] = []
+    ring, sideband = SpillingRing(attached.program.open_ring()), None
+    try:
+        sideband = Sideband()
+    except TraceError as error:
+        notes.append(f"mappings are known from snapshots only: {error.message}")
+    spaces = Spaces(names, code)
+    if sideband is None:
+        spaces.doubt()
+    timeline = Timeline(most_archived)
+    machine = Machine(
+        zero_frame=attached.direct_map.zero_frame,
+        blind_to_others=attached.probe.name == "perf",
+        ksm_flag=not kpageflags.calls_all_ksm(),
+    )
+    large_anon = large_anonymous_folios()
+    attached.program.expect_large_folios(large_anon)
+    join = Join(
+        names,
+        spaces,
+        timeline,
+        attached.direct_map.zero_frame,
+        large_anon=large_anon,
+        symbols=symbols,
+        stacks=stacks(spaces) if stacks is not None else None,
+        file_systems=FileSystems(),
+        vvar_seen=shows_vvar(),
+    )
+    return Parts(
+        attached=attached,
+        names=names,
+        ring=ring,
+        sideband=sideband,
+        spaces=spaces,
+        timeline=timeline,
+        threads=Threads(),
+        observer=Observer(timeline, machine),
+        join=join,
+        resident=Resident(),
+        layout=attached.program.layout,
+        notes=notes,
+    )
