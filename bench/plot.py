@@ -11,7 +11,7 @@ from bench.cost import GOAL, UNTRACED, lost, summary
 from tracer.reporting import style
 
 _OURS, _FLOOR, _OTHERS = style.ACCENT, "#b9c2cc", "#e69f00"
-_FONT = {
+_FONT: Any = {
     "font.family": "DejaVu Sans",
     "font.size": 10,
     "text.color": style.INK,

@@ -22,6 +22,7 @@ from tracer.rows import Names
 from tracer.snapshots import take
 from tracer.sources import Source
 from tracer.timeline import Timeline
+from tracer.untold import Untold
 
 PAGES = 2_000_000
 ROUNDS = 11
@@ -45,7 +46,9 @@ class Looks:
         """Seconds that the next one takes."""
         began = time.thread_time()
         shot = take(self._pid, self._observer.last_seen(_SPACE))
-        self._observer.observe(_SPACE, shot, lambda pages: shot.regions(self._names, pages), 0)
+        self._observer.observe(
+            _SPACE, shot, lambda pages: shot.regions(self._names, pages), Untold()
+        )
         self._line.changed_since(_SPACE, shot.before_ns)
         self._line.tidy(_SPACE, shot.before_ns)
         return time.thread_time() - began

@@ -205,7 +205,9 @@ def render(data: dict[str, Any]) -> str:
 
 def _in_order(data: dict[str, Any], titles: list[str]) -> Callable[[str], int]:
     """Parts as the start with most of them has them."""
-    longest = max((data["starts"][title][0]["parts"] for title in titles), key=len, default={})
+    longest: dict[str, Any] = max(
+        (data["starts"][title][0]["parts"] for title in titles), key=len, default={}
+    )
     order = {part: at for at, part in enumerate(longest)}
     return lambda part: order.get(part, len(order))
 

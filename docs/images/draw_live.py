@@ -14,7 +14,10 @@ from pathlib import Path
 
 from rich.console import Console
 
-from tests.unit import live_tape
+sys.path.insert(0, str(Path(__file__).parents[2] / "tests" / "unit"))
+
+import live_tape
+
 from tracer.live.canvas import Canvas
 from tracer.live.model import Model
 from tracer.live.screen import compose

@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.live.tracing import Collect, Traced, check_books, trace_command
+from tests.live.background import Collect
+from tests.live.tracing import Traced, check_books, trace_command
 from tests.live.workload import command, parse
 from tracer.budgets import parse_budget
 from tracer.errors import Exit

@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from workload import Range, Workload
 
+from tests.live.workload import Range, Workload
 from tracer import mm_pin
 from tracer.mm_pin import MmPin, PinHelper, PinUnavailable
 from tracer.procfs import stat

@@ -10,7 +10,7 @@ from tests.live.features import VERSION
 from tests.live.workload import Workload
 from tracer.probes.choose import Attached
 from tracer.procfs import stat
-from tracer.rows import Kind, Rows
+from tracer.rows import Kind, RowRecords
 
 # An emulated machine has neither the memory nor the time for all of it; the pagemap of a
 # tebibyte has 2 GiB, which are to be read where the kernel has no PAGEMAP_SCAN.
@@ -21,7 +21,7 @@ GIB = 16 if _EMULATED and VERSION < (6, 7) else 1024
 PAGES = 1024
 
 
-def trace(attached: Attached, *arguments: str | int) -> tuple[Rows, int]:
+def trace(attached: Attached, *arguments: str | int) -> tuple[RowRecords, int]:
     """The rows on the range the workload has, and how many an inexact probe missed.
 
     The books and the workload's own count are checked.

@@ -15,7 +15,7 @@ from tracer.outputs.base import Books, PageTable, joined
 from tracer.probes.choose import Attached
 from tracer.procfs import stat
 from tracer.procfs.pagemap import PageMap, frames, present, swapped
-from tracer.rows import NO_FRAME, Kind, Names, Rows
+from tracer.rows import NO_FRAME, Kind, Names, RowRecords
 from tracer.session import Outputs, Plan, Result, Session
 from tracer.sources import Loss, Source
 from tracer.target import Command
@@ -27,7 +27,7 @@ class Traced:
 
     probe: str
     inexact: str  # why this probe may miss faults here; "" where it may not
-    rows: Rows
+    rows: RowRecords
     names: Names
     books: Books
     pages: PageTable
@@ -40,7 +40,7 @@ class Traced:
     before: Resident = field(default_factory=lambda: resident([], {}))
     after: Resident = field(default_factory=lambda: resident([], {}))
 
-    def within(self, range_: Range) -> Rows:
+    def within(self, range_: Range) -> RowRecords:
         """The rows of faults on a range, in order."""
         address = self.rows["address"]
         return self.rows[(address >= range_.start) & (address < range_.end)]
@@ -277,15 +277,16 @@ def check_counts(traced: Traced, blind: tuple[str, ...] = ()) -> None:
             assert count.faults == count.expected, count
 
 
-def rows_of(traced: Traced, count: Count) -> Rows:
+def rows_of(traced: Traced, count: Count) -> RowRecords:
     """The rows of counted faults that `count`'s thread took during its step."""
     rows = traced.rows
-    return rows[
+    found: RowRecords = rows[
         (rows["tid"] == count.tid)
         & (rows["count"] > count.before)
         & (rows["count"] <= count.after)
         & (rows["kind"] != Kind.FAILED)
     ]
+    return found
 
 
 def check_frames(traced: Traced, name: str, *, rows: bool = True) -> None:

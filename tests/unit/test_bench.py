@@ -145,7 +145,14 @@ def test_a_storm_obeys_pokes_paces_itself_and_runs_threads() -> None:
     build()
     with Storm(30, 2, threads=2, rate=10_000) as storm:
         poked: list[int] = []
-        storm.poke_until(lambda: len(poked) == 3 or poked.append(len(poked)) or False, 5000)
+
+        def poke() -> bool:
+            if len(poked) == 3:
+                return True
+            poked.append(len(poked))
+            return False
+
+        storm.poke_until(poke, 5000)
         began = time.monotonic()
         storm.go()
         rounds = storm.rounds()

@@ -43,7 +43,10 @@ def test_bcc_is_not_fetched_from_pypi(wheel: zipfile.ZipFile) -> None:
 
 
 def _scripts() -> dict[str, str]:
-    return tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
+    found: dict[str, str] = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"][
+        "scripts"
+    ]
+    return found
 
 
 @pytest.mark.parametrize("command", _scripts())

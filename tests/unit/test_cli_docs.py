@@ -4,8 +4,8 @@ import re
 import shlex
 
 import pytest
+from cli_reference import BEGIN, END, PAGE, reference
 
-from tests.unit.cli_reference import BEGIN, END, PAGE, reference
 from tracer.cli import command_line
 from tracer.errors import Exit
 from tracer.pipes import PIPE_CLOSED

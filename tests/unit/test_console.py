@@ -157,7 +157,7 @@ def test_several_processes_show_their_pids() -> None:
 def test_symbols() -> None:
     class Symbols:
         def names(self, batch: Rows) -> tuple[list[str], bool]:
-            return ["main+0x1\x1b" if row["ip"] == 1 else "" for row in batch], False
+            return ["main+0x1\x1b" if row["ip"] == 1 else "" for row in batch.records()], False
 
         def settle(self) -> None:
             raise AssertionError("a line does not wait")

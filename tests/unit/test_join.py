@@ -53,7 +53,8 @@ class Parts:
 
     def frames(self, address: int, count: int = 16) -> list[int]:
         pages = np.arange(count, dtype=np.uint64) + np.uint64(address >> 12)
-        return self.timeline["frame"][self.timeline.state(1, pages)].tolist()
+        found: list[int] = self.timeline["frame"][self.timeline.state(1, pages)].tolist()
+        return found
 
     def gained(self) -> dict[Source, int]:
         gained = self.timeline.tally.gained

@@ -1,8 +1,8 @@
 """The bytes a terminal sends, and what the keys do to the view."""
 
+import live_tape
 import pytest
 
-from tests.unit import live_tape
 from tracer.live.keys import Keys
 from tracer.live.model import Model
 from tracer.live.screen import compose

@@ -2,11 +2,12 @@
 
 from typing import Any
 
+import live_tape
 import numpy as np
+import outputs_data
 import pytest
+from test_timeline import CHILD, SPACE, Event, columns
 
-from tests.unit import live_tape, outputs_data
-from tests.unit.test_timeline import CHILD, SPACE, Event, columns
 from tracer.live.history import History
 from tracer.live.model import Area, Facts, Model, areas_of
 from tracer.live.pages import (
@@ -125,6 +126,9 @@ class Watching:
     def lost(self, spaces: Any, at: Any, times: Any, causes: Any) -> None:
         self.history.add(losses(spaces, at, times, causes))
 
+    def came_and_went(self, *_: Any) -> None:
+        raise AssertionError("no page here gains a frame and loses it in one batch")
+
 
 @pytest.mark.parametrize("seed", range(8))
 def test_a_watcher_knows_what_the_timeline_knows(seed: int) -> None:
@@ -154,7 +158,10 @@ def test_a_watcher_knows_what_the_timeline_knows(seed: int) -> None:
     caught = states(
         SPACE,
         timeline.pages_at(slots),
-        *(timeline[name][slots] for name in ("changed_ns", "frame", "first_kind", "last_loss")),
+        timeline["changed_ns"][slots],
+        timeline["frame"][slots],
+        timeline["first_kind"][slots],
+        timeline["last_loss"][slots],
     )
     late = merge(empty(), caught)
     assert late["page"][present(late)].tolist() == timeline.pages_at(at).tolist()

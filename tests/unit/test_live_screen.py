@@ -3,14 +3,15 @@
 import unicodedata
 from dataclasses import replace
 
+import live_tape
 import numpy as np
+import outputs_data
 import pytest
 from rich.cells import cell_len
 from rich.color import ColorSystem
+from test_live_model import FACTS, SECOND, START, area, changes
 
 from docs.images.draw_live import DATA, HERE, PICTURES, SCREENS, svg
-from tests.unit import live_tape, outputs_data
-from tests.unit.test_live_model import FACTS, SECOND, START, area, changes
 from tracer.live.canvas import Canvas, Painter
 from tracer.live.model import Area, Facts, Model
 from tracer.live.pages import CHANGE, State

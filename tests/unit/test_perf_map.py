@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -84,7 +85,7 @@ def process(tmp_path: Path) -> Process:
 def now(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """The time, to be changed."""
     now = [100.0]
-    monkeypatch.setattr(perf_maps.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
     return now
 
 

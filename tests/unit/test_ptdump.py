@@ -16,6 +16,7 @@ from rich.live import Live
 
 from tracer import ptdump, ptdump_bulk, ptdump_watch
 from tracer.errors import Exit, TraceError
+from tracer.procfs import stat
 from tracer.procfs.entries import PAGE_SIZE, PRESENT, SWAPPED
 from tracer.procfs.errors import ProcessGone
 from tracer.procfs.maps import Mapping
@@ -363,7 +364,7 @@ def test_mistakes_take_one_line(
 
 
 def test_kernel_thread(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ptdump.stat, "is_kernel_thread", lambda pid: True)
+    monkeypatch.setattr(stat, "is_kernel_thread", lambda pid: True)
     assert ptdump.main([str(os.getpid())]) == Exit.NO_TARGET
     assert "is a kernel thread" in capsys.readouterr().err
 

@@ -14,6 +14,7 @@ from tracer import recorder as module
 from tracer.errors import TraceError
 from tracer.evidence import Hint
 from tracer.kernel.sideband import MmapEvent
+from tracer.procfs import kpageflags, stat, userfaultfd
 from tracer.procfs.maps import Mapping
 from tracer.recorder import Recorder
 from tracer.records import Mark, RecordType
@@ -145,13 +146,13 @@ def recording(kernel: Kernel, monkeypatch: pytest.MonkeyPatch) -> Iterator[Recor
     monkeypatch.setattr(module, "Sideband", refuse)
     monkeypatch.setattr(module, "large_anonymous_folios", lambda: True)
     monkeypatch.setattr("tracer.observer.movement_counters", dict)
-    monkeypatch.setattr(module.kpageflags, "calls_all_ksm", lambda: False)
-    monkeypatch.setattr(module.userfaultfd, "registered", lambda pid: None)
+    monkeypatch.setattr(kpageflags, "calls_all_ksm", lambda: False)
+    monkeypatch.setattr(userfaultfd, "registered", lambda pid: None)
     mappings = [Mapping(BASE, BASE + (1 << 24), "rw-p", 0, 0, 0, "")]
     monkeypatch.setattr(module, "read_maps", lambda pid: mappings)
-    monkeypatch.setattr(module.stat, "threads", lambda pid: [pid])
-    monkeypatch.setattr(module.stat, "fault_count", lambda pid, tid: 100)
-    monkeypatch.setattr(module.stat, "comm", lambda pid, tid: "target")
+    monkeypatch.setattr(stat, "threads", lambda pid: [pid])
+    monkeypatch.setattr(stat, "fault_count", lambda pid, tid: 100)
+    monkeypatch.setattr(stat, "comm", lambda pid, tid: "target")
     attached = SimpleNamespace(
         program=kernel.program,
         probe=SimpleNamespace(name="fentry"),
@@ -367,7 +368,7 @@ def test_a_call_that_filled_more_than_is_told_of(
     recorder: Recorder, kernel: Kernel, known: bool, told: int, taken: tuple[int, int], unseen: int
 ) -> None:
     """What is gone before anybody looked is in no record: what was gained is a bound."""
-    recorder.attached.probe.name = "perf"  # type: ignore[misc]
+    recorder.attached.probe.name = "perf"
     recorder.observer.view(1).looked = known
     kernel.syscall(MMAP, 0, 8 * P, 3, POPULATE, result=BASE)
     kernel.told(0, 8, told)
@@ -378,7 +379,7 @@ def test_a_call_that_filled_more_than_is_told_of(
 
 
 def test_without_a_direct_map_nothing_is_told(recorder: Recorder, kernel: Kernel) -> None:
-    recorder.attached.probe.name = "perf"  # type: ignore[misc]
+    recorder.attached.probe.name = "perf"
     recorder.attached.direct_map.base = 0  # type: ignore[misc]
     recorder.observer.view(1).looked = True
     kernel.syscall(MMAP, 0, 8 * P, 3, POPULATE, result=BASE)
@@ -389,7 +390,7 @@ def test_without_a_direct_map_nothing_is_told(recorder: Recorder, kernel: Kernel
 
 def test_what_is_filled_in_the_place_of_something(recorder: Recorder, kernel: Kernel) -> None:
     """Also where the same frames come back, as a file's do."""
-    recorder.attached.probe.name = "perf"  # type: ignore[misc]
+    recorder.attached.probe.name = "perf"
     recorder.observer.view(1).looked = True
     for page in range(4):
         kernel.fault(page, F + page * P)
@@ -403,7 +404,7 @@ def test_what_is_filled_in_the_place_of_something(recorder: Recorder, kernel: Ke
 
 def test_a_fault_while_a_filling_call_is_under_way(recorder: Recorder, kernel: Kernel) -> None:
     """Another thread's, in what the call has mapped already: it is not the call's to take."""
-    recorder.attached.probe.name = "perf"  # type: ignore[misc]
+    recorder.attached.probe.name = "perf"
     recorder.observer.view(1).looked = True
     kernel.fault(0, F)
     mapped = (MMAP, BASE, 2 * P, 3, POPULATE | 0x10)
@@ -484,9 +485,12 @@ def test_windows_of_a_call_are_filled_at_once(
     recorder.observer.view(1).looked = True
     calls: list[int] = []
     fill = recorder.timeline.fill
-    monkeypatch.setattr(
-        recorder.timeline, "fill", lambda *given: (calls.append(len(given[1])), fill(*given))
-    )
+
+    def counted(*given: Any) -> None:
+        calls.append(len(given[1]))
+        fill(*given)
+
+    monkeypatch.setattr(recorder.timeline, "fill", counted)
     for window in range(0, 320, 16):
         kernel.filled(window, [pte(F + (window + page) * P) for page in range(16)])
     kernel.told(0, 320, 320)
@@ -665,7 +669,7 @@ def test_a_process_that_is_gone(
     """/proc is asked, and believed once all that was recorded until then has been read."""
     asked_of: list[tuple[int, int]] = []
     moment = time.monotonic_ns()
-    monkeypatch.setattr(module.time, "monotonic_ns", lambda: moment)
+    monkeypatch.setattr(time, "monotonic_ns", lambda: moment)
 
     def exists(pid: int, tid: int) -> bool:
         asked_of.append((pid, tid))

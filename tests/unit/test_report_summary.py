@@ -20,6 +20,7 @@ from tracer.errors import Exit
 from tracer.outputs.base import Books
 from tracer.pipes import PIPE_CLOSED
 from tracer.reporting import cli, findings, groups, stretches
+from tracer.reporting.codes import combined
 from tracer.reporting.curves import mapped
 from tracer.reporting.run import load
 from tracer.reporting.story import head, sentences
@@ -187,7 +188,7 @@ def test_quantiles_are_exact(values: list[int]) -> None:
 def test_combinations_can_be_told_apart(pairs: list[tuple[int, int]]) -> None:
     first = np.array([pair[0] for pair in pairs], np.int64)
     second = np.array([pair[1] for pair in pairs], np.int64)
-    codes, meanings = groups.combined((first, 6), (second, 3_000_001))
+    codes, meanings = combined((first, 6), (second, 3_000_001))
     assert [meanings[code] for code in codes.tolist()] == pairs
     assert sorted(set(pairs)) == meanings
 
@@ -274,10 +275,11 @@ def test_bars_fit(part: float) -> None:
 
 
 def report(*arguments: str, **options: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
+    found: subprocess.CompletedProcess[str] = subprocess.run(
         [sys.executable, "-m", "tracer.reporting.cli", *arguments],
         capture_output=True, text=True, timeout=120, **options,  # type: ignore[call-overload]
     )  # fmt: skip
+    return found
 
 
 def test_the_command_prints_a_summary(tmp_path: Path) -> None:

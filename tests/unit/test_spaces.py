@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 
 from tracer.code_files import CodeFiles, CodeMapping
@@ -11,7 +12,7 @@ from tracer.mappings import VM_EXEC, VM_READ
 from tracer.procfs.maps import Mapping
 from tracer.records import Mark, RecordType, load_layout
 from tracer.rows import Names
-from tracer.spaces import Records, Spaces
+from tracer.spaces import Spaces
 from tracer.syscalls import decode
 
 P = 4096
@@ -26,7 +27,7 @@ def spaces() -> Spaces:
 
 def fault(
     mm: int, tgid: int = 1, page: int = 0, time: int = 0, current: int | None = None, flags: int = 0
-) -> Records:
+) -> npt.NDArray[np.void]:
     record = np.zeros(1, dtype=LAYOUT.fault)
     record["mm"], record["tgid"], record["time_ns"], record["address"] = mm, tgid, time, page * P
     record["current_mm"] = mm if current is None else current
@@ -35,12 +36,12 @@ def fault(
     return record
 
 
-def resolve(spaces: Spaces, *faults: Records) -> list[tuple[int, int]]:
+def resolve(spaces: Spaces, *faults: npt.NDArray[np.void]) -> list[tuple[int, int]]:
     numbers, owners = spaces.resolve(np.concatenate(faults))
     return list(zip(numbers.tolist(), owners.tolist(), strict=True))
 
 
-def names(spaces: Spaces, *faults: Records) -> list[str]:
+def names(spaces: Spaces, *faults: npt.NDArray[np.void]) -> list[str]:
     records = np.concatenate(faults)
     numbers, _ = spaces.resolve(records)
     return [spaces._names.regions[i].name for i in spaces.places(numbers, records)[0]]

@@ -3,6 +3,7 @@
 import io
 import re
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,7 +23,7 @@ from tracer.rows import NO_FRAME, UNKNOWN_LATENCY, Kind, Names, Region, Rows
 from tracer.sources import Loss, Source
 
 GLYPHS = Glyphs()
-MEMORY = {"mapped": 5, "mapped_change": 5, "resident": 4, "resident_peak": 6}
+MEMORY: dict[str, Any] = {"mapped": 5, "mapped_change": 5, "resident": 4, "resident_peak": 6}
 BALANCED = Books(traced=5, kernel=5, gained=5, gained_by={"fault": 5}, **MEMORY)
 
 

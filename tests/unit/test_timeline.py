@@ -69,7 +69,15 @@ def apply(line: Timeline, *events: Event, space: int = SPACE) -> Outcome:
 
 def page_of(line: Timeline, page: int, space: int = SPACE) -> dict[str, int]:
     at = line.state(space, np.array([page], np.uint64))
-    names = ("frame", "changed_ns", "first_ns", "first_frame", "first_fault", "gains", "losses")
+    names: tuple[str, ...] = (
+        "frame",
+        "changed_ns",
+        "first_ns",
+        "first_frame",
+        "first_fault",
+        "gains",
+        "losses",
+    )
     names += ("region", "first_source", "first_kind", "source", "last_loss", "confirmed", "assumed")
     names += ("doubt",)
     return {name: line[name][at[0]].item() for name in names}

@@ -1,6 +1,7 @@
 """Mappings of processes of which nobody knows yet whether they are traced."""
 
-from tests.unit.test_sideband import mmap2
+from test_sideband import mmap2
+
 from tracer.kernel.sideband import FOREVER, Unclaimed, parse_raw
 
 

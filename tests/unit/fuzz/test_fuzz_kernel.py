@@ -8,7 +8,7 @@ import json
 import mmap
 import os
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from random import Random
@@ -16,7 +16,7 @@ from random import Random
 import numpy as np
 import pytest
 from faults_data import LAYOUT
-from mutation import edited, every, mutated, number
+from fuzz.mutation import edited, every, mutated, number
 from test_btf import ENUM, INT, STRUCT, TYPEDEF, UNION, BtfWriter
 from test_compile_cache import ANSWER
 from test_recorder import BASE, CHILD, MM, PID, Kernel, recording
@@ -69,10 +69,11 @@ def test_types(tmp_path: Path) -> None:
 
 
 def test_types_that_refer_to_each_other_have_an_end(tmp_path: Path) -> None:
-    for make in (
+    makers: list[Callable[[BtfWriter], object]] = [
         lambda w: w.add(TYPEDEF, "round", 3) and w.add(TYPEDEF, "round2", 2),
         lambda w: w.composite(STRUCT, "", 8, ("", 2, 0)),
-    ):
+    ]
+    for make in makers:
         w = BtfWriter()
         w.composite(STRUCT, "outer", 8, ("", 2, 0), ("named", 2, 0))
         make(w)

@@ -7,7 +7,7 @@ from pathlib import Path
 from random import Random
 
 import pytest
-from mutation import EDGES, edited, every
+from fuzz.mutation import EDGES, edited, every
 from test_perf_map import PID, Process
 
 from tracer.symbolizing.perf_map import PerfMap

@@ -7,7 +7,7 @@ from pathlib import Path
 from random import Random
 
 import pytest
-from mutation import EDGES, edited, every
+from fuzz.mutation import EDGES, edited, every
 from report_data import MARKUP, lossy, stacked
 
 from tracer.errors import Exit
