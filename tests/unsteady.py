@@ -152,7 +152,7 @@ class Forgiving:
         options = [
             word
             for word in given
-            if word not in self._config.args and not word.startswith(("--unsteady", "-n"))
+            if word not in self._config.args and not word.startswith(("--unsteady", "-n", "--cov"))
         ]
         outcomes: list[str] = []
         while len(outcomes) < REPEATS and all(word == PASSED for word in outcomes):
