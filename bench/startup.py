@@ -20,7 +20,6 @@ from bench.figures import spread
 from bench.storm import BINARY, Storm
 from bench.tools import PROGRAM, ROOT, Tool, ToolError, bpftrace, ours, plain_bcc, stand_in
 
-GOAL_MS = 700.0
 _TICKS = 1000  # faults a second of the program that is traced
 _MOST_TICKS = 600_000
 _PART = re.compile(r"^ *([\d.]+) ms  (.+)$", re.MULTILINE)
