@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tracer.procfs.maps import Mapping
-from tracer.records import Layout, Mark, RecordType
+from tracer.wire.records import Layout, Mark, RecordType
 
 PAGE = 4096
 PID = 4242

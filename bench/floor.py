@@ -14,8 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
-from tracer.resources import bpf_dir
-from tracer.ring import KernelRing
+from tracer.common.resources import bpf_dir
+from tracer.wire.ring import KernelRing
 
 SOURCE = Path(__file__).with_suffix(".c")
 _RING_BYTES, _PAGE = 64 << 20, 4096

@@ -74,9 +74,9 @@ def count_inside(probes: Sequence[str]) -> tuple[float, list[Cost]]:
 def _cost(name: str) -> Cost:
     import numpy as np
 
-    from tracer.errors import TraceError
+    from tracer.common.errors import TraceError
+    from tracer.common.resources import bpf_dir
     from tracer.probes.choose import attach
-    from tracer.resources import bpf_dir
 
     try:
         attached = attach(name, bpf_dir())
@@ -104,8 +104,8 @@ def _floor(name: str) -> float:
 
     from bcc import BPF, PerfType
 
-    from tracer.resources import bpf_dir
-    from tracer.ring import KernelRing
+    from tracer.common.resources import bpf_dir
+    from tracer.wire.ring import KernelRing
 
     os.environ["BCC_KERNEL_SOURCE"] = str(bpf_dir() / "compat")
     flags = ["-I/usr/include", "-I/usr/include/x86_64-linux-gnu"]  # behind the stand-ins
@@ -196,7 +196,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--inside", type=Path, required=True, metavar="FILE")
     parser.add_argument("probes", nargs="+", choices=PROBES)
     options = parser.parse_args(arguments)
-    from tracer.bcc_check import import_bcc
+    from tracer.probes.bcc_check import import_bcc
 
     untraced, costs = count_inside(options.probes)
     data = {

@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from bench.cost import UNTRACED, lost, summary
-from tracer.reporting import style
+from tracer.reporting.pictures import style
 
 _OURS, _FLOOR, _OTHERS = style.ACCENT, "#b9c2cc", "#e69f00"
 _FONT: Any = {

@@ -5,9 +5,9 @@ python -m bench.probes
 
 import json
 
-from tracer.errors import TraceError
+from tracer.common.errors import TraceError
+from tracer.common.resources import bpf_dir
 from tracer.probes.choose import attach
-from tracer.resources import bpf_dir
 
 
 def refusals() -> dict[str, str]:

@@ -14,12 +14,12 @@ from unittest.mock import patch
 import numpy as np
 
 from bench.feed import COUNT, PID, ZERO_FRAME, Bytes, Feed
-from tracer.errors import TraceError
+from tracer.common.errors import TraceError
+from tracer.model.rows import Names
 from tracer.probes.program import COUNTERS
-from tracer.recorder import Recorder
-from tracer.records import Layout
-from tracer.ring import MappedRing
-from tracer.rows import Names
+from tracer.session.recorder import Recorder
+from tracer.wire.records import Layout
+from tracer.wire.ring import MappedRing
 
 CAPACITY = 1 << 18  # records: what the tracer's default buffer holds
 
@@ -92,16 +92,18 @@ def _machine(feed: Feed) -> dict[str, Any]:
         raise TraceError("there is no sideband in a replay")
 
     return {
-        "tracer.recorder.Sideband": refuse,
-        "tracer.recorder.large_anonymous_folios": lambda: True,
-        "tracer.recorder.shows_vvar": lambda: True,
-        "tracer.recorder.online_cpus": lambda: "0-3",
-        "tracer.recorder.kpageflags.calls_all_ksm": lambda: False,
-        "tracer.recorder.userfaultfd.registered": lambda pid: None,
-        "tracer.recorder.read_maps": lambda pid: feed.mappings,
-        "tracer.recorder.stat.threads": lambda pid: [pid],
-        "tracer.recorder.stat.fault_count": lambda pid, tid: COUNT,
-        "tracer.recorder.stat.comm": lambda pid, tid: "worker",
-        "tracer.recorder.time": SimpleNamespace(monotonic_ns=lambda: 1),  # all is after the start
-        "tracer.observer.movement_counters": dict,
+        "tracer.session.recorder.Sideband": refuse,
+        "tracer.session.recorder.large_anonymous_folios": lambda: True,
+        "tracer.session.recorder.shows_vvar": lambda: True,
+        "tracer.session.recorder.online_cpus": lambda: "0-3",
+        "tracer.session.recorder.kpageflags.calls_all_ksm": lambda: False,
+        "tracer.session.recorder.userfaultfd.registered": lambda pid: None,
+        "tracer.session.recorder.read_maps": lambda pid: feed.mappings,
+        "tracer.session.recorder.stat.threads": lambda pid: [pid],
+        "tracer.session.recorder.stat.fault_count": lambda pid, tid: COUNT,
+        "tracer.session.recorder.stat.comm": lambda pid, tid: "worker",
+        "tracer.session.recorder.time": SimpleNamespace(
+            monotonic_ns=lambda: 1
+        ),  # all is after the start
+        "tracer.snapshots.reconcile.movement_counters": dict,
     }

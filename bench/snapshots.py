@@ -15,14 +15,14 @@ from typing import Any
 import numpy as np
 
 from bench.programs import Target, milliseconds, spread, target
-from tracer.observer import Observer
+from tracer.model.rows import Names
+from tracer.model.sources import Source
 from tracer.procfs.maps import read_maps
 from tracer.procfs.pagemap import PageMap
-from tracer.rows import Names
-from tracer.snapshots import take
-from tracer.sources import Source
-from tracer.timeline import Timeline
-from tracer.untold import Untold
+from tracer.snapshots.reconcile import Observer
+from tracer.snapshots.snapshots import take
+from tracer.snapshots.unrecorded import Untold
+from tracer.timeline.timeline import Timeline
 
 PAGES = 2_000_000
 ROUNDS = 11

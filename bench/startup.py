@@ -164,7 +164,7 @@ def _faults(pid: int) -> int:
 
 def imports(most: int = 12) -> str:
     """The modules that importing the tracer takes longest for: `python -X importtime`."""
-    command = [sys.executable, "-X", "importtime", "-c", "import tracer.cli, tracer.run"]
+    command = [sys.executable, "-X", "importtime", "-c", "import tracer.app.cli, tracer.app.run"]
     said = subprocess.run(command, capture_output=True, text=True, check=True).stderr
     rows = [line.split("|") for line in said.splitlines()[1:]]
     slowest = sorted(rows, key=lambda row: -int(row[0].rpartition(":")[2]))[:most]

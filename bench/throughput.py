@@ -21,19 +21,20 @@ from unittest.mock import patch
 
 from bench.feed import Bytes, Feed, mixture, storm
 from bench.replay import FedRing, recording
-from tracer.batches import take
-from tracer.imports import imports_for_much_data
+from tracer.common.imports import imports_for_much_data
+from tracer.common.resources import bpf_dir
+from tracer.files.output import open_output
+from tracer.files.output_file import OutputFile
+from tracer.model.rows import Rows
 from tracer.outputs.csv import CsvOutput
-from tracer.outputs.files import OutputFile, open_output
 from tracer.outputs.summary import Summary
-from tracer.recorder import Recorder
-from tracer.records import Layout, load_layout
-from tracer.resources import bpf_dir
-from tracer.ring import MappedRing
-from tracer.rows import Rows
-from tracer.spaces import Spaces
-from tracer.telling import Telling
-from tracer.waiting import Waiting
+from tracer.session.pending_rows import Waiting
+from tracer.session.recorder import Recorder
+from tracer.spaces.spaces import Spaces
+from tracer.timeline.schedule import Telling
+from tracer.wire.batches import take
+from tracer.wire.records import Layout, load_layout
+from tracer.wire.ring import MappedRing
 
 _SECTION = """## From the ring to the CSV file
 
@@ -46,7 +47,7 @@ for. The file is in memory: what a disk costs comes on top. In a storm most of a
 in the line before, and such columns are found and written once; what is left is spread over many
 steps of numpy, each of which goes through the batch once.
 """
-WAITING = 1 << 18  # rows that wait for a snapshot (tracer.session)
+WAITING = 1 << 18  # rows that wait for a snapshot (tracer.session.session)
 _PARTS = 8  # rows become due in the middle of the reading, not after it
 
 
@@ -93,7 +94,7 @@ def replay(feed: Feed, layout: Layout, file: OutputFile) -> tuple[Stages, int]:
     rows_made = 0
     watched = [
         stages.watch(MappedRing, "peek", "ring to numpy"),
-        patch("tracer.recorder.take", stages.counted(take, "ring to numpy")),
+        patch("tracer.session.recorder.take", stages.counted(take, "ring to numpy")),
         stages.watch(Spaces, "resolve", "spaces, mappings"),
         stages.watch(Spaces, "places", "spaces, mappings"),
         stages.watch(Telling, "tell", "page timeline"),

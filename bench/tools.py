@@ -19,7 +19,7 @@ from typing import TypeVar
 
 from bench import outputs
 from bench.storm import Round, Storm, pinned
-from tracer.resources import bpf_dir
+from tracer.common.resources import bpf_dir
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent

@@ -193,7 +193,7 @@ BPF_ARRAY(totals, struct totals, 1);
 BPF_HASH(leaving, u64, struct leaving, 32768); /* by struct task_struct * */
 /*
  * While user space lists threads it watches: those that begin and end meanwhile, by id, tell it
- * which of what it found is in the totals already (tracer/totals.py).
+ * which of what it found is in the totals already (tracer/accounting/totals.py).
  */
 BPF_ARRAY(watch, u64, 1);
 BPF_HASH(watched, u64, u64, 16384);
@@ -234,7 +234,7 @@ static __always_inline void count(u32 which)
  * a record's first word). What is read stops there until then: nothing that waits may come between.
  *
  * The kernel's ring buffer (5.8) takes two calls for that, and a lock. A program that may
- * compare and swap (5.12) does it in an array: tracer/ring.py says how it is read.
+ * compare and swap (5.12) does it in an array: tracer/wire/ring.py says how it is read.
  */
 #ifdef MAPPED_RING
 #define CLAIM_TRIES 64 /* each that fails is one that another CPU won; then it counts as lost */
@@ -1490,7 +1490,7 @@ enum { TOLD_FORK, TOLD_EXIT, TOLD_FREE, TOLD_EXEC };
  * for a task preempted in it. So these are attached several times (program.py), and the first of an
  * event's handlers that does run tells of it. `start_time`: a task's memory is used again. They
  * ask for every task there is: with the calls that the kernel skipped, the counters say how many
- * events none of them ran for (tracer/totals.py).
+ * events none of them ran for (tracer/accounting/totals.py).
  */
 struct told {
 	u64 task, start_time, event;

@@ -4,8 +4,8 @@
  *
  * Every record is RECORD_SIZE bytes and starts with the same header, so that
  * user space can view a whole batch as one numpy structured array. `sequence`
- * is the ring's: which record this is, written last (MappedRing, tracer/ring.py).
- * tracer/records.py holds the Python face; it parses this file's field
+ * is the ring's: which record this is, written last (MappedRing, tracer/wire/ring.py).
+ * tracer/wire/records.py holds the Python face; it parses this file's field
  * lists at start-up and refuses to run when the two disagree.
  *
  * Fields are naturally aligned and there is no padding.

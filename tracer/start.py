@@ -18,7 +18,7 @@ _FAILED = 125  # errors.Exit.TRACER_FAILED
 
 
 def pagefault_trace() -> NoReturn:
-    _start("tracer.cli", "pagefault-trace")
+    _start("tracer.app.cli", "pagefault-trace")
 
 
 def pagefault_report() -> NoReturn:
@@ -26,7 +26,7 @@ def pagefault_report() -> NoReturn:
 
 
 def ptdump() -> NoReturn:
-    _start("tracer.ptdump", "ptdump")
+    _start("tracer.ptdump.cli", "ptdump")
 
 
 def singlemap() -> NoReturn:
@@ -41,7 +41,7 @@ def _start(module: str, program: str) -> NoReturn:
     try:
         main = importlib.import_module(module).main
     except (MemoryError, ImportError, OSError) as error:
-        # What tells this apart in full (tracer.shortage) may find no room to be imported, either.
+        # What tells this apart in full (tracer.common.shortage) may find no room to be imported.
         if not isinstance(error, MemoryError) and "failed to map segment" not in str(error):
             raise
         sys.stderr.write(f"{program}: there is not enough memory to start: see ulimit -v\n")

@@ -14,10 +14,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "tests" / "unit"))
-
-import live_tape
-
+from tests.unit import live_tape
 from tracer.live.canvas import Canvas
 from tracer.live.model import Model
 from tracer.live.screen import compose
@@ -89,7 +86,7 @@ def record() -> None:
     start.LiveScreen.linger = lambda self, result, signals: self._live.finish(  # type: ignore
         result.books, result.ended_ns
     )
-    from tracer.cli import run
+    from tracer.app.cli import run
 
     status = run(["--live", "--", sys.executable, "-ISB", str(HERE / "live_work.py")])
     made[0].save()

@@ -19,12 +19,11 @@ HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "unit")]
 
-from browser import Browser, executable  # noqa: E402
-
-from tracer.reporting.flamesvg import svg  # noqa: E402
-from tracer.reporting.html import page  # noqa: E402
-from tracer.reporting.plot import picture  # noqa: E402
-from tracer.reporting.run import load  # noqa: E402
+from tests.unit.browser import Browser, executable  # noqa: E402
+from tracer.reporting.pictures.flamesvg import svg  # noqa: E402
+from tracer.reporting.pictures.html import page  # noqa: E402
+from tracer.reporting.pictures.plot import picture  # noqa: E402
+from tracer.reporting.reading.run import load  # noqa: E402
 
 STEP = 560  # of 1000: where the slider stands
 SIZE = {"width": 1280, "height": 1240}
@@ -56,7 +55,7 @@ def flames(folder: Path) -> None:
     source = "docs/images/flame_work.c"
     compiler = ["cc", "-O2", "-g", *frames, "-pthread", "-o", program, source]
     subprocess.run(compiler, cwd=ROOT, check=True)
-    trace = [sys.executable, "-m", "tracer.cli", "--quiet", "--stacks", "--csv", csv]
+    trace = [sys.executable, "-m", "tracer.app.cli", "--quiet", "--stacks", "--csv", csv]
     subprocess.run([*trace, "--", "./work"], cwd=folder, check=True)
     picture = b"".join(svg(load(str(csv)), "gained"))
     (HERE / "flame.svg").write_bytes(picture.replace(bytes(folder), b"/opt/example"))
@@ -65,7 +64,7 @@ def flames(folder: Path) -> None:
 def main() -> None:
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as name:
         folder = Path(name)
-        trace = [sys.executable, "-m", "tracer.cli", "--quiet", "--snapshot-interval", "100"]
+        trace = [sys.executable, "-m", "tracer.app.cli", "--quiet", "--snapshot-interval", "100"]
         files = ["--csv", folder / "walk.csv", "--pages-csv", folder / "pages.csv"]
         subprocess.run(
             [*trace, *files, "--", "/usr/bin/python3", "docs/images/walk.py"], cwd=ROOT, check=True

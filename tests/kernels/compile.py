@@ -15,13 +15,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from threading import Event
 
-from tracer.bcc_check import installed_bcc
-from tracer.errors import TraceError
+from tracer.common.errors import TraceError
+from tracer.common.resources import bpf_dir
 from tracer.kernel.btf import Btf
 from tracer.probes import cache
+from tracer.probes.bcc_check import installed_bcc
 from tracer.probes.compiled import decode, encode
 from tracer.probes.compiler import Build, builds_for
-from tracer.resources import bpf_dir
 
 WANTED, MADE = "wanted.json", "compiled.json"
 LIMIT_SECONDS = 120.0  # for all of them, on the host

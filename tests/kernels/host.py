@@ -37,9 +37,9 @@ def run(command: Sequence[str], out: Path, root: Path, limit: float) -> int | No
 
 
 def main(wanted: Sequence[str]) -> int:
-    from tracer.errors import TraceError
+    from tracer.common.errors import TraceError
+    from tracer.common.resources import bpf_dir
     from tracer.probes.choose import attach
-    from tracer.resources import bpf_dir
 
     for probe in wanted:
         try:

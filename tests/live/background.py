@@ -10,12 +10,12 @@ from typing import Self
 import numpy as np
 import numpy.typing as npt
 
-from tracer.outputs.base import Books
+from tracer.model.result import Books
+from tracer.model.rows import ROW, Kind, Names, Rows
 from tracer.probes.choose import Attached
 from tracer.procfs import stat
 from tracer.procfs.errors import ProcessGone
-from tracer.rows import ROW, Kind, Names, Rows
-from tracer.session import Outputs, Plan, Result, Session
+from tracer.session.session import Outputs, Plan, Result, Session
 
 _SECONDS = 400.0  # a limit, not a wait: a guest under emulation is slow
 

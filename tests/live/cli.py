@@ -36,7 +36,7 @@ _BPF_PROG_GET_NEXT_ID = 11
 
 def argv(*arguments: str | int | Path) -> list[str]:
     """The command line that runs pagefault-trace from this checkout."""
-    return [sys.executable, "-m", "tracer.cli", *map(str, arguments)]
+    return [sys.executable, "-m", "tracer.app.cli", *map(str, arguments)]
 
 
 def environment() -> dict[str, str]:

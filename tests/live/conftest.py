@@ -12,8 +12,8 @@ from typing import ParamSpec, TypeVar
 import pytest
 
 from tests.live import features
+from tracer.common.resources import bpf_dir
 from tracer.probes.choose import Attached, attach
-from tracer.resources import bpf_dir
 
 P = ParamSpec("P")
 T = TypeVar("T")

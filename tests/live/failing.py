@@ -10,7 +10,7 @@ import subprocess
 from pathlib import Path
 
 from tests.live import cli
-from tracer.errors import Exit
+from tracer.common.errors import Exit
 from tracer.outputs.csv import columns
 from tracer.outputs.pages import PAGE_COLUMNS
 from tracer.outputs.stacks import STACK_COLUMNS

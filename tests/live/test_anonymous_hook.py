@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from tests.live.workload import Workload
 from tracer.probes.choose import Attached
 from tracer.probes.program import Program
-from tracer.records import Mark, RecordType
+from tracer.wire.records import Mark, RecordType
 
 
 @contextmanager

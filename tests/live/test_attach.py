@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.live.background import Background
-from tracer.outputs.base import Books
+from tracer.model.result import Books
 from tracer.probes.choose import Attached
 
 HELD = 1009  # pages

@@ -7,7 +7,7 @@ On the running machine only (conftest.py): as many take minutes under emulation.
 from tests.live.background import Background, Held, check
 from tests.live.storms import Storm, charged
 from tracer.probes.choose import Attached
-from tracer.session import Plan
+from tracer.session.session import Plan
 
 TIMES = 7  # 840 processes: all their records find room in the ring
 

@@ -11,9 +11,10 @@ import pytest
 from tests.live.perf_stat import Counted, PerfStat
 from tests.live.tracing import Traced, check_books, check_counts, trace, trace_command
 from tests.live.workload import Workload, command
+from tracer.common.pages import NO_FRAME
+from tracer.model.rows import Cause, Kind
 from tracer.probes.choose import Attached
-from tracer.rows import NO_FRAME, Cause, Kind
-from tracer.target import Command
+from tracer.target.command import Command
 
 Told = Counter[tuple[str, int, str, bool]]  # (range, page in it, kind, whether it has a frame)
 

@@ -16,15 +16,15 @@ from pathlib import Path
 
 import pytest
 
-import tracer.run
+import tracer.app.run
 from tests.live import cli
 from tests.live.workload import Workload, command
-from tracer.cli import run
-from tracer.errors import Exit, TraceError
-from tracer.pipes import PIPE_CLOSED
+from tracer.app.cli import run
+from tracer.common.errors import Exit, TraceError
+from tracer.common.pipes import PIPE_CLOSED
+from tracer.common.resources import bpf_dir
 from tracer.probes.choose import attach
 from tracer.procfs import stat
-from tracer.resources import bpf_dir
 
 Fails = Callable[..., str]
 
@@ -67,7 +67,7 @@ def never_attached(monkeypatch: pytest.MonkeyPatch) -> None:
     def unwanted(*_: object, **__: object) -> None:
         pytest.fail("a probe was attached")
 
-    monkeypatch.setattr(tracer.run, "attach", unwanted)
+    monkeypatch.setattr(tracer.app.run, "attach", unwanted)
 
 
 @pytest.fixture
@@ -118,7 +118,7 @@ def test_a_process_that_ends_during_attach(
             os.waitid(os.P_PID, process.pid, os.WEXITED | (0 if reap else os.WNOWAIT))
             return attach("auto", bpf_dir())
 
-        monkeypatch.setattr(tracer.run, "attach", ending)
+        monkeypatch.setattr(tracer.app.run, "attach", ending)
         out = (tmp_path / "a.csv", "--pages-csv", tmp_path / "b.csv", "-o", tmp_path / "c.txt")
         told = fails(Exit.NO_TARGET, "--pid", process.pid, "--csv", *out)
         assert str(process.pid) in told

@@ -16,7 +16,7 @@ import pytest
 
 from tests.live import cli
 from tests.live.workload import Workload
-from tracer.snapshots import take
+from tracer.snapshots.snapshots import take
 
 pytestmark = pytest.mark.skipif(
     shutil.which("tmux") is None and not os.environ.get("CI"),

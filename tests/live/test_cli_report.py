@@ -18,13 +18,13 @@ if not os.environ.get("CI"):
     pytest.importorskip("pyarrow", reason="pyarrow is not there: run tools/bootstrap")
     pytest.importorskip("matplotlib", reason="matplotlib is not there: run tools/bootstrap")
 
-from tracer.reporting.chrome import chrome
-from tracer.reporting.curves import mapped
-from tracer.reporting.html import page
-from tracer.reporting.replay import replay
-from tracer.reporting.run import Run, load
-from tracer.reporting.story import head, sentences
-from tracer.reporting.tables import Tables
+from tracer.reporting.analysis.curves import mapped
+from tracer.reporting.exports.chrome import chrome
+from tracer.reporting.pictures.html import page
+from tracer.reporting.pictures.replay import replay
+from tracer.reporting.reading.run import Run, load
+from tracer.reporting.text.story import head, sentences
+from tracer.reporting.text.tables import Tables
 
 PAGES = 101
 

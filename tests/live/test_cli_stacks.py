@@ -8,7 +8,7 @@ import pytest
 
 from tests.live.cli import run
 from tests.live.workload import BINARY
-from tracer.errors import Exit
+from tracer.common.errors import Exit
 
 N = 37
 

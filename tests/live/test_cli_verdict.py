@@ -8,7 +8,7 @@ from typing import Any
 
 from tests.live import cli
 from tests.live.workload import Workload, command
-from tracer.errors import Exit
+from tracer.common.errors import Exit
 
 PAGES = 211
 

@@ -98,7 +98,7 @@ def test_a_tracer_that_is_killed(tmp_path: Path, attached: Attached) -> None:
 
 
 def _is_ours(pid: int) -> bool:
-    return b"tracer.cli" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    return b"tracer.app.cli" in Path(f"/proc/{pid}/cmdline").read_bytes()
 
 
 def test_a_tracer_killed_before_its_command_began(tmp_path: Path) -> None:

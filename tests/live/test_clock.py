@@ -14,7 +14,7 @@ from tests.live import cli
 from tests.live.background import wait_until_all
 from tests.live.tracing import until
 from tests.live.workload import Workload
-from tracer.outputs import units
+from tracer.common import units
 from tracer.probes.choose import Attached
 from tracer.procfs import stat
 

@@ -13,10 +13,10 @@ from tests.live import features
 from tests.live.background import Background
 from tests.live.tracing import until
 from tests.live.workload import BINARY, Range, Workload
+from tracer.model.rows import RowRecords
 from tracer.probes.choose import Attached
 from tracer.procfs.maps import read_maps
-from tracer.rows import RowRecords
-from tracer.session import Plan, Session
+from tracer.session.session import Plan, Session
 
 N = 37
 WAYS = 1 if os.environ.get("PAGEFAULT_GUEST") else 2  # emulated, one of each tells enough

@@ -15,19 +15,20 @@ import pytest
 from tests.live.background import Collect
 from tests.live.tracing import Traced, check_books, trace_command
 from tests.live.workload import command, parse
-from tracer.budgets import parse_budget
-from tracer.errors import Exit
+from tracer.common.errors import Exit
+from tracer.common.pages import NO_FRAME
+from tracer.common.resources import bpf_dir
+from tracer.model.budgets import parse_budget
+from tracer.model.rows import Cause, Confirmed, Kind
+from tracer.model.sources import Loss
 from tracer.outputs.figures import Figures
+from tracer.outputs.verdict import verdict_of
 from tracer.probes.choose import Attached, attach
 from tracer.procfs.pagemap import PageMap, frames
-from tracer.recorder import Recorder
-from tracer.resources import bpf_dir
-from tracer.rows import NO_FRAME, Cause, Confirmed, Kind
-from tracer.session import Outputs, Plan, Session
-from tracer.sources import Loss
-from tracer.syscalls import SystemCall
-from tracer.target import Command
-from tracer.verdict import verdict_of
+from tracer.session.recorder import Recorder
+from tracer.session.session import Outputs, Plan, Session
+from tracer.spaces.syscalls import SystemCall
+from tracer.target.command import Command
 
 GUEST = bool(os.environ.get("PAGEFAULT_GUEST"))
 N_HELD = 5003  # pages

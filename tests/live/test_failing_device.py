@@ -10,7 +10,7 @@ import pytest
 
 from tests.live import cli, failing, features
 from tests.live.failing import CSV, META, PAGES
-from tracer.errors import Exit
+from tracer.common.errors import Exit
 from tracer.probes.choose import Attached
 
 

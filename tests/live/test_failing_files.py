@@ -14,7 +14,7 @@ import pytest
 from tests.live import cli, failing
 from tests.live.disk import Disk, disk
 from tests.live.failing import CSV, META, OLD, PAGES, STACKS, TEXT
-from tracer.errors import Exit
+from tracer.common.errors import Exit
 from tracer.reporting import cli as report
 
 

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 
 from tests.live.tracing import check_books, check_counts, check_frames, file_kind, trace
+from tracer.common.pages import NO_FRAME
+from tracer.model.rows import Access, Cause, Confirmed, Kind
+from tracer.model.sources import Source
 from tracer.probes.choose import Attached
-from tracer.rows import NO_FRAME, Access, Cause, Confirmed, Kind
-from tracer.sources import Source
 
 
 @dataclass(frozen=True)

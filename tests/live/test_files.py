@@ -20,9 +20,10 @@ from tests.live.tracing import (
     trace,
 )
 from tests.live.workload import Workload
+from tracer.common.pages import NO_FRAME
+from tracer.model.rows import Kind
 from tracer.probes.choose import Attached
 from tracer.procfs.pagemap import PageMap, present
-from tracer.rows import NO_FRAME, Kind
 
 KEEP_SIZE, PUNCH_HOLE = 1, 2  # include/uapi/linux/falloc.h
 PRIVATE, SHARED, MEMFD = range(3)

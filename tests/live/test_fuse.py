@@ -11,8 +11,8 @@ import pytest
 
 from tests.live import features
 from tests.live.cli import environment
-from tracer.code_files import CodeFiles
 from tracer.procfs.maps import read_maps
+from tracer.spaces.code_files import CodeFiles
 
 NOBODY = 4_000_000  # no process has it: pid_max is lower, or nearly
 

@@ -9,9 +9,9 @@ from tests.live import outside
 from tests.live.features import VERSION
 from tests.live.tracing import Traced, check_all, trace
 from tests.live.workload import Range, Workload
+from tracer.model.rows import Cause
+from tracer.model.sources import Loss
 from tracer.probes.choose import Attached
-from tracer.rows import Cause
-from tracer.sources import Loss
 
 N = 71
 TABLE = 2 << 20  # what a page table maps

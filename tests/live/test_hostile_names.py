@@ -17,10 +17,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.csv_names import name_of
 from tests.live import cli
-from tracer.errors import Exit
-from tracer.text import decode
+from tests.unit.outputs_data import name_of
+from tracer.common.errors import Exit
+from tracer.common.text import decode
 
 COMMS = [b"=1+1", b"-\x1b[2J", b'",="\n', b"\xff\r@;+x", b"\t=\x07\\x1b"]
 FILES = [
@@ -122,7 +122,7 @@ def assert_harmless(text: str, terminal: bool = False) -> None:
 
 
 def assert_all_came_back(stage: Stage, path: Path) -> None:
-    """Every name is in the CSV; tests/unit/test_csv_duckdb.py has DuckDB read such files."""
+    """Every name is in the CSV; tests/unit/outputs/test_csv_duckdb.py reads such files."""
     text = path.read_text()
     assert_harmless(text)
     by_python = list(csv.DictReader(text.splitlines()))
@@ -178,7 +178,7 @@ def test_ptdump(stage: Stage) -> None:
         assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"
         for options in ([], ["-g", "--region", "files"]):
-            argv = [cli.argv()[0], "-m", "tracer.ptdump", *options, str(process.pid)]
+            argv = [cli.argv()[0], "-m", "tracer.ptdump.cli", *options, str(process.pid)]
             piped = subprocess.run(
                 argv, env=cli.environment(), capture_output=True, text=True, check=True
             )

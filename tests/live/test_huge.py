@@ -19,8 +19,9 @@ from tests.live.tracing import (
     trace,
 )
 from tests.live.workload import Workload, WorkloadError
+from tracer.common.pages import NO_FRAME
+from tracer.model.rows import Kind
 from tracer.probes.choose import Attached
-from tracer.rows import NO_FRAME, Kind
 
 HugePool = Callable[..., None]
 SECONDS = 120.0  # a limit, not a wait

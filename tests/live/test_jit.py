@@ -12,7 +12,7 @@ from tests.live.test_stacks import stacks_of
 from tests.live.tracing import trace
 from tests.live.workload import Workload
 from tracer.probes.choose import Attached
-from tracer.session import Plan
+from tracer.session.session import Plan
 
 N = 37
 OWN = ["unshare", "--pid", "--fork", "--mount", "--mount-proc", "--propagation", "private"]

@@ -13,12 +13,12 @@ from tests.live.perf_stat import PerfStat
 from tests.live.storms import STORMS, Storm, charged, commanded
 from tests.live.tracing import trace, trace_command, until
 from tests.live.workload import Workload
-from tracer.outputs.base import Books
+from tracer.common.resources import bpf_dir
+from tracer.model.result import Books
 from tracer.probes.choose import Attached, attach
 from tracer.procfs import stat
-from tracer.resources import bpf_dir
-from tracer.session import Plan
-from tracer.target import Command
+from tracer.session.session import Plan
+from tracer.target.command import Command
 
 PERF_EVENT_IOC_ENABLE, PERF_EVENT_IOC_DISABLE = 0x2400, 0x2401
 RINGS = {"4K": 1 << 12, "32K": 1 << 15, "64M": 1 << 26}

@@ -15,10 +15,10 @@ from tests.live.tracing import (
     trace,
 )
 from tests.live.workload import Workload
-from tracer.outputs.base import Books
+from tracer.model.result import Books
+from tracer.model.rows import Kind
 from tracer.probes.choose import Attached
-from tracer.rows import Kind
-from tracer.session import Plan
+from tracer.session.session import Plan
 
 GUEST = bool(os.environ.get("PAGEFAULT_GUEST"))
 MANY = 60 if GUEST else 1000  # children: under emulation each costs much more

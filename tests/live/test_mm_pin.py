@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 from tests.live.workload import Range, Workload
-from tracer import mm_pin
-from tracer.mm_pin import MmPin, PinHelper, PinUnavailable
 from tracer.procfs import stat
+from tracer.target import mm_pin
+from tracer.target.mm_pin import MmPin, PinHelper, PinUnavailable
 
 PRESENT = 1 << 63
 PFN = (1 << 55) - 1
@@ -119,7 +119,7 @@ def test_the_pin_ends_with_us(ending: signal.Signals) -> None:
     """However the tracer ends, the helper ends, and the target's memory with it."""
     program = (
         "import signal, sys\n"
-        "from tracer.mm_pin import MmPin\n"
+        "from tracer.target.mm_pin import MmPin\n"
         "pin = MmPin(int(sys.argv[1]))\n"
         "print(pin._helper.pid, flush=True)\n"
         "signal.pause()\n"
@@ -145,7 +145,7 @@ def test_a_stop_of_ours_stops_us_and_the_helper_sleeps_on() -> None:
     """Ctrl-Z: a thread of ours sleeping in the fault would spin, and keep us from stopping."""
     program = (
         "import os, signal, sys\n"
-        "from tracer.mm_pin import MmPin\n"
+        "from tracer.target.mm_pin import MmPin\n"
         "pin = MmPin(int(sys.argv[1]))\n"
         "print(pin._helper.pid, flush=True)\n"
         "os.kill(0, signal.SIGSTOP)\n"

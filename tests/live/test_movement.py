@@ -9,8 +9,8 @@ import pytest
 from tests.live import features, outside
 from tests.live.tracing import Traced, check_all, frames_now, trace, until
 from tests.live.workload import Workload
+from tracer.model.sources import Source
 from tracer.probes.choose import Attached
-from tracer.sources import Source
 
 N = 61
 

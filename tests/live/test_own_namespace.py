@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tests.live.cli import argv, environment
 from tests.live.workload import Range, command, parse
-from tracer.errors import Exit
+from tracer.common.errors import Exit
 from tracer.probes.choose import Attached
 
 ROOT = Path(__file__).parents[2]

@@ -11,8 +11,9 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
+from tracer.common.pages import PAGE_SIZE
 from tracer.procfs import kpageflags, pagemap, stat
-from tracer.procfs.entries import PAGE_SIZE, USER_LIMIT
+from tracer.procfs.entries import USER_LIMIT
 from tracer.procfs.maps import mount_filesystems, read_maps
 from tracer.procfs.pagemap import PageMap
 

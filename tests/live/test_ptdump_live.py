@@ -11,15 +11,15 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from tracer.errors import Exit
+from tracer.common.errors import Exit
+from tracer.common.pages import NO_FRAME, PAGE_SIZE
 from tracer.procfs import pagemap, stat
-from tracer.procfs.entries import PAGE_SIZE, USER_LIMIT
+from tracer.procfs.entries import USER_LIMIT
 from tracer.procfs.maps import read_maps
 from tracer.procfs.pagemap import PageMap
-from tracer.ptdump import HEADER
-from tracer.rows import NO_FRAME
+from tracer.ptdump.dump import HEADER
 
-PTDUMP = [sys.executable, "-m", "tracer.ptdump"]
+PTDUMP = [sys.executable, "-m", "tracer.ptdump.cli"]
 
 
 class Demo:
@@ -116,7 +116,7 @@ def test_dump_equals_pagemap(multimap: Demo, each_page: bool) -> None:
 def test_dump_of_many_pages_equals_the_plain_one(
     multimap: Demo, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from tracer import ptdump as module
+    from tracer.ptdump import cli as module
 
     multimap.asleep()
     outputs = []

@@ -9,9 +9,10 @@ from tests.live.tracing import (
     check_resident,
     trace,
 )
+from tracer.common.pages import NO_FRAME
+from tracer.model.rows import Kind
 from tracer.probes.choose import Attached
-from tracer.rows import NO_FRAME, Kind
-from tracer.session import Plan
+from tracer.session.session import Plan
 
 
 def test_different_pages(attached: Attached) -> None:

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 
 from tests.live.workload import Workload
+from tracer.common.resources import bpf_dir
 from tracer.probes import bpf
 from tracer.probes.choose import Attached, attach
 from tracer.procfs import stat
-from tracer.records import Mark, RecordType
-from tracer.resources import bpf_dir
-from tracer.ring import MappedRing
+from tracer.wire.records import Mark, RecordType
+from tracer.wire.ring import MappedRing
 
 SMALL = 1 << 15
 

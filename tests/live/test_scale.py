@@ -8,9 +8,9 @@ import pytest
 from tests.live.background import Background, check
 from tests.live.features import VERSION
 from tests.live.workload import Workload
+from tracer.model.rows import Kind, RowRecords
 from tracer.probes.choose import Attached
 from tracer.procfs import stat
-from tracer.rows import Kind, RowRecords
 
 # An emulated machine has neither the memory nor the time for all of it; the pagemap of a
 # tebibyte has 2 GiB, which are to be read where the kernel has no PAGEMAP_SCAN.

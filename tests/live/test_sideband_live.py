@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tracer.errors import TraceError
+from tracer.common.errors import TraceError
 from tracer.kernel import sideband
 from tracer.kernel.sideband import ExecEvent, MmapEvent, Sideband
 

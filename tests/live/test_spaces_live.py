@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 from tracer.kernel.sideband import Sideband
-from tracer.mappings import Brk, Move, Unmap
+from tracer.model.rows import Names, Region
 from tracer.procfs.maps import Mapping, read_maps
-from tracer.rows import Names, Region
-from tracer.spaces import Spaces
+from tracer.spaces.mappings import Brk, Move, Unmap
+from tracer.spaces.spaces import Spaces
 
 P = 4096
 ARENA = 64  # pages

@@ -6,7 +6,7 @@ import pytest
 from tests.live.tracing import Traced, check_all, trace
 from tracer.kernel.btf import Btf
 from tracer.probes.choose import Attached
-from tracer.session import Plan
+from tracer.session.session import Plan
 
 N = 37
 OUTER = ["stack_middle", "stack_outer", "do_stacks"]

@@ -16,8 +16,8 @@ import pytest
 from tests.live import cli, failing
 from tests.live.disk import Disk, disk
 from tests.live.failing import CSV, META, TEXT
-from tracer.errors import Exit
-from tracer.outputs.served import may_stall, resolved
+from tracer.common.errors import Exit
+from tracer.files.served import may_stall, resolved
 
 PATIENCE_S = 30.0  # a limit for a busy machine: what it takes is a second or two
 

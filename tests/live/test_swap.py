@@ -9,9 +9,9 @@ import pytest
 from tests.live import features, outside
 from tests.live.tracing import Traced, check_all, gone_now, trace
 from tests.live.workload import Workload
+from tracer.model.sources import Loss, Source
 from tracer.probes.choose import Attached
-from tracer.session import Plan
-from tracer.sources import Loss, Source
+from tracer.session.session import Plan
 
 Swap = Callable[..., Path]
 N = 67

@@ -19,10 +19,10 @@ from pathlib import Path
 import pytest
 
 from tests.live.workload import BINARY, command, parse
-from tracer.errors import Exit, TraceError
-from tracer.identity import Identity, resolve_user
+from tracer.common.errors import Exit, TraceError
+from tracer.files.identity import Identity, resolve_user
 from tracer.procfs import stat
-from tracer.target import Command
+from tracer.target.command import Command
 
 Capture = pytest.CaptureFixture[str]
 SECONDS = 60.0
@@ -309,7 +309,7 @@ def test_without_a_pin_it_runs_all_the_same() -> None:
 
 
 def test_refused_ptrace_still_runs_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tracer.target._ptrace", lambda request, pid, data: 1)
+    monkeypatch.setattr("tracer.target.command._ptrace", lambda request, pid, data: 1)
     reader, writer = os.pipe()
     os.set_inheritable(reader, True)
     with Command(["sh", "-c", f"read line </dev/fd/{reader}"], os.environ) as it:

@@ -12,9 +12,9 @@ import pytest
 
 from tests.live.background import Background, check, wait_until_all
 from tests.live.workload import BINARY, Workload, build
+from tracer.model.rows import Names
 from tracer.probes.choose import Attached
 from tracer.procfs import stat
-from tracer.rows import Names
 
 GUEST = bool(os.environ.get("PAGEFAULT_GUEST"))
 ENDLESS = 1 << 30  # rounds

@@ -16,7 +16,7 @@ from tests.live.background import Background, Held, check, wait_until_all
 from tests.live.workload import Workload
 from tracer.probes.choose import Attached
 from tracer.procfs import stat
-from tracer.session import Plan
+from tracer.session.session import Plan
 
 CPU = 1
 ONLINE = Path(f"/sys/devices/system/cpu/cpu{CPU}/online")

@@ -8,9 +8,9 @@ import pytest
 
 from tests.live.background import Background, check, wait_until_all
 from tests.live.workload import Workload
+from tracer.common.resources import bpf_dir
 from tracer.probes.choose import Attached, attach
 from tracer.procfs import stat
-from tracer.resources import bpf_dir
 
 RING = 1 << 15  # 128 records, or 178 in the kernel's ring buffer
 

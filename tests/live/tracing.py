@@ -11,14 +11,15 @@ import numpy as np
 from tests.live.background import Background, Collect, balances
 from tests.live.resident import Resident, region_name, resident
 from tests.live.workload import Count, Range, Report, Workload
-from tracer.outputs.base import Books, PageTable, joined
+from tracer.common.pages import NO_FRAME
+from tracer.model.result import Books, PageTable, joined
+from tracer.model.rows import Kind, Names, RowRecords
+from tracer.model.sources import Loss, Source
 from tracer.probes.choose import Attached
 from tracer.procfs import stat
 from tracer.procfs.pagemap import PageMap, frames, present, swapped
-from tracer.rows import NO_FRAME, Kind, Names, RowRecords
-from tracer.session import Outputs, Plan, Result, Session
-from tracer.sources import Loss, Source
-from tracer.target import Command
+from tracer.session.session import Outputs, Plan, Result, Session
+from tracer.target.command import Command
 
 
 @dataclass

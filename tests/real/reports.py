@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import Self
 
 from tests.live import cli
-from tracer.errors import Exit
+from tracer.common.errors import Exit
 from tracer.reporting.cli import run
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from tracer.cli import PROGRAM, command_line
+from tracer.app.cli import PROGRAM, command_line
 
 PAGE = Path(__file__).parents[2] / "docs" / "cli.md"
 BEGIN = "<!-- options: made by tests/unit/cli_reference.py -->\n"

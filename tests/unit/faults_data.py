@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from tracer.records import RecordType, load_layout
+from tracer.wire.records import RecordType, load_layout
 
 LAYOUT = load_layout(Path(__file__).parents[2] / "bpf")
 PAGE = 4096

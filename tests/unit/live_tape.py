@@ -10,7 +10,7 @@ import numpy as np
 
 from tracer.live.model import Area, Facts, Model
 from tracer.live.pages import CHANGE, Changes
-from tracer.rows import ROW, Names, Region, RowRecords, Rows
+from tracer.model.rows import ROW, Names, Region, RowRecords, Rows
 
 FILE = Path(__file__).parent / "data" / "live.npz"
 

@@ -1,13 +1,14 @@
 """Rows, names and tables for the tests of the outputs."""
 
+import re
 from typing import Any
 
 import numpy as np
 
-from tests.csv_names import name_of as name_of
-from tracer.outputs.base import PageTable, RunInfo
-from tracer.rows import NO_FRAME, ROW, Access, Cause, Confirmed, Kind, Names, Region, Rows
-from tracer.sources import Source
+from tracer.common.pages import NO_FRAME
+from tracer.model.result import PageTable, RunInfo
+from tracer.model.rows import ROW, Access, Cause, Confirmed, Kind, Names, Region, Rows
+from tracer.model.sources import Source
 
 START = 1_000_000_000
 PAGE = 4096
@@ -119,3 +120,16 @@ HOSTILE = [
     *("a;=1+1", " =1", "\u00a0=1", "＝1", "\t=1", "\r=1", "@", "'", "''", '"', '""', ","),
     *('","=1', "#comment", "NULL", "\\N", "ends with \\", '\\"', "'\"", "\u3164", "x\ufe0f"),
 ]
+
+
+def name_of(cell: str) -> str:
+    """The name a CSV cell stands for, by the rule of docs/csv.md."""
+
+    def one(match: re.Match[str]) -> str:
+        if match[1] == "\\":
+            return "\\"
+        code = int(match[1][1:], 16)
+        return chr(code + 0xDC00 if match[1][0] == "x" and code >= 0x80 else code)
+
+    pattern = r"\\(\\|x[0-9a-f]{2}|u[0-9a-f]{4}|U[0-9a-f]{8})"
+    return re.sub(pattern, one, cell.removeprefix("'"))

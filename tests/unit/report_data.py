@@ -8,16 +8,16 @@ from typing import Any
 
 import numpy as np
 import pytest
-from outputs_data import HOSTILE, PAGE, START, five, info, names, rows, table
 
-from tracer.outputs.base import Books, PageTable, RunInfo
+from tests.unit.outputs_data import HOSTILE, PAGE, START, five, info, names, rows, table
+from tracer.files.output import open_output
+from tracer.model.result import Books, PageTable, RunInfo
+from tracer.model.rows import Kind, Names, Region, Rows
+from tracer.model.sources import Loss
 from tracer.outputs.cells import text_cell
 from tracer.outputs.csv import CsvOutput
-from tracer.outputs.files import open_output
 from tracer.outputs.meta import MetaFile
 from tracer.outputs.pages import write_pages
-from tracer.rows import Kind, Names, Region, Rows
-from tracer.sources import Loss
 
 MS = 1_000_000
 

@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 
-from tracer.pipes import PIPE_CLOSED, discard_stdout
+from tracer.common.pipes import PIPE_CLOSED, discard_stdout
 
 PAGE_SIZE = mmap.PAGESIZE
 _INTERRUPTED = 130  # 128 + SIGINT, as a shell shows it

@@ -13,8 +13,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self, TypeVar
 
-from tracer.errors import Exit, TraceError
-from tracer.text import decode
+from tracer.common.errors import Exit, TraceError
+from tracer.common.text import decode
 
 VMLINUX = Path("/sys/kernel/btf/vmlinux")
 

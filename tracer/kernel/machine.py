@@ -5,7 +5,7 @@ import os
 import platform
 from pathlib import Path
 
-from tracer.errors import Exit, TraceError
+from tracer.common.errors import Exit, TraceError
 
 
 def check_architecture() -> None:
@@ -37,6 +37,14 @@ def symbol_address(name: str) -> int:
         return 0
     line = content[content.rfind(b"\n", 0, at) + 1 : at]
     return int(line.split()[0], 16)
+
+
+def has_symbol(name: str) -> bool:
+    """Whether kallsyms names `name`, also where addresses are hidden."""
+    try:
+        return f" {name}\n".encode() in Path("/proc/kallsyms").read_bytes()
+    except OSError:
+        return False
 
 
 def highest_frame() -> int:

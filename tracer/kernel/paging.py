@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
-from tracer.errors import TraceError
+from tracer.common.errors import TraceError
 from tracer.kernel.machine import highest_frame, symbol_address
 
 GIB = 1 << 30

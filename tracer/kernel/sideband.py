@@ -23,9 +23,9 @@ from operator import attrgetter
 from types import TracebackType
 from typing import Final, Self
 
-from tracer.errors import Exit, TraceError
-from tracer.probes.events import is_enabled
-from tracer.text import decode
+from tracer.common.errors import Exit, TraceError
+from tracer.common.text import decode
+from tracer.kernel.perf_events import is_enabled
 
 PAGE = mmap.PAGESIZE
 FOREVER = (1 << 64) - 1
@@ -77,7 +77,7 @@ class MmapEvent:
     `path` is spelled as in maps, too, not made printable: "" for anonymous
     memory, "[heap]", "[stack]", "[vdso]" as the kernel calls them. A file
     whose path the kernel could not give has an inode and no path. `file` is ours to set:
-    tracer.code_files.
+    tracer.spaces.code_files.
     """
 
     time_ns: int

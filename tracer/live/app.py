@@ -6,11 +6,11 @@ import time
 from collections.abc import Callable, Sequence
 
 import numpy as np
-import numpy.typing as npt
 from rich.color import ColorSystem
 from rich.console import Console
 
-from tracer.fields import distinct
+from tracer.common.fields import distinct
+from tracer.common.types import I64, U8, U64, Ids
 from tracer.live.canvas import Painter
 from tracer.live.keys import Keys
 from tracer.live.model import Area, Facts, Model
@@ -20,17 +20,15 @@ from tracer.live.stage import Stage
 from tracer.live.terminal import Terminal
 from tracer.live.theme import YOUNG_NS, Look
 from tracer.live.view import View
-from tracer.outputs.base import Books
-from tracer.picks import Picks
-from tracer.recorder import Recorder
-from tracer.rows import ANONYMOUS, Names, Region, Rows
-from tracer.snapshots import Snapshot
-from tracer.sources import Source
+from tracer.model.result import Books
+from tracer.model.rows import ANONYMOUS, Names, Region, Rows
+from tracer.model.sources import Source
+from tracer.outputs.filters import Picks
+from tracer.session.recorder import Recorder
+from tracer.snapshots.snapshots import Snapshot
 
-U64 = npt.NDArray[np.uint64]
-Ids = npt.NDArray[np.uint32]
-Times = npt.NDArray[np.int64] | int
-Bytes = npt.NDArray[np.uint8] | int
+Times = I64 | int
+Bytes = U8 | int
 
 _FRAME_NS = 100_000_000  # ten pictures a second at most
 _SHARE = 24  # pictures may take 4 % of one processor's time …

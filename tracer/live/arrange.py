@@ -6,10 +6,11 @@ from typing import Literal, Protocol, TypeVar, get_args
 
 import numpy as np
 
+from tracer.common.pages import PAGE_SHIFT
+from tracer.common.text import printable
 from tracer.live.model import Area
 from tracer.live.pages import State, Table, present
-from tracer.rows import Kind
-from tracer.text import printable
+from tracer.model.rows import Kind
 
 Sort = Literal["active", "address", "mapped", "faults", "name"]
 SORTS: tuple[Sort, ...] = get_args(Sort)
@@ -134,7 +135,7 @@ def fitting_zoom(pieces: Sequence[Countable], width: int, height: int) -> int:
 
 def chunks_of(table: Table, area: Area, pages: int) -> list[int]:
     """Which stretches of so many pages, counted from the area's first, hold anything."""
-    number = (table["page"] - np.uint64(area.start >> 12)) // np.uint64(pages)
+    number = (table["page"] - np.uint64(area.start >> PAGE_SHIFT)) // np.uint64(pages)
     if not len(number):
         return []
     return [int(each) for each in number[np.append(True, number[1:] != number[:-1])]]
@@ -143,7 +144,7 @@ def chunks_of(table: Table, area: Area, pages: int) -> list[int]:
 def rows_of(area: Area, table: Table, width: int, zoom: int) -> list[Row]:
     """An area's lines: the stretches in which something is, and what lies between."""
     pages = width * zoom
-    first, total = area.start >> 12, area.pages
+    first, total = area.start >> PAGE_SHIFT, area.pages
     whole = -(-total // pages)
     if whole <= 1:
         return [Row(first, -(-total // zoom), head=True)]

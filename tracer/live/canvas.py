@@ -1,7 +1,7 @@
 """A screen of character cells: what is drawn on it, and how it reaches the terminal.
 
 Styles are rich's words ("bold #009e73"). Nothing drawn here may hold control
-characters: names come through tracer.text.printable first.
+characters: names come through tracer.common.text.printable first.
 """
 
 from collections.abc import Iterable, Sequence

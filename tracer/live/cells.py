@@ -4,13 +4,11 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
-import numpy.typing as npt
 
+from tracer.common.types import I64
 from tracer.live import theme
 from tracer.live.pages import State, Table, present
 from tracer.live.theme import Look
-
-Ints = npt.NDArray[np.int64]
 
 _LONG_NS = 1 << 62
 _FADING_NS = 200_000_000  # no colour changes faster
@@ -49,16 +47,16 @@ def draw(
 class _Sums:
     """Of each cell, shape (n,): pages by state, and the ages (ns) of the youngest."""
 
-    here: Ints  # in a frame of any kind
-    zero: Ints
-    huge: Ints
-    swapped: Ints
-    lost: Ints
-    gained_age: Ints
-    lost_age: Ints
+    here: I64  # in a frame of any kind
+    zero: I64
+    huge: I64
+    swapped: I64
+    lost: I64
+    gained_age: I64
+    lost_age: I64
 
 
-def _sums(rows: Table, heads: Ints, now_ns: int) -> _Sums:
+def _sums(rows: Table, heads: I64, now_ns: int) -> _Sums:
     state = rows["state"]
     here, gone = present(rows), state == _LOST
     age = np.maximum(now_ns - rows["time_ns"], 0)
@@ -95,7 +93,7 @@ def _palette(look: Look) -> list[tuple[str, str]]:
     return found
 
 
-def _numbers(sums: _Sums, sizes: Ints, zoom: int, look: Look) -> Ints:
+def _numbers(sums: _Sums, sizes: I64, zoom: int, look: Look) -> I64:
     """Which of the palette each cell is: what is new comes first, then what most pages are.
 
     `sizes`: how many pages each cell has.
@@ -114,7 +112,7 @@ def _numbers(sums: _Sums, sizes: Ints, zoom: int, look: Look) -> Ints:
     return np.asarray(number)
 
 
-def _aged(age_ns: Ints) -> Ints:
+def _aged(age_ns: I64) -> I64:
     """Which step of fading an age is."""
     since = np.minimum(age_ns, theme.YOUNG_NS) - theme.FRESH_NS
     step = 1 + since * (_AGES - 1) // (theme.YOUNG_NS - theme.FRESH_NS)

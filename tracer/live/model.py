@@ -6,18 +6,17 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
-import numpy.typing as npt
 
-from tracer.fields import distinct
+from tracer.common.fields import distinct
+from tracer.common.pages import PAGE_SHIFT
+from tracer.common.types import I64, PAGE_BITS, U32, U64, Structs
 from tracer.live.history import MOST, History
 from tracer.live.pages import Changes, Table, empty
 from tracer.live.rates import Rates
 from tracer.live.slowest import Slowest
-from tracer.rows import ROW, Kind, Names, RowRecords, Rows
+from tracer.model.rows import ROW, Kind, Names, RowRecords, Rows
 
-U32 = npt.NDArray[np.uint32]
-U64 = npt.NDArray[np.uint64]
-Places = npt.NDArray[np.int64]  # indices of areas
+Places = I64  # indices of areas
 
 _MOST_LINES = 4096
 _LINES_A_BATCH = 64  # nobody reads more
@@ -43,7 +42,7 @@ class Area:
     @property
     def pages(self) -> int:
         """How many pages it has."""
-        return (self.end - self.start) >> 12
+        return (self.end - self.start) >> PAGE_SHIFT
 
     @property
     def key(self) -> tuple[int, int]:
@@ -93,7 +92,7 @@ class Moment:
         if table is None:
             return empty()
         low, high = np.searchsorted(
-            table["page"], np.array([area.start >> 12, area.end >> 12], np.uint64)
+            table["page"], np.array([area.start >> PAGE_SHIFT, area.end >> PAGE_SHIFT], np.uint64)
         )
         return np.asarray(table[low:high])
 
@@ -119,7 +118,7 @@ class Model:
         self._layouts: list[tuple[int, tuple[Area, ...]]] = []
         self._pending: list[Changes] = []
         self._pending_count = 0
-        self._placeless: list[npt.NDArray[np.void]] = []  # faults whose areas are still to be told
+        self._placeless: list[Structs] = []  # faults whose areas are still to be told
         self._placeless_count = 0
         self._stamps: dict[tuple[int, int], int] = {}  # by Area.key: when its pages last changed
         self._settled = 0
@@ -174,7 +173,7 @@ class Model:
     def _stamp(self, changes: Changes) -> None:
         """Note which areas these are in, and where."""
         areas = self._layouts[-1][1] if self._layouts else ()
-        found = areas_of(changes["space"], changes["page"] << np.uint64(12), areas)
+        found = areas_of(changes["space"], changes["page"] << PAGE_BITS, areas)
         self._settled += 1
         for at in set(found.tolist()) - {-1}:
             key = areas[at].key

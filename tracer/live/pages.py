@@ -7,13 +7,11 @@ batch of changes is of any spaces, in order of arrival.
 from enum import IntEnum
 
 import numpy as np
-import numpy.typing as npt
 
-from tracer.rows import NO_FRAME, Kind
-from tracer.sources import Loss
-
-U64 = npt.NDArray[np.uint64]
-Bools = npt.NDArray[np.bool_]
+from tracer.common.pages import NO_FRAME, PAGE_SHIFT, PAGE_SIZE
+from tracer.common.types import I64, U8, U32, U64, Bools, Structs
+from tracer.model.rows import Kind
+from tracer.model.sources import Loss
 
 
 class State(IntEnum):
@@ -38,8 +36,8 @@ CHANGE = np.dtype(
 )
 TABLE = np.dtype([("page", "<u8"), ("time_ns", "<i8"), ("state", "u1"), ("kind", "u1")])
 
-Changes = npt.NDArray[np.void]  # of dtype CHANGE
-Table = npt.NDArray[np.void]  # of dtype TABLE
+Changes = Structs  # of dtype CHANGE
+Table = Structs  # of dtype TABLE
 
 _HUGE = 512  # pages
 _HUGE_BYTES = np.uint64((1 << 21) - 1)
@@ -51,11 +49,11 @@ def empty() -> Table:
 
 
 def gains(
-    spaces: npt.NDArray[np.uint32],
+    spaces: U32,
     pages: U64,
-    times: npt.NDArray[np.int64] | int,
+    times: I64 | int,
     frames: U64,
-    kinds: npt.NDArray[np.uint8] | int,
+    kinds: U8 | int,
     zero_frame: int = NO_FRAME,
 ) -> Changes:
     """Pages that gained frames (physical addresses), shapes (n,) or one for all."""
@@ -71,10 +69,10 @@ def gains(
 
 
 def losses(
-    spaces: npt.NDArray[np.uint32],
+    spaces: U32,
     pages: U64,
-    times: npt.NDArray[np.int64] | int,
-    causes: npt.NDArray[np.uint8] | int,
+    times: I64 | int,
+    causes: U8 | int,
 ) -> Changes:
     """Pages that lost their frames, by sources.Loss; NONE: they never had one after all."""
     made = np.empty(len(pages), CHANGE)
@@ -90,10 +88,10 @@ def losses(
 def states(
     space: int,
     pages: U64,
-    times: npt.NDArray[np.int64],
+    times: I64,
     frames: U64,
-    kinds: npt.NDArray[np.uint8],
-    causes: npt.NDArray[np.uint8],
+    kinds: U8,
+    causes: U8,
     zero_frame: int = NO_FRAME,
 ) -> Changes:
     """The state of pages of one space: in a frame, or (NO_FRAME) gone by a cause."""
@@ -125,12 +123,12 @@ def huge(pages: U64, frames: U64) -> Bools:
         (pages[: 1 - _HUGE] & np.uint64(_HUGE - 1) == 0)
         & (frames[: 1 - _HUGE] & _HUGE_BYTES == 0)
         & (pages[_HUGE - 1 :] == pages[: 1 - _HUGE] + np.uint64(_HUGE - 1))
-        & (frames[_HUGE - 1 :] == frames[: 1 - _HUGE] + np.uint64((_HUGE - 1) << 12))
+        & (frames[_HUGE - 1 :] == frames[: 1 - _HUGE] + np.uint64((_HUGE - 1) << PAGE_SHIFT))
     )
     for head in heads.tolist():
         whole = slice(head, head + _HUGE)
         found[whole] = bool((np.diff(pages[whole]) == 1).all()) and bool(
-            (np.diff(frames[whole]) == 4096).all()
+            (np.diff(frames[whole]) == PAGE_SIZE).all()
         )
     return found
 

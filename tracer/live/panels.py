@@ -1,24 +1,22 @@
 """The panels of a picture: each draws itself into a part of the canvas."""
 
 import math
-from typing import TYPE_CHECKING
 
 import numpy as np
 from rich.cells import cell_len
 
+from tracer.common import units
+from tracer.common.pages import PAGE_SHIFT, PAGE_SIZE
+from tracer.common.text import printable
 from tracer.live import theme
 from tracer.live.arrange import Row, Stat
 from tracer.live.canvas import Canvas
 from tracer.live.model import Area
 from tracer.live.pages import State
 from tracer.live.rates import GAINED, LOST, MAPPED, RESIDENT
+from tracer.live.scene import Scene
 from tracer.live.theme import FAINT, GREEN, GREY, KIND_STYLES, ORANGE, RED, SKY, YELLOW
-from tracer.outputs import units
-from tracer.rows import ANONYMOUS, Kind, Names
-from tracer.text import printable
-
-if TYPE_CHECKING:
-    from tracer.live.screen import Shot
+from tracer.model.rows import ANONYMOUS, Kind, Names
 
 _ROOMY = 100  # columns
 _LEAST_DIGITS = 6  # of an address: 16 MiB and less apart
@@ -39,9 +37,9 @@ _KEYS = (
 )
 
 
-def title(canvas: Canvas, shot: "Shot") -> None:
+def title(canvas: Canvas, scene: Scene) -> None:
     """What is traced, by which probe; lost events, always."""
-    model, facts = shot.model, shot.model.facts
+    model, facts = scene.model, scene.model.facts
     counts = model.counts
     canvas.put(0, 0, " " * canvas.width, "reverse")
     lost = f" lost {counts.lost} "
@@ -51,10 +49,10 @@ def title(canvas: Canvas, shot: "Shot") -> None:
         lost += f" other records lost {counts.lost_other} "
     bad = counts.lost or counts.missed or counts.lost_other
     edge = canvas.right(canvas.width, 0, lost, f"bold white on {RED}" if bad else "reverse")
-    dot = shot.look.dot
+    dot = scene.look.dot
     if model.ended:
         state = f" {dot} ended "
-    elif shot.view.at_ns is not None:
+    elif scene.view.at_ns is not None:
         state = f" {dot} stopped "
     elif model.busy:
         state = f" {dot} live, map behind "
@@ -63,37 +61,37 @@ def title(canvas: Canvas, shot: "Shot") -> None:
     faults = f"{counts.faults} faults "
     edge = canvas.right(edge, 0, faults, "reverse")
     edge = canvas.right(edge, 0, state, "bold reverse")
-    more = units.clip(_origin(shot), max((edge - 2) // 2, 0), shot.look.units)
+    more = units.clip(_origin(scene), max((edge - 2) // 2, 0), scene.look.units)
     room = max(edge - cell_len(more) - 3, 0)
-    x = canvas.put(1, 0, units.clip(facts.what, room, shot.look.units), "bold reverse")
+    x = canvas.put(1, 0, units.clip(facts.what, room, scene.look.units), "bold reverse")
     canvas.put(x, 0, f" {more}", "reverse")
 
 
-def _origin(shot: "Shot") -> str:
+def _origin(scene: Scene) -> str:
     """Where the picture comes from."""
-    facts = shot.model.facts
+    facts = scene.model.facts
     return f"{facts.probe} on {facts.host} {facts.kernel}"
 
 
-def totals(canvas: Canvas, y: int, shot: "Shot") -> None:
+def totals(canvas: Canvas, y: int, scene: Scene) -> None:
     """What is mapped over time, what of it is resident where there is room, frames gained, lost."""
-    until = shot.now_ns
-    sums = shot.model.rates.totals(until)
+    until = scene.now_ns
+    sums = scene.model.rates.totals(until)
     levels = [("mapped", MAPPED)]
     if canvas.width >= _ROOMY and sums[RESIDENT]:
         levels.append(("resident", RESIDENT))
     x = 1
     for word, column in levels:
         x = canvas.put(x, y, f"{word} ", GREY)
-        x = canvas.put(x, y, f"{units.size(int(sums[column]) << 12):>8} ", f"bold {GREEN}")
+        x = canvas.put(x, y, f"{units.size(int(sums[column]) << PAGE_SHIFT):>8} ", f"bold {GREEN}")
     width = max(canvas.width - 46 - x, 12)
-    bins, _ = shot.model.rates.spans(until, width, _WINDOW_NS)
-    x = canvas.put(x, y, spark([int(n) for n in bins[:, MAPPED]], width, shot), GREEN)
-    recent = shot.model.rates.second(until)
+    bins, _ = scene.model.rates.spans(until, width, _WINDOW_NS)
+    x = canvas.put(x, y, spark([int(n) for n in bins[:, MAPPED]], width, scene), GREEN)
+    recent = scene.model.rates.second(until)
     x = canvas.put(x, y, "  frames", GREY)
     for word, column, style, sign in (
         ("gained", GAINED, YELLOW, "+"),
-        ("lost", LOST, RED, shot.look.units.minus),
+        ("lost", LOST, RED, scene.look.units.minus),
     ):
         x = canvas.put(x, y, f" {word} ", GREY)
         x = canvas.put(x, y, f"{int(sums[column])}", f"bold {style}")
@@ -102,9 +100,9 @@ def totals(canvas: Canvas, y: int, shot: "Shot") -> None:
             x = canvas.put(x, y, f" {sign}{units.short_count(now)}/s", style)
 
 
-def spark(values: list[int], width: int, shot: "Shot", most: int | None = None) -> str:
+def spark(values: list[int], width: int, scene: Scene, most: int | None = None) -> str:
     """A line of bars, the latest at the right; nothing is a blank."""
-    bars = shot.look.bars
+    bars = scene.look.bars
     top = max(most or max(values, default=0), 1)
     cells = [
         " " if value <= 0 else bars[min(value * len(bars) // (top + 1), len(bars) - 1)]
@@ -113,30 +111,30 @@ def spark(values: list[int], width: int, shot: "Shot", most: int | None = None) 
     return "".join(cells).rjust(width)
 
 
-def rates(canvas: Canvas, x: int, y: int, width: int, end: int, shot: "Shot") -> None:
+def rates(canvas: Canvas, x: int, y: int, width: int, end: int, scene: Scene) -> None:
     """Faults a second, a sparkline for each kind."""
-    until = shot.now_ns
+    until = scene.now_ns
     room = max(width - 24, 8)
-    bins, span = shot.model.rates.spans(until, room, _WINDOW_NS)
-    recent = shot.model.rates.second(until)
+    bins, span = scene.model.rates.spans(until, room, _WINDOW_NS)
+    recent = scene.model.rates.second(until)
     title = f"faults a second by kind, {span / 1e9:.3g} s a bar"
-    canvas.rule(x, y, width, title, shot.look.line, FAINT)
-    sums = shot.model.rates.totals(until)
+    canvas.rule(x, y, width, title, scene.look.line, FAINT)
+    sums = scene.model.rates.totals(until)
     kinds = sorted((k for k in Kind if sums[k]), key=lambda k: -sums[k])
-    if shot.view.kind is not None:
-        kinds = [shot.view.kind, *(k for k in kinds if k != shot.view.kind)]
+    if scene.view.kind is not None:
+        kinds = [scene.view.kind, *(k for k in kinds if k != scene.view.kind)]
     shown = kinds[: max(end - y - 1, 0)]
     most = int(bins[:, shown].max(initial=0)) if shown else 0
     for row, kind in enumerate(shown):
         at = y + 1 + row
         style = KIND_STYLES.get(kind, GREY)
-        if shot.view.kind not in (None, kind):
+        if scene.view.kind not in (None, kind):
             style = FAINT
         values = [int(n) for n in bins[:, kind]]
         canvas.put(x + 1, at, f"{kind.name.lower():<9}", style)
         # By the square root: a burst leaves room for what comes after it.
         heights = [math.isqrt(value * 10_000) for value in values]
-        canvas.put(x + 10, at, spark(heights, room, shot, math.isqrt(most * 10_000)), style)
+        canvas.put(x + 10, at, spark(heights, room, scene, math.isqrt(most * 10_000)), style)
         rate = int(recent[kind])
         canvas.right(x + width - 7, at, f"{units.short_count(rate)}/s", "bold" if rate else FAINT)
         canvas.right(x + width, at, units.short_count(int(sums[kind])), GREY)
@@ -144,49 +142,51 @@ def rates(canvas: Canvas, x: int, y: int, width: int, end: int, shot: "Shot") ->
         canvas.put(x + 1, y + 1, "no fault yet", GREY)
 
 
-def slowest(canvas: Canvas, x: int, y: int, width: int, end: int, shot: "Shot") -> None:
+def slowest(canvas: Canvas, x: int, y: int, width: int, end: int, scene: Scene) -> None:
     """The slowest faults so far."""
-    canvas.rule(x, y, width, "slowest faults", shot.look.line, FAINT)
-    rows = shot.model.slowest(shot.now_ns, max(end - y - 1, 0), shot.wanted)
-    names = shot.model.names
+    canvas.rule(x, y, width, "slowest faults", scene.look.line, FAINT)
+    rows = scene.model.slowest(scene.now_ns, max(end - y - 1, 0), scene.wanted)
+    names = scene.model.names
     for number, row in enumerate(rows):
         at, kind = y + 1 + number, Kind(int(row["kind"]))
         style = f"bold {RED}" if row["major"] else ""
-        canvas.put(x + 1, at, f"{units.latency(int(row['latency_ns']), shot.look.units):>8}", style)
+        canvas.put(
+            x + 1, at, f"{units.latency(int(row['latency_ns']), scene.look.units):>8}", style
+        )
         word = kind.name.lower() + ("!" if row["major"] else "")
         canvas.put(x + 10, at, f"{word:<9}", KIND_STYLES.get(kind, GREY))
         name = names.regions[int(row["region"])].name
-        canvas.put(x + 20, at, units.region(name, max(width - 20, 1), shot.look.units))
+        canvas.put(x + 20, at, units.region(name, max(width - 20, 1), scene.look.units))
 
 
-def lines(canvas: Canvas, x: int, y: int, width: int, end: int, shot: "Shot") -> None:
+def lines(canvas: Canvas, x: int, y: int, width: int, end: int, scene: Scene) -> None:
     """The latest faults, the newest last."""
-    canvas.rule(x, y, width, "latest faults", shot.look.line, FAINT)
-    rows = shot.model.lines(shot.now_ns, max(end - y - 1, 0), shot.wanted)
+    canvas.rule(x, y, width, "latest faults", scene.look.line, FAINT)
+    rows = scene.model.lines(scene.now_ns, max(end - y - 1, 0), scene.wanted)
     if not len(rows):
-        what = "no fault is kept of that time" if shot.view.at_ns is not None else "none yet"
+        what = "no fault is kept of that time" if scene.view.at_ns is not None else "none yet"
         canvas.put(x + 1, y + 1, what, GREY)
-    names, glyphs = shot.model.names, shot.look.units
-    started = shot.model.facts.started_ns
+    names, glyphs = scene.model.names, scene.look.units
+    started = scene.model.facts.started_ns
     for number, row in enumerate(rows):
         at, kind = y + 1 + number, Kind(int(row["kind"]))
         style = KIND_STYLES.get(kind, GREY)
         canvas.right(x + 11, at, units.clock(int(row["time_ns"]), "relative", started), GREY)
         word = kind.name.lower() + ("!" if row["major"] else "")
         canvas.put(x + 12, at, f"{word:<9}", style)
-        page = int(row["address"]) & ~4095
+        page = int(row["address"]) & ~(PAGE_SIZE - 1)
         more = f" +{int(row['pages']) - 1}" if row["pages"] > 1 else ""
         canvas.put(x + 22, at, f"{page:#x}{more}", "bold", 20)
         canvas.put(x + 43, at, units.frame(int(row["frame"]), glyphs), style, 12)
         canvas.right(x + 64, at, units.latency(int(row["latency_ns"]), glyphs))
-        _who(canvas, x + 66, at, x + width, row, names, shot)
+        _who(canvas, x + 66, at, x + width, row, names, scene)
 
 
 def _who(
-    canvas: Canvas, x: int, y: int, end: int, row: np.void, names: Names, shot: "Shot"
+    canvas: Canvas, x: int, y: int, end: int, row: np.void, names: Names, scene: Scene
 ) -> None:
     """Region and, where there is room, thread."""
-    glyphs = shot.look.units
+    glyphs = scene.look.units
     name = names.regions[int(row["region"])].name
     room = end - x
     thread = 20 if room >= 44 else 0
@@ -197,20 +197,20 @@ def _who(
         canvas.put(end - thread, y, text, GREY)
 
 
-def output(canvas: Canvas, x: int, y: int, width: int, end: int, shot: "Shot") -> None:
+def output(canvas: Canvas, x: int, y: int, width: int, end: int, scene: Scene) -> None:
     """What the command says."""
-    keys = "typing to the command; Esc ends" if shot.view.talking else "the command says"
-    canvas.rule(x, y, width, keys, shot.look.line, ORANGE if shot.view.talking else FAINT)
-    for number, line in enumerate(shot.output[-(end - y - 1) :]):
-        canvas.put(x + 1, y + 1 + number, units.clip(line, width - 1, shot.look.units))
+    keys = "typing to the command; Esc ends" if scene.view.talking else "the command says"
+    canvas.rule(x, y, width, keys, scene.look.line, ORANGE if scene.view.talking else FAINT)
+    for number, line in enumerate(scene.output[-(end - y - 1) :]):
+        canvas.put(x + 1, y + 1 + number, units.clip(line, width - 1, scene.look.units))
 
 
 def map_title(
-    canvas: Canvas, x: int, y: int, width: int, shot: "Shot", zoom: int, rows: int, height: int
+    canvas: Canvas, x: int, y: int, width: int, scene: Scene, zoom: int, rows: int, height: int
 ) -> None:
     """What a cell is, and the legend."""
-    look = shot.look
-    cell = "a page a cell" if zoom == 1 else f"{units.size(zoom << 12)} a cell"
+    look = scene.look
+    cell = "a page a cell" if zoom == 1 else f"{units.size(zoom << PAGE_SHIFT)} a cell"
     title = f"page map, {cell}"
     canvas.rule(x, y, width, title, look.line, FAINT)
     at = x + len(title) + 3
@@ -223,7 +223,7 @@ def map_title(
         (look.states[State.LOST], "lost", RED),
         (look.states[State.ABSENT], "none", GREY),
     ]
-    most = " " + _place(shot, rows, height)
+    most = " " + _place(scene, rows, height)
     edge = canvas.right(x + width, y, most, FAINT)
     for glyph, word, style in legend:
         if at + len(word) + 2 > edge:
@@ -232,17 +232,17 @@ def map_title(
         at = canvas.put(at, y, f"{word} ", GREY)
 
 
-def _place(shot: "Shot", rows: int, height: int) -> str:
+def _place(scene: Scene, rows: int, height: int) -> str:
     """Which part of the lines is in sight, and how they are sorted."""
-    top = shot.view.top
+    top = scene.view.top
     if rows <= height:
-        return f"by {shot.view.sort}"
-    return f"{top + 1}-{min(top + height, rows)}/{rows} by {shot.view.sort}"
+        return f"by {scene.view.sort}"
+    return f"{top + 1}-{min(top + height, rows)}/{rows} by {scene.view.sort}"
 
 
-def _name(area: Area, width: int, shot: "Shot") -> str:
+def _name(area: Area, width: int, scene: Scene) -> str:
     """An area's name; where many have it, as much of their addresses as there is room for."""
-    glyphs = shot.look.units
+    glyphs = scene.look.units
     name = units.region(area.name, width, glyphs)
     if area.name not in ANONYMOUS:
         return name
@@ -257,32 +257,32 @@ def _name(area: Area, width: int, shot: "Shot") -> str:
 
 
 def region_label(
-    canvas: Canvas, x: int, y: int, width: int, stat: Stat, row: Row, shot: "Shot", first: bool
+    canvas: Canvas, x: int, y: int, width: int, stat: Stat, row: Row, scene: Scene, first: bool
 ) -> None:
     """Name, permissions and how much is mapped; on later lines of an area their address."""
     area = stat.area
-    chosen = area.key == shot.view.selected
+    chosen = area.key == scene.view.selected
     mark = f"bold {ORANGE}" if chosen else ""
-    canvas.put(x, y, shot.look.marker if chosen else " ", mark)
+    canvas.put(x, y, scene.look.marker if chosen else " ", mark)
     if not row.head and not first:
-        canvas.put(x + 3, y, f"{row.first << 12:#x}", FAINT, width - 3)
+        canvas.put(x + 3, y, f"{row.first << PAGE_SHIFT:#x}", FAINT, width - 3)
         return
     amount = f"{units.short_count(stat.mapped)}/{units.short_count(area.pages)}"
     canvas.right(x + width, y, amount, "bold" if stat.mapped else GREY)
     room = width - 2 - 4 - 11
-    pid = f"{area.pid} " if shot.several else ""
+    pid = f"{area.pid} " if scene.several else ""
     at = canvas.put(x + 1, y, pid, GREY, room)
-    name = _name(area, max(room - len(pid), 1), shot)
+    name = _name(area, max(room - len(pid), 1), scene)
     canvas.put(at, y, name, mark or ("" if stat.mapped else GREY))
     canvas.put(x + width - 11 - 4, y, area.perms, GREY, 4)
 
 
-def table(canvas: Canvas, x: int, y: int, width: int, end: int, shot: "Shot") -> None:
+def table(canvas: Canvas, x: int, y: int, width: int, end: int, scene: Scene) -> None:
     """The regions as a table."""
     height = end - y - 2
-    top = shot.view.top
-    canvas.rule(x, y, width, "regions", shot.look.line, FAINT)
-    canvas.right(x + width, y, " " + _place(shot, len(shot.stats), height), FAINT)
+    top = scene.view.top
+    canvas.rule(x, y, width, "regions", scene.look.line, FAINT)
+    canvas.right(x + width, y, " " + _place(scene, len(scene.stats), height), FAINT)
     columns = [("size", 9), ("mapped", 9), ("zero", 6), ("huge", 6), ("gone", 6), ("faults", 7)]
     heads = x + width - sum(wide for _, wide in columns)
     at = heads
@@ -290,30 +290,30 @@ def table(canvas: Canvas, x: int, y: int, width: int, end: int, shot: "Shot") ->
     for word, wide in columns:
         at += wide
         canvas.right(at, y + 1, word, f"bold {GREY}")
-    for number, stat in enumerate(shot.stats[top : top + height]):
-        _table_row(canvas, x, y + 2 + number, heads, [wide for _, wide in columns], stat, shot)
+    for number, stat in enumerate(scene.stats[top : top + height]):
+        _table_row(canvas, x, y + 2 + number, heads, [wide for _, wide in columns], stat, scene)
 
 
 def _table_row(
-    canvas: Canvas, x: int, y: int, heads: int, widths: list[int], stat: Stat, shot: "Shot"
+    canvas: Canvas, x: int, y: int, heads: int, widths: list[int], stat: Stat, scene: Scene
 ) -> None:
     area = stat.area
-    chosen = area.key == shot.view.selected
+    chosen = area.key == scene.view.selected
     mark = f"bold {ORANGE}" if chosen else ""
-    canvas.put(x, y, shot.look.marker if chosen else " ", mark)
-    pid = f"{area.pid} " if shot.several else ""
+    canvas.put(x, y, scene.look.marker if chosen else " ", mark)
+    pid = f"{area.pid} " if scene.several else ""
     room = heads - x - 2
     address = f"{area.start:#x} " if room > 44 else ""
     at = canvas.put(x + 2, y, pid + address, GREY, room)
     at = canvas.put(at, y, f"{area.perms} ", GREY, max(heads - at, 0))
     left = max(heads - at, 1)
-    name = units.region(area.name, left, shot.look.units) if address else _name(area, left, shot)
+    name = units.region(area.name, left, scene.look.units) if address else _name(area, left, scene)
     canvas.put(at, y, name, mark)
     # What was counted of faults is of the whole run, not of a moment in it.
-    faults = "" if shot.view.at_ns is not None and not shot.model.ended else f"{stat.faults}"
+    faults = "" if scene.view.at_ns is not None and not scene.model.ended else f"{stat.faults}"
     values = [
         (units.size(area.end - area.start), GREY),
-        (units.size(stat.mapped << 12), f"bold {GREEN}" if stat.mapped else FAINT),
+        (units.size(stat.mapped << PAGE_SHIFT), f"bold {GREEN}" if stat.mapped else FAINT),
         (units.short_count(stat.zero), SKY if stat.zero else FAINT),
         (units.short_count(stat.huge), theme.PINK if stat.huge else FAINT),
         (units.short_count(stat.lost + stat.swapped), RED if stat.lost + stat.swapped else FAINT),
@@ -325,13 +325,15 @@ def _table_row(
         canvas.right(at, y, text, style)
 
 
-def code(canvas: Canvas, x: int, y: int, width: int, end: int, shot: "Shot") -> None:
+def code(canvas: Canvas, x: int, y: int, width: int, end: int, scene: Scene) -> None:
     """The call stacks that brought most memory in the whole run, the code at fault first."""
-    canvas.rule(x, y, width, "which code brought the memory, at fault first", shot.look.line, FAINT)
-    if shot.model.callers is None:
+    canvas.rule(
+        x, y, width, "which code brought the memory, at fault first", scene.look.line, FAINT
+    )
+    if scene.model.callers is None:
         canvas.put(x + 2, y + 1, "start the trace with --stacks to see that", GREY)
         return
-    stacks = shot.model.callers.leading(max(end - y - 2, 1))
+    stacks = scene.model.callers.leading(max(end - y - 2, 1))
     canvas.right(x + 10, y + 1, "gained", f"bold {GREY}")
     canvas.right(x + 18, y + 1, "faults", f"bold {GREY}")
     canvas.put(x + 20, y + 1, "code", f"bold {GREY}")
@@ -341,30 +343,30 @@ def code(canvas: Canvas, x: int, y: int, width: int, end: int, shot: "Shot") -> 
         canvas.right(x + 18, at, units.short_count(faults))
         first, *callers = words or [""]
         room = width - 20
-        place = canvas.put(x + 20, at, units.clip(first, room, shot.look.units), "bold", room)
-        rest = shot.look.units.called_by.join(["", *callers])
+        place = canvas.put(x + 20, at, units.clip(first, room, scene.look.units), "bold", room)
+        rest = scene.look.units.called_by.join(["", *callers])
         left = max(x + width - place, 0)
-        canvas.put(place, at, units.clip(rest, left, shot.look.units), GREY, left)
+        canvas.put(place, at, units.clip(rest, left, scene.look.units), GREY, left)
     if not stacks:
         canvas.put(x + 2, y + 2, "no fault yet", GREY)
 
 
-def footer(canvas: Canvas, y: int, shot: "Shot") -> None:
+def footer(canvas: Canvas, y: int, scene: Scene) -> None:
     """The keys, or where in time the picture is."""
-    view, model = shot.view, shot.model
+    view, model = scene.view, scene.model
     if view.typing:
         x = canvas.put(0, y, " name holds: ", f"bold {ORANGE}")
         canvas.put(x, y, printable(view.find) + "_", "bold")
         return
-    clock = units.clock(shot.now_ns, "relative", model.facts.started_ns)[:-3] + " s "
+    clock = units.clock(scene.now_ns, "relative", model.facts.started_ns)[:-3] + " s "
     edge = canvas.right(canvas.width, y, clock, "bold")
     at = 0
-    filters = view.filters([stat.area for stat in shot.stats])
+    filters = view.filters([stat.area for stat in scene.stats])
     if filters:
         at = canvas.put(0, y, f" only {printable(filters)} ", f"bold {ORANGE} reverse", edge)
         at = canvas.put(at, y, " Esc: all ", GREY, edge - at)
     if view.at_ns is not None:
-        _scrubber(canvas, at + 1, y, edge - at - 2, shot)
+        _scrubber(canvas, at + 1, y, edge - at - 2, scene)
         return
     hints = ["q quit", "? help", "space stop", "arrows time, regions", "k kind", "/ name", "s sort"]
     hints += ["t table", *(["c code"] if model.callers is not None else []), "+- zoom"]
@@ -376,16 +378,16 @@ def footer(canvas: Canvas, y: int, shot: "Shot") -> None:
         at = canvas.put(at + 1, y, word, GREY) + 1
 
 
-def _scrubber(canvas: Canvas, x: int, y: int, width: int, shot: "Shot") -> None:
+def _scrubber(canvas: Canvas, x: int, y: int, width: int, scene: Scene) -> None:
     """A line from the run's start to its latest moment, with a knob at the one shown."""
-    model, look = shot.model, shot.look
+    model, look = scene.model, scene.look
     start, end = model.start_ns, max(model.latest_ns, model.start_ns + 1)
     label = f"{units.clock(start, 'relative', model.facts.started_ns)[:-4]} "
     tail = f" {units.clock(end, 'relative', model.facts.started_ns)[:-4]} s  space: on, End: now"
     if width < len(label) + len(tail) + 12:
         tail = f" {units.clock(end, 'relative', model.facts.started_ns)[:-4]} s"
     room = max(width - len(label) - len(tail), 4)
-    place = round((shot.now_ns - start) / (end - start) * (room - 1))
+    place = round((scene.now_ns - start) / (end - start) * (room - 1))
     at = canvas.put(x, y, label, GREY)
     canvas.put(at, y, look.track * room, FAINT)
     canvas.put(at, y, look.track * max(min(place, room - 1), 0), ORANGE)
@@ -393,17 +395,17 @@ def _scrubber(canvas: Canvas, x: int, y: int, width: int, shot: "Shot") -> None:
     canvas.put(at + room, y, tail, GREY)
 
 
-def help_page(canvas: Canvas, y: int, end: int, shot: "Shot") -> None:
+def help_page(canvas: Canvas, y: int, end: int, scene: Scene) -> None:
     """What the keys do and what the glyphs mean."""
-    canvas.rule(0, y, canvas.width, "help", shot.look.line, FAINT)
+    canvas.rule(0, y, canvas.width, "help", scene.look.line, FAINT)
     at = y + 1
     for keys, words in _KEYS:
-        if keys == "Enter" and not shot.command:
+        if keys == "Enter" and not scene.command:
             continue
         canvas.put(2, at, keys, f"bold {ORANGE}")
         canvas.put(18, at, words, "", canvas.width - 18)
         at += 1
-    look = shot.look
+    look = scene.look
     meanings = [
         (look.states[State.ABSENT], "no frame yet", GREY),
         (look.fresh, "frame gained within the last second; its colour fades for five more", YELLOW),
@@ -424,9 +426,9 @@ def help_page(canvas: Canvas, y: int, end: int, shot: "Shot") -> None:
         canvas.put(3, at, glyph, style)
         canvas.put(18, at, words, "", canvas.width - 18)
         at += 1
-    facts, glyphs = shot.model.facts, look.units
-    counts, seconds = shot.model.counts, (shot.now_ns - facts.started_ns) / 1e9
-    made = f"made from: {facts.what}, {_origin(shot)}, {counts.faults} faults, {counts.lost} lost"
+    facts, glyphs = scene.model.facts, look.units
+    counts, seconds = scene.model.counts, (scene.now_ns - facts.started_ns) / 1e9
+    made = f"made from: {facts.what}, {_origin(scene)}, {counts.faults} faults, {counts.lost} lost"
     made += f", {seconds:.3f} s"
     canvas.put(2, end, units.clip(made, canvas.width - 24, glyphs), GREY)
     canvas.right(canvas.width - 1, end, "any key goes back", "bold")

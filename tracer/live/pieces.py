@@ -4,12 +4,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 
+from tracer.common.pages import PAGE_SHIFT
 from tracer.live.arrange import Row, Stat, chunks_of, of_kind, rows_of, stat_of
 from tracer.live.cells import draw
 from tracer.live.model import Area, Model, Moment
 from tracer.live.pages import Table
 from tracer.live.theme import Look
-from tracer.rows import Kind
+from tracer.model.rows import Kind
 
 Cells = tuple[list[str], list[str]]  # glyphs and styles
 
@@ -57,7 +58,7 @@ class Piece:
         """The cells of one of `rows`; old pages no longer change their colour."""
         until, cells = self._cells.get((row.first, zoom), (0, ([], [])))
         if now_ns >= until:
-            end = min(row.first + row.cells * zoom, self.stat.area.end >> 12)
+            end = min(row.first + row.cells * zoom, self.stat.area.end >> PAGE_SHIFT)
             glyphs, styles, until = draw(self._table(), row.first, end, zoom, now_ns, look)
             cells = glyphs, styles
             self._cells[row.first, zoom] = until, cells

@@ -1,9 +1,9 @@
 """Counts over time, in bounded memory: bins that get wider as a run gets longer."""
 
 import numpy as np
-import numpy.typing as npt
 
-from tracer.rows import Kind, Rows
+from tracer.common.types import I64
+from tracer.model.rows import Kind, Rows
 
 KINDS = max(Kind) + 1
 GAINED, LOST, MAPPED, RESIDENT = range(KINDS, KINDS + 4)  # columns beside the kinds'
@@ -12,7 +12,7 @@ _LEVELS = slice(MAPPED, RESIDENT + 1)  # those that are no counts: the last of a
 _WIDTH_NS = 50_000_000
 _MOST = 4096  # bins
 
-Bins = npt.NDArray[np.int64]
+Bins = I64
 
 
 class Rates:
@@ -98,7 +98,7 @@ class Rates:
         sums[_LEVELS] = bins[-1, _LEVELS] if len(bins) else 0
         return np.asarray(sums)
 
-    def _places(self, times: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    def _places(self, times: I64) -> I64:
         """The bin of each time, made where it is new."""
         since = np.maximum(times - self.started_ns, 0)
         while int(since.max()) // self.width_ns >= self._most:

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from tracer.rows import ROW, RowRecords, Rows
+from tracer.model.rows import ROW, RowRecords, Rows
 
 _KEPT = 10  # of a kind
 _MOST = 8192

@@ -10,7 +10,7 @@ import termios
 import threading
 from collections import deque
 
-from tracer.text import harmless
+from tracer.common.text import harmless
 
 _KEPT = 1 << 16  # bytes of output, to be shown once the picture is gone
 _MOST_LINES = 64

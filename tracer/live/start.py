@@ -1,4 +1,4 @@
-"""How the live view begins and ends around a trace: called by tracer.run."""
+"""How the live view begins and ends around a trace: called by tracer.app.run."""
 
 import signal
 import sys
@@ -6,16 +6,16 @@ from collections.abc import Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Protocol, Self
 
+from tracer.common.text import printable
 from tracer.live.app import Live
 from tracer.live.model import Facts
 from tracer.live.stage import Stage
 from tracer.live.terminal import Terminal
 from tracer.live.theme import look_for
-from tracer.outputs.base import RunInfo
+from tracer.model.result import RunInfo
 from tracer.probes.choose import Attached
-from tracer.session import Result, Session
-from tracer.target import Command
-from tracer.text import printable
+from tracer.session.session import Result, Session
+from tracer.target.command import Command
 
 if TYPE_CHECKING:
     from tracer.outputs.callers import Callers

@@ -5,9 +5,9 @@ The colours are Okabe and Ito's, told apart with any colour vision.
 
 from dataclasses import dataclass, field
 
+from tracer.common.units import ASCII, Glyphs
 from tracer.live.pages import State
-from tracer.outputs.units import ASCII, Glyphs
-from tracer.rows import Kind
+from tracer.model.rows import Kind
 
 GREEN, ORANGE, SKY, PINK, BLUE, RED, YELLOW = (
     *("#009e73", "#e69f00", "#56b4e9", "#cc79a7", "#0072b2", "#d55e00", "#f0e442"),

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from tracer.live.arrange import MOST_ZOOM, SORTS, Sort
 from tracer.live.model import Area, Model
 from tracer.live.pieces import Pieces
-from tracer.rows import Kind
+from tracer.model.rows import Kind
 
 _STEP_NS = 100_000_000
 

@@ -1,8 +1,9 @@
 """The books in words: whether every fault the kernel counted is accounted for, and why not."""
 
-from tracer.outputs import units
-from tracer.outputs.base import PAGE_SIZE, Books
-from tracer.outputs.units import Glyphs
+from tracer.common import units
+from tracer.common.pages import PAGE_SIZE
+from tracer.common.units import Glyphs
+from tracer.model.result import Books
 
 
 def balance(books: Books, glyphs: Glyphs) -> str:

@@ -3,25 +3,23 @@
 from collections.abc import Sequence
 
 import numpy as np
-import numpy.typing as npt
 
-from tracer.demangled import is_cpp, without_types
-from tracer.frames import NO_FRAME_POINTERS, TRUNCATED, Frame, FrameNames
-from tracer.outputs import units
-from tracer.outputs.base import PAGE_SIZE
-from tracer.outputs.layout import Cell, Column
-from tracer.outputs.units import Glyphs
-from tracer.rows import Names, Rows
-from tracer.source_lines import SourceLines
-from tracer.stacks import Stacks
-from tracer.text import printable
+from tracer.callstacks.demangled import is_cpp, without_types
+from tracer.callstacks.frames import NO_FRAME_POINTERS, TRUNCATED, Frame, FrameNames
+from tracer.callstacks.source_lines import SourceLines
+from tracer.callstacks.stacks import Stacks
+from tracer.common import units
+from tracer.common.layout import Cell, Column
+from tracer.common.pages import PAGE_SIZE
+from tracer.common.text import printable
+from tracer.common.types import I64
+from tracer.common.units import Glyphs
+from tracer.model.rows import Names, Rows
 
 MOST_STACKS = 8  # shown
 _WIDEST = 160  # of a stack in words, where no terminal says less
 _MOST_MERGED = 4  # stacks that may come to one line
 _MOST_MODULES = 3  # named
-
-I64 = npt.NDArray[np.int64]
 
 
 class Callers:

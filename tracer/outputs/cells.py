@@ -3,12 +3,12 @@
 from enum import IntEnum
 
 import numpy as np
-import numpy.typing as npt
 
-from tracer.fields import alike
+from tracer.common.fields import alike
+from tracer.common.text import printable
+from tracer.common.types import U64, Integers
+from tracer.model.rows import Names, Region
 from tracer.outputs.columns import Column, constant, hexadecimal, strings
-from tracer.rows import Names, Region
-from tracer.text import printable
 
 _NOWHERE = (1 << 64) - 1  # no offset of a page: those are multiples of its size
 _FORMULA = (
@@ -26,7 +26,7 @@ _FORMULA = (
 def text_cell(text: str, end: bytes = b",") -> bytes:
     r"""A name another process chose, as a CSV cell followed by `end`.
 
-    Unprintable characters are escaped (tracer.text.printable), and so is the
+    Unprintable characters are escaped (tracer.common.text.printable), and so is the
     semicolon, at which spreadsheets split lines where the comma is a decimal
     sign: what follows it would be a cell of its own. A name a spreadsheet would
     take for a formula gets an apostrophe in front, and so does one that starts
@@ -71,13 +71,11 @@ class RegionCells:
         self._cells += [text_cell(region.name) + region.perms.encode() + b"," for region in new]
         self._no_file = np.append(self._no_file, [not is_file(region) for region in new])
 
-    def named(self, region: npt.NDArray[np.integer]) -> Column:
+    def named(self, region: Integers) -> Column:
         """The cells `region,perms,` of the regions numbered `region`."""
         return strings(self._cells, region)
 
-    def offsets(
-        self, region: npt.NDArray[np.integer], offset: npt.NDArray[np.uint64]
-    ) -> list[Column]:
+    def offsets(self, region: Integers, offset: U64) -> list[Column]:
         """The offset in the file of each page; empty where no file is mapped."""
         only = alike(region)
         if only is not None and self._no_file[only]:

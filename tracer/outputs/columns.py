@@ -14,11 +14,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tracer.fields import alike
+from tracer.common.fields import alike
+from tracer.common.types import U64, Bools, Integers
 
 Words = npt.NDArray[np.unsignedinteger]  # one for each row, or a single one for all
-Flags = npt.NDArray[np.bool_]
-Lengths = npt.NDArray[np.integer]
 Tables = Words  # of all numbers with leading zeros, then the same without
 
 _COMMA = np.uint32(int.from_bytes(b"\0\0\0,", "little"))
@@ -31,7 +30,7 @@ class Column:
 
     words: list[Words]
     width: int  # characters of the longest cell, from its first to the end
-    lengths: Lengths | None = None  # characters of each row's cell; None: `width`, all of them
+    lengths: Integers | None = None  # characters of each row's cell; None: `width`, all of them
 
     @property
     def size(self) -> int:
@@ -39,7 +38,7 @@ class Column:
         return sum(word.itemsize for word in self.words)
 
 
-def decimal(values: npt.NDArray[np.integer], blank: int | None = None) -> Column:
+def decimal(values: Integers, blank: int | None = None) -> Column:
     """Non-negative integers in decimal, each followed by a comma; nothing for the value `blank`."""
     if (value := alike(values)) is not None:
         return constant(b"," if value == blank else b"%d," % value)
@@ -58,7 +57,7 @@ def decimal(values: npt.NDArray[np.integer], blank: int | None = None) -> Column
     return _column(words, len(str(most)), _lengths(number, least, most, 10), empty)
 
 
-def hexadecimal(values: npt.NDArray[np.uint64], blank: int | None = None) -> list[Column]:
+def hexadecimal(values: U64, blank: int | None = None) -> list[Column]:
     """Unsigned integers as 0x…, each followed by a comma; nothing for the value `blank`.
 
     Two columns, since the digits may be ragged behind the 0x.
@@ -86,7 +85,7 @@ def hexadecimal(values: npt.NDArray[np.uint64], blank: int | None = None) -> lis
     return [_repeated(b"0x", empty, b""), _column(words, len(f"{most:x}"), lengths, empty)]
 
 
-def strings(cells: Sequence[bytes], ids: npt.NDArray[np.integer]) -> Column:
+def strings(cells: Sequence[bytes], ids: Integers) -> Column:
     """`cells[id]` for each of `ids`; cells hold no NUL, and end with their own separator."""
     if alike(ids) is not None or (len(ids) and (ids == ids[0]).all()):
         return constant(cells[int(ids[0])])
@@ -111,9 +110,7 @@ def constant(cell: bytes) -> Column:
     return Column(list(np.frombuffer(padded, "<u8").reshape(-1, 1)), len(cell))
 
 
-def _without(
-    values: npt.NDArray[np.integer], blank: int | None
-) -> tuple[npt.NDArray[np.integer], Flags | None]:
+def _without(values: Integers, blank: int | None) -> tuple[Integers, Bools | None]:
     """A contiguous copy with the largest other value in place of `blank`, and where that was."""
     number = values.copy()
     if blank is None:
@@ -125,7 +122,7 @@ def _without(
     return number, empty
 
 
-def _extremes(number: npt.NDArray[np.integer]) -> tuple[int, int]:
+def _extremes(number: Integers) -> tuple[int, int]:
     most = int(number.max(initial=0))
     return int(number.min(initial=most)), most
 
@@ -139,7 +136,7 @@ def _shared(least: int, most: int, groups: Sequence[int], base: int) -> tuple[in
     return 0, 0
 
 
-def _lengths(number: npt.NDArray[np.integer], least: int, most: int, base: int) -> Lengths | None:
+def _lengths(number: Integers, least: int, most: int, base: int) -> Integers | None:
     """Characters of each cell: its digits and the comma; None where all have as many."""
     count = str if base == 10 else "{:x}".format
     low, high = len(count(least)), len(count(most))
@@ -151,7 +148,7 @@ def _lengths(number: npt.NDArray[np.integer], least: int, most: int, base: int) 
     return lengths
 
 
-def _below(number: npt.NDArray[np.integer], digits: int) -> list[Words]:
+def _below(number: Integers, digits: int) -> list[Words]:
     """The last 3, 7 or 11 digits of numbers that have no more, least significant first."""
     head, tail = _decimal_tables()
     highest: list[Words] = []
@@ -167,7 +164,7 @@ def _below(number: npt.NDArray[np.integer], digits: int) -> list[Words]:
     return [_padded(tail, rest - high * np.uint32(1000)), _padded(head, high), *highest]
 
 
-def _long_digits(number: npt.NDArray[np.uint64]) -> list[Words]:
+def _long_digits(number: U64) -> list[Words]:
     """As `_digits`. Division is several times cheaper in 32 bits: seven digits come off at once."""
     head, tail = _decimal_tables()
     high: npt.NDArray[np.unsignedinteger] = number // _SEVEN
@@ -192,7 +189,7 @@ def _digits(rest: npt.NDArray[np.unsignedinteger], words: list[Words]) -> list[W
     return words
 
 
-def _look_up(table: Tables, low: npt.NDArray[np.integer], rest: npt.NDArray[np.integer]) -> Words:
+def _look_up(table: Tables, low: Integers, rest: Integers) -> Words:
     """The digits of `low`, with leading zeros where there are others in front."""
     first = rest == 0
     if not first.any():
@@ -200,20 +197,20 @@ def _look_up(table: Tables, low: npt.NDArray[np.integer], rest: npt.NDArray[np.i
     return _take(table, low.astype(np.intp) + first * np.intp(len(table) // 2))
 
 
-def _padded(table: Tables, low: npt.NDArray[np.integer]) -> Words:
+def _padded(table: Tables, low: Integers) -> Words:
     """The digits of `low`, leading zeros and all; a single word where all are the same."""
     if len(low) and (low == low[0]).all():
         return table[int(low[0]) :][:1]
     return _take(table, low)
 
 
-def _take(table: npt.NDArray[Any], at: npt.NDArray[np.integer]) -> npt.NDArray[Any]:
+def _take(table: npt.NDArray[Any], at: Integers) -> npt.NDArray[Any]:
     """table[at]; quicker, since nothing is out of range."""
     return table.take(at.astype(np.intp, copy=False), mode="clip")
 
 
 def _column(
-    words: list[Words], digits: int, lengths: Lengths | None, empty: Flags | None
+    words: list[Words], digits: int, lengths: Integers | None, empty: Bools | None
 ) -> Column:
     """The column of `words`, least significant first, with a lone comma where `empty`."""
     width = digits + 1
@@ -225,7 +222,7 @@ def _column(
     return Column(words[::-1], width, lengths)
 
 
-def _repeated(cell: bytes, empty: Flags | None, instead: bytes = b",") -> Column:
+def _repeated(cell: bytes, empty: Bools | None, instead: bytes = b",") -> Column:
     """The same cell in every row, but `instead` where `empty`."""
     if empty is None:
         return constant(cell)

@@ -4,13 +4,15 @@ import numpy as np
 from rich.console import Console
 from rich.text import Text
 
-from tracer.outputs import units
+from tracer.common import units
+from tracer.common.layout import Cell, Column, fit, join, unfitted
+from tracer.common.pages import NO_FRAME
+from tracer.common.text import printable
+from tracer.common.units import TimeMode
+from tracer.files.printing import show
+from tracer.model.rows import Access, Kind, Names, Rows
 from tracer.outputs.base import Symbolizer
-from tracer.outputs.layout import Cell, Column, fit, join, show, unfitted
 from tracer.outputs.merge import Line, merge
-from tracer.outputs.units import TimeMode
-from tracer.rows import NO_FRAME, Access, Kind, Names, Rows
-from tracer.text import printable
 
 MERGE_ABOVE = 50  # lines a batch; the session's batches come up to five times a second
 

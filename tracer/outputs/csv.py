@@ -11,15 +11,16 @@ from collections.abc import Iterator, Sequence
 from functools import cache
 
 import numpy as np
-import numpy.typing as npt
 
-from tracer.ending import Enough
+from tracer.common.deadline import Enough
+from tracer.common.pages import NO_FRAME
+from tracer.common.types import U32, Integers
+from tracer.files.output_file import OutputFile
+from tracer.model.rows import UNKNOWN_LATENCY, Access, Cause, Confirmed, Kind, Names, Rows
 from tracer.outputs.base import Symbolizer
 from tracer.outputs.cells import RegionCells, enum_cells, text_cell
 from tracer.outputs.columns import Column, constant, decimal, hexadecimal, strings
-from tracer.outputs.files import OutputFile
 from tracer.outputs.lines import lines
-from tracer.rows import NO_FRAME, UNKNOWN_LATENCY, Access, Cause, Confirmed, Kind, Names, Rows
 
 COLUMNS = (
     *("number", "time_ns", "pid", "space", "tid", "comm", "cpu", "address"),
@@ -39,7 +40,7 @@ def columns(stacks: bool) -> tuple[str, ...]:
 
 
 class CsvOutput:
-    """Writes batches of rows to an open file (`tracer.outputs.files.open_output`).
+    """Writes batches of rows to an open file (`tracer.files.output.open_output`).
 
     Raises TraceError(code=Exit.OUTPUT) where the file takes no more, and
     BrokenPipeError where its reader is gone; the file then ends with a whole line.
@@ -141,7 +142,7 @@ class CsvOutput:
             cells.append(self._stack_column(rows["stack"]))
         return lines(cells, len(rows))
 
-    def _stack_column(self, stack: npt.NDArray[np.uint32]) -> Column:
+    def _stack_column(self, stack: U32) -> Column:
         """The last: few different numbers, whose cells end the line."""
         distinct, which = np.unique(stack, return_inverse=True)
         return strings([b"%d\n" % each if each else b"\n" for each in distinct.tolist()], which)
@@ -154,7 +155,7 @@ class CsvOutput:
         return strings([text_cell(symbol) for symbol in ids], np.array(which, np.intp))
 
 
-def _what(rows: Rows) -> npt.NDArray[np.integer]:
+def _what(rows: Rows) -> Integers:
     """One number for access, cause, kind and major together: they make a single cell."""
     what = rows["access"].astype(np.uint16)
     for name, values in (("cause", len(Cause)), ("kind", len(Kind)), ("major", 2)):

@@ -1,4 +1,4 @@
-"""The figures of a run that budgets are held against (tracer.budgets.FIGURES), counted as it goes.
+"""The figures of a run that budgets (tracer.model.budgets) are held against, counted as it goes.
 
 Of all faults with a row, whatever --region, --perms and --kind show.
 """
@@ -7,11 +7,12 @@ from enum import IntEnum
 
 import numpy as np
 
-from tracer.budgets import PERCENTILES
-from tracer.outputs.base import PAGE_SIZE, Books
-from tracer.outputs.latencies import Latencies
-from tracer.rows import UNKNOWN_LATENCY, Access, Cause, Kind, Names, Rows
-from tracer.sources import Loss, Source
+from tracer.common.pages import PAGE_SIZE
+from tracer.common.quantiles import Latencies
+from tracer.model.budgets import PERCENTILES
+from tracer.model.result import Books
+from tracer.model.rows import UNKNOWN_LATENCY, Access, Cause, Kind, Names, Rows
+from tracer.model.sources import Loss, Source
 
 _COUNTED: dict[str, type[IntEnum]] = {"kind": Kind, "cause": Cause, "access": Access}
 

@@ -9,15 +9,15 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
+from tracer.common.types import U8, Index, Integers
 from tracer.outputs.columns import Column, Words, constant
 
 BLOCK = 4096  # lines put together at once: they stay in a core's own cache
 _SLACK = 8  # in front of a line, for the NULs of its first word
 
-Text = npt.NDArray[np.uint8]
-Places = npt.NDArray[np.intp]
+Text = U8
+Places = Index
 
 
 def lines(columns: Sequence[Column], rows: int) -> Iterator[memoryview]:
@@ -103,7 +103,7 @@ class _Piece:
 
     start: int
     end: int
-    short: npt.NDArray[np.integer] | None  # characters that each line's lacks in front
+    short: Integers | None  # characters that each line's lacks in front
 
 
 def _pieces(columns: Sequence[Column], ends: Sequence[int]) -> list[_Piece] | None:

@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
-from tracer.outputs.base import PAGE_SIZE
-from tracer.rows import NO_FRAME, UNKNOWN_LATENCY, Rows
+from tracer.common.pages import NO_FRAME, PAGE_SIZE
+from tracer.common.types import U32, U64, Bools, Index, Integers
+from tracer.model.rows import UNKNOWN_LATENCY, Rows
 
 # From fine to coarse: what all the faults of a line have in common.
 _WHAT = ("space", "kind", "access", "major")
@@ -61,7 +61,7 @@ def merge(rows: Rows, above: int) -> list[Line]:
     return _lines(rows, order, np.flatnonzero(starts), neighbours=False)
 
 
-def _key(rows: Rows, fields: Sequence[str]) -> npt.NDArray[np.uint64]:
+def _key(rows: Rows, fields: Sequence[str]) -> U64:
     """A number for each row, the same where all the fields are, and else as good as never."""
     key = np.zeros(len(rows), np.uint64)
     for name in fields:
@@ -69,9 +69,7 @@ def _key(rows: Rows, fields: Sequence[str]) -> npt.NDArray[np.uint64]:
     return key
 
 
-def _sorted(
-    key: npt.NDArray[np.uint64], page: npt.NDArray[np.uint64]
-) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.bool_]]:
+def _sorted(key: U64, page: U64) -> tuple[Index, Bools]:
     """The order by key and page, and where in it a new key begins."""
     group = np.unique(key, return_inverse=True)[1].astype(np.uint64)
     # Page numbers take 45 bits (57-bit addresses), which leaves 19 for groups: one sort does.
@@ -80,7 +78,7 @@ def _sorted(
     return order, np.append(True, by_group[1:] != by_group[:-1])
 
 
-def _gaps(pages: npt.NDArray[np.uint32], page: npt.NDArray[np.uint64]) -> npt.NDArray[np.bool_]:
+def _gaps(pages: U32, page: U64) -> Bools:
     """Where a page does not follow the one before it.
 
     A fault that brought neighbours may sit anywhere among them, so two windows
@@ -91,9 +89,7 @@ def _gaps(pages: npt.NDArray[np.uint32], page: npt.NDArray[np.uint64]) -> npt.ND
     return np.append(True, np.diff(page.astype(np.int64)) > reach)
 
 
-def _lines(
-    rows: Rows, order: npt.NDArray[np.intp], starts: npt.NDArray[np.intp], neighbours: bool
-) -> list[Line]:
+def _lines(rows: Rows, order: Index, starts: Index, neighbours: bool) -> list[Line]:
     columns = {name: rows[name].take(order) for name in _SUMMED}
     ends = np.append(starts[1:], len(rows))
     lines = []
@@ -104,7 +100,7 @@ def _lines(
     return sorted(lines, key=lambda line: int(line.row["time_ns"]))
 
 
-def _line(row: np.void, part: dict[str, npt.NDArray[np.integer]], neighbours: bool) -> Line:
+def _line(row: np.void, part: dict[str, Integers], neighbours: bool) -> Line:
     known = part["latency_ns"][part["latency_ns"] != UNKNOWN_LATENCY]
     page = part["address"] // PAGE_SIZE
     return Line(
@@ -124,9 +120,9 @@ def _line(row: np.void, part: dict[str, npt.NDArray[np.integer]], neighbours: bo
     )
 
 
-def _same(column: npt.NDArray[np.integer]) -> bool:
+def _same(column: Integers) -> bool:
     return bool((column == column[0]).all())
 
 
-def _distinct(column: npt.NDArray[np.integer]) -> int:
+def _distinct(column: Integers) -> int:
     return 1 if _same(column) else len(np.unique(column))

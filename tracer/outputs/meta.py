@@ -14,12 +14,13 @@ from datetime import UTC, datetime
 from typing import Literal
 
 from tracer import __version__
-from tracer.errors import TraceError
-from tracer.outputs.base import Books, RunInfo
+from tracer.common.errors import TraceError
+from tracer.common.text import harmless, printable
+from tracer.files.output import open_output, replace_file, reserve
+from tracer.files.output_file import OutputFile
+from tracer.files.paths import Owner
+from tracer.model.result import Books, RunInfo
 from tracer.outputs.csv import columns
-from tracer.outputs.files import OutputFile, open_output, replace_file, reserve
-from tracer.outputs.paths import Owner
-from tracer.text import harmless, printable
 
 SUFFIX = ".meta.json"
 _ROOM = 1 << 15  # bytes: more than a description takes that has no lists

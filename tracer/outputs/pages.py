@@ -4,14 +4,15 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
-from tracer.ending import Enough
-from tracer.outputs.base import PageTable
+from tracer.common.deadline import Enough
+from tracer.common.pages import NO_FRAME
+from tracer.files.output_file import OutputFile
+from tracer.model.result import PageTable
+from tracer.model.rows import Kind, Names
+from tracer.model.sources import Loss, Source
 from tracer.outputs.cells import RegionCells, enum_cells
 from tracer.outputs.columns import decimal, hexadecimal, strings
-from tracer.outputs.files import OutputFile
 from tracer.outputs.lines import lines
-from tracer.rows import NO_FRAME, Kind, Names
-from tracer.sources import Loss, Source
 
 PAGE_COLUMNS = (
     *("space", "pid", "page", "region", "perms", "first_time_ns", "first_source"),

@@ -8,14 +8,15 @@ the programmer wrote them) is filled in at the end, when the file is made anew.
 import itertools
 from collections.abc import Callable, Iterable, Iterator
 
-from tracer.ending import go_on
-from tracer.frames import Frame, FrameNames
+from tracer.callstacks.frames import Frame, FrameNames
+from tracer.callstacks.source_lines import SourceLines
+from tracer.callstacks.stacks import Place, Stacks
+from tracer.common.deadline import go_on
+from tracer.files.output import open_output, replace_file
+from tracer.files.output_file import OutputFile
+from tracer.files.paths import Owner
+from tracer.model.rows import Names, Rows
 from tracer.outputs.cells import text_cell
-from tracer.outputs.files import OutputFile, open_output, replace_file
-from tracer.outputs.paths import Owner
-from tracer.rows import Names, Rows
-from tracer.source_lines import SourceLines
-from tracer.stacks import Place, Stacks
 
 SUFFIX = ".stacks.csv"
 STACK_COLUMNS = (

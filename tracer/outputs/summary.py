@@ -1,7 +1,7 @@
 """What a run comes to: faults by kind and by region, the pages' story, and the books.
 
 Memory is constant however many faults there are: counts, and latencies in
-buckets (tracer.outputs.latencies).
+buckets (tracer.common.quantiles).
 """
 
 import shlex
@@ -11,26 +11,28 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 from rich.cells import cell_len
 from rich.console import Console
 from rich.text import Text
 
-from tracer.outputs import units
-from tracer.outputs.base import PAGE_SIZE, Books, PageTable, RunInfo, Verdict, joined
+from tracer.common import units
+from tracer.common.layout import Cell, Column, fit, join, unfitted
+from tracer.common.pages import PAGE_SIZE
+from tracer.common.quantiles import Latencies
+from tracer.common.text import harmless, printable
+from tracer.common.types import Integers
+from tracer.common.units import Glyphs
+from tracer.files.printing import show
+from tracer.model.result import Books, PageTable, RunInfo, Verdict, joined
+from tracer.model.rows import ANONYMOUS, UNKNOWN_LATENCY, Kind, Names, Rows
+from tracer.model.sources import Source
 from tracer.outputs.books import balance, memory, reasons
 from tracer.outputs.console import STYLES
-from tracer.outputs.latencies import Latencies
-from tracer.outputs.layout import Cell, Column, fit, join, show, unfitted
-from tracer.outputs.story import MOST_PAGES, sources, story
-from tracer.outputs.units import Glyphs
-from tracer.rows import ANONYMOUS, UNKNOWN_LATENCY, Kind, Names, Rows
-from tracer.sources import Source
-from tracer.text import harmless, printable
+from tracer.outputs.page_history import MOST_PAGES, sources, story
 
 if TYPE_CHECKING:
+    from tracer.callstacks.source_lines import SourceLines
     from tracer.outputs.callers import Callers
-    from tracer.source_lines import SourceLines
 
 MOST_GROUPS = 512  # rows that are counted; the rest count as one
 MOST_LINES = 20  # regions shown
@@ -273,8 +275,8 @@ def _few(tables: Sequence[PageTable]) -> PageTable | None:
 
 
 def _count(
-    batch: dict[str, npt.NDArray[np.integer]],
-    column: npt.NDArray[np.integer],
+    batch: dict[str, Integers],
+    column: Integers,
     group: Callable[[int], _Group],
 ) -> None:
     """Add the batch's rows to their groups, by the value of `column`."""
@@ -292,7 +294,7 @@ def _count(
         _add(group(int(ordered[start])), batch, slice(start, end))
 
 
-def _add(of: _Group, batch: dict[str, npt.NDArray[np.integer]], part: slice) -> None:
+def _add(of: _Group, batch: dict[str, Integers], part: slice) -> None:
     """Count the rows `part` for one group."""
     latency = batch["latency_ns"][part]
     of.faults += len(latency)

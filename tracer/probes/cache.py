@@ -16,6 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from tracer.probes.compiled import Answer, decode, encode
+from tracer.procfs.stat import exists
 
 VARIABLE = "PAGEFAULT_CACHE"
 FOLDER = "/var/cache/pagefault-trace"
@@ -104,6 +105,6 @@ def _prune(place: Path) -> None:
     kept = sorted(place.glob("*.json"), key=lambda path: path.stat().st_mtime)
     # Drafts of runs that were killed go, too.
     pids = ((path, path.suffix[1:]) for path in place.iterdir())
-    left = [path for path, pid in pids if pid.isdecimal() and not Path("/proc", pid).exists()]
+    left = [path for path, pid in pids if pid.isdecimal() and not exists(int(pid))]
     for path in [*kept[:-_MOST], *left]:
         path.unlink(missing_ok=True)

@@ -5,7 +5,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from tracer.errors import Exit, TraceError
+from tracer.common.errors import Exit, TraceError
 from tracer.kernel.machine import check_architecture
 from tracer.kernel.paging import DirectMap, find_direct_map
 from tracer.probes.base import Probe

@@ -12,10 +12,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from tracer.errors import Exit, TraceError
+from tracer.common.errors import Exit, TraceError
+from tracer.common.shortage import limits_set, says_so, short
+from tracer.common.text import printable
 from tracer.probes.compiled import Answer, decode
-from tracer.shortage import limits_set, says_so, short
-from tracer.text import printable
 
 # How a process ends that gets no memory: by the kernel (or a control group), by C++ or LLVM.
 _OF_MEMORY = (signal.SIGKILL, signal.SIGABRT, signal.SIGSEGV, signal.SIGBUS)

@@ -20,15 +20,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from tracer.bcc_check import import_bcc, installed_bcc
-from tracer.errors import Exit, TraceError
+from tracer.common.errors import Exit, TraceError
+from tracer.common.shortage import is_short, says_so, short, told
 from tracer.kernel.btf import Btf
 from tracer.kernel.machine import page_table_levels, preemptible
 from tracer.probes import bpf, cache
+from tracer.probes.bcc_check import import_bcc, installed_bcc
 from tracer.probes.compiled import PIDS, PLACES, Answer, Function, MapSpec, encode
 from tracer.probes.order import PROBES, order
 from tracer.procfs.rights import in_initial_pid_namespace
-from tracer.shortage import is_short, says_so, short, told
 
 # -D name: BTF path. All are needed.
 _OFFSETS = {

@@ -5,7 +5,7 @@ import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from tracer.errors import Exit, TraceError
+from tracer.common.errors import Exit, TraceError
 from tracer.kernel.machine import preemptible, preemption
 from tracer.probes.bpf import refuses_tracing
 

@@ -13,9 +13,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tracer.errors import Exit, TraceError
-from tracer.probes import events
+from tracer.common.errors import Exit, TraceError
+from tracer.kernel import perf_events as events
 from tracer.probes.base import tracefs
+from tracer.procfs.stat import exists
 
 if TYPE_CHECKING:
     from tracer.probes.program import Program
@@ -92,7 +93,8 @@ def _sweep(folder: Path) -> None:
     for line in (folder / "kprobe_events").read_text().splitlines():
         event = line.partition(":")[2].split(" ")[0]  # r1024:GROUP/FUNCTION_PID FUNCTION
         owner = event.rpartition("_")[2]
-        if event.startswith(f"{_GROUP}/") and not Path(f"/proc/{owner}").exists():
+        gone = not (owner.isdecimal() and exists(int(owner)))
+        if event.startswith(f"{_GROUP}/") and gone:
             with contextlib.suppress(OSError):  # busy: its pid is in another namespace
                 _delete(folder, event)
 

@@ -4,8 +4,8 @@ import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from tracer.errors import Exit, TraceError
-from tracer.probes import events
+from tracer.common.errors import Exit, TraceError
+from tracer.kernel import perf_events as events
 
 if TYPE_CHECKING:
     from tracer.probes.program import Program

@@ -17,16 +17,16 @@ from enum import IntEnum
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
-from tracer.errors import Exit, TraceError
+from tracer.common.errors import Exit, TraceError
+from tracer.common.shortage import told
+from tracer.common.types import Structs
+from tracer.kernel.perf_events import CpuEvents
 from tracer.probes import bpf
 from tracer.probes.compiled import Answer, Function
-from tracer.probes.events import CpuEvents
 from tracer.procfs.system import possible_cpus
-from tracer.records import Layout, load_layout
-from tracer.ring import KernelRing, MappedRing, Ring
-from tracer.shortage import told
+from tracer.wire.records import Layout, load_layout
+from tracer.wire.ring import KernelRing, MappedRing, Ring
 
 RING_BYTES = 64 << 20
 
@@ -65,7 +65,7 @@ _TRACEPOINT, _LIFE = "raw_tracepoint__", "raw_tracepoint__sched_process_"
 _TOLD, _COPIES = "told", 3
 _STEADY = 10  # tries to read counters that belong together
 
-_RECORDS, _POSITIONS = "records", "positions"  # maps: the ring (tracer/ring.py)
+_RECORDS, _POSITIONS = "records", "positions"  # maps: the ring (tracer/wire/ring.py)
 
 # By the first part of a function's name in bpf/pagefault.c: program type and attach type.
 _TYPES = {
@@ -403,7 +403,7 @@ class Program:
         rows = zip(*(column.tolist() for column in columns), strict=True)
         return [(tid, Place(*rest)) for tid, *rest in rows]
 
-    def _ends(self, values: memoryview) -> npt.NDArray[np.void]:
+    def _ends(self, values: memoryview) -> Structs:
         """The last members of each struct pending, where they are: most are of no thread."""
         size = self._maps["pending"].value_size
         start, count = size - PLACE_END.itemsize, len(values) // size

@@ -6,16 +6,15 @@ sizes are in bytes. tracer/procfs/pagemap.py is the numpy face of this module.
 
 import errno
 import fcntl
-import mmap
 import os
 import struct
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
 
-from tracer.errors import TraceError
+from tracer.common.errors import TraceError
+from tracer.common.pages import PAGE_SIZE
 from tracer.procfs.errors import ProcessGone, path_of, reading
 
-PAGE_SIZE = mmap.PAGESIZE
 ENTRY_SIZE = 8
 
 PFN_MASK = (1 << 55) - 1  # of a present page; of a swapped one type (bits 0-4) and offset

@@ -4,7 +4,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from tracer.errors import Exit, TraceError
+from tracer.common.errors import Exit, TraceError
 
 
 class ProcessGone(TraceError):

@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from tracer.text import decode
+from tracer.common.text import decode
 
 _TEXT = (b"t", b"T", b"w", b"W")
 _ADDRESS = re.compile(rb"[0-9a-f]{1,16}")

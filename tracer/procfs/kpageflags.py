@@ -9,10 +9,11 @@ import mmap
 import os
 
 import numpy as np
-import numpy.typing as npt
 
-from tracer.errors import Exit, TraceError
-from tracer.procfs.pagemap import PAGE_SIZE, PageMap, frames
+from tracer.common.errors import Exit, TraceError
+from tracer.common.pages import PAGE_SIZE
+from tracer.common.types import PAGE_BITS, U64, Bools
+from tracer.procfs.pagemap import PageMap, frames
 
 LOCKED = 1 << 0
 REFERENCED = 1 << 2
@@ -43,7 +44,7 @@ PGTABLE = 1 << 26
 RESERVED = 1 << 32
 MLOCKED = 1 << 33
 
-Words = npt.NDArray[np.uint64]
+Words = U64
 
 _WORD_SIZE = 8
 _GAP = 16  # frames: reading a few too many costs less than another system call
@@ -62,10 +63,10 @@ def counts(pfns: Words) -> Words:
     return _read_words("/proc/kpagecount", pfns, 0)
 
 
-def are_zero(frames: Words) -> npt.NDArray[np.bool_]:
+def are_zero(frames: Words) -> Bools:
     """Which of these frames (addresses) are a zero page's, the huge one's too; none if unknown."""
     try:
-        return np.asarray((flags(frames >> np.uint64(12)) & np.uint64(ZERO_PAGE)) != 0)
+        return np.asarray((flags(frames >> PAGE_BITS) & np.uint64(ZERO_PAGE)) != 0)
     except TraceError:
         return np.zeros(len(frames), np.bool_)
 
@@ -81,7 +82,7 @@ def calls_all_ksm() -> bool:
         try:
             with PageMap(os.getpid()) as pagemap:
                 frame = frames(pagemap.read(start, start + PAGE_SIZE))
-            return bool((flags(frame >> np.uint64(12)) & np.uint64(KSM)).any())
+            return bool((flags(frame >> PAGE_BITS) & np.uint64(KSM)).any())
         except TraceError:
             return True
 

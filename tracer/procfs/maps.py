@@ -6,9 +6,9 @@ Needs no numpy. Format: proc(5) and fs/proc/task_mmu.c:show_map_vma.
 import re
 from typing import NamedTuple
 
+from tracer.common.text import decode
 from tracer.procfs.errors import ProcessGone, read_bytes
 from tracer.procfs.stat import is_kernel_thread
-from tracer.text import decode
 
 _FIELDS = 5  # before the path: addresses, permissions, offset, device, inode
 _MOUNT = rb"(?m)^(\d{1,10}) \d+ (\d{1,10}):(\d{1,10}) \S+ (\S+) .*? - (\S+) "
@@ -21,7 +21,7 @@ class Mapping(NamedTuple):
     `offset` in the file, in bytes; `device` as the kernel encodes it (major << 20 |
     minor, like s_dev), 0 for anonymous memory; `path` as the kernel shows it, with
     its escapes and " (deleted)", not made printable, "" where it shows none; `file` is
-    not of maps: which file it is, where that was settled (tracer.code_files).
+    not of maps: which file it is, where that was settled (tracer.spaces.code_files).
     """
 
     start: int

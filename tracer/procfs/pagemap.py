@@ -10,12 +10,12 @@ from heapq import merge
 from types import TracebackType
 
 import numpy as np
-import numpy.typing as npt
 
+from tracer.common.pages import NO_FRAME, PAGE_SIZE
+from tracer.common.types import U64, Bools
 from tracer.procfs import entries as raw
-from tracer.procfs.entries import PAGE_SIZE, frames_visible
+from tracer.procfs.entries import frames_visible
 from tracer.procfs.maps import Mapping
-from tracer.rows import NO_FRAME
 
 __all__ = [
     "PAGE_SIZE",
@@ -29,34 +29,33 @@ __all__ = [
     "swapped",
 ]
 
-Entries = npt.NDArray[np.uint64]
-Flags = npt.NDArray[np.bool_]
+Entries = U64
 
 _CHUNK_PAGES = 1 << 16  # 512 KiB of entries
 _GAP_PAGES = 512  # reading this many absent entries costs less than another system call
 
 
-def present(entries: Entries) -> Flags:
+def present(entries: Entries) -> Bools:
     """Which pages have a frame."""
     return _any_bit(entries, raw.PRESENT)
 
 
-def swapped(entries: Entries) -> Flags:
+def swapped(entries: Entries) -> Bools:
     """Which pages are in swap (guard, migration and poison markers count as such)."""
     return _any_bit(entries, raw.SWAPPED)
 
 
-def held(entries: Entries) -> Flags:
+def held(entries: Entries) -> Bools:
     """Which pages are present or swapped."""
     return _any_bit(entries, raw.HELD)
 
 
-def exclusive(entries: Entries) -> Flags:
+def exclusive(entries: Entries) -> Bools:
     """Which pages are mapped once only, present ones."""
     return _any_bit(entries, raw.EXCLUSIVE)
 
 
-def file_or_shared(entries: Entries) -> Flags:
+def file_or_shared(entries: Entries) -> Bools:
     """Which pages belong to a file or to shared memory (5.10: not for PMD-mapped ones)."""
     return _any_bit(entries, raw.FILE_OR_SHARED)
 
@@ -172,8 +171,8 @@ class PageMap:
                 yield mapping, low, piece
 
 
-def _any_bit(entries: Entries, bits: int) -> Flags:
-    result: Flags = (entries & np.uint64(bits)) != 0
+def _any_bit(entries: Entries, bits: int) -> Bools:
+    result: Bools = (entries & np.uint64(bits)) != 0
     return result
 
 

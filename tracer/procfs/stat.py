@@ -8,12 +8,13 @@ import os
 import re
 from dataclasses import dataclass
 
-from tracer.errors import TraceError
+from tracer.common.errors import TraceError
+from tracer.common.text import decode
 from tracer.procfs.errors import ProcessGone, read_bytes, reading
-from tracer.text import decode
 
 _STATE, _PARENT, _FLAGS = 3, 4, 9
 _MIN_FLT, _MAJ_FLT = 10, 12
+_UTIME, _STIME = 14, 15
 _START_TIME = 22
 _PF_EXITING, _PF_KTHREAD = 0x00000004, 0x00200000  # include/linux/sched.h
 
@@ -65,6 +66,12 @@ def process_fault_count(pid: int) -> int:
     """min_flt + maj_flt of all threads of a process, those that have ended included."""
     fields = _stat(pid)
     return _field(fields, _MIN_FLT) + _field(fields, _MAJ_FLT)
+
+
+def processor_time(pid: int) -> float:
+    """Seconds of processor time, user and system, that a process has had."""
+    fields = _stat(pid)
+    return (_field(fields, _UTIME) + _field(fields, _STIME)) / os.sysconf("SC_CLK_TCK")
 
 
 def state(pid: int, tid: int | None = None) -> str:

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any, NoReturn, cast
 import click
 
 from tracer import __version__
-from tracer.errors import Exit, TraceError, complain, of_stdout, unexpected
-from tracer.imports import require_room
-from tracer.pipes import PIPE_CLOSED, discard_stdout
-from tracer.shortage import is_short, short
+from tracer.common.errors import Exit, TraceError, complain, of_stdout, unexpected
+from tracer.common.imports import require_room
+from tracer.common.pipes import PIPE_CLOSED, discard_stdout
+from tracer.common.shortage import is_short, short
 
 if TYPE_CHECKING:
-    from tracer.reporting.run import Run
+    from tracer.reporting.reading.run import Run
 
 PROGRAM = "pagefault-report"
 EPILOG = """\b
@@ -81,8 +81,8 @@ def _output(suffix: str) -> Callable[[Any], Any]:
 )
 def summary(file: str, pages: str | None, stacks: str | None, top: int) -> None:
     """Print what happened: by kind, region, thread, function, in which order, how long it took."""
-    from tracer.reporting.run import load
-    from tracer.reporting.summary import console, print_summary
+    from tracer.reporting.reading.run import load
+    from tracer.reporting.text.summary import console, print_summary
 
     print_summary(console(), load(file, pages, stacks), top)
 
@@ -110,8 +110,8 @@ def flame(
     force: bool,
 ) -> None:
     """Draw a flame graph: which code made pages resident. Wants a trace made with --stacks."""
-    from tracer.reporting.flamesvg import svg
-    from tracer.reporting.run import load
+    from tracer.reporting.pictures.flamesvg import svg
+    from tracer.reporting.reading.run import load
     from tracer.reporting.writing import beside, writing
 
     with writing(output or beside(file, ".svg"), force) as write:
@@ -132,9 +132,9 @@ def flame(
 @_FORCE
 def plot(file: str, pages: str | None, output: str | None, only: str | None, force: bool) -> None:
     """Draw every frame gained, memory's size and latencies over time, as a PNG or SVG file."""
-    from tracer.reporting.needs import library
-    from tracer.reporting.plot import format_of, picture
-    from tracer.reporting.run import load
+    from tracer.reporting.pictures.plot import format_of, picture
+    from tracer.reporting.reading.needs import library
+    from tracer.reporting.reading.run import load
     from tracer.reporting.writing import beside, writing
 
     path = output or beside(file, ".png")
@@ -152,8 +152,8 @@ def plot(file: str, pages: str | None, output: str | None, only: str | None, for
 @_FORCE
 def html(file: str, pages: str | None, stacks: str | None, output: str | None, force: bool) -> None:
     """Make one page that works by itself: the page map replayed, the plots, sortable tables."""
-    from tracer.reporting.html import page
-    from tracer.reporting.run import load
+    from tracer.reporting.pictures.html import page
+    from tracer.reporting.reading.run import load
     from tracer.reporting.writing import beside, writing
 
     with writing(output or beside(file, ".html"), force) as write:
@@ -168,9 +168,9 @@ def html(file: str, pages: str | None, stacks: str | None, output: str | None, f
 )
 def diff(before: str, after: str, top: int) -> None:
     """Compare two runs: faults, frames, regions, order of first touch, latency."""
-    from tracer.reporting.diff import print_diff
-    from tracer.reporting.run import load
-    from tracer.reporting.summary import console
+    from tracer.reporting.reading.run import load
+    from tracer.reporting.text.diff import print_diff
+    from tracer.reporting.text.summary import console
 
     print_diff(console(), load(before), load(after), top)
 
@@ -212,7 +212,7 @@ def export(
     """Write the faults in a form that other viewers read: one of the first four options."""
     if form is None:
         raise click.UsageError("give one of --perfetto, --chrome, --folded, --speedscope")
-    from tracer.reporting.run import load
+    from tracer.reporting.reading.run import load
     from tracer.reporting.writing import beside, writing
 
     with writing(output or beside(file, _SUFFIXES[form]), force) as write:
@@ -221,14 +221,14 @@ def export(
 
 def _exported(run: "Run", form: str, weight: str) -> Iterator[bytes]:
     if form == "perfetto":
-        from tracer.reporting.perfetto import perfetto
+        from tracer.reporting.exports.perfetto import perfetto
 
         return perfetto(run)
     if form == "chrome":
-        from tracer.reporting.chrome import chrome
+        from tracer.reporting.exports.chrome import chrome
 
         return chrome(run)
-    from tracer.reporting.flame import folded, speedscope
+    from tracer.reporting.exports.flame import folded, speedscope
 
     return folded(run, weight) if form == "folded" else speedscope(run)
 

@@ -3,9 +3,9 @@
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
-from tracer.errors import TraceError, complain
-from tracer.outputs.caller import who_called
-from tracer.outputs.files import open_output
+from tracer.common.errors import TraceError, complain
+from tracer.files.caller import who_called
+from tracer.files.output import open_output
 
 Write = Callable[[Iterable[bytes | memoryview]], None]
 

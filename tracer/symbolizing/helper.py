@@ -6,7 +6,6 @@ dies of is known: that is not asked about again.
 
 import contextlib
 import json
-import os
 import select
 import signal
 import socket
@@ -18,8 +17,10 @@ from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from tracer.common.errors import TraceError
+from tracer.common.text import printable
+from tracer.procfs.stat import processor_time
 from tracer.symbolizing.messages import BadMessage, Inbox, close_all, packed
-from tracer.text import printable
 
 # Of processor time: what each question may take is server.NAMES_S, LINES_S.
 MOST_S = 30.0  # about one file, in all
@@ -346,10 +347,8 @@ def _cause(status: int | None, question: Question | None) -> str:
 
 
 def _processor_time(pid: int) -> float:
-    """Seconds that a process has had (proc(5), stat: utime and stime)."""
+    """Seconds that a process has had; 0 where it is gone."""
     try:
-        with open(f"/proc/{pid}/stat", "rb") as file:
-            fields = file.read().rpartition(b")")[2].split()
-    except OSError:
+        return processor_time(pid)
+    except TraceError:
         return 0.0
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")

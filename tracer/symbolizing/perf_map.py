@@ -11,9 +11,9 @@ from array import array
 from itertools import islice
 
 import numpy as np
-import numpy.typing as npt
 
-from tracer.text import decode
+from tracer.common.text import decode
+from tracer.common.types import U64
 
 _HEX = rb"(?:0x)?([0-9a-fA-F]{1,16})"  # HotSpot writes the 0x, too
 _LINE = re.compile(rb"^" + _HEX + rb" " + _HEX + rb" ([^\n]{1,1024})", re.MULTILINE)
@@ -21,8 +21,6 @@ _MOST_BYTES = 1 << 26  # of a file
 _MOST_FUNCTIONS = 1 << 20
 _MOST_OVERLAPS = 64  # functions before an address that may reach up to it
 _LAST = (1 << 64) - 1
-
-U64 = npt.NDArray[np.uint64]
 
 
 class PerfMap:

@@ -1,4 +1,4 @@
-"""How code keeps its caller, as call frame information says (tracer.unwind reads it)."""
+"""How code keeps its caller, as call frame information says (tracer.symbolizing.unwind)."""
 
 from dataclasses import dataclass
 

@@ -20,7 +20,7 @@ from dataclasses import astuple
 from functools import partial
 from typing import Any
 
-from tracer import elf
+from tracer.symbolizing import elf
 from tracer.symbolizing.messages import close_all, packed, receive
 from tracer.symbolizing.perf_map import PerfMap
 

@@ -11,16 +11,16 @@ from typing import Any
 
 import numpy as np
 import pytest
-from answering import lookup
-from fuzz.mutation import EDGES, every, mutated
-from opened import opener
-from test_symbols import BUILD_ID, DYNSYM, FEW, FULL, NOTE, SYMTAB, make_elf
-from test_unwind import CODE, USUAL
-from test_unwind import image as frames_image
 
-from tracer import elf
+from tests.unit.answering import lookup
+from tests.unit.callstacks.test_symbols import BUILD_ID, DYNSYM, FEW, FULL, NOTE, SYMTAB, make_elf
+from tests.unit.fuzz.mutation import EDGES, every, mutated
+from tests.unit.opened import opener
+from tests.unit.symbolizing.test_unwind import CODE, USUAL
+from tests.unit.symbolizing.test_unwind import image as frames_image
+from tracer.callstacks.symbols import Symbols
+from tracer.symbolizing import elf
 from tracer.symbolizing.rule import Rule
-from tracer.symbols import Symbols
 
 MEGABYTE = 1 << 20
 HEADER, PROGRAM, SECTION = 64, 56, 64  # bytes, of 64-bit files
@@ -316,7 +316,7 @@ def test_functions_of_many_instructions(file: File, monkeypatch: pytest.MonkeyPa
 
 
 def test_what_is_remembered_of_addresses_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tracer.symbols._MOST_KNOWN", 100)
+    monkeypatch.setattr("tracer.callstacks.symbols._MOST_KNOWN", 100)
     symbols = Symbols([], lookup(), lambda: ([], []))
     for ip in range(1000):
         symbols.name((1 << 63) + ip, 0)

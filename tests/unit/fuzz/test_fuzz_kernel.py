@@ -15,19 +15,19 @@ from random import Random
 
 import numpy as np
 import pytest
-from faults_data import LAYOUT
-from fuzz.mutation import edited, every, mutated, number
-from test_btf import ENUM, INT, STRUCT, TYPEDEF, UNION, BtfWriter
-from test_compile_cache import ANSWER
-from test_recorder import BASE, CHILD, MM, PID, Kernel, recording
 
-from tracer.errors import TraceError
+from tests.unit.faults_data import LAYOUT
+from tests.unit.fuzz.mutation import edited, every, mutated, number
+from tests.unit.kernel.test_btf import ENUM, INT, STRUCT, TYPEDEF, UNION, BtfWriter
+from tests.unit.probes.test_compile_cache import ANSWER
+from tests.unit.session.test_recorder import BASE, CHILD, MM, PID, Kernel, recording
+from tracer.common.errors import TraceError
 from tracer.kernel.btf import Btf
 from tracer.kernel.sideband import MmapEvent, parse
 from tracer.probes import cache
 from tracer.probes.compiled import Answer, decode, encode
-from tracer.records import RecordType, parse_layout
-from tracer.ring import KernelRing, MappedRing, Ring, SpillingRing
+from tracer.wire.records import RecordType, parse_layout
+from tracer.wire.ring import KernelRing, MappedRing, Ring, SpillingRing
 
 PAGE = mmap.PAGESIZE
 

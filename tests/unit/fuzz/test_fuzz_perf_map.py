@@ -7,11 +7,11 @@ from pathlib import Path
 from random import Random
 
 import pytest
-from fuzz.mutation import EDGES, edited, every
-from test_perf_map import PID, Process
 
+from tests.unit.fuzz.mutation import EDGES, edited, every
+from tests.unit.symbolizing.test_perf_map import PID, Process
+from tracer.common.text import decode
 from tracer.symbolizing.perf_map import PerfMap
-from tracer.text import decode
 
 LINE = re.compile(rb"(?:0x)?([0-9a-fA-F]{1,16}) (?:0x)?([0-9a-fA-F]{1,16}) (.{1,1024})")
 NAMES = ["f", "py::main:/x.py", "a b c", "\U0001f600", "\udcff", "x" * 300, "\u2028", "\x1b[2J"]

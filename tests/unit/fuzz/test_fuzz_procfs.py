@@ -9,16 +9,16 @@ from random import Random
 
 import numpy as np
 import pytest
-from fuzz.mutation import EDGES, edited, every
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tracer.errors import TraceError
-from tracer.frames import Frame
+from tests.unit.fuzz.mutation import EDGES, edited, every
+from tracer.callstacks.frames import Frame
+from tracer.common.errors import TraceError
+from tracer.common.text import decode, printable
 from tracer.procfs import entries, stat
 from tracer.procfs.kallsyms import parse_kallsyms
 from tracer.procfs.maps import parse_maps, parse_mountinfo, parse_mounts
-from tracer.text import decode, printable
 
 LINE = b"7f90298a2000-7f90298a3000 rw-p 00001000 fe:00 77      /usr/bin/head\n"
 MAPS = LINE + (

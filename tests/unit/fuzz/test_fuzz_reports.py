@@ -7,10 +7,10 @@ from pathlib import Path
 from random import Random
 
 import pytest
-from fuzz.mutation import EDGES, edited, every
-from report_data import MARKUP, lossy, stacked
 
-from tracer.errors import Exit
+from tests.unit.fuzz.mutation import EDGES, edited, every
+from tests.unit.report_data import MARKUP, lossy, stacked
+from tracer.common.errors import Exit
 from tracer.reporting import cli
 
 SUFFIXES = {"csv": "", "pages": ".pages.csv", "stacks": ".stacks.csv", "meta": ".meta.json"}

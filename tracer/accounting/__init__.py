@@ -1,0 +1,1 @@
+"""The kernel's own counts of faults, against which all others are held."""

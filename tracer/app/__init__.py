@@ -1,0 +1,1 @@
+"""The command pagefault-trace: options, what a trace is made of, --check."""

@@ -1,0 +1,1 @@
+"""Call stacks: which code it was, in functions and source lines."""

@@ -1,0 +1,133 @@
+"""What names the code of a trace: one place for the files, who reads them, and what was found."""
+
+import time
+import weakref
+from collections.abc import Callable, Sequence
+
+from tracer.callstacks.frames import FrameNames, opening_vdso
+from tracer.callstacks.stacks import Stacks
+from tracer.callstacks.symbols import Symbols
+from tracer.common.deadline import Enough, go_on
+from tracer.common.text import printable
+from tracer.model.rows import Region, Rows
+from tracer.spaces.code_files import CodeFiles
+from tracer.symbolizing.helper import Helper
+from tracer.symbolizing.lookup import WAIT_S, Lookup
+from tracer.symbolizing.perf_maps import PerfMaps
+
+_START_S = 10.0  # for the process that reads files to be there, before anything is traced
+_PATIENCE_S = 120.0  # once the trace is over, for what was asked at once
+_ROUNDS = 8
+_MOST_NOTES = 4  # files that are named
+
+
+class Naming:
+    """Names of a run's code. Nothing waits for them longer than it says."""
+
+    def __init__(self, regions: Sequence[Region]) -> None:
+        """`regions` as in rows.Names."""
+        self.files = CodeFiles()
+        helper = Helper()
+        self._helper = helper
+        self._perf_maps = PerfMaps(helper)
+        self.close = weakref.finalize(self, _close, helper, self._perf_maps)
+        self.lookup = Lookup(helper, opening_vdso(self.files.open))
+        self.symbols = Symbols(regions, self.lookup)
+        self.frames = FrameNames(self.symbols, self._perf_maps)
+        self.stacks: Stacks | None = None  # where call stacks are taken
+        self._impatient = False
+
+    def start(self) -> None:
+        """Start the process that reads files, to be ready when it is needed."""
+        self._helper.start()
+
+    def prepare(self) -> None:
+        """Whatever else takes a while, before the trace begins."""
+        self.symbols.prepare()
+        self._helper.ready(time.monotonic() + _START_S)
+
+    def again(self, *, last: bool = False) -> None:
+        """Take what came to be known; cheap, for a loop. `last`: the targets may end any moment."""
+        answered = self.lookup.wait(WAIT_S if last else 0)
+        if self.stacks is not None:
+            self.frames.again(last=last)
+            if answered:
+                self.stacks.revise()
+
+    def settle(self, enough: Callable[[], bool] = lambda: False) -> None:
+        """Wait until all is known of the call stacks' code. Raises Enough."""
+        if self.stacks is None:
+            return
+        # Rules may be forgotten before the stack is walked that needs them: it asks again.
+        for _ in range(_ROUNDS):
+            self.wait(enough)
+            self.stacks.revise(self.stacks.unsure)
+            if not self.stacks.unsure:
+                break
+        self.frames.ask(self.stacks.places)
+        self.wait(enough)
+
+    def wait(self, enough: Callable[[], bool] = lambda: False) -> None:
+        """Wait until all that was asked is answered, for so long. Raises Enough."""
+        until = time.monotonic() + _PATIENCE_S
+        while not self.lookup.wait():
+            go_on(enough)
+            if time.monotonic() > until:
+                self._impatient = True
+                raise Enough
+
+    def finish(self) -> None:
+        """There is no time for more: what is known by now is made the best of."""
+        if self.stacks is not None:
+            self.stacks.revise(self.stacks.unsure)
+
+    @property
+    def pids(self) -> set[int]:
+        """Processes of ours."""
+        return {self._helper.pid} - {0}
+
+    def notes(self) -> list[str]:
+        """Which files' code has no names because they were given up, and why."""
+        failed = {self.files.name(number): why for number, why in self.lookup.failed.items()}
+        maps = self._perf_maps.failed.items()
+        failed |= {f"the perf map of process {pid}": why for pid, why in maps}
+        notes = [
+            f"names: code of {printable(name)} has none: {why}"
+            for name, why in list(failed.items())[:_MOST_NOTES]
+        ]
+        if len(failed) > _MOST_NOTES:
+            notes.append(f"names: nor has code of {len(failed) - _MOST_NOTES} more files")
+        if self._impatient:
+            notes.append(f"names: not all were known within {_PATIENCE_S:.0f} s of the end")
+        if self.stacks is not None and (unsure := self.stacks.unsure + self.stacks.unrevised):
+            notes.append(f"stacks: {unsure} may have frames too many: their code's rules came late")
+        return notes
+
+
+def _close(helper: Helper, perf_maps: PerfMaps) -> None:
+    perf_maps.close()
+    helper.close()
+
+
+class RowSymbols:
+    """What names the instructions at fault, for outputs (tracer.outputs.base.Symbolizer)."""
+
+    def __init__(self, naming: Naming, enough: Callable[[], bool]) -> None:
+        """`enough`: names are not waited for any longer."""
+        self._naming, self._enough = naming, enough
+
+    def names(self, rows: Rows) -> tuple[Sequence[str], bool]:
+        """One string a row, "" where unknown, raw; and whether those are all that will be known."""
+        return self._names(rows, WAIT_S)
+
+    def ask(self, rows: Rows) -> tuple[Sequence[str], bool]:
+        """The same without waiting for it."""
+        return self._names(rows, 0)
+
+    def _names(self, rows: Rows, wait_s: float) -> tuple[Sequence[str], bool]:
+        columns = rows["ip"], rows["ip_region"], rows["ip_offset"]
+        return self._naming.symbols.names(*columns, wait_s)
+
+    def settle(self) -> None:
+        """Wait until what was asked is known. Raises Enough."""
+        self._naming.wait(self._enough)

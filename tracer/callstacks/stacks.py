@@ -1,0 +1,370 @@
+"""Call stacks: from the kernel's records to one number for each, and what its frames lie in.
+
+The kernel sends the addresses of a stack once and stands a number for them in each fault's
+record (bpf/stack.h). Here a frame becomes a place in a mapped file, by the mappings of that
+time, so that all processes that run a file have the same frames, also those that have ended.
+"""
+
+from array import array
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
+from typing import NamedTuple, Protocol
+
+import numpy as np
+
+from tracer.common.fields import Columns, runs
+from tracer.common.types import U64, Ids, Structs
+from tracer.model.rows import Region
+from tracer.spaces.code_files import NO_FILE
+from tracer.spaces.spaces import Spaces
+from tracer.symbolizing.rule import RBP, RSP, Rule
+
+MOST_USER = 127  # frames the kernel takes of a program's stack at most (bpf/stack.h)
+MOST_STACKS = 1 << 16  # told apart in one run
+_MOST_KNOWN = 1 << 17  # numbers of the kernel's: more than it remembers to have sent
+_MOST_RAW = 1 << 14  # stacks whose fault has not come yet
+_MOST_UNSURE = 1 << 12  # stacks that wait for rules
+_REVISED_AT_ONCE = 64
+
+# Where an exception comes in: what lies further in is the handling of the fault itself.
+_ENTRIES = ("asm_exc_page_fault", "handle_mm_fault")
+_HOOKS = ("bpf_", "kretprobe_trampoline", "__kretprobe_trampoline", "arch_rethook_trampoline")
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a frame's code lies.
+
+    `name` is the mapped file's path or "[vdso]", "[anon]", …, and "" where nothing is known;
+    `offset` is that in the file, else the address itself. `tgid`: the process, where code is
+    its own (made at run time), and `address` where it has it. `returns`: it is a return
+    address, the call is before it. `file`: which file that is (tracer.spaces.code_files), 0 where
+    none or not known.
+    """
+
+    kernel: bool
+    name: str
+    offset: int
+    tgid: int = 0
+    returns: bool = False
+    file: int = 0
+    address: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Stack:
+    """Frames, innermost first, as indices into `Stacks.places`; addresses as they came first.
+
+    Kept by the ten thousand: a tuple of numbers would take five times the room.
+    """
+
+    frames: "array[int]"
+    addresses: "array[int]"
+    truncated: bool  # the kernel took no more frames
+    gap: int  # the first frame whose caller may be missing: code without frame pointers; -1: none
+    ended: bool = False  # the last frame says of itself that nothing called it
+
+
+@dataclass(frozen=True, slots=True)
+class _Raw:
+    """A stack as the kernel sends it."""
+
+    tgid: int
+    mm: int
+    kernel: U64
+    user: U64
+    truncated: bool
+    caller: int  # what may have called the innermost function, where frame pointers do not tell
+
+
+@dataclass(frozen=True, slots=True)
+class _Placed:
+    """A stack's frames, before it is settled which of them are callers."""
+
+    kernel: list[tuple[int, Place]]
+    found: list[tuple[int, Place]]  # by frame pointers
+    has_caller: bool
+    truncated: bool
+
+    def digest(self) -> bytes:
+        """What tells it apart from others, whatever becomes of it."""
+        each = [place for _, place in (*self.kernel, *self.found)]
+        return blake2b(repr((each, self.has_caller)).encode("utf-8", "replace")).digest()
+
+
+class _Walk(NamedTuple):
+    """Which of a stack's frames are callers of each other."""
+
+    frames: list[tuple[int, Place]]
+    gap: int  # as in Stack
+    ended: bool  # it came to the thread's beginning
+    sure: bool  # all rules were known that it needed
+
+
+class Rules(Protocol):
+    """Who knows how code keeps its callers; FrameNames does."""
+
+    def ask_rules(self, places: Iterable[Place]) -> None:
+        """What will be asked of `rule`. Answers may come later; they are waited for, briefly."""
+
+    def rule(self, place: Place) -> Rule | None:
+        """How the code there keeps its caller; None: nothing tells, or it is not known yet."""
+
+    def has_rule(self, place: Place) -> bool:
+        """Whether that is all that will be known."""
+
+
+class Stacks:
+    """The stacks of a run, by number from 1 in the order they were seen."""
+
+    def __init__(
+        self,
+        spaces: Spaces,
+        regions: Sequence[Region],
+        kernel_names: Callable[[Sequence[int]], list[str]],
+        rules: Rules | None = None,
+        found: Callable[[Place], object] = lambda place: None,
+    ) -> None:
+        """`regions` as in rows.Names; `kernel_names` names kernel addresses, "" where unknown.
+
+        `found` hears of each new place.
+        """
+        self.places: list[Place] = []
+        self.stacks: list[Stack] = [Stack(array("I"), array("Q"), False, -1)]
+        self.refused = 0  # stacks beyond MOST_STACKS
+        self.unrevised = 0  # stacks that stay as they were walked, without all rules
+        self.revised = 0  # times that a stack became another, by rules that were known later
+        self._spaces = spaces
+        self._regions = regions
+        self._kernel_names = kernel_names
+        self._rules = rules
+        self._unsure: dict[int, _Placed] = {}  # by number: walked without all rules
+        self._found = found
+        self._place_ids: dict[Place, int] = {}
+        self._numbers: dict[bytes, int] = {}  # by frames
+        self._known: dict[int, int] = {}  # by the kernel's number, the last used at the end
+        self._parts: dict[int, list[np.void]] = {}
+        self._raw: dict[int, _Raw] = {}
+
+    def learn(self, records: Structs) -> None:
+        """Take stack records (bpf/record.h) as they come."""
+        for record in records:
+            number = int(record["stack"])
+            parts = self._parts.setdefault(number, [])
+            if not record["first"]:  # from the start: what came before was not finished
+                parts.clear()
+            parts.append(record)
+            raw = _assembled(parts)
+            if raw is not None:
+                del self._parts[number]
+                self._raw[number] = raw
+        for waiting in (self._parts, self._raw):
+            while len(waiting) > _MOST_RAW:  # their faults were lost
+                del waiting[next(iter(waiting))]
+
+    def numbers(self, faults: Columns, spaces: Ids) -> Ids:
+        """The number of each fault's stack, 0 where there is none; `spaces` are the faults' own."""
+        ids = faults["stack"]
+        if not len(ids):
+            return np.empty(0, np.uint32)
+        heads = runs(ids)
+        distinct, first, inverse = np.unique(ids[heads], return_index=True, return_inverse=True)
+        numbers, places = distinct.tolist(), heads[first].tolist()
+        fresh = {
+            number: self._placed(raw, faults, at, spaces)
+            for number, at in zip(numbers, places, strict=True)
+            if (raw := self._raw.pop(number, None)) is not None and number not in self._known
+        }
+        self._ask_rules(fresh.values())
+        found = [self._number(number, fresh.get(number)) for number in numbers]
+        each = np.array(found, np.uint32)[inverse]
+        return np.asarray(np.repeat(each, np.diff(heads, append=len(ids))))
+
+    @property
+    def unsure(self) -> int:
+        """How many were walked without all rules, and wait for them."""
+        return len(self._unsure)
+
+    def revise(self, at_once: int = _REVISED_AT_ONCE) -> None:
+        """Walk the stacks again whose code's rules have come to be known since, some at a time."""
+        for number in list(self._unsure)[:at_once]:
+            placed = self._unsure.pop(number)
+            walk = self._walked(placed)
+            if not walk.sure:  # … and have been forgotten, or are not asked for yet
+                self._unsure[number] = placed
+                self._ask_rules([placed])
+                continue
+            stack = self._stack(placed, walk)
+            if stack != self.stacks[number]:
+                self.stacks[number] = stack
+                self.revised += 1
+
+    def _number(self, number: int, placed: _Placed | None) -> int:
+        known = self._known.pop(number, None)
+        if known is None:
+            if placed is None:
+                return 0  # its frames found no room in the ring, or it has none
+            known = self._resolve(placed)
+            if len(self._known) >= _MOST_KNOWN:
+                del self._known[next(iter(self._known))]
+        self._known[number] = known
+        return known
+
+    def _placed(self, raw: _Raw, faults: Columns, at: int, spaces: Ids) -> _Placed:
+        space = int(spaces[at]) if int(faults["mm"][at]) == raw.mm else 0
+        found = self._user_places(raw, space, int(faults["time_ns"][at]))
+        return _Placed(self._kernel_places(raw), found, bool(raw.caller), raw.truncated)
+
+    def _resolve(self, placed: _Placed) -> int:
+        walk = self._walked(placed)
+        each = (*placed.kernel, *walk.frames)
+        full = len(self.stacks) > MOST_STACKS
+        # Of what is refused nothing is kept: programs may come and go without end.
+        if full and any(place not in self._place_ids for _, place in each):
+            self.refused += 1
+            return 0
+        if not each:
+            return 0
+        stack = self._stack(placed, walk)
+        key = stack.frames.tobytes() if walk.sure else placed.digest()
+        number = self._numbers.get(key)
+        if number is None:
+            if full:
+                self.refused += 1
+                return 0
+            number = self._numbers[key] = len(self.stacks)
+            self.stacks.append(stack)
+            if not walk.sure and len(self._unsure) < _MOST_UNSURE:
+                self._unsure[number] = placed
+            elif not walk.sure:
+                self.unrevised += 1
+        return number
+
+    def _stack(self, placed: _Placed, walk: _Walk) -> Stack:
+        frames, addresses, gap = array("I"), array("Q"), walk.gap
+        truncated = placed.truncated and len(walk.frames) >= len(placed.found) - placed.has_caller
+        for address, place in (*placed.kernel, *walk.frames):
+            addresses.append(address)
+            frames.append(self._place_ids.setdefault(place, len(self.places)))
+            if frames[-1] == len(self.places):
+                self.places.append(place)
+                self._found(place)
+        gap += len(placed.kernel) if gap >= 0 else 0
+        return Stack(frames, addresses, truncated, gap, walk.ended)
+
+    def _ask_rules(self, placed: Iterable[_Placed]) -> None:
+        """Ask for what the walks of these need; most need nothing that is not known."""
+        if self._rules is not None:
+            unsure = [each for each in placed if not self._walked(each).sure]
+            if unsure:
+                places = (place for each in unsure for _, place in each.found)
+                self._rules.ask_rules(dict.fromkeys(places))
+
+    def _kernel_places(self, raw: _Raw) -> list[tuple[int, Place]]:
+        addresses = raw.kernel.tolist()
+        if not addresses:
+            return []
+        start = _entered(self._kernel_names(addresses))
+        return [(ip, Place(True, "", ip, returns=True)) for ip in addresses[start:]]
+
+    def _user_places(self, raw: _Raw, space: int, time_ns: int) -> list[tuple[int, Place]]:
+        """The frames by frame pointers, after the first the one that may have called it."""
+        ips = raw.user
+        if not len(ips):
+            return []
+        if raw.caller:
+            ips = np.insert(ips, 1, np.uint64(raw.caller))
+        if not space:
+            there = self._spaces.at(raw.mm) or self._spaces.of(raw.tgid)
+            space = there.number if there is not None else 0
+        regions, shifts = np.zeros((2, len(ips)), np.uint64)
+        if space:
+            times = np.full(len(ips), time_ns, np.int64)
+            regions, shifts = self._spaces.lookup(space, ips, times)
+        places = []
+        offsets = (ips + shifts).tolist()
+        exact = 0 if len(raw.kernel) else 1  # so many are no return addresses
+        each = zip(ips.tolist(), regions.tolist(), offsets, strict=True)
+        for index, (ip, region, offset) in enumerate(each):
+            name, file = self._regions[region].name, self._regions[region].file
+            returns = index >= exact
+            if name.startswith(NO_FILE):
+                place = Place(False, name, offset, raw.tgid, returns, address=ip)
+            elif name.startswith("/") or name == "[vdso]":
+                place = Place(False, name, offset, returns=returns, file=file)
+            else:
+                place = Place(False, name, ip, raw.tgid, returns, address=ip)
+            places.append((ip, place))
+        return places
+
+    def _walked(self, placed: _Placed) -> _Walk:
+        """Of frames found by frame pointers those that are callers, and where one may be missing.
+
+        A function that keeps no frame pointer leaves its caller's in place, and so hides its
+        caller; one that uses the register for something else hides all there is above it. Where
+        there `has_caller`, the second frame was not found so: it holds where the first function
+        has pushed nothing.
+        """
+        found, has_caller = placed.found, placed.has_caller
+        if not found:
+            return _Walk([], -1, False, True)
+        rule, sure = self._rule(found[0][1])
+        pushed_nothing = rule is not None and (rule.register, rule.offset) == (RSP, 8)
+        if has_caller and not pushed_nothing:
+            found = [found[0], *found[2:]]
+        walked, gap = [], -1
+        for index, (address, place) in enumerate(found):
+            walked.append((address, place))
+            rule, known = self._rule(place)
+            sure = sure and known
+            if rule is not None and rule.outermost:
+                return _Walk(walked, gap, True, sure)
+            if rule is None or rule.register == RBP:
+                continue
+            if gap < 0 and not (index == 0 and has_caller and pushed_nothing):
+                gap = index
+            if not rule.keeps_rbp:
+                break
+        return _Walk(walked, gap, False, sure)
+
+    def _rule(self, place: Place) -> tuple[Rule | None, bool]:
+        """The rule of a place as far as it is known, and whether it is."""
+        if self._rules is None:
+            return None, True
+        known = self._rules.has_rule(place)
+        return self._rules.rule(place) if known else None, known
+
+
+def _assembled(parts: list[np.void]) -> _Raw | None:
+    """The whole stack, once all its parts are there."""
+    head = parts[0]
+    kernel, user = int(head["kernel"]), int(head["user"])
+    ips = np.zeros(kernel + user, np.uint64)
+    known = 0
+    for part in parts:
+        first, room = int(part["first"]), len(part["ips"])
+        end = kernel if first < kernel else kernel + user
+        count = max(0, min(room, end - first))
+        if first != known:
+            return None  # one between was lost
+        ips[first : first + count] = part["ips"][:count]
+        known += count
+    if known < kernel + user:
+        return None
+    # The frame pointer that ends a chain is 0: no code is there.
+    mine = ips[kernel:]
+    mine = mine[mine > np.uint64(0xFFF)]
+    whose = int(head["tgid"]), int(head["mm"])
+    return _Raw(*whose, ips[:kernel], mine, len(mine) >= MOST_USER, int(head["caller"]))
+
+
+def _entered(names: Sequence[str]) -> int:
+    """How many of the innermost kernel frames are the fault's own handling, or ours."""
+    for entry in _ENTRIES:
+        if entry in names:
+            return names.index(entry) + 1
+    start = 0
+    while start < len(names) and (not names[start] or names[start].startswith(_HOOKS)):
+        start += 1
+    return start

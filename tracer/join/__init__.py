@@ -1,0 +1,1 @@
+"""From a record, its mapping and the state of its page to a row."""

@@ -1,0 +1,502 @@
+"""Fault records to joined rows: each fault with its address space, mapping, kind and pages.
+
+The road from the ring (bpf/record.h) to what is printed and written
+(tracer/model/rows.py); also where the timeline learns of the faults.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from tracer.common.fields import Columns, Records
+from tracer.common.pages import NO_FRAME, PAGE_SIZE
+from tracer.common.types import I64, PAGE_BITS, U8, U32, U64, Bools, Index, Structs
+from tracer.join import kinds
+from tracer.join.kinds import Trait
+from tracer.model.rows import UNKNOWN_LATENCY, Access, Kind, Names, Region, Rows
+from tracer.procfs import kpageflags
+from tracer.procfs.system import FileSystems
+from tracer.spaces.spaces import Spaces
+from tracer.spaces.userfaults import Userfaults
+from tracer.timeline.schedule import Parts, Telling, concatenate
+from tracer.timeline.timeline import Timeline
+from tracer.wire.records import Mark
+
+if TYPE_CHECKING:
+    from tracer.callstacks.stacks import Stacks
+
+
+_ENTRY = np.uint8(Mark.ENTRY)
+_WINDOW = 16  # pages a window record shows (bpf/walk.h)
+_ROW, _UNTOLD = 0x01, 0x02  # WINDOW_ROW, WINDOW_UNTOLD, bpf/record.h
+_HUGE = 512  # pages behind a PMD
+_HUGE_BASE = ~np.uint64((1 << 21) - 1)
+_PRESENT = 0x101  # in an entry: to the CPU, or to the kernel alone (PROT_NONE)
+_VM_FAULT_SIGSEGV = 0x40  # include/linux/mm_types.h
+_PAGE = ~np.uint64(PAGE_SIZE - 1)
+_FEW = 64  # so many faults or fewer are looked up quicker one by one
+_AROUND_KINDS = [Kind.FILE.value, Kind.SHMEM.value, Kind.HUGETLB.value]
+_SPECIAL_NAMES = ("[vdso]", "[vsyscall]", "[uprobes]", "[timens]")
+VVAR_NAMES = ("[vvar]", "[vvar_vclock]")
+_SHARED_NAMELESS = Trait.KNOWN | Trait.SHARED  # no file, yet shared: kept by shmem
+_SHMEM_NAMES = ("/memfd:", "/SYSV", "/dev/zero", "/dev/shm/", "[anon_shmem")
+
+
+@dataclass
+class Placed:
+    """Fault records in order, and whose memory and which mapping they were in at their moment."""
+
+    faults: Columns
+    space: U32
+    owner: U32
+    region: U32
+    shift: U64  # Region.shift of the mapping
+    comm: U32
+
+    def take(self, at: Bools) -> "Placed":
+        return Placed(*(getattr(self, each.name)[at] for each in fields(self)))
+
+
+@dataclass(frozen=True)
+class Renamed:
+    """Until the fault `at` of some in the ring's order the thread `tid` had the name `comm`."""
+
+    at: int
+    tid: int
+    comm: int
+
+
+class Placing:
+    """A batch's faults on their way to being `Placed`; `len` is how many there are.
+
+    Whose memory each was in has to be asked before the next lifecycle record is followed;
+    which mapping, only before the space's mappings change otherwise than over time, and
+    it costs less to ask for many at once.
+    """
+
+    def __init__(self, join: "Join") -> None:
+        self._join = join
+        self._parts: list[Placed] = []  # their regions and shifts 0 until looked up
+        self._looked_up = np.empty(0, np.bool_)
+        self._count = 0
+
+    def __len__(self) -> int:
+        return self._count
+
+    def add(self, faults: Columns, renamed: Sequence[Renamed] = ()) -> U64:
+        """Faults in the ring's order with no lifecycle record between them but of new names.
+
+        They go in order of time; returns when each was.
+        """
+        comm = self._join.comm_ids(faults["tid"])
+        for name in reversed(renamed):
+            comm[: name.at][faults["tid"][: name.at] == name.tid] = name.comm
+        times = faults["time_ns"]
+        if (times[1:] < times[:-1]).any():
+            order = np.argsort(times, kind="stable")
+            faults, comm, times = faults[order], comm[order], times[order]
+        space, owner = self._join.spaces.resolve(faults)
+        none = np.zeros((2, len(faults)), np.uint64)
+        self._parts.append(Placed(faults, space, owner, none[0].astype(np.uint32), none[1], comm))
+        self._count += len(faults)
+        return times
+
+    def settle(self, numbers: list[int]) -> None:
+        """Look up the mappings of the faults so far in these spaces."""
+        so_far = self._so_far()
+        if so_far is not None:
+            chosen = ~self._looked_up & np.isin(so_far.space, numbers)
+            self._look_up(so_far, np.flatnonzero(chosen))
+
+    def placed(self) -> Placed:
+        """All of them, at least one, with their mappings."""
+        so_far = self._so_far()
+        assert so_far is not None
+        if self._looked_up.any():
+            self._look_up(so_far, np.flatnonzero(~self._looked_up))
+        else:
+            region, so_far.shift = self._join.spaces.places(so_far.space, so_far.faults)
+            so_far.region = region.astype(np.uint32)
+        return so_far
+
+    def _look_up(self, placed: Placed, at: Index) -> None:
+        if len(at):
+            found = self._join.spaces.places(placed.space[at], placed.faults[at])
+            placed.region[at], placed.shift[at] = found
+            self._looked_up[at] = True
+
+    def _so_far(self) -> Placed | None:
+        if len(self._parts) > 1:
+            ids = ("space", "owner", "region", "shift", "comm")
+            together = Placed(
+                Columns.together([part.faults for part in self._parts]),
+                *(np.concatenate([getattr(part, name) for part in self._parts]) for name in ids),
+            )
+            self._parts = [together]
+        more = np.zeros(self._count - len(self._looked_up), np.bool_)
+        self._looked_up = np.append(self._looked_up, more)
+        return self._parts[0] if self._parts else None
+
+
+@dataclass
+class Batch:
+    """Rows, and the pages they tell of."""
+
+    rows: Rows
+    kept: I64 | None  # rows made of so many of the first faults; None: all
+    telling: Telling
+
+    def row_at(self, faults: int) -> int:
+        """How many rows the first `faults` faults have."""
+        return faults if self.kept is None else int(self.kept[faults])
+
+
+@dataclass
+class Join:
+    """Turns batches of fault and window records into rows, in order."""
+
+    names: Names
+    spaces: Spaces
+    timeline: Timeline
+    zero_frame: int
+    large_anon: bool = False  # the kernel may give anonymous memory several frames at once
+    symbols: bool = False  # look up which mapping each instruction is in, too
+    stacks: "Stacks | None" = None  # … and which call stack each fault has
+    file_systems: FileSystems = field(default_factory=FileSystems)
+    vvar_seen: bool = False  # pagemap shows [vvar]: it does since 6.16 or so, where it is no PFNMAP
+    userfaults: Userfaults = field(default_factory=Userfaults)
+    are_zero: Callable[[U64], Bools] = kpageflags.are_zero
+    comms: dict[int, int] = field(default_factory=dict)  # tid -> index into names.comms
+    stray: int = 0  # exceptions that were no page's fault: a SIGSEGV on its way (perf)
+    _number: int = 0
+    _traits: U8 = field(default_factory=lambda: np.zeros(64, np.uint8))
+    _known_regions: int = 0  # so many of them are set
+
+    def place(self, faults: Records) -> Placed:
+        """Look up where `faults` (fault_record) were, before the next lifecycle record is followed.
+
+        They come in the ring's order, with no lifecycle record between them, and go
+        in order of time.
+        """
+        placing = Placing(self)
+        placing.add(Columns.of(faults))
+        return placing.placed()
+
+    def describe(self, placed: Placed, windows: Structs) -> Batch:
+        """The rows of faults, to which `windows` (window_record) belong.
+
+        How many pages each brought, and which were only lost races, the batch's
+        `telling` adds. Exceptions that were no page's fault are left out and
+        counted in `stray`.
+        """
+        kept = None
+        real = ~self._is_stray(placed.faults, placed.region)
+        if not real.all():
+            self.stray += int((~real).sum())
+            kept = np.r_[0, np.cumsum(real)]
+            placed = placed.take(real)
+        faults, space, region = placed.faults, placed.space, placed.region
+        traits = kinds.traits(faults, self._region_traits()[region])
+        # By its own flags where the record has them, else by what was registered.
+        registered = self.userfaults.hold(space, faults["address"], faults["time_ns"])
+        registered &= (faults["marks"] & Mark.MAPPING) == 0
+        traits[registered] |= np.uint8(Trait.UFFD)
+        found = kinds.judge(faults, placed.owner, traits, self.zero_frame)
+        old, new = found.old, found.new
+
+        times = faults["time_ns"].view(np.int64)
+        first = self._number + 1
+        self._number += len(faults)
+        columns: dict[str, npt.NDArray[Any]] = {
+            "number": np.arange(first, first + len(faults), dtype=np.uint64),
+            "time_ns": times,
+            **{name: faults[name] for name in ("tid", "cpu", "address", "ip", "count")},
+            **{"pid": placed.owner, "space": space, "region": region, "comm": placed.comm},
+            "offset": (faults["address"] & _PAGE) + placed.shift,
+            **{name: getattr(found, name) for name in ("access", "cause", "major", "kind")},
+            "latency_ns": _latencies(faults, times),
+            **{"frame": new.frame, "frame_before": old.frame},
+        }
+        if self.symbols:
+            ip_region, ip_shift = self.spaces.places_at(space, faults["ip"], times)
+            columns |= {"ip_region": ip_region, "ip_offset": faults["ip"] + ip_shift}
+        if self.stacks is not None:
+            columns["stack"] = self.stacks.numbers(faults, space)
+        rows = Rows.of(columns)
+        seen = (traits & Trait.UNSEEN) == 0
+        of_file = (traits & Trait.FILE) != 0
+        parts = self._parts(rows, faults, old, new, windows, seen, of_file)
+        return Batch(
+            rows, kept, Telling(self.timeline, rows, columns, parts, _starts(faults), old.swap)
+        )
+
+    # -- parts of a row -----------------------------------------------------------
+
+    def comm_ids(self, tids: U32) -> U32:
+        """What each thread is called now: indices into names.comms, an array of its own."""
+        if len(tids) <= _FEW:
+            return np.array([self.comms.get(tid, 0) for tid in tids.tolist()], np.uint32)
+        if (tids == tids[0]).all():
+            return np.full(len(tids), self.comms.get(int(tids[0]), 0), np.uint32)
+        distinct, inverse = np.unique(tids, return_inverse=True)
+        ids = [self.comms.get(tid, 0) for tid in distinct.tolist()]
+        return np.asarray(np.array(ids, np.uint32)[inverse])
+
+    def _region_traits(self) -> U8:
+        known, count = self._known_regions, len(self.names.regions)
+        if count > len(self._traits):
+            more = np.zeros(2 * count, np.uint8)
+            more[:known] = self._traits[:known]
+            self._traits = more
+        for number in range(known, count):
+            region = self.names.regions[number]
+            pids = (space.owner for space in self.spaces.alive())
+            kind = self.file_systems.of(region.device, pids)
+            self._traits[number] = region_traits(region, kind, self.vvar_seen)
+        self._known_regions = count
+        return self._traits
+
+    def _is_stray(self, faults: Records, region: U32) -> Bools:
+        """Exceptions (perf) outside every mapping or against its permissions: no page's fault.
+
+        What was mapped at a moment, other threads may have changed; a SIGSEGV leaves no doubt,
+        unless a marker in the page table (MADV_GUARD_INSTALL) called for it.
+        """
+        failed = (faults["marks"] & (Mark.FAILED | Mark.ERRORCODE)) == Mark.FAILED | Mark.ERRORCODE
+        stray = np.zeros(len(faults), np.bool_)
+        if not failed.any():
+            return stray
+        access = kinds.access(faults)
+        letters = {Access.WRITE: "w", Access.EXEC: "x"}
+        for index in np.flatnonzero(failed).tolist():
+            mapping = self.names.regions[int(region[index])]
+            stray[index] = letters.get(Access(int(access[index])), "r") not in mapping.perms
+        entry = faults["entry_before"]
+        marker = (entry != 0) & (entry & np.uint64(_PRESENT) == 0)
+        stray |= failed & (faults["result"] & _VM_FAULT_SIGSEGV != 0) & ~marker
+        return stray
+
+    # -- the timeline -----------------------------------------------------------
+
+    def _parts(
+        self,
+        rows: Rows,
+        faults: Columns,
+        old: kinds.Entries,
+        new: kinds.Entries,
+        windows: Structs,
+        seen: Bools,
+        of_file: Bools,
+    ) -> Parts:
+        """The pages these faults touched, by row; a neighbour right after the fault's own."""
+        told = (rows["kind"] != Kind.FAILED) & new.known & seen
+        own = Parts(
+            row=np.arange(len(rows)),
+            page=faults["address"] >> PAGE_BITS,
+            frame=new.frame,
+            before=old.frame,
+            absent=old.known & ~old.present,
+            around=np.zeros(len(rows), np.bool_),
+        )
+        if not told.all():
+            own = own.take(np.flatnonzero(told))
+        others: list[Parts] = []
+        if old.huge.any() or new.huge.any():
+            # A write to the huge zero page may split it: the small one in all other places.
+            split = old.huge & ~new.huge & new.present & ~old.writable & ~old.dirty & ~of_file
+            at = np.flatnonzero(split)
+            at = at[self.are_zero(old.frame[at])]  # one's own may look the same (MADV_FREE)
+            zeros = _zero_parts(rows, at, old, self.zero_frame)
+            others += [_huge_parts(rows, faults["level_before"], old, new), zeros]
+        if len(windows):
+            in_row = (windows["marks"] & _ROW) != 0
+            along = _window_parts(rows, windows[~in_row], old)
+            further = _row_parts(rows, windows[in_row])
+            others += [self._brought_along(rows, part) for part in (along, further)]
+        if not any(len(part.row) for part in others):
+            return own
+        parts = concatenate([own, *others])
+        return parts.take(np.lexsort((parts.around, parts.row)))
+
+    def _brought_along(self, rows: Rows, parts: Parts) -> Parts:
+        """The neighbours that a fault itself brought, without those other threads put there.
+
+        Fault-around maps files only. Anonymous pages come along as parts of one
+        large folio: their frames follow each other as their pages do.
+        """
+        mapped = np.isin(rows["kind"][parts.row], _AROUND_KINDS)
+        if self.large_anon:
+            own = rows["address"][parts.row] >> PAGE_BITS
+            apart = (parts.page - own) << PAGE_BITS  # wraps for those below: so does the sum
+            mapped |= parts.frame == (rows["frame"][parts.row] & _PAGE) + apart
+        return parts.take(np.flatnonzero(mapped))
+
+
+def _latencies(faults: Columns, times: I64) -> I64:
+    """Nanoseconds each took, UNKNOWN_LATENCY where that is not known."""
+    took: I64 = times - faults["start_ns"].view(np.int64)
+    # A failed exception (perf) has no completion of its own.
+    untimed = ((faults["marks"] & _ENTRY) == 0) | (took == 0)
+    if untimed.any():
+        took[untimed] = UNKNOWN_LATENCY
+    return took
+
+
+def _starts(faults: Columns) -> I64:
+    """When each fault began; its completion where the beginning was not seen."""
+    start = faults["start_ns"]
+    if not start.all():
+        start = np.where(start == 0, faults["time_ns"], start)
+    return start.view(np.int64)
+
+
+def _huge_parts(rows: Rows, level: U8, old: kinds.Entries, new: kinds.Entries) -> Parts:
+    """The other 511 pages of each huge page that a fault mapped; `level` is that of `old`."""
+    fresh = new.huge & (old.frame != new.frame) & (rows["kind"] != Kind.FAILED)
+    row = np.flatnonzero(fresh)
+    own, page = _huge_pages(rows, row)
+    inside = np.arange(_HUGE, dtype=np.uint64) << PAGE_BITS
+    frame = (new.frame[row] & _HUGE_BASE)[:, None] + inside
+    before = (old.frame[row] & _HUGE_BASE)[:, None] + inside
+    before[~old.huge[row]] = NO_FRAME
+    # No page table at all: all were absent. Of the pages behind one, only the fault's own is known.
+    absent = old.known & ~old.present & (level >= 2)
+    others = page != own
+    return Parts(
+        row=np.repeat(row, _HUGE - 1),
+        page=page[others],
+        frame=frame[others],
+        before=before[others],
+        absent=np.repeat(absent[row], _HUGE - 1),
+        around=np.ones(len(row) * (_HUGE - 1), np.bool_),
+    )
+
+
+def _zero_parts(rows: Rows, row: I64, old: kinds.Entries, zero_frame: int) -> Parts:
+    """The other 511 pages of each huge zero page that a fault has split."""
+    own, page = _huge_pages(rows, row)
+    inside = np.arange(_HUGE, dtype=np.uint64) << PAGE_BITS
+    before = (old.frame[row] & _HUGE_BASE)[:, None] + inside
+    others = page != own
+    count = len(row) * (_HUGE - 1)
+    return Parts(
+        row=np.repeat(row, _HUGE - 1),
+        page=page[others],
+        frame=np.full(count, zero_frame, np.uint64),
+        before=before[others],
+        absent=np.zeros(count, np.bool_),
+        around=np.ones(count, np.bool_),
+    )
+
+
+def _huge_pages(rows: Rows, row: I64) -> tuple[U64, U64]:
+    """The page of each fault, shape (n, 1), and all in the same huge page, (n, 512)."""
+    own: U64 = (rows["address"][row] >> PAGE_BITS)[:, None]
+    page: U64 = own & ~np.uint64(_HUGE - 1)
+    return own, page | np.arange(_HUGE, dtype=np.uint64)
+
+
+def _window_parts(rows: Rows, windows: Structs, old: kinds.Entries) -> Parts:
+    """The neighbours each window shows present after its fault and absent before."""
+    row = match_windows(rows, windows)
+    # Where a huge page was split, or nothing is known, the mask of before is empty, not true.
+    told = (row >= 0) & (old.known & ~old.huge)[row] if len(rows) else row >= 0
+    windows, row = windows[told], row[told]
+    own = rows["address"][row] >> PAGE_BITS
+    number = np.arange(_WINDOW, dtype=np.uint64)
+    page = (windows["address"] >> PAGE_BITS)[:, None] + number
+    chosen = ((_fresh(windows["seen"])[:, None] >> number) & np.uint64(1)).astype(np.bool_)
+    chosen &= page != own[:, None]
+    levels = np.ones(chosen.sum(), np.uint8)
+    found = kinds.entries(
+        windows["entries"][chosen], levels, levels.astype(np.bool_), page[chosen] << PAGE_BITS
+    )
+    return Parts(
+        row=np.repeat(row, chosen.sum(axis=1)),
+        page=page[chosen],
+        frame=found.frame,
+        before=np.full(len(levels), NO_FRAME, np.uint64),
+        absent=np.repeat((windows["marks"] & _UNTOLD) == 0, chosen.sum(axis=1)),
+        around=np.ones(len(levels), np.bool_),
+    )
+
+
+def _row_parts(rows: Rows, windows: Structs) -> Parts:
+    """The pages of large folios that reach beyond the windows; before is not known of them."""
+    row = match_windows(rows, windows)
+    windows, row = windows[row >= 0], row[row >= 0]
+    # bpf/record.h: the frame the page table's first page would have, and a bit for each page.
+    words = np.ascontiguousarray(windows["entries"][:, 1 : 1 + _HUGE // 64])
+    at, inside = np.nonzero(np.unpackbits(words.view(np.uint8), axis=1, bitorder="little"))
+    number = inside.astype(np.uint64)
+    return Parts(
+        row=row[at],
+        page=(windows["address"] >> PAGE_BITS)[at] + number,
+        frame=windows["entries"][at, 0] + (number << PAGE_BITS),
+        before=np.full(len(at), NO_FRAME, np.uint64),
+        absent=np.zeros(len(at), np.bool_),
+        around=np.ones(len(at), np.bool_),
+    )
+
+
+def _fresh(seen: U64) -> U64:
+    """Which pages of each window are present after and were absent before, as bits."""
+    return (seen >> np.uint64(16)) & ~seen & np.uint64(0xFFFF)
+
+
+def match_windows(faults: Records | Rows, windows: Structs) -> I64:
+    """Which fault each window belongs to (same thread, same completion time); -1 where none.
+
+    Takes fault records or rows, in any order.
+    """
+    result = np.full(len(windows), -1, np.int64)
+    if not len(windows) or not len(faults):
+        return result
+    order = np.argsort(faults["time_ns"], kind="stable")
+    times = faults["time_ns"].astype(np.int64)[order]
+    wanted = windows["time_ns"].astype(np.int64)
+    at = np.searchsorted(times, wanted)
+    # Several threads may finish in the same nanosecond: look a few records on.
+    for step in range(8):
+        index = order[np.minimum(at + step, len(faults) - 1)]
+        match = (faults["time_ns"][index].astype(np.int64) == wanted) & (
+            faults["tid"][index] == windows["tid"]
+        )
+        result = np.where((result < 0) & match, index, result)
+    return result
+
+
+def region_traits(
+    region: Region,
+    file_system: str = "",
+    vvar_seen: bool = False,
+) -> Trait:
+    """What a region's name and permissions tell of its pages (where the record itself does not).
+
+    `file_system` is the type of the one its file is on, "" where that is not known;
+    `vvar_seen`: pagemap shows [vvar] here.
+    """
+    if not region.perms:
+        return Trait(0)
+    traits = Trait.KNOWN
+    if region.perms.endswith("s"):
+        traits |= Trait.SHARED
+    name = region.name
+    if name in _SPECIAL_NAMES:
+        traits |= Trait.SPECIAL
+    if name in VVAR_NAMES:
+        traits |= Trait.SPECIAL | (Trait(0) if vvar_seen else Trait.UNSEEN)
+    if name.startswith(("/", "[inode ")):
+        traits |= Trait.FILE
+    if file_system == "hugetlbfs" or name.startswith(("/anon_hugepage", "/dev/hugepages/")):
+        traits |= Trait.HUGETLB
+    elif (
+        file_system in ("tmpfs", "devtmpfs")
+        or name.startswith(_SHMEM_NAMES)
+        or traits == _SHARED_NAMELESS
+    ):
+        traits |= Trait.SHMEM | Trait.FILE
+    return traits

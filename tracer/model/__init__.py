@@ -1,0 +1,1 @@
+"""What the parts hand to each other: rows, sources, budgets, and the result of a trace."""

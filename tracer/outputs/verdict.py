@@ -1,0 +1,104 @@
+"""What --strict and --fail-if make of a run: exit status, the reasons, the budgets' figures."""
+
+from collections.abc import Mapping, Sequence
+
+from tracer.common.errors import Exit
+from tracer.model.budgets import BOUNDS, FIGURES, FRAMES_CAME, Budget, Unit
+from tracer.model.result import Books, Checked, Verdict
+
+
+def verdict_of(
+    books: Books,
+    values: Mapping[str, int | None],
+    budgets: Sequence[Budget],
+    strict: bool,
+) -> Verdict:
+    """Hold a finished run against what was asked of it; `values` by the names of FIGURES.
+
+    An inexact record comes before a broken budget: its figures cannot be trusted. So does
+    a figure that is not known: whether its budget is broken nobody can say.
+    """
+    inexact = tuple(_inexact(books))
+    bounds = (*BOUNDS, *FRAMES_CAME) if books.unseen_fills else BOUNDS
+    checked = tuple(_check(budget, values[budget.figure], bounds) for budget in budgets)
+    status = Exit.OK
+    if (strict and inexact) or any(budget.unknown for budget in checked):
+        status = Exit.INEXACT
+    elif any(budget.broken for budget in checked):
+        status = Exit.OVER_BUDGET
+    return Verdict(strict, inexact, checked, status)
+
+
+def complaints(verdict: Verdict) -> list[str]:
+    """A line for stderr for each thing that is wrong; [] where nothing is."""
+    said = [f"--strict: {reason}" for reason in verdict.inexact if verdict.strict]
+    for budget in verdict.budgets:
+        if budget.broken:
+            said.append(f"--fail-if '{budget.budget}': over budget, it is {budget.shown}")
+        elif budget.unknown:
+            why = "the figure is not known" if budget.actual is None else f"it is {budget.shown}"
+            said.append(f"--fail-if '{budget.budget}': no verdict, since {why}")
+    return said
+
+
+def _inexact(books: Books) -> list[str]:
+    """Why not every fault has its row and every frame its place; what a probe is blind to aside."""
+    said = []
+    if books.lost:
+        said.append(f"{_count(books.lost, 'fault')} lost: they came faster than they were read")
+    if books.failed_lost:
+        said.append(f"{_count(books.failed_lost, 'fault')} that failed lost: no row tells of them")
+    if books.foreign_lost:
+        said.append(f"{_count(books.foreign_lost, 'fault')} by other processes lost")
+    if books.lost_other:
+        said.append(
+            f"{_count(books.lost_other, 'record')} of threads, mappings and neighbours lost"
+        )
+    if books.unfollowed:
+        said.append(f"{_count(books.unfollowed, 'event')} of threads' lives may have gone unheard")
+    if books.kernel_at_least:
+        said.append(f"the kernel may have counted more: {books.kernel_reason}")
+    if books.missed and not books.blind:
+        reason = books.missed_reason or "no reason known"
+        unseen = books.missed - books.blind_faults - books.under_way
+        said.append(f"{_count(unseen, 'fault')} seen by no hook: {reason}")
+    if books.unaccounted():
+        said.append(f"the kernel counted {books.unaccounted():+d} faults that no row explains")
+    for what, pages in (
+        ("gained", books.gained_by.get("unknown", 0)),
+        ("lost", books.lost_by.get("unknown", 0)),
+    ):
+        if pages:
+            said.append(f"{_count(pages, 'page')} {what}, and nothing tells by what")
+    if books.conflict:
+        said.append(f"{_count(books.conflict, 'fault')} contradicted by pagemap")
+    net = books.gained - books.given_up
+    if books.mapped_change is not None and books.mapped_change != net:
+        said.append(f"frames: {net:+d}, but mapped pages changed by {books.mapped_change:+d}")
+    return said
+
+
+def _check(budget: Budget, actual: int | None, bounds: Sequence[str]) -> Checked:
+    """`bounds`: the figures that are at least what was counted."""
+    unit = FIGURES[budget.figure]
+    # A latency is of faults, and of none there is none: that breaks nothing.
+    unknown = actual is None and unit != Unit.TIME
+    shown = _shown(actual, unit)
+    broken = budget.broken_by(actual)
+    if budget.figure in bounds and actual is not None:
+        shown = f"at least {shown}"
+        unknown = broken and budget.may_be_kept(actual)
+    return Checked(budget.text, actual, shown, broken and not unknown, unknown)
+
+
+def _shown(actual: int | None, unit: Unit) -> str:
+    """Exact: a budget may be missed by one."""
+    if actual is None:
+        return "of no fault" if unit == Unit.TIME else "not known"
+    if unit == Unit.TIME:
+        return f"{actual} ns"
+    return f"{actual} bytes" if unit == Unit.BYTES else str(actual)
+
+
+def _count(count: int, noun: str) -> str:
+    return f"{count} {noun}" + ("" if count == 1 else "s")

@@ -1,0 +1,1 @@
+"""The command ptdump: the page table of a process."""

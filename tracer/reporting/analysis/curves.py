@@ -1,0 +1,124 @@
+"""How much memory there was when, as far as the files tell: mapped, and resident."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from tracer.common.types import I64
+from tracer.reporting.reading.run import Faults, Run, identity
+
+
+@dataclass(frozen=True)
+class Curve:
+    """So many pages: `pages[i]` from `time_ns[i]` on. `how` says what is known of it."""
+
+    time_ns: I64
+    pages: I64
+    how: str
+
+    def at(self, time_ns: I64) -> I64:
+        """The value at each time; 0 before the first point."""
+        place = np.searchsorted(self.time_ns, time_ns, side="right") - 1
+        return (
+            np.where(place >= 0, self.pages[np.maximum(place, 0)], 0)
+            if len(self.pages)
+            else (np.zeros(len(time_ns), np.int64))
+        )
+
+    def thinned(self, most: int) -> "Curve":
+        """At most some `most` points: of each stretch the lowest, the highest and the last."""
+        count = len(self.time_ns)
+        if count <= most:
+            return self
+        edges = np.linspace(0, count, most // 3 + 1).astype(np.int64)[:-1]
+        lengths = np.diff(np.append(edges, count))
+        place = np.repeat(np.arange(len(edges)), lengths)
+        low = np.lexsort((self.pages, place))[edges]
+        high = np.lexsort((-self.pages, place))[edges]
+        keep = np.unique(np.concatenate([low, high, edges + lengths - 1]))
+        return Curve(self.time_ns[keep], self.pages[keep], self.how)
+
+
+def mapped(run: Run) -> Curve:
+    """Pages with a frame, in each space that has them: by the tracer's counts, else by gains.
+
+    A page counts from its first frame to its last. Whether it was gone for a
+    while in between only a look tells: it finds so many fewer, and each page
+    that is gained once more afterwards is taken to be one of them.
+    """
+    times, change, how = _changes(run)
+    pages = np.cumsum(change)
+    looks, seen = run.facts.mapped_ns, run.facts.mapped_pages
+    if not len(looks):
+        return Curve(times, pages, how)
+    away = _upto(times, pages, looks) - seen  # at each look
+    back = _back(run, looks)
+    moments = np.unique(np.concatenate([times, looks, back]))
+    look = np.searchsorted(looks, moments, side="right") - 1
+    returned = np.searchsorted(back, moments, side="right")
+    returned -= np.searchsorted(back, looks[look], side="right")
+    still = away[look] - np.minimum(returned, np.maximum(away[look], 0))
+    counted = _upto(times, pages, moments) - np.where(look >= 0, still, 0)
+    return Curve(
+        moments,
+        np.maximum(counted, 0),
+        f"{len(looks)} count{'s' * (len(looks) > 1)} by the tracer, faults in between",
+    )
+
+
+def resident(run: Run) -> Curve | None:
+    """Distinct frames, as they were counted; None where they were not."""
+    times, pages = run.facts.resident_ns, run.facts.resident_pages
+    if not len(times):
+        return None
+    return Curve(times, pages, f"{len(times)} count{'s' * (len(times) > 1)} of distinct frames")
+
+
+def _upto(times: I64, pages: I64, moments: I64) -> I64:
+    """The last of `pages` at each moment; 0 before the first."""
+    place = np.searchsorted(times, moments, side="right")
+    return np.concatenate([[0], pages]).astype(np.int64)[place]
+
+
+def _back(run: Run, looks: I64) -> I64:
+    """When a fault brought a page that had been gained before the last look, in order."""
+    faults = run.faults
+    single = np.flatnonzero((faults.pages == 1) & ~faults.replaced)
+    keys = identity(faults.space[single], faults.page[single])
+    times = faults.time_ns[single]
+    if run.pages is not None:  # the first gain of some was no fault of their own
+        keys = np.concatenate([identity(run.pages.space, run.pages.page), keys])
+        times = np.concatenate([run.pages.first_ns, times])
+    order = np.lexsort((times, keys))
+    keys, times = keys[order], times[order]
+    again = keys[1:] == keys[:-1]
+    now, before = times[1:][again], times[:-1][again]
+    look = np.searchsorted(looks, now, side="right") - 1
+    return np.sort(now[(look >= 0) & (before < looks[look])])
+
+
+def _net(faults: Faults) -> I64:
+    """Pages more by each fault. One that comes to a page again tells that it was lost before."""
+    net = faults.pages.astype(np.int64) - ((faults.pages > 0) & faults.replaced)
+    single = np.flatnonzero(faults.pages == 1)
+    keys = identity(faults.space[single], faults.page[single])
+    again = np.ones(len(single), np.bool_)
+    again[np.unique(keys, return_index=True)[1]] = False
+    net[single[again]] = 0
+    return net
+
+
+def _changes(run: Run) -> tuple[I64, I64, str]:
+    """When the number of pages changed, in order, and by how much."""
+    pages = run.pages
+    if pages is None:
+        net = _net(run.faults)
+        changed = net != 0
+        return run.faults.time_ns[changed], net[changed], "gained by faults; losses are not known"
+    there = pages.source.mask("initial")
+    first = np.where(there, run.start_ns, pages.first_ns)
+    gone = ~pages.present & (pages.last_ns >= 0)
+    times = np.concatenate([first, pages.last_ns[gone]])
+    change = np.concatenate([np.ones(len(first), np.int64), -np.ones(int(gone.sum()), np.int64)])
+    order = np.argsort(times, kind="stable")
+    return times[order], change[order], "each page from its first frame to its last"

@@ -1,0 +1,1 @@
+"""Formats of other programs: Perfetto, Chrome, speedscope, folded stacks."""

@@ -1,0 +1,1 @@
+"""Plots, flame graphs and the HTML page."""

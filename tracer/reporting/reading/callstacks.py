@@ -1,0 +1,240 @@
+"""FILE.stacks.csv: the call stacks that faults had (docs/csv.md, "Call stacks").
+
+A report wants them outermost first. What is no function has a frame, too: where
+there is no stack, and where one breaks off.
+"""
+
+import os
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+
+from tracer.common.types import I64, U32, Bools, Index
+from tracer.reporting.reading.codes import combined
+from tracer.reporting.reading.columns import Table, read_table, wrong
+from tracer.reporting.reading.schema import STACKS
+
+SUFFIX = ".stacks.csv"  # beside the CSV
+KERNEL, USER = "kernel", "user"
+NO_POINTERS, TRUNCATED, CUT_OFF = "no frame pointers", "truncated", "cut off"
+GAP = "a caller may be missing"  # of a stack that was walked to its beginning all the same
+MISSING = ("no stack", NO_POINTERS, TRUNCATED, CUT_OFF, "broken")
+OTHER = 4  # a note of which this program does not know
+
+
+class Function(NamedTuple):
+    """What a box of a flame graph is. `side` is "" where it is nobody's function."""
+
+    name: str
+    side: str
+    module: str
+    known: bool = True  # False: there is no symbol, and the name is a place
+
+    @property
+    def marked(self) -> str:
+        """The name with the suffix by which flamegraph.pl and its like colour it."""
+        suffix = "_[k]" if self.side == KERNEL else "_[j]" if self.module == "[jit]" else ""
+        return self.name + suffix
+
+
+class Place(NamedTuple):
+    """A function and the line in it; "" and 0 where not known."""
+
+    function: Function
+    file: str
+    line: int
+
+
+@dataclass(frozen=True)
+class CallStacks:
+    """Stack n is `places[flat[starts[n]:starts[n + 1]]]`, outermost first.
+
+    Number 0 is that of faults without a stack. Where callers are missing, there is a
+    place that says so. `broken[n]` is the word for what is missing, "" where the stack
+    is whole, and `ends_in[n]` the module of the code behind which it is, where known.
+    """
+
+    functions: list[Function]
+    places: list[Place]
+    function_of: I64  # by place: its number in `functions`
+    flat: I64
+    starts: I64
+    broken: list[str]
+    ends_in: list[str]
+    ids: U32  # the file's own numbers, ascending: stack n is ids[n - 1]
+    notes: list[str] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        """With number 0."""
+        return len(self.broken)
+
+    def stack(self, number: int) -> tuple[Place, ...]:
+        """The frames of one, outermost first."""
+        part = self.flat[self.starts[number] : self.starts[number + 1]]
+        return tuple(self.places[at] for at in part.tolist())
+
+    def brief(self, number: int, most: int = 8) -> str:
+        """The innermost functions of one, from there outwards: "memset ← fill ← main"."""
+        places = self.stack(number)[::-1]
+        names = [place.function.name for place in places[:most]]
+        if len(places) > most:
+            names.append(f"… {len(places) - most} more")
+        return " ← ".join(names)
+
+    @property
+    def innermost(self) -> I64:
+        """By stack: the number of the function that faulted."""
+        return np.asarray(self.function_of[self.flat[self.starts[1:] - 1]])
+
+    def numbers(self, ids: U32) -> U32:
+        """The numbers of stacks that the file numbers `ids`; 0 for those it does not have."""
+        count = len(self.ids)
+        if not count:
+            return np.zeros(len(ids), np.uint32)
+        if self.ids[-1] == count:  # 1, 2, 3 …: as the tracer writes them
+            return np.where(ids <= count, ids, 0).astype(np.uint32)
+        at = np.minimum(np.searchsorted(self.ids, ids), count - 1)
+        return np.where(self.ids[at] == ids, at + 1, 0).astype(np.uint32)
+
+
+def read_callstacks(path: str) -> CallStacks:
+    """Raises TraceError(code=Exit.INPUT) that names the line where the file is not right."""
+    table = read_table(path, STACKS, "--stacks --csv")
+    order = _checked(path, table)
+    stack = table.numbers["stack"][order]
+    functions, places, function_of, codes = _named(table)
+    heads = np.flatnonzero(np.diff(stack, prepend=0))  # a stack's innermost frame
+    ends = heads + np.diff(heads, append=len(stack)) - 1  # its outermost
+    notes, broken, ends_in = _notes(table, order, heads, ends)
+
+    # Each row's place, and before it, outermost first, one that says what is missing there.
+    noted = notes > 0
+    after = np.cumsum(1 + noted)  # places of the rows up to here
+    starts = np.concatenate([[0, 1], 1 + after[ends]]).astype(np.int64)
+    flat = np.zeros(starts[-1], np.int64)
+    of = np.repeat(np.arange(len(heads)), ends - heads + 1)
+    own = after - noted - 1  # where each row's place is, counted from the innermost
+    at = starts[of + 2] - 1 - (own - own[heads[of]])
+    flat[at] = codes[order]
+    odd = len(places)
+    flat[at[noted] - 1] = odd + notes[noted]
+    flat[0] = odd
+    for word in MISSING:
+        functions.append(Function(f"({word})", "", ""))
+        places.append(Place(functions[-1], "", 0))
+    function_of = np.append(function_of, len(functions) - len(MISSING) + np.arange(len(MISSING)))
+    return CallStacks(
+        functions=functions,
+        places=places,
+        function_of=function_of,
+        flat=flat,
+        starts=starts,
+        broken=["", *broken],
+        ends_in=["", *ends_in],
+        ids=stack[heads],
+        notes=table.notes,
+    )
+
+
+def _notes(
+    table: Table,
+    order: Index,
+    heads: Index,
+    ends: Index,
+) -> tuple[I64, list[str], list[str]]:
+    """By row: the number in MISSING of what is missing outside of it, 0 for nothing.
+
+    Then by stack: in which way it is broken, and the module of the code that did it.
+    """
+    note, module = table.words["note"], table.words["module"]
+    known = [MISSING.index(word) if word in MISSING[1:] else OTHER for word in note.words]
+    numbers = np.array([0 if not word else at for word, at in zip(note.words, known, strict=True)])
+    notes = (numbers if len(numbers) else np.zeros(1, np.int64))[note.codes[order]]
+    if table.notes and len(ends) and not notes[ends[-1]]:  # the file breaks off: so may its last
+        notes[ends[-1]] = MISSING.index(CUT_OFF)
+    broken, blamed = [], []
+    modules = module.codes[order]
+    for head, end in zip(heads.tolist(), ends.tolist(), strict=True):
+        first = head + int(np.argmax(notes[head : end + 1] > 0))  # the innermost with a note
+        word, at = MISSING[notes[end]] if notes[end] else "", end
+        if not word and notes[first]:
+            word, at = GAP, first
+        broken.append(word)
+        blamed.append(module.words[modules[at]] if word else "")
+    return notes.astype(np.int64), broken, blamed
+
+
+def _checked(path: str, table: Table) -> Index:
+    """The rows by stack, from the innermost frame outwards."""
+    stack, frame = table.numbers["stack"], table.numbers["frame"]
+    order = np.lexsort((frame, stack))
+    side = table.words["side"]
+    kernel = side.mask(KERNEL)
+    _refuse(path, stack == 0, "is of stack 0: they count from 1")
+    _refuse(path, ~kernel & ~side.mask(USER), "is of a side that is neither kernel nor user")
+    first = np.diff(stack[order], prepend=0) != 0
+    due = np.where(
+        first, 0, np.concatenate([[0], frame[order][:-1].astype(np.int64) + 1])[: len(order)]
+    )
+    astray = np.zeros(len(order), np.bool_)
+    astray[order] = frame[order] != due
+    _refuse(path, astray, "is a frame whose inner neighbour is missing, or is there twice")
+    above = np.zeros(len(order), np.bool_)
+    above[order[1:]] = ~first[1:] & kernel[order[1:]] & ~kernel[order[:-1]]
+    _refuse(path, above, "is a kernel's frame outside of a user's")
+    return order
+
+
+def _refuse(path: str, rows: Bools, why: str) -> None:
+    if rows.any():
+        raise wrong(path, f"line {int(rows.argmax()) + 2} {why}", "--stacks --csv")
+
+
+def _named(table: Table) -> tuple[list[Function], list[Place], I64, I64]:
+    """The functions there are, the places, each place's function, and each row's place."""
+    function, module, side = (table.words[name] for name in ("function", "module", "side"))
+    file, line = table.words["file"], table.numbers["line"]
+    nameless = np.array([not word for word in function.words] or [True])[function.codes]
+    # Where no symbol tells, the place in the file does; without a file, the address.
+    plain = np.array([_is_path(word) for word in module.words] or [False])[module.codes]
+    offset = np.where(nameless & plain, table.numbers["module_offset"], 0)
+    unmapped = np.array([not word for word in module.words] or [False])[module.codes]
+    offset = np.where(nameless & unmapped, table.numbers["address"], offset)
+    offsets, offset_codes = np.unique(offset, return_inverse=True)
+    symbol, symbols = combined(
+        (function.codes, len(function.words)),
+        (module.codes, len(module.words)),
+        (side.codes, len(side.words)),
+    )
+    by_function, meanings = combined(
+        (symbol, len(symbols)), (offset_codes.reshape(-1), len(offsets))
+    )
+    functions = []
+    for at, place in meanings:
+        name, of, on = symbols[at]
+        shown = _name(function.words[name], module.words[of], int(offsets[place]))
+        known = bool(function.words[name])
+        functions.append(Function(shown, side.words[on], module.words[of], known))
+    lines, line_codes = np.unique(line, return_inverse=True)
+    spot, spots = combined((file.codes, len(file.words)), (line_codes.reshape(-1), len(lines)))
+    by_place, meanings = combined((by_function, len(functions)), (spot, len(spots)))
+    places = [
+        Place(functions[at], file.words[spots[place][0]], int(lines[spots[place][1]]))
+        for at, place in meanings
+    ]
+    function_of = np.array([at for at, _ in meanings], np.int64)
+    return functions, places, function_of, by_place.astype(np.int64)
+
+
+def _is_path(module: str) -> bool:
+    return bool(module) and not (module.startswith("[") and module.endswith("]"))
+
+
+def _name(function: str, module: str, offset: int) -> str:
+    if function:
+        return function
+    name = (os.path.basename(module) or module) if _is_path(module) else module
+    if not offset:
+        return name or "(not known)"
+    return f"{name}+{offset:#x}" if name else f"{offset:#x}"

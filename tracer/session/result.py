@@ -1,0 +1,159 @@
+"""What a trace comes to: the books that balance, and the table of pages."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from tracer.accounting.totals import KernelCount
+from tracer.common.types import PAGE_BITS
+from tracer.model.result import Books, PageTable, joined
+from tracer.model.sources import Loss, Source
+from tracer.probes import perf
+from tracer.probes.choose import Attached
+from tracer.session.recorder import Recorder
+from tracer.spaces.spaces import Space
+
+_UNDER_WAY = "they were under way when tracing began"
+_TOGETHER = 1 << 13  # pages of small spaces in a table
+_STAY = (Source.INITIAL.value,)  # there before the trace: no gain of its
+
+
+def books_of(recorder: Recorder, attached: Attached, kernel: KernelCount | None = None) -> Books:
+    """Faults against the kernel's count, frames against pagemap (outputs.base.Books).
+
+    Without `kernel` the count is what the records themselves say of it.
+    """
+    counters = attached.program.counters()
+    kernel = kernel or KernelCount(recorder.threads.counted, 0)
+    lost_faults = counters["lost"] + recorder.unread
+    lost_other = counters["lost_other"] + recorder.unread_other
+    ours = recorder.traced - recorder.foreign + counters["filtered"] + lost_faults
+    # Each of ours was counted: where the sum is a bound, so is that.
+    counted = max(kernel.faults, ours) if kernel.at_least else kernel.faults
+    missed = max(0, counted - ours)
+    blind = min(kernel.blind, missed)
+    # Where handlers are skipped, a completion without an entry need not be from before the trace.
+    skips = attached.probe.missed(attached.program)
+    under_way = 0 if skips else min(counters["orphans"], missed - blind)
+    gained, lost = recorder.timeline.tally.gained, recorder.timeline.tally.lost
+    gained_by = {s.name.lower(): int(gained[s]) for s in Source if gained[s] and s not in _STAY}
+    lost_by = {cause.name.lower(): int(lost[cause]) for cause in Loss if lost[cause]}
+    total, gone = sum(gained_by.values()), sum(lost_by.values())
+    unexplained = missed - blind - under_way
+    why = _why_missed(recorder, skips, unexplained, counters["crowded"])
+    mapped = _mapped(recorder)
+    resident, observer = recorder.resident, recorder.observer
+    return Books(
+        traced=recorder.traced,
+        failed=recorder.failed,
+        foreign=recorder.foreign,
+        kernel=counted,
+        kernel_at_least=bool(kernel.at_least),
+        kernel_reason=kernel.at_least,
+        lost=lost_faults,
+        missed=missed,
+        skipped=skips,
+        missed_reason=_reasons(why, unexplained, blind, under_way),
+        blind_faults=blind,
+        under_way=under_way,
+        blind=missed > 0 and not unexplained,
+        lost_other=lost_other,
+        unfollowed=attached.program.unheard_lives(),
+        filtered=counters["filtered"],
+        failed_lost=counters["failed_lost"] + recorder.unread_failed,
+        failed_filtered=counters["failed_filtered"],
+        foreign_lost=counters["foreign_lost"] + recorder.unread_foreign,
+        foreign_filtered=counters["foreign_filtered"],
+        conflict=recorder.observer.conflicts,
+        gained=total,
+        given_up=gone,
+        unseen_fills=observer.unseen_fills + observer.left_unseen(recorder.closed),
+        mapped=mapped,
+        mapped_change=mapped - int(gained[Source.INITIAL]),
+        resident=resident.end,
+        resident_growth=resident.growth,
+        resident_peak=resident.peak,
+        gained_by=gained_by,
+        lost_by=lost_by,
+        gained_in=dict(recorder.timeline.tally.gained_in),
+        lost_in=dict(recorder.timeline.tally.lost_in),
+    )
+
+
+def _mapped(recorder: Recorder) -> int:
+    """Pages with a frame at the end, by space: pagemap's where there was a last look, else ours."""
+    count = 0
+    for space in recorder.spaces.all():
+        if space.retired:
+            continue
+        if space.number in recorder.closed:
+            count += recorder.observer.view(space.number).mapped
+        else:
+            # Of what it may have inherited nothing is known to be there.
+            at = recorder.timeline.resident(space.number)
+            count += int((recorder.timeline["gains"][at] > 0).sum())
+    return count
+
+
+def _why_missed(recorder: Recorder, skips: int, missed: int, crowded: int) -> str:
+    """Why faults were missed that the probe could have seen."""
+    if missed <= 0:
+        return ""
+    if skips:
+        return f"the kernel skipped the probe's handler {skips} times"
+    if crowded:
+        return "more threads were faulting at once than there is room for"
+    if recorder.cpu_gaps:
+        return "a CPU came online, and its first faults went unseen"
+    return "no hook saw them"
+
+
+def _reasons(why: str, unexplained: int, blind: int, under_way: int) -> str:
+    """Why faults were missed, each reason with its number where there are several."""
+    every = [(unexplained, why), (blind, perf.BLIND), (under_way, _UNDER_WAY)]
+    said = [(count, reason) for count, reason in every if count]
+    if len(said) == 1:
+        return said[0][1]
+    return "; ".join(f"{count}: {reason}" for count, reason in said)
+
+
+def take_pages(recorder: Recorder) -> list[PageTable]:
+    """Every page that ever had a frame, by space and address, some spaces at a time.
+
+    The timeline is over then: where there are millions of pages, two copies are too many.
+    """
+    tables: list[PageTable] = []
+    few: list[PageTable] = []
+    count = 0  # of their pages
+    for space in recorder.spaces.all():
+        few.append(_table(space, recorder.timeline.take_story(space.number)))
+        count += len(few[-1].page)
+        if count >= _TOGETHER:
+            tables.append(joined(few))
+            few, count = [], 0
+    return [*tables, joined(few)]
+
+
+def _table(space: Space, story: Mapping[str, npt.NDArray[Any]]) -> PageTable:
+    """What Timeline.story says of a space's pages."""
+    count = len(story["page"])
+    return PageTable(
+        space=np.full(count, space.number, np.uint32),
+        pid=np.full(count, space.owner, np.uint32),
+        page=story["page"].astype(np.uint64) << PAGE_BITS,
+        region=story["region"].astype(np.uint32),
+        first_time_ns=story["first_ns"],
+        first_source=story["first_source"],
+        first_kind=story["first_kind"],
+        first_fault=story["first_fault"],
+        first_frame=story["first_frame"],
+        last_frame=story["frame"],
+        last_source=story["source"],
+        confirmed=story["confirmed"],
+        gains=story["gains"],
+        losses=story["losses"],
+        last_loss=story["last_loss"],
+        last_time_ns=story["changed_ns"],
+    )

@@ -1,0 +1,1 @@
+"""pagemap, read now and then and held against the timeline."""

@@ -1,0 +1,203 @@
+"""Who moved a page, or took it away, where no record tells: frames, counters and files tell.
+
+Evidence, not proof: the kernel's counters are the whole machine's. What they
+rule out did not happen.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from tracer.common.pages import NO_FRAME, page_range
+from tracer.common.types import PAGE_BITS, U8, U64, Bools
+from tracer.model.sources import Loss, Source
+from tracer.procfs import kpageflags
+from tracer.procfs.mapped_files import contents
+from tracer.snapshots.snapshots import Snapshot
+
+_NONE = np.uint64(NO_FRAME)
+_INSIDE = np.uint64((1 << 21) - 1)  # of an address: where in a huge page it is
+
+
+@dataclass(frozen=True)
+class Hint:
+    """A system call filled [start, end) (`source`), or let the kernel take it (`loss`)."""
+
+    start: int
+    end: int
+    source: Source = Source.NONE
+    loss: Loss = Loss.NONE
+    time_ns: int = 0
+
+    def holds(self, pages: U64) -> Bools:
+        """Which pages are in the range."""
+        first, last = (np.uint64(page) for page in page_range(self.start, self.end))
+        return np.asarray((pages >= first) & (pages < last))
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What this machine and this probe can tell at all."""
+
+    zero_frame: int = NO_FRAME  # the shared zero page's
+    blind_to_others: bool = False  # the probe sees no other process's access to this memory
+    ksm_flag: bool = True  # the kernel calls no other pages KSM
+    flags: Callable[[U64], U64] = kpageflags.flags
+    counts: Callable[[U64], U64] = kpageflags.counts
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What happened since the last look that left nothing open."""
+
+    moved: frozenset[str]  # which movements the kernel made, by kind: system.movement_counters
+    unseen: Source | None  # whether faults went unrecorded, and why
+    machine: Machine = Machine()
+    hints: tuple[Hint, ...] = ()
+    lost: int = 0  # at most so many of them found no room in the ring
+    dropped: bool = False  # what took pages away may have been told, and was not recorded
+
+    def movers(self, shot: Snapshot, pages: U64, old: U64, new: U64) -> U8:
+        """Who gave each of `pages` the frame `new` in place of `old`; NONE: nothing explains it.
+
+        `old` is NO_FRAME where there was none. UNKNOWN: it may have been another process, whose
+        access this probe does not see.
+        """
+        to_zero = (new == np.uint64(self.machine.zero_frame)) & in_huge(pages, old)
+        whole = shot.huge(pages) & (shot.frame_of(pages) == new)
+        moved = self._moved()
+        rules = [
+            (to_zero & moved["split"], Source.SPLIT),
+            (whole & moved["collapse"], Source.COLLAPSE),
+            (self._shared(new), Source.KSM),
+        ]
+        rest = self.unseen
+        for what, who in (
+            ("swapoff", Source.SWAPOFF),
+            ("migrate", Source.MIGRATE),
+            ("ksm", Source.KSM),  # separated again
+            ("collapse", Source.COLLAPSE),
+        ):
+            # Where faults enough were lost to have changed them all, that they did is likelier.
+            if what in self.moved and self.lost < len(pages):
+                rest = who
+                break
+        nobody = Source.UNKNOWN if self.machine.blind_to_others else Source.NONE
+        if rest in (Source.SWAPOFF, Source.MIGRATE):
+            # Neither is ever done to the zero page.
+            rules.append((old == np.uint64(self.machine.zero_frame), self.unseen or nobody))
+        chosen = np.select(
+            [rule for rule, _ in rules],
+            [who.value for _, who in rules],
+            nobody if rest is None else rest,
+        ).astype(np.uint8)
+        return self._filled(pages, chosen)
+
+    def givers(self, shot: Snapshot, pages: U64, rest: Source) -> U8:
+        """Who gave each of `pages` a frame where it had none; `rest` where nothing tells."""
+        if "swapoff" in self.moved:
+            rest = Source.SWAPOFF
+        elif self.unseen is not None:
+            rest = self.unseen
+        chosen = np.full(len(pages), rest, np.uint8)
+        if "collapse" in self.moved:
+            chosen[shot.huge(pages)] = Source.COLLAPSE
+        chosen[shot.of_driver(pages)] = Source.POPULATE
+        return self._filled(pages, chosen)
+
+    def given_by_exec(self, pages: U64) -> U8:
+        """Who gave each of `pages` its frame in an address space that exec has just made."""
+        return self._filled(pages, np.full(len(pages), Source.EXEC, np.uint8))
+
+    def _filled(self, pages: U64, chosen: U8) -> U8:
+        """`chosen`, but what a system call filled it has filled."""
+        for hint in self.hints:
+            if hint.source:
+                chosen[hint.holds(pages)] = hint.source
+        return chosen
+
+    def _shared(self, frames: U64) -> Bools:
+        """Which frames KSM shares: several of the pages have them, or the kernel says so."""
+        if "ksm" not in self.moved:
+            return np.zeros(len(frames), np.bool_)
+        _, inverse, times = np.unique(frames, return_inverse=True, return_counts=True)
+        machine, numbers = self.machine, frames >> PAGE_BITS
+        if machine.ksm_flag:
+            told = (machine.flags(numbers) & np.uint64(kpageflags.KSM)) != 0
+        else:
+            told = machine.counts(numbers) > 1
+        own = (frames != np.uint64(machine.zero_frame)) & (frames != _NONE)
+        return np.asarray(((times[inverse] > 1) | told) & own)
+
+    def takers(self, shot: Snapshot, pages: U64, old: U64, lost: tuple[U64, U64]) -> U8:
+        """Who took each of `pages`, that had the frame `old`; UNKNOWN where nothing tells.
+
+        A fault that went unrecorded empties no page table: MISSED is only what a call did that
+        was `dropped`.
+
+        `lost`: all pages that went lately, and their frames, these or others.
+        """
+        moved = self._moved()
+        mapped, of_file = shot.mapped(pages), shot.of_file(pages)
+        missing, in_memory, on_disk = self._in_files(shot, pages)
+        alone = self.unseen is None and not self.dropped
+        rest = Loss.MISSED if self.dropped else Loss.UNKNOWN
+        # The kernel takes a file's huge page off the page table whole to split it, and small
+        # ones to make one of them; the next access maps what there is then.
+        rules = [
+            (np.isin(pages, shot.swapped), Loss.RECLAIM),
+            (~mapped, Loss.MUNMAP),
+            (missing, Loss.TRUNCATE),
+            (self._shared_a_folio(shot, pages, old, lost), Loss.SPLIT),
+            (of_file & in_huge(pages, old) & moved["split"], Loss.SPLIT),
+            (of_file & moved["collapse"], Loss.COLLAPSE),
+            (np.full(len(pages), moved["reclaim"]), Loss.RECLAIM),
+            # What is in memory only, and was not swapped out, its file has let go meanwhile.
+            (in_memory & np.bool_(alone), Loss.TRUNCATE),
+            # What its file still has on a disk was dropped from memory: no counter tells of
+            # process_madvise(MADV_PAGEOUT).
+            (on_disk & np.bool_(alone), Loss.RECLAIM),
+        ]
+        chosen = np.select(
+            [rule for rule, _ in rules], [who.value for _, who in rules], rest.value
+        ).astype(np.uint8)
+        for hint in self.hints:
+            if hint.loss:
+                chosen[hint.holds(pages) & mapped & ~np.isin(pages, shot.swapped)] = hint.loss
+        return chosen
+
+    def _moved(self) -> dict[str, bool]:
+        return {what: what in self.moved for what in ("split", "collapse", "reclaim")}
+
+    def _shared_a_folio(self, shot: Snapshot, pages: U64, old: U64, lost: tuple[U64, U64]) -> Bools:
+        """Whether each page was in one folio with another whose place in the file is gone.
+
+        Such a folio is split, and unmapped for that (truncate_inode_partial_folio, mm/truncate.c).
+        """
+        missing, _, _ = self._in_files(shot, lost[0])
+        if not missing.any():
+            return np.zeros(len(pages), np.bool_)
+        line = lost[1] - (lost[0] << PAGE_BITS)  # the same for all pages of a folio
+        mine = old - (pages << PAGE_BITS)
+        return shot.of_file(pages) & np.isin(mine, line[missing])
+
+    def _in_files(self, shot: Snapshot, pages: U64) -> tuple[Bools, Bools, Bools]:
+        """Which of `pages` their file no longer holds; whose files memory alone has; whose not."""
+        missing, in_memory, on_disk = (np.zeros(len(pages), np.bool_) for _ in range(3))
+        at = shot.mapping_of(pages)
+        for index in np.unique(at[shot.of_file(pages)]).tolist():
+            mapping = shot.mappings[index]
+            mine = np.flatnonzero(at == index)
+            mine = mine[np.argsort(pages[mine])]
+            offsets = (pages[mine] << PAGE_BITS) - np.uint64(mapping.start)
+            found = contents(shot.pid, mapping, (offsets + np.uint64(mapping.offset)).tolist())
+            if found is not None:
+                missing[mine], in_memory[mine] = found.missing, found.in_memory
+                on_disk[mine] = not found.in_memory
+        return missing, in_memory, on_disk
+
+
+def in_huge(pages: U64, frames: U64) -> Bools:
+    """Whether each page's frame may be part of a huge page: both lie at the same place in 2 MiB."""
+    return np.asarray(((pages << PAGE_BITS) & _INSIDE) == (frames & _INSIDE))

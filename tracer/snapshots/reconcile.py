@@ -1,0 +1,426 @@
+"""Snapshots against the timeline: confirm its faults, name every other source of a frame.
+
+A page the two disagree on is first a suspect: the record that explains it may
+still be on its way. If the next look finds the same, the page's change is
+booked under the source that the evidence names; a fault contradicted by
+pagemap with no evidence at all is a conflict.
+"""
+
+from collections.abc import Callable, Container, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from tracer.common.deadline import go_on
+from tracer.common.pages import NO_FRAME
+from tracer.common.types import I64, U8, U32, U64, Bools, Index
+from tracer.model.rows import Confirmed
+from tracer.model.sources import Loss, Source
+from tracer.procfs.maps import Mapping
+from tracer.procfs.pagemap import frames as frames_in
+from tracer.procfs.pagemap import present
+from tracer.procfs.system import SwapAreas, movement_counters
+from tracer.snapshots.evidence import Evidence, Hint, Machine
+from tracer.snapshots.image import Image
+from tracer.snapshots.snapshots import Snapshot
+from tracer.snapshots.unrecorded import Untold
+from tracer.timeline.timeline import Timeline
+from tracer.timeline.unexplained import Changes
+
+Slots = I64
+Regions = Callable[[U64], U32]
+
+_NONE = np.uint64(NO_FRAME)
+_MOST_UNSEEN = 256  # ranges told apart
+_NO_PAGES = np.empty(0, np.uint64)
+# All that can be said of a space that has ended: its pages were mapped.
+_NOTHING = Snapshot(
+    pid=0,
+    before_ns=0,
+    after_ns=0,
+    mappings=[Mapping(0, 1 << 57, "", 0, 0, 0, "")],
+    pages=np.empty(0, np.uint64),
+    frames=np.empty(0, np.uint64),
+    swapped=np.empty(0, np.uint64),
+)
+_AT_ONCE = 1 << 11  # blocks whose frames are told together
+_NO_WITNESS = (Source.UNKNOWN.value, Source.MISSED.value, Source.FILTERED.value)
+_BY_FAULT = (Source.FAULT.value, Source.AROUND.value)
+
+
+@dataclass(frozen=True)
+class Suspects:
+    """Pages on which one look and the timeline disagree, ascending, and the frames it showed."""
+
+    pages: U64 = field(default_factory=lambda: np.empty(0, np.uint64))
+    frames: U64 = field(default_factory=lambda: np.empty(0, np.uint64))
+
+    def __len__(self) -> int:
+        return len(self.pages)
+
+    def hold(self, pages: U64, frames: U64) -> Bools:
+        """Whether each of `pages` is among them, with this frame."""
+        if not len(self):
+            return np.zeros(len(pages), np.bool_)
+        at = np.minimum(np.searchsorted(self.pages, pages), len(self) - 1)
+        return np.asarray((self.pages[at] == pages) & (self.frames[at] == frames))
+
+
+_Unseen = tuple[int, int, int, int]  # start and end, when, and how many calls
+
+
+def _calls(here: Sequence[_Unseen]) -> int:
+    return sum(count for *_, count in here)
+
+
+@dataclass
+class SpaceView:
+    """What is known of one address space beside its pages."""
+
+    born: Source  # INITIAL: there when we came; EXEC, FORK: made under trace
+    looked: bool = False  # a snapshot was taken before
+    parent: int = 0  # FORK: the space it is a copy of
+    parent_looked: bool = True  # … and whether what that had at the fork was known
+    hints: list[Hint] = field(default_factory=list)  # since the last look that left nothing open
+    untold: Untold = field(default_factory=Untold)  # as the last look began that left nothing open
+    mapped: int = 0  # pages with a frame at the last look: pagemap's, and what changed during it
+    suspects: Suspects = field(default_factory=Suspects)  # of the last look
+    image: Image = field(default_factory=Image.nothing)  # what the last look showed
+    # movement_counters() at the last two looks that left nothing open, the older one first
+    counters: tuple[dict[str, int], dict[str, int]] = field(default_factory=lambda: ({}, {}))
+
+    def known(self) -> bool:
+        """Whether the account has all that was there before what is traced came."""
+        return self.looked or self.born == Source.EXEC or (self.parent > 0 and self.parent_looked)
+
+    def descend(self, space: int, parent: "SpaceView") -> None:
+        """fork has made this one a copy of that `space`."""
+        self.parent, self.parent_looked = space, parent.looked
+
+
+class Observer:
+    """Applies snapshots to a timeline; `machine` says what is known beside them."""
+
+    def __init__(self, timeline: Timeline, machine: Machine | None = None) -> None:
+        self._timeline = timeline
+        self._machine = machine or Machine()
+        self._views: dict[int, SpaceView] = {}
+        self._swap_areas = SwapAreas()
+        counters = movement_counters()
+        self._counters = counters, counters  # at the last two looks at any space
+        self._untold = Untold(), Untold()  # … and what was untold in the run
+        self.conflicts = 0
+        # By space what calls may have filled unseen since the last look that left nothing open;
+        # and how many had some of it taken away by then.
+        self._unseen: dict[int, list[_Unseen]] = {}
+        self.unseen_fills = 0
+        self._evidence = Evidence(frozenset(), None)  # for the look under way
+        self._open: list[tuple[U64, U64]] = []  # the suspects of the look under way
+        self._lost = _NO_PAGES, _NO_PAGES  # what went lately, and in which frames it was
+
+    def view(self, space: int, born: Source = Source.FORK, own: int = 0) -> SpaceView:
+        """The space's view, made with `born` when new.
+
+        `own`: what was untold of its processes' faults (Untold.own) when it was made.
+        """
+        view = self._views.get(space)
+        if view is None:
+            # What was untold by the last look but one: by the last it may be of this space.
+            untold = self._untold[0]._replace(own=own)
+            view = self._views[space] = SpaceView(born, untold=untold, counters=self._counters)
+        return view
+
+    def last_seen(self, space: int) -> Image | None:
+        """What the last look at a space showed; None where there was none."""
+        view = self._views.get(space)
+        return view.image if view is not None else None
+
+    def frames(self, space: int) -> Iterator[U64]:
+        """The frames of a space's pages as of its last look; by our account where there was none.
+
+        Physical addresses, some pages' at a time; a frame may come several times.
+        """
+        view = self._views.get(space)
+        if view is not None and view.looked:
+            for first in range(0, len(view.image.words), _AT_ONCE):
+                words = view.image.words[first : first + _AT_ONCE]
+                yield frames_in(words[present(words)])
+            return
+        # Of what it may have inherited nothing is known to be there.
+        line, at = self._timeline, self._timeline.resident(space)
+        yield line["frame"][at[line["gains"][at] > 0]]
+
+    def forget(self, space: int) -> None:
+        """The space has ended, and will not be looked at any more."""
+        self._views.pop(space, None)
+        self.unseen_fills += _calls(self._unseen.pop(space, ()))
+
+    def fill_unseen(self, space: int, start: int, end: int, time_ns: int) -> None:
+        """A system call filled [start, end) in advance, of which no record tells."""
+        if start >= end:
+            return
+        here = self._unseen.setdefault(space, [])
+        here.append((start, end, time_ns, 1))
+        if len(here) > _MOST_UNSEEN:
+            starts, ends, times, counts = zip(*here, strict=True)
+            self._unseen[space] = [(min(starts), max(ends), max(times), sum(counts))]
+
+    def taken(self, space: int, start: int, end: int) -> None:
+        """A system call took [start, end) away."""
+        if not self._unseen or space not in self._unseen:
+            return
+        here = self._unseen[space]
+        there = [each for each in here if each[1] <= start or end <= each[0]]
+        if len(there) < len(here):
+            self.unseen_fills += _calls(here) - _calls(there)
+            self._unseen[space] = there
+
+    def left_unseen(self, seen: Container[int]) -> int:
+        """How many calls filled memory that no look has shown, but for the spaces `seen`."""
+        left = (here for space, here in self._unseen.items() if space not in seen)
+        return sum(map(_calls, left))
+
+    def hint(self, space: int, hint: Hint) -> None:
+        """A system call filled a range in advance, or gave it up for the kernel to take."""
+        self.view(space).hints.append(hint)
+
+    def observe(
+        self,
+        space: int,
+        shot: Snapshot,
+        regions: Regions,
+        untold: Untold,
+        enough: Callable[[], bool] = lambda: False,
+    ) -> None:
+        """Bring the timeline of `space` to what `shot` shows.
+
+        All records up to the end of the snapshot must have been applied.
+        `regions` says the region of each of some pages of the snapshot.
+        Raises Enough where it is `enough` meanwhile: what is booked by then is whole, but
+        the space is not to be looked at again.
+        """
+        line, view = self._timeline, self.view(space)
+        self._evidence, counters = self._gather(view, untold)
+        # In all other blocks the last look and the timeline agreed, and nothing has changed.
+        numbers = np.union1d(line.take_changed(space), shot.image.differing(view.image))
+        seen = shot.image.part(numbers)
+        go_on(enough)
+        at = line.state(space, seen.pages)
+        settled = line["changed_ns"][at] < shot.before_ns
+        view.mapped = shot.image.resident - int((~settled).sum())
+        view.mapped += self._changed_since(space, numbers, shot.before_ns)
+        self._confirm(at, seen.frames, settled)
+        # Of what it may have inherited, a child has another frame: it did not inherit that.
+        guessed = settled & line["assumed"][at] & (line["frame"][at] != seen.frames)
+        line.forget(at[guessed])
+
+        go_on(enough)
+        changes = line.unseen(space)
+        gone = self._gone(space, numbers, shot)
+        self._lost = self._lately_lost(gone, changes)
+        self._open = []
+        ours = line["frame"][at]
+        new = settled & (ours == _NONE)
+        self._book_gains(view, shot, seen, at, new, regions)
+        go_on(enough)
+        moved = settled & (ours != _NONE) & (ours != seen.frames)
+        self._book_moves(view, shot, seen, at, moved, regions)
+        go_on(enough)
+        self._book_losses(view, shot, gone)
+        if changes is not None:
+            self._name_unseen(view, changes, shot)
+        view.suspects = _suspects(self._open)
+        go_on(enough)
+        line.keep_changed(space, numbers, shot.before_ns)
+        line.mark(line.state(space, view.suspects.pages))
+        view.image = shot.image
+        view.looked = True
+        if not view.suspects:
+            # What came as or after the snapshot was taken is the next one's.
+            view.hints = [hint for hint in view.hints if hint.time_ns >= shot.before_ns]
+            here = self._unseen.pop(space, [])
+            if late := [each for each in here if each[2] >= shot.before_ns]:
+                self._unseen[space] = late
+            # What came between a snapshot and the reading of the counts is the next one's.
+            view.untold = untold if shot.untold is None else shot.untold
+            # What came between a snapshot and its reading of the counters counts for the next, too.
+            view.counters = view.counters[1], counters
+
+    def _gather(self, view: SpaceView, untold: Untold) -> tuple[Evidence, dict[str, int]]:
+        """The evidence since the space's last look that left nothing open; the counters now."""
+        now = dict(movement_counters())
+        now["swapoff"] = now.get("swapoff", 0) + self._swap_areas.taken_away()
+        before = view.counters[0]
+        moved = frozenset(what for what, times in now.items() if times != before.get(what, 0))
+        self._counters = self._counters[1], now
+        self._untold = self._untold[1], untold
+        evidence = Evidence(
+            moved,
+            untold.unseen(view.untold),
+            self._machine,
+            tuple(view.hints),
+            lost=min(untold.lost - view.untold.lost, untold.own - view.untold.own),
+            dropped=untold.dropped > view.untold.dropped,
+        )
+        return evidence, now
+
+    def close(self, space: int, untold: Untold) -> None:
+        """The space has ended: name what its faults found, by the evidence there is."""
+        changes = self._timeline.unseen(space)
+        if changes is not None:
+            view = self.view(space)
+            self._evidence, _ = self._gather(view, untold)
+            self._lost = _NO_PAGES, _NO_PAGES
+            self._name_unseen(view, changes, _NOTHING)
+
+    def _changed_since(self, space: int, numbers: U64, time_ns: int) -> int:
+        """Pages of these blocks with a frame, by our account, that changed since `time_ns`."""
+        line = self._timeline
+        at = line.resident_in(space, numbers)
+        return int(((line["changed_ns"][at] >= time_ns) & ~line["assumed"][at]).sum())
+
+    def _confirm(self, at: Slots, frames: U64, settled: Bools) -> None:
+        line = self._timeline
+        same = settled & (line["frame"][at] == frames)
+        line["doubt"][at[same]] = 0
+        inherited = same & line["assumed"][at].astype(np.bool_)
+        line.confirm_inherited(at[inherited])
+        same &= (line["gains"][at] == 1) & (line["first_frame"][at] == frames)
+        line["confirmed"][at[same]] = Confirmed.BOTH
+
+    def _book_gains(
+        self,
+        view: SpaceView,
+        shot: Snapshot,
+        seen: Image,
+        at: Slots,
+        new: Bools,
+        regions: Regions,
+    ) -> None:
+        """Pages present that no record brought; `at`: the slots of those `seen`."""
+        index = np.flatnonzero(new)
+        if not len(index):
+            return
+        if view.looked:
+            index = self._known(view, seen.pages, seen.frames, index)
+        pages, frames = seen.pages[index], seen.frames[index]
+        source = self._given(view, shot, pages, frames)
+        if not view.looked and view.parent:
+            sure = source == Source.FORK
+            self._open.append((pages[~sure], frames[~sure]))
+            index, source = index[sure], source[sure]
+            pages, frames = pages[sure], frames[sure]
+        self._timeline.gain_seen(at[index], shot.after_ns, frames, source, regions(pages))
+
+    def _given(self, view: SpaceView, shot: Snapshot, pages: U64, frames: U64) -> U8:
+        """Who gave each of `pages`, which had none, the frame that no record brought."""
+        if not view.looked and view.born == Source.INITIAL:
+            return np.full(len(pages), Source.INITIAL, np.uint8)
+        if not view.looked and view.born == Source.EXEC:
+            return self._evidence.given_by_exec(pages)
+        source = self._evidence.givers(shot, pages, Source.UNKNOWN)
+        if not view.looked and view.parent:
+            open_ = np.isin(source, _NO_WITNESS)
+            source[self._inherited(view, shot, pages, frames, open_)] = Source.FORK
+        return source
+
+    def _inherited(
+        self, view: SpaceView, shot: Snapshot, pages: U64, frames: U64, open_: Bools
+    ) -> Bools:
+        """Which of `pages` of a space made by fork came with that, unknown to our account.
+
+        What the parent had in the same frames; its file pages, it does not hand on. Of those that
+        nothing else explains (`open_`) all, where the parent had not been looked at by the fork.
+        """
+        parent = self._views.get(view.parent)
+        image = parent.image if parent is not None else Image.nothing()
+        theirs = (frames_in(image.words_of(pages)) == frames) & ~shot.of_file(pages)
+        if not view.parent_looked:
+            theirs |= open_
+        return np.asarray(theirs)
+
+    def _book_moves(
+        self,
+        view: SpaceView,
+        shot: Snapshot,
+        seen: Image,
+        at: Slots,
+        moved: Bools,
+        regions: Regions,
+    ) -> None:
+        """Pages present in another frame than the one we know."""
+        line = self._timeline
+        index = self._known(view, seen.pages, seen.frames, np.flatnonzero(moved))
+        if not len(index):
+            return
+        pages, frames = seen.pages[index], seen.frames[index]
+        mover = self._evidence.movers(shot, pages, line["frame"][at[index]], frames)
+        by_fault = np.isin(line["source"][at[index]], _BY_FAULT)
+        self.conflicts += int((by_fault & (mover == Source.NONE)).sum())
+        source = np.where(mover == Source.NONE, Source.UNKNOWN, mover).astype(np.uint8)
+        # Back from swap: it was gone before.
+        cause = np.where(source == Source.SWAPOFF, Loss.RECLAIM.value, Loss.REPLACED.value)
+        line.lose_seen(at[index], shot.after_ns, cause.astype(np.uint8))
+        line.gain_seen(at[index], shot.after_ns, frames, source, regions(pages))
+
+    def _gone(self, space: int, numbers: U64, shot: Snapshot) -> Slots:
+        """The slots of pages of these blocks that we hold and the snapshot does not show."""
+        at = self._timeline.resident_in(space, numbers)
+        return np.asarray(at[shot.frame_of(self._timeline.pages_at(at)) == _NONE])
+
+    def _book_losses(self, view: SpaceView, shot: Snapshot, gone: Slots) -> None:
+        """Pages that went before the look, as far as they are not to be looked at again."""
+        line = self._timeline
+        at = gone[line["changed_ns"][gone] < shot.before_ns]
+        guessed = line["assumed"][at].astype(np.bool_)
+        line.forget(at[guessed])
+        at = at[~guessed]
+        if not len(at):
+            return
+        taken = line["doubt"][at] != 0
+        line.lose_seen(at[taken], shot.after_ns, line["doubt"][at[taken]].astype(np.uint8))
+        at = at[~taken]
+        pages = line.pages_at(at)
+        nowhere = np.full(len(pages), _NONE)
+        known = self._known(view, pages, nowhere, np.arange(len(pages)))
+        at, pages = at[known], pages[known]
+        cause = self._evidence.takers(shot, pages, line["frame"][at], self._lost)
+        line.lose_seen(at, shot.after_ns, cause)
+
+    def _lately_lost(self, gone: Slots, changes: Changes | None) -> tuple[U64, U64]:
+        """The pages that this look, or faults before it, found gone, and the frames they had."""
+        at, frames = gone, self._timeline["frame"][gone]
+        if changes is not None:
+            at = np.concatenate([at, changes.at[changes.lost]])
+            frames = np.concatenate([frames, changes.old[changes.lost]])
+        return self._timeline.pages_at(at), frames
+
+    def _name_unseen(self, view: SpaceView, changes: Changes, shot: Snapshot) -> None:
+        """Say who did what faults found done, as far as the evidence tells."""
+        line = self._timeline
+        pages = line.pages_at(changes.at)
+        given = self._evidence.movers(shot, pages, changes.old, changes.new)
+        given[given == Source.NONE] = Source.UNKNOWN
+        # Before the first look a fault may be the first to find what exec, fork or the time
+        # before the trace left: Linux 5.10's exec leaves the stack's pages read-only.
+        fresh = changes.old == _NONE
+        given[fresh] = self._given(view, shot, pages[fresh], changes.new[fresh])
+        taken = self._evidence.takers(shot, pages, changes.old, self._lost)
+        line.explain(changes, np.where(changes.lost, taken, given).astype(np.uint8))
+
+    def _known(self, view: SpaceView, pages: U64, frames: U64, index: Index) -> Index:
+        """Those of `index` that looked the same last time; the others become suspects."""
+        pages, frames = pages[index], frames[index]
+        same = view.suspects.hold(pages, frames)
+        self._open.append((pages[~same], frames[~same]))
+        return index[same]
+
+
+def _suspects(found: list[tuple[U64, U64]]) -> Suspects:
+    """One sorted set of the parts `found`."""
+    if not found:
+        return Suspects()
+    pages = np.concatenate([pages for pages, _ in found])
+    frames = np.concatenate([frames for _, frames in found])
+    order = np.argsort(pages)
+    return Suspects(pages[order], frames[order])

@@ -1,0 +1,1 @@
+"""Whose memory it is, and which mapping was where, when."""

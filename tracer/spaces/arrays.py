@@ -1,0 +1,195 @@
+"""Mappings that have one name: which is which, while they grow, move and are split.
+
+A number in `Names` stands for what one call mapped. It stays with that memory through mprotect,
+mremap and fork, and goes to what is mapped there again.
+"""
+
+import bisect
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from tracer.model.rows import ANONYMOUS, Names
+from tracer.spaces.interval_map import IntervalMap, Laid
+
+_LEAST = 128 << 10  # bytes of its own number: malloc(3) maps nothing smaller (M_MMAP_THRESHOLD)
+_ALONE = 2 << 20  # what adjoins others and is smaller is taken for a part of them: an allocator's
+_MOST_FILES = 4096
+# What may lie between a new thread's stack pointer and the end of its stack: what the C library
+# keeps of the thread, and its thread-local variables.
+_ABOVE_STACK = 64 << 10
+_NO_RIGHTS = "---p"  # of a guard, and of what is reserved
+
+FilePart = tuple[int, int, int, str]  # device, inode, offset and permissions of a file's mapping
+
+
+def _file_part(laid: Laid) -> FilePart:
+    return laid.device, laid.inode, laid.region.offset, laid.region.perms
+
+
+@dataclass
+class Arrays:
+    """Gives one address space's mappings their numbers, before they are laid."""
+
+    names: Names
+    first: dict[FilePart, int] = field(default_factory=dict)  # where each was mapped first
+
+    def fork(self) -> "Arrays":
+        """Those of a forked child."""
+        return Arrays(self.names, dict(self.first))
+
+    def told_apart(self, there: IntervalMap, laid: Laid) -> list[Laid]:
+        """A new mapping in its parts: what was there already keeps its number."""
+        same = self._as_before(there, laid)
+        if same is not None:
+            return [same]
+        if laid.region.name not in ANONYMOUS:
+            return [self._file(there, laid, None)]
+        return self._anonymous(there, laid, there.at(laid.region.start - 1))
+
+    def all_told_apart(self, there: IntervalMap, listed: Sequence[Laid]) -> list[Laid]:
+        """The same for all mappings there are, by address."""
+        found: list[Laid] = []
+        before = None
+        for laid in listed:
+            same = self._as_before(there, laid)
+            if same is not None:
+                found.append(same)
+            elif laid.region.name in ANONYMOUS:
+                found += self._anonymous(there, laid, before)
+            else:
+                found.append(self._file(there, laid, listed))
+            before = found[-1]
+        return found
+
+    def thread_stack(self, there: IntervalMap, pointer: int) -> None:
+        """A thread began, or waits, with this stack pointer: name what it is in, if it is all its.
+
+        A stack that is a part of something else, as of an allocator's memory, gets no name.
+        """
+        laid = there.at(pointer - 1)
+        if laid is None or laid.gone or not self.names.by_address(laid.array):
+            return
+        end = laid.region.end
+        if end - pointer > _ABOVE_STACK:
+            return
+        below = there.at(laid.region.start - 1)
+        if below and below.array == laid.array and below.region.perms == _NO_RIGHTS:
+            below = there.at(below.region.start - 1)
+        if not any(side and side.array == laid.array for side in (below, there.at(end))):
+            self.names.name_stack(laid.array)
+
+    def _as_before(self, there: IntervalMap, laid: Laid) -> Laid | None:
+        """A mapping with the number of one that was in its place; None: not known so easily."""
+        region, device, inode, _, _ = laid
+        start, end, perms, offset, name, *_ = region
+        old = there.exactly(start, end)
+        if old is None or old.region.name != name:
+            return None
+        array = old.array
+        if old.gone and array in self.names.stacks:
+            return None
+        if name in ANONYMOUS:
+            if not array and end - start >= _LEAST and not self.names.full:
+                return None
+        elif inode and (
+            old.gone or old[1:3] != (device, inode) or old.region[2:4] != (perms, offset)
+        ):
+            return None
+        return Laid(region, device, inode, False, array) if array else laid
+
+    def _anonymous(self, there: IntervalMap, laid: Laid, before: Laid | None) -> list[Laid]:
+        """`before`: what lies in front of it, if that adjoins."""
+        region = laid.region
+        start, end, name = region.start, region.end, region.name
+        parts: list[tuple[int, int, int]] = []  # start, end, number
+        # Of what is new: from where, and what was there before.
+        begun, again = start, self._stack_again(there, laid)
+        for since, until, old in there.within(start, end):
+            if old.region.name != name:
+                continue
+            if old.gone:
+                # What was cut off from a mapping may become anything, as glibc's arenas show.
+                if there.is_whole(since) and old.array not in self.names.stacks:
+                    again = again or old.array
+                continue
+            if begun < since:
+                parts.append((begun, since, again or self._new(there, laid, begun, since, before)))
+            parts.append((since, until, old.array))
+            begun, again = until, 0
+        if begun < end:
+            parts.append((begun, end, again or self._new(there, laid, begun, end, before)))
+        found: list[Laid] = []
+        for since, until, array in parts:
+            if found and found[-1].array == array:
+                since = found.pop().region.start
+            found.append(laid.moved(since, until, since)._replace(array=array))
+        return found
+
+    def _stack_again(self, there: IntervalMap, laid: Laid) -> int:
+        """The number of a thread's stack that was just there, and was mapped as this is; else 0.
+
+        Other memory may have come to its place.
+        """
+        region = laid.region
+        if region.perms != _NO_RIGHTS:
+            return 0
+        before = there.within(region.start, region.end)
+        arrays = {old.array if old.gone else 0 for *_, old in before}
+        if len(arrays) != 1 or not arrays <= self.names.stacks:
+            return 0
+        first, last = before[0][2].region, before[-1][2].region
+        same = (first.start, last.end) == (region.start, region.end)
+        return arrays.pop() if same and all(there.is_whole(since) for since, *_ in before) else 0
+
+    def _new(
+        self, there: IntervalMap, laid: Laid, start: int, end: int, before: Laid | None
+    ) -> int:
+        """The number of the part [start, end) of a mapping, which was not there before."""
+        if before is not None and (before.gone or before.region.end != laid.region.start):
+            before = None
+        name = laid.region.name
+        alone = end - start >= _LEAST and (
+            # A reservation, as thread stacks begin, or what has a guard of its own.
+            laid.region.perms == _NO_RIGHTS
+            or (before is not None and before.region.perms == _NO_RIGHTS)
+        )
+        if end - start < _ALONE and not alone:
+            sides = [before if start == laid.region.start else there.at(start - 1), there.at(end)]
+            for side in sides:
+                if (
+                    side
+                    and not side.gone
+                    and side.array
+                    and side.array not in self.names.whole
+                    and side.region.name == name
+                ):
+                    return side.array
+        if start == laid.region.start and before and before.inode and "w" in before.region.perms:
+            return self.names.array_after(before.region.name)
+        if laid.region.end - laid.region.start < _LEAST:
+            return 0
+        return self.names.array_at(start, whole=alone)
+
+    def _file(self, there: IntervalMap, laid: Laid, listed: Sequence[Laid] | None) -> Laid:
+        """A part of a file that is mapped at another address already has a number."""
+        if not laid.inode:
+            return laid
+        part, start = _file_part(laid), laid.region.start
+        first = self.first.setdefault(part, start)
+        if first == start:
+            if len(self.first) > _MOST_FILES:
+                self.first.clear()
+            return laid
+        if listed is None:
+            other = there.at(first)
+        else:
+            at = bisect.bisect_left(listed, first, key=_start)
+            other = listed[at] if at < len(listed) else None
+        if other and not other.gone and other.region.start == first and _file_part(other) == part:
+            return laid._replace(array=self.names.array_at(start))
+        self.first[part] = start
+        return laid
+
+
+def _start(laid: Laid) -> int:
+    return laid.region.start

@@ -1,0 +1,257 @@
+"""One address space at one moment: which stretch was laid last over each address."""
+
+import bisect
+from dataclasses import dataclass
+from operator import itemgetter
+from typing import NamedTuple
+
+import numpy as np
+
+from tracer.common.types import I64, U64
+from tracer.model.rows import Names, Region
+
+# Shape (2, n): indices into Names.regions, and the shift of each mapping, Region.shift: a region
+# that stands for many mappings (Names.fold) does not have it
+Places = U64
+Times = U64 | I64  # CLOCK_MONOTONIC ns
+
+_UNSET = np.uint64((1 << 32) - 1)
+
+
+class Laid(NamedTuple):
+    """A stretch of address space as it was last laid.
+
+    `gone`: it is known to be unmapped. It is still the answer for faults there
+    (one that succeeded proves that a mapping existed) until something newer
+    is laid over it or two lists of mappings do not have it. `array`: its number in Names.arrays.
+    """
+
+    region: Region
+    device: int
+    inode: int
+    gone: bool = False
+    array: int = 0
+
+    @property
+    def is_file(self) -> bool:
+        return bool(self.inode) or self.region.name.startswith("/")
+
+    def clipped(self, start: int, end: int) -> "Laid":
+        """What the kernel leaves of it in [start, end)."""
+        return self if self.gone else self.moved(start, end, start)
+
+    def moved(self, start: int, end: int, source: int) -> "Laid":
+        """Its part from address `source` on, as mremap lays it at [start, end)."""
+        region = self.region
+        offset = region.offset + source - region.start if self.is_file else 0
+        return Laid(Region(start, end, region.perms, offset, *region[4:]), *self[1:])
+
+    def left(self) -> "Laid":
+        """It, once it is unmapped."""
+        return self if self.gone else Laid(self.region, self.device, self.inode, True, self.array)
+
+
+@dataclass(slots=True)
+class _Stretch:
+    """What was laid last up to `end`."""
+
+    end: int
+    laid: Laid
+    place: tuple[int, int] | None = None  # IntervalMap.place, where it was asked for before
+
+
+class IntervalMap:
+    """The latest stretch laid over each address: disjoint [start, end), sorted."""
+
+    def __init__(self, names: Names) -> None:
+        self._names = names
+        self._starts: list[int] = []
+        self._stretches: list[_Stretch] = []
+        self._arrays: tuple[U64, U64, Places] | None = None
+
+    def copy(self) -> "IntervalMap":
+        """What a forked child starts with."""
+        child = IntervalMap(self._names)
+        kept = [at for at, each in enumerate(self._stretches) if not each.laid.gone]
+        child._starts = [self._starts[at] for at in kept]
+        child._stretches = [self._stretches[at] for at in kept]  # they are replaced, not changed
+        return child
+
+    def at(self, address: int) -> Laid | None:
+        """The stretch `address` lies in."""
+        index = bisect.bisect_right(self._starts, address) - 1
+        if index < 0 or address >= self._stretches[index].end:
+            return None
+        return self._stretches[index].laid
+
+    def exactly(self, start: int, end: int) -> Laid | None:
+        """The stretch that is [start, end), if there is one."""
+        index = bisect.bisect_left(self._starts, start)
+        if index == len(self._starts) or self._starts[index] != start:
+            return None
+        stretch = self._stretches[index]
+        return stretch.laid if stretch.end == end else None
+
+    def is_whole(self, address: int) -> bool:
+        """Whether the stretch there is all of the mapping that it was laid as."""
+        index = bisect.bisect_right(self._starts, address) - 1
+        stretch = self._stretches[index]
+        return stretch.laid.region[:2] == (self._starts[index], stretch.end)
+
+    def within(self, start: int, end: int) -> list[tuple[int, int, Laid]]:
+        """The stretches that overlap [start, end), cut to it."""
+        first, last = self._overlapping(start, end)
+        return self._cut(first, last, start, end)
+
+    def _cut(self, first: int, last: int, start: int, end: int) -> list[tuple[int, int, Laid]]:
+        starts, stretches = self._starts, self._stretches
+        return [
+            (max(starts[i], start), min(stretches[i].end, end), stretches[i].laid)
+            for i in range(first, last)
+        ]
+
+    def present(self) -> list[Region]:
+        """The mappings there are, by address."""
+        return [each.laid.region for each in self._stretches if not each.laid.gone]
+
+    def lay(self, laid: Laid) -> None:
+        """Put `laid` over whatever was in its region; what it cuts keeps the rest."""
+        start, end = laid.region[:2]
+        if start >= end:
+            return
+        first, last = self._overlapping(start, end)
+        if self._is(first, last, start, end):  # mapped and unmapped again and again
+            self._stretches[first] = _Stretch(end, laid)
+            if self._arrays is not None:
+                self._arrays[2][:, first] = _UNSET
+        else:
+            self._replace(first, last, start, end, [start], [_Stretch(end, laid)])
+
+    def unmap(self, start: int, end: int) -> None:
+        """Mark [start, end) as gone."""
+        first, last = self._overlapping(start, end)
+        if start >= end or first >= last:
+            return
+        if self._is(first, last, start, end):
+            there = self._stretches[first]  # in the same place as before
+            self._stretches[first] = _Stretch(end, there.laid.left(), there.place)
+            return
+        middle = self._cut(first, last, start, end)
+        gone = [_Stretch(until, laid.left()) for _, until, laid in middle]
+        self._replace(first, last, start, end, [since for since, _, _ in middle], gone)
+
+    def reset(self, stretches: list[Laid]) -> None:
+        """Everything there is now; what is missing is gone, what was gone is forgotten.
+
+        `stretches` do not overlap and are sorted by address.
+        """
+        starts = [laid.region.start for laid in stretches]
+        merged = [(laid.region.start, laid.region.end, laid) for laid in stretches]
+        for start, each in zip(self._starts, self._stretches, strict=True):
+            if not each.laid.gone:
+                merged += _uncovered(start, each.end, each.laid.left(), stretches, starts)
+        merged.sort(key=itemgetter(0))
+        self._starts = [start for start, _, _ in merged]
+        self._stretches = [_Stretch(end, laid) for _, end, laid in merged]
+        self._arrays = None
+
+    def place(self, address: int) -> tuple[int, int]:
+        """(region, shift) of the mapping `address` lies in, (0, 0) where none is known."""
+        index = bisect.bisect_right(self._starts, address) - 1
+        if index < 0:
+            return 0, 0
+        there = self._stretches[index]
+        if address >= there.end:
+            return 0, 0
+        return there.place or self._place_of(there)
+
+    def _place_of(self, stretch: _Stretch) -> tuple[int, int]:
+        region = stretch.laid.region
+        found = stretch.place = self._names.region(region, stretch.laid.array), region.shift
+        return found
+
+    def places(self, addresses: U64) -> Places:
+        """`place` of many addresses; shapes (n,) → (2, n)."""
+        if not self._starts:
+            return np.zeros((2, len(addresses)), dtype=np.uint64)
+        starts, ends, known = self._as_arrays()
+        index = np.searchsorted(starts, addresses, side="right") - 1
+        inside = (index >= 0) & (addresses < ends[index])
+        index[~inside] = known.shape[1] - 1  # a sentinel whose region is 0
+        unset = known[0, index] == _UNSET
+        if unset.any():
+            for at in np.unique(index[unset]).tolist():
+                there = self._stretches[at]
+                known[:, at] = there.place or self._place_of(there)
+        return known[:, index]
+
+    def _as_arrays(self) -> tuple[U64, U64, Places]:
+        """Starts, ends, and places made on demand (one more: nothing's, 0)."""
+        if self._arrays is None:
+            places = np.full((2, len(self._starts) + 1), _UNSET, dtype=np.uint64)
+            places[:, -1] = 0
+            self._arrays = (
+                np.array(self._starts, dtype=np.uint64),
+                np.array([each.end for each in self._stretches], dtype=np.uint64),
+                places,
+            )
+        return self._arrays
+
+    def _is(self, first: int, last: int, start: int, end: int) -> bool:
+        """Whether [start, end) overlaps one stretch, and is all of it."""
+        return (
+            last - first == 1 and self._starts[first] == start and self._stretches[first].end == end
+        )
+
+    def _overlapping(self, start: int, end: int) -> tuple[int, int]:
+        """The first stretch that overlaps [start, end), and the one after the last."""
+        starts = self._starts
+        first = bisect.bisect_right(starts, start) - 1
+        if first < 0 or self._stretches[first].end <= start:
+            first += 1
+        return first, bisect.bisect_left(starts, end, first)
+
+    def _replace(
+        self,
+        first: int,
+        last: int,
+        start: int,
+        end: int,
+        starts: list[int],
+        stretches: list[_Stretch],
+    ) -> None:
+        """Put these stretches over [start, end), which those from `first` on overlap."""
+        if first < last:
+            left, before, after = (
+                self._starts[first],
+                self._stretches[first],
+                self._stretches[last - 1],
+            )
+            if left < start:
+                starts.insert(0, left)
+                stretches.insert(0, _Stretch(start, before.laid.clipped(left, start)))
+            if after.end > end:
+                starts.append(end)
+                stretches.append(_Stretch(after.end, after.laid.clipped(end, after.end)))
+        self._starts[first:last] = starts
+        self._stretches[first:last] = stretches
+        self._arrays = None
+
+
+def _uncovered(
+    start: int, end: int, laid: Laid, cover: list[Laid], starts: list[int]
+) -> list[tuple[int, int, Laid]]:
+    """The parts of [start, end) no region of `cover` has."""
+    parts = []
+    index = max(bisect.bisect_right(starts, start) - 1, 0)
+    while start < end and index < len(cover):
+        region = cover[index].region
+        if region.start >= end:
+            break
+        if region.start > start:
+            parts.append((start, region.start, laid))
+        start = max(start, region.end)
+        index += 1
+    if start < end:
+        parts.append((start, end, laid))
+    return parts

@@ -1,0 +1,527 @@
+"""Which mapping was there when: one address space's regions over time.
+
+Fed by whole lists of mappings (/proc/PID/maps), by the sideband's reports of
+new mappings, and by the system calls the sideband does not report. Changes
+wait in order of time until they are due, so that each fault is looked up
+among the mappings of its moment.
+"""
+
+import bisect
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from tracer.common.fields import Records, runs
+from tracer.common.types import I64, U32, U64, Bools, Index
+from tracer.kernel.sideband import MmapEvent
+from tracer.model.rows import Names, Region
+from tracer.procfs.maps import Mapping
+from tracer.spaces.arrays import Arrays
+from tracer.spaces.interval_map import IntervalMap, Laid, Places, Times
+from tracer.wire.records import Mark
+
+PAGE_SHIFT = 12
+PAGE_MASK = (1 << PAGE_SHIFT) - 1
+
+# vm_flags bits, the same on every kernel (include/linux/mm.h)
+VM_READ, VM_WRITE, VM_EXEC, VM_SHARED, VM_MAYSHARE = 0x1, 0x2, 0x4, 0x8, 0x80
+VM_GROWSDOWN = 0x100
+
+_VMA_FIELDS = ("vm_start", "vm_end", "vm_flags", "vm_pgoff", "device", "inode")
+
+Vma = tuple[int, int, int, int, int, int]
+Part = Index | slice
+
+_FEW = 32
+_MOST_APPLIED = 1024  # changes that are kept before their room is given back
+_MOST_FILES = (
+    1 << 16
+)  # are remembered: each mapping of shared anonymous memory is a file of its own
+
+
+class Files:
+    """Paths by (device, inode), as last seen in any address space; the latest of very many."""
+
+    def __init__(self) -> None:
+        self._paths: dict[tuple[int, int], str] = {}
+
+    def learn(self, device: int, inode: int, path: str) -> None:
+        if inode and path.startswith("/"):
+            self._paths.pop((device, inode), None)
+            self._paths[device, inode] = path  # the last, now
+            if len(self._paths) > _MOST_FILES:
+                del self._paths[next(iter(self._paths))]
+
+    def knows(self, device: int, inode: int) -> bool:
+        return (device, inode) in self._paths
+
+    def name(self, device: int, inode: int) -> str:
+        """The path, or a word with the file's numbers where no path was ever seen."""
+        path = self._paths.get((device, inode))
+        return path or f"[inode {device >> 20}:{device & 0xFFFFF} {inode}]"
+
+
+@dataclass(slots=True)  # not frozen: making one would take three times as long
+class Unmap:
+    """munmap, or brk downwards."""
+
+    start: int
+    end: int
+
+
+@dataclass(slots=True)  # not frozen: making one would take three times as long
+class Move:
+    """A successful mremap(2); sizes page-aligned."""
+
+    old: int
+    old_size: int
+    new: int
+    new_size: int
+    keep: bool
+
+
+@dataclass(slots=True)  # not frozen: making one would take three times as long
+class Brk:
+    """A brk(2) that returned `end`, one that only asked included."""
+
+    end: int
+
+
+@dataclass(slots=True)  # not frozen: making one would take three times as long
+class Claim:
+    """What a system call says of [start, end): anonymous memory `name`, or with "" what was there.
+
+    Only where the sideband's own word was lost: that knows of neighbours merged.
+    """
+
+    start: int
+    end: int
+    perms: str
+    name: str = ""
+
+
+@dataclass(slots=True)  # not frozen: making one would take three times as long
+class ThreadStack:
+    """Where a thread's stack pointer is."""
+
+    pointer: int
+
+
+@dataclass(slots=True)  # not frozen: it is answered when its time has come
+class Question:
+    """Which mapping each address is in at that time: an index into Names.regions."""
+
+    addresses: U64
+    regions: U32 | None = None
+
+
+Change = tuple[Mapping, ...] | MmapEvent | Unmap | Move | Brk | Claim | ThreadStack | Question
+
+
+class _Dated:
+    """Changes by time; at equal times in the order in which they came."""
+
+    def __init__(self) -> None:
+        self.times: list[int] = []
+        self.changes: list[Change] = []
+        self._next = 0  # those before are done with
+
+    def is_last(self, time_ns: int) -> bool:
+        """Whether a change of that time comes after all others."""
+        return not self.times or time_ns >= self.times[-1]
+
+    def add(self, time_ns: int, change: Change) -> None:
+        """Quick where few come after it."""
+        if self.is_last(time_ns):
+            self.times.append(time_ns)
+            self.changes.append(change)
+        else:
+            at = bisect.bisect_right(self.times, time_ns, self._next)
+            self.times.insert(at, time_ns)
+            self.changes.insert(at, change)
+
+    def take(self, time_ns: int) -> tuple[list[int], list[Change]]:
+        """Those up to and including `time_ns`, which are done with then."""
+        first = self._next
+        if first == len(self.times) or self.times[first] > time_ns:
+            return [], []
+        due = bisect.bisect_right(self.times, time_ns, first)
+        taken = self.times[first:due], self.changes[first:due]
+        self._next = due
+        if due == len(self.times) or due > _MOST_APPLIED:
+            del self.times[:due], self.changes[:due]
+            self._next = 0
+        return taken
+
+
+class MappingHistory:
+    """One address space's mappings: those of now, and the dated changes to come."""
+
+    def __init__(self, names: Names, files: Files) -> None:
+        self._names = names
+        self._files = files
+        self._map = IntervalMap(names)
+        self._arrays = Arrays(names)
+        self._brk = 0
+        # What is to come: tens of thousands may wait where the sideband is ahead of the ring.
+        self._ahead = _Dated()
+        self._late = _Dated()  # what came after something of a later time
+        self._vmas: dict[Vma, tuple[int, int]] = {}
+        self._mixed: set[Vma] = set()
+
+    def add(self, time_ns: int, change: Change) -> None:
+        """A change at CLOCK_MONOTONIC `time_ns`; at equal times in the order they come.
+
+        A list of mappings is dated when it *began* to be read: what happened
+        meanwhile is then laid over it once more.
+        """
+        queue = self._ahead if self._ahead.is_last(time_ns) else self._late
+        queue.add(time_ns, change)
+
+    def add_mappings(self, time_ns: int, mappings: Iterable[Mapping]) -> None:
+        """`add` of a whole /proc/PID/maps."""
+        self.add(time_ns, tuple(mappings))
+
+    def fork(self, time_ns: int) -> "MappingHistory":
+        """What a child made at `time_ns` starts with: a copy of what was there then."""
+        self.advance(time_ns)
+        child = MappingHistory(self._names, self._files)
+        child._map = self._map.copy()
+        child._arrays = self._arrays.fork()
+        child._brk = self._brk
+        return child
+
+    def advance(self, time_ns: int) -> None:
+        """Apply the changes up to and including `time_ns`."""
+        self._apply_all(self._take(time_ns)[1])
+
+    def _take(self, time_ns: int) -> tuple[list[int], list[Change]]:
+        """The changes up to and including `time_ns`, in order, and their times."""
+        times, changes = self._ahead.take(time_ns)
+        late_times, late = self._late.take(time_ns)
+        if not late or not changes:
+            return times + late_times, changes + late
+        times += late_times  # which came later than those of the same time
+        changes += late
+        order = sorted(range(len(times)), key=times.__getitem__)
+        return [times[at] for at in order], [changes[at] for at in order]
+
+    def _apply_all(self, changes: Sequence[Change]) -> None:
+        for change in changes:
+            self._apply(change)
+        if changes:
+            self._vmas.clear()
+            self._mixed.clear()
+
+    def arrays(self, addresses: U64) -> I64:
+        """The number (Names.arrays) of the mapping each address is in now; shape (n,)."""
+        regions = self._map.places(addresses)[0]
+        heads = runs(regions)
+        numbers = [self._names.array_of.get(each, 0) for each in regions[heads].tolist()]
+        return np.repeat(np.array(numbers, np.int64), np.diff(heads, append=len(regions)))
+
+    def present(self) -> list[Region]:
+        """The mappings there are, by address, as far as `advance` has come."""
+        return self._map.present()
+
+    def lookup(self, addresses: U64, times: Times) -> Places:
+        """Region and shift of each address at its time (CLOCK_MONOTONIC ns); 0 where not known.
+
+        Applies the changes up to the latest time; what was due before stays
+        applied, so calls come in order of time (times within a call need not).
+        Shapes: (n,), (n,) → (2, n).
+        """
+        return self._by_time(
+            times,
+            lambda part: self._map.places(addresses[part]),
+            lambda index: self._map.place(int(addresses[index])),
+        )
+
+    def lookup_faults(self, faults: Records) -> Places:
+        """`lookup` of fault records (bpf/record.h), shape (n,).
+
+        Where a record brings its mapping along (MARK_MAPPING) that is the
+        answer; only the name, which it lacks, is looked up.
+        """
+
+        brought = (faults["marks"] & np.uint8(Mark.MAPPING)) != 0
+        if not brought.any():
+            return self.lookup(faults["address"], faults["time_ns"])
+        vmas, which = _distinct_vmas(faults, brought)
+        addresses = np.ascontiguousarray(faults["address"])
+
+        def places(part: Part) -> Places:
+            numbers = which[part]
+            there = addresses[part]
+            heads = runs(numbers)
+            each = numbers[heads].tolist()
+            known: dict[int, tuple[int, int]] = {-1: (0, 0)}
+            for number, address in zip(each, there[heads].tolist(), strict=True):
+                if number not in known:
+                    known[number] = self._vma_place(vmas[number], address)
+            found: Places = np.array([known[number] for number in each], dtype=np.uint64).T
+            mixed = [number for number in known if number >= 0 and vmas[number] in self._mixed]
+            if len(heads) == 1 and numbers[0] >= 0 and not mixed:
+                return found  # shape (2, 1): all the same
+            found = np.repeat(found, np.diff(heads, append=len(numbers)), axis=1)
+            for number in mixed:
+                mine = numbers == number
+                found[0, mine] = self._arrays_in(vmas[number], there[mine])
+            alone = numbers < 0
+            if alone.any():
+                found[:, alone] = self._map.places(there[alone])
+            return found
+
+        one_by_one: list[tuple[int, int]] = []
+
+        def place(index: int) -> tuple[int, int]:
+            if not one_by_one:  # only where there are short runs
+                one_by_one.extend(zip(which.tolist(), addresses.tolist(), strict=True))
+            number, address = one_by_one[index]
+            if number >= 0:
+                return self._vma_place(vmas[number], address)
+            return self._map.place(address)
+
+        return self._by_time(faults["time_ns"], places, place)
+
+    def _by_time(
+        self,
+        times: Times,
+        places_of: Callable[[Part], Places],
+        place_of: Callable[[int], tuple[int, int]],
+    ) -> Places:
+        """The places of each run of faults between two changes, the changes applied in between.
+
+        `places_of` answers for a long one, with one place where that is all of them's.
+        `place_of` is asked for the faults of a short run: plain Python beats the
+        cost of calling numpy there.
+        """
+        result = np.zeros((2, len(times)), dtype=np.uint64)
+        if not len(times):
+            return result
+        times = np.asarray(times, dtype=np.uint64)
+        order = None
+        if (times[1:] < times[:-1]).any():
+            order = np.argsort(times, kind="stable")
+            times = times[order]
+        # Each change comes before the first fault that is not earlier.
+        dated, changes = self._take(int(times[-1]))
+        before = np.searchsorted(times, np.array(dated, np.uint64), side="left").tolist()
+        done = applied = 0
+        few: list[int] = []  # faults, one by one, and their places
+        places: list[tuple[int, int]] = []
+        for until in [*dict.fromkeys(before), len(times)]:
+            if until - done > _FEW:
+                part = slice(done, until) if order is None else order[done:until]
+                result[:, part] = places_of(part)
+            else:
+                one_by_one: Sequence[int] = range(done, until)
+                if order is not None:
+                    one_by_one = order[done:until].tolist()
+                few += one_by_one
+                places += map(place_of, one_by_one)
+            done = until
+            due = bisect.bisect_right(before, until, applied)
+            self._apply_all(changes[applied:due])
+            applied = due
+        if few:
+            result[:, few] = np.array(places, np.uint64).T
+        return result
+
+    def _vma_place(self, vma: Vma, address: int) -> tuple[int, int]:
+        known = self._vmas.get(vma)
+        if known is None:
+            region, laid = self._vma_region(vma, address), self._map.at(address)
+            array = laid.array if laid and laid.region.name == region.name else 0
+            known = self._names.region(region, array), region.shift
+            if vma not in self._mixed and self._is_mixed(vma):
+                self._mixed.add(vma)
+            if vma not in self._mixed:
+                self._vmas[vma] = known
+        return known
+
+    def _is_mixed(self, vma: Vma) -> bool:
+        """Whether the kernel has made one mapping of what several calls mapped."""
+        start, end, *_, inode = vma
+        return not inode and len({laid.array for *_, laid in self._map.within(start, end)}) > 1
+
+    def _arrays_in(self, vma: Vma, addresses: U64) -> U64:
+        """The region of each address in a mixed mapping; shapes (n,)."""
+        _, first, which = np.unique(
+            self._map.places(addresses)[0], return_index=True, return_inverse=True
+        )
+        regions = [self._vma_place(vma, address)[0] for address in addresses[first].tolist()]
+        return np.array(regions, np.uint64)[which.reshape(-1)]
+
+    def _vma_region(self, vma: Vma, address: int) -> Region:
+        start, end, flags, pgoff, device, inode = vma
+        laid = self._map.at(address)
+        if not inode:
+            return Region(start, end, perms_of(flags), 0, _anonymous_name(laid, flags))
+        offset = pgoff << PAGE_SHIFT
+        name, file = self._files.name(device, inode), 0
+        if laid and (
+            laid.inode == inode or (not self._files.knows(device, inode) and _fits(laid, vma))
+        ):
+            name, device, file = laid.region.name, laid.device, laid.region.file
+        return Region(start, end, perms_of(flags), offset, name, device, file)
+
+    def _apply(self, change: Change) -> None:
+        match change:
+            case MmapEvent():
+                self._lay(self._laid(change, change.pgoff))
+            case Unmap(start, end):
+                self._map.unmap(start, end)
+            case Brk(end):
+                self._move_brk(end)
+            case Move():
+                self._move(change)
+            case Claim():
+                self._claim(change)
+            case ThreadStack(pointer):
+                self._arrays.thread_stack(self._map, pointer)
+            case Question(addresses):
+                change.regions = self._regions_of(addresses)
+            case _:
+                listed = [self._laid(mapping, mapping.offset) for mapping in change]
+                self._map.reset(self._arrays.all_told_apart(self._map, listed))
+
+    def _regions_of(self, addresses: U64) -> U32:
+        """Of addresses in order, most often all in one mapping; at least one. Shape (n,)."""
+        first, last = int(addresses[0]), int(addresses[-1])
+        there = self._map.within(first, last + 1)
+        if len(there) == 1 and there[0][:2] == (first, last + 1):
+            return np.full(len(addresses), self._map.place(first)[0], np.uint32)
+        return np.asarray(self._map.places(addresses)[0], np.uint32)
+
+    def _lay(self, laid: Laid) -> None:
+        for part in self._arrays.told_apart(self._map, laid):
+            self._map.lay(part)
+
+    def _claim(self, claim: Claim) -> None:
+        pieces = self._map.within(claim.start, claim.end)
+        covered = sum(end - start for start, end, _ in pieces) == claim.end - claim.start
+        letters = claim.perms[:3]
+        if covered and all(
+            not laid.gone and laid.region.perms[:3] == letters for _, _, laid in pieces
+        ):
+            return
+        if claim.name:
+            region = Region(claim.start, claim.end, claim.perms, 0, claim.name)
+            self._lay(Laid(region, 0, 0))
+            return
+        for start, end, laid in pieces:
+            if not laid.gone:
+                part = laid.moved(start, end, start)
+                perms = letters + laid.region.perms[3:]
+                self._map.lay(part._replace(region=part.region._replace(perms=perms)))
+
+    def _laid(self, seen: MmapEvent | Mapping, offset: int) -> Laid:
+        self._files.learn(seen.device, seen.inode, seen.path)
+        name = seen.path
+        if not name:
+            name = self._files.name(seen.device, seen.inode) if seen.inode else "[anon]"
+        region = Region(seen.start, seen.end, seen.perms, offset, name, seen.device, seen.file)
+        return Laid(region, seen.device, seen.inode)
+
+    def _move_brk(self, end: int) -> None:
+        before, self._brk = self._brk, end
+        if end < before:
+            self._map.unmap(page_up(end), page_up(before))
+        elif end > before:
+            # The break is known from here on, or has grown.
+            # perf_event_mmap runs before mm->brk grows, so on newer kernels (seen on 6.18)
+            # the first piece of the heap is reported without its name
+            laid = self._map.at(end - 1)
+            if before and (laid is None or laid.gone):  # the sideband's word was lost
+                start = page_up(before)
+                self._map.lay(Laid(Region(start, page_up(end), "rw-p", 0, "[heap]"), 0, 0))
+            elif (
+                laid is not None
+                and not laid.gone
+                and laid.region.name == "[anon]"
+                and (before or laid.region.end == page_up(end))
+            ):
+                heap = laid.region._replace(name="[heap]")
+                self._map.lay(laid._replace(region=heap, array=0))
+
+    def _move(self, move: Move) -> None:
+        if move.new == move.old:
+            laid = self._map.at(move.old)
+            if move.new_size > move.old_size and laid:
+                start = laid.region.start
+                self._map.lay(laid.moved(start, move.new + move.new_size, start))
+            self._map.unmap(move.old + move.new_size, move.old + move.old_size)
+            return
+        size = move.old_size or move.new_size  # 0: a second mapping of shared memory
+        old_end, new_end = move.old + size, move.old + move.new_size
+        shift = move.new - move.old
+        pieces = self._map.within(move.old, old_end)
+        if not move.keep:
+            self._map.unmap(move.old, move.old + move.old_size)
+        self._map.unmap(move.new, move.new + move.new_size)
+        for start, end, laid in pieces:
+            end = new_end if end == old_end else min(end, new_end)
+            if not laid.gone and start < end:
+                self._map.lay(laid.moved(start + shift, end + shift, start))
+
+
+def perms_of(flags: int) -> str:
+    """vm_flags as /proc/PID/maps shows them (fs/proc/task_mmu.c:show_vma_header_prefix)."""
+    return (
+        ("r" if flags & VM_READ else "-")
+        + ("w" if flags & VM_WRITE else "-")
+        + ("x" if flags & VM_EXEC else "-")
+        + ("s" if flags & VM_MAYSHARE else "p")
+    )
+
+
+def _anonymous_name(laid: Laid | None, flags: int) -> str:
+    if laid and not laid.is_file:
+        return laid.region.name
+    return "[stack]" if flags & VM_GROWSDOWN else "[anon]"
+
+
+def _fits(laid: Laid, vma: Vma) -> bool:
+    """Whether `laid` can be `vma` though their inodes differ.
+
+    On overlayfs vm_file is the file of the layer below, and maps shows the
+    inode of the overlay, which is on another device.
+    """
+    start, _, _, pgoff, device, _ = vma
+    region = laid.region
+    same_place = region.offset - region.start == (pgoff << PAGE_SHIFT) - start
+    return laid.is_file and not laid.gone and laid.device != device and same_place
+
+
+def _distinct_vmas(faults: Records, brought: Bools) -> tuple[list[Vma], Index]:
+    """(the distinct mappings brought along, which of them each fault's is or -1)."""
+    columns = [faults[name] for name in _VMA_FIELDS]
+    if brought.all():
+        chosen, which = _distinct(columns)
+    else:
+        columns = [column[brought] for column in columns]
+        which = np.full(len(faults), -1, dtype=np.intp)
+        chosen, which[brought] = _distinct(columns)
+    distinct = zip(*(column[chosen].tolist() for column in columns), strict=True)
+    return list(distinct), which
+
+
+def _distinct(columns: list[U64]) -> tuple[Index, Index]:
+    """(index of one of each distinct row, which of them each row is)."""
+    heads = runs(*columns)  # neighbours in time are mostly neighbours in memory
+    mixed = np.zeros(len(heads), dtype=np.uint64)
+    for column in columns:
+        mixed = (mixed ^ column[heads].astype(np.uint64)) * np.uint64(0x9E3779B97F4A7C15)
+        mixed ^= mixed >> np.uint64(29)
+    _, first, inverse = np.unique(mixed, return_index=True, return_inverse=True)
+    chosen = heads[first]
+    if any((column[chosen][inverse] != column[heads]).any() for column in columns):
+        chosen, inverse = heads, np.arange(len(heads))  # two rows mixed to one number
+    return chosen, np.repeat(inverse, np.diff(heads, append=len(columns[0])))
+
+
+def page_up(address: int) -> int:
+    """`address` rounded up to a whole page."""
+    return (address + PAGE_MASK) & ~PAGE_MASK

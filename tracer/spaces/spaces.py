@@ -1,0 +1,471 @@
+"""Address spaces over time: whose memory a fault was in, and in which mapping.
+
+A space is what one `struct mm_struct` was for one while: fork makes one,
+exec replaces one, vfork shares one, and the kernel reuses the pointer once it
+has ended. Each gets a small number from 1.
+
+How to call it, once a cycle: read the fault ring, then poll the sideband and
+`feed` it, then go through the ring's records in their order: `lifecycle` and
+`syscall` for each record of that kind, `resolve` and `places` for the faults
+between two of them; at last `advance` to the last record's time.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from tracer.common.fields import Records, distinct
+from tracer.common.types import U64, Ids, Index
+from tracer.kernel.sideband import Event, ExecEvent
+from tracer.model.rows import Names
+from tracer.procfs.maps import Mapping
+from tracer.spaces.code_files import CodeFiles
+from tracer.spaces.interval_map import Places, Times
+from tracer.spaces.mappings import (
+    Brk,
+    Change,
+    Claim,
+    Files,
+    MappingHistory,
+    Move,
+    ThreadStack,
+    Unmap,
+    page_up,
+)
+from tracer.spaces.syscalls import ERRORS, SystemCall
+from tracer.wire.records import Mark, RecordType
+
+_MMAP, _MPROTECT, _MUNMAP, _BRK, _MREMAP = 9, 10, 11, 12, 25  # x86-64
+_MAP_SHARED, _MAP_ANONYMOUS = 1, 0x20
+_PROT_LETTERS = ((1, "r"), (2, "w"), (4, "x"))
+_MREMAP_DONTUNMAP = 4
+
+# VM_STACK_INCOMPLETE_SETUP (include/linux/mm.h): the stack exec is still building
+_EXEC_STACK = 0x18000
+
+_FEW = 64
+
+Record = np.void
+
+
+@dataclass
+class Space:
+    """One address space.
+
+    `owner` is the process it was made for (0 where that is not known), or
+    another that shares it once the owner is gone. `building`: its exec is not over as far
+    as we know, and may still move what it has put there.
+    """
+
+    number: int
+    mm: int | None  # None: not seen yet, of a target that was there before us
+    owner: int
+    history: MappingHistory
+    members: set[int] = field(default_factory=set)
+    ended_ns: int | None = None
+    retired: bool = False  # … and the timeline has let go of its pages
+    building: bool = False
+    built_ns: int = 0  # when that was over, where it was told
+
+
+class Spaces:
+    """All address spaces of a run, by number; those of now by pointer and by process."""
+
+    def __init__(self, names: Names) -> None:
+        self._names = names
+        self._files = Files()
+        self._spaces: dict[int, Space] = {}  # by number
+        self._made = 0
+        self._alive: dict[int, Space] = {}  # by number
+        self._by_mm: dict[int, Space] = {}
+        self._by_tgid: dict[int, Space] = {}
+        # The histories a process goes through, each with its first moment: that of
+        # its space, then those waiting for an EXEC record to tell the new pointer.
+        self._streams: dict[int, list[tuple[int, MappingHistory]]] = {}
+        # By process: exec events up to then begin no history, be it that their record has come
+        # before them or that the process was attached to since.
+        self._execs: dict[int, int] = {}
+        self._in_exec: set[int] = set()  # attached to; an exec's record may be still to come
+        # By process, attached to: since when it is traced, and the mappings read soon after.
+        self._first: dict[int, tuple[int, list[Mapping]]] = {}
+        self._orphans: dict[int, list[Event]] = {}  # events before their process's FORK record
+        self._ended: list[Space] = []
+        self._ended_since: list[Space] = []  # `ended` was last asked
+        self.code: CodeFiles | None = None  # where it matters of which file code is
+        self.doubtful = False  # the sideband has lost something: believe system calls, too
+
+    @property
+    def files(self) -> Files:
+        """The files mapped so far."""
+        return self._files
+
+    def __getitem__(self, number: int) -> Space:
+        return self._spaces[number]
+
+    def __len__(self) -> int:
+        return self._made
+
+    def of(self, tgid: int) -> Space | None:
+        """The space a process is in now."""
+        return self._by_tgid.get(tgid)
+
+    def attach(
+        self,
+        time_ns: int,
+        tgid: int,
+        mm: int | None,
+        mappings: Iterable[Mapping] = (),
+        since_ns: int | None = None,
+    ) -> Space:
+        """A target that is there when we come; `mm` None: told by its first own fault.
+
+        It is traced since `since_ns`, by default since `time_ns`, when `mappings` began to be
+        read: of the memory an exec had changed to, if that was told (ExecEvent) by then.
+        """
+        space = self._by_mm.get(mm) if mm else None
+        if space is None:
+            space = self._new(mm, tgid)
+            listed = list(self.settled(tgid, mappings))
+            if since_ns is not None:
+                self._first[tgid] = since_ns, listed
+                space.history.add_mappings(since_ns, listed)
+            space.history.add_mappings(time_ns, listed)
+        self._join(tgid, space)
+        self._execs[tgid] = time_ns
+        return space
+
+    def expect(self, tgid: int) -> None:
+        """A process whose exec will be its first moment under trace; its space comes with that."""
+        self._streams[tgid] = [(0, MappingHistory(self._names, self._files))]
+
+    def at(self, mm: int) -> Space | None:
+        """The living space behind an mm pointer."""
+        return self._by_mm.get(mm)
+
+    def all(self) -> list[Space]:
+        """Every space of the run that is not forgotten, by number."""
+        return list(self._spaces.values())
+
+    def find(self, number: int) -> Space | None:
+        """The space of that number; None where it is forgotten."""
+        return self._spaces.get(number)
+
+    def forget(self, number: int) -> None:
+        """Nobody will ask for this space any more, which has ended."""
+        self._spaces.pop(number, None)
+
+    def ended(self) -> list[Space]:
+        """The spaces that have ended since this was last asked, by a record or by what came after.
+
+        Where a process's EXIT or EXEC record is lost, its memory's end shows later: by its number
+        or its `mm_struct` being another's, or by faults of its own in other memory.
+        """
+        ended, self._ended_since = self._ended_since, []
+        return ended
+
+    def alive(self) -> list[Space]:
+        """The spaces that have not ended, by number."""
+        return list(self._alive.values())
+
+    def lifecycle(self, record: Record) -> None:
+        """Follow a task record (bpf/record.h): FORK, EXEC, EXIT; others are ignored."""
+        kind, time_ns, tgid = int(record["type"]), int(record["time_ns"]), int(record["tgid"])
+        if kind == RecordType.FORK:
+            mm, child = int(record["mm"]), int(record["child_tgid"])
+            if child == tgid:
+                self._thread(time_ns, tgid, mm, int(record["child_sp"]))
+            else:
+                self.fork(time_ns, tgid, mm, child, int(record["child_mm"]))
+        elif kind == RecordType.EXEC:
+            self.exec(time_ns, tgid, int(record["mm"]))
+            space = self._by_tgid[tgid]
+            space.building, space.built_ns = False, time_ns
+        elif kind == RecordType.EXIT and record["group_dead"]:
+            self.exit(time_ns, tgid)
+
+    def fork(self, time_ns: int, tgid: int, mm: int, child_tgid: int, child_mm: int) -> None:
+        """A process was made; with `child_mm` == `mm` it shares the memory."""
+        if not child_mm:
+            return
+        parent = self._own(time_ns, tgid, mm)
+        self._leave(child_tgid, time_ns)  # another's, of that number, whose EXIT record is lost
+        if child_mm == mm:
+            self._join(child_tgid, parent)
+        else:
+            self._end_pointer(child_mm, time_ns)
+            child = self._new(child_mm, child_tgid, parent.history.fork(time_ns))
+            self._join(child_tgid, child)
+        self.feed(self._orphans.pop(child_tgid, ()))
+
+    def _thread(self, time_ns: int, tgid: int, mm: int, pointer: int) -> None:
+        space = self._by_mm.get(mm) or self._by_tgid.get(tgid)
+        if space is not None and pointer:
+            space.history.add(time_ns, ThreadStack(pointer))
+
+    def exec(self, time_ns: int, tgid: int, mm: int) -> None:
+        """A process replaced its memory by the new address space `mm`.
+
+        The faults of exec's own loading may have told so before the record does.
+        """
+        now = self._by_tgid.get(tgid)
+        if now is not None and now.mm == mm:
+            return
+        waiting = [entry for entry in self._streams.get(tgid, [])[1:] if entry[0] <= time_ns]
+        later = self._streams.get(tgid, [])[1 + len(waiting) :]
+        if now is not None and not waiting and tgid in self._in_exec:
+            self._in_exec.discard(tgid)
+            if now.mm is None:  # it had changed to its new memory when we came
+                self._name(now, mm)
+                return
+        self._in_exec.discard(tgid)
+        self._leave(tgid, time_ns)
+        space = self._by_mm.get(mm)
+        if space is None or space.members:  # otherwise exec's argument pages showed it
+            self._end_pointer(mm, time_ns)
+            space = self._new(mm, tgid)
+        space.owner = tgid
+        space.building = True
+        if waiting:
+            space.history = waiting[-1][1]
+        else:
+            self._execs[tgid] = time_ns
+        self._join(tgid, space)
+        self._streams[tgid] += later
+
+    def exit(self, time_ns: int, tgid: int) -> None:
+        """A process's last thread ended."""
+        self._leave(tgid, time_ns)
+        self._streams.pop(tgid, None)
+        self._execs.pop(tgid, None)
+        self._in_exec.discard(tgid)
+
+    def feed(self, events: Iterable[Event]) -> None:
+        """The sideband's events, in order of time. Those of unknown processes wait a cycle."""
+        for event in events:
+            stream = self._streams.get(event.pid)
+            if stream is None:
+                self._orphans.setdefault(event.pid, []).append(event)
+            elif not isinstance(event, ExecEvent):
+                if self.code is not None:
+                    event.file = self.code.see(event.pid, event, anew=True)
+                stream[-1][1].add(event.time_ns, event)
+            elif event.time_ns > self._execs.get(event.pid, 0):
+                history = MappingHistory(self._names, self._files)
+                stream.append((event.time_ns, history))
+            elif stream[0][1] is stream[-1][1] and self._by_tgid[event.pid].mm is None:
+                self._in_exec.add(event.pid)
+                since_ns, mappings = self._first.get(event.pid, (event.time_ns, []))
+                if since_ns < event.time_ns:  # until then it had others, which nobody read
+                    history = MappingHistory(self._names, self._files)
+                    history.add_mappings(event.time_ns, mappings)
+                    self._by_tgid[event.pid].history = history
+                    stream[0] = stream[0][0], history
+
+    def settled(self, tgid: int, mappings: Iterable[Mapping]) -> list[Mapping]:
+        """A process's mappings with the numbers of the files that code is of, where it matters."""
+        code = self.code
+        if code is None:
+            return list(mappings)
+        return [
+            each._replace(file=code.see(tgid, each, anew=False)) if "x" in each.perms else each
+            for each in mappings
+        ]
+
+    def snapshot(self, time_ns: int, tgid: int, mappings: Iterable[Mapping]) -> None:
+        """The whole /proc/PID/maps of a process, `settled`, which began to be read at `time_ns`."""
+        for since_ns, history in reversed(self._streams.get(tgid, [])):
+            if since_ns <= time_ns:
+                history.add_mappings(time_ns, mappings)
+                break
+
+    def syscall(self, made: SystemCall) -> None:
+        """Follow a system call: munmap, mremap and brk, which the sideband does not tell.
+
+        While `doubtful`, mmap of anonymous memory and mprotect, too.
+        """
+        # A target that was there before us has no pointer until its first fault.
+        space = self._by_mm.get(made.mm) or self._by_tgid.get(made.tgid)
+        change = _change(made.number, made.args, made.result)
+        if change is None and self.doubtful:
+            change = _claim(made.number, made.args, made.result)
+        if space is not None and change is not None:
+            space.history.add(made.time_ns, change)
+
+    def resolve(self, faults: Records) -> tuple[Ids, Ids]:
+        """(space numbers, owners' pids) of fault records between two lifecycle records.
+
+        Shapes (n,). A pointer not seen before is the faulting thread's own
+        memory, the space exec is building for it, or, with owner 0, that of a
+        process nobody told us of.
+        """
+        if len(faults) <= _FEW:
+            # One by one: plain Python beats the cost of calling numpy there.
+            each = [
+                self._by_mm.get(mm) or self._discover(faults, mm) for mm in faults["mm"].tolist()
+            ]
+            return (
+                np.array([space.number for space in each], dtype=np.uint32),
+                np.array([space.owner for space in each], dtype=np.uint32),
+            )
+        pointers, inverse = _unique(faults["mm"])
+        spaces = [self._by_mm.get(mm) or self._discover(faults, mm) for mm in pointers]
+        numbers = np.array([space.number for space in spaces], dtype=np.uint32)
+        owners = np.array([space.owner for space in spaces], dtype=np.uint32)
+        return numbers[inverse], owners[inverse]
+
+    def places(self, numbers: Ids, faults: Records) -> Places:
+        """The region (index into Names.regions) and shift of each fault, at its time, in its space.
+
+        Shapes (n,), (n,) → (2, n).
+        """
+        if len(numbers) and (numbers == numbers[0]).all():
+            return self[int(numbers[0])].history.lookup_faults(faults)
+        result = np.zeros((2, len(faults)), dtype=np.uint64)
+        few = len(numbers) <= _FEW
+        for number in set(numbers.tolist()) if few else distinct(numbers):
+            history = self[number].history
+            mine = numbers == number
+            result[:, mine] = history.lookup_faults(faults[mine])
+        return result
+
+    def lookup(self, number: int, addresses: U64, times: Times) -> Places:
+        """`MappingHistory.lookup` in one space."""
+        return self[number].history.lookup(addresses, times)
+
+    def places_at(self, numbers: Ids, addresses: U64, times: Times) -> Places:
+        """`lookup` of addresses in many spaces, such as those of rows' instructions.
+
+        Shapes (n,) → (2, n). Times before the last `places` are answered with what was
+        known then, which for code is nearly always the same.
+        """
+        result = np.zeros((2, len(numbers)), dtype=np.uint64)
+        for number in np.unique(numbers).tolist():
+            if number:
+                mine = numbers == number
+                result[:, mine] = self.lookup(number, addresses[mine], times[mine])
+        return result
+
+    def advance(self, time_ns: int) -> None:
+        """End a cycle: apply changes up to `time_ns`, let go of what can no longer be asked.
+
+        A space that ended keeps its mappings until the end of the next cycle.
+        """
+        for space in self._ended:
+            space.history = MappingHistory(self._names, self._files)
+        self._ended = []
+        for space in self._by_tgid.values():
+            space.history.advance(time_ns)
+        self._first.clear()  # what was told of that time, was fed
+        self._orphans = {
+            tgid: events for tgid, events in self._orphans.items() if events[-1].time_ns > time_ns
+        }
+
+    def _new(self, mm: int | None, owner: int, history: MappingHistory | None = None) -> Space:
+        history = history or MappingHistory(self._names, self._files)
+        self._made += 1
+        space = Space(self._made, mm, owner, history)
+        self._spaces[space.number] = space
+        self._alive[space.number] = space
+        if mm:
+            self._by_mm[mm] = space
+        return space
+
+    def _join(self, tgid: int, space: Space) -> None:
+        space.members.add(tgid)
+        self._by_tgid[tgid] = space
+        self._streams[tgid] = [(0, space.history)]
+
+    def _leave(self, tgid: int, time_ns: int) -> None:
+        space = self._by_tgid.pop(tgid, None)
+        if space is None:
+            return
+        space.members.discard(tgid)
+        if not space.members:
+            self._end(space, time_ns)
+        elif space.owner == tgid:
+            space.owner = min(space.members)
+
+    def _end(self, space: Space, time_ns: int) -> None:
+        space.ended_ns = time_ns
+        self._alive.pop(space.number, None)
+        self._ended.append(space)
+        self._ended_since.append(space)
+        if space.mm and self._by_mm.get(space.mm) is space:
+            del self._by_mm[space.mm]
+
+    def _end_pointer(self, mm: int, time_ns: int) -> None:
+        """The kernel has given `mm` to a new space: the old one ended unseen."""
+        space = self._by_mm.get(mm)
+        if space is not None:
+            for tgid in sorted(space.members):
+                self.exit(time_ns, tgid)
+            if space.ended_ns is None:  # nobody was in it
+                self._end(space, time_ns)
+
+    def _own(self, time_ns: int, tgid: int, mm: int) -> Space:
+        """The space `tgid` runs in at `time_ns`, now that its pointer is known to be `mm`."""
+        space = self._by_mm.get(mm)
+        if space is not None and tgid in space.members:
+            return space
+        now = self._by_tgid.get(tgid)
+        execs = any(since_ns <= time_ns for since_ns, _ in self._streams.get(tgid, [])[1:])
+        if now is None or now.mm is not None or execs:
+            self.exec(time_ns, tgid, mm)
+            return self._by_mm.get(mm) or self._by_tgid[tgid]
+        self._name(now, mm)
+        return now
+
+    def _name(self, space: Space, mm: int) -> None:
+        """Its pointer is known now."""
+        space.mm = mm
+        self._by_mm[mm] = space
+
+    def _discover(self, faults: Records, mm: int) -> Space:
+        mine = faults[faults["mm"] == mm]
+        own = mine[(mine["current_mm"] == mm) & (mine["marks"] & np.uint8(Mark.FOREIGN) == 0)]
+        if len(own):
+            return self._own(int(own["time_ns"][0]), int(own["tgid"][0]), mm)
+        building = bool(int(mine["vm_flags"][0]) & _EXEC_STACK == _EXEC_STACK)
+        owner = int(mine["owner"][0])
+        if owner and not building and owner in self._by_tgid:
+            return self._own(int(mine["time_ns"][0]), owner, mm)
+        return self._new(mm, int(mine["tgid"][0]) if building else 0)
+
+
+def _unique(pointers: U64) -> tuple[list[int], Index]:
+    """The distinct pointers, and which of them each is."""
+    if len(pointers) and (pointers == pointers[0]).all():
+        return [int(pointers[0])], np.zeros(len(pointers), dtype=np.intp)
+    distinct, inverse = np.unique(pointers, return_inverse=True)
+    return distinct.tolist(), inverse
+
+
+def _change(number: int, args: list[int], result: int) -> Change | None:
+    """What a system call that returned `result` did to the mappings; None: nothing we follow."""
+    if result >= ERRORS:
+        return None
+    if number == _MUNMAP:
+        return Unmap(args[0], page_up(args[0] + args[1]))
+    if number == _BRK:
+        return Brk(result)
+    if number == _MREMAP:
+        old, old_size, new_size, flags = args[:4]
+        keep = bool(flags & _MREMAP_DONTUNMAP)
+        return Move(old, page_up(old_size), result, page_up(new_size), keep)
+    return None
+
+
+def _claim(number: int, args: list[int], result: int) -> Claim | None:
+    """What mmap of anonymous memory or mprotect made of its range; None for any other call."""
+    if result >= ERRORS:
+        return None
+    letters = "".join(letter if args[2] & bit else "-" for bit, letter in _PROT_LETTERS)
+    if number == _MPROTECT:
+        return Claim(args[0], page_up(args[0] + args[1]), letters + "p")
+    if number == _MMAP and args[3] & _MAP_ANONYMOUS:
+        shared = args[3] & _MAP_SHARED
+        name = "/dev/zero (deleted)" if shared else "[anon]"
+        end = page_up(result + args[1])
+        return Claim(result, end, letters + ("s" if shared else "p"), name)
+    return None

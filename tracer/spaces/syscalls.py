@@ -1,0 +1,252 @@
+"""What a system call did to pages: the effects the timeline books, x86-64 numbers.
+
+Numbers from arch/x86/entry/syscalls/syscall_64.tbl, advice from
+include/uapi/asm-generic/mman-common.h.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+
+from tracer.common.pages import PAGE_SIZE
+from tracer.common.types import Bools, Structs
+from tracer.model.sources import Loss
+from tracer.wire.records import RecordType
+
+_MMAP, _MUNMAP, _BRK, _MREMAP, _MADVISE = 9, 11, 12, 25, 28
+_MLOCK, _MLOCKALL, _MUNLOCKALL, _MLOCK2 = 149, 151, 152, 325
+_IOCTL = 16
+_PROCESS_VM_WRITEV = 311
+# include/uapi/linux/userfaultfd.h: numbers of the ioctls, as bpf/userfault.h passes them on
+_UFFD_REGISTER, _UFFD_UNREGISTER, _UFFD_COPY, _UFFD_ZEROPAGE = 0, 1, 3, 4
+_UFFD_MOVE, _UFFD_CONTINUE = 5, 7
+_UFFD_MODE_MISSING = 1
+_IN_PAGE = PAGE_SIZE - 1
+ERRORS = (1 << 64) - 4095  # results from here on are -errno
+_ENOMEM = (1 << 64) - 12
+_MAP_FIXED, _MAP_LOCKED, _MAP_POPULATE = 0x10, 0x2000, 0x8000
+_MLOCK_ONFAULT = 1
+_MADV_TAKES = (4, 9, 24, 102)  # DONTNEED, REMOVE, DONTNEED_LOCKED, GUARD_INSTALL
+_MADV_POPULATES = (22, 23)
+_MADV_GIVES_UP = {8: Loss.MADVISE, 21: Loss.RECLAIM}  # FREE, PAGEOUT: when the kernel likes
+_MCL_CURRENT, _MCL_FUTURE, _MCL_ONFAULT = 1, 2, 4
+_EVERYTHING = 1 << 56
+
+
+class SystemCall(NamedTuple):
+    """A SYSCALL or CALL record (bpf/record.h), each member as a Python number."""
+
+    tgid: int
+    tid: int
+    time_ns: int
+    mm: int
+    number: int
+    result: int
+    args: list[int]
+
+
+def decode(records: Structs) -> list[SystemCall]:
+    """SYSCALL and CALL records, all at once: one by one each member costs as much as its effect."""
+    columns = (records[name].tolist() for name in SystemCall._fields)
+    return list(map(SystemCall._make, zip(*columns, strict=True)))
+
+
+class Takes(NamedTuple):
+    """A munmap or madvise that took the pages of [start, end), and did nothing else."""
+
+    tgid: int
+    tid: int
+    time_ns: int
+    mm: int
+    start: int
+    end: int
+    unmaps: bool
+
+
+def only_take(records: Structs) -> tuple[Bools, list[Takes]]:
+    """Which SYSCALL records are such calls, nearly all where there are many; and these, decoded.
+
+    `effect` says the same of each.
+    """
+    number, result = records["number"], records["result"]
+    address, length, advice = records["args"][:, :3].T
+    failed = result >= np.uint64(ERRORS)
+    unmaps = (number == _MUNMAP) & ~failed
+    gives = (number == _MADVISE) & np.isin(advice, _MADV_TAKES)
+    chosen = unmaps | (gives & (~failed | (result == np.uint64(_ENOMEM))))
+    # Sums that do not overflow are for `effect`.
+    chosen &= records["type"] == np.uint8(RecordType.SYSCALL)
+    chosen &= (address < _EVERYTHING) & (length < _EVERYTHING) & (length > 0)
+    address, length = address[chosen], length[chosen]
+    end = (address + length + np.uint64(_IN_PAGE)) & ~np.uint64(_IN_PAGE)
+    names = ("tgid", "tid", "time_ns", "mm")
+    columns = [*(records[name][chosen] for name in names), address, end, unmaps[chosen]]
+    takes = map(Takes._make, zip(*(column.tolist() for column in columns), strict=True))
+    return chosen, list(takes)
+
+
+class Effect(NamedTuple):
+    """Pages of [start, end) lost their frames, moved, or were filled in advance.
+
+    Those that move go to `moved_to`, into a mapping of `moved_size` bytes that
+    takes the place of what was there. With `gives_up` the kernel may take them, or not.
+    """
+
+    space: int
+    start: int
+    end: int
+    time_ns: int
+    loss: Loss = Loss.MUNMAP
+    moved_to: int | None = None
+    moved_size: int = 0
+    populates: bool = False
+    told: bool = False  # with perf the BPF side tells what that filled (bpf/fill.h)
+    replaces: bool = False  # what it filled took the place of what was there
+    gives_up: bool = False
+    userfault: bool = False  # filled, or moved, through userfaultfd
+    registers: bool | None = None  # the range with userfaultfd, or no longer
+    call: "Taking | None" = None  # its beginning, where others may have faulted meanwhile
+
+
+@dataclass(slots=True)  # not frozen: making one would take three times as long
+class Taking:
+    """A call under way, which may take the pages of [start, end) from under others' faults."""
+
+    start: int
+    end: int
+    begun_ns: int
+    loss: Loss
+
+
+@dataclass
+class Memory:
+    """What one call leaves behind for the next, by address space."""
+
+    brk: dict[int, int] = field(default_factory=dict)  # the last program break
+    locked: set[int] = field(default_factory=set)  # mlockall(MCL_FUTURE): mappings are filled
+
+    def inherit(self, parent: int, child: int) -> None:
+        """fork: the break is the parent's; locks are not inherited (mlockall(2))."""
+        if parent in self.brk:
+            self.brk[child] = self.brk[parent]
+
+    def forget(self, space: int) -> None:
+        """The space has ended."""
+        self.brk.pop(space, None)
+        self.locked.discard(space)
+
+
+def effect(
+    made: SystemCall, space: int, memory: Memory, call: Taking | None = None
+) -> Effect | None:
+    """The effect on `space` of a system call that returned; None where there is none.
+
+    `memory` is read and kept up to date; `call` is what the call's own CALL record
+    said, if there was one. What a reclaiming madvise takes is
+    left to the next snapshot, since not every page goes.
+    """
+    _, _, time_ns, _, number, result, args = made
+    if result >= ERRORS and not _went_on(number, args, result):
+        return None
+
+    if number == _MUNMAP:  # often
+        end = _page_up(args[0] + args[1])
+        return Effect(space, args[0], end, time_ns, call=call) if end > args[0] else None
+
+    def change(start: int, end: int, **more: object) -> Effect | None:
+        if end <= start:
+            return None
+        return Effect(space, start, end, time_ns, call=call, **more)  # type: ignore[arg-type]
+
+    if number == _IOCTL:
+        return _userfault(args, change)
+    if number == _MMAP:
+        end = _page_up(result + args[1])
+        if args[3] & (_MAP_POPULATE | _MAP_LOCKED) or space in memory.locked:
+            fixed = bool(args[3] & _MAP_FIXED)
+            return change(result, end, populates=True, told=True, replaces=fixed)
+        return change(result, end) if args[3] & _MAP_FIXED else None
+    if number == _BRK:
+        before = memory.brk.get(space, result)
+        memory.brk[space] = result
+        if result > before and space in memory.locked:
+            return change(before, result, populates=True)
+        return change(_page_up(result), _page_up(before))
+    if number == _MREMAP:
+        old, old_size, new_size = args[0], _page_up(args[1]), _page_up(args[2])
+        if result != old:
+            return change(old, old + old_size, moved_to=result, moved_size=new_size)
+        return change(old + new_size, old + old_size)
+    if number == _MADVISE:
+        end = _page_up(args[0] + args[1])
+        if args[2] in _MADV_POPULATES:
+            return change(args[0], end, populates=True, told=True)
+        if args[2] in _MADV_GIVES_UP:
+            return change(args[0], end, loss=_MADV_GIVES_UP[args[2]], gives_up=True)
+        return change(args[0], end, loss=Loss.MADVISE) if args[2] in _MADV_TAKES else None
+    if number == _MLOCK or (number == _MLOCK2 and not args[2] & _MLOCK_ONFAULT):
+        end = _page_up(args[0] + args[1])
+        return change(args[0] & ~_IN_PAGE, end, populates=True, told=True)
+    if number == _MLOCKALL:
+        # The last call decides what later mappings do (apply_mlockall_flags(), mm/mlock.c).
+        future = args[0] & (_MCL_FUTURE | _MCL_ONFAULT) == _MCL_FUTURE
+        (memory.locked.add if future else memory.locked.discard)(space)
+        now = args[0] & (_MCL_CURRENT | _MCL_ONFAULT) == _MCL_CURRENT
+        return change(0, _EVERYTHING, populates=True) if now else None
+    if number == _MUNLOCKALL:
+        memory.locked.discard(space)
+    return None
+
+
+def written(made: SystemCall) -> list[tuple[int, int]]:
+    """What another process wrote, [start, end) each, by process_vm_writev (bpf/remote.h)."""
+    if made.number != _PROCESS_VM_WRITEV:
+        return []
+    ranges, left = [], made.result
+    for start, length in zip(made.args[::2], made.args[1::2], strict=True):
+        length = min(length, left)
+        left -= length
+        if length:
+            ranges.append((start, start + length))
+    return ranges
+
+
+def _went_on(number: int, args: list[int], result: int) -> bool:
+    """Whether a call that failed did its work nonetheless: madvise(2), where a part is a hole."""
+    return number == _MADVISE and args[2] in _MADV_TAKES and result == _ENOMEM
+
+
+def taking(begun: SystemCall, brk: int) -> Taking | None:
+    """What a call that has begun may take before it returns; `brk` is the break now."""
+    number, args = begun.number, begun.args
+    start, end, loss = args[0], _page_up(args[0] + args[1]), Loss.MUNMAP
+    if number == _MADVISE and args[2] in _MADV_TAKES:
+        loss = Loss.MADVISE
+    elif number == _MREMAP:
+        loss = Loss.MOVE
+    elif number == _BRK:
+        start, end = _page_up(args[0]), _page_up(brk)
+    elif number not in (_MUNMAP, _MMAP):
+        return None
+    return Taking(start, end, begun.time_ns, loss) if start < end else None
+
+
+def _userfault(args: list[int], change: Callable[..., Effect | None]) -> Effect | None:
+    """What an ioctl on a userfaultfd did: its number, the range it was done for, where from."""
+    command, start, length, other = args[:4]
+    if command in (_UFFD_COPY, _UFFD_ZEROPAGE, _UFFD_CONTINUE):
+        return change(start, start + length, populates=True, userfault=True)
+    if command == _UFFD_MOVE:
+        return change(other, other + length, moved_to=start, moved_size=length, userfault=True)
+    if command == _UFFD_REGISTER:
+        missing = bool(other & _UFFD_MODE_MISSING)
+        return change(start, start + length, registers=missing)
+    if command == _UFFD_UNREGISTER:
+        return change(start, start + length, registers=False)
+    return None
+
+
+def _page_up(address: int) -> int:
+    return (address + _IN_PAGE) & ~_IN_PAGE

@@ -1,0 +1,1 @@
+"""Who is traced: processes that exist, or a command that is started."""

@@ -1,0 +1,1 @@
+"""Which page had which frame when: the state of all pages, and what moves it."""

@@ -1,0 +1,136 @@
+"""System calls that take pages from under other threads: which faults they may concern."""
+
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from tracer.common.pages import PAGE_SHIFT
+from tracer.common.types import I64, U8, U64, Bools, Ids
+from tracer.spaces.syscalls import Taking
+
+_LATE_NS = 2_000_000_000  # a record may come that much after one of a later moment
+
+
+@dataclass
+class Suspected:
+    """By fault: the calls that may have taken its page; arrays of one length."""
+
+    under_way: U8  # Loss of a call that had begun and not returned; 0: none
+    over: U8  # … of one that returned after the fault, but was told before it
+    over_ns: I64  # when that one returned
+
+    @staticmethod
+    def none(count: int) -> "Suspected":
+        """No call was under way."""
+        under_way, over = np.zeros((2, count), np.uint8)
+        return Suspected(under_way, over, np.zeros(count, np.int64))
+
+    def take(self, at: I64 | Bools | slice) -> "Suspected":
+        """Those of some faults."""
+        return Suspected(self.under_way[at], self.over[at], self.over_ns[at])
+
+
+@dataclass(slots=True)  # not frozen: making one would take three times as long
+class _Call:
+    """One call under way, and of those over its return, and the latest return so far."""
+
+    space: int
+    taking: Taking
+    ended_ns: int = 0
+    latest_ns: int = 0
+
+
+class Takings:
+    """The calls under way, and those that returned just now."""
+
+    def __init__(self) -> None:
+        self._open: dict[int, _Call] = {}  # by their Taking's identity
+        self._over: deque[_Call] = deque()
+
+    def begin(self, space: int, taking: Taking) -> None:
+        """A call has begun that may take pages of `space`."""
+        self._open[id(taking)] = _Call(space, taking)
+        while self._over and self._over[0].latest_ns < taking.begun_ns - _LATE_NS:
+            self._over.popleft()
+
+    def end(self, taking: Taking, time_ns: int = 0) -> None:
+        """It has returned at `time_ns`; 0: it took nothing."""
+        known = self._open.pop(id(taking), None)
+        if known is not None and time_ns:
+            latest = max(time_ns, self._over[-1].latest_ns if self._over else 0)
+            self._over.append(_Call(known.space, taking, time_ns, latest))
+
+    def forget(self, space: int) -> None:
+        """The space has ended."""
+        if any(call.space == space for call in (*self._open.values(), *self._over)):
+            self._open = {key: call for key, call in self._open.items() if call.space != space}
+            self._over = deque(call for call in self._over if call.space != space)
+
+    def suspected(
+        self,
+        spaces: Ids,
+        pages: U64,
+        times: I64,
+        returns: Mapping[int, tuple[int, int]] | None = None,
+    ) -> Suspected:
+        """Which calls may have taken the pages of faults, in the order in which they are told.
+
+        A fault looks at the page table some time before its completion, `times`. `returns`: of
+        calls that return between these faults, by their Taking's identity, how many of the
+        faults are told before that, and when it was.
+        """
+        count = len(pages)
+        found = Suspected.none(count)
+        if not count or not (self._open or self._over):
+            return found
+        returns = returns or {}
+        latest = np.maximum.accumulate(times)
+        earliest = np.minimum.accumulate(times[::-1])[::-1]
+        calls = self._over_since(int(earliest[0]))
+        told, ended = [0] * len(calls), [call.ended_ns for call in calls]
+        for key, call in self._open.items():
+            at, end = returns.get(key, (count, 0))
+            calls.append(call)
+            told.append(at)
+            ended.append(end)
+        # Before `low` all faults are earlier than the call's beginning, from `high` on later than
+        # its end: those between are the few to be looked at.
+        low = np.searchsorted(latest, [call.taking.begun_ns for call in calls]).tolist()
+        high = np.searchsorted(earliest, ended, side="right").tolist()
+        for call, begin, end in zip(calls, low, told, strict=True):
+            if begin < end:
+                part = slice(begin, end)
+                hit = _covered(call, spaces[part], pages[part])
+                hit &= (times[part] >= call.taking.begun_ns) & (found.under_way[part] == 0)
+                found.under_way[part][hit] = call.taking.loss
+        # Of several the last to be told of: those that were over before, then in `returns`' order.
+        order = {key: n for n, key in enumerate(returns)}
+        turn = [order.get(id(call.taking), -1) for call in calls]
+        late = [n for n, (begin, end) in enumerate(zip(told, high, strict=True)) if begin < end]
+        for n in sorted(late, key=turn.__getitem__):
+            part = slice(told[n], high[n])
+            hit = _covered(calls[n], spaces[part], pages[part]) & (times[part] <= ended[n])
+            found.over[part][hit] = calls[n].taking.loss
+            found.over_ns[part][hit] = ended[n]
+        return found
+
+    def _over_since(self, time_ns: int) -> list[_Call]:
+        """The calls that returned then or later, in order."""
+        found = []
+        for call in reversed(self._over):
+            if call.latest_ns < time_ns:
+                break
+            if call.ended_ns >= time_ns:
+                found.append(call)
+        return found[::-1]
+
+
+def _covered(call: _Call, spaces: Ids, pages: U64) -> Bools:
+    """Whether each of `pages` is in the range of a call."""
+    first, last = (
+        np.uint64(call.taking.start >> PAGE_SHIFT),
+        np.uint64(call.taking.end >> PAGE_SHIFT),
+    )
+    return np.asarray((spaces == call.space) & (pages >= first) & (pages < last))

@@ -1,0 +1,259 @@
+"""A value of each column for every page of every address space, in flat arrays.
+
+Pages are kept in blocks of 64, so that sparse
+memory costs what is used of it, and a batch of pages is looked up with
+array operations. A page's index into the columns is called its slot.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from tracer.common.fields import runs
+from tracer.common.pages import page_range
+from tracer.common.types import I64, U32, U64, Bools, Index
+from tracer.timeline.archive import RowsOfPages, Shelf
+
+Slots = I64
+
+_SHIFT = 6
+_BLOCK = 1 << _SHIFT
+_FEW = 64  # plain Python beats the cost of calling numpy
+_MANY = 2048  # so many look-ups cost more than finding out which are distinct
+
+
+class PageStore:
+    """Columns by name; a new page has 0 in each, or what `blank` says."""
+
+    def __init__(self, columns: Mapping[str, type], blank: Mapping[str, int]) -> None:
+        self.columns: dict[str, npt.NDArray[Any]] = {
+            name: np.empty(0, dtype) for name, dtype in columns.items()
+        }
+        self._blank = dict(blank)
+        self.shelf = Shelf()
+        self._row = np.dtype([("page", np.uint64), *columns.items()])
+        self._blocks: dict[int, _Blocks] = {}  # by space
+        self._first = np.empty(0, np.uint64)  # by place: the block's first page
+        self._owner = np.empty(0, np.uint32)  # by place: its space
+        self._marked = np.empty(0, np.bool_)  # by place: changed since this was last asked
+        self._used = 0
+        self._free: list[int] = []
+
+    def slots(self, space: int, pages: U64) -> Slots:
+        """The slots of `pages` (virtual page numbers), made where new."""
+        blocks = self._blocks.get(space)
+        if blocks is None:
+            blocks = self._blocks[space] = _Blocks(space)
+        if len(pages) <= _FEW:
+            return np.array(
+                [
+                    self._place(blocks, page >> _SHIFT) << _SHIFT | page & (_BLOCK - 1)
+                    for page in pages.tolist()
+                ],
+                np.int64,
+            )
+        number = (pages >> np.uint64(_SHIFT)).view(np.int64)
+        inside = (pages & np.uint64(_BLOCK - 1)).view(np.int64)
+        heads = runs(number)  # neighbours in time are mostly neighbours in memory
+        places = self._places(blocks, number[heads])
+        times = np.diff(heads, append=len(number))
+        return np.asarray((np.repeat(places, times) << _SHIFT) + inside)
+
+    def slot(self, space: int, page: int) -> int:
+        """The slot of one page, made where new."""
+        blocks = self._blocks.get(space)
+        if blocks is None:
+            blocks = self._blocks[space] = _Blocks(space)
+        return self._place(blocks, page >> _SHIFT) << _SHIFT | page & (_BLOCK - 1)
+
+    def known(self, space: int, first: int, last: int) -> list[int]:
+        """The slots of the pages [first, last) whose blocks exist; for few pages."""
+        blocks: dict[int, int] = self._blocks.get(space) or {}
+        found: list[int] = []
+        while first < last:
+            number = first >> _SHIFT
+            until = min(last, (number + 1) << _SHIFT)
+            place = blocks.get(number)
+            if place is not None:
+                slot = place << _SHIFT | first & (_BLOCK - 1)
+                found += range(slot, slot + until - first)
+            first = until
+        return found
+
+    def page_at(self, at: int) -> int:
+        """The virtual page number behind a slot."""
+        return int(self._first[at >> _SHIFT]) + (at & (_BLOCK - 1))
+
+    def mark_one(self, at: int) -> None:
+        """`mark` of one slot."""
+        self._marked[at >> _SHIFT] = True
+
+    def all(self, space: int) -> Slots:
+        """The slots of a space's blocks, in address order."""
+        blocks: dict[int, int] = self._blocks.get(space) or {}
+        return _expand([blocks[number] for number in sorted(blocks)])
+
+    def range(self, space: int, start: int, end: int) -> Slots:
+        """The slots of pages in [start, end) (addresses) whose blocks exist, in address order."""
+        return self.ranges([(space, start, end)])[0]
+
+    def ranges(self, wanted: Sequence[tuple[int, int, int]]) -> tuple[Slots, Index]:
+        """`range` of many, one after another, and which of them each slot is of."""
+        places: list[int] = []
+        counts = []
+        for space, start, end in wanted:
+            blocks: dict[int, int] = self._blocks.get(space) or {}
+            found = _within(blocks, *page_range(start, end))
+            places += [blocks[number] for number in found]
+            counts.append(len(found) * _BLOCK)
+        if not places:
+            return np.empty(0, np.int64), np.empty(0, np.intp)
+        at, which = _expand(places), np.repeat(np.arange(len(wanted)), counts)
+        # An address beyond all pages may be beyond what the arrays hold, too.
+        bounds = [page_range(start, end) for _, start, end in wanted]
+        first = np.array([start for start, _ in bounds], np.uint64)
+        last = np.array([min(end, 1 << 52) for _, end in bounds], np.uint64)
+        pages = self.pages_at(at)
+        inside = (pages >= first[which]) & (pages < last[which])
+        return at[inside], which[inside]
+
+    def pages_at(self, at: Slots) -> U64:
+        """The virtual page numbers behind slots."""
+        inside = (at & (_BLOCK - 1)).astype(np.uint64)
+        return np.asarray(self._first[at >> _SHIFT] + inside)
+
+    def spaces_at(self, at: Slots) -> U32:
+        """The spaces behind slots."""
+        return np.asarray(self._owner[at >> _SHIFT])
+
+    def release(self, space: int) -> None:
+        """Forget a space; its blocks serve others."""
+        self._vacate(list(self._blocks.pop(space, {}).values()))
+
+    def blocks(self, space: int, numbers: U64 | None = None) -> tuple[list[int], Slots]:
+        """A space's blocks, or those of `numbers` it has: their numbers, slots of shape (n, 64)."""
+        blocks: dict[int, int] = self._blocks.get(space) or {}
+        wanted = blocks if numbers is None else numbers.tolist()
+        found = [number for number in wanted if number in blocks]
+        return found, _expand([blocks[number] for number in found]).reshape(-1, _BLOCK)
+
+    def mark(self, at: Slots) -> None:
+        """Something about these slots' pages has changed."""
+        self._marked[at >> _SHIFT] = True
+
+    def is_marked(self, at: Slots) -> Bools:
+        """Whether each of these slots' blocks is marked."""
+        return np.asarray(self._marked[at >> _SHIFT])
+
+    def marked(self, space: int, *, take: bool = False) -> U64:
+        """The numbers of a space's blocks that are marked, ascending; `take`: and are no more.
+
+        A new block is.
+        """
+        blocks: dict[int, int] = self._blocks.get(space) or {}
+        places = np.fromiter(blocks.values(), np.int64, len(blocks))
+        places = places[self._marked[places]]
+        if take:
+            self._marked[places] = False
+        return np.sort(self._first[places] >> np.uint64(_SHIFT))
+
+    def put_away(self, space: int, number: int, rows: Slots) -> None:
+        """A block goes to the shelf, as far as the slots `rows`; a page of it brings it back."""
+        self.shelf.put(space, number, self.rows(rows))
+        self._vacate([self._blocks[space].pop(number)])
+
+    def rows(self, at: Slots) -> RowsOfPages:
+        """`page` (virtual page number) and every column of these slots."""
+        rows = np.empty(len(at), self._row)
+        rows["page"] = self.pages_at(at)
+        for name, column in self.columns.items():
+            rows[name] = column[at]
+        return rows
+
+    def _vacate(self, places: list[int]) -> None:
+        for name, column in self.columns.items():
+            column.reshape(-1, _BLOCK)[places] = self._blank.get(name, 0)
+        self._free += places
+
+    def _places(self, blocks: "_Blocks", numbers: Slots) -> Slots:
+        """The places of many blocks, made where new."""
+        inverse = None
+        if len(numbers) > _MANY:
+            numbers, inverse = np.unique(numbers, return_inverse=True)
+        each = numbers.tolist()
+        found = list(map(blocks.get, each))
+        if None in found:
+            new = [number for number, place in zip(each, found, strict=True) if place is None]
+            self._make(blocks, list(dict.fromkeys(new)))
+            found = list(map(blocks.get, each))
+        places = np.array(found, np.int64)
+        return places if inverse is None else np.asarray(places[inverse])
+
+    def _place(self, blocks: "_Blocks", number: int) -> int:
+        place = blocks.get(number)
+        if place is None:
+            self._make(blocks, [number])
+            place = blocks[number]
+        return place
+
+    def _make(self, blocks: "_Blocks", numbers: list[int]) -> None:
+        """Find places for these new blocks; pages that were put away come back."""
+        reused = min(len(numbers), len(self._free))
+        places = [self._free.pop() for _ in range(reused)]
+        places += range(self._used, self._used + len(numbers) - reused)
+        self._used += len(numbers) - reused
+        while self._used > len(self._first):
+            self._grow()
+        blocks.update(zip(numbers, places, strict=True))
+        self._first[places] = np.array(numbers, np.uint64) << np.uint64(_SHIFT)
+        self._owner[places] = blocks.space
+        self._marked[places] = True
+        if blocks.space not in self.shelf:
+            return
+        for number, place in zip(numbers, places, strict=True):
+            rows = self.shelf.take(blocks.space, number)
+            if rows is not None:
+                at = place * _BLOCK + (rows["page"] & np.uint64(_BLOCK - 1)).astype(np.int64)
+                for name, column in self.columns.items():
+                    column[at] = rows[name]
+
+    def _grow(self) -> None:
+        places = max(16, len(self._first) * 2)
+        for name, old in self.columns.items():
+            new = np.zeros(places * _BLOCK, old.dtype)  # takes memory only where it is written
+            new[: len(old)] = old
+            if blank := self._blank.get(name, 0):
+                new[len(old) :] = blank
+            self.columns[name] = new
+        first = np.zeros(places, np.uint64)
+        first[: len(self._first)] = self._first
+        self._first = first
+        self._owner = np.append(self._owner, np.zeros(places - len(self._owner), np.uint32))
+        self._marked = np.append(self._marked, np.zeros(places - len(self._marked), np.bool_))
+
+
+class _Blocks(dict[int, int]):
+    """One space's blocks: their numbers and places."""
+
+    def __init__(self, space: int) -> None:
+        super().__init__()
+        self.space = space
+
+
+def _within(blocks: Mapping[int, int], first: int, last: int) -> list[int]:
+    """The numbers of those blocks that have pages in [first, last), ascending."""
+    if last <= first or not blocks:
+        return []
+    low, high = first >> _SHIFT, (last - 1) >> _SHIFT
+    if high - low < len(blocks):
+        return [number for number in range(low, high + 1) if number in blocks]
+    return sorted(number for number in blocks if low <= number <= high)
+
+
+def _expand(places: list[int]) -> Slots:
+    if not places:
+        return np.empty(0, np.int64)
+    starts = np.array(places, np.int64)[:, None] * _BLOCK
+    return np.asarray((starts + np.arange(_BLOCK)).ravel())

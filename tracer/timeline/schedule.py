@@ -1,0 +1,324 @@
+"""What a batch of faults has to tell the timeline, as much at a time as may be.
+
+What forks and system calls did to pages comes between the faults on these pages; what
+happened to other pages meanwhile does not matter to them. So a batch is told in rounds: in
+each the faults of any pages that are next, then what was done to pages after them.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from tracer.common.pages import NO_FRAME, page_range
+from tracer.common.types import I64, U8, U64, Bools, Index
+from tracer.model.rows import Kind, Rows
+from tracer.model.sources import Source
+from tracer.spaces.syscalls import Effect
+from tracer.timeline.rounds import FAR_NS, LAST_PAGE, Done, Faulted, Rounds, depths_of, plan
+from tracer.timeline.timeline import Events, Timeline
+
+_NONE = np.empty(0, np.int64)
+_THIN = 16  # faults and actions in a round
+
+Range = tuple[int, int, int]  # of an address space: its number, first page, the one after the last
+
+
+def range_of(space: int, start: int, end: int) -> Range:
+    """The pages of [start, end) (addresses) in a space."""
+    first, last = page_range(start, end)
+    return space, first, min(last, LAST_PAGE)
+
+
+def whole(space: int) -> Range:
+    """All pages of a space."""
+    return space, 0, LAST_PAGE
+
+
+class Action(NamedTuple):
+    """Something done to pages in `ranges` after the first `at` faults of a batch.
+
+    Of an effect (`action_of`) `plain` says that it takes the frames of one range and no more,
+    `time_ns` when; `begun_ns` when its call began, where others may have faulted since (else 0).
+    """
+
+    at: int
+    ranges: tuple[Range, ...]
+    what: Effect | Callable[[], object]
+    plain: bool = False
+    time_ns: int = FAR_NS
+    begun_ns: int = 0
+
+
+def action_of(at: int, effect: Effect) -> Action:
+    """A system call's effect on all pages it concerns, or might have when it began."""
+    space, start, end, time_ns = effect[:4]
+    mine = range_of(space, start, end)
+    to, call = effect.moved_to, effect.call
+    if to is None and call is None:
+        return Action(at, (mine,), effect, True, time_ns)
+    ranges = [mine]
+    if to is not None:
+        ranges.append(range_of(space, to, to + max(effect.moved_size, end - start)))
+    if call is None:
+        return Action(at, tuple(dict.fromkeys(ranges)), effect, False, time_ns)
+    ranges.append(range_of(space, call.start, call.end))
+    distinct = tuple(dict.fromkeys(ranges))
+    return Action(at, distinct, effect, to is None and len(distinct) == 1, time_ns, call.begun_ns)
+
+
+@dataclass
+class Parts:
+    """Pages that faults touched: their own, and those that came along."""
+
+    row: I64
+    page: U64
+    frame: U64
+    before: U64  # NO_FRAME where absent or not known
+    absent: Bools  # had no frame when the fault began
+    around: Bools  # came along
+
+    def take(self, at: I64 | slice) -> "Parts":
+        return Parts(*(getattr(self, each.name)[at] for each in fields(self)))
+
+
+def concatenate(parts: list[Parts]) -> Parts:
+    """One after another."""
+    if not any(len(part.row) for part in parts[1:]):
+        return parts[0]
+    return Parts(
+        *(np.concatenate([getattr(part, each.name) for part in parts]) for each in fields(Parts))
+    )
+
+
+class Telling:
+    """The pages of some rows, and how the timeline hears of them.
+
+    `columns` are those of the rows as they were made; `parts` are in order of rows;
+    `start_ns` and `swapped` (the entry before the fault told where in swap the page was) are
+    the rows'.
+    """
+
+    def __init__(
+        self,
+        timeline: Timeline,
+        rows: Rows,
+        columns: Mapping[str, npt.NDArray[Any]],
+        parts: Parts,
+        start_ns: I64,
+        swapped: Bools,
+    ) -> None:
+        self._timeline = timeline
+        self._rows = rows
+        self._told = 0  # parts, by `tell_all`
+        self._fresh = np.empty(0, np.bool_)  # by part: rounds.Faulted.fresh
+        self.idle: list[Action] = []  # what `play` need not yield
+        self._row = parts.row
+        around = parts.around
+        # One part a row, as nearly always: the rows' fields are the parts' as they are.
+        plain = len(parts.row) == len(rows) and not around.any()
+        row = slice(None) if plain else parts.row
+        self._space = columns["space"][row]
+        kind = columns["kind"][row]
+        self._events = Events(
+            page=parts.page,
+            start_ns=start_ns[row],
+            time_ns=columns["time_ns"][row],
+            absent_before=parts.absent,
+            swapped_before=swapped[row] & ~around,
+            frame_before=parts.before,
+            frame=parts.frame,
+            number=columns["number"][row],
+            kind=kind,
+            region=columns["region"][row],
+            source=_sources(kind, around),
+        )
+
+    def play(self, actions: Sequence[Action], rows: Sequence[int]) -> Iterator[list[Action]]:
+        """Tell of all rows; yields the actions when they are to be applied.
+
+        Those yielded together have no page in common. An action comes after the first so
+        many `rows`, which do not decrease; of each page everything comes in order. Actions
+        that find nothing to take are not yielded, but are in `idle` afterwards.
+        """
+        if not actions:
+            self.tell_all()
+            return
+        events = self._events
+        starts = np.searchsorted(self._row, np.array(rows))
+        returns = {
+            id(action.what.call): (start, action.what.time_ns)
+            for action, start in zip(actions, starts.tolist(), strict=True)
+            if action.begun_ns and isinstance(action.what, Effect) and action.what.call
+        }
+        events.suspected = self._timeline.suspected(
+            self._space, events.page, events.time_ns, returns
+        )
+        none, own = np.uint64(NO_FRAME), events.source != Source.AROUND
+        self._fresh = (events.frame != none) & (events.frame_before == none)
+        self._fresh &= (~own | (events.kind != Kind.SPURIOUS)) & (events.suspected.over == 0)
+        # What is too much at once goes by halves: those still to be told, the next one last.
+        spans = [(0, len(actions), 0, len(self._row))]
+        while spans:
+            first, last, begin, end = spans.pop()
+            chosen = starts[first:last]
+            rounds = self._plan(actions[first:last], chosen - begin, begin, end)
+            if rounds is None:
+                middle = self._cut(chosen, first, begin)
+                part = int(starts[middle - 1]) if middle > first else begin
+                spans += [(middle, last, part, end), (first, middle, begin, part)]
+            elif _are_thin(rounds):
+                yield from self._in_turn(actions[first:last], chosen.tolist(), begin, end)
+            else:
+                yield from self._play(actions[first:last], rounds, begin, end)
+
+    def _cut(self, starts: Index, first: int, begin: int) -> int:
+        """How many actions go into the first of two halves: one at least, and not all of them."""
+        return first + max(1, len(starts) // 2)
+
+    def _plan(
+        self, actions: Sequence[Action], starts: Index, begin: int, end: int
+    ) -> Rounds | None:
+        """The rounds of some parts and the actions between them; None: by halves, please."""
+        part = slice(begin, end)
+        if not actions:
+            return Rounds(np.zeros(end - begin, np.int64), np.full(end - begin, -1), _NONE)
+        events = self._events
+        faulted = Faulted(
+            self._space[part], events.page[part], events.time_ns[part], self._fresh[part]
+        )
+        line = self._timeline
+        rounds = plan(faulted, _done(actions, starts), line.latest_ns, line.changed_ns)
+        return None if rounds is None or self._mixes(rounds, begin, end) else rounds
+
+    def _mixes(self, rounds: Rounds, begin: int, end: int) -> bool:
+        """Whether a row has parts in several rounds: what one shows counts for the others."""
+        told = rounds.comes_and_goes < 0
+        row, number = self._row[begin:end][told], rounds.faults[told]
+        return bool(((row[1:] == row[:-1]) & (number[1:] != number[:-1])).any())
+
+    def _play(
+        self, actions: Sequence[Action], rounds: Rounds, begin: int, end: int
+    ) -> Iterator[list[Action]]:
+        last = int(max(rounds.faults.max(initial=0), rounds.actions.max(initial=0)))
+        order = np.argsort(rounds.faults, kind="stable")
+        ends = np.searchsorted(rounds.faults[order], np.arange(last + 1), side="right").tolist()
+        due: list[list[Action]] = [[] for _ in range(last + 1)]
+        for action, depth in zip(actions, rounds.actions.tolist(), strict=True):
+            (due[depth] if depth >= 0 else self.idle).append(action)
+        for low, high, then in zip([0, *ends], ends, due, strict=False):
+            if low < high:
+                self._tell_round(actions, rounds, order[low:high], begin)
+            if then:
+                yield then
+
+    def _in_turn(
+        self, actions: Sequence[Action], starts: list[int], begin: int, end: int
+    ) -> Iterator[list[Action]]:
+        """As `_play`, one after another: where rounds would be of a page or two each."""
+        events, row = self._events, self._row
+        fresh = self._fresh[begin:end].copy()
+        rows = row[begin:end]
+        several = rows[1:] == rows[:-1]
+        fresh[1:] &= ~several
+        fresh[:-1] &= ~several
+        ends = np.searchsorted(row, rows, side="right").tolist()
+        part = slice(begin, end)
+        columns: list[npt.NDArray[Any]] = [fresh, self._space[part]]
+        names = ("page", "time_ns", "frame", "source", "region", "number", "kind")
+        columns += [getattr(events, name)[part] for name in names]
+        singles = list(zip(*(each.tolist() for each in columns), strict=True))
+        gained, at = [], begin
+        for action, start in zip([*actions, None], [*starts, end], strict=True):
+            while at < start:
+                simple, *single = singles[at - begin]
+                if simple and self._timeline.gain_one(*single):
+                    gained.append(at)
+                    at += 1
+                else:
+                    self.tell(slice(at, ends[at - begin]))
+                    at = ends[at - begin]
+            if action is not None:
+                yield [action]
+        self._gained(row[gained])
+
+    def _tell_round(
+        self, actions: Sequence[Action], rounds: Rounds, due: Index, begin: int
+    ) -> None:
+        taker = rounds.comes_and_goes[due]
+        passing = taker >= 0
+        if passing.any():
+            at, takers = due[passing] + begin, [actions[n].what for n in taker[passing].tolist()]
+            effects = [what for what in takers if isinstance(what, Effect)]  # all are
+            self._timeline.come_and_go(
+                self._space[at],
+                self._events.take(at),
+                np.array([effect.time_ns for effect in effects]),
+                np.array([effect.loss for effect in effects], np.uint8),
+            )
+            self._gained(self._row[at])
+            due = due[~passing]
+        if len(due):
+            self.tell(due + begin if begin or len(due) < len(self._row) else slice(None))
+
+    def tell_all(self, until: int | None = None) -> None:
+        """Tell of the rows before `until`; by default of all that is left."""
+        end = len(self._row) if until is None else int(np.searchsorted(self._row, until))
+        if end > self._told:
+            self.tell(slice(self._told, end))
+            self._told = end
+
+    def tell(self, due: Index | slice) -> None:
+        """Let the timeline know of some parts, in order, and their rows of what it says."""
+        outcome = self._timeline.apply(self._space[due], self._events.take(due))
+        row = self._row[due]
+        self._gained(row[outcome.gained])
+        if outcome.raced.any():
+            self._rows["kind"][row[outcome.raced]] = Kind.SPURIOUS
+
+    def _gained(self, row: I64) -> None:
+        """These rows' faults brought a page, as often as they come."""
+        if len(row):
+            # Of many, bincount counts quicker than np.add.at.
+            first = int(row[0])
+            gained = np.bincount(row - first)
+            self._rows["pages"][first : first + len(gained)] += gained.astype(np.uint32)
+
+
+def _are_thin(rounds: Rounds) -> bool:
+    """Whether there is so little in each of many rounds that arrays do not pay."""
+    depth = int(max(rounds.faults.max(initial=0), rounds.actions.max(initial=0)))
+    told = int((rounds.comes_and_goes < 0).sum()) + int((rounds.actions >= 0).sum())
+    return depth > _THIN and told < _THIN * depth
+
+
+def together(actions: Sequence[Action]) -> Iterator[list[Action]]:
+    """Actions with no faults between them, those together that have no page in common."""
+    depths = depths_of([action.ranges for action in actions])
+    due: dict[int, list[Action]] = {}
+    for action, depth in zip(actions, depths, strict=True):
+        due.setdefault(depth, []).append(action)
+    for depth in sorted(due):
+        yield due[depth]
+
+
+def _done(actions: Sequence[Action], starts: Index) -> Done:
+    """The actions that come after the first `starts` of some parts."""
+    _, ranges, _, plain, times, begun = zip(*actions, strict=True)
+    return Done(
+        np.asarray(starts, np.int64),
+        ranges,
+        np.array(plain),
+        np.array(times, np.int64),
+        np.array(begun, np.int64),
+    )
+
+
+def _sources(kind: U8, around: Bools) -> U8:
+    """Where the frames came from that these faults show."""
+    source = np.full(len(kind), Source.FAULT, np.uint8)
+    source[kind == Kind.UFFD] = Source.UFFD
+    source[around] = Source.AROUND
+    return source

@@ -1,0 +1,55 @@
+"""What faults found done to their pages that no record told of, until something explains it."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from tracer.common.types import I64, U64, Bools
+
+
+@dataclass(frozen=True)
+class Changes:
+    """Pages whose loss, or whose gain, nobody has named; arrays of one length."""
+
+    at: I64  # slots of the timeline
+    old: U64  # the frame until then, NO_FRAME where none
+    new: U64  # the frame from then on
+    lost: Bools  # who took the old one is not known; else who gave the new one
+
+    def take(self, chosen: Bools) -> "Changes":
+        """Those `chosen`."""
+        return Changes(self.at[chosen], self.old[chosen], self.new[chosen], self.lost[chosen])
+
+
+class Unseen:
+    """`Changes` by address space, until they are taken."""
+
+    def __init__(self) -> None:
+        self._open: dict[int, list[Changes]] = {}
+
+    def add(self, space: int, at: I64, old: U64, new: U64, *, lost: bool) -> None:
+        """These slots' frames went from `old` to `new`; open is who took, or who gave."""
+        if len(at):
+            found = Changes(at, old, new, np.full(len(at), lost))
+            self._open.setdefault(space, []).append(found)
+
+    def __contains__(self, space: int) -> bool:
+        return space in self._open
+
+    def claim(self, space: int, at: I64) -> None:
+        """A record has come that explains what these slots' pages gained."""
+        for index, changes in enumerate(self._open.get(space, [])):
+            keep = changes.lost | ~np.isin(changes.at, at)
+            self._open[space][index] = changes.take(keep)
+
+    def take(self, space: int) -> Changes | None:
+        """What is open in a space, for the last time."""
+        found = self._open.pop(space, [])
+        if not found:
+            return None
+        return Changes(
+            np.concatenate([changes.at for changes in found]),
+            np.concatenate([changes.old for changes in found]),
+            np.concatenate([changes.new for changes in found]),
+            np.concatenate([changes.lost for changes in found]),
+        )

@@ -1,0 +1,1 @@
+"""From the ring to numpy: the records and how they are read."""
