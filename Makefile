@@ -9,6 +9,8 @@ SUDO := $(shell [ "$$(id -u)" = 0 ] || command -v sudo)
 
 # In CI, a failed test that passes alone five times does not fail the run: tests/unsteady.py.
 FORGIVING := $(if $(filter true 1,$(CI)),-p tests.unsteady --unsteady=build/unsteady)
+# There the unit tests also say what of the tracer they run, which is to be so many per cent.
+COVERED := $(if $(filter true 1,$(CI)),84)
 
 .PHONY: help bootstrap demo test test-unit test-live test-kernels test-real test-soak fuzz bench lint \
         format lock install uninstall check-install clean distclean
@@ -24,7 +26,7 @@ help:
 	@echo "make fuzz          damaged input of every kind, more of it than the unit tests have"
 	@echo "                   [EXAMPLES=100000] [SEED=7] [FORMATS='elf maps']"
 	@echo "make bench         what tracing costs, beside perf, bpftrace and bcc: docs/performance.md"
-	@echo "make lint          mypy --strict, ruff, shellcheck"
+	@echo "make lint          mypy --strict, ruff, codespell, shellcheck"
 	@echo "make lock          renew requirements/: what the others install, by version and hash"
 	@echo "make install       put the commands where sudo finds them [PREFIX=$(PREFIX)]"
 	@echo "make uninstall     remove them again"
@@ -42,7 +44,9 @@ demo: bootstrap
 test: test-unit test-live
 
 test-unit: bootstrap
-	$(PYTHON) -m pytest -nauto $(FORGIVING) tests/unit
+	@mkdir -p build
+	$(PYTHON) -m pytest -nauto $(FORGIVING) $(if $(COVERED),--cov --cov-report=) tests/unit
+	$(if $(COVERED),$(PYTHON) -m tests.covered $(COVERED))
 
 # After the unit tests, with make -j as well. Root leaves no files of its own in the checkout.
 test-live: build/workload | test-unit
@@ -87,10 +91,11 @@ bench:
 	$(SUDO) env PYTHONDONTWRITEBYTECODE=1 $(PYTHON) -m bench $(SECTIONS)
 
 lint: bootstrap
-	$(PYTHON) -m mypy --strict tracer
+	$(PYTHON) -m mypy
 	$(PYTHON) -m ruff check .
 	$(PYTHON) -m ruff format --check .
-	@if command -v shellcheck >/dev/null; then set -x; shellcheck tools/* .ci/run; fi
+	.venv/bin/codespell
+	.venv/bin/shellcheck tools/* .ci/run tests/kernels/guest.sh
 
 format: bootstrap
 	$(PYTHON) -m ruff check --fix .

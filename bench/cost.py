@@ -11,7 +11,6 @@ from bench.storm import Round, Storm, StormError, cpu_per_fault, wall_per_fault
 from bench.tools import Tool, ToolError, floors, others, ours, perf_record, probes_here, run_under
 
 UNTRACED = "untraced"
-GOAL, STRETCH = 1.40, 1.25
 STORM_CPUS, TOOL_CPUS = (0,), (1,)
 
 
@@ -136,12 +135,6 @@ def _notes(data: dict[str, Any]) -> list[str]:
             f" another {after.median / 1000:.1f} µs a fault."
         )
     if "perf" in data["cells"]:
-        wall = summary(data, "perf", "wall_ns")[1]
-        met = "reached" if wall.median <= GOAL else "missed"
-        notes.append(
-            f"The goal of at most {GOAL:.2f}× by the wall clock is {met}"
-            f" ({wall.median:.2f}×; stretch {STRETCH:.2f}×)."
-        )
         if {"empty", "floor"} <= data["cells"].keys():
             notes.append(_limits(data))
         if "perf-stacks" in data["cells"]:

@@ -7,7 +7,6 @@ from typing import Any
 from bench import baseline
 
 FOUND = Path(__file__).parents[1] / "build" / "kernels"
-GOALS = {"fentry": "800 (700)", "kprobe": "1,300 (1,150)", "perf": "950 (850)"}
 
 
 def measure(folder: Path = FOUND) -> dict[str, Any]:
@@ -34,8 +33,8 @@ def render(data: dict[str, Any]) -> str:
         " address and both times, by the kernel's ring buffer (`bench/floor_hooks.c`). *Others* is"
         " what a fault of a process that is not traced pays meanwhile.",
         "",
-        "| kernel | probe | added | goal (stretch) | floor | × the floor | untraced | others |",
-        "|---|---|---|---|---|---|---|---|",
+        "| kernel | probe | added | floor | × the floor | untraced | others |",
+        "|---|---|---|---|---|---|---|",
     ]
     for key, added in baseline.load().items():
         found = _of(key, data)
@@ -44,7 +43,7 @@ def render(data: dict[str, Any]) -> str:
             floor = _beside(found, probe, count, "floor")
             others = _beside(found, probe, count, "bystander")
             lines.append(
-                f"| {key if not at else ''} | {probe} | **{count:,.0f}** | {GOALS.get(probe, '')}"
+                f"| {key if not at else ''} | {probe} | **{count:,.0f}**"
                 f" | {f'{floor:,.0f} | {count / floor:.2f}×' if floor else ' | '}"
                 f" | {untraced} | {f'{others:,.0f}' if others else ''} |"
             )

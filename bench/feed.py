@@ -109,8 +109,8 @@ def _frames(count: int) -> npt.NDArray[np.uint64]:
     """Frames as the buddy allocator hands them out: short runs, from anywhere in 64 GiB."""
     runs = np.argsort(_chance(count // 32 + 1), kind="stable").astype(np.uint64)
     base = (runs * np.uint64(4801) % np.uint64(1 << 19)) * np.uint64(32)
-    frame = (base[:, None] + np.arange(32, dtype=np.uint64)).ravel()[:count]
-    return (np.uint64(1 << 18) + frame) << np.uint64(12)
+    frame: npt.NDArray[np.uint64] = np.add(base[:, None], np.arange(32, dtype=np.uint64))
+    return (np.uint64(1 << 18) + frame.ravel()[:count]) << np.uint64(12)
 
 
 @dataclass

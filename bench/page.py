@@ -1,5 +1,7 @@
 """docs/performance.md: a section for each kind of measurement, from what was measured last."""
 
+import re
+import textwrap
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -77,7 +79,16 @@ def page(found: dict[str, dict[str, Any]]) -> str:
         parts.append(section.render(data).strip() + "\n")
         if "circumstances" in data and section.name != "instructions":
             parts.append(_where(data["circumstances"]) + "\n")
-    return "\n".join(parts)
+    return "\n\n".join(_wrapped(part) for part in "\n".join(parts).split("\n\n"))
+
+
+def _wrapped(part: str) -> str:
+    """A paragraph in lines of 100 columns, but for tables, headings and pictures."""
+    if part.startswith(("|", "#", "![")):
+        return part
+    kept = re.sub(r"`[^`]+`", lambda code: code[0].replace(" ", "\0"), part)
+    lines = textwrap.wrap(kept, 100, break_long_words=False, break_on_hyphens=False)
+    return "\n".join(lines).replace("\0", " ") + ("\n" if part.endswith("\n") else "")
 
 
 def _where(facts: dict[str, Any]) -> str:

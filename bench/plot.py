@@ -7,11 +7,11 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from bench.cost import GOAL, UNTRACED, lost, summary
+from bench.cost import UNTRACED, lost, summary
 from tracer.reporting.pictures import style
 
 _OURS, _FLOOR, _OTHERS = style.ACCENT, "#b9c2cc", "#e69f00"
-_FONT = {
+_FONT: Any = {
     "font.family": "DejaVu Sans",
     "font.size": 10,
     "text.color": style.INK,
@@ -61,7 +61,6 @@ def _bars(axes: Axes, data: dict[str, Any], names: list[str]) -> None:
     axes.set_ylim(len(names) - 0.4, -0.6)
     axes.set_yticks([])
     axes.axvline(1, color=style.MUTED, linewidth=1, zorder=4)
-    axes.axvline(GOAL, color=_OURS, linewidth=1, linestyle=(0, (3, 3)), zorder=1)
     axes.tick_params(axis="x", length=0, colors=style.MUTED)
     axes.xaxis.grid(True, color=style.RULE, linewidth=0.8)
     axes.set_axisbelow(True)
@@ -78,7 +77,7 @@ def _words(figure: Figure, data: dict[str, Any], height: float) -> None:
         0.02,
         top - 0.27 / height,
         f"wall clock; untraced {untraced:.2f} µs. Line: quartiles of "
-        f"{len(data['cells'][UNTRACED])} rounds; dashed: the goal, {GOAL:.2f}×",
+        f"{len(data['cells'][UNTRACED])} rounds",
         color=style.MUTED,
     )
     figure.text(0.835, top - 0.27 / height, "faults lost", color=style.MUTED)

@@ -21,6 +21,7 @@ from tracer.procfs.maps import read_maps
 from tracer.procfs.pagemap import PageMap
 from tracer.snapshots.reconcile import Observer
 from tracer.snapshots.snapshots import take
+from tracer.snapshots.unrecorded import Untold
 from tracer.timeline.timeline import Timeline
 
 PAGES = 2_000_000
@@ -45,7 +46,9 @@ class Looks:
         """Seconds that the next one takes."""
         began = time.thread_time()
         shot = take(self._pid, self._observer.last_seen(_SPACE))
-        self._observer.observe(_SPACE, shot, lambda pages: shot.regions(self._names, pages), 0)
+        self._observer.observe(
+            _SPACE, shot, lambda pages: shot.regions(self._names, pages), Untold()
+        )
         self._line.ledger.changed_since(_SPACE, shot.before_ns)
         self._line.ledger.tidy(_SPACE, shot.before_ns)
         return time.thread_time() - began

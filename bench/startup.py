@@ -20,7 +20,6 @@ from bench.figures import spread
 from bench.storm import BINARY, Storm
 from bench.tools import PROGRAM, ROOT, Tool, ToolError, bpftrace, ours, plain_bcc, stand_in
 
-GOAL_MS = 700.0
 _TICKS = 1000  # faults a second of the program that is traced
 _MOST_TICKS = 600_000
 _PART = re.compile(r"^ *([\d.]+) ms  (.+)$", re.MULTILINE)
@@ -205,7 +204,9 @@ def render(data: dict[str, Any]) -> str:
 
 def _in_order(data: dict[str, Any], titles: list[str]) -> Callable[[str], int]:
     """Parts as the start with most of them has them."""
-    longest = max((data["starts"][title][0]["parts"] for title in titles), key=len, default={})
+    longest: dict[str, Any] = max(
+        (data["starts"][title][0]["parts"] for title in titles), key=len, default={}
+    )
     order = {part: at for at, part in enumerate(longest)}
     return lambda part: order.get(part, len(order))
 

@@ -14,6 +14,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 from xml.etree import ElementTree
 
 import pytest
@@ -22,7 +23,7 @@ MOST = 2  # failed tests in a whole run
 REPEATS = 5
 LIMIT_SECONDS = 600.0  # for one test alone, on this machine
 FOLDER = Path(__file__).resolve().parents[1] / "build" / "unsteady"
-PASSED = "passed"
+PASSED: Final = "passed"
 
 
 @dataclass(frozen=True)
@@ -125,7 +126,9 @@ class Forgiving:
             return  # an interrupt, an internal error, a module that does not load
         if session.shouldstop or session.shouldfail:
             return  # what came after the failure was not run
-        stats = self._config.pluginmanager.get_plugin("terminalreporter").stats
+        reporter = self._config.pluginmanager.get_plugin("terminalreporter")
+        assert reporter is not None
+        stats = reporter.stats
         logs: dict[str, list[str]] = {}
         for report in (*stats.get("failed", ()), *stats.get("error", ())):
             parts = [
@@ -149,7 +152,7 @@ class Forgiving:
         options = [
             word
             for word in given
-            if word not in self._config.args and not word.startswith(("--unsteady", "-n"))
+            if word not in self._config.args and not word.startswith(("--unsteady", "-n", "--cov"))
         ]
         outcomes: list[str] = []
         while len(outcomes) < REPEATS and all(word == PASSED for word in outcomes):

@@ -1,3 +1,3 @@
 """pagefault-trace: when did each page gain its physical frame?"""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

@@ -11,6 +11,7 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
@@ -26,7 +27,7 @@ ROOT = HERE.parents[1]
 DATA = live_tape.FILE.parent
 SECOND = 1_000_000_000
 AT = 3_100_000_000  # since the start: the moment pictured
-FILTER = {"find": "anon", "sort": "address"}
+FILTER: dict[str, Any] = {"find": "anon", "sort": "address"}
 
 
 def live(width: int, height: int, look: Look | None = None, **chosen: object) -> Canvas:
@@ -82,7 +83,7 @@ def record() -> None:
         made.append(live_tape.Recording(*given))  # type: ignore[arg-type]
         return made[0]
 
-    app.Model = recording  # type: ignore[assignment,misc]
+    vars(app)["Model"] = recording
     start.LiveScreen.linger = lambda self, result, signals: self._live.finish(  # type: ignore
         result.books, result.ended_ns
     )

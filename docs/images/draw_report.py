@@ -19,8 +19,7 @@ HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "unit")]
 
-from browser import Browser, executable  # noqa: E402
-
+from tests.unit.browser import Browser, executable  # noqa: E402
 from tracer.reporting.pictures.flamesvg import svg  # noqa: E402
 from tracer.reporting.pictures.html import page  # noqa: E402
 from tracer.reporting.pictures.plot import picture  # noqa: E402

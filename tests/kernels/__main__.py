@@ -286,7 +286,7 @@ def _pytest(
         "-p", "tests.kernels.report", "--report-lines", str(out / "report.jsonl"),
         "--probe", ",".join(probes), "tests/live", *([REAL_TESTS] if real else []),
     ]  # fmt: skip
-    command += ["--whole", whole] if whole in probes else []
+    command += ["--whole", whole] if whole is not None and whole in probes else []
     return [*command, "-k", select] if select else command
 
 

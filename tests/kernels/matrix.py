@@ -55,11 +55,13 @@ def differences(committed: str, found: str) -> list[str]:
 
     Which releases a run had is no part of it: Debian's kernels move on by themselves.
     """
-    pages = [
+    before, after = (
         [line for line in page.splitlines() if not line.startswith(_RUN)]
         for page in (committed, found)
-    ]
-    lines = difflib.unified_diff(*pages, "docs/support-matrix.md", "this run", lineterm="", n=0)
+    )
+    lines = difflib.unified_diff(
+        before, after, "docs/support-matrix.md", "this run", lineterm="", n=0
+    )
     return list(lines)
 
 

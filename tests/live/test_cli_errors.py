@@ -126,7 +126,8 @@ def test_a_process_that_ends_during_attach(
 
 
 def test_not_root(tmp_path: Path) -> None:
-    for arguments in (["-p", os.getpid()], ["--pid", os.getpid(), "--csv", tmp_path / "a.csv"]):
+    attach: list[str | int | Path] = ["--pid", os.getpid(), "--csv", tmp_path / "a.csv"]
+    for arguments in (["-p", os.getpid()], attach):
         done = cli.run(*arguments, user=65534)
         assert done.status == Exit.NO_RIGHTS
         assert done.err == "pagefault-trace: tracing needs root; run it with sudo\n"

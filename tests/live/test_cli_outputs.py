@@ -238,7 +238,7 @@ def test_several_processes(tmp_path: Path) -> None:
         assert attached.end().status == 0
         ranges = {work.pid: work.range() for work in (one, two)}
     cli.books(csv_file)
-    pids = Counter()
+    pids: Counter[int] = Counter()
     for row in cli.rows(csv_file):
         where = ranges[int(row["pid"])]
         pids[int(row["pid"])] += where.start <= int(row["address"], 16) < where.end

@@ -68,6 +68,7 @@ def test_nothing_goes_by_the_wall_clock(
     meta = cli.meta(csv_file)
     clock, notes = meta["clock"], meta["notes"]
     assert isinstance(clock, dict)
+    assert isinstance(notes, list)
     assert abs(clock["wall_moved_ns"] / 1e9 - HOUR) < 60
     assert any("the clock was set by +3" in note for note in notes), notes
     assert "times of day are by the clock as it was at the start" in " ".join(

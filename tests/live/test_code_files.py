@@ -184,7 +184,7 @@ def test_started_below_another_root(with_stacks: Attached, tmp_path: Path, jaile
     alone = f'mount -t tmpfs x {jail}; cp "$0" {jail}/p; exec {jail}/p "$@"'
     under = in_jail(tmp_path, jail) if jailed else in_own_mounts(alone)
     path = "/mnt/tail" if jailed else f"{jail}/p"
-    command = ["sh", "-c", 'read line; exec "$0" "$@"', *under, BINARY, "stacks", str(N)]
+    command = ["sh", "-c", 'read line; exec "$0" "$@"', *under, str(BINARY), "stacks", str(N)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL) as process:
         assert process.stdin is not None
         with Background(with_stacks, process.pid, plan=replace(PLAN)) as live:

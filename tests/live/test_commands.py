@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.live.tracing import Collect, Traced, check_books, trace_command
+from tests.live.background import Collect
+from tests.live.tracing import Traced, check_books, trace_command
 from tests.live.workload import command, parse
 from tracer.common.errors import Exit
 from tracer.common.pages import NO_FRAME

@@ -21,8 +21,8 @@ NOBODY = 4_000_000  # no process has it: pid_max is lower, or nearly
 def server(tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
     features.fuse()
     command = [sys.executable, "-m", "tests.live.fuse", str(tmp_path)]
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-    with subprocess.Popen(command, env=environment(), **pipes) as process:
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, env=environment(), stdin=pipe, stdout=pipe) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == b"ready\n"
         try:

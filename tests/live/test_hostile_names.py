@@ -83,7 +83,7 @@ def stage() -> Iterator[Stage]:
             with open(os.fsencode(folder / "files") + b"/" + file, "wb") as made:
                 made.write(bytes(4096))
         library = folder / "lib.so"
-        flags = ["-x", "c", "-O1", "-shared", "-fPIC", "-o", library, "-"]
+        flags = ["-x", "c", "-O1", "-shared", "-fPIC", "-o", str(library), "-"]
         subprocess.run(["gcc", *flags], input=LIBRARY, text=True, check=True)
         content = library.read_bytes()
         assert content.count(FUNCTION) == 1

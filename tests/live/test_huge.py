@@ -151,7 +151,9 @@ def wait_for_huge(work: Workload) -> None:
     while time.monotonic() < deadline:
         text = Path(f"/proc/{work.pid}/smaps").read_text()
         mapping = text[text.index(start) :]
-        if re.search(r"^AnonHugePages: +(\d+)", mapping, re.M)[1] == "2048":
+        huge = re.search(r"^AnonHugePages: +(\d+)", mapping, re.M)
+        assert huge is not None
+        if huge[1] == "2048":
             return
         time.sleep(0.01)
     pytest.fail("khugepaged left the pages as they were")

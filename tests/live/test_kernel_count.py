@@ -23,7 +23,7 @@ from tracer.target.command import Command
 PERF_EVENT_IOC_ENABLE, PERF_EVENT_IOC_DISABLE = 0x2400, 0x2401
 RINGS = {"4K": 1 << 12, "32K": 1 << 15, "64M": 1 << 26}
 ATTACHED = COMMANDED = WITNESSED = tuple(STORMS)
-GOING_ON = ("forks", "orphans", "threads")
+GOING_ON: tuple[str, ...] = ("forks", "orphans", "threads")
 if os.environ.get("PAGEFAULT_GUEST"):  # each storm once there: processes begin slowly
     RINGS = {"32K": RINGS["32K"]}
     ATTACHED, COMMANDED, WITNESSED = ("forks", "mappings"), ("execs",), ("threads",)

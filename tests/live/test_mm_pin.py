@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from workload import Range, Workload
 
+from tests.live.workload import Range, Workload
 from tracer.procfs import stat
 from tracer.target import mm_pin
 from tracer.target.mm_pin import MmPin, PinHelper, PinUnavailable

@@ -77,7 +77,8 @@ def test_nothing_shines_through(small: Attached) -> None:
             records = ring.read(1 << 20)
             faults = records[records[:, 0] == RecordType.FAULT].view(layout.fault).ravel()
             inside = (faults["address"] >= where.start) & (faults["address"] < where.end)
-            return faults[inside]
+            found: np.ndarray = faults[inside]
+            return found
 
         for _ in range(3):  # around the ring, with windows and much about a file in every record
             faults = faults_of("file-read-write", 100, 0, range_="file")

@@ -8,7 +8,7 @@ import pytest
 from tests.live.background import Background, check
 from tests.live.features import VERSION
 from tests.live.workload import Workload
-from tracer.model.rows import Kind, Rows
+from tracer.model.rows import Kind, RowRecords
 from tracer.probes.choose import Attached
 from tracer.procfs import stat
 
@@ -21,7 +21,7 @@ GIB = 16 if _EMULATED and VERSION < (6, 7) else 1024
 PAGES = 1024
 
 
-def trace(attached: Attached, *arguments: str | int) -> tuple[Rows, int]:
+def trace(attached: Attached, *arguments: str | int) -> tuple[RowRecords, int]:
     """The rows on the range the workload has, and how many an inexact probe missed.
 
     The books and the workload's own count are checked.

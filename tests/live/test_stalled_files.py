@@ -37,8 +37,14 @@ def target() -> Iterator[int]:
 
 
 def started(*arguments: str | int | Path) -> "subprocess.Popen[str]":
-    pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    return subprocess.Popen(cli.argv(*arguments), text=True, env=cli.environment(), **pipes)
+    return subprocess.Popen(
+        cli.argv(*arguments),
+        text=True,
+        env=cli.environment(),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
 
 
 def wait_for_stall(slow: Disk, tracer: "subprocess.Popen[str]") -> None:

@@ -1,6 +1,7 @@
 """Memory that goes away: swapped out and back, taken by reclaim, freed lazily, unmapped."""
 
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -23,7 +24,11 @@ def majors(traced: Traced) -> int:
 
 @pytest.mark.parametrize("kind", ["zram", "file", "zswap"])
 def test_out_and_back(
-    attached: Attached, swap: Swap, machine: object, memcg: object, kind: str
+    attached: Attached,
+    swap: Swap,
+    machine: ExitStack,
+    memcg: Callable[..., features.Group],
+    kind: str,
 ) -> None:
     """Every page comes back in a new frame; how many were major, the kernel says."""
     if kind == "zswap":

@@ -17,8 +17,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from workload import BINARY, command, parse
 
+from tests.live.workload import BINARY, command, parse
 from tracer.common.errors import Exit, TraceError
 from tracer.files.identity import Identity, resolve_user
 from tracer.procfs import stat

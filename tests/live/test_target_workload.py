@@ -1,7 +1,8 @@
 """The workload's own answers, untraced: the faults the kernel counts are those it promises."""
 
 import pytest
-from workload import Workload, WorkloadError
+
+from tests.live.workload import Workload, WorkloadError
 
 TMPFS_MAGIC = 0x01021994
 

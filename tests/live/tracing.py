@@ -13,7 +13,7 @@ from tests.live.resident import Resident, region_name, resident
 from tests.live.workload import Count, Range, Report, Workload
 from tracer.common.pages import NO_FRAME
 from tracer.model.result import Books, PageTable, joined
-from tracer.model.rows import Kind, Names, Rows
+from tracer.model.rows import Kind, Names, RowRecords
 from tracer.model.sources import Loss, Source
 from tracer.probes.choose import Attached
 from tracer.procfs import stat
@@ -29,7 +29,7 @@ class Traced:
 
     probe: str
     inexact: str  # why this probe may miss faults here; "" where it may not
-    rows: Rows
+    rows: RowRecords
     names: Names
     books: Books
     pages: PageTable
@@ -42,7 +42,7 @@ class Traced:
     before: Resident = field(default_factory=lambda: resident([], {}))
     after: Resident = field(default_factory=lambda: resident([], {}))
 
-    def within(self, range_: Range) -> Rows:
+    def within(self, range_: Range) -> RowRecords:
         """The rows of faults on a range, in order."""
         address = self.rows["address"]
         return self.rows[(address >= range_.start) & (address < range_.end)]
@@ -279,15 +279,16 @@ def check_counts(traced: Traced, blind: tuple[str, ...] = ()) -> None:
             assert count.faults == count.expected, count
 
 
-def rows_of(traced: Traced, count: Count) -> Rows:
+def rows_of(traced: Traced, count: Count) -> RowRecords:
     """The rows of counted faults that `count`'s thread took during its step."""
     rows = traced.rows
-    return rows[
+    found: RowRecords = rows[
         (rows["tid"] == count.tid)
         & (rows["count"] > count.before)
         & (rows["count"] <= count.after)
         & (rows["kind"] != Kind.FAILED)
     ]
+    return found
 
 
 def check_frames(traced: Traced, name: str, *, rows: bool = True) -> None:

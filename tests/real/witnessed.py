@@ -149,8 +149,9 @@ class Stage:
         """
         where = self._fresh(how)
         tracer = cli.argv(
-            *("--csv", where.with_suffix(".csv"), "--pages-csv", where.with_suffix(".pages.csv")),
-            *("--quiet", "--output", where.with_suffix(".summary"), *options, "--"),
+            *("--csv", str(where.with_suffix(".csv"))),
+            *("--pages-csv", str(where.with_suffix(".pages.csv"))),
+            *("--quiet", "--output", str(where.with_suffix(".summary")), *options, "--"),
         )
         with self._start(tracer, where, wait=True) as process:
             pid, _ = _started(where, process)
@@ -310,7 +311,7 @@ def _kill(pid: int) -> None:
 
 
 def _children(pid: int) -> list[int]:
-    found = []
+    found: list[int] = []
     for task in Path(f"/proc/{pid}/task").glob("[0-9]*"):
         with contextlib.suppress(OSError):
             found += map(int, (task / "children").read_text().split())

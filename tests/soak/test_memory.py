@@ -134,7 +134,7 @@ def test_an_hour(what: str, drained: Path, tmp_path: Path) -> None:
 def test_an_hour_of_live(drained: Path, tmp_path: Path) -> None:
     with (
         running(STEADY, tmp_path) as pid,
-        tmux(tmp_path, "--live", "--csv", drained, "--pid", pid) as terminal,
+        tmux(tmp_path, "--live", "--csv", str(drained), "--pid", pid) as terminal,
     ):
         terminal.wait("faults")
         tracer = terminal.tracer()

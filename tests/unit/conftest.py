@@ -4,7 +4,8 @@ import os
 from collections.abc import Iterator
 
 import pytest
-from browser import Browser, executable
+
+from tests.unit.browser import Browser, executable
 
 
 @pytest.fixture(scope="module")

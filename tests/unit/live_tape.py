@@ -53,9 +53,9 @@ class Recording(Model):
 
     def save(self, path: Path = FILE) -> None:
         """Write all of it; the host is not named."""
-        regions = [asdict(region) for region in self.names.regions]
+        regions = [region._asdict() for region in self.names.regions]
         facts = asdict(self.facts) | {"host": "host", "kernel": "6.12.1", "what": "./work"}
-        told = {"facts": facts, "comms": self.names.comms, "regions": regions}
+        told: dict[str, Any] = {"facts": facts, "comms": self.names.comms, "regions": regions}
         told |= {"script": self.script, "latest": self.latest_ns}
         np.savez_compressed(
             path,

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from outputs_data import HOSTILE, PAGE, START, five, info, names, rows, table
 
+from tests.unit.outputs_data import HOSTILE, PAGE, START, five, info, names, rows, table
 from tracer.files.output import open_output
 from tracer.model.result import Books, PageTable, RunInfo
 from tracer.model.rows import Kind, Names, Region, Rows

@@ -100,12 +100,12 @@ def _refuse_planted_link(
 def refuse_planted_file(parent: int, found: os.stat_result, path: str, owner: Owner | None) -> None:
     """Raise TraceError for another's file in a directory for all, or one linked from elsewhere."""
     directory = os.fstat(parent)
-    anothers = _anyone_may_write(directory) and found.st_uid not in _ours(owner)
+    foreign = _anyone_may_write(directory) and found.st_uid not in _ours(owner)
     second = stat.S_ISREG(found.st_mode) and found.st_nlink > 1
-    if anothers or (second and others_may_write(directory, owner)):
+    if foreign or (second and others_may_write(directory, owner)):
         raise TraceError(
             f"{printable(path)} was put there by another user"
-            if anothers
+            if foreign
             else f"{printable(path)} has a second name (hard link), and others may write there",
             "choose another name, in a directory of your own",
             Exit.OUTPUT,

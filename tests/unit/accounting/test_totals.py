@@ -5,9 +5,9 @@ from typing import Any, cast
 
 import pytest
 
-from tracer.accounting import totals
 from tracer.accounting.totals import KernelCount, Totals
 from tracer.probes.program import KernelTotals, Place, Watch, Watched
+from tracer.procfs import stat
 from tracer.procfs.errors import ProcessGone
 from tracer.procfs.stat import Life
 
@@ -71,8 +71,8 @@ def kernel(monkeypatch: pytest.MonkeyPatch) -> Kernel:
     def threads(pid: int) -> list[int]:
         return sorted(tid for each, tid in it.lives if each == pid)
 
-    monkeypatch.setattr(totals.stat, "life", life)
-    monkeypatch.setattr(totals.stat, "threads", threads)
+    monkeypatch.setattr(stat, "life", life)
+    monkeypatch.setattr(stat, "threads", threads)
     return it
 
 

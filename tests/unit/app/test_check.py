@@ -7,7 +7,8 @@ import pytest
 from tracer.app import check
 from tracer.app.check import Line, Tried
 from tracer.common.errors import Exit
-from tracer.procfs import hugepages
+from tracer.probes.order import PROBES
+from tracer.procfs import hugepages, rights
 from tracer.procfs.rights import has_capability, in_initial_user_namespace
 
 GROUPS = [
@@ -41,7 +42,7 @@ def test_a_terminals_width_is_kept(width: int) -> None:
 
 
 def judged(monkeypatch: pytest.MonkeyPatch, inexact: str, **refusals: str) -> str:
-    monkeypatch.setattr(check.PROBES["fentry"], "inexact", lambda: inexact)
+    monkeypatch.setattr(PROBES["fentry"], "inexact", lambda: inexact)
     names = ("fentry", "kprobe", "perf")
     return check.verdict({name: Tried(refusals.get(name, "")) for name in names})
 
@@ -60,8 +61,8 @@ def test_the_verdict_is_autos(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_without_rights_every_line_has_a_word(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(check.rights, "has_capability", lambda number: False)
-    monkeypatch.setattr(check.rights, "capabilities", lambda: 0)
+    monkeypatch.setattr(rights, "has_capability", lambda number: False)
+    monkeypatch.setattr(rights, "capabilities", lambda: 0)
     assert check.check() == Exit.NO_PROBE
     said = capfd.readouterr().out
     for line in said.splitlines():

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -265,7 +266,8 @@ def test_a_signal_while_the_trace_ends_is_the_second(
         with Signals() as signals:
             signals.command = FakeCommand() if command else None  # type: ignore[assignment]
             signals.stop = lambda: None
-            signals.hurry, signals.ending = lambda into=calls: into.append(1), lambda: ending
+            signals.hurry = partial(calls.append, 1)
+            signals.ending = lambda: ending
             for number in numbers:
                 send(number)
                 found.append(len(calls))

@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from faults_data import LAYOUT
 
 from bench.feed import PID, STARTED_NS, Feed, mixture, storm
 from bench.replay import FedRing, recording
 from bench.throughput import Stages, markdown, measure, replay, table
+from tests.unit.faults_data import LAYOUT
 from tracer.files.output import open_output
 from tracer.model.rows import Kind
 from tracer.outputs.csv import CsvOutput

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from answering import Here, lookup
 from hypothesis import given
 from hypothesis import strategies as st
-from opened import opener
 
+from tests.unit.answering import Here, lookup
+from tests.unit.opened import opener
 from tracer.callstacks.frames import (
     NO_FRAME_POINTERS,
     TRUNCATED,

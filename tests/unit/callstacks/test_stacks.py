@@ -4,10 +4,10 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 import pytest
-from faults_data import LAYOUT, faults
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.unit.faults_data import LAYOUT, faults
 from tracer.callstacks import stacks as stacks_module
 from tracer.callstacks.stacks import Place, Stacks
 from tracer.common.fields import Columns
@@ -77,7 +77,8 @@ class World:
                       tgid=10 if mm == MM else 20, time_ns=100)  # fmt: skip
         columns = Columns.of(made)
         spaces, _ = self.spaces.resolve(columns)
-        return self.stacks.numbers(columns, spaces).tolist()
+        found: list[int] = self.stacks.numbers(columns, spaces).tolist()
+        return found
 
     def places(self, number: int) -> list[Place]:
         return [self.stacks.places[at] for at in self.stacks.stacks[number].frames]
@@ -225,7 +226,7 @@ def test_a_stack_is_walked_again_when_its_rules_are_known() -> None:
     assert world.ask(1, 2) == [1, 1]
     assert [place.offset for place in world.places(1)] == [0x1010, 0x1300]
     world.stacks.revise()
-    assert not world.stacks.revised
+    assert world.stacks.revised == 0
     world.answering = True
     world.stacks.revise()
     assert [place.offset for place in world.places(1)] == [0x1010, 0x1200, 0x1300]

@@ -8,7 +8,9 @@ from tracer.common.errors import TraceError
 from tracer.common.resources import bpf_dir
 
 
-def test_in_this_installation_from_any_directory(tmp_path: Path, monkeypatch) -> None:
+def test_in_this_installation_from_any_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     assert bpf_dir().is_absolute()
     assert (bpf_dir() / "record.h").is_file()

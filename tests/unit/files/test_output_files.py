@@ -2,13 +2,14 @@
 
 import contextlib
 import fcntl
+import itertools
 import os
 import resource
 import signal
 import socket
 import stat
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -153,12 +154,13 @@ def test_nothing_slips_through_while_names_change(tmp_path: Path) -> None:
 
     def swap() -> None:
         while not stop.is_set():
-            for make in (
+            makers: list[Callable[[], object]] = [
                 lambda: os.symlink(victim, shared / "draft"),
                 lambda: os.link(victim, shared / "draft"),
                 lambda: (shared / "draft").touch(),
                 lambda: os.symlink(tmp_path, shared / "draft"),
-            ):
+            ]
+            for make in makers:
                 make()
                 os.rename(shared / "draft", shared / "f")
             with contextlib.suppress(FileNotFoundError):
@@ -324,8 +326,8 @@ def test_a_pipe_nobody_reads_is_waited_for_until_there_is_haste() -> None:
     reader, writer = os.pipe()
     file = open_output(f"/dev/fd/{writer}")
     os.close(writer)
-    asked = []
-    file.hasty = lambda: len(asked) > 3 or bool(asked.append(1))
+    asked = itertools.count()
+    file.hasty = lambda: next(asked) > 3
     with pytest.raises(Stalled) as caught:
         file.write(LINE * 10_000)
     assert str(caught.value) == f"/dev/fd/{writer}"

@@ -41,7 +41,7 @@ def number(random: Random, width: int) -> bytes:
 
 
 def mutated(
-    random: Random, whole: bytes, tables: Sequence[Sequence[tuple[int, int]]] = ()
+    random: Random, whole: bytes | bytearray, tables: Sequence[Sequence[tuple[int, int]]] = ()
 ) -> bytes:
     """`whole` changed in one to four ways: numbers and bytes overwritten, parts moved, the end cut.
 

@@ -4,18 +4,18 @@ import lzma
 import os
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from random import Random
 from typing import Any
 
 import numpy as np
 import pytest
-from answering import lookup
-from mutation import EDGES, every, mutated
-from opened import opener
 
+from tests.unit.answering import lookup
 from tests.unit.callstacks.test_symbols import BUILD_ID, DYNSYM, FEW, FULL, NOTE, SYMTAB, make_elf
+from tests.unit.fuzz.mutation import EDGES, every, mutated
+from tests.unit.opened import opener
 from tests.unit.symbolizing.test_unwind import CODE, USUAL
 from tests.unit.symbolizing.test_unwind import image as frames_image
 from tracer.callstacks.symbols import Symbols
@@ -33,7 +33,7 @@ class File:
         self.fd = os.memfd_create("elf")
         self.read_bytes = 0
 
-    def write(self, data: bytes, size: int | None = None) -> None:
+    def write(self, data: bytes | bytearray, size: int | None = None) -> None:
         """`data`, and a hole up to `size` bytes."""
         os.ftruncate(self.fd, 0)
         os.pwrite(self.fd, data, 0)
@@ -99,7 +99,7 @@ def asked(file: File, random: Random) -> list[object]:
 
 
 PACKED = lzma.compress(make_elf((SYMTAB, FULL)), preset=0)
-FILES = {
+FILES: dict[str, Callable[[], bytes]] = {
     "symbols": lambda: make_elf((DYNSYM, FEW), (SYMTAB, FULL)),
     "32 bits": lambda: make_elf((DYNSYM, FEW), (SYMTAB, FULL), bits=32),
     "packed": lambda: make_elf((DYNSYM, FEW), packed=PACKED),
@@ -132,7 +132,7 @@ def tables(whole: bytes) -> list[list[tuple[int, int]]]:
 
 def fields(dtype: np.dtype[np.void], start: int) -> list[tuple[int, int]]:
     """First byte and bytes of each member."""
-    members = dtype.fields or {}
+    members: Mapping[str, Any] = dtype.fields or {}
     return [(start + int(each[1]), each[0].itemsize) for each in members.values()]
 
 

@@ -8,16 +8,16 @@ import json
 import mmap
 import os
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from random import Random
 
 import numpy as np
 import pytest
-from faults_data import LAYOUT
-from mutation import edited, every, mutated, number
 
+from tests.unit.faults_data import LAYOUT
+from tests.unit.fuzz.mutation import edited, every, mutated, number
 from tests.unit.kernel.test_btf import ENUM, INT, STRUCT, TYPEDEF, UNION, BtfWriter
 from tests.unit.probes.test_compile_cache import ANSWER
 from tests.unit.session.test_recorder import BASE, CHILD, MM, PID, Kernel, recording
@@ -69,10 +69,11 @@ def test_types(tmp_path: Path) -> None:
 
 
 def test_types_that_refer_to_each_other_have_an_end(tmp_path: Path) -> None:
-    for make in (
+    makers: list[Callable[[BtfWriter], object]] = [
         lambda w: w.add(TYPEDEF, "round", 3) and w.add(TYPEDEF, "round2", 2),
         lambda w: w.composite(STRUCT, "", 8, ("", 2, 0)),
-    ):
+    ]
+    for make in makers:
         w = BtfWriter()
         w.composite(STRUCT, "outer", 8, ("", 2, 0), ("named", 2, 0))
         make(w)
@@ -125,7 +126,7 @@ def test_the_recorder() -> None:
                     for _ in range(3):
                         for rows in recorder.cycle():
                             assert len(rows.records()) == len(rows)
-                    assert recorder.ring.pending() == 0
+                    assert recorder.parts.ring.pending() == 0
         kernel.ring.close()
 
     every("recorder", 200, check)

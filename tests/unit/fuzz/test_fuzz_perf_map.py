@@ -7,8 +7,8 @@ from pathlib import Path
 from random import Random
 
 import pytest
-from mutation import EDGES, edited, every
 
+from tests.unit.fuzz.mutation import EDGES, edited, every
 from tests.unit.symbolizing.test_perf_map import PID, Process
 from tracer.common.text import decode
 from tracer.symbolizing.perf_map import PerfMap

@@ -1,5 +1,7 @@
 """Text of /proc, damaged: the names in it are the traced programs' own choice."""
 
+import ctypes
+import fcntl
 import struct
 from array import array
 from contextlib import suppress
@@ -9,8 +11,8 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from mutation import EDGES, edited, every
 
+from tests.unit.fuzz.mutation import EDGES, edited, every
 from tracer.callstacks.frames import Frame
 from tracer.common.errors import TraceError
 from tracer.common.text import decode, printable
@@ -161,12 +163,12 @@ def test_pagemap_scan(answers: list[tuple[int, list[int]]], ordered: bool) -> No
         words = array("Q", bytes(24 * 5))
         for index, page in enumerate(sorted(ends) if ordered else ends):
             words[index // 2 * 3 + index % 2] = page * 0x1000
-        target = np.ctypeslib.as_array((np.ctypeslib.ctypes.c_uint64 * 15).from_address(address))
+        target = np.ctypeslib.as_array((ctypes.c_uint64 * 15).from_address(address))
         target[:] = words
         return count
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(entries.fcntl, "ioctl", ioctl)
+        patch.setattr(fcntl, "ioctl", ioctl)
         patch.setattr(entries, "_REGIONS_A_CALL", 5)
         try:
             ranges = list(entries._scan(-1, START, END))

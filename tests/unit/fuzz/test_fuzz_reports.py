@@ -7,9 +7,9 @@ from pathlib import Path
 from random import Random
 
 import pytest
-from mutation import EDGES, edited, every
-from report_data import MARKUP, lossy, stacked
 
+from tests.unit.fuzz.mutation import EDGES, edited, every
+from tests.unit.report_data import MARKUP, lossy, stacked
 from tracer.common.errors import Exit
 from tracer.reporting import cli
 

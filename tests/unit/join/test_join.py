@@ -4,8 +4,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from faults_data import LAYOUT, LEAF, PRESENT, WRITABLE, faults, pte, swap_entry, windows
 
+from tests.unit.faults_data import LAYOUT, LEAF, PRESENT, WRITABLE, faults, pte, swap_entry, windows
 from tracer.common.pages import NO_FRAME
 from tracer.join.join import Join, match_windows, region_traits
 from tracer.join.kinds import Trait
@@ -54,7 +54,9 @@ class Parts:
 
     def frames(self, address: int, count: int = 16) -> list[int]:
         pages = np.arange(count, dtype=np.uint64) + np.uint64(address >> 12)
-        return self.timeline.ledger["frame"][self.timeline.ledger.state(1, pages)].tolist()
+        ledger = self.timeline.ledger
+        found: list[int] = ledger["frame"][ledger.state(1, pages)].tolist()
+        return found
 
     def gained(self) -> dict[Source, int]:
         gained = self.timeline.ledger.tally.gained

@@ -7,7 +7,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from faults_data import (
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.unit.faults_data import (
     ALL,
     LEAF,
     PRESENT,
@@ -18,9 +21,6 @@ from faults_data import (
     pte,
     swap_entry,
 )
-from hypothesis import given, settings
-from hypothesis import strategies as st
-
 from tracer.common.pages import NO_FRAME
 from tracer.join import kinds
 from tracer.join.kinds import Trait

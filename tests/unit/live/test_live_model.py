@@ -126,6 +126,9 @@ class Watching:
     def lost(self, spaces: Any, at: Any, times: Any, causes: Any) -> None:
         self.history.add(losses(spaces, at, times, causes))
 
+    def came_and_went(self, *_: Any) -> None:
+        raise AssertionError("no page here gains a frame and loses it in one batch")
+
 
 @pytest.mark.parametrize("seed", range(8))
 def test_a_watcher_knows_what_the_timeline_knows(seed: int) -> None:
@@ -155,10 +158,10 @@ def test_a_watcher_knows_what_the_timeline_knows(seed: int) -> None:
     caught = states(
         SPACE,
         timeline.ledger.pages_at(slots),
-        *(
-            timeline.ledger[name][slots]
-            for name in ("changed_ns", "frame", "first_kind", "last_loss")
-        ),
+        timeline.ledger["changed_ns"][slots],
+        timeline.ledger["frame"][slots],
+        timeline.ledger["first_kind"][slots],
+        timeline.ledger["last_loss"][slots],
     )
     late = merge(empty(), caught)
     assert late["page"][present(late)].tolist() == timeline.ledger.pages_at(at).tolist()

@@ -1,12 +1,13 @@
 """--fail-if: the closed grammar, the figures it names, and what a run is held against."""
 
 from fractions import Fraction
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from outputs_data import names, rows
 
+from tests.unit.outputs_data import names, rows
 from tracer.common.errors import Exit
 from tracer.model.budgets import FIGURES, BadBudget, parse_budget
 from tracer.model.result import Books, Verdict
@@ -34,7 +35,7 @@ from tracer.outputs.verdict import complaints, verdict_of
         ("p50>500ns", "p50", ">", 500),
     ],
 )
-def test_what_is_understood(text: str, figure: str, comparison: str, limit: int) -> None:
+def test_what_is_understood(text: str, figure: str, comparison: str, limit: Fraction | int) -> None:
     budget = parse_budget(text)
     assert (budget.figure, budget.comparison, budget.limit) == (figure, comparison, limit)
     assert budget.text == text.strip()
@@ -252,17 +253,18 @@ def test_what_came_is_a_bound_where_calls_filled_memory_unseen() -> None:
         (EXACT, "it is 8"),
     ):
         for figure in ("gained", "gained.populate", "given_up.munmap"):
-            verdict = judge(books, f"{figure}>7", **{figure: 8})
+            found: dict[str, Any] = {figure: 8}
+            verdict = judge(books, f"{figure}>7", **found)
             assert verdict.status == Exit.OVER_BUDGET
             (line,) = complaints(verdict)
             assert line.endswith(words)
-            verdict = judge(books, f"{figure}<9", **{figure: 8})
+            verdict = judge(books, f"{figure}<9", **found)
             exact = books == EXACT
             assert verdict.status == (Exit.OVER_BUDGET if exact else Exit.INEXACT)
             (line,) = complaints(verdict)
             assert line.endswith(words)
             assert ("no verdict" in line) != exact
-            assert judge(books, f"{figure}<8", **{figure: 8}).status == Exit.OK
+            assert judge(books, f"{figure}<8", **found).status == Exit.OK
 
 
 def test_an_inexact_record_comes_before_a_broken_budget() -> None:

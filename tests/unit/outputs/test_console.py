@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from outputs_data import HOSTILE, PAGE, START, five, names, rows
 from rich.cells import cell_len
 from rich.console import Console
-from text_stream import text_stream
 
+from tests.unit.outputs_data import HOSTILE, PAGE, START, five, names, rows
+from tests.unit.text_stream import text_stream
 from tracer.common import units
 from tracer.common.errors import Exit, TraceError
 from tracer.common.pages import NO_FRAME
@@ -159,7 +159,7 @@ def test_several_processes_show_their_pids() -> None:
 def test_symbols() -> None:
     class Symbols:
         def names(self, batch: Rows) -> tuple[list[str], bool]:
-            return ["main+0x1\x1b" if row["ip"] == 1 else "" for row in batch], False
+            return ["main+0x1\x1b" if row["ip"] == 1 else "" for row in batch.records()], False
 
         def settle(self) -> None:
             raise AssertionError("a line does not wait")

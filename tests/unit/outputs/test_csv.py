@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from outputs_data import HOSTILE, five, name_of, names, rows
 
+from tests.unit.outputs_data import HOSTILE, five, name_of, names, rows
 from tracer.common.deadline import Enough
 from tracer.common.errors import Exit, TraceError
 from tracer.common.pages import NO_FRAME
@@ -63,7 +63,7 @@ def test_no_faults_is_a_header(tmp_path: Path) -> None:
 def test_what_is_not_known_is_empty(tmp_path: Path) -> None:
     row = np.zeros(1, ROW)
     row["latency_ns"], row["frame"], row["frame_before"] = UNKNOWN_LATENCY, NO_FRAME, NO_FRAME
-    (cells,) = read(written([row], Names(), tmp_path / "f"))
+    (cells,) = read(written([Rows.from_records(row)], Names(), tmp_path / "f"))
     assert {name for name, value in cells.items() if value} == {
         *("number", "time_ns", "cpu", "address", "major", "pages", "confirmed")
     }
@@ -166,7 +166,7 @@ def test_every_value_comes_out_as_python_would_write_it(
     for row, value in zip(batch, values, strict=True):
         for name, number in value.items():
             row[name] = number
-    text = written([batch], known, tmp_path_factory.getbasetemp() / "every")
+    text = written([Rows.from_records(batch)], known, tmp_path_factory.getbasetemp() / "every")
     assert read(text) == [expected(row, known) for row in batch]
 
 

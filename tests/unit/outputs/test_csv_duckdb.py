@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from outputs_data import HOSTILE, five, name_of, names, rows, table
 
+from tests.unit.outputs_data import HOSTILE, five, name_of, names, rows, table
 from tracer.files.output import open_output
 from tracer.model.rows import Names, Region, Rows
 from tracer.outputs.csv import COLUMNS, CsvOutput
@@ -33,8 +33,10 @@ class Symbols:
     def __init__(self, text: str) -> None:
         self.text = text
 
-    def ask(self, rows: Rows) -> tuple[list[str], bool]:
+    def names(self, rows: Rows) -> tuple[list[str], bool]:
         return [self.text] * len(rows), True
+
+    ask = names
 
     def settle(self) -> None:
         """All is known."""
@@ -51,6 +53,7 @@ def written(path: Path, texts: list[str]) -> Path:
 
 def read(path: Path) -> list[dict[str, object]]:
     found = duckdb.sql(f"select * from '{path}'")
+    assert found is not None
     return [dict(zip(found.columns, row, strict=True)) for row in found.fetchall()]
 
 
@@ -60,6 +63,7 @@ def test_the_types_are_found(tmp_path: Path) -> None:
     output.write(five(), names())
     output.close()
     found = duckdb.sql(f"select * from '{path}'")
+    assert found is not None
     assert found.columns == list(COLUMNS)
     types = dict(zip(found.columns, map(str, found.types), strict=True))
     assert {types[name] for name in ("number", "time_ns", "latency_ns", "pages")} == {"BIGINT"}

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from outputs_data import START, info
 
+from tests.unit.outputs_data import START, info
 from tracer import __version__
 from tracer.common.errors import TraceError
 from tracer.model.result import Books

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from outputs_data import HOSTILE, five, names, rows, table
 
+from tests.unit.outputs_data import HOSTILE, five, names, rows, table
 from tracer.common.deadline import Enough
 from tracer.common.pages import NO_FRAME
 from tracer.files.output import open_output

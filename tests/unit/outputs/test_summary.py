@@ -3,15 +3,16 @@
 import io
 import re
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from outputs_data import HOSTILE, PAGE, five, info, names, rows, table
 from rich.cells import cell_len
 from rich.console import Console
 
+from tests.unit.outputs_data import HOSTILE, PAGE, five, info, names, rows, table
 from tracer.common.pages import NO_FRAME
 from tracer.common.quantiles import EXACT, Latencies
 from tracer.common.units import Glyphs
@@ -23,7 +24,7 @@ from tracer.outputs.page_history import LOSS_WORDS, SOURCE_WORDS, sources
 from tracer.outputs.summary import MOST_ALIKE, MOST_GROUPS, MOST_LINES, Summary
 
 GLYPHS = Glyphs()
-MEMORY = {"mapped": 5, "mapped_change": 5, "resident": 4, "resident_peak": 6}
+MEMORY: dict[str, Any] = {"mapped": 5, "mapped_change": 5, "resident": 4, "resident_peak": 6}
 BALANCED = Books(traced=5, kernel=5, gained=5, gained_by={"fault": 5}, **MEMORY)
 
 

@@ -38,7 +38,8 @@ def own() -> Iterator[PageMap]:
 
 
 def start_of(area: mmap.mmap) -> int:
-    return np.frombuffer(area, dtype=np.uint8).__array_interface__["data"][0]
+    found: int = np.frombuffer(area, dtype=np.uint8).__array_interface__["data"][0]
+    return found
 
 
 @given(WORDS)
@@ -278,7 +279,7 @@ def test_kpageflags_without_rights(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(path: str, flags: int) -> int:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(kpageflags.os, "open", refuse)
+    monkeypatch.setattr(os, "open", refuse)
     with pytest.raises(TraceError) as caught:
         kpageflags.flags(np.array([1], dtype=np.uint64))
     assert caught.value.code is Exit.NO_RIGHTS
@@ -297,7 +298,7 @@ def test_kpageflags_come_in_the_order_asked(
 
 # -- what need not be asked for ------------------------------------------------------------------
 
-RANGES = st.lists(st.integers(0, 40), max_size=8).map(
+PAIRS = st.lists(st.integers(0, 40), max_size=8).map(
     lambda cuts: [*zip(*[iter(sorted(set(cuts)))] * 2, strict=False)]
 )
 
@@ -306,7 +307,7 @@ def spread_out(ranges: Iterator[tuple[int, int]] | list[tuple[int, int]]) -> lis
     return [page for start, end in ranges for page in range(start, end)]
 
 
-@given(RANGES, RANGES)
+@given(PAIRS, PAIRS)
 def test_ranges_without_others(spans: list[tuple[int, int]], skip: list[tuple[int, int]]) -> None:
     left = sorted(set(spread_out(spans)) - set(spread_out(skip)))
     assert spread_out(raw.without(spans, skip)) == left

@@ -131,7 +131,7 @@ def test_children_are_found_recursively(
     child, grandchild, hold = family()
     try:
         if not children_file:
-            monkeypatch.setattr(stat.os.path, "exists", lambda path: "children" not in path)
+            monkeypatch.setattr(os.path, "exists", lambda path: "children" not in path)
         found = stat.children(os.getpid())
         assert [pid for pid in found if pid in (child, grandchild)] == [child, grandchild]
         assert stat.children(grandchild) == []

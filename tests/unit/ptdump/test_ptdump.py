@@ -16,6 +16,7 @@ from rich.live import Live
 
 from tracer.common.errors import Exit, TraceError
 from tracer.common.pages import PAGE_SIZE
+from tracer.procfs import stat
 from tracer.procfs.entries import PRESENT, SWAPPED
 from tracer.procfs.errors import ProcessGone
 from tracer.procfs.maps import Mapping
@@ -365,7 +366,7 @@ def test_mistakes_take_one_line(
 
 
 def test_kernel_thread(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cli.stat, "is_kernel_thread", lambda pid: True)
+    monkeypatch.setattr(stat, "is_kernel_thread", lambda pid: True)
     assert cli.main([str(os.getpid())]) == Exit.NO_TARGET
     assert "is a kernel thread" in capsys.readouterr().err
 

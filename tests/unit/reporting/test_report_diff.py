@@ -5,10 +5,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from outputs_data import PAGE, START, info, rows
-from report_data import MS, demo, hostile, known_names, mixed, written
 from rich.console import Console
 
+from tests.unit.outputs_data import PAGE, START, info, rows
+from tests.unit.report_data import MS, demo, hostile, known_names, mixed, written
 from tracer.common.errors import Exit
 from tracer.model.result import Books
 from tracer.reporting import cli

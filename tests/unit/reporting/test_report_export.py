@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from outputs_data import START, rows
-from report_data import MARKUP, MS, demo, hostile, lossy, mixed, written
 
+from tests.unit.outputs_data import START, rows
+from tests.unit.report_data import MARKUP, MS, demo, hostile, lossy, mixed, written
 from tracer.common.errors import Exit
 from tracer.common.text import printable
 from tracer.model.rows import UNKNOWN_LATENCY

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from browser import Browser, Tab
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from outputs_data import HOSTILE, START, info, names, rows, table
-from report_data import APP, MARKUP, MS, add_stacks, frame, stacked, written
 
+from tests.unit.browser import Browser, Tab
+from tests.unit.outputs_data import HOSTILE, START, info, names, rows, table
+from tests.unit.report_data import APP, MARKUP, MS, add_stacks, frame, stacked, written
 from tests.unit.reporting.test_report_stacks import hostile_stacks
 from tracer.common.errors import Exit, TraceError
 from tracer.common.text import printable

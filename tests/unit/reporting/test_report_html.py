@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from browser import Browser, Tab
-from outputs_data import HOSTILE, PAGE, START, info, rows, table
-from report_data import MARKUP, MS, demo, hostile, lossy, mixed, written
 
+from tests.unit.browser import Browser, Tab
+from tests.unit.outputs_data import HOSTILE, PAGE, START, info, rows, table
+from tests.unit.report_data import MARKUP, MS, demo, hostile, lossy, mixed, written
 from tracer.common.errors import Exit
 from tracer.common.text import printable
 from tracer.model.rows import Kind

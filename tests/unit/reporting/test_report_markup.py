@@ -16,9 +16,9 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
-from outputs_data import HOSTILE, info, rows, table
-from report_data import MARKUP, add_stacks, frame, kernel, written
 
+from tests.unit.outputs_data import HOSTILE, info, rows, table
+from tests.unit.report_data import MARKUP, add_stacks, frame, kernel, written
 from tracer.common.errors import Exit, TraceError
 from tracer.common.text import printable
 from tracer.model.rows import Names, Region

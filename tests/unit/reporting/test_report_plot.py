@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from outputs_data import PAGE, info, rows, table
-from report_data import MARKUP, demo, hostile, lossy, mixed, written
 
+from tests.unit.outputs_data import PAGE, info, rows, table
+from tests.unit.report_data import MARKUP, demo, hostile, lossy, mixed, written
 from tracer.common.errors import Exit, TraceError
 from tracer.model.rows import Kind
 from tracer.model.sources import Source

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from outputs_data import HOSTILE, START, five, info, names, rows, table
-from report_data import MS, demo, hostile, lossy, mixed, written
 
+from tests.unit.outputs_data import HOSTILE, START, five, info, names, rows, table
+from tests.unit.report_data import MS, demo, hostile, lossy, mixed, written
 from tracer.common.errors import Exit, TraceError
 from tracer.common.pages import NO_FRAME
 from tracer.common.text import printable
@@ -390,7 +390,7 @@ def test_pages_that_a_look_misses_are_back_when_they_are_gained_again(tmp_path: 
     run = load(written(tmp_path / "t.csv", faults, facts=facts))
     at = np.arange(7) * MS + START
     assert mapped(run).at(at).tolist() == [1, 2, 3, 2, 3, 3, 4]
-    pages = table(faults[[0, 1, 2, 6]])
+    pages = table(faults[np.array([0, 1, 2, 6])])
     pages.last_frame[0] = NO_FRAME
     pages.last_time_ns[0] = START + 8 * MS
     run = load(written(tmp_path / "u.csv", faults, pages=pages, facts=facts))

@@ -13,8 +13,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from outputs_data import HOSTILE, START, info, name_of, names, rows, table
-from report_data import (
+from rich.console import Console
+
+from tests.unit.outputs_data import HOSTILE, START, info, name_of, names, rows, table
+from tests.unit.report_data import (
     APP,
     LIBC,
     MAIN,
@@ -30,8 +32,6 @@ from report_data import (
     stacked,
     written,
 )
-from rich.console import Console
-
 from tracer.common.errors import Exit, TraceError
 from tracer.common.pages import NO_FRAME
 from tracer.common.text import printable
@@ -525,7 +525,8 @@ def test_runs_with_hardly_a_fault(tmp_path: Path, count: int) -> None:
 
 
 def pages_of(run: Run) -> list[int]:
-    return (weigh(run, "resident").values // 4096).tolist()
+    found: list[int] = (weigh(run, "resident").values // 4096).tolist()
+    return found
 
 
 def test_resident_pages_are_of_the_fault_that_brought_them(tmp_path: Path) -> None:
@@ -561,7 +562,7 @@ def test_neighbours_are_of_the_fault_they_came_with(tmp_path: Path) -> None:
 def test_another_space_at_the_same_moment_is_another_page(tmp_path: Path) -> None:
     faults = rows(3, comm=1, region=1, time_ns=START, space=[1, 2, 3])
     faults["address"][:] = faults["address"][0]
-    pages = table(faults[[2, 1]])
+    pages = table(faults[np.array([2, 1])])
     assert pages_of(load(written(tmp_path / "t.csv", faults, pages=pages))) == [0, 1, 1]
 
 

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from outputs_data import PAGE, START, five, info, names, rows
-from report_data import MARKUP, MS, demo, hostile, lossy, mixed, written
 from rich.cells import cell_len
 from rich.console import Console
 
+from tests.unit.outputs_data import PAGE, START, five, info, names, rows
+from tests.unit.report_data import MARKUP, MS, demo, hostile, lossy, mixed, written
 from tracer.common.errors import Exit
 from tracer.common.pipes import PIPE_CLOSED
 from tracer.model.result import Books
@@ -23,6 +23,7 @@ from tracer.model.rows import Kind, Names, Region
 from tracer.reporting import cli
 from tracer.reporting.analysis import findings, groups, stretches
 from tracer.reporting.analysis.curves import mapped
+from tracer.reporting.reading.codes import combined
 from tracer.reporting.reading.run import load
 from tracer.reporting.text.story import head, sentences
 from tracer.reporting.text.summary import MOST, print_summary
@@ -188,7 +189,7 @@ def test_quantiles_are_exact(values: list[int]) -> None:
 def test_combinations_can_be_told_apart(pairs: list[tuple[int, int]]) -> None:
     first = np.array([pair[0] for pair in pairs], np.int64)
     second = np.array([pair[1] for pair in pairs], np.int64)
-    codes, meanings = groups.combined((first, 6), (second, 3_000_001))
+    codes, meanings = combined((first, 6), (second, 3_000_001))
     assert [meanings[code] for code in codes.tolist()] == pairs
     assert sorted(set(pairs)) == meanings
 
@@ -275,10 +276,11 @@ def test_bars_fit(part: float) -> None:
 
 
 def report(*arguments: str, **options: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
+    found: subprocess.CompletedProcess[str] = subprocess.run(
         [sys.executable, "-m", "tracer.reporting.cli", *arguments],
         capture_output=True, text=True, timeout=120, **options,  # type: ignore[call-overload]
     )  # fmt: skip
+    return found
 
 
 def test_the_command_prints_a_summary(tmp_path: Path) -> None:

@@ -7,15 +7,16 @@ from typing import Any, cast
 
 import numpy as np
 import pytest
-from faults_data import LAYOUT, PRESENT, WRITABLE, faults, pte, windows
 
 from bench.replay import FedRing
+from tests.unit.faults_data import LAYOUT, PRESENT, WRITABLE, faults, pte, windows
 from tracer.accounting.missed_exits import MissedExits
 from tracer.common.errors import TraceError
 from tracer.common.pages import NO_FRAME
 from tracer.kernel.sideband import MmapEvent
 from tracer.model.rows import Kind, Names
 from tracer.model.sources import Loss, Source
+from tracer.procfs import kpageflags, stat, userfaultfd
 from tracer.procfs.maps import Mapping
 from tracer.session import lifecycle, parts
 from tracer.session import recorder as module
@@ -148,13 +149,13 @@ def recording(kernel: Kernel, monkeypatch: pytest.MonkeyPatch) -> Iterator[Recor
     monkeypatch.setattr(parts, "Sideband", refuse)
     monkeypatch.setattr(parts, "large_anonymous_folios", lambda: True)
     monkeypatch.setattr("tracer.snapshots.reconcile.movement_counters", dict)
-    monkeypatch.setattr(parts.kpageflags, "calls_all_ksm", lambda: False)
-    monkeypatch.setattr(lifecycle.userfaultfd, "registered", lambda pid: None)
+    monkeypatch.setattr(kpageflags, "calls_all_ksm", lambda: False)
+    monkeypatch.setattr(userfaultfd, "registered", lambda pid: None)
     mappings = [Mapping(BASE, BASE + (1 << 24), "rw-p", 0, 0, 0, "")]
     monkeypatch.setattr(lifecycle, "read_maps", lambda pid: mappings)
-    monkeypatch.setattr(lifecycle.stat, "threads", lambda pid: [pid])
-    monkeypatch.setattr(lifecycle.stat, "fault_count", lambda pid, tid: 100)
-    monkeypatch.setattr(lifecycle.stat, "comm", lambda pid, tid: "target")
+    monkeypatch.setattr(stat, "threads", lambda pid: [pid])
+    monkeypatch.setattr(stat, "fault_count", lambda pid, tid: 100)
+    monkeypatch.setattr(stat, "comm", lambda pid, tid: "target")
     attached = SimpleNamespace(
         program=kernel.program,
         probe=SimpleNamespace(name="fentry"),
@@ -370,7 +371,7 @@ def test_a_call_that_filled_more_than_is_told_of(
     recorder: Recorder, kernel: Kernel, known: bool, told: int, taken: tuple[int, int], unseen: int
 ) -> None:
     """What is gone before anybody looked is in no record: what was gained is a bound."""
-    recorder.parts.attached.probe.name = "perf"  # type: ignore[misc]
+    recorder.parts.attached.probe.name = "perf"
     recorder.parts.observer.view(1).looked = known
     kernel.syscall(MMAP, 0, 8 * P, 3, POPULATE, result=BASE)
     kernel.told(0, 8, told)
@@ -381,7 +382,7 @@ def test_a_call_that_filled_more_than_is_told_of(
 
 
 def test_without_a_direct_map_nothing_is_told(recorder: Recorder, kernel: Kernel) -> None:
-    recorder.parts.attached.probe.name = "perf"  # type: ignore[misc]
+    recorder.parts.attached.probe.name = "perf"
     recorder.parts.attached.direct_map.base = 0  # type: ignore[misc]
     recorder.parts.observer.view(1).looked = True
     kernel.syscall(MMAP, 0, 8 * P, 3, POPULATE, result=BASE)
@@ -392,7 +393,7 @@ def test_without_a_direct_map_nothing_is_told(recorder: Recorder, kernel: Kernel
 
 def test_what_is_filled_in_the_place_of_something(recorder: Recorder, kernel: Kernel) -> None:
     """Also where the same frames come back, as a file's do."""
-    recorder.parts.attached.probe.name = "perf"  # type: ignore[misc]
+    recorder.parts.attached.probe.name = "perf"
     recorder.parts.observer.view(1).looked = True
     for page in range(4):
         kernel.fault(page, F + page * P)
@@ -406,7 +407,7 @@ def test_what_is_filled_in_the_place_of_something(recorder: Recorder, kernel: Ke
 
 def test_a_fault_while_a_filling_call_is_under_way(recorder: Recorder, kernel: Kernel) -> None:
     """Another thread's, in what the call has mapped already: it is not the call's to take."""
-    recorder.parts.attached.probe.name = "perf"  # type: ignore[misc]
+    recorder.parts.attached.probe.name = "perf"
     recorder.parts.observer.view(1).looked = True
     kernel.fault(0, F)
     mapped = (MMAP, BASE, 2 * P, 3, POPULATE | 0x10)
@@ -487,11 +488,12 @@ def test_windows_of_a_call_are_filled_at_once(
     recorder.parts.observer.view(1).looked = True
     calls: list[int] = []
     fill = recorder.parts.timeline.releases.fill
-    monkeypatch.setattr(
-        recorder.parts.timeline.releases,
-        "fill",
-        lambda *given: (calls.append(len(given[1])), fill(*given)),
-    )
+
+    def counted(*given: Any) -> None:
+        calls.append(len(given[1]))
+        fill(*given)
+
+    monkeypatch.setattr(recorder.parts.timeline.releases, "fill", counted)
     for window in range(0, 320, 16):
         kernel.filled(window, [pte(F + (window + page) * P) for page in range(16)])
     kernel.told(0, 320, 320)
@@ -670,7 +672,7 @@ def test_a_process_that_is_gone(
     """/proc is asked, and believed once all that was recorded until then has been read."""
     asked_of: list[tuple[int, int]] = []
     moment = time.monotonic_ns()
-    monkeypatch.setattr(lifecycle.time, "monotonic_ns", lambda: moment)
+    monkeypatch.setattr(time, "monotonic_ns", lambda: moment)
 
     def exists(pid: int, tid: int) -> bool:
         asked_of.append((pid, tid))

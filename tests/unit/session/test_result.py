@@ -17,14 +17,15 @@ class Measured(np.ndarray):
 
     def __len__(self) -> int:
         Measured.asked += 1
-        return self.shape[0]
+        found: int = self.shape[0]
+        return found
 
 
 def recorder(spaces: int, pages: int) -> Any:
     """So many spaces of so many pages each."""
 
     def take_story(space: int) -> dict[str, Any]:
-        story = {name: np.zeros(pages, dtype) for name, dtype in COLUMNS.items()}
+        story: dict[str, Any] = {name: np.zeros(pages, dtype) for name, dtype in COLUMNS.items()}
         return story | {"page": (np.arange(pages, dtype=np.uint64) + space).view(Measured)}
 
     every = [SimpleNamespace(number=number, owner=100 + number) for number in range(1, spaces + 1)]

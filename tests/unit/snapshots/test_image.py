@@ -69,7 +69,8 @@ def test_what_differs_is_found_by_block(
 )
 def test_read_in_pieces(pieces: list[tuple[int, list[int]]]) -> None:
     """Pieces may begin and end anywhere, and share blocks."""
-    placed, expected, at = [], {}, 0
+    placed, at = [], 0
+    expected: dict[int, int] = {}
     for gap, words in pieces:
         # As the kernel says it: nothing of a place unless there is something.
         words = [word if word >> 62 else word & SOFT_DIRTY for word in words]

@@ -91,7 +91,8 @@ class World:
         return page_of(self.line, page, space)
 
     def suspects(self, space: int = SPACE) -> list[int]:
-        return self.observer.view(space).suspects.pages.tolist()
+        found: list[int] = self.observer.view(space).suspects.pages.tolist()
+        return found
 
 
 @pytest.fixture
@@ -260,16 +261,16 @@ def test_what_was_filled_and_gone_unseen(world: World) -> None:
     world.look(100, {7: A, 8: B})
     world.observer.taken(SPACE, 9 * P, 10 * P)
     world.observer.taken(2, 7 * P, 9 * P)
-    assert not world.observer.unseen_fills
+    assert world.observer.unseen_fills == 0
     world.look(200, {7: A, 8: B})
     world.observer.taken(SPACE, 7 * P, 9 * P)
-    assert not world.observer.unseen_fills
+    assert world.observer.unseen_fills == 0
     world.observer.fill_unseen(SPACE, 20 * P, 30 * P, 250)
     world.observer.fill_unseen(SPACE, 40 * P, 50 * P, 350)
     world.observer.fill_unseen(SPACE, 60 * P, 60 * P, 350)  # of no size
     world.look(300, {7: A, 8: B})  # the second came after it
     world.observer.taken(SPACE, 20 * P, 21 * P)
-    assert not world.observer.unseen_fills
+    assert world.observer.unseen_fills == 0
     assert world.observer.left_unseen({SPACE}) == 0
     assert world.observer.left_unseen({2}) == 1
     world.observer.taken(SPACE, 49 * P, 51 * P)

@@ -2,10 +2,10 @@
 
 import numpy as np
 import pytest
-from faults_data import faults
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.unit.faults_data import faults
 from tracer.kernel.sideband import MmapEvent
 from tracer.model import rows
 from tracer.model.rows import Names, Region
@@ -210,10 +210,10 @@ def test_a_forked_child_shares_and_another_program_does_not(history: MappingHist
     other = MappingHistory(history._names, Files())
     mapped(other, 3, 0x1000, 0x2000)
     address, time = np.array([0x1000 * P], np.uint64), np.array([5])
-    mine, childs, others = (
+    mine, inherited, others = (
         int(each.lookup(address, time)[0, 0]) for each in (history, child, other)
     )
-    assert mine == childs != others
+    assert mine == inherited != others
 
 
 def test_bss_is_told_by_its_file_whatever_process_has_it(history: MappingHistory) -> None:

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 
 from tracer.kernel.sideband import ExecEvent, MmapEvent
@@ -10,7 +11,7 @@ from tracer.model.rows import Names
 from tracer.procfs.maps import Mapping
 from tracer.spaces.code_files import CodeFiles, CodeMapping
 from tracer.spaces.mappings import VM_EXEC, VM_READ
-from tracer.spaces.spaces import Records, Spaces
+from tracer.spaces.spaces import Spaces
 from tracer.spaces.syscalls import decode
 from tracer.wire.records import Mark, RecordType, load_layout
 
@@ -26,7 +27,7 @@ def spaces() -> Spaces:
 
 def fault(
     mm: int, tgid: int = 1, page: int = 0, time: int = 0, current: int | None = None, flags: int = 0
-) -> Records:
+) -> npt.NDArray[np.void]:
     record = np.zeros(1, dtype=LAYOUT.fault)
     record["mm"], record["tgid"], record["time_ns"], record["address"] = mm, tgid, time, page * P
     record["current_mm"] = mm if current is None else current
@@ -35,12 +36,12 @@ def fault(
     return record
 
 
-def resolve(spaces: Spaces, *faults: Records) -> list[tuple[int, int]]:
+def resolve(spaces: Spaces, *faults: npt.NDArray[np.void]) -> list[tuple[int, int]]:
     numbers, owners = spaces.resolve(np.concatenate(faults))
     return list(zip(numbers.tolist(), owners.tolist(), strict=True))
 
 
-def names(spaces: Spaces, *faults: Records) -> list[str]:
+def names(spaces: Spaces, *faults: npt.NDArray[np.void]) -> list[str]:
     records = np.concatenate(faults)
     numbers, _ = spaces.resolve(records)
     return [spaces._names.regions[i].name for i in spaces.places(numbers, records)[0]]

@@ -4,8 +4,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from faults_data import LAYOUT
 
+from tests.unit.faults_data import LAYOUT
 from tracer.model.sources import Loss
 from tracer.spaces.syscalls import (
     Effect,

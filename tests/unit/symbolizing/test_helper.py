@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from opened import opener
 
 from tests.unit.callstacks.test_symbols import FULL, SYMTAB, make_elf
+from tests.unit.opened import opener
 from tracer.symbolizing import helper as helper_module
 from tracer.symbolizing.helper import MOST_DEATHS, Helper
 from tracer.symbolizing.lookup import Lookup
@@ -313,7 +313,7 @@ def test_descriptors_that_run_out_cost_no_names(folder: Path) -> None:
     code = f"""
 import os, resource, sys, time
 sys.path[:0] = [{str(Path(__file__).parents[1])!r}]
-from opened import opener
+from tests.unit.opened import opener
 resource.setrlimit(resource.RLIMIT_NOFILE, (40, 40))
 from tracer.symbolizing.helper import Helper
 from tracer.symbolizing.lookup import Lookup

@@ -2,14 +2,15 @@
 
 import os
 import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from answering import Here
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.unit.answering import Here
 from tracer.symbolizing import perf_map, perf_maps, server
 from tracer.symbolizing.perf_map import PerfMap
 from tracer.symbolizing.perf_maps import PerfMaps
@@ -84,7 +85,7 @@ def process(tmp_path: Path) -> Process:
 def now(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """The time, to be changed."""
     now = [100.0]
-    monkeypatch.setattr(perf_maps.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
     return now
 
 

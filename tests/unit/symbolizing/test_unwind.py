@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from opened import opener
 
+from tests.unit.opened import opener
 from tracer.procfs.maps import read_maps
 from tracer.symbolizing import elf
 from tracer.symbolizing.rule import RBP, RSP, Rule

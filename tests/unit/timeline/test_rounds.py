@@ -113,9 +113,9 @@ def rows_of(batch: Batch, first: int) -> tuple[Rows, dict[str, Any], Parts, Any]
     return Rows.of(columns), columns, parts, start
 
 
-def apply(line: Timeline, whats: list[Any]) -> None:
+def apply(line: Timeline, effects: list[Any]) -> None:
     taken = []
-    for what in whats:
+    for what in effects:
         if not isinstance(what, Effect):
             line.releases.inherit(*what)
         elif what.moved_to is not None:
@@ -128,7 +128,7 @@ def apply(line: Timeline, whats: list[Any]) -> None:
                 Released(what.space, what.start, what.end, what.time_ns, what.loss, begun_ns=begun)
             )
     line.releases.release_all(taken)
-    for what in whats:
+    for what in effects:
         over(line, what)
 
 

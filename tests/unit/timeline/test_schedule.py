@@ -67,7 +67,8 @@ def act(at: int, *ranges: tuple[int, int, int]) -> Action:
 
 def play(touched: Told, actions: list[Action]) -> list[Told | list[Action]]:
     """What is told and done, in order."""
-    heard, done = Heard(), []
+    heard = Heard()
+    done: list[Told | list[Action]] = []
     for due in telling(heard, touched).play(actions, [action.at for action in actions]):
         done += heard.calls
         heard.calls = []

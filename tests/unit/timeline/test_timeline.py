@@ -72,7 +72,8 @@ def apply(line: Timeline, *events: Event, space: int = SPACE) -> Outcome:
 
 def page_of(line: Timeline, page: int, space: int = SPACE) -> dict[str, int]:
     at = line.ledger.state(space, np.array([page], np.uint64))
-    names = ("frame", "changed_ns", "first_ns", "first_frame", "first_fault", "gains", "losses")
+    names: tuple[str, ...] = ("frame", "changed_ns", "first_ns", "first_frame", "first_fault")
+    names += ("gains", "losses")
     names += ("region", "first_source", "first_kind", "source", "last_loss", "confirmed", "assumed")
     names += ("doubt",)
     return {name: line.ledger[name][at[0]].item() for name in names}

@@ -1,6 +1,7 @@
 """tracer.probes.bcc_check: the right bcc, none, a broken one, and the unrelated one."""
 
 import sys
+from collections.abc import Callable
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType
@@ -25,7 +26,7 @@ def _module(folder: Path, **names: object) -> ModuleType:
     return module
 
 
-def _raising(error: Exception):
+def _raising(error: Exception) -> Callable[[str], ModuleType]:
     def importer(name: str) -> ModuleType:
         assert name == "bcc"
         raise error
@@ -33,7 +34,7 @@ def _raising(error: Exception):
     return importer
 
 
-def _error(importer, spec: ModuleSpec | None = None) -> TraceError:
+def _error(importer: Callable[[str], ModuleType], spec: ModuleSpec | None = None) -> TraceError:
     with pytest.raises(TraceError) as caught:
         import_bcc(importer, lambda name: spec)
     assert caught.value.code == Exit.NO_BCC
@@ -96,7 +97,9 @@ def test_a_hostile_path_is_made_printable(tmp_path: Path) -> None:
     assert "\x1b" not in str(_error(lambda name: module))
 
 
-def test_a_real_package_in_the_way_is_named(tmp_path: Path, monkeypatch) -> None:
+def test_a_real_package_in_the_way_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The same through the import system itself."""
     (tmp_path / "bcc").mkdir()
     (tmp_path / "bcc" / "__init__.py").write_text("VERSION = '0.1'\n")

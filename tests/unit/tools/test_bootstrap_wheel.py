@@ -1,6 +1,9 @@
-"""The wheel: bpf/ travels inside, and every command's module is there."""
+"""The wheel has bpf/ and every command's module; the sdist has all of the checkout."""
 
 import importlib
+import shutil
+import subprocess
+import tarfile
 import tomllib
 import zipfile
 from pathlib import Path
@@ -32,6 +35,24 @@ def test_nothing_but_the_package_is_inside(wheel: zipfile.ZipFile) -> None:
     assert any(name.endswith("/licenses/LICENSE") for name in wheel.namelist())
 
 
+def test_its_types_can_be_used(wheel: zipfile.ZipFile) -> None:
+    assert "tracer/py.typed" in wheel.namelist()
+
+
+def test_the_sdist_has_all_of_the_checkout(tmp_path: Path) -> None:
+    """What the tests need as well, so that a distribution's packager can run them."""
+    hatchling = pytest.importorskip("hatchling.builders.sdist")
+    (path,) = hatchling.SdistBuilder(str(ROOT)).build(directory=str(tmp_path))
+    with tarfile.open(path) as sdist:
+        packed = {name.partition("/")[2] for name in sdist.getnames()}
+    if not (ROOT / ".git").exists() or not shutil.which("git"):
+        pytest.skip("not a git checkout")
+    command = ["git", "-c", f"safe.directory={ROOT}", "ls-files", "-z"]
+    tracked = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    there = {name for name in tracked.split("\0") if name and (ROOT / name).exists()}
+    assert there - packed == set()
+
+
 def test_bcc_is_not_fetched_from_pypi(wheel: zipfile.ZipFile) -> None:
     (name,) = (name for name in wheel.namelist() if name.endswith("/METADATA"))
     needs = [
@@ -43,7 +64,10 @@ def test_bcc_is_not_fetched_from_pypi(wheel: zipfile.ZipFile) -> None:
 
 
 def _scripts() -> dict[str, str]:
-    return tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
+    found: dict[str, str] = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"][
+        "scripts"
+    ]
+    return found
 
 
 @pytest.mark.parametrize("command", _scripts())

@@ -165,6 +165,18 @@ def test_a_forgiven_run_ends_well_and_shows_the_failure(tmp_path: Path) -> None:
     assert len((tmp_path / "n").read_text()) == 2 + REPEATS
 
 
+def test_what_was_covered_is_not_measured_anew(tmp_path: Path) -> None:
+    """One test alone would take the place of what the whole run has covered."""
+    (tmp_path / "subject.py").write_text("def a(): ...\ndef b():\n    return 1\n")
+    source = ONCE + "\ndef test_subject():\n    import subject\n    assert subject.b()\n"
+    options = ("--unsteady=kept", "--cov=subject", "--cov-report=")
+    done = pytest_run(tmp_path, source, *options)
+    assert (done.returncode, closing(done)) == (0, "4 passed"), done.stdout + done.stderr
+    command = [sys.executable, "-m", "coverage", "report", "--format=total"]
+    told = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert told.stdout == "100\n"
+
+
 def test_without_the_option_it_fails_at_once(tmp_path: Path) -> None:
     done = pytest_run(tmp_path, ONCE)
     assert (done.returncode, closing(done)) == (1, "1 failed, 2 passed")

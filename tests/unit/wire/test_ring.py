@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from bench.replay import FedRing
 from tracer.common.errors import TraceError
-from tracer.wire.ring import KernelRing, MappedRing, Ring, SpillingRing
+from tracer.wire.ring import KernelRing, MappedRing, SpillingRing
 
 PAGE = mmap.PAGESIZE
 SIZE = 2 * PAGE
@@ -90,7 +90,8 @@ def values(records: np.ndarray) -> list[int]:
     assert records.dtype == np.uint8
     assert records.shape == (len(records), RECORD)
     assert (records == records[:, :1]).all()
-    return records[:, 0].tolist()
+    found: list[int] = records[:, 0].tolist()
+    return found
 
 
 def test_an_empty_ring_has_nothing_to_read(ring: KernelRing) -> None:
@@ -264,7 +265,8 @@ def numbered(first: int, count: int) -> np.ndarray:
 def numbers(records: np.ndarray) -> list[int]:
     assert records.dtype == np.uint8
     assert records.shape == (len(records), RECORD)
-    return np.ascontiguousarray(records).view("<u8")[:, 1].tolist()
+    found: list[int] = np.ascontiguousarray(records).view("<u8")[:, 1].tolist()
+    return found
 
 
 def begin(fed: FedRing, position: int) -> None:
@@ -390,7 +392,7 @@ def test_rubbish_in_a_mapped_ring_is_refused_or_yields_records(
         fed.close()
 
 
-def rings(size: int) -> Iterator[tuple[Ring, Callable[[np.ndarray], None]]]:
+def rings(size: int) -> Iterator[tuple[KernelRing | MappedRing, Callable[[np.ndarray], None]]]:
     """Each kind with `size` bytes of data, and what writes records to it."""
     fake = FakeRing(size)
 
