@@ -1,9 +1,9 @@
 """Threads and processes that are no more, though no record told of their end.
 
 Where the ring is full, EXIT and FREE records are lost like any other, and of one thread in a
-thousand the kernel tells nothing as it is freed (bpf/pagefault.c: was_freed). What is kept for a
-thread, a process and its memory would then be kept for the rest of the trace, so /proc is asked now
-and then which of them are still there.
+thousand the kernel tells nothing as it is freed (was_freed, bpf/hooks_lifecycle.bpf.h). What is
+kept for a thread, a process and its memory would then be kept for the rest of the trace, so /proc
+is asked now and then which of them are still there.
 """
 
 from collections.abc import Callable

@@ -1,7 +1,7 @@
 """Call stacks: from the kernel's records to one number for each, and what its frames lie in.
 
 The kernel sends the addresses of a stack once and stands a number for them in each fault's
-record (bpf/stack.h). Here a frame becomes a place in a mapped file, by the mappings of that
+record (bpf/stack.bpf.h). Here a frame becomes a place in a mapped file, by the mappings of that
 time, so that all processes that run a file have the same frames, also those that have ended.
 """
 

@@ -28,6 +28,7 @@ from tracer.probes import bpf, cache
 from tracer.probes.bcc_check import import_bcc, installed_bcc
 from tracer.probes.compiled import PIDS, PLACES, Answer, Function, MapSpec, encode
 from tracer.probes.order import PROBES, order
+from tracer.probes.source import joined
 from tracer.procfs.rights import in_initial_pid_namespace
 
 # -D name: BTF path. All are needed.
@@ -268,9 +269,10 @@ def _compile(bpf_dir: Path, build: Build, lap: Callable[[str], None]) -> Answer:
         *(f"-DVALUE_{name.upper()}={number}" for number, name in _VALUES.items()),
         *build.flags,
     ]
+    text = joined(bpf_dir)
     with _quiet_stderr() as complaints:
         try:
-            module = Unattached(src_file=os.fsencode(bpf_dir / "pagefault.c"), cflags=cflags)
+            module = Unattached(text=text, cflags=cflags)
         except Exception as error:
             if is_short(error) or says_so(complaints()):
                 raise short("to compile the probe") from error

@@ -59,15 +59,15 @@ _FIRST = bytes(4)  # the key of an array's only element
 
 TARGET_ACTIVE, TARGET_WAITS, TARGET_CHILDREN = 1, 2, 4
 
-# Where handlers can be preempted (bpf/pagefault.c: told), those of threads' lives are attached
-# so many times: what one misses, as it is running on that CPU already, another sees.
+# Where handlers can be preempted (told, bpf/hooks_lifecycle.bpf.h), those of threads' lives are
+# attached so many times: what one misses, as it is running on that CPU already, another sees.
 _TRACEPOINT, _LIFE = "raw_tracepoint__", "raw_tracepoint__sched_process_"
 _TOLD, _COPIES = "told", 3
 _STEADY = 10  # tries to read counters that belong together
 
 _RECORDS, _POSITIONS = "records", "positions"  # maps: the ring (tracer/wire/ring.py)
 
-# By the first part of a function's name in bpf/pagefault.c: program type and attach type.
+# By the first part of a function's name in the BPF sources: program type and attach type.
 _TYPES = {
     "raw_tracepoint": (bpf.RAW_TRACEPOINT, 0),  # attached by `Program`, to what it is called after
     "hook": (bpf.RAW_TRACEPOINT, 0),  # attached by whoever wants it
@@ -80,7 +80,7 @@ _TYPES = {
 
 
 class Watch(IntEnum):
-    """What the programs note of threads that begin and end (bpf/pagefault.c: watch)."""
+    """What the programs note of threads that begin and end (bpf/maps.bpf.h: watch)."""
 
     OFF = 0
     ON = 1
@@ -89,7 +89,7 @@ class Watch(IntEnum):
 
 @dataclass(frozen=True)
 class KernelTotals:
-    """What the kernel counted, added up there (bpf/pagefault.c: struct totals)."""
+    """What the kernel counted, added up there (bpf/maps.bpf.h: struct totals)."""
 
     begun: int
     ended: int

@@ -201,7 +201,7 @@ def effect(
 
 
 def written(made: SystemCall) -> list[tuple[int, int]]:
-    """What another process wrote, [start, end) each, by process_vm_writev (bpf/remote.h)."""
+    """What another process wrote, [start, end) each, by process_vm_writev (bpf/remote_write.h)."""
     if made.number != _PROCESS_VM_WRITEV:
         return []
     ranges, left = [], made.result

@@ -1,6 +1,6 @@
 """How records leave the kernel: mapped memory, as numpy batches, without a call per event.
 
-`MappedRing` is an array map that bpf/pagefault.c fills in place: `records`, one element a
+`MappedRing` is an array map that bpf/ring.bpf.h fills in place: `records`, one element a
 record, and `positions`. A program claims the next element by comparing and swapping the head,
 fills it, and writes its `sequence` last; the reader takes what has the sequence expected at its
 place, copies it, and moves the tail. `KernelRing` is the kernel's own ring buffer
@@ -91,7 +91,7 @@ class MappedRing(Ring):
     nobody wrote to yet, which is 0, has none that is expected there.
     """
 
-    TAIL = 128  # in struct positions, bpf/pagefault.c
+    TAIL = 128  # in struct positions, bpf/maps.bpf.h
     SEQUENCE = 4  # in each record, bpf/record.h
 
     def __init__(self, positions: int, records: int, capacity: int, record_size: int) -> None:

@@ -95,7 +95,7 @@ def records(
     caller: int = 0,
     without: int | None = None,
 ) -> np.ndarray:
-    """As bpf/stack.h sends them: the kernel's frames, then the program's, each by parts."""
+    """As bpf/stack.bpf.h sends them: the kernel's frames, then the program's, each by parts."""
     room = LAYOUT.stack["ips"].shape[0]
     parts = []
     for before, ips in ((0, kernel), (len(kernel), user)):

@@ -5,8 +5,8 @@
  * up to three ranges as its arguments (address, length) and the bytes written from the first of
  * them on as its result. A 32-bit program's (number 348, ranges of half the size) is not told.
  */
-#ifndef PAGEFAULT_REMOTE_H
-#define PAGEFAULT_REMOTE_H
+#ifndef PAGEFAULT_REMOTE_WRITE_H
+#define PAGEFAULT_REMOTE_WRITE_H
 
 #define CALL_PROCESS_VM_WRITEV 311
 #define WRITTEN_PARTS 24 /* ranges of a call that are told of */

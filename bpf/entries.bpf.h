@@ -1,0 +1,106 @@
+/* SPDX-License-Identifier: (MIT OR GPL-2.0) */
+/*
+ * The page-table entry of a fault: as it was when the fault began, and as the fault left it.
+ */
+#ifndef PAGEFAULT_ENTRIES_BPF_H
+#define PAGEFAULT_ENTRIES_BPF_H
+
+/*
+ * Which page table an address is in, as long as the targets' mappings stay: only their changes
+ * free tables of tables. 0 stands for none.
+ */
+static __always_inline u64 table_key(u64 address)
+{
+	return (*MAPPINGS << 36 | address >> 21) + 1;
+}
+
+/* From the page directory down; 0 where that cannot be. */
+static __always_inline int walk_down(u64 mm, u64 address, struct walk *w)
+{
+	u64 base = SETTINGS->direct_map, pgd;
+
+	if (!base)
+		return 0;
+	pgd = LOAD64(mm + O_MM_PGD);
+	if (!pgd)
+		return 0;
+	walk_page(base, pgd, address, w);
+	return 1;
+}
+
+/* Notes the entry before, and what is around it. */
+static __always_inline void note_before(struct pending *p, struct walk *before, u64 address,
+					u32 state, u32 marks)
+{
+	p->slot = before->slot;
+	p->record.address = address;
+	p->record.entry_before = before->entry;
+	if (before->level)
+		marks |= MARK_BEFORE;
+	if (before->level == 1)
+		state |= STATE_SLOT;
+	*(u32 *)&p->record = RECORD_FAULT | marks << 8 | before->level << 16;
+#ifdef PROBE_PERF
+	if ((state & (STATE_AROUND | STATE_BESIDE)) == STATE_BESIDE) {
+		if (before->level == 1) {
+			p->state = state;
+			look_beside(before->slot, &p->lower, &p->upper);
+			return;
+		}
+		state |= STATE_AROUND; /* nothing is there: that much is known of the whole window */
+	}
+#endif
+	p->state = state;
+	if (!(state & STATE_AROUND))
+		return;
+	if (state & STATE_BESIDE) {
+		p->lower = p->upper = 0;
+		if (before->level == 1)
+			look_beside(before->slot, &p->lower, &p->upper);
+		if (has_its_pair(p, before->slot)) {
+			p->state = state & ~STATE_AROUND;
+			return;
+		}
+	}
+	look_for_room(p, before, state);
+}
+
+/* The entry before: by way of the page table that the thread's last fault was in, if it is in it. */
+static __always_inline void look_before(struct pending *p, u64 mm, u64 address, u32 state, u32 marks)
+{
+	u64 key = table_key(address);
+	struct walk before = {};
+
+#ifdef CAST_CALL
+	/* The table itself may have made way for a huge page. */
+	if (p->table == key && p->record.mm == mm && LOAD64(p->above_slot) == p->above) {
+		before.slot = (p->slot & ~4095UL) | (address >> 9 & 0xff8);
+		before.entry = LOAD64(before.slot);
+		before.level = 1;
+		note_before(p, &before, address, state, marks);
+		return;
+	}
+#endif
+	walk_down(mm, address, &before);
+	p->table = before.level == 1 ? key : 0;
+	p->above = before.above;
+	p->above_slot = before.above_slot;
+	p->record.mm = mm;
+	note_before(p, &before, address, state, marks);
+}
+
+/* The entry at completion; it is where it was, if what led there is as it was. */
+static __always_inline void look_after(struct pending *p, struct walk *after)
+{
+#ifdef CAST_CALL
+	if ((p->state & STATE_SLOT) && LOAD64(p->above_slot) == p->above) {
+		after->slot = p->slot;
+		after->entry = LOAD64(p->slot);
+		after->level = 1;
+		return;
+	}
+#endif
+	walk_down(p->record.mm, p->record.address, after);
+}
+
+#endif

@@ -1,0 +1,181 @@
+/* SPDX-License-Identifier: (MIT OR GPL-2.0) */
+/*
+ * What every probe does with a fault that is over: fill its record and send it, or count why
+ * none was sent.
+ */
+#ifndef PAGEFAULT_FAULT_BPF_H
+#define PAGEFAULT_FAULT_BPF_H
+
+/* The members of a record from `first` to the one before `end`. */
+#define MEMBERS(first, end) \
+	(__builtin_offsetof(struct fault_record, end) - __builtin_offsetof(struct fault_record, first))
+#define COPY_MEMBERS(to, from, first, end) \
+	__builtin_memcpy(&(to)->first, &(from)->first, MEMBERS(first, end))
+#define CLEAR_MEMBERS(in, first, end) __builtin_memset(&(in)->first, 0, MEMBERS(first, end))
+
+/* What a place knows of a fault, in its record; all but how it ended and its first word. */
+static __always_inline void describe(struct fault_record *r, struct pending *p, u64 task, u32 state)
+{
+	COPY_MEMBERS(r, &p->record, tgid, vm_start);
+#ifdef PROBE_PERF
+	CLEAR_MEMBERS(r, vm_start, entry_after); /* it knows of no mapping */
+#else
+	COPY_MEMBERS(r, &p->record, vm_start, vm_pgoff);
+	if (state & (STATE_FILE | STATE_REMOTE))
+		COPY_MEMBERS(r, &p->record, vm_pgoff, entry_after);
+	else
+		CLEAR_MEMBERS(r, vm_pgoff, entry_after);
+#endif
+	r->count = p->seen = own_fault_count(task);
+	r->cpu = bpf_get_smp_processor_id();
+#ifdef STACKS
+	r->stack = p->record.stack;
+#else
+	r->stack = 0;
+#endif
+}
+
+/* Members of a fault's first word: `marks` and `level_after`. */
+#define FIRST_WORD(marks, level) ((u64)(marks) << 8 | (u64)(level) << 24)
+
+/* A fault's first word: what its place has of it, and `more` of its members. */
+static __always_inline void submit_fault(struct fault_record *r, struct pending *p, u64 more,
+					 u64 sequence)
+{
+	u64 word = *(u32 *)&p->record | more | sequence;
+
+	asm volatile("" ::: "memory");
+	*(u64 *)r = word;
+#ifndef MAPPED_RING
+	records.ringbuf_submit(r, BPF_RB_NO_WAKEUP);
+#endif
+}
+
+static __always_inline int is_filtered(struct settings *set, struct pending *p, u64 now, int failed)
+{
+	if (set->range_end &&
+	    (p->record.address < set->range_start || p->record.address >= set->range_end))
+		return 1;
+	if (!set->min_latency_ns)
+		return 0;
+	/* `perf` is not told when one has failed: on no probe is there a latency to hold against it. */
+	return failed ||
+	       (p->record.start_ns && now - p->record.start_ns < set->min_latency_ns);
+}
+
+/*
+ * A fault that no record tells of. The kernel does not count a failed one, and one by another
+ * process on that one's account: they have counters of their own, beside what is to balance.
+ */
+static __always_inline void not_sent(struct pending *p, u64 task, u32 result, int filtered)
+{
+	if (result & VM_FAULT_ERROR) {
+		/* `seen` stays: with `perf` it was noted at the beginning, and a failed fault adds nothing. */
+		count(filtered ? COUNT_FAILED_FILTERED : COUNT_FAILED_LOST);
+		return;
+	}
+	p->seen = own_fault_count(task);
+	if (p->record.marks & MARK_FOREIGN)
+		count(filtered ? COUNT_FOREIGN_FILTERED : COUNT_FOREIGN_LOST);
+	else
+		count(filtered ? COUNT_FILTERED : COUNT_LOST);
+}
+
+/* Fills and sends `r`, the record of a fault that is over; `after` is its entry now. */
+static __always_inline void send(struct fault_record *r, u64 sequence, struct pending *p, u64 task,
+				 u64 now, struct walk *after, u32 state, u32 result, u64 marks)
+{
+	u64 more = marks << 8;
+
+	if (after->level)
+		more |= FIRST_WORD(MARK_AFTER, after->level);
+	r->entry_after = after->entry;
+	r->time_ns = now;
+	r->result = result;
+	r->current_mm = OWN64(task, O_TASK_MM);
+	describe(r, p, task, state);
+	submit_fault(r, p, more, sequence);
+}
+
+#if defined(CAST_CALL) && !defined(STACKS)
+#ifdef PROBE_PERF
+#define STATE_PLAIN (STATE_OPEN | STATE_SLOT | STATE_BESIDE)
+#else
+#define STATE_PLAIN (STATE_OPEN | STATE_SLOT)
+#endif
+
+/*
+ * The same as finish() does, for most faults: those of one page in memory that is no file's, which
+ * did not fail. 0 if this is none of them.
+ */
+static __always_inline int finish_plain(u64 task, struct pending *p, u32 result)
+{
+	struct walk after = {.level = 1};
+	struct fault_record *r;
+	u64 sequence, now;
+
+	if (p->state != STATE_PLAIN || result & (VM_FAULT_ERROR | VM_FAULT_RETRY))
+		return 0;
+	now = bpf_ktime_get_ns();
+	if (LOAD64(p->above_slot) != p->above)
+		return 0;
+	after.slot = p->slot;
+#ifdef PROBE_PERF
+	after.entry = LOAD64(after.slot);
+	if (came_beside(p, &after))
+		return 0;
+#endif
+	r = reserve(&sequence);
+	if (!r) {
+		not_sent(p, task, result, 0);
+		return 1;
+	}
+#ifndef PROBE_PERF
+	after.entry = LOAD64(after.slot); /* now: registers are few */
+#endif
+	send(r, sequence, p, task, now, &after, STATE_PLAIN, result, 0);
+	return 1;
+}
+#endif
+
+/* One fault is over: emit its record, after the windows in which neighbours came along. */
+static __always_inline void finish(void *ctx, u64 task, struct pending *p, u32 result)
+{
+	u64 now = bpf_ktime_get_ns();
+	struct walk after = {};
+	struct fault_record *r;
+	u64 sequence;
+#ifdef STACKS
+	u32 zero = 0;
+	struct stack *s = stacks.lookup(&zero);
+	u64 *window;
+
+	if (!s)
+		return;
+	window = s->window;
+#else
+	u64 window[WINDOW_SLOTS];
+#endif
+
+	if ((p->state & STATE_FILTER) && is_filtered(SETTINGS, p, now, result & VM_FAULT_ERROR)) {
+		not_sent(p, task, result, 1);
+		return;
+	}
+#if defined(STACKS) && !defined(PROBE_KPROBE)
+	p->record.stack = take_stack(ctx, p, task, s, in_kernel(&p->record),
+				     p->record.marks & MARK_FOREIGN);
+#endif
+	look_after(p, &after);
+	/* The windows go first: whoever reads the fault's record has them already. */
+	if ((p->state & (STATE_AROUND | STATE_BESIDE)) && look_for_neighbours(p, &after, window))
+		emit_neighbours(p, id_of(task), now, &after, window);
+	r = reserve(&sequence);
+	if (!r) {
+		not_sent(p, task, result, 0);
+		return;
+	}
+	send(r, sequence, p, task, now, &after, p->state, result,
+	     result & VM_FAULT_ERROR ? MARK_FAILED : 0);
+}
+
+#endif

@@ -1,0 +1,352 @@
+/* SPDX-License-Identifier: (MIT OR GPL-2.0) */
+/*
+ * The life of targets: threads, children, exec, exit, the end of their memory, names.
+ */
+#ifndef PAGEFAULT_HOOKS_LIFECYCLE_BPF_H
+#define PAGEFAULT_HOOKS_LIFECYCLE_BPF_H
+
+static __always_inline struct task_record *new_task_record(u8 type, u32 tgid, u32 tid,
+							   u64 *sequence)
+{
+	struct task_record *r = reserve(sequence);
+
+	if (!r) {
+		count(COUNT_LOST_TASK);
+		return 0;
+	}
+	CLEAR_BODY(r);
+	r->type = type;
+	r->marks = r->group_dead = r->spare = 0;
+	r->time_ns = bpf_ktime_get_ns();
+	r->tgid = tgid;
+	r->tid = tid;
+	return r;
+}
+
+/* What happens once in a task's life; exec, which may come again, is told apart by its number. */
+enum { TOLD_FORK, TOLD_EXIT, TOLD_FREE, TOLD_EXEC };
+
+#ifdef PREEMPTIBLE_HANDLERS
+#define EEXIST 17
+/*
+ * Newer kernels run tracepoint handlers preemptibly, and skip one that is still running on that CPU
+ * for a task preempted in it. So these are attached several times (program.py), and the first of an
+ * event's handlers that does run tells of it. `start_time`: a task's memory is used again. They
+ * ask for every task there is: with the calls that the kernel skipped, the counters say how many
+ * events none of them ran for (tracer/totals.py).
+ */
+struct told {
+	u64 task, start_time, event;
+};
+BPF_TABLE("lru_hash", struct told, u8, told, 16384);
+
+static __always_inline int is_told(u64 task, u64 event)
+{
+	struct told what = {.task = task, .event = event};
+	u8 yes = 1;
+
+	READ(what.start_time, task, O_TASK_START_TIME);
+	if (event == TOLD_EXEC) {
+		READ(what.event, task, O_TASK_EXEC_ID);
+		what.event = what.event << 2 | TOLD_EXEC;
+	}
+	count(COUNT_HANDLED);
+	if (told.insert(&what, &yes) == -EEXIST)
+		return 1;
+	count(COUNT_TOLD);
+	return 0;
+}
+#else
+static __always_inline int is_told(u64 task, u64 event)
+{
+	return 0;
+}
+#endif
+
+/* While user space lists threads: this one's end is told. `base`: its count before the trace. */
+static __always_inline void watch_end(u64 id, u64 base)
+{
+	u64 *known = watched.lookup(&id), value = base | WATCHED_ENDED;
+
+	if (known)
+		*known |= WATCHED_ENDED;
+	else if (watched.update(&id, &value))
+		count(COUNT_UNLISTED);
+}
+
+static __always_inline void thread_begins(u64 id)
+{
+	u64 begun = WATCHED_BEGUN;
+
+	__sync_fetch_and_add(&TOTALS->begun, 1);
+	if (WATCH == WATCH_ON && watched.update(&id, &begun))
+		count(COUNT_UNLISTED);
+}
+
+/* The running thread ends: its count so far is in the totals, whatever becomes of the record. */
+static __always_inline void thread_ends(u64 task, u64 id)
+{
+	struct leaving left = {.id = id, .count = own_fault_count(task), .key = place_key(task)};
+	struct pending *p;
+	u64 address = task; /* to the verifier, what a helper has had a pointer to is none any more */
+
+	__sync_fetch_and_add(&TOTALS->ended, 1);
+	__sync_fetch_and_add(&TOTALS->faults, left.count);
+	if (leaving.update(&address, &left))
+		count(COUNT_UNLISTED);
+	if (WATCH != WATCH_ON)
+		return;
+	/* One that was there before it was a target: nothing of it was seen before its first fault. */
+	p = own_place(task);
+	watch_end(id, p ? p->first : left.count);
+}
+
+/*
+ * A thread that has ended is gone: what it came to since, and what of it all `perf` did not see.
+ * `now`: its count.
+ */
+static __always_inline void thread_is_gone(u64 task, struct leaving *left, u32 key, u64 now)
+{
+#ifdef PROBE_PERF
+	struct pending *p = place_of(task, left->key);
+
+	__sync_fetch_and_add(&TOTALS->blind, p ? blind_growth(p, now) : now);
+#endif
+	__sync_fetch_and_add(&TOTALS->faults, now - left->count);
+	/* Where exec gave its number to another thread, that one goes on. */
+	if (WATCH == WATCH_ON && key == left->key)
+		watch_end(left->id, left->count);
+}
+
+/* A process is no target any more as its leader is gone; `tid` is that of the thread that is. */
+static __always_inline void target_is_gone(u64 task, u32 tgid, u32 tid, struct target *target)
+{
+	if (tid == tgid && (!target->leader || target->leader == task)) {
+		targets.delete(&tgid);
+		set_active(tgid, 0);
+	}
+}
+
+/*
+ * The memory of a thread that has ended is another's, though no handler ran as it was freed: seen on
+ * 6.18, once in a thousand, and the kernel counts no skipped call. Its last count is the one seen
+ * last; it writes to no memory afterwards but what it shares (mm_release(), kernel/fork.c).
+ */
+static __always_inline void was_freed(u64 task)
+{
+	struct leaving *left = leaving.lookup(&task);
+	struct target *target;
+	struct pending *p;
+	u64 now;
+	u32 tgid;
+
+	if (!left || WATCH == WATCH_OVER)
+		return;
+	p = place_of(task, left->key);
+	now = p && p->seen > left->count ? p->seen : left->count;
+	thread_is_gone(task, left, left->key, now);
+	free_place(task, left->key);
+	tgid = left->id >> 32;
+	target = targets.lookup(&tgid);
+	if (target)
+		target_is_gone(task, tgid, (u32)left->id, target);
+	leaving.delete(&task);
+}
+
+/* The user stack pointer of a thread that was made and has not run (copy_thread(), process.c). */
+static __always_inline u64 first_stack_pointer(u64 task)
+{
+	u64 frame = 0, sp = 0;
+
+#if defined(O_TASK_THREAD) && defined(O_THREAD_SP) && defined(O_FORK_REGS)
+	READ(frame, task, O_TASK_THREAD + O_THREAD_SP); /* struct fork_frame * */
+	READ(sp, frame, O_FORK_REGS + __builtin_offsetof(struct pt_regs, sp));
+#endif
+	return sp;
+}
+
+RAW_TRACEPOINT_PROBE(sched_process_fork)
+{
+	u64 parent = ctx->args[0], child = ctx->args[1];
+	u64 id = current_id();
+	u32 tgid = id >> 32, child_tgid = tgid_of(child);
+	struct target *target = targets.lookup(&tgid);
+	struct target fresh = {};
+	struct task_record *r;
+	u64 sequence;
+	u32 key = 0;
+
+	if (is_told(child, TOLD_FORK))
+		return 0;
+	/* What may be left of another thread that had this struct task_struct, and of its number. */
+	was_freed(child);
+	READ(key, child, O_TASK_PID);
+	free_place(child, key);
+	if (child_tgid != tgid && !(target && (target->state & TARGET_CHILDREN))) {
+		/* No target's child: if its number was a target's, that one has ended. */
+		targets.delete(&child_tgid);
+		set_active(child_tgid, 0);
+		return 0;
+	}
+	if (!target)
+		return 0;
+	if (child_tgid != tgid) {
+		fresh.leader = child;
+		fresh.state = target->state;
+		if (targets.update(&child_tgid, &fresh))
+			count(COUNT_UNLISTED);
+		set_active(child_tgid, fresh.state);
+	}
+	if (!(target->state & TARGET_ACTIVE))
+		return 0;
+	thread_begins((u64)child_tgid << 32 | tid_of(child));
+	r = new_task_record(RECORD_FORK, tgid, id, &sequence);
+	if (!r)
+		return 0;
+	READ(r->mm, parent, O_TASK_MM);
+	r->count = fault_count(parent);
+	r->task = child;
+	r->child_tgid = child_tgid;
+	r->child_tid = tid_of(child);
+	READ(r->child_mm, child, O_TASK_MM);
+	READ(r->comm, child, O_TASK_COMM);
+	r->child_sp = first_stack_pointer(child);
+	submit(r, sequence);
+	return 0;
+}
+
+/* What the command's memory is from here on. */
+static __always_inline void note_command(u64 task, u32 tgid)
+{
+	u32 zero = 0;
+	struct command *own = command.lookup(&zero);
+
+	if (own && own->tgid == tgid)
+		READ(own->mm, task, O_TASK_MM);
+}
+
+RAW_TRACEPOINT_PROBE(sched_process_exec)
+{
+	u64 task = ctx->args[0];
+	u64 id = current_id();
+	u32 tgid = id >> 32;
+	struct target *target = targets.lookup(&tgid);
+	u32 before = ctx->args[1];
+	struct task_record *r;
+	u64 sequence;
+
+	if (is_told(task, TOLD_EXEC))
+		return 0;
+	if (before != (u32)bpf_get_current_pid_tgid())
+		change_places(task, before, id);
+	if (!target)
+		return 0;
+	if (target->leader)
+		target->leader = task; /* a thread that was not the leader has become it */
+	if (target->state & TARGET_WAITS) {
+		target->state = (target->state & ~TARGET_WAITS) | TARGET_ACTIVE;
+		__sync_fetch_and_add(&TOTALS->begun, 1);
+		__sync_fetch_and_add(&TOTALS->base, fault_count(task));
+	}
+	set_active(tgid, target->state);
+	__sync_fetch_and_add(MAPPINGS, 1);
+	note_command(task, tgid);
+	r = new_task_record(RECORD_EXEC, tgid, id, &sequence);
+	if (!r)
+		return 0;
+	READ(r->mm, task, O_TASK_MM);
+	r->count = fault_count(task);
+#ifndef PID_NAMESPACE
+	r->child_tid = before; /* the thread's id before it became the leader */
+#endif
+	READ(r->comm, task, O_TASK_COMM);
+	submit(r, sequence);
+	return 0;
+}
+
+RAW_TRACEPOINT_PROBE(sched_process_exit)
+{
+	u64 task = ctx->args[0], signal = 0;
+	u64 id = current_id();
+	u32 live = 1, tid = id;
+	struct task_record *r;
+	u64 sequence;
+
+	if (is_told(task, TOLD_EXIT) || !is_active(id >> 32))
+		return 0;
+	thread_ends(this_task(), id);
+	r = new_task_record(RECORD_EXIT, id >> 32, tid, &sequence);
+	if (!r)
+		return 0;
+	READ(r->mm, task, O_TASK_MM);
+	r->count = fault_count(task);
+	r->task = task;
+	READ(signal, task, O_TASK_SIGNAL);
+	READ(live, signal, O_SIGNAL_LIVE);
+	r->group_dead = live == 0;
+	READ(r->comm, task, O_TASK_COMM);
+	submit(r, sequence);
+	return 0;
+}
+
+RAW_TRACEPOINT_PROBE(sched_process_free)
+{
+	u64 task = ctx->args[0];
+	u32 key = 0, tgid, tid;
+	u64 sequence;
+	struct leaving *left;
+	struct target *target;
+	struct task_record *r;
+
+	if (is_told(task, TOLD_FREE) || WATCH == WATCH_OVER)
+		return 0;
+	READ(key, task, O_TASK_PID);
+	left = leaving.lookup(&task);
+	if (!left) {
+		/*
+		 * No target's any more; but if the trace is just ending, what it came to while it was
+		 * one is in its place alone.
+		 */
+		if (WATCH != WATCH_ON)
+			free_place(task, key);
+		return 0;
+	}
+	thread_is_gone(task, left, key, fault_count(task));
+	free_place(task, left->key);
+	tgid = left->id >> 32;
+	/* A leader whose number exec gave to another thread ends with that one's, and as nobody. */
+	tid = key == left->key ? (u32)left->id : 0;
+	leaving.delete(&task);
+	target = targets.lookup(&tgid);
+	if (!target)
+		return 0;
+	if (target->state & TARGET_ACTIVE) {
+		r = new_task_record(RECORD_FREE, tgid, tid, &sequence);
+		if (r) {
+			r->count = fault_count(task);
+			r->task = task;
+			submit(r, sequence);
+		}
+	}
+	target_is_gone(task, tgid, tid, target);
+	return 0;
+}
+
+RAW_TRACEPOINT_PROBE(task_rename)
+{
+	u64 task = ctx->args[0];
+	u32 tgid = tgid_of(task);
+	struct task_record *r;
+	u64 sequence;
+
+	if (!is_active(tgid))
+		return 0;
+	r = new_task_record(RECORD_RENAME, tgid, tid_of(task), &sequence);
+	if (!r)
+		return 0;
+	bpf_probe_read_kernel_str(&r->comm, sizeof(r->comm), (void *)ctx->args[1]);
+	submit(r, sequence);
+	return 0;
+}
+
+#endif

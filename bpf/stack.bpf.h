@@ -1,0 +1,122 @@
+/* SPDX-License-Identifier: (MIT OR GPL-2.0) */
+/*
+ * Taking a call stack and sending its frames, where stacks are wanted (STACKS).
+ */
+#ifndef PAGEFAULT_STACK_BPF_H
+#define PAGEFAULT_STACK_BPF_H
+
+#ifdef STACKS
+
+#define USER_END 0x00ffffffffffffffULL /* above it: kernel addresses, with 4 and 5 levels */
+
+BPF_PERCPU_ARRAY(stacks, struct stack, 1);
+BPF_TABLE("lru_hash", u64, u8, sent_stacks, 65536);
+
+/* Send the frames of one side of a stack; 0 if there was no room for all of them. */
+static __always_inline int emit_frames(u64 *ips, u32 count_of_them, u32 most, u32 before,
+				       struct stack_record *head)
+{
+	struct stack_record *r;
+	u64 sequence;
+
+	for (u32 i = 0; i < most; i += STACK_IPS) {
+		if (i >= count_of_them)
+			break;
+		COUNTED(i);
+		r = reserve(&sequence);
+		if (!r) {
+			count(COUNT_LOST_TASK);
+			return 0;
+		}
+		r->type = RECORD_STACK;
+		r->kernel = head->kernel;
+		r->user = head->user;
+		r->first = before + i;
+		__builtin_memcpy(&r->time_ns, &head->time_ns,
+				 __builtin_offsetof(struct stack_record, ips) - 8);
+		__builtin_memcpy(r->ips, ips + i, sizeof(r->ips));
+		submit(r, sequence);
+	}
+	return 1;
+}
+
+/*
+ * The return address of a function that has pushed nothing yet, as memset and its like never do:
+ * frame pointers do not tell it. What is found may be a value that only looks like one; user
+ * space knows by the function's unwind information. 0 where there is none.
+ */
+static __always_inline u64 innermost_caller(u64 task)
+{
+	u64 caller = 0, code = 0;
+#ifdef CAST_CALL
+	u64 regs = user_registers(task);
+	u64 sp = *(u64 *)(regs + __builtin_offsetof(struct pt_regs, sp));
+
+	/* To read where nothing is mapped costs an exception: not for a small number, then. */
+	if (bpf_probe_read_user(&caller, sizeof(caller), (void *)sp) ||
+	    caller < LOWEST_CODE || caller > USER_END ||
+	    bpf_probe_read_user(&code, sizeof(code), (void *)(caller - 8)) || !ends_in_call(code))
+		return 0;
+#endif
+	return caller;
+}
+
+/*
+ * The number of the running thread's call stack, its frames sent before if they were not lately.
+ * Only a fault in kernel mode has frames of the kernel's that say anything: those of one in user
+ * mode are the fault handler itself. Of a thread that is no target the mappings are not followed.
+ */
+static __always_inline u64 take_stack(void *ctx, struct pending *p, u64 task, struct stack *s,
+				      int in_kernel, int foreign)
+{
+	u32 kernel = 0, user = 0;
+	u64 number, mm = 0, exec_id = 0, caller = 0, id = id_of(task);
+	long size;
+	u8 yes = 1;
+
+	if (in_kernel) {
+		size = bpf_get_stack(ctx, s->kernel, STACK_KERNEL * 8, 0);
+		if (size > 0)
+			kernel = (u32)size / 8;
+	}
+	p->state |= STATE_STACK;
+	if (!foreign) {
+		size = bpf_get_stack(ctx, s->user, STACK_USER * 8, BPF_F_USER_STACK);
+		if (size > 0)
+			user = (u32)size / 8;
+		caller = innermost_caller(task);
+	}
+	p->state &= ~STATE_STACK;
+	if (!(kernel + user))
+		return 0;
+	/* Memory is used again; after an exec the same addresses are other code. */
+	READ(mm, task, O_TASK_MM);
+	READ(exec_id, task, O_TASK_EXEC_ID);
+	number = stack_mix(stack_mix(stack_mix(kernel, mm), exec_id), caller);
+	number = stack_mix_all(number, s->kernel, kernel, STACK_KERNEL);
+	number = stack_mix_all(number, s->user, user, STACK_USER) | 1;
+	if (sent_stacks.lookup(&number))
+		return number;
+	s->head.kernel = kernel;
+	s->head.user = user;
+	s->head.time_ns = bpf_ktime_get_ns();
+	s->head.tgid = id >> 32;
+	s->head.tid = id;
+	s->head.mm = mm;
+	s->head.stack = number;
+	s->head.caller = caller;
+	if (emit_frames(s->kernel, kernel, STACK_KERNEL, 0, &s->head) &&
+	    emit_frames(s->user, user, STACK_USER, kernel, &s->head))
+		sent_stacks.update(&number, &yes);
+	return number;
+}
+
+/* Whether a fault was taken in kernel mode, by the flags of either kind. */
+static __always_inline int in_kernel(struct fault_record *r)
+{
+	return !(r->flags & (r->marks & MARK_ERRORCODE ? ERROR_CODE_USER : FAULT_FLAG_USER));
+}
+
+#endif
+
+#endif

@@ -1,0 +1,68 @@
+"""bpf/pagefault.c and its parts as one text: whole, and each line known by its part."""
+
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tracer.bcc_check import installed_bcc
+from tracer.probes.source import MAIN, joined
+
+ROOT = Path(__file__).parents[2]
+BPF = ROOT / "bpf"
+MOST_LINES = 700
+
+
+def test_every_part_is_in_it_once() -> None:
+    text = joined(BPF)
+    names = re.findall(r'^#line 1 "bpf/(.+\.h)"$|^#include "(.+)"$', text, re.MULTILINE)
+    found = sorted(part or header for part, header in names)
+    assert found == sorted(path.name for path in BPF.glob("*.h"))
+
+
+def test_no_part_is_too_long_to_read() -> None:
+    for path in [BPF / MAIN, *BPF.glob("*.h")]:
+        assert len(path.read_text().splitlines()) <= MOST_LINES, path.name
+
+
+def test_each_line_keeps_its_name_and_number(tmp_path: Path) -> None:
+    (tmp_path / MAIN).write_text('int a;\n#include <x.h>\n#include "b.bpf.h"\nint d;\n')
+    (tmp_path / "b.bpf.h").write_text("int b;\nint c;\n")
+    assert joined(tmp_path).splitlines() == [
+        *('#line 1 "bpf/pagefault.c"', "int a;", "#include <x.h>"),
+        *('#line 1 "bpf/b.bpf.h"', "int b;", "int c;"),
+        *('#line 4 "bpf/pagefault.c"', "int d;"),
+    ]
+
+
+COMPILE = """
+import sys
+from pathlib import Path
+from tracer.errors import TraceError
+from tracer.probes.compiler import _OFFSETS, Build
+flags = "-DPROBE_PERF", "-DLEVELS=4", *(f"-D{name}=0" for name in _OFFSETS)
+try:
+    Build(flags, 0).compile(Path(sys.argv[1]))
+except TraceError as error:
+    print(error.message)
+"""
+
+
+@pytest.mark.skipif(installed_bcc() is None, reason="bcc is not installed")
+@pytest.mark.parametrize("name", ["ring.bpf.h", "hooks_lifecycle.bpf.h", "walk.h", MAIN])
+def test_clang_names_the_part_and_the_line(tmp_path: Path, name: str) -> None:
+    """Whatever part it is in, before or after others."""
+    folder = tmp_path / "bpf"
+    shutil.copytree(BPF, folder)
+    lines = (folder / name).read_text().splitlines()
+    # The first line that is no comment: nothing before it is wrong, whatever comes after.
+    at = next(number for number, line in enumerate(lines) if line == " */") + 1
+    lines.insert(at, "@")
+    (folder / name).write_text("\n".join(lines))
+    # A process of its own: clang stays in memory, and libbcc is told that there are no symbols.
+    command = [sys.executable, "-c", COMPILE, str(folder)]
+    said = subprocess.run(command, check=True, capture_output=True, text=True, cwd=ROOT).stdout
+    assert re.match(rf"(.*/)?bpf/{name}:{at + 1}:1: error: ", said), said

@@ -1,0 +1,29 @@
+"""bpf/pagefault.c and its parts, as the one text that bcc compiles.
+
+bcc rewrites operations on maps in the main file alone, and makes each of its functions
+always_inline (BTypeVisitor, src/cc/frontends/clang/b_frontend_action.cc). So parts that use
+maps, X.bpf.h, are put into it; other headers are left to clang.
+"""
+
+import re
+from pathlib import Path
+
+MAIN = "pagefault.c"
+_PART = re.compile(r'#include "(\w+\.bpf\.h)"')
+
+
+def joined(bpf_dir: Path) -> str:
+    """The main file with each part in place of the line that includes it.
+
+    What clang finds wrong it tells by the part's own name and line.
+    """
+    text = []
+    for number, line in enumerate((bpf_dir / MAIN).read_text().splitlines(), 1):
+        part = _PART.fullmatch(line)
+        if part is None:
+            text.append(line)
+            continue
+        text.append(f'#line 1 "bpf/{part[1]}"')
+        text.append((bpf_dir / part[1]).read_text().rstrip("\n"))
+        text.append(f'#line {number + 1} "bpf/{MAIN}"')
+    return "\n".join([f'#line 1 "bpf/{MAIN}"', *text, ""])
