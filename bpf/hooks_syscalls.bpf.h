@@ -124,6 +124,7 @@ static __always_inline void emit_told(u64 id, u64 mm, u64 start, u64 end, u64 un
 /*
  * What is mapped now in [start, end), which a call has filled: as much as FILLED_TABLES hold, and
  * while the ring has room for what cannot be told later.
+ *
  * Room is claimed for a page table at once: with a search for room in the inner loop the verifier
  * sees too many ways through it.
  */
@@ -258,9 +259,8 @@ static __always_inline int is_held(u64 mm)
 }
 
 /*
- * While a call takes pages away, the
- * process's other threads may fault on them: when it began tells before and after apart.
- * Where nobody shares the memory, its end is enough.
+ * While a call takes pages away, the process's other threads may fault on them: when it began
+ * tells before and after apart. Where nobody shares the memory, its end is enough.
  */
 RAW_TRACEPOINT_PROBE(sys_enter)
 {

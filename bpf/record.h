@@ -29,8 +29,8 @@
 #define RECORD_FILLED 11 /* a window of what a call filled in advance; comes after its SYSCALL */
 
 /* fault_record.marks */
-#define MARK_BEFORE    0x01 /* entry_before, level_before, mask_before are known */
-#define MARK_AFTER     0x02 /* entry_after, level_after, mask_after are known */
+#define MARK_BEFORE    0x01 /* entry_before and level_before are known */
+#define MARK_AFTER     0x02 /* entry_after and level_after are known */
 #define MARK_MAPPING   0x04 /* vm_* are those of the mapping the fault was in */
 #define MARK_ENTRY     0x08 /* start_ns is known: latency can be told */
 #define MARK_FAILED    0x10 /* the fault ended without resolving (no count step) */
