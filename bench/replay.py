@@ -16,11 +16,11 @@ import numpy as np
 from bench.feed import COUNT, PID, ZERO_FRAME, Bytes, Feed
 from tracer.common.errors import TraceError
 from tracer.model.rows import Names
-from tracer.probes.program import COUNTERS
 from tracer.session.parts import open_parts
 from tracer.session.recorder import Recorder
 from tracer.wire.records import Layout
 from tracer.wire.ring import MappedRing
+from tracer.wire.shared import COUNTER_NAMES
 
 CAPACITY = 1 << 18  # records: what the tracer's default buffer holds
 
@@ -62,7 +62,7 @@ class FedRing:
 @contextmanager
 def recording(feed: Feed, layout: Layout, ring: FedRing) -> Iterator[Recorder]:
     """A recorder that reads from `ring`, attached to the feed's first process."""
-    counters = dict.fromkeys(COUNTERS, 0)
+    counters = dict.fromkeys(COUNTER_NAMES, 0)
     program = SimpleNamespace(
         layout=layout,
         open_ring=ring.open,

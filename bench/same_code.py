@@ -32,8 +32,10 @@ FEATURES = {
 }
 # One more: five levels, and a kernel without the members that may be missing.
 _BARE = "five levels, no optional member"
-_OPTIONAL = ("O_MM_OWNER", "O_UFFD_MM", "O_TASK_THREAD", "O_THREAD_SP", "O_FORK_REGS")
-_OPTIONAL += ("O_MM_DEF_FLAGS",)
+_OPTIONAL = (
+    *("O_MM_OWNER", "O_UFFD_MM", "O_TASK_THREAD", "O_THREAD_SP", "O_FORK_REGS"),
+    "O_MM_DEF_FLAGS",
+)
 _INSTRUCTION = struct.Struct("<BBhi")
 
 
@@ -142,9 +144,9 @@ def compile_inside(request: str) -> None:
 def render(results: Sequence[Compared]) -> str:
     """A table by probe, then what differs."""
     lines = [f"{'':20} {'builds':>7} {'functions':>10} {'instructions':>13} {'different':>10}"]
-    of = {(each.variant.probe, each.variant.stacks): [] for each in results}
+    of: dict[tuple[str, bool], list[Compared]] = {}
     for each in results:
-        of[each.variant.probe, each.variant.stacks].append(each)
+        of.setdefault((each.variant.probe, each.variant.stacks), []).append(each)
     for (probe, stacks), group in of.items():
         counts = [len(group), *(sum(row) for row in zip(*map(_counts, group), strict=True))]
         lines.append(

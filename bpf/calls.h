@@ -3,29 +3,13 @@
  * System calls that change mappings or take pages away, as x86-64 has them
  * (arch/x86/entry/syscalls/syscall_64.tbl). Those a 32-bit program makes, or
  * a 64-bit one by `int 0x80`, have numbers and registers of their own
- * (syscall_32.tbl); they are told as the x86-64 call that does the same.
+ * (syscall_32.tbl); they are told as the x86-64 call that does the same. Numbers: shared.h.
  */
 #ifndef PAGEFAULT_CALLS_H
 #define PAGEFAULT_CALLS_H
 
-#define CALL_MMAP 9
-#define CALL_MPROTECT 10
-#define CALL_MUNMAP 11
-#define CALL_BRK 12
-#define CALL_MREMAP 25
-#define CALL_MADVISE 28
-#define CALL_SHMAT 30
-#define CALL_SHMDT 67
-#define CALL_MLOCK 149
-#define CALL_MLOCKALL 151
-#define CALL_MUNLOCKALL 152
-#define CALL_MLOCK2 325
-#define CALL_PKEY_MPROTECT 329
-#define CALL_PROCESS_MADVISE 440
-
 #define I386_OLD_MMAP 90 /* its arguments are in memory */
 
-#define CALL_MAP_FIXED 0x10
 #define TS_COMPAT 0x2 /* thread_info.status: in a 32-bit system call (arch/x86/include/asm/thread_info.h) */
 
 struct call {

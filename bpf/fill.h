@@ -7,12 +7,9 @@
 #ifndef PAGEFAULT_FILL_H
 #define PAGEFAULT_FILL_H
 
-#define CALL_MAP_FILLS 0xa000 /* MAP_POPULATE, MAP_LOCKED */
-#define CALL_MLOCK_ONFAULT 1
+#define CALL_MAP_FILLS (CALL_MAP_LOCKED | CALL_MAP_POPULATE)
 #define CALL_VM_LOCKED 0x2000 /* of mm_struct.def_flags */
 #define CALL_VM_LOCKONFAULT 0x80000
-#define CALL_MADV_POPULATE_READ 22
-#define CALL_MADV_POPULATE_WRITE 23
 
 #define USER_TOP ((1UL << (LEVELS == 5 ? 56 : 47)) - 4096) /* TASK_SIZE_MAX */
 #define FILLED_TABLES 16 /* of a call's range: 32 MiB */

@@ -11,7 +11,7 @@ static __always_inline struct task_record *new_task_record(u8 type, u32 tgid, u3
 	struct task_record *r = reserve(sequence);
 
 	if (!r) {
-		count(COUNT_LOST_TASK);
+		count(COUNT_LOST_OTHER);
 		return 0;
 	}
 	CLEAR_BODY(r);
@@ -33,7 +33,7 @@ enum { TOLD_FORK, TOLD_EXIT, TOLD_FREE, TOLD_EXEC };
  * for a task preempted in it. So these are attached several times (program.py), and the first of an
  * event's handlers that does run tells of it. `start_time`: a task's memory is used again. They
  * ask for every task there is: with the calls that the kernel skipped, the counters say how many
- * events none of them ran for (tracer/totals.py).
+ * events none of them ran for (tracer/accounting/totals.py).
  */
 struct told {
 	u64 task, start_time, event;

@@ -13,7 +13,7 @@ static __always_inline void emit_call(u8 type, u64 id, u64 mm, struct call *c, u
 	struct syscall_record *r = reserve(&sequence);
 
 	if (!r) {
-		count(COUNT_LOST_TASK);
+		count(COUNT_LOST_OTHER);
 		return;
 	}
 	CLEAR_BODY(r);
@@ -111,7 +111,7 @@ static __always_inline void emit_told(u64 id, u64 mm, u64 start, u64 end, u64 un
 	struct window_record *w;
 
 	if (!claim(1, &first) || !(w = new_filled(first, &sequence, id, mm, until, 0))) {
-		count(COUNT_LOST_TASK);
+		count(COUNT_LOST_OTHER);
 		return;
 	}
 	w->seen = 0;
@@ -145,7 +145,7 @@ static __always_inline void emit_all_filled(u64 id, u64 mm, u64 start, u64 end)
 			if (is_present(at.entry) &&
 			    (!claim(1, &first) ||
 			     !emit_filled(first, id, mm, address & HUGE_PAGE, start, end, 2, &at))) {
-				count(COUNT_LOST_TASK);
+				count(COUNT_LOST_OTHER);
 				break;
 			}
 			address = next;
@@ -153,7 +153,7 @@ static __always_inline void emit_all_filled(u64 id, u64 mm, u64 start, u64 end)
 		}
 		windows = (least(next, end) - address + WINDOW_BYTES - 1) / WINDOW_BYTES;
 		if (!claim(windows, &first)) {
-			count(COUNT_LOST_TASK);
+			count(COUNT_LOST_OTHER);
 			break;
 		}
 		at.slot = window_slot(&at);
@@ -162,7 +162,7 @@ static __always_inline void emit_all_filled(u64 id, u64 mm, u64 start, u64 end)
 				break;
 			COUNTED(i);
 			if (!emit_filled(first + i, id, mm, address, start, end, 1, &at)) {
-				count(COUNT_LOST_TASK);
+				count(COUNT_LOST_OTHER);
 				return;
 			}
 			at.slot += WINDOW_PAGES * 8;

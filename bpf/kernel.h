@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: (MIT OR GPL-2.0) */
 /*
- * Reading the kernel's memory, the bits it keeps there, and the values of our own maps.
+ * Reading the kernel's memory, and the values of our own maps.
  *
  * Where the kernel has bpf_rdonly_cast (since 6.2), an address becomes a pointer that a program
  * may load through: a dozen instructions where the helper takes eighty. A load that faults
@@ -82,18 +82,5 @@ static __always_inline u64 this_task(void)
  */
 u64 value_of_map(u64 kind, u64 number) asm("llvm.bpf.pseudo");
 #define MAP_VALUE(number) value_of_map(2 /* BPF_PSEUDO_MAP_VALUE */, number)
-
-/* include/linux/mm_types.h; x86's error codes: arch/x86/include/asm/trap_pf.h */
-#define FAULT_FLAG_WRITE 0x1
-#define FAULT_FLAG_TRIED 0x20 /* STATE_TRIED */
-#define FAULT_FLAG_USER 0x40
-#define FAULT_FLAG_REMOTE 0x80
-#define VM_FAULT_SIGBUS 0x2
-#define VM_FAULT_MAJOR 0x4
-#define VM_FAULT_SIGSEGV 0x40
-#define VM_FAULT_ERROR 0x873
-#define VM_FAULT_RETRY 0x400
-#define ERROR_CODE_WRITE 0x2
-#define ERROR_CODE_USER 0x4
 
 #endif

@@ -73,7 +73,7 @@ static __always_inline void emit_window(struct pending *p, u64 id, u64 now, u64 
 	struct window_record *w = reserve(&sequence);
 
 	if (!w) {
-		count(COUNT_LOST_TASK);
+		count(COUNT_LOST_OTHER);
 		return;
 	}
 	w->type = RECORD_WINDOW;
@@ -98,7 +98,7 @@ static __always_inline void emit_row(struct pending *p, u64 id, u64 now, u64 tab
 	struct window_record *w = reserve(&sequence);
 
 	if (!w) {
-		count(COUNT_LOST_TASK);
+		count(COUNT_LOST_OTHER);
 		return;
 	}
 	CLEAR_BODY(w);

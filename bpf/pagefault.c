@@ -22,7 +22,7 @@
 #include <uapi/linux/bpf_perf_event.h>
 
 /* what user space knows, too; reading the kernel, its page tables, and arguments of calls */
-#include "record.h"
+#include "shared.h"
 #include "kernel.h"
 #include "walk.h"
 #include "calls.h"

@@ -8,7 +8,6 @@
 #ifndef PAGEFAULT_REMOTE_WRITE_H
 #define PAGEFAULT_REMOTE_WRITE_H
 
-#define CALL_PROCESS_VM_WRITEV 311
 #define WRITTEN_PARTS 24 /* ranges of a call that are told of */
 #define WRITTEN_AT_ONCE 3
 

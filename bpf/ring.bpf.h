@@ -19,7 +19,7 @@ static __always_inline void count(u32 which)
  * a record's first word). What is read stops there until then: nothing that waits may come between.
  *
  * The kernel's ring buffer (5.8) takes two calls for that, and a lock. A program that may
- * compare and swap (5.12) does it in an array: tracer/ring.py says how it is read.
+ * compare and swap (5.12) does it in an array: tracer/wire/ring.py says how it is read.
  */
 #ifdef MAPPED_RING
 #define CLAIM_TRIES 64 /* each that fails is one that another CPU won; then it counts as lost */

@@ -25,7 +25,7 @@ static __always_inline int emit_frames(u64 *ips, u32 count_of_them, u32 most, u3
 		COUNTED(i);
 		r = reserve(&sequence);
 		if (!r) {
-			count(COUNT_LOST_TASK);
+			count(COUNT_LOST_OTHER);
 			return 0;
 		}
 		r->type = RECORD_STACK;

@@ -6,7 +6,6 @@
 #ifndef PAGEFAULT_STACK_H
 #define PAGEFAULT_STACK_H
 
-#define STACK_USER 127  /* kernel.perf_event_max_stack, unless someone changed it */
 #define STACK_KERNEL 32
 #define STACK_IPS (sizeof(((struct stack_record *)0)->ips) / 8) /* in one record */
 

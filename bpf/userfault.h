@@ -10,16 +10,8 @@
 #ifndef PAGEFAULT_USERFAULT_H
 #define PAGEFAULT_USERFAULT_H
 
-#define CALL_IOCTL 16
-#define CALL_USERFAULTFD 323
 #define UFFD_TYPE 0xAA          /* _IOC_TYPE of all of them */
 #define UFFD_NEW 0x0000AA00     /* /dev/userfaultfd: makes a descriptor */
-#define UFFD_REGISTER 0x00
-#define UFFD_UNREGISTER 0x01
-#define UFFD_COPY 0x03
-#define UFFD_ZEROPAGE 0x04
-#define UFFD_MOVE 0x05
-#define UFFD_CONTINUE 0x07
 
 struct userfault {
 	u64 mm; /* the memory it is about */

@@ -10,8 +10,6 @@
 #ifndef PAGEFAULT_WALK_H
 #define PAGEFAULT_WALK_H
 
-#define WINDOW_PAGES 16 /* fault-around's default: 64 KiB, aligned */
-
 #define WINDOWS (512 / WINDOW_PAGES) /* of a page table */
 #define LAST_OF_WINDOW (1u << (WINDOW_PAGES - 1))
 #define WINDOW_SLOTS (WINDOW_PAGES + 2) /* with the entry on either side */

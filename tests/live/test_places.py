@@ -6,7 +6,6 @@ import pytest
 from tests.live.tracing import check_all, trace
 from tracer.probes.choose import Attached
 from tracer.probes.compiled import PLACES
-from tracer.probes.program import PLACE_END
 
 
 @pytest.mark.parametrize(("name", "numbers"), [("threads", (17, 16)), ("late-threads", (31, 7))])
@@ -19,7 +18,7 @@ def test_threads_whose_places_are_taken(
     """
     places = attached.program.map("places")
     taken = np.zeros((PLACES, places.value_size // PLACES), np.uint8)
-    taken[:, -PLACE_END.itemsize :].view(PLACE_END)["task"] = 1
+    taken.view(attached.program.layout.structs["pending"])["task"] = 1
     places.update(bytes(4), taken.tobytes())
     traced = trace(attached, name, *numbers)
     check_all(traced, "anon")

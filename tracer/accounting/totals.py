@@ -1,6 +1,6 @@
 """What the kernel counted for the targets, by its own sums: records may be lost, these not.
 
-Threads that ended are added up in the kernel (bpf/maps.bpf.h: struct totals). Here those that
+Threads that ended are added up in the kernel (bpf/shared.h: struct totals). Here those that
 live at the end are added, and what threads had counted before they were traced is taken off.
 While threads are listed, the kernel notes which begin and end; so each is in one sum, and in one
 only. Where that cannot be told, the sum is what the kernel counted at least.

@@ -19,8 +19,8 @@ from tracer.model.rows import Region
 from tracer.spaces.code_files import NO_FILE
 from tracer.spaces.spaces import Spaces
 from tracer.symbolizing.rule import RBP, RSP, Rule
+from tracer.wire.shared import STACK_USER
 
-MOST_USER = 127  # frames the kernel takes of a program's stack at most (bpf/stack.h)
 MOST_STACKS = 1 << 16  # told apart in one run
 _MOST_KNOWN = 1 << 17  # numbers of the kernel's: more than it remembers to have sent
 _MOST_RAW = 1 << 14  # stacks whose fault has not come yet
@@ -148,7 +148,7 @@ class Stacks:
         self._raw: dict[int, _Raw] = {}
 
     def learn(self, records: Structs) -> None:
-        """Take stack records (bpf/record.h) as they come."""
+        """Take stack records (bpf/shared.h) as they come."""
         for record in records:
             number = int(record["stack"])
             parts = self._parts.setdefault(number, [])
@@ -356,7 +356,7 @@ def _assembled(parts: list[np.void]) -> _Raw | None:
     mine = ips[kernel:]
     mine = mine[mine > np.uint64(0xFFF)]
     whose = int(head["tgid"]), int(head["mm"])
-    return _Raw(*whose, ips[:kernel], mine, len(mine) >= MOST_USER, int(head["caller"]))
+    return _Raw(*whose, ips[:kernel], mine, len(mine) >= STACK_USER, int(head["caller"]))
 
 
 def _entered(names: Sequence[str]) -> int:

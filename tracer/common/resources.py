@@ -4,11 +4,11 @@ from pathlib import Path
 
 from tracer.common.errors import Exit, TraceError
 
-_MARKER = "record.h"  # a folder called bpf without it is somebody else's
+_MARKER = "shared.h"  # a folder called bpf without it is somebody else's
 
 
 def bpf_dir(package: Path | None = None) -> Path:
-    """The absolute folder that holds `pagefault.c`, `record.h` and `compat/`.
+    """The absolute folder that holds `pagefault.c`, `shared.h` and `compat/`.
 
     `package` is the folder of the `tracer` package (by default, this one).
     Raises TraceError when the installation lacks the folder.

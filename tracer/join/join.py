@@ -1,6 +1,6 @@
 """Fault records to joined rows: each fault with its address space, mapping, kind and pages.
 
-The road from the ring (bpf/record.h) to what is printed and written
+The road from the ring (bpf/shared.h) to what is printed and written
 (tracer/model/rows.py); also where the timeline learns of the faults.
 """
 
@@ -16,7 +16,14 @@ from tracer.common.pages import NO_FRAME, PAGE_SIZE
 from tracer.common.types import I64, PAGE_BITS, U8, U32, U64, Bools, Index, Structs
 from tracer.join import kinds
 from tracer.join.kinds import Trait
-from tracer.model.rows import UNKNOWN_LATENCY, Access, Kind, Names, Region, Rows
+from tracer.model.rows import (
+    UNKNOWN_LATENCY,
+    Access,
+    Kind,
+    Names,
+    Region,
+    Rows,
+)
 from tracer.procfs import kpageflags
 from tracer.procfs.system import FileSystems
 from tracer.spaces.spaces import Spaces
@@ -24,18 +31,16 @@ from tracer.spaces.userfaults import Userfaults
 from tracer.timeline.schedule import Parts, Telling, concatenate
 from tracer.timeline.timeline import Timeline
 from tracer.wire.records import Mark
+from tracer.wire.shared import VM_FAULT_SIGSEGV, WINDOW_PAGES, WINDOW_ROW, WINDOW_UNTOLD
 
 if TYPE_CHECKING:
     from tracer.callstacks.stacks import Stacks
 
 
 _ENTRY = np.uint8(Mark.ENTRY)
-_WINDOW = 16  # pages a window record shows (bpf/walk.h)
-_ROW, _UNTOLD = 0x01, 0x02  # WINDOW_ROW, WINDOW_UNTOLD, bpf/record.h
 _HUGE = 512  # pages behind a PMD
 _HUGE_BASE = ~np.uint64((1 << 21) - 1)
 _PRESENT = 0x101  # in an entry: to the CPU, or to the kernel alone (PROT_NONE)
-_VM_FAULT_SIGSEGV = 0x40  # include/linux/mm_types.h
 _PAGE = ~np.uint64(PAGE_SIZE - 1)
 _FEW = 64  # so many faults or fewer are looked up quicker one by one
 _AROUND_KINDS = [Kind.FILE.value, Kind.SHMEM.value, Kind.HUGETLB.value]
@@ -276,7 +281,7 @@ class Join:
             stray[index] = letters.get(Access(int(access[index])), "r") not in mapping.perms
         entry = faults["entry_before"]
         marker = (entry != 0) & (entry & np.uint64(_PRESENT) == 0)
-        stray |= failed & (faults["result"] & _VM_FAULT_SIGSEGV != 0) & ~marker
+        stray |= failed & (faults["result"] & VM_FAULT_SIGSEGV != 0) & ~marker
         return stray
 
     # -- the timeline -----------------------------------------------------------
@@ -312,7 +317,7 @@ class Join:
             zeros = _zero_parts(rows, at, old, self.zero_frame)
             others += [_huge_parts(rows, faults["level_before"], old, new), zeros]
         if len(windows):
-            in_row = (windows["marks"] & _ROW) != 0
+            in_row = (windows["marks"] & WINDOW_ROW) != 0
             along = _window_parts(rows, windows[~in_row], old)
             further = _row_parts(rows, windows[in_row])
             others += [self._brought_along(rows, part) for part in (along, further)]
@@ -406,7 +411,7 @@ def _window_parts(rows: Rows, windows: Structs, old: kinds.Entries) -> Parts:
     told = (row >= 0) & (old.known & ~old.huge)[row] if len(rows) else row >= 0
     windows, row = windows[told], row[told]
     own = rows["address"][row] >> PAGE_BITS
-    number = np.arange(_WINDOW, dtype=np.uint64)
+    number = np.arange(WINDOW_PAGES, dtype=np.uint64)
     page = (windows["address"] >> PAGE_BITS)[:, None] + number
     chosen = ((_fresh(windows["seen"])[:, None] >> number) & np.uint64(1)).astype(np.bool_)
     chosen &= page != own[:, None]
@@ -419,7 +424,7 @@ def _window_parts(rows: Rows, windows: Structs, old: kinds.Entries) -> Parts:
         page=page[chosen],
         frame=found.frame,
         before=np.full(len(levels), NO_FRAME, np.uint64),
-        absent=np.repeat((windows["marks"] & _UNTOLD) == 0, chosen.sum(axis=1)),
+        absent=np.repeat((windows["marks"] & WINDOW_UNTOLD) == 0, chosen.sum(axis=1)),
         around=np.ones(len(levels), np.bool_),
     )
 
@@ -428,7 +433,7 @@ def _row_parts(rows: Rows, windows: Structs) -> Parts:
     """The pages of large folios that reach beyond the windows; before is not known of them."""
     row = match_windows(rows, windows)
     windows, row = windows[row >= 0], row[row >= 0]
-    # bpf/record.h: the frame the page table's first page would have, and a bit for each page.
+    # bpf/shared.h: the frame the page table's first page would have, and a bit for each page.
     words = np.ascontiguousarray(windows["entries"][:, 1 : 1 + _HUGE // 64])
     at, inside = np.nonzero(np.unpackbits(words.view(np.uint8), axis=1, bitorder="little"))
     number = inside.astype(np.uint64)

@@ -19,6 +19,14 @@ from tracer.common.pages import NO_FRAME, PAGE_SIZE
 from tracer.common.types import PAGE_BITS, U8, U32, U64, Bools, Index
 from tracer.model.rows import Access, Cause, Kind
 from tracer.wire.records import Mark
+from tracer.wire.shared import (
+    ERROR_CODE_USER,
+    ERROR_CODE_WRITE,
+    FAULT_FLAG_USER,
+    FAULT_FLAG_WRITE,
+    VM_FAULT_MAJOR,
+    WINDOW_PAGES,
+)
 
 _PRESENT = np.uint16(0x001)
 _WRITABLE = np.uint16(0x002)
@@ -28,7 +36,6 @@ _PROTNONE = np.uint16(0x100)
 _EITHER = _PRESENT | _PROTNONE
 _SPECIAL = np.uint64(0x200)  # _PAGE_SPECIAL, arch/x86/include/asm/pgtable_types.h
 _FRAME = np.uint64(0x000FFFFFFFFFF000)
-_WINDOW_PAGES = 16  # bpf/walk.h
 _TABLE_PAGES = 512
 _NO_FRAME = np.uint64(NO_FRAME)
 
@@ -46,9 +53,7 @@ _FAILED, _FOREIGN = np.uint8(Mark.FAILED), np.uint8(Mark.FOREIGN)
 _ERRORCODE = np.uint8(Mark.ERRORCODE)
 
 # include/linux/mm.h, include/linux/mm_types.h
-_FLAG_WRITE, _FLAG_USER, _FLAG_INSTRUCTION, _FLAG_UNSHARE = 0x1, 0x40, 0x100, 0x400
-_ERROR_WRITE, _ERROR_USER, _ERROR_INSTRUCTION = 0x2, 0x4, 0x10
-_MAJOR = 0x4
+_FLAG_INSTRUCTION, _FLAG_UNSHARE, _ERROR_INSTRUCTION = 0x100, 0x400, 0x10
 
 _FEW = 64  # so many are not worth a closer look
 _DECISIVE = (
@@ -145,14 +150,14 @@ def _repeated(one: Judged, frame: U64) -> Judged:
 
 
 def filled(records: Records, zero_frame: int) -> tuple[Index, U64, U64]:
-    """What FILLED records (bpf/record.h) tell: the record's index, page (its number) and frame.
+    """What FILLED records (bpf/shared.h) tell: the record's index, page (its number) and frame.
 
     In the order of the records. Without frames that have no page (remap_pfn_range() marks these
     special, as vm_normal_page() in mm/memory.c has it, but the zero page is, too): pagemap does
     not show them.
     """
     rows, pages, frames = np.empty(0, np.intp), np.empty(0, np.uint64), np.empty(0, np.uint64)
-    for level, size in ((1, _WINDOW_PAGES), (2, _TABLE_PAGES)):
+    for level, size in ((1, WINDOW_PAGES), (2, _TABLE_PAGES)):
         mine = np.flatnonzero(records["level"] == level)
         if not len(mine):
             continue
@@ -264,7 +269,7 @@ def access(faults: Records) -> U8:
     return _first_that_holds(
         [
             ((faults["marks"] & _ENTRY) == 0, Access.UNKNOWN),
-            (_flags(faults, _ERROR_WRITE, _FLAG_WRITE), Access.WRITE),
+            (_flags(faults, ERROR_CODE_WRITE, FAULT_FLAG_WRITE), Access.WRITE),
             (_flags(faults, _ERROR_INSTRUCTION, _FLAG_INSTRUCTION), Access.EXEC),
         ],
         Access.READ,
@@ -274,7 +279,7 @@ def access(faults: Records) -> U8:
 def cause(faults: Records, owner: U32) -> U8:
     """rows.Cause of each fault; `owner` is the process each address space belongs to."""
     marks, ip = faults["marks"], faults["ip"]
-    user = _flags(faults, _ERROR_USER, _FLAG_USER)
+    user = _flags(faults, ERROR_CODE_USER, FAULT_FLAG_USER)
     blind = (marks & _ENTRY) == 0
     if blind.any():
         # A completion without its entry (perf) has no flags: the instruction's address tells.
@@ -297,7 +302,7 @@ def _first_that_holds(rules: Sequence[tuple[Bools, IntEnum]], otherwise: IntEnum
 
 def is_major(faults: Records) -> Bools:
     """Whether the kernel counts it in maj_flt: it waited for I/O, or was tried again."""
-    return np.asarray((faults["result"] & _MAJOR) != 0)
+    return np.asarray((faults["result"] & VM_FAULT_MAJOR) != 0)
 
 
 def traits(faults: Records, by_region: U8) -> U8:
@@ -330,7 +335,7 @@ def decide(faults: Records, old: Entries, new: Entries, traits: U8, zero_frame: 
     The first rule that holds decides; docs/csv.md has the same rules in the
     same order.
     """
-    write = _flags(faults, _ERROR_WRITE, _FLAG_WRITE) & ((faults["marks"] & _ENTRY) != 0)
+    write = _flags(faults, ERROR_CODE_WRITE, FAULT_FLAG_WRITE) & ((faults["marks"] & _ENTRY) != 0)
     failed = (faults["marks"] & _FAILED) != 0
     code = (faults["marks"] & _ERRORCODE) != 0
     # A page is copied for a write, and for reading it through a long-term pin.

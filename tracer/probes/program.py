@@ -20,44 +20,34 @@ import numpy as np
 
 from tracer.common.errors import Exit, TraceError
 from tracer.common.shortage import told
-from tracer.common.types import Structs
 from tracer.kernel.perf_events import CpuEvents
 from tracer.probes import bpf
 from tracer.probes.compiled import Answer, Function
 from tracer.procfs.system import possible_cpus
 from tracer.wire.records import Layout, load_layout
 from tracer.wire.ring import KernelRing, MappedRing, Ring
+from tracer.wire.shared import (
+    COUNTER_NAMES,
+    STATE_AROUND,
+    STATE_ATTEMPT,
+    STATE_BESIDE,
+    STATE_FILTER,
+    TARGET_ACTIVE,
+    TARGET_CHILDREN,
+    TARGET_WAITS,
+    WATCH_ON,
+    WATCH_OVER,
+    WATCHED_BEGUN,
+    WATCHED_ENDED,
+    pack,
+    unpack,
+)
 
 RING_BYTES = 64 << 20
 
-COUNTERS = (
-    *("lost", "lost_other", "filtered", "crowded", "orphans"),
-    *("failed_lost", "failed_filtered", "foreign_lost", "foreign_filtered"),
-    *("unlisted", "handled", "told"),
-)
-
-# struct target, struct command, struct settings, struct positions, struct calibration
-_COMMAND = struct.Struct("<QQ")
-_TARGET, _SETTINGS = struct.Struct("<QII"), struct.Struct("<6Q2I")
-_POSITIONS_OF = struct.Struct("<Q120xQQ")
-_CALIBRATION = struct.Struct("<10Q")
-_TOTALS, _LEAVING = struct.Struct("<5Q"), struct.Struct("<QQII")
-# The last members of struct pending
-PLACE_END = np.dtype(
-    [
-        *(("state", "<u4"), ("masks", "V8"), ("beyond", "<u4")),
-        *(("task", "<u8"), ("tid", "<u4"), ("crowded", "<u4"), ("first", "<u8"), ("seen", "<u8")),
-    ]
-)
-# struct pending.state: what a fault is told to do
-_STATE_AROUND, _STATE_BESIDE, _STATE_FILTER = 0x02, 0x04, 0x400
-_STATE_ATTEMPT = 0x80  # no fault
-_WATCHED_BEGUN, _WATCHED_ENDED = 1 << 62, 1 << 63
 _NR_GETPPID, _NR_MEMBARRIER = 110, 324  # x86-64
 _MEMBARRIER_CMD_GLOBAL = 1  # include/uapi/linux/membarrier.h
 _FIRST = bytes(4)  # the key of an array's only element
-
-TARGET_ACTIVE, TARGET_WAITS, TARGET_CHILDREN = 1, 2, 4
 
 # Where handlers can be preempted (told, bpf/hooks_lifecycle.bpf.h), those of threads' lives are
 # attached so many times: what one misses, as it is running on that CPU already, another sees.
@@ -83,13 +73,13 @@ class Watch(IntEnum):
     """What the programs note of threads that begin and end (bpf/maps.bpf.h: watch)."""
 
     OFF = 0
-    ON = 1
-    OVER = 2  # the trace is over: totals and places stay as they are
+    ON = WATCH_ON
+    OVER = WATCH_OVER  # the trace is over: totals and places stay as they are
 
 
 @dataclass(frozen=True)
 class KernelTotals:
-    """What the kernel counted, added up there (bpf/maps.bpf.h: struct totals)."""
+    """What the kernel counted, added up there (bpf/shared.h: struct totals)."""
 
     begun: int
     ended: int
@@ -136,6 +126,7 @@ class Program:
 
     def __init__(self, compiled: Answer, bpf_dir: Path, ring_bytes: int = RING_BYTES) -> None:
         self.layout: Layout = load_layout(bpf_dir)
+        self._structs = self.layout.structs
         self._ring_bytes = ring_bytes
         self.functions: dict[str, int] = {}
         self.hooks_anonymous = False  # do_anonymous_page, too
@@ -174,7 +165,7 @@ class Program:
             )
         if _POSITIONS in self._maps:
             capacity = self._ring_entries(bpf.ARRAY)
-            positions = _POSITIONS_OF.pack(capacity, capacity, capacity - 1)
+            positions = self._value("positions", head=capacity, tail=capacity, mask=capacity - 1)
             self._maps[_POSITIONS].update(_FIRST, positions)
         self._active = self._maps["active"].memory()
         self.at_close(self._active.close)
@@ -251,6 +242,14 @@ class Program:
         """One of the maps that the programs share, by its name there."""
         return self._maps[name]
 
+    def _value(self, name: str, **members: int) -> bytes:
+        """A `struct name` with these members, for a map."""
+        return pack(self._structs[name], **members)
+
+    def _read(self, name: str) -> dict[str, int]:
+        """The only value of the map `name`, a `struct name`."""
+        return unpack(self._structs[name], self._maps[name].lookup(_FIRST) or b"")
+
     def open_ring(self) -> Ring:
         """The records, from where the last reader stopped; one reader at a time."""
         records, size = self._maps[_RECORDS].fd, self.layout.size
@@ -270,17 +269,17 @@ class Program:
     def add_target(self, tgid: int, *, children: bool, waits: bool = False) -> None:
         """Trace process `tgid` (as our PID namespace has it) from now, or from its exec."""
         state = (TARGET_WAITS if waits else TARGET_ACTIVE) | (TARGET_CHILDREN if children else 0)
-        self._maps["targets"].update(tgid.to_bytes(4, "little"), _TARGET.pack(0, state, 0))
+        self._maps["targets"].update(tgid.to_bytes(4, "little"), self._value("target", state=state))
         if not waits:
             self._active[tgid] = 1
 
     def expect_command(self, tgid: int) -> None:
         """Process `tgid` is the command whose memory may be held (mm_pin.py), from its exec on."""
-        self._maps["command"].update(_FIRST, _COMMAND.pack(tgid, 0))
+        self._maps["command"].update(_FIRST, self._value("command", tgid=tgid))
 
     def command_memory(self) -> int:
         """The command's struct mm_struct * since its last exec; 0 before the first."""
-        return int(_COMMAND.unpack(self._maps["command"].lookup(_FIRST) or bytes(_COMMAND.size))[1])
+        return self._read("command")["mm"]
 
     def set_held(self, mm: int) -> None:
         """The tracer holds one reference to `mm`, which makes no sharer of it; 0: to none.
@@ -327,18 +326,27 @@ class Program:
         self._store_settings()
 
     def _store_settings(self) -> None:
-        always = _STATE_FILTER if any(self._filters) else 0
-        anonymous = always | (_STATE_AROUND | _STATE_BESIDE if self._large_folios else 0)
-        settings = _SETTINGS.pack(
-            *(self._direct_map, *self._filters, *self._namespace), always, anonymous
+        start, end, min_latency_ns = self._filters
+        namespace, level = self._namespace
+        always = STATE_FILTER if any(self._filters) else 0
+        settings = self._value(
+            "settings",
+            direct_map=self._direct_map,
+            range_start=start,
+            range_end=end,
+            min_latency_ns=min_latency_ns,
+            namespace=namespace,
+            namespace_level=level,
+            always=always,
+            anonymous=always | (STATE_AROUND | STATE_BESIDE if self._large_folios else 0),
         )
         self._maps["settings"].update(_FIRST, settings)
 
     def counters(self) -> dict[str, int]:
-        """Running totals by name (COUNTERS) since the last `reset`."""
+        """Running totals by name (COUNTER_NAMES) since the last `reset`."""
         table = self._maps["counters"]
         totals = {}
-        for index, name in enumerate(COUNTERS):
+        for index, name in enumerate(COUNTER_NAMES):
             values = table.lookup(index.to_bytes(4, "little"), copies=self._cpus) or b""
             total = sum(struct.unpack(f"<{len(values) // 8}Q", values))
             totals[name] = total - self._zero.get(name, 0)
@@ -358,25 +366,25 @@ class Program:
         for key, value in self._maps["watched"].items():
             number = int.from_bytes(value, "little")
             found[_ids(int.from_bytes(key, "little"))] = Watched(
-                begun=bool(number & _WATCHED_BEGUN),
-                ended=bool(number & _WATCHED_ENDED),
-                base=number & (_WATCHED_BEGUN - 1),
+                begun=bool(number & WATCHED_BEGUN),
+                ended=bool(number & WATCHED_ENDED),
+                base=number & (WATCHED_BEGUN - 1),
             )
         return found
 
     def totals(self) -> KernelTotals:
         """Since the last `reset_targets`."""
-        return KernelTotals(*_TOTALS.unpack(self._maps["totals"].lookup(_FIRST) or b""))
+        return KernelTotals(**self._read("totals"))
 
     def leaving(self) -> dict[int, tuple[tuple[int, int], int]]:
         """Threads that have ended and are not gone yet, and their counts as they ended.
 
         By their struct task_struct *: exec may have given another thread the number of one.
         """
-        entries = [(key, _LEAVING.unpack(value)) for key, value in self._maps["leaving"].items()]
+        entries = self._maps["leaving"].items()
+        left = ((task, unpack(self._structs["leaving"], value)) for task, value in entries)
         return {
-            int.from_bytes(task, "little"): (_ids(number), count)
-            for task, (number, count, *_) in entries
+            int.from_bytes(task, "little"): (_ids(each["id"]), each["count"]) for task, each in left
         }
 
     def targets(self) -> list[int]:
@@ -384,7 +392,7 @@ class Program:
         return [
             int.from_bytes(tgid, "little")
             for tgid, value in self._maps["targets"].items()
-            if _TARGET.unpack(value)[1] & TARGET_ACTIVE
+            if unpack(self._structs["target"], value)["state"] & TARGET_ACTIVE
         ]
 
     def places(self) -> list[tuple[int, Place]]:
@@ -396,18 +404,12 @@ class Program:
         places.lookup_into(_FIRST, self._places)
         values = [memoryview(self._places)]
         values += [memoryview(place) for _, place in self._maps["pending"].items()]
-        parts = [self._ends(each) for each in values]
-        ends = np.concatenate([part[(part["task"] != 0) & (part["tid"] != 0)] for part in parts])
-        open_ = (ends["state"] != 0) & (ends["state"] & _STATE_ATTEMPT == 0)
-        columns = ends["tid"], ends["first"], ends["seen"], open_, ends["task"]
+        parts = [np.frombuffer(each, self._structs["pending"]) for each in values]
+        kept = np.concatenate([part[(part["task"] != 0) & (part["tid"] != 0)] for part in parts])
+        open_ = (kept["state"] != 0) & (kept["state"] & STATE_ATTEMPT == 0)
+        columns = kept["tid"], kept["first"], kept["seen"], open_, kept["task"]
         rows = zip(*(column.tolist() for column in columns), strict=True)
         return [(tid, Place(*rest)) for tid, *rest in rows]
-
-    def _ends(self, values: memoryview) -> Structs:
-        """The last members of each struct pending, where they are: most are of no thread."""
-        size = self._maps["pending"].value_size
-        start, count = size - PLACE_END.itemsize, len(values) // size
-        return np.ndarray((count,), PLACE_END, values, start, (size,))
 
     def reset_targets(self) -> None:
         """No process is a target, no fault is pending, nothing is filtered."""
@@ -417,7 +419,7 @@ class Program:
         for name in ("owners", "pending", "leaving"):
             self._maps[name].clear()
         self.watch(Watch.OFF)
-        self._maps["totals"].update(_FIRST, bytes(_TOTALS.size))
+        self._maps["totals"].update(_FIRST, self._value("totals"))
         self.expect_userfaults(False)
         self.expect_command(0)
         self.set_held(0)
@@ -448,17 +450,18 @@ class Program:
         """Walk our own page tables to `address` with a candidate base; None if not answered."""
         table = self._maps["calibration"]
         nonce = secrets.randbits(63) | 1
-        table.update(_FIRST, _CALIBRATION.pack(nonce, address, direct_map, symbol, *[0] * 6))
+        asked = {"address": address, "direct_map": direct_map, "symbol": symbol}
+        table.update(_FIRST, self._value("calibration", nonce=nonce, **asked))
         # It takes no argument; the program at its entry knows us by the one it gets.
         ctypes.CDLL(None).syscall(_NR_GETPPID, ctypes.c_uint64(nonce))
-        unanswered, _, _, _, *answer = _CALIBRATION.unpack(table.lookup(_FIRST) or b"")
-        if unanswered:
+        answer = self._read("calibration")
+        if answer["nonce"]:
             return None
-        *walk, namespace, level = answer
-        if self._namespace != (namespace, level):
-            self._namespace = (namespace, level)
+        namespace = answer["namespace"], answer["namespace_level"]
+        if self._namespace != namespace:
+            self._namespace = namespace
             self._store_settings()
-        return Walk(*walk)
+        return Walk(answer["pgd"], answer["entry"], answer["level"], answer["value"])
 
     # -- what was skipped -----------------------------------------------------
 

@@ -239,7 +239,7 @@ class MappingHistory:
         )
 
     def lookup_faults(self, faults: Records) -> Places:
-        """`lookup` of fault records (bpf/record.h), shape (n,).
+        """`lookup` of fault records (bpf/shared.h), shape (n,).
 
         Where a record brings its mapping along (MARK_MAPPING) that is the
         answer; only the name, which it lacks, is looked up.

@@ -174,7 +174,7 @@ class Spaces:
         return list(self._alive.values())
 
     def lifecycle(self, record: Record) -> None:
-        """Follow a task record (bpf/record.h): FORK, EXEC, EXIT; others are ignored."""
+        """Follow a task record (bpf/shared.h): FORK, EXEC, EXIT; others are ignored."""
         kind, time_ns, tgid = int(record["type"]), int(record["time_ns"]), int(record["tgid"])
         if kind == RecordType.FORK:
             mm, child = int(record["mm"]), int(record["child_tgid"])

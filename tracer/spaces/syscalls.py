@@ -1,7 +1,6 @@
 """What a system call did to pages: the effects the timeline books, x86-64 numbers.
 
-Numbers from arch/x86/entry/syscalls/syscall_64.tbl, advice from
-include/uapi/asm-generic/mman-common.h.
+Advice from include/uapi/asm-generic/mman-common.h.
 """
 
 from collections.abc import Callable
@@ -14,29 +13,45 @@ from tracer.common.pages import PAGE_SIZE
 from tracer.common.types import Bools, Structs
 from tracer.model.sources import Loss
 from tracer.wire.records import RecordType
+from tracer.wire.shared import (
+    CALL_BRK,
+    CALL_IOCTL,
+    CALL_MADV_POPULATE_READ,
+    CALL_MADV_POPULATE_WRITE,
+    CALL_MADVISE,
+    CALL_MAP_FIXED,
+    CALL_MAP_LOCKED,
+    CALL_MAP_POPULATE,
+    CALL_MLOCK,
+    CALL_MLOCK2,
+    CALL_MLOCK_ONFAULT,
+    CALL_MLOCKALL,
+    CALL_MMAP,
+    CALL_MREMAP,
+    CALL_MUNLOCKALL,
+    CALL_MUNMAP,
+    CALL_PROCESS_VM_WRITEV,
+    UFFD_CONTINUE,
+    UFFD_COPY,
+    UFFD_MOVE,
+    UFFD_REGISTER,
+    UFFD_UNREGISTER,
+    UFFD_ZEROPAGE,
+)
 
-_MMAP, _MUNMAP, _BRK, _MREMAP, _MADVISE = 9, 11, 12, 25, 28
-_MLOCK, _MLOCKALL, _MUNLOCKALL, _MLOCK2 = 149, 151, 152, 325
-_IOCTL = 16
-_PROCESS_VM_WRITEV = 311
-# include/uapi/linux/userfaultfd.h: numbers of the ioctls, as bpf/userfault.h passes them on
-_UFFD_REGISTER, _UFFD_UNREGISTER, _UFFD_COPY, _UFFD_ZEROPAGE = 0, 1, 3, 4
-_UFFD_MOVE, _UFFD_CONTINUE = 5, 7
 _UFFD_MODE_MISSING = 1
 _IN_PAGE = PAGE_SIZE - 1
 ERRORS = (1 << 64) - 4095  # results from here on are -errno
 _ENOMEM = (1 << 64) - 12
-_MAP_FIXED, _MAP_LOCKED, _MAP_POPULATE = 0x10, 0x2000, 0x8000
-_MLOCK_ONFAULT = 1
 _MADV_TAKES = (4, 9, 24, 102)  # DONTNEED, REMOVE, DONTNEED_LOCKED, GUARD_INSTALL
-_MADV_POPULATES = (22, 23)
+_MADV_POPULATES = (CALL_MADV_POPULATE_READ, CALL_MADV_POPULATE_WRITE)
 _MADV_GIVES_UP = {8: Loss.MADVISE, 21: Loss.RECLAIM}  # FREE, PAGEOUT: when the kernel likes
 _MCL_CURRENT, _MCL_FUTURE, _MCL_ONFAULT = 1, 2, 4
 _EVERYTHING = 1 << 56
 
 
 class SystemCall(NamedTuple):
-    """A SYSCALL or CALL record (bpf/record.h), each member as a Python number."""
+    """A SYSCALL or CALL record (bpf/shared.h), each member as a Python number."""
 
     tgid: int
     tid: int
@@ -73,8 +88,8 @@ def only_take(records: Structs) -> tuple[Bools, list[Takes]]:
     number, result = records["number"], records["result"]
     address, length, advice = records["args"][:, :3].T
     failed = result >= np.uint64(ERRORS)
-    unmaps = (number == _MUNMAP) & ~failed
-    gives = (number == _MADVISE) & np.isin(advice, _MADV_TAKES)
+    unmaps = (number == CALL_MUNMAP) & ~failed
+    gives = (number == CALL_MADVISE) & np.isin(advice, _MADV_TAKES)
     chosen = unmaps | (gives & (~failed | (result == np.uint64(_ENOMEM))))
     # Sums that do not overflow are for `effect`.
     chosen &= records["type"] == np.uint8(RecordType.SYSCALL)
@@ -151,7 +166,7 @@ def effect(
     if result >= ERRORS and not _went_on(number, args, result):
         return None
 
-    if number == _MUNMAP:  # often
+    if number == CALL_MUNMAP:  # often
         end = _page_up(args[0] + args[1])
         return Effect(space, args[0], end, time_ns, call=call) if end > args[0] else None
 
@@ -160,49 +175,49 @@ def effect(
             return None
         return Effect(space, start, end, time_ns, call=call, **more)  # type: ignore[arg-type]
 
-    if number == _IOCTL:
+    if number == CALL_IOCTL:
         return _userfault(args, change)
-    if number == _MMAP:
+    if number == CALL_MMAP:
         end = _page_up(result + args[1])
-        if args[3] & (_MAP_POPULATE | _MAP_LOCKED) or space in memory.locked:
-            fixed = bool(args[3] & _MAP_FIXED)
+        if args[3] & (CALL_MAP_POPULATE | CALL_MAP_LOCKED) or space in memory.locked:
+            fixed = bool(args[3] & CALL_MAP_FIXED)
             return change(result, end, populates=True, told=True, replaces=fixed)
-        return change(result, end) if args[3] & _MAP_FIXED else None
-    if number == _BRK:
+        return change(result, end) if args[3] & CALL_MAP_FIXED else None
+    if number == CALL_BRK:
         before = memory.brk.get(space, result)
         memory.brk[space] = result
         if result > before and space in memory.locked:
             return change(before, result, populates=True)
         return change(_page_up(result), _page_up(before))
-    if number == _MREMAP:
+    if number == CALL_MREMAP:
         old, old_size, new_size = args[0], _page_up(args[1]), _page_up(args[2])
         if result != old:
             return change(old, old + old_size, moved_to=result, moved_size=new_size)
         return change(old + new_size, old + old_size)
-    if number == _MADVISE:
+    if number == CALL_MADVISE:
         end = _page_up(args[0] + args[1])
         if args[2] in _MADV_POPULATES:
             return change(args[0], end, populates=True, told=True)
         if args[2] in _MADV_GIVES_UP:
             return change(args[0], end, loss=_MADV_GIVES_UP[args[2]], gives_up=True)
         return change(args[0], end, loss=Loss.MADVISE) if args[2] in _MADV_TAKES else None
-    if number == _MLOCK or (number == _MLOCK2 and not args[2] & _MLOCK_ONFAULT):
+    if number == CALL_MLOCK or (number == CALL_MLOCK2 and not args[2] & CALL_MLOCK_ONFAULT):
         end = _page_up(args[0] + args[1])
         return change(args[0] & ~_IN_PAGE, end, populates=True, told=True)
-    if number == _MLOCKALL:
+    if number == CALL_MLOCKALL:
         # The last call decides what later mappings do (apply_mlockall_flags(), mm/mlock.c).
         future = args[0] & (_MCL_FUTURE | _MCL_ONFAULT) == _MCL_FUTURE
         (memory.locked.add if future else memory.locked.discard)(space)
         now = args[0] & (_MCL_CURRENT | _MCL_ONFAULT) == _MCL_CURRENT
         return change(0, _EVERYTHING, populates=True) if now else None
-    if number == _MUNLOCKALL:
+    if number == CALL_MUNLOCKALL:
         memory.locked.discard(space)
     return None
 
 
 def written(made: SystemCall) -> list[tuple[int, int]]:
     """What another process wrote, [start, end) each, by process_vm_writev (bpf/remote_write.h)."""
-    if made.number != _PROCESS_VM_WRITEV:
+    if made.number != CALL_PROCESS_VM_WRITEV:
         return []
     ranges, left = [], made.result
     for start, length in zip(made.args[::2], made.args[1::2], strict=True):
@@ -215,20 +230,20 @@ def written(made: SystemCall) -> list[tuple[int, int]]:
 
 def _went_on(number: int, args: list[int], result: int) -> bool:
     """Whether a call that failed did its work nonetheless: madvise(2), where a part is a hole."""
-    return number == _MADVISE and args[2] in _MADV_TAKES and result == _ENOMEM
+    return number == CALL_MADVISE and args[2] in _MADV_TAKES and result == _ENOMEM
 
 
 def taking(begun: SystemCall, brk: int) -> Taking | None:
     """What a call that has begun may take before it returns; `brk` is the break now."""
     number, args = begun.number, begun.args
     start, end, loss = args[0], _page_up(args[0] + args[1]), Loss.MUNMAP
-    if number == _MADVISE and args[2] in _MADV_TAKES:
+    if number == CALL_MADVISE and args[2] in _MADV_TAKES:
         loss = Loss.MADVISE
-    elif number == _MREMAP:
+    elif number == CALL_MREMAP:
         loss = Loss.MOVE
-    elif number == _BRK:
+    elif number == CALL_BRK:
         start, end = _page_up(args[0]), _page_up(brk)
-    elif number not in (_MUNMAP, _MMAP):
+    elif number not in (CALL_MUNMAP, CALL_MMAP):
         return None
     return Taking(start, end, begun.time_ns, loss) if start < end else None
 
@@ -236,14 +251,14 @@ def taking(begun: SystemCall, brk: int) -> Taking | None:
 def _userfault(args: list[int], change: Callable[..., Effect | None]) -> Effect | None:
     """What an ioctl on a userfaultfd did: its number, the range it was done for, where from."""
     command, start, length, other = args[:4]
-    if command in (_UFFD_COPY, _UFFD_ZEROPAGE, _UFFD_CONTINUE):
+    if command in (UFFD_COPY, UFFD_ZEROPAGE, UFFD_CONTINUE):
         return change(start, start + length, populates=True, userfault=True)
-    if command == _UFFD_MOVE:
+    if command == UFFD_MOVE:
         return change(other, other + length, moved_to=start, moved_size=length, userfault=True)
-    if command == _UFFD_REGISTER:
+    if command == UFFD_REGISTER:
         missing = bool(other & _UFFD_MODE_MISSING)
         return change(start, start + length, registers=missing)
-    if command == _UFFD_UNREGISTER:
+    if command == UFFD_UNREGISTER:
         return change(start, start + length, registers=False)
     return None
 

@@ -1,19 +1,17 @@
-"""The Python face of bpf/record.h: numpy dtypes of the ring's records.
+"""The ring's records, as bpf/shared.h defines them: numpy dtypes, types and marks.
 
-The header is the one definition of the layout. `load_layout` parses its
-struct and #define lines, so a field added there appears here by name; the
-constants below are what user space knows by meaning, checked against the
-header at start-up (`check_layout`).
+A field added there appears here by name; the types and marks below are what user space
+knows by meaning, checked against the header at start-up.
 """
 
-import re
 from dataclasses import dataclass
 from enum import IntEnum, IntFlag
 from pathlib import Path
 
 import numpy as np
 
-from tracer.common.errors import Exit, TraceError
+from tracer.common.errors import TraceError
+from tracer.wire.shared import HEADER, Struct, agree, parse
 
 
 class RecordType(IntEnum):
@@ -43,16 +41,9 @@ class Mark(IntFlag):
     ERRORCODE = 0x80
 
 
-_WIDTHS = {"u8": "u1", "u16": "u2", "u32": "u4", "u64": "u8"}
-_STRUCT = re.compile(r"^struct (\w+) \{(.*?)^\};", re.DOTALL | re.MULTILINE)
-_FIELD = re.compile(r"(u8|u16|u32|u64)\s+(\w+)(?:\[(\d+)\])?")
-_COMMENT = re.compile(r"/\*.*?\*/", re.DOTALL)
-_DEFINE = re.compile(r"^#define ((?:RECORD|MARK)_\w+)\s+(0x[0-9a-fA-F]+|\d+)", re.MULTILINE)
-
-
 @dataclass(frozen=True)
 class Layout:
-    """dtypes of the five record shapes, each exactly `size` bytes, and the header's constants."""
+    """dtypes of the five record shapes, each exactly `size` bytes, and all else of the header."""
 
     size: int
     fault: np.dtype[np.void]
@@ -61,62 +52,40 @@ class Layout:
     syscall: np.dtype[np.void]
     stack: np.dtype[np.void]
     constants: dict[str, int]
+    structs: dict[str, Struct]
 
 
 def parse_layout(header: str) -> Layout:
-    """The layout that bpf/record.h (its text) defines; raises TraceError where we know another."""
-    constants = {name: int(value, 0) for name, value in _DEFINE.findall(header)}
+    """The layout that bpf/shared.h (its text) defines; raises TraceError where we know another."""
+    shared = parse(header)
+    agree(shared, _named("RECORD", RecordType) | _named("MARK", Mark), "tracer/wire/records.py")
     try:
-        size = constants["RECORD_SIZE"]
-        shapes = {name: _dtype(name, body, size) for name, body in _STRUCT.findall(header)}
+        size = shared.numbers["RECORD_SIZE"]
         layout = Layout(
             size=size,
-            fault=shapes["fault_record"],
-            window=shapes["window_record"],
-            task=shapes["task_record"],
-            syscall=shapes["syscall_record"],
-            stack=shapes["stack_record"],
-            constants=constants,
+            fault=shared.structs["fault_record"],
+            window=shared.structs["window_record"],
+            task=shared.structs["task_record"],
+            syscall=shared.structs["syscall_record"],
+            stack=shared.structs["stack_record"],
+            constants=shared.numbers,
+            structs=shared.structs,
         )
     except KeyError as missing:
-        raise TraceError(f"bpf/record.h does not define {missing.args[0]}") from None
-    check_layout(layout)
+        raise TraceError(f"bpf/{HEADER} does not define {missing.args[0]}") from None
+    for name in ("fault", "window", "task", "syscall", "stack"):
+        takes = getattr(layout, name).itemsize
+        if takes != size:
+            raise TraceError(
+                f"bpf/{HEADER}: {name}_record takes {takes} bytes, RECORD_SIZE is {size}"
+            )
     return layout
 
 
-def _dtype(name: str, body: str, size: int) -> np.dtype[np.void]:
-    fields: list[tuple[str, str] | tuple[str, str, tuple[int]]] = []
-    offset = 0
-    for line in _COMMENT.sub("", body).split(";")[:-1]:
-        match = _FIELD.fullmatch(line.strip())
-        if match is None:
-            raise TraceError(f"bpf/record.h: {name} has a field we cannot read: {line.strip()}")
-        ctype, field, count = match.groups()
-        kind = _WIDTHS[ctype]
-        width = int(kind[1])
-        if offset % width:
-            raise TraceError(f"bpf/record.h: {name}.{field} is not naturally aligned")
-        offset += width * int(count or 1)
-        fields.append((field, "<" + kind, (int(count),)) if count else (field, "<" + kind))
-    if offset != size:
-        raise TraceError(f"bpf/record.h: {name} takes {offset} bytes, RECORD_SIZE is {size}")
-    return np.dtype(fields)
-
-
-def check_layout(layout: Layout) -> None:
-    """Raise TraceError unless every enum member here has the value the header gives it."""
-    for prefix, members in (("RECORD", RecordType), ("MARK", Mark)):
-        for member in members:
-            theirs = layout.constants.get(f"{prefix}_{member.name}")
-            if theirs != member.value:
-                raise TraceError(
-                    f"bpf/record.h and tracer/wire/records.py disagree: {prefix}_{member.name} "
-                    f"is {theirs} in the header, {member.value} here",
-                    "install the two from one version",
-                    Exit.TRACER_FAILED,
-                )
+def _named(prefix: str, members: type[IntEnum] | type[IntFlag]) -> dict[str, int]:
+    return {f"{prefix}_{member.name}": member.value for member in members}
 
 
 def load_layout(bpf_dir: Path) -> Layout:
     """`parse_layout` of the header in `bpf_dir`."""
-    return parse_layout((bpf_dir / "record.h").read_text())
+    return parse_layout((bpf_dir / HEADER).read_text())

@@ -21,6 +21,7 @@ import numpy as np
 
 from tracer.common.errors import TraceError
 from tracer.common.types import U8, U32
+from tracer.wire.shared import POSITION_OF
 
 _WINDOW = 8 << 20  # bytes of the data mapped at a time
 _SPILLED = 1 << 14  # records at a time
@@ -91,8 +92,8 @@ class MappedRing(Ring):
     nobody wrote to yet, which is 0, has none that is expected there.
     """
 
-    TAIL = 128  # in struct positions, bpf/maps.bpf.h
-    SEQUENCE = 4  # in each record, bpf/record.h
+    TAIL = POSITION_OF["positions", "tail"]
+    SEQUENCE = POSITION_OF["fault_record", "sequence"]  # as in each record
 
     def __init__(self, positions: int, records: int, capacity: int, record_size: int) -> None:
         self.record_size, self.capacity = record_size, capacity

@@ -13,12 +13,12 @@ def test_in_this_installation_from_any_directory(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert bpf_dir().is_absolute()
-    assert (bpf_dir() / "record.h").is_file()
+    assert (bpf_dir() / "shared.h").is_file()
 
 
 def _bpf(folder: Path) -> Path:
     folder.mkdir(parents=True)
-    (folder / "record.h").touch()
+    (folder / "shared.h").touch()
     return folder
 
 

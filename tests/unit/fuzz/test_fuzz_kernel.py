@@ -133,14 +133,14 @@ def test_the_recorder() -> None:
 
 
 def test_the_header(pytestconfig: pytest.Config) -> None:
-    """bpf/record.h as another version may have it."""
-    whole = (pytestconfig.rootpath / "bpf" / "record.h").read_bytes()
+    """bpf/shared.h as another version may have it."""
+    whole = (pytestconfig.rootpath / "bpf" / "shared.h").read_bytes()
 
     def check(random: Random) -> None:
         with suppress(TraceError):
             parse_layout(mutated(random, whole).decode("latin-1"))
 
-    every("record.h", 100, check)
+    every("shared.h", 100, check)
 
 
 # -- the ring --------------------------------------------------------------------------------

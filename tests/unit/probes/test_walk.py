@@ -23,6 +23,7 @@ static long bpf_probe_read_kernel(void *to, u32 size, const void *from)
     return 0;
 }
 static u64 bpf_get_current_task(void) { return 0; }
+#include "shared.h"
 #include "kernel.h"
 #include "walk.h"
 

@@ -25,7 +25,7 @@ def test_all_of_bpf_is_inside(wheel: zipfile.ZipFile) -> None:
     ours = {
         f"tracer/{path.relative_to(ROOT)}" for path in (ROOT / "bpf").rglob("*") if path.is_file()
     }
-    assert "tracer/bpf/record.h" in ours
+    assert "tracer/bpf/shared.h" in ours
     assert ours == {name for name in wheel.namelist() if name.startswith("tracer/bpf/")}
 
 

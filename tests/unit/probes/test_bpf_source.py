@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from tracer.bcc_check import installed_bcc
+from tracer.probes.bcc_check import installed_bcc
 from tracer.probes.source import MAIN, joined
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 BPF = ROOT / "bpf"
 MOST_LINES = 700
 
@@ -41,7 +41,7 @@ def test_each_line_keeps_its_name_and_number(tmp_path: Path) -> None:
 COMPILE = """
 import sys
 from pathlib import Path
-from tracer.errors import TraceError
+from tracer.common.errors import TraceError
 from tracer.probes.compiler import _OFFSETS, Build
 flags = "-DPROBE_PERF", "-DLEVELS=4", *(f"-D{name}=0" for name in _OFFSETS)
 try:

@@ -1,0 +1,196 @@
+"""What the BPF programs and Python both know: bpf/shared.h is the one definition of it.
+
+The layouts of its structs are made from the header, so a member that moves there moves here.
+The numbers are below, for those who need them before there is a program; `parse` refuses a
+header that gives one of them another value, or none.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from tracer.common.errors import Exit, TraceError
+
+HEADER = "shared.h"
+
+# fault_record.flags and .result
+FAULT_FLAG_WRITE, FAULT_FLAG_USER = 0x01, 0x40
+ERROR_CODE_WRITE, ERROR_CODE_USER = 0x02, 0x04
+VM_FAULT_MAJOR, VM_FAULT_SIGSEGV = 0x04, 0x40
+
+# window_record
+WINDOW_PAGES = 16
+WINDOW_ROW, WINDOW_UNTOLD = 0x01, 0x02
+
+STACK_USER = 127  # frames of the program's at most
+
+# syscall_record.number and .args
+CALL_MMAP, CALL_MUNMAP, CALL_BRK, CALL_MREMAP, CALL_MADVISE = 9, 11, 12, 25, 28
+CALL_MLOCK, CALL_MLOCKALL, CALL_MUNLOCKALL, CALL_MLOCK2 = 149, 151, 152, 325
+CALL_IOCTL, CALL_PROCESS_VM_WRITEV = 16, 311
+CALL_MAP_FIXED, CALL_MAP_LOCKED, CALL_MAP_POPULATE = 0x10, 0x2000, 0x8000
+CALL_MLOCK_ONFAULT = 1
+CALL_MADV_POPULATE_READ, CALL_MADV_POPULATE_WRITE = 22, 23
+UFFD_REGISTER, UFFD_UNREGISTER, UFFD_COPY, UFFD_ZEROPAGE = 0, 1, 3, 4
+UFFD_MOVE, UFFD_CONTINUE = 5, 7
+
+# What the programs are told, and what they keep.
+TARGET_ACTIVE, TARGET_WAITS, TARGET_CHILDREN = 1, 2, 4
+STATE_AROUND, STATE_BESIDE, STATE_ATTEMPT, STATE_FILTER = 0x02, 0x04, 0x80, 0x400
+WATCH_ON, WATCH_OVER = 1, 2
+WATCHED_BEGUN, WATCHED_ENDED = 1 << 62, 1 << 63
+
+# By number: COUNT_LOST is 0.
+COUNTER_NAMES = (
+    *("lost", "lost_other", "filtered", "crowded", "orphans"),
+    *("failed_lost", "failed_filtered", "foreign_lost", "foreign_filtered"),
+    *("unlisted", "handled", "told"),
+)
+
+# Where MappedRing (ring.py) finds them: it works without a header.
+POSITION_OF = {
+    ("positions", "head"): 0,
+    ("positions", "tail"): 128,
+    ("fault_record", "sequence"): 4,
+}
+
+# What is read or set here of the values of maps.
+_MEMBERS = {
+    "target": "leader state",
+    "settings": "direct_map range_start range_end min_latency_ns namespace namespace_level always"
+    " anonymous",
+    "command": "tgid mm",
+    "calibration": "nonce address direct_map symbol pgd entry level value namespace"
+    " namespace_level",
+    "positions": "head tail mask",
+    "pending": "state task tid first seen",
+    "totals": "begun ended faults base blind",
+    "leaving": "id count",
+}
+
+_NUMBERS = {
+    **{name: each for name, each in globals().items() if name.isupper() and isinstance(each, int)},
+    **{f"COUNT_{name.upper()}": number for number, name in enumerate(COUNTER_NAMES)},
+    "COUNTERS": len(COUNTER_NAMES),
+}
+
+_WIDTHS = {"u8": "u1", "u16": "u2", "u32": "u4", "u64": "u8"}
+_LARGEST = 1 << 16  # bytes of a struct
+_COMMENT = re.compile(r"/\*.*?\*/", re.DOTALL)
+_DEFINE = re.compile(r"^#define (\w+)[ \t]+(\S.*?)[ \t]*$", re.MULTILINE)
+_NUMBER = re.compile(r"(0x[0-9a-fA-F]{1,16}|0|[1-9][0-9]{0,18})|\(1ULL << ([0-9]{1,2})\)")
+_STRUCT = re.compile(r"^struct (\w+) \{(.*?)^\};", re.DOTALL | re.MULTILINE)
+_MEMBER = re.compile(r"(u8|u16|u32|u64|struct \w+)\s+(\w+)(?:\[([0-9]{1,5})\])?", re.ASCII)
+
+Struct = np.dtype[np.void]
+
+
+@dataclass(frozen=True)
+class Shared:
+    """The header's numbers, and its structs as numpy lays them out."""
+
+    numbers: dict[str, int]
+    structs: dict[str, Struct]
+
+
+def parse(header: str) -> Shared:
+    """What bpf/shared.h (its text) defines; raises TraceError where that is not what we know."""
+    text = _COMMENT.sub("", header)
+    shared = Shared({name: _number(name, value) for name, value in _DEFINE.findall(text)}, {})
+    for name, body in _STRUCT.findall(text):
+        shared.structs[name] = _struct(name, body, shared.structs)
+    agree(shared, _NUMBERS, "tracer/wire/shared.py")
+    for name, members in _MEMBERS.items():
+        for member in members.split():
+            _offset(shared, name, member)
+    for (name, member), expected in POSITION_OF.items():
+        if (offset := _offset(shared, name, member)) != expected:
+            raise _disagree(
+                "tracer/wire/shared.py", f"the offset of {name}.{member}", offset, expected
+            )
+    return shared
+
+
+def agree(shared: Shared, ours: Mapping[str, int], where: str) -> None:
+    """Raise TraceError unless the header has each of our numbers as `where` has it."""
+    for name, value in ours.items():
+        if (theirs := shared.numbers.get(name)) != value:
+            raise _disagree(where, name, theirs, value)
+
+
+def pack(struct: Struct, **members: int) -> bytes:
+    """A value with these members, and 0 for the others."""
+    made = np.zeros(1, struct)
+    for name, value in members.items():
+        made[name] = value
+    return made.tobytes()
+
+
+def unpack(struct: Struct, data: bytes) -> dict[str, int]:
+    """The members of a value that has only numbers."""
+    row = np.frombuffer(data, struct, 1)[0]
+    return {name: int(row[name]) for name in struct.names or ()}
+
+
+def _number(name: str, text: str) -> int:
+    match = _NUMBER.fullmatch(text)
+    if match is None:
+        raise TraceError(f"bpf/{HEADER}: {name} is no number we can read: {text}")
+    return int(match[1], 0) if match[1] else 1 << int(match[2])
+
+
+def _struct(name: str, body: str, structs: Mapping[str, Struct]) -> Struct:
+    members: dict[str, np.dtype[np.generic]] = {}
+    offset = 0
+    for line in body.split(";")[:-1]:
+        match = _MEMBER.fullmatch(line.strip())
+        if match is None:
+            raise TraceError(f"bpf/{HEADER}: {name} has a member we cannot read: {line.strip()}")
+        kind, member, count = match.groups()
+        single = _kind(kind, structs)
+        if offset % _alignment(single):
+            raise TraceError(f"bpf/{HEADER}: {name}.{member} is not naturally aligned")
+        offset += single.itemsize * int(count or 1)
+        if member in members or offset > _LARGEST:
+            raise TraceError(f"bpf/{HEADER}: {name}.{member} is there twice, or too large")
+        members[member] = np.dtype((single, (int(count),))) if count else single
+    made = np.dtype(list(members.items()))
+    if made.itemsize % _alignment(made):
+        raise TraceError(f"bpf/{HEADER}: {name} ends with padding")
+    return made
+
+
+def _kind(kind: str, structs: Mapping[str, Struct]) -> np.dtype[np.generic]:
+    word, _, name = kind.partition(" ")
+    if not name:
+        return np.dtype("<" + _WIDTHS[word])
+    if name not in structs:
+        raise TraceError(f"bpf/{HEADER}: {kind} is not defined above")
+    return structs[name]
+
+
+def _alignment(kind: np.dtype[np.generic]) -> int:
+    """As C has it: of a struct, its largest member's."""
+    if kind.subdtype is not None:
+        return _alignment(kind.subdtype[0])
+    if kind.fields is None:
+        return kind.itemsize
+    return max((_alignment(each[0]) for each in kind.fields.values()), default=1)
+
+
+def _offset(shared: Shared, name: str, member: str) -> int:
+    struct = shared.structs.get(name)
+    if struct is None or struct.fields is None or member not in struct.fields:
+        what = f"struct {name}" if struct is None else f"{name}.{member}"
+        raise TraceError(f"bpf/{HEADER} does not define {what}")
+    return int(struct.fields[member][1])
+
+
+def _disagree(where: str, what: str, theirs: int | None, ours: int) -> TraceError:
+    return TraceError(
+        f"bpf/{HEADER} and {where} disagree: {what} is {theirs} in the header, {ours} here",
+        "install the two from one version",
+        Exit.TRACER_FAILED,
+    )
