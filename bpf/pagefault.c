@@ -15,7 +15,9 @@
  * BCC takes operations on maps (map.lookup() and the like) for what they are in its main file
  * only. So each part that uses maps, X.bpf.h, is put in the place of its line below before BCC
  * gets the whole (tracer/probes/source.py); they include nothing themselves. The other headers
- * are included as usual.
+ * are included as usual. There __always_inline is no more than inline (include/uapi/linux/stddef.h),
+ * while BCC makes every function of its main file always_inline: a function that moves from one
+ * kind to the other may compile to other instructions (python -m bench.same_code tells).
  */
 #include <linux/types.h>
 #include <uapi/linux/ptrace.h>
