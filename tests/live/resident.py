@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from tests import witnesses
 from tests.live.workload import Range
 from tracer.procfs import kpageflags, stat
 from tracer.procfs.maps import parse_maps
@@ -62,7 +63,7 @@ def _areas(pid: int) -> list[Area]:
     mappings = parse_maps(text)
     held: dict[int, list[Frames]] = {mapping.start: [] for mapping in mappings}
     with PageMap(pid, tid) as pagemap:
-        for mapping, _, entries in pagemap.read_present(mappings):
+        for mapping, _, entries in witnesses.read_present(pagemap, mappings):
             held[mapping.start].append(frames(entries[present(entries)]))
     found = []
     for mapping, pages, flag in zip(mappings, rss, flags, strict=True):

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from tests import witnesses
 from tests.live import cli
 from tests.live.features import Group
 from tests.live.workload import Workload, command
 from tracer.probes.choose import Attached
-from tracer.procfs import stat
 
 GUEST = bool(os.environ.get("PAGEFAULT_GUEST"))
 LITTLE = 16 << 20
@@ -75,9 +75,9 @@ def test_a_tracer_with_little_memory(
             while tracer.poll() is None and not _running(csv_file):
                 assert time.monotonic() < deadline
                 time.sleep(0.01)
-            before = stat.process_fault_count(work.pid)
+            before = witnesses.process_fault_count(work.pid)
             work.go()
-            counted = stat.process_fault_count(work.pid) - before
+            counted = witnesses.process_fault_count(work.pid) - before
             if tracer.poll() is None:
                 tracer.send_signal(signal.SIGINT)
             _, err = tracer.communicate(timeout=cli.SECONDS)

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from tests import witnesses
 from tests.live import cli
 from tests.live.background import Background, check
 from tests.live.workload import BINARY, Workload, build, command
@@ -165,13 +166,13 @@ def test_two_tracers_on_one_target(attached: Attached, tmp_path: Path) -> None:
     """Each has all of it."""
     csv_file = tmp_path / "other.csv"
     with Workload("storm", 4, 211, 20) as work:
-        before = stat.process_fault_count(work.pid)
+        before = witnesses.process_fault_count(work.pid)
         with (
             cli.Attached(work.pid, csv_file, "-q", "--probe", attached.probe.name) as other,
             Background(attached, work.pid) as live,
         ):
             work.go()
-            counted = stat.process_fault_count(work.pid) - before
+            counted = witnesses.process_fault_count(work.pid) - before
             result = live.end()
             done = other.end()
         assert (done.status, done.err) == (0, "")
@@ -189,10 +190,10 @@ def test_an_overflow_is_told_everywhere(tmp_path: Path) -> None:
     """In the summary, in FILE.meta.json, and by the exit status of --strict."""
     csv_file = tmp_path / "a.csv"
     with Workload("storm", 4, 211, 50) as work:
-        before = stat.process_fault_count(work.pid)
+        before = witnesses.process_fault_count(work.pid)
         with cli.Attached(work.pid, csv_file, "-q", "--strict", "--buffer", "32K") as it:
             work.go()
-            counted = stat.process_fault_count(work.pid) - before
+            counted = witnesses.process_fault_count(work.pid) - before
             done = it.end()
     books = cli.books(csv_file)
     assert done.status == 121, done

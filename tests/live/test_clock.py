@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 
+from tests import witnesses
 from tests.live import cli
 from tests.live.background import wait_until_all
 from tests.live.tracing import until
 from tests.live.workload import Workload
 from tracer.common import units
 from tracer.probes.choose import Attached
-from tracer.procfs import stat
 
 HOUR = 3600
 ENDLESS = 1 << 30
@@ -50,7 +50,7 @@ def test_nothing_goes_by_the_wall_clock(
     options: tuple[str | int | Path, ...] = ("--probe", attached.probe.name, "--time", "wall")
     options += ("--output", lines, "--snapshot-interval", 100)
     with Workload("showers", 1, 20, ENDLESS, 200_000) as work:
-        before = stat.process_fault_count(work.pid)
+        before = witnesses.process_fault_count(work.pid)
         with cli.Attached(work.pid, csv_file, *options) as tracer:
             work.send_line()
             for hours in (2, -5, 4):
@@ -59,7 +59,7 @@ def test_nothing_goes_by_the_wall_clock(
                 wait_for_more(csv_file)
             os.kill(work.pid, signal.SIGSTOP)
             wait_until_all(work.pid, "T")
-            counted = stat.process_fault_count(work.pid) - before
+            counted = witnesses.process_fault_count(work.pid) - before
             done = tracer.end()
     assert (done.status, done.err) == (0, "")
     books = cli.books(csv_file)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import pytest
 
+from tests import witnesses
 from tests.live.background import Background
 from tests.live.perf_stat import PerfStat
 from tests.live.storms import STORMS, Storm, charged, commanded
@@ -153,10 +154,10 @@ def test_failed_faults_are_rows_or_lost(ringed: Ringed, hold: Hold) -> None:
     """A storm of faults that fail: none of them goes without a word."""
     times = 2_000 if os.environ.get("PAGEFAULT_GUEST") else 20_000
     with Workload("sigbus", times) as work:
-        before = stat.process_fault_count(work.pid)
+        before = witnesses.process_fault_count(work.pid)
         with Background(ringed.attached, work.pid) as live:
             work.go()
-            counted = stat.process_fault_count(work.pid) - before
+            counted = witnesses.process_fault_count(work.pid) - before
             books = live.end().books
     assert books.failed + books.failed_lost == times, books
     assert not ringed.is_small or books.failed_lost > 0
@@ -254,10 +255,10 @@ def test_threads_told_by_records_and_by_the_kernel_agree(attached: Attached) -> 
 def test_a_leader_that_has_ended_is_not_counted(ringed: Ringed, hold: Hold) -> None:
     """Its faults were before the trace; what its threads do is in it."""
     with Storm("threads", leaderless=True) as storm:
-        before = stat.process_fault_count(storm.pid)
+        before = witnesses.process_fault_count(storm.pid)
         with Background(ringed.attached, storm.pid) as live:
             storm.rage()
-            counted = stat.process_fault_count(storm.pid) - before
+            counted = witnesses.process_fault_count(storm.pid) - before
             books = live.end().books
     hold(books, counted)
 

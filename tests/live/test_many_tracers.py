@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 
+from tests import witnesses
 from tests.live import cli
 from tests.live.background import wait_until_all
 from tests.live.tracing import until
 from tests.live.workload import Workload, command, parse
-from tracer.procfs import stat
 
 ENDLESS = 1 << 30
 SMALL = ("-q", "--buffer", "8M", "--snapshot-interval", "200")
@@ -70,7 +70,7 @@ def stop(work: Workload) -> int:
     """Stop a target where it is; the kernel's count then."""
     os.kill(work.pid, signal.SIGSTOP)
     wait_until_all(work.pid, "T")
-    return stat.process_fault_count(work.pid)
+    return witnesses.process_fault_count(work.pid)
 
 
 def check(tracer: cli.Attached, counted: int) -> None:
@@ -94,7 +94,7 @@ def end(tracers: Sequence[cli.Attached]) -> None:
 def test_on_one_target(count: int, stack: ExitStack, tmp_path: Path) -> None:
     """One of them ends and one is killed in the middle: all others have everything."""
     work = shower(stack)
-    before = stat.process_fault_count(work.pid)
+    before = witnesses.process_fault_count(work.pid)
     first, second, *others = attached(stack, [work.pid] * count, tmp_path)
     work.send_line()
     wait_for_more([first, second, *others])
@@ -114,7 +114,7 @@ def test_on_one_target(count: int, stack: ExitStack, tmp_path: Path) -> None:
 def test_each_on_its_own_target(count: int, stack: ExitStack, tmp_path: Path) -> None:
     """Each has its own target's faults and nobody else's, also after one was killed."""
     works = [shower(stack) for _ in range(count)]
-    before = [stat.process_fault_count(work.pid) for work in works]
+    before = [witnesses.process_fault_count(work.pid) for work in works]
     tracers = attached(stack, [work.pid for work in works], tmp_path)
     for work in works:
         work.send_line()

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+from tests import witnesses
 from tests.live.background import Background, check
 from tests.live.features import Group
 from tests.live.tracing import until
@@ -18,12 +19,12 @@ def test_a_target_that_the_kernel_kills(attached: Attached, memcg: Callable[...,
     group = memcg(LITTLE)
     with Workload("anon-write", PAGES) as work:
         group.add(work.pid)
-        before = stat.process_fault_count(work.pid)
+        before = witnesses.process_fault_count(work.pid)
         with Background(attached, work.pid) as live:
             work.send_line()
             result = live.ended()
         until(lambda: stat.state(work.pid) == "Z")
-        counted = stat.process_fault_count(work.pid) - before
+        counted = witnesses.process_fault_count(work.pid) - before
         check(result.books, live, counted)
     assert LITTLE >> 13 < counted < PAGES
 
@@ -36,10 +37,10 @@ def test_a_target_whose_memory_is_taken_away(
     group = memcg(LITTLE)
     with Workload("anon-write", PAGES) as work:
         group.add(work.pid)
-        before = stat.process_fault_count(work.pid)
+        before = witnesses.process_fault_count(work.pid)
         with Background(attached, work.pid) as live:
             work.go()
-            counted = stat.process_fault_count(work.pid) - before
+            counted = witnesses.process_fault_count(work.pid) - before
             result = live.end()
     check(result.books, live, counted)
     assert counted >= PAGES

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from tests import witnesses
 from tests.live.workload import Range, Workload
 from tracer.procfs import stat
 from tracer.target import mm_pin
@@ -82,8 +83,8 @@ def test_release_lets_the_memory_go() -> None:
         work.finish()
         fd = os.dup(pin.pagemap_fd)
         assert len(entries(fd, where)) == 7
-        pin.release()
-        pin.release()
+        pin.close()
+        pin.close()
         assert not pin.pinned
         assert entries(fd, where) == []
         os.close(fd)
@@ -91,18 +92,18 @@ def test_release_lets_the_memory_go() -> None:
 
 def test_release_while_the_target_lives_leaves_it_alone() -> None:
     with Workload("anon-write", 7) as work:
-        MmPin(work.pid).release()
+        MmPin(work.pid).close()
         assert work.go().counts[0].faults == 7
         assert work.finish() == 0
 
 
 def test_nothing_is_attached_and_nothing_faults_meanwhile() -> None:
     with Workload("anon-write", 101) as work:
-        before = stat.process_fault_count(work.pid)
+        before = witnesses.process_fault_count(work.pid)
         with MmPin(work.pid):
             status = Path(f"/proc/{work.pid}/status").read_text()
             assert "TracerPid:\t0\n" in status
-            assert stat.process_fault_count(work.pid) == before
+            assert witnesses.process_fault_count(work.pid) == before
             assert work.go().counts[0].faults == 101
 
 

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
+from tests import witnesses
 from tracer.common.pages import PAGE_SIZE
 from tracer.procfs import kpageflags, pagemap, stat
 from tracer.procfs.entries import USER_LIMIT
@@ -111,7 +112,7 @@ def test_frames_beyond_memory_have_no_page() -> None:
 
 def test_present_pages_equal_rss_region_by_region(still: Still) -> None:
     """smaps leaves out the zero page and pages without struct page; the rest agrees exactly."""
-    resident = stat.smaps_rss(still.pid)
+    resident = witnesses.smaps_rss(still.pid)
     compared = 0
     with PageMap(still.pid) as own:
         for mapping in read_maps(still.pid):
@@ -129,7 +130,7 @@ def test_read_present_equals_plain_reads(still: Still) -> None:
     mappings = read_maps(still.pid)
     total = 0
     with PageMap(still.pid) as own:
-        for mapping, address, entries in own.read_present(mappings):
+        for mapping, address, entries in witnesses.read_present(own, mappings):
             assert (own.read(address, address + len(entries) * PAGE_SIZE) == entries).all()
             assert mapping.start <= address < mapping.end
             total += int(np.count_nonzero(pagemap.held(entries)))
@@ -173,10 +174,10 @@ def test_a_known_number_of_faults_is_counted() -> None:
             os.kill(os.getpid(), signal.SIGSTOP)
         os._exit(0)
     os.waitpid(child, os.WUNTRACED)
-    before = stat.fault_count(child, child), stat.process_fault_count(child)
+    before = stat.fault_count(child, child), witnesses.process_fault_count(child)
     os.kill(child, signal.SIGCONT)
     os.waitpid(child, os.WUNTRACED)
-    after = stat.fault_count(child, child), stat.process_fault_count(child)
+    after = stat.fault_count(child, child), witnesses.process_fault_count(child)
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
     # The first page was written before.

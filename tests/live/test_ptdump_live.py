@@ -11,6 +11,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
+from tests import witnesses
 from tracer.common.errors import Exit
 from tracer.common.pages import NO_FRAME, PAGE_SIZE
 from tracer.procfs import pagemap, stat
@@ -178,12 +179,12 @@ def test_each_step_of_multimap_costs_its_one_page() -> None:
     demo = Demo("multimap", "--pages", "7")
     pages = [int(line.rpartition(" ")[2], 16) for line in demo.enter(7)]
     for number in range(1, 8):
-        before = stat.process_fault_count(demo.pid)
+        before = witnesses.process_fault_count(demo.pid)
         demo.enter(1)
         with PageMap(demo.pid) as own:
             there = [bool(pagemap.present(own.read(at, at + PAGE_SIZE))[0]) for at in pages]
         assert there == [True] * number + [False] * (7 - number)
-        assert stat.process_fault_count(demo.pid) > before
+        assert witnesses.process_fault_count(demo.pid) > before
     demo.end()
 
 

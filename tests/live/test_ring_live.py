@@ -7,11 +7,11 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
+from tests import witnesses
 from tests.live.workload import Workload
 from tracer.common.resources import bpf_dir
 from tracer.probes import bpf
 from tracer.probes.choose import Attached, attach
-from tracer.procfs import stat
 from tracer.wire.records import Mark, RecordType
 from tracer.wire.ring import MappedRing
 
@@ -39,11 +39,11 @@ def test_it_holds_as_many_as_there_is_room_for(small: Attached) -> None:
     program.reset()
     with Workload("storm", 2, 211, 7) as work, program.open_ring() as ring:
         ring.read(1 << 20)  # what others have left
-        before = stat.process_fault_count(work.pid)
+        before = witnesses.process_fault_count(work.pid)
         program.add_target(work.pid, children=False)
         work.go()
         program.clear_targets()
-        counted = stat.process_fault_count(work.pid) - before
+        counted = witnesses.process_fault_count(work.pid) - before
         assert ring.pending() == ring.capacity
         records = ring.read(1 << 20)
         assert ring.pending() == 0
@@ -98,7 +98,7 @@ def test_many_threads_write_at_once(attached: Attached) -> None:
     program.reset()
     with Workload("storm", 8, 211, 20) as work, program.open_ring() as ring:
         ring.read(1 << 20)  # what others have left
-        before = stat.process_fault_count(work.pid)
+        before = witnesses.process_fault_count(work.pid)
         program.add_target(work.pid, children=False)
         batches = [ring.read(0)]
         done = threading.Event()
@@ -113,7 +113,7 @@ def test_many_threads_write_at_once(attached: Attached) -> None:
         done.set()
         reader.join()
         program.clear_targets()
-        counted = stat.process_fault_count(work.pid) - before
+        counted = witnesses.process_fault_count(work.pid) - before
         batches.append(ring.read(1 << 20))
     records = np.concatenate(batches)
     faults = records[records[:, 0] == RecordType.FAULT].view(program.layout.fault).ravel()

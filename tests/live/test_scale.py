@@ -5,12 +5,12 @@ import os
 import numpy as np
 import pytest
 
+from tests import witnesses
 from tests.live.background import Background, check
 from tests.live.features import VERSION
 from tests.live.workload import Workload
 from tracer.model.rows import Kind, RowRecords
 from tracer.probes.choose import Attached
-from tracer.procfs import stat
 
 # An emulated machine has neither the memory nor the time for all of it; the pagemap of a
 # tebibyte has 2 GiB, which are to be read where the kernel has no PAGEMAP_SCAN.
@@ -27,10 +27,10 @@ def trace(attached: Attached, *arguments: str | int) -> tuple[RowRecords, int]:
     The books and the workload's own count are checked.
     """
     with Workload(*arguments) as work:
-        before = stat.process_fault_count(work.pid)
+        before = witnesses.process_fault_count(work.pid)
         with Background(attached, work.pid) as live:
             work.go()
-            counted = stat.process_fault_count(work.pid) - before
+            counted = witnesses.process_fault_count(work.pid) - before
             result = live.end()
         for count in work.counts:
             assert count.faults == count.expected, count

@@ -17,6 +17,7 @@ from typing import Self
 import numpy as np
 import pytest
 
+from tests import witnesses
 from tests.live import cli
 from tests.live.resident import areas, zeros
 from tracer.procfs import stat
@@ -60,7 +61,7 @@ def shown(pids: Sequence[int]) -> Shown:
     held, own, rollup = [], [], {"Rss": 0, "Pss": 0, "Pss_Anon": 0}
     for pid in pids:
         with PageMap(pid) as pagemap:
-            for _, _, entries in pagemap.read_present(read_maps(pid)):
+            for _, _, entries in witnesses.read_present(pagemap, read_maps(pid)):
                 entries = entries[present(entries)]
                 held.append(frames(entries))
                 own.append(frames(entries[~file_or_shared(entries)]))

@@ -132,7 +132,7 @@ def test_a_standing_event_is_replaced(band: Sideband) -> None:
     assert band.refresh() is False
     libc = ctypes.CDLL(None)
     disable = 0x2401  # PERF_EVENT_IOC_DISABLE: what a CPU going offline amounts to
-    stopped = next(iter(band.filenos()))
+    stopped = next(iter(band._buffers.values())).fd
     assert libc.ioctl(stopped, disable, 0) == 0
     with mmap.mmap(-1, mmap.PAGESIZE):
         pass

@@ -13,7 +13,7 @@ import pytest
 from tracer.kernel.sideband import Sideband
 from tracer.model.rows import Names, Region
 from tracer.procfs.maps import Mapping, read_maps
-from tracer.spaces.mappings import Brk, Move, Unmap
+from tracer.spaces.changes import Brk, Move, Unmap
 from tracer.spaces.spaces import Spaces
 
 P = 4096

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from tests import witnesses
 from tests.live.background import Background, check, wait_until_all
 from tests.live.workload import BINARY, Workload, build
 from tracer.model.rows import Names
 from tracer.probes.choose import Attached
-from tracer.procfs import stat
 
 GUEST = bool(os.environ.get("PAGEFAULT_GUEST"))
 ENDLESS = 1 << 30  # rounds
@@ -32,24 +32,24 @@ def storm(rounds: int) -> Workload:
 def test_a_target_killed_in_the_middle(attached: Attached) -> None:
     """The trace ends by itself, and has every fault the zombie's own count tells of."""
     with storm(ENDLESS) as work:
-        before = stat.process_fault_count(work.pid)
+        before = witnesses.process_fault_count(work.pid)
         with Background(attached, work.pid) as live:
             work.send_line()
             live.wait_for_more(ENOUGH)
             os.kill(work.pid, signal.SIGKILL)
             result = live.ended()
-        check(result.books, live, stat.process_fault_count(work.pid) - before)
+        check(result.books, live, witnesses.process_fault_count(work.pid) - before)
     assert result.books.lost or not result.books.missed or attached.probe.inexact()
 
 
 def test_a_target_that_exits_with_its_threads(attached: Attached) -> None:
     with storm(3) as work:
-        before = stat.process_fault_count(work.pid)
+        before = witnesses.process_fault_count(work.pid)
         with Background(attached, work.pid) as live:
             work.go()
             os.kill(work.pid, signal.SIGSTOP)
             wait_until_all(work.pid, "T")
-            counted = stat.process_fault_count(work.pid) - before
+            counted = witnesses.process_fault_count(work.pid) - before
             os.kill(work.pid, signal.SIGCONT)
             assert work.finish() == 0
             result = live.ended()
@@ -61,7 +61,7 @@ def test_a_target_that_exits_with_its_threads(attached: Attached) -> None:
 def test_a_target_stopped_and_continued(attached: Attached) -> None:
     """Looked at while stopped, and again later; nothing is told twice or left out."""
     with storm(ENDLESS) as work:
-        before = stat.process_fault_count(work.pid)
+        before = witnesses.process_fault_count(work.pid)
         with Background(attached, work.pid) as live:
             work.send_line()
             live.wait_for_more(ENOUGH)
@@ -73,7 +73,7 @@ def test_a_target_stopped_and_continued(attached: Attached) -> None:
             os.kill(work.pid, signal.SIGSTOP)
             wait_until_all(work.pid, "T")
             result = live.end()
-        check(result.books, live, stat.process_fault_count(work.pid) - before)
+        check(result.books, live, witnesses.process_fault_count(work.pid) - before)
 
 
 def test_a_target_stopped_all_along(attached: Attached) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests import witnesses
 from tests.live.background import Background, Held, check, wait_until_all
 from tests.live.workload import Workload
 from tracer.probes.choose import Attached
@@ -51,7 +52,7 @@ def test_a_cpu_comes_and_goes(
 ) -> None:
     # No storm: an emulated tracer on one CPU would fall behind it, and read for minutes.
     with Workload("showers", 4, 20, ENDLESS, 200_000) as work:
-        before = stat.process_fault_count(work.pid)
+        before = witnesses.process_fault_count(work.pid)
         if at_first == 0:
             switch(0)
         with Background(attached, work.pid) as live:
@@ -66,7 +67,7 @@ def test_a_cpu_comes_and_goes(
             os.kill(work.pid, signal.SIGSTOP)
             wait_until_all(work.pid, "T")
             result = live.end()
-        check(result.books, live, stat.process_fault_count(work.pid) - before)
+        check(result.books, live, witnesses.process_fault_count(work.pid) - before)
     books = result.books
     assert np.unique(live.log.rows["cpu"]).size >= 2
     if books.missed and not attached.probe.inexact():
@@ -82,8 +83,8 @@ def _bind(work: Workload) -> None:
 
 def _fault(work: Workload) -> None:
     """Until it has faulted often enough, seen or not."""
-    wanted, deadline = stat.process_fault_count(work.pid) + ENOUGH, time.monotonic() + SECONDS
-    while stat.process_fault_count(work.pid) < wanted:
+    wanted, deadline = witnesses.process_fault_count(work.pid) + ENOUGH, time.monotonic() + SECONDS
+    while witnesses.process_fault_count(work.pid) < wanted:
         assert time.monotonic() < deadline
         time.sleep(0.01)
 
@@ -94,7 +95,7 @@ def test_a_cpu_is_back_before_anybody_looks(
 ) -> None:
     """All that runs is there: without that CPU's events nothing would be seen any more."""
     with Workload("showers", 2, 20, ENDLESS, 200_000) as work:
-        before = stat.process_fault_count(work.pid)
+        before = witnesses.process_fault_count(work.pid)
         _bind(work)
         plan = Plan(snapshot_interval_ms=600_000)
         with Background(attached, work.pid, plan=plan) as live:
@@ -114,7 +115,7 @@ def test_a_cpu_is_back_before_anybody_looks(
             live.session.stop()
             held.go()
             result = live.ended()
-        check(result.books, live, stat.process_fault_count(work.pid) - before)
+        check(result.books, live, witnesses.process_fault_count(work.pid) - before)
     books = result.books
     if attached.probe.name == "perf":
         assert books.missed >= ENOUGH

@@ -6,11 +6,11 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests import witnesses
 from tests.live.background import Background, check, wait_until_all
 from tests.live.workload import Workload
 from tracer.common.resources import bpf_dir
 from tracer.probes.choose import Attached, attach
-from tracer.procfs import stat
 
 RING = 1 << 15  # 128 records, or 178 in the kernel's ring buffer
 
@@ -27,13 +27,13 @@ def small(attached: Attached) -> Iterator[Attached]:
 def test_loss_is_exact(small: Attached, arguments: tuple[str | int, ...]) -> None:
     small.program.reset()
     with Workload(*arguments) as work:
-        before = stat.process_fault_count(work.pid)
+        before = witnesses.process_fault_count(work.pid)
         with Background(small, work.pid) as live:
             work.go()
             os.kill(work.pid, signal.SIGSTOP)
             wait_until_all(work.pid, "T")
             result = live.end()
-        counted = stat.process_fault_count(work.pid) - before
+        counted = witnesses.process_fault_count(work.pid) - before
     books = result.books
     assert books.lost
     check(books, live, counted)

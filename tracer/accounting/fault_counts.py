@@ -10,9 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from tracer.common.fields import FEW
 from tracer.common.types import U32, U64
-
-_FEW = 64
 
 
 @dataclass
@@ -117,7 +116,7 @@ class Threads:
         counts: U64,
     ) -> None:
         """Counted faults' records, in order: their threads and their threads' counts after them."""
-        if tids.size <= _FEW:
+        if tids.size <= FEW:
             # One by one: plain Python beats the cost of calling numpy.
             columns = tids.tolist(), tgids.tolist(), counts.tolist()
             for tid, tgid, count in zip(*columns, strict=True):

@@ -14,13 +14,13 @@ from rich.console import Console
 from rich.text import Text
 
 from tracer import __version__
-from tracer.app.sinks import TextFile
 from tracer.common.errors import Exit, TraceError
 from tracer.common.resources import bpf_dir
 from tracer.common.text import printable
 from tracer.common.units import ASCII, glyphs_for
 from tracer.files.output import open_output
 from tracer.files.printing import show
+from tracer.files.text_file import TextFile
 from tracer.kernel.btf import Btf
 from tracer.kernel.machine import (
     check_architecture,

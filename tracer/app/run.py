@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Self
 
 from tracer.app.options import Options
 from tracer.app.sinks import Files, Report
+from tracer.common.closing import Closing
 from tracer.common.errors import Exit, Interrupted, TraceError, complain
 from tracer.common.resources import bpf_dir
 from tracer.common.shortage import told
@@ -141,7 +142,7 @@ def _live_screen(
     return LiveScreen(bool(options.command), identity.uid if identity else None)
 
 
-class Targets:
+class Targets(Closing):
     """The processes named by --pid, held so that none is mistaken for a later one of its number."""
 
     def __init__(self, pids: tuple[int, ...]) -> None:
@@ -170,17 +171,6 @@ class Targets:
         for pidfd in self._pidfds.values():
             os.close(pidfd)
         self._pidfds.clear()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 def _ended(pid: int) -> TraceError:

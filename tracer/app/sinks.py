@@ -6,18 +6,19 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Iterator
-from types import TracebackType
-from typing import IO, TYPE_CHECKING, Self, cast
+from typing import IO, TYPE_CHECKING, cast
 
 from rich.console import Console
 
 from tracer.app.options import Options, is_stdout, is_stream
+from tracer.common.closing import Closing
 from tracer.common.deadline import Enough, Stalled
 from tracer.common.errors import TraceError, complain
 from tracer.common.pipes import PIPE_CLOSED, discard_stdout
 from tracer.files.output import open_output
 from tracer.files.output_file import OutputFile
 from tracer.files.paths import Owner
+from tracer.files.text_file import TextFile
 from tracer.model.result import Books, RunInfo, Verdict
 from tracer.outputs.base import Output, Symbolizer
 from tracer.outputs.console import ConsoleOutput
@@ -43,7 +44,7 @@ _AT_ONCE = "the trace was to end at once"
 _CLOCK_SLACK_NS = 100_000_000  # the two clocks are not read at one moment
 
 
-class Files:
+class Files(Closing):
     """The files a run writes, opened before it starts so that a bad path is known at once.
 
     Left before `keep`, however that comes about, it takes back what it made.
@@ -86,7 +87,7 @@ class Files:
         """Tracing has begun: from now on what is written stays, whatever happens."""
         self._open.clear()
 
-    def discard(self) -> None:
+    def close(self) -> None:
         """Tracing never began: leave no half-written file."""
         for file in self._open:
             try:
@@ -94,17 +95,6 @@ class Files:
             except TraceError as error:
                 complain(str(error))
         self._open.clear()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.discard()
 
 
 class Report:
@@ -482,30 +472,3 @@ def _console(options: Options, files: Files) -> Console:
     stream = TextFile(files.text, "utf-8" if options.output else encoding or "utf-8")
     plain = False if options.output else None  # None: as the terminal is, if it is one
     return Console(file=cast(IO[str], stream), force_terminal=plain, highlight=False)
-
-
-class TextFile:
-    """An OutputFile as the text stream that rich and others write to.
-
-    Unlike sys.stdout it holds nothing back, and it raises what OutputFile.write does.
-    """
-
-    def __init__(self, file: OutputFile, encoding: str = "utf-8") -> None:
-        self.encoding = encoding
-        self._file = file
-
-    def write(self, text: str) -> int:
-        """Write all of it at once."""
-        self._file.write(text.encode(self.encoding, "backslashreplace"))
-        return len(text)
-
-    def flush(self) -> None:
-        """Every write is out already."""
-
-    def fileno(self) -> int:
-        """Where it goes."""
-        return self._file.fileno()
-
-    def isatty(self) -> bool:
-        """Whether that is a terminal."""
-        return self._file.isatty()

@@ -96,6 +96,8 @@ class Columns:
 
 Records = Structs | Columns
 
+FEW = 64  # so many are done with one by one: plain Python beats the cost of calling numpy
+
 
 def repeated(value: npt.NDArray[Any], count: int) -> npt.NDArray[Any]:
     """`value`, shape (1,), as an array of `count` at a stride of 0; to be read only."""

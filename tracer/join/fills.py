@@ -16,7 +16,8 @@ from tracer.common.fields import Columns
 from tracer.common.pages import PAGE_SHIFT
 from tracer.common.types import PAGE_BITS, U8, U64, Bools, Index, Structs
 from tracer.join.kinds import filled
-from tracer.spaces.mappings import MappingHistory, Question
+from tracer.spaces.changes import Question
+from tracer.spaces.mappings import MappingHistory
 from tracer.spaces.syscalls import Effect
 
 BY_TIME = attrgetter("time_ns")

@@ -12,10 +12,11 @@ import numpy as np
 import numpy.typing as npt
 
 from tracer.common.fields import Columns, Records
-from tracer.common.pages import NO_FRAME, PAGE_SIZE
+from tracer.common.pages import PAGE_SIZE
 from tracer.common.types import I64, PAGE_BITS, U8, U32, U64, Bools, Index, Structs
 from tracer.join import kinds
 from tracer.join.kinds import Trait
+from tracer.join.neighbours import huge_parts, row_parts, window_parts, zero_parts
 from tracer.model.rows import (
     UNKNOWN_LATENCY,
     Access,
@@ -31,7 +32,7 @@ from tracer.spaces.userfaults import Userfaults
 from tracer.timeline.schedule import Parts, Telling, concatenate
 from tracer.timeline.timeline import Timeline
 from tracer.wire.records import Mark
-from tracer.wire.shared import VM_FAULT_SIGSEGV, WINDOW_PAGES, WINDOW_ROW, WINDOW_UNTOLD
+from tracer.wire.shared import VM_FAULT_SIGSEGV, WINDOW_ROW
 
 if TYPE_CHECKING:
     from tracer.callstacks.stacks import Stacks
@@ -314,12 +315,12 @@ class Join:
             split = old.huge & ~new.huge & new.present & ~old.writable & ~old.dirty & ~of_file
             at = np.flatnonzero(split)
             at = at[self.are_zero(old.frame[at])]  # one's own may look the same (MADV_FREE)
-            zeros = _zero_parts(rows, at, old, self.zero_frame)
-            others += [_huge_parts(rows, faults["level_before"], old, new), zeros]
+            zeros = zero_parts(rows, at, old, self.zero_frame)
+            others += [huge_parts(rows, faults["level_before"], old, new), zeros]
         if len(windows):
             in_row = (windows["marks"] & WINDOW_ROW) != 0
-            along = _window_parts(rows, windows[~in_row], old)
-            further = _row_parts(rows, windows[in_row])
+            along = window_parts(rows, windows[~in_row], old)
+            further = row_parts(rows, windows[in_row])
             others += [self._brought_along(rows, part) for part in (along, further)]
         if not any(len(part.row) for part in others):
             return own
@@ -356,122 +357,6 @@ def _starts(faults: Columns) -> I64:
     if not start.all():
         start = np.where(start == 0, faults["time_ns"], start)
     return start.view(np.int64)
-
-
-def _huge_parts(rows: Rows, level: U8, old: kinds.Entries, new: kinds.Entries) -> Parts:
-    """The other 511 pages of each huge page that a fault mapped; `level` is that of `old`."""
-    fresh = new.huge & (old.frame != new.frame) & (rows["kind"] != Kind.FAILED)
-    row = np.flatnonzero(fresh)
-    own, page = _huge_pages(rows, row)
-    inside = np.arange(_HUGE, dtype=np.uint64) << PAGE_BITS
-    frame = (new.frame[row] & _HUGE_BASE)[:, None] + inside
-    before = (old.frame[row] & _HUGE_BASE)[:, None] + inside
-    before[~old.huge[row]] = NO_FRAME
-    # No page table at all: all were absent. Of the pages behind one, only the fault's own is known.
-    absent = old.known & ~old.present & (level >= 2)
-    others = page != own
-    return Parts(
-        row=np.repeat(row, _HUGE - 1),
-        page=page[others],
-        frame=frame[others],
-        before=before[others],
-        absent=np.repeat(absent[row], _HUGE - 1),
-        around=np.ones(len(row) * (_HUGE - 1), np.bool_),
-    )
-
-
-def _zero_parts(rows: Rows, row: I64, old: kinds.Entries, zero_frame: int) -> Parts:
-    """The other 511 pages of each huge zero page that a fault has split."""
-    own, page = _huge_pages(rows, row)
-    inside = np.arange(_HUGE, dtype=np.uint64) << PAGE_BITS
-    before = (old.frame[row] & _HUGE_BASE)[:, None] + inside
-    others = page != own
-    count = len(row) * (_HUGE - 1)
-    return Parts(
-        row=np.repeat(row, _HUGE - 1),
-        page=page[others],
-        frame=np.full(count, zero_frame, np.uint64),
-        before=before[others],
-        absent=np.zeros(count, np.bool_),
-        around=np.ones(count, np.bool_),
-    )
-
-
-def _huge_pages(rows: Rows, row: I64) -> tuple[U64, U64]:
-    """The page of each fault, shape (n, 1), and all in the same huge page, (n, 512)."""
-    own: U64 = (rows["address"][row] >> PAGE_BITS)[:, None]
-    page: U64 = own & ~np.uint64(_HUGE - 1)
-    return own, page | np.arange(_HUGE, dtype=np.uint64)
-
-
-def _window_parts(rows: Rows, windows: Structs, old: kinds.Entries) -> Parts:
-    """The neighbours each window shows present after its fault and absent before."""
-    row = match_windows(rows, windows)
-    # Where a huge page was split, or nothing is known, the mask of before is empty, not true.
-    told = (row >= 0) & (old.known & ~old.huge)[row] if len(rows) else row >= 0
-    windows, row = windows[told], row[told]
-    own = rows["address"][row] >> PAGE_BITS
-    number = np.arange(WINDOW_PAGES, dtype=np.uint64)
-    page = (windows["address"] >> PAGE_BITS)[:, None] + number
-    chosen = ((_fresh(windows["seen"])[:, None] >> number) & np.uint64(1)).astype(np.bool_)
-    chosen &= page != own[:, None]
-    levels = np.ones(chosen.sum(), np.uint8)
-    found = kinds.entries(
-        windows["entries"][chosen], levels, levels.astype(np.bool_), page[chosen] << PAGE_BITS
-    )
-    return Parts(
-        row=np.repeat(row, chosen.sum(axis=1)),
-        page=page[chosen],
-        frame=found.frame,
-        before=np.full(len(levels), NO_FRAME, np.uint64),
-        absent=np.repeat((windows["marks"] & WINDOW_UNTOLD) == 0, chosen.sum(axis=1)),
-        around=np.ones(len(levels), np.bool_),
-    )
-
-
-def _row_parts(rows: Rows, windows: Structs) -> Parts:
-    """The pages of large folios that reach beyond the windows; before is not known of them."""
-    row = match_windows(rows, windows)
-    windows, row = windows[row >= 0], row[row >= 0]
-    # bpf/shared.h: the frame the page table's first page would have, and a bit for each page.
-    words = np.ascontiguousarray(windows["entries"][:, 1 : 1 + _HUGE // 64])
-    at, inside = np.nonzero(np.unpackbits(words.view(np.uint8), axis=1, bitorder="little"))
-    number = inside.astype(np.uint64)
-    return Parts(
-        row=row[at],
-        page=(windows["address"] >> PAGE_BITS)[at] + number,
-        frame=windows["entries"][at, 0] + (number << PAGE_BITS),
-        before=np.full(len(at), NO_FRAME, np.uint64),
-        absent=np.zeros(len(at), np.bool_),
-        around=np.ones(len(at), np.bool_),
-    )
-
-
-def _fresh(seen: U64) -> U64:
-    """Which pages of each window are present after and were absent before, as bits."""
-    return (seen >> np.uint64(16)) & ~seen & np.uint64(0xFFFF)
-
-
-def match_windows(faults: Records | Rows, windows: Structs) -> I64:
-    """Which fault each window belongs to (same thread, same completion time); -1 where none.
-
-    Takes fault records or rows, in any order.
-    """
-    result = np.full(len(windows), -1, np.int64)
-    if not len(windows) or not len(faults):
-        return result
-    order = np.argsort(faults["time_ns"], kind="stable")
-    times = faults["time_ns"].astype(np.int64)[order]
-    wanted = windows["time_ns"].astype(np.int64)
-    at = np.searchsorted(times, wanted)
-    # Several threads may finish in the same nanosecond: look a few records on.
-    for step in range(8):
-        index = order[np.minimum(at + step, len(faults) - 1)]
-        match = (faults["time_ns"][index].astype(np.int64) == wanted) & (
-            faults["tid"][index] == windows["tid"]
-        )
-        result = np.where((result < 0) & match, index, result)
-    return result
 
 
 def region_traits(

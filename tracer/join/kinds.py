@@ -73,8 +73,8 @@ class Trait(IntFlag):
     SHARED = 0x08
     HUGETLB = 0x10
     SPECIAL = 0x20  # [vdso], [vvar], VM_PFNMAP: frames that are no ordinary pages
-    UFFD = 0x80  # registered with userfaultfd for missing pages
     UNSEEN = 0x40  # … and pagemap leaves the mapping out (VM_PFNMAP, fs/proc/task_mmu.c)
+    UFFD = 0x80  # registered with userfaultfd for missing pages
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,9 @@ import ctypes
 import os
 from collections.abc import Iterable
 from pathlib import Path
-from types import TracebackType
-from typing import Self, TypeVar
+from typing import TypeVar
 
+from tracer.common.closing import Closing
 from tracer.common.errors import Exit, TraceError
 from tracer.common.text import decode
 
@@ -56,7 +56,7 @@ class _Enum64(ctypes.Structure):
 Shape = TypeVar("Shape", bound=ctypes.Structure)
 
 
-class Btf:
+class Btf(Closing):
     """The types of one BTF file, open until `close` (or the end of a `with`).
 
     Raises TraceError (Exit.UNSUPPORTED) where libbpf or the file is missing
@@ -74,17 +74,6 @@ class Btf:
                 "use a kernel built with CONFIG_DEBUG_INFO_BTF=y",
                 Exit.UNSUPPORTED,
             )
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """Free the types; harmless when repeated."""

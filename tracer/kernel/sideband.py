@@ -17,12 +17,12 @@ import mmap
 import os
 import struct
 import time
-from collections.abc import Container, Iterator
+from collections.abc import Container
 from dataclasses import dataclass
 from operator import attrgetter
-from types import TracebackType
-from typing import Final, Self
+from typing import Final
 
+from tracer.common.closing import Closing
 from tracer.common.errors import Exit, TraceError
 from tracer.common.text import decode
 from tracer.kernel.perf_events import is_enabled
@@ -347,7 +347,7 @@ class Unclaimed:
         return due
 
 
-class Sideband:
+class Sideband(Closing):
     """The open events of all online CPUs.
 
     Raises TraceError where the kernel refuses them (Exit.NO_RIGHTS without
@@ -367,26 +367,11 @@ class Sideband:
             self.close()
             raise _refused(error) from error
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
-
     def close(self) -> None:
         """Detach; harmless when repeated."""
         for buffer in self._buffers.values():
             buffer.close()
         self._buffers.clear()
-
-    def filenos(self) -> Iterator[int]:
-        """Descriptors that poll(2) reports readable before a buffer is full."""
-        return (buffer.fd for buffer in self._buffers.values())
 
     @property
     def lost(self) -> int:

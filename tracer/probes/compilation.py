@@ -9,9 +9,8 @@ import os
 import signal
 import sys
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
+from tracer.common.closing import Closing
 from tracer.common.errors import Exit, TraceError
 from tracer.common.shortage import limits_set, says_so, short
 from tracer.common.text import printable
@@ -25,7 +24,7 @@ _START = (
 )
 
 
-class Compilation:
+class Compilation(Closing):
     """One request under way. `close` ends it, whatever has become of it.
 
     `wanted` is a probe's name, "auto", or "" to only look for bcc; `skip` names
@@ -84,17 +83,6 @@ class Compilation:
             if fd >= 0:
                 os.close(fd)
         self._out = self._err = -1
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 def _content(fd: int) -> str:

@@ -7,15 +7,14 @@ physical address in bytes, as ptdump prints it; NO_FRAME where there is none.
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from heapq import merge
-from types import TracebackType
 
 import numpy as np
 
+from tracer.common.closing import Closing
 from tracer.common.pages import NO_FRAME, PAGE_SIZE
 from tracer.common.types import U64, Bools
 from tracer.procfs import entries as raw
 from tracer.procfs.entries import frames_visible
-from tracer.procfs.maps import Mapping
 
 __all__ = [
     "PAGE_SIZE",
@@ -71,7 +70,7 @@ def frames(entries: Entries) -> Entries:
     return np.where(present(entries), addresses, np.uint64(NO_FRAME))
 
 
-class PageMap:
+class PageMap(Closing):
     """The pagemap of the address space a process has at this moment.
 
     After exec or exit that address space is gone and every method raises
@@ -91,17 +90,6 @@ class PageMap:
         pagemap._descriptor = os.dup(descriptor)
         return pagemap
 
-    def __enter__(self) -> "PageMap":
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
-
     def close(self) -> None:
         """Give the descriptor back; harmless when done twice."""
         if self._descriptor >= 0:
@@ -115,7 +103,7 @@ class PageMap:
     def read(self, start: int, end: int) -> Entries:
         """The entries of all pages in [start, end), page-aligned, in one read as a rule.
 
-        Eight bytes a page, mapped or not: use `read_present` where it may be sparse.
+        Eight bytes a page, mapped or not: use `read_ranges` where it may be sparse.
         Pages outside the user address space (vsyscall) read as 0.
         """
         entries = np.empty((end - start) // PAGE_SIZE, dtype=np.uint64)
@@ -151,24 +139,6 @@ class PageMap:
         ranges = merge(known, found)
         for first, last in _split(_joined(ranges, _GAP_PAGES * PAGE_SIZE), _CHUNK_PAGES):
             yield first, self.read(first, last)
-
-    def read_present(self, mappings: Sequence[Mapping]) -> Iterator[tuple[Mapping, int, Entries]]:
-        """`read_ranges` of `mappings` (ascending, as read_maps gives them), each by itself.
-
-        Yields (mapping, address of the first page, entries), each within one mapping.
-        """
-        position = 0
-        for first, entries in self.read_ranges([(each.start, each.end) for each in mappings]):
-            last = first + len(entries) * PAGE_SIZE
-            while position < len(mappings) and mappings[position].end <= first:
-                position += 1
-            for index in range(position, len(mappings)):
-                mapping = mappings[index]
-                if mapping.start >= last:
-                    break
-                low, high = max(first, mapping.start), min(last, mapping.end)
-                piece = entries[(low - first) // PAGE_SIZE : (high - first) // PAGE_SIZE]
-                yield mapping, low, piece
 
 
 def _any_bit(entries: Entries, bits: int) -> Bools:

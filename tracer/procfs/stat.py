@@ -18,9 +18,6 @@ _UTIME, _STIME = 14, 15
 _START_TIME = 22
 _PF_EXITING, _PF_KTHREAD = 0x00000004, 0x00200000  # include/linux/sched.h
 
-_SMAPS_HEADER = rb"([0-9a-f]+)-[0-9a-f]+ [rwxsp-]{4} "
-_SMAPS_RSS = rb"(?m)^(?:" + _SMAPS_HEADER + rb"|Rss:\s+(\d{1,15}) kB$)"
-
 
 def _stat(pid: int, tid: int | None = None) -> list[bytes]:
     """Fields of stat with field n of proc(5) at index n - 3; comm, field 2, may hold anything."""
@@ -60,12 +57,6 @@ def life(pid: int, tid: int) -> Life:
         exiting=bool(_field(fields, _FLAGS) & _PF_EXITING),
         dead=fields[_STATE - 3] in (b"Z", b"X"),
     )
-
-
-def process_fault_count(pid: int) -> int:
-    """min_flt + maj_flt of all threads of a process, those that have ended included."""
-    fields = _stat(pid)
-    return _field(fields, _MIN_FLT) + _field(fields, _MAJ_FLT)
 
 
 def processor_time(pid: int) -> float:
@@ -186,32 +177,3 @@ def _parents() -> dict[int, int]:
             except ProcessGone:
                 continue
     return parents
-
-
-def rss(pid: int) -> int:
-    """Resident bytes, counted page by page (smaps_rollup; statm may lag behind)."""
-    match = re.search(rb"^Rss:\s+(\d{1,15}) kB$", read_bytes(pid, "smaps_rollup"), re.MULTILINE)
-    if match is None:
-        raise ProcessGone(pid)
-    return int(match[1]) * 1024
-
-
-def smaps_rss(pid: int, tid: int | None = None) -> dict[int, int]:
-    """Start of each mapping -> its resident bytes, as smaps counts them.
-
-    smaps leaves out the shared zero page, hugetlb pages and pages without struct
-    page (PFNMAP, vvar): a page can be present in pagemap and not be counted here.
-    """
-    return parse_smaps_rss(read_bytes(pid, "smaps", tid))
-
-
-def parse_smaps_rss(text: bytes) -> dict[int, int]:
-    """`smaps_rss` of a smaps file's bytes."""
-    resident: dict[int, int] = {}
-    start = 0
-    for address, kilobytes in re.findall(_SMAPS_RSS, text):
-        if address:
-            start = int(address, 16)
-        else:
-            resident[start] = int(kilobytes) * 1024
-    return resident

@@ -25,7 +25,7 @@ _ZEROS = "000"  # the end of every page's address
 _FRAME = 19  # the column where a frame's text may begin, right of the longest address
 _LOW = FRAME_END - len(_ZEROS) - 4  # where the four digits of a frame number's low half are
 _HALF, _HALF_MASK = np.uint64(16), np.uint64(0xFFFF)  # bits of a frame number in one table
-_FEW = 256  # pages in one block that are not worth the matrix
+_SPARSE = 256  # pages in one block that are not worth the matrix
 _STATE = 62  # the shift of PRESENT and SWAPPED
 _PRESENT = PRESENT >> _STATE
 _UNKNOWN = 0xFF  # state of a row that is like none of the texts
@@ -45,7 +45,7 @@ def blocks(look: Look, encoding: str, errors: str) -> Iterator[memoryview]:
             end = min(mapping.end, start - start % _BLOCK + _BLOCK)
             part = entries[: (end - start) // PAGE_SIZE]
             read_into(look.descriptor, look.dump.pid, start, part.data.cast("B"))
-            if len(part) < _FEW or start < _BLOCK:
+            if len(part) < _SPARSE or start < _BLOCK:
                 text = endings.lines(mapping, start, part.tolist(), look.dump.visible)
                 yield memoryview(text.encode(encoding, errors))
             else:

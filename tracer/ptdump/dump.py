@@ -9,6 +9,7 @@ from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
+from tracer.common.closing import Closing
 from tracer.common.errors import Exit, TraceError
 from tracer.common.pages import PAGE_SIZE
 from tracer.common.text import printable
@@ -119,7 +120,7 @@ class Dump(NamedTuple):
         return Look(self, descriptor, mappings)
 
 
-class Look:
+class Look(Closing):
     """One look at a process; closes its pagemap as a context manager."""
 
     def __init__(self, dump: Dump, descriptor: int, mappings: list[Mapping]) -> None:
@@ -127,10 +128,8 @@ class Look:
         self.descriptor = descriptor
         self.mappings = mappings
 
-    def __enter__(self) -> "Look":
-        return self
-
-    def __exit__(self, *_: object) -> None:
+    def close(self) -> None:
+        """Close the pagemap."""
         os.close(self.descriptor)
 
     def pages(self) -> int:

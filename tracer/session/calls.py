@@ -12,16 +12,15 @@ from tracer.session.buffers import Buffers
 from tracer.session.parts import Parts
 from tracer.session.script import Script
 from tracer.snapshots.evidence import Hint
-from tracer.spaces.mappings import Question, Unmap
+from tracer.spaces.changes import Question, Unmap
 from tracer.spaces.syscalls import (
     Effect,
     Memory,
     SystemCall,
     Takes,
     Taking,
-    effect,
+    interpret,
     taking,
-    written,
 )
 from tracer.timeline.releases import Released
 from tracer.timeline.schedule import Action
@@ -82,16 +81,20 @@ class Calls:
         script.effects.append(change)
 
     def complete(self, made: SystemCall) -> Effect | None:
+        """A call has returned; its effect on pages, which is applied in its turn."""
         space = self._spaces.at(made.mm) or self._spaces.of(made.tgid)
         if space is None:
             return None
         self._changed.add(space.number)
-        for start, end in written(made):
+        call = self._calls.pop(made.tid, None)
+        doubtful = self._spaces.doubtful
+        done = interpret(made, space.number, self.memory, call, claims=doubtful)
+        for start, end in done.written:
             remote = Hint(start, end, source=Source.REMOTE, time_ns=made.time_ns)
             self._observer.hint(space.number, remote)
-        call = self._calls.pop(made.tid, None)
-        change = effect(made, space.number, self.memory, call)
-        self._spaces.syscall(made)
+        if done.change is not None:
+            space.history.add(made.time_ns, done.change)
+        change = done.effect
         unseen = self._parts.blind_to_others and change is not None and change.replaces
         filled_only = change is not None and change.populates and not unseen
         if call is not None and (change is None or filled_only or change.gives_up):

@@ -18,7 +18,7 @@ from tracer.session.gaps import Gaps
 from tracer.session.parts import Parts
 from tracer.session.script import Script
 from tracer.snapshots.unrecorded import Untold
-from tracer.spaces.mappings import ThreadStack
+from tracer.spaces.changes import ThreadStack
 from tracer.timeline.schedule import Action, whole
 from tracer.wire.records import RecordType
 

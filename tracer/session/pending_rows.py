@@ -9,7 +9,7 @@ from tracer.common.types import PAGE_BITS, Bools
 from tracer.model.rows import Confirmed, Rows
 from tracer.snapshots.snapshots import Snapshot
 
-_FEW = 4096  # rows that are better written together
+_TOGETHER = 4096  # rows that are better written together
 
 
 class Waiting:
@@ -24,7 +24,7 @@ class Waiting:
 
     def add(self, rows: Rows) -> None:
         """Rows that come after all that wait already."""
-        if self._batches and len(self._batches[-1]) + len(rows) <= _FEW:
+        if self._batches and len(self._batches[-1]) + len(rows) <= _TOGETHER:
             last = self._batches.pop()
             self._rows -= len(last)
             rows = Rows.together([last, rows])

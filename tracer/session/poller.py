@@ -5,10 +5,11 @@ import os
 import select
 from collections.abc import Sequence
 
+from tracer.common.closing import Closing
 from tracer.session.plan import Plan
 
 
-class Poller:
+class Poller(Closing):
     """Wakes the loop for a signal or a process's end; else after the cycle's time."""
 
     def __init__(self, plan: Plan, wake: int, keyboard: Sequence[int]) -> None:
@@ -43,9 +44,7 @@ class Poller:
         """Whether a process named by --pid still runs: with any of its threads."""
         return len(self._ended) < len(self._pidfds)
 
-    def __enter__(self) -> "Poller":
-        return self
-
-    def __exit__(self, *_: object) -> None:
+    def close(self) -> None:
+        """Let go of the processes it waits for."""
         for fd in self._pidfds:
             os.close(fd)

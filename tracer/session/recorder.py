@@ -15,7 +15,8 @@ import numpy as np
 from tracer.common.fields import Columns, distinct
 from tracer.common.types import U8, Structs
 from tracer.join.fills import BY_TIME, Fill
-from tracer.join.join import Placing, Renamed, match_windows
+from tracer.join.join import Placing, Renamed
+from tracer.join.neighbours import match_windows
 from tracer.model.rows import Rows
 from tracer.session.buffers import Buffers
 from tracer.session.calls import Calls

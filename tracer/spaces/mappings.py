@@ -8,21 +8,19 @@ among the mappings of its moment.
 
 import bisect
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
 from tracer.common.fields import Records, runs
+from tracer.common.pages import PAGE_SHIFT, PAGE_SIZE
 from tracer.common.types import I64, U32, U64, Bools, Index
 from tracer.kernel.sideband import MmapEvent
 from tracer.model.rows import Names, Region
 from tracer.procfs.maps import Mapping
 from tracer.spaces.arrays import Arrays
+from tracer.spaces.changes import Brk, Change, Claim, Move, Question, ThreadStack, Unmap
 from tracer.spaces.interval_map import IntervalMap, Laid, Places, Times
 from tracer.wire.records import Mark
-
-PAGE_SHIFT = 12
-PAGE_MASK = (1 << PAGE_SHIFT) - 1
 
 # vm_flags bits, the same on every kernel (include/linux/mm.h)
 VM_READ, VM_WRITE, VM_EXEC, VM_SHARED, VM_MAYSHARE = 0x1, 0x2, 0x4, 0x8, 0x80
@@ -33,11 +31,10 @@ _VMA_FIELDS = ("vm_start", "vm_end", "vm_flags", "vm_pgoff", "device", "inode")
 Vma = tuple[int, int, int, int, int, int]
 Part = Index | slice
 
-_FEW = 32
+_SHORT_RUN = 32  # faults between two changes that are looked up one by one
 _MOST_APPLIED = 1024  # changes that are kept before their room is given back
-_MOST_FILES = (
-    1 << 16
-)  # are remembered: each mapping of shared anonymous memory is a file of its own
+# Paths that are remembered: each mapping of shared anonymous memory is a file of its own.
+_MOST_FILES = 1 << 16
 
 
 class Files:
@@ -60,63 +57,6 @@ class Files:
         """The path, or a word with the file's numbers where no path was ever seen."""
         path = self._paths.get((device, inode))
         return path or f"[inode {device >> 20}:{device & 0xFFFFF} {inode}]"
-
-
-@dataclass(slots=True)  # not frozen: making one would take three times as long
-class Unmap:
-    """munmap, or brk downwards."""
-
-    start: int
-    end: int
-
-
-@dataclass(slots=True)  # not frozen: making one would take three times as long
-class Move:
-    """A successful mremap(2); sizes page-aligned."""
-
-    old: int
-    old_size: int
-    new: int
-    new_size: int
-    keep: bool
-
-
-@dataclass(slots=True)  # not frozen: making one would take three times as long
-class Brk:
-    """A brk(2) that returned `end`, one that only asked included."""
-
-    end: int
-
-
-@dataclass(slots=True)  # not frozen: making one would take three times as long
-class Claim:
-    """What a system call says of [start, end): anonymous memory `name`, or with "" what was there.
-
-    Only where the sideband's own word was lost: that knows of neighbours merged.
-    """
-
-    start: int
-    end: int
-    perms: str
-    name: str = ""
-
-
-@dataclass(slots=True)  # not frozen: making one would take three times as long
-class ThreadStack:
-    """Where a thread's stack pointer is."""
-
-    pointer: int
-
-
-@dataclass(slots=True)  # not frozen: it is answered when its time has come
-class Question:
-    """Which mapping each address is in at that time: an index into Names.regions."""
-
-    addresses: U64
-    regions: U32 | None = None
-
-
-Change = tuple[Mapping, ...] | MmapEvent | Unmap | Move | Brk | Claim | ThreadStack | Question
 
 
 class _Dated:
@@ -312,7 +252,7 @@ class MappingHistory:
         few: list[int] = []  # faults, one by one, and their places
         places: list[tuple[int, int]] = []
         for until in [*dict.fromkeys(before), len(times)]:
-            if until - done > _FEW:
+            if until - done > _SHORT_RUN:
                 part = slice(done, until) if order is None else order[done:until]
                 result[:, part] = places_of(part)
             else:
@@ -524,4 +464,4 @@ def _distinct(columns: list[U64]) -> tuple[Index, Index]:
 
 def page_up(address: int) -> int:
     """`address` rounded up to a whole page."""
-    return (address + PAGE_MASK) & ~PAGE_MASK
+    return (address + PAGE_SIZE - 1) & -PAGE_SIZE

@@ -15,36 +15,20 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from tracer.common.fields import Records, distinct
+from tracer.common.fields import FEW, Records, distinct
 from tracer.common.types import U64, Ids, Index
 from tracer.kernel.sideband import Event, ExecEvent
 from tracer.model.rows import Names
 from tracer.procfs.maps import Mapping
+from tracer.spaces.changes import ThreadStack
 from tracer.spaces.code_files import CodeFiles
 from tracer.spaces.interval_map import Places, Times
-from tracer.spaces.mappings import (
-    Brk,
-    Change,
-    Claim,
-    Files,
-    MappingHistory,
-    Move,
-    ThreadStack,
-    Unmap,
-    page_up,
-)
-from tracer.spaces.syscalls import ERRORS, SystemCall
+from tracer.spaces.mappings import Files, MappingHistory
 from tracer.wire.records import Mark, RecordType
-
-_MMAP, _MPROTECT, _MUNMAP, _BRK, _MREMAP = 9, 10, 11, 12, 25  # x86-64
-_MAP_SHARED, _MAP_ANONYMOUS = 1, 0x20
-_PROT_LETTERS = ((1, "r"), (2, "w"), (4, "x"))
-_MREMAP_DONTUNMAP = 4
 
 # VM_STACK_INCOMPLETE_SETUP (include/linux/mm.h): the stack exec is still building
 _EXEC_STACK = 0x18000
 
-_FEW = 64
 
 Record = np.void
 
@@ -94,11 +78,11 @@ class Spaces:
         self._orphans: dict[int, list[Event]] = {}  # events before their process's FORK record
         self._ended: list[Space] = []
         self._ended_since: list[Space] = []  # `ended` was last asked
-        self._doubtful = False  # the sideband has lost something: believe system calls, too
+        self.doubtful = False  # the sideband has lost something: believe system calls, too
 
     def doubt(self) -> None:
         """The sideband is missing or has dropped something: believe system calls, too."""
-        self._doubtful = True
+        self.doubtful = True
 
     @property
     def files(self) -> Files:
@@ -284,19 +268,6 @@ class Spaces:
                 history.add_mappings(time_ns, mappings)
                 break
 
-    def syscall(self, made: SystemCall) -> None:
-        """Follow a system call: munmap, mremap and brk, which the sideband does not tell.
-
-        Once in doubt, mmap of anonymous memory and mprotect, too.
-        """
-        # A target that was there before us has no pointer until its first fault.
-        space = self._by_mm.get(made.mm) or self._by_tgid.get(made.tgid)
-        change = _change(made.number, made.args, made.result)
-        if change is None and self._doubtful:
-            change = _claim(made.number, made.args, made.result)
-        if space is not None and change is not None:
-            space.history.add(made.time_ns, change)
-
     def resolve(self, faults: Records) -> tuple[Ids, Ids]:
         """(space numbers, owners' pids) of fault records between two lifecycle records.
 
@@ -304,7 +275,7 @@ class Spaces:
         memory, the space exec is building for it, or, with owner 0, that of a
         process nobody told us of.
         """
-        if len(faults) <= _FEW:
+        if len(faults) <= FEW:
             # One by one: plain Python beats the cost of calling numpy there.
             each = [
                 self._by_mm.get(mm) or self._discover(faults, mm) for mm in faults["mm"].tolist()
@@ -327,7 +298,7 @@ class Spaces:
         if len(numbers) and (numbers == numbers[0]).all():
             return self[int(numbers[0])].history.lookup_faults(faults)
         result = np.zeros((2, len(faults)), dtype=np.uint64)
-        few = len(numbers) <= _FEW
+        few = len(numbers) <= FEW
         for number in set(numbers.tolist()) if few else distinct(numbers):
             history = self[number].history
             mine = numbers == number
@@ -444,33 +415,3 @@ def _unique(pointers: U64) -> tuple[list[int], Index]:
         return [int(pointers[0])], np.zeros(len(pointers), dtype=np.intp)
     distinct, inverse = np.unique(pointers, return_inverse=True)
     return distinct.tolist(), inverse
-
-
-def _change(number: int, args: list[int], result: int) -> Change | None:
-    """What a system call that returned `result` did to the mappings; None: nothing we follow."""
-    if result >= ERRORS:
-        return None
-    if number == _MUNMAP:
-        return Unmap(args[0], page_up(args[0] + args[1]))
-    if number == _BRK:
-        return Brk(result)
-    if number == _MREMAP:
-        old, old_size, new_size, flags = args[:4]
-        keep = bool(flags & _MREMAP_DONTUNMAP)
-        return Move(old, page_up(old_size), result, page_up(new_size), keep)
-    return None
-
-
-def _claim(number: int, args: list[int], result: int) -> Claim | None:
-    """What mmap of anonymous memory or mprotect made of its range; None for any other call."""
-    if result >= ERRORS:
-        return None
-    letters = "".join(letter if args[2] & bit else "-" for bit, letter in _PROT_LETTERS)
-    if number == _MPROTECT:
-        return Claim(args[0], page_up(args[0] + args[1]), letters + "p")
-    if number == _MMAP and args[3] & _MAP_ANONYMOUS:
-        shared = args[3] & _MAP_SHARED
-        name = "/dev/zero (deleted)" if shared else "[anon]"
-        end = page_up(result + args[1])
-        return Claim(result, end, letters + ("s" if shared else "p"), name)
-    return None

@@ -12,6 +12,7 @@ import numpy as np
 from tracer.common.pages import PAGE_SIZE
 from tracer.common.types import Bools, Structs
 from tracer.model.sources import Loss
+from tracer.spaces.changes import Brk, Change, Claim, Move, Unmap
 from tracer.wire.records import RecordType
 from tracer.wire.shared import (
     CALL_BRK,
@@ -46,6 +47,11 @@ _ENOMEM = (1 << 64) - 12
 _MADV_TAKES = (4, 9, 24, 102)  # DONTNEED, REMOVE, DONTNEED_LOCKED, GUARD_INSTALL
 _MADV_POPULATES = (CALL_MADV_POPULATE_READ, CALL_MADV_POPULATE_WRITE)
 _MADV_GIVES_UP = {8: Loss.MADVISE, 21: Loss.RECLAIM}  # FREE, PAGEOUT: when the kernel likes
+# mmap(2) and its kin: what bpf/ passes on and does not ask for itself
+_MPROTECT = 10
+_MAP_SHARED, _MAP_ANONYMOUS = 1, 0x20
+_PROT_LETTERS = ((1, "r"), (2, "w"), (4, "x"))
+_MREMAP_DONTUNMAP = 4
 _MCL_CURRENT, _MCL_FUTURE, _MCL_ONFAULT = 1, 2, 4
 _EVERYTHING = 1 << 56
 
@@ -83,7 +89,7 @@ class Takes(NamedTuple):
 def only_take(records: Structs) -> tuple[Bools, list[Takes]]:
     """Which SYSCALL records are such calls, nearly all where there are many; and these, decoded.
 
-    `effect` says the same of each.
+    `interpret` says the same of each.
     """
     number, result = records["number"], records["result"]
     address, length, advice = records["args"][:, :3].T
@@ -91,7 +97,7 @@ def only_take(records: Structs) -> tuple[Bools, list[Takes]]:
     unmaps = (number == CALL_MUNMAP) & ~failed
     gives = (number == CALL_MADVISE) & np.isin(advice, _MADV_TAKES)
     chosen = unmaps | (gives & (~failed | (result == np.uint64(_ENOMEM))))
-    # Sums that do not overflow are for `effect`.
+    # Sums that do not overflow are for `interpret`.
     chosen &= records["type"] == np.uint8(RecordType.SYSCALL)
     chosen &= (address < _EVERYTHING) & (length < _EVERYTHING) & (length > 0)
     address, length = address[chosen], length[chosen]
@@ -153,47 +159,82 @@ class Memory:
         self.locked.discard(space)
 
 
-def effect(
-    made: SystemCall, space: int, memory: Memory, call: Taking | None = None
-) -> Effect | None:
-    """The effect on `space` of a system call that returned; None where there is none.
+class Consequences(NamedTuple):
+    """What a system call did, as far as anybody asks."""
 
-    `memory` is read and kept up to date; `call` is what the call's own CALL record
-    said, if there was one. What a reclaiming madvise takes is
-    left to the next snapshot, since not every page goes.
+    effect: Effect | None = None  # to pages
+    change: Change | None = None  # to mappings, where the sideband does not tell
+    written: tuple[tuple[int, int], ...] = ()  # [start, end) each, by another process
+
+
+_NOTHING = Consequences()
+
+
+def interpret(
+    made: SystemCall,
+    space: int,
+    memory: Memory,
+    call: Taking | None = None,
+    *,
+    claims: bool = False,
+) -> Consequences:
+    """What a system call that returned did to `space`.
+
+    `memory` is read and kept up to date; `call` is what the call's own CALL record said, if
+    there was one. `claims`: what it says of mappings is to be believed, for the sideband has
+    dropped something. What a reclaiming madvise takes is left to the next snapshot, since not
+    every page goes.
     """
     _, _, time_ns, _, number, result, args = made
+    if number == CALL_PROCESS_VM_WRITEV:
+        return Consequences(written=_written(result, args))
     if result >= ERRORS and not _went_on(number, args, result):
-        return None
-
-    if number == CALL_MUNMAP:  # often
-        end = _page_up(args[0] + args[1])
-        return Effect(space, args[0], end, time_ns, call=call) if end > args[0] else None
+        return _NOTHING
 
     def change(start: int, end: int, **more: object) -> Effect | None:
         if end <= start:
             return None
         return Effect(space, start, end, time_ns, call=call, **more)  # type: ignore[arg-type]
 
+    if number == CALL_MUNMAP:
+        end = _page_up(args[0] + args[1])
+        return Consequences(change(args[0], end), Unmap(args[0], end))
     if number == CALL_IOCTL:
-        return _userfault(args, change)
+        return Consequences(_userfault(args, change))
     if number == CALL_MMAP:
-        end = _page_up(result + args[1])
+        end, claim = _page_up(result + args[1]), _claim_of(made) if claims else None
         if args[3] & (CALL_MAP_POPULATE | CALL_MAP_LOCKED) or space in memory.locked:
             fixed = bool(args[3] & CALL_MAP_FIXED)
-            return change(result, end, populates=True, told=True, replaces=fixed)
-        return change(result, end) if args[3] & CALL_MAP_FIXED else None
+            filled = change(result, end, populates=True, told=True, replaces=fixed)
+            return Consequences(filled, claim)
+        return Consequences(change(result, end) if args[3] & CALL_MAP_FIXED else None, claim)
+    if number == _MPROTECT:
+        return Consequences(change=_claim_of(made) if claims else None)
     if number == CALL_BRK:
         before = memory.brk.get(space, result)
         memory.brk[space] = result
         if result > before and space in memory.locked:
-            return change(before, result, populates=True)
-        return change(_page_up(result), _page_up(before))
+            return Consequences(change(before, result, populates=True), Brk(result))
+        return Consequences(change(_page_up(result), _page_up(before)), Brk(result))
     if number == CALL_MREMAP:
         old, old_size, new_size = args[0], _page_up(args[1]), _page_up(args[2])
+        move = Move(old, old_size, result, new_size, bool(args[3] & _MREMAP_DONTUNMAP))
         if result != old:
-            return change(old, old + old_size, moved_to=result, moved_size=new_size)
-        return change(old + new_size, old + old_size)
+            return Consequences(
+                change(old, old + old_size, moved_to=result, moved_size=new_size), move
+            )
+        return Consequences(change(old + new_size, old + old_size), move)
+    return Consequences(_in_place(number, args, space, memory, change))
+
+
+def _in_place(
+    number: int,
+    args: list[int],
+    space: int,
+    memory: Memory,
+    change: Callable[..., Effect | None],
+) -> Effect | None:
+    """The effect of a call that leaves mappings where they are: madvise, and the mlock family."""
     if number == CALL_MADVISE:
         end = _page_up(args[0] + args[1])
         if args[2] in _MADV_POPULATES:
@@ -215,17 +256,28 @@ def effect(
     return None
 
 
-def written(made: SystemCall) -> list[tuple[int, int]]:
-    """What another process wrote, [start, end) each, by process_vm_writev (bpf/remote_write.h)."""
-    if made.number != CALL_PROCESS_VM_WRITEV:
-        return []
-    ranges, left = [], made.result
-    for start, length in zip(made.args[::2], made.args[1::2], strict=True):
+def _claim_of(made: SystemCall) -> Claim | None:
+    """What mmap of anonymous memory or mprotect made of its range; None for mmap of a file."""
+    args, result = made.args, made.result
+    letters = "".join(letter if args[2] & bit else "-" for bit, letter in _PROT_LETTERS)
+    if made.number == _MPROTECT:
+        return Claim(args[0], _page_up(args[0] + args[1]), letters + "p")
+    if not args[3] & _MAP_ANONYMOUS:
+        return None
+    shared = args[3] & _MAP_SHARED
+    name = "/dev/zero (deleted)" if shared else "[anon]"
+    return Claim(result, _page_up(result + args[1]), letters + ("s" if shared else "p"), name)
+
+
+def _written(result: int, args: list[int]) -> tuple[tuple[int, int], ...]:
+    """What another process wrote by process_vm_writev (bpf/remote_write.h)."""
+    ranges, left = [], result
+    for start, length in zip(args[::2], args[1::2], strict=True):
         length = min(length, left)
         left -= length
         if length:
             ranges.append((start, start + length))
-    return ranges
+    return tuple(ranges)
 
 
 def _went_on(number: int, args: list[int], result: int) -> bool:

@@ -18,9 +18,9 @@ import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from enum import IntEnum
 from pathlib import Path
-from types import TracebackType
-from typing import NoReturn, Self, cast
+from typing import NoReturn, cast
 
+from tracer.common.closing import Closing
 from tracer.common.errors import Exit, TraceError
 from tracer.common.text import printable
 from tracer.files.identity import Identity
@@ -117,7 +117,7 @@ class _Stage(IntEnum):
     EXEC = 3
 
 
-class Command:
+class Command(Closing):
     """A command that waits for `start`; from then on a child of ours like any other.
 
     Make it early, before other threads and before what opens descriptors that are not
@@ -201,12 +201,12 @@ class Command:
         self._take_pin()
         self._prepare_helper()
         if old is not None:
-            old.release()
+            old.close()
 
     def release_pin(self) -> None:
         """Let the kernel have the memory back, if the command has ended. Idempotent."""
         if self.pin is not None:
-            self.pin.release()
+            self.pin.close()
             self.pin = None
             self.pin_reason = "released"
 
@@ -267,17 +267,6 @@ class Command:
             self._status = status
             os.waitpid(self.pid, 0)
             os.close(self.pidfd)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def _prepare_helper(self) -> None:
         try:

@@ -30,14 +30,14 @@ import signal
 import socket
 import struct
 from collections.abc import Iterable
-from types import TracebackType
-from typing import Self
+
+from tracer.common.closing import Closing
 
 _PAGE = mmap.PAGESIZE
 _READY_SECONDS = 10.0  # the helper answers within a millisecond or so, unless all is busy
 
-# include/uapi/linux/userfaultfd.h; x86-64 and arm64 alike but for the system call's number
-_SYS_USERFAULTFD = {"x86_64": 323, "aarch64": 282}
+_NR_USERFAULTFD = 323  # x86-64
+# include/uapi/linux/userfaultfd.h
 _UFFD_API = 0xAA
 _UFFDIO_API = 0xC018AA3F
 _UFFDIO_REGISTER = 0xC020AA00
@@ -49,8 +49,8 @@ class PinUnavailable(Exception):
     """The address space cannot be pinned; the text says why, as half a sentence."""
 
 
-class MmPin:
-    """The address space `pid` has now, held until `release`.
+class MmPin(Closing):
+    """The address space `pid` has now, held until `close`.
 
     `helper` is one made earlier, where the moment counts. Raises
     PinUnavailable, leaving nothing behind, when the process is gone, has no
@@ -68,7 +68,7 @@ class MmPin:
             self.maps_fd = _open(f"/proc/{pid}/maps")
             self._helper.hold(self.pagemap_fd)
         except PinUnavailable:
-            self.release()
+            self.close()
             raise
 
     @property
@@ -108,24 +108,13 @@ class MmPin:
         self._helper.close()
         self._helper = fresh
 
-    def release(self) -> None:
+    def close(self) -> None:
         """Let the memory go; the kernel frees it here if the process has ended. Idempotent."""
         self._helper.close()
         for fd in (self.pagemap_fd, self.maps_fd):
             if fd >= 0:
                 os.close(fd)
         self.pagemap_fd = self.maps_fd = -1
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.release()
 
 
 class PinHelper:
@@ -275,10 +264,7 @@ def _missing_page() -> tuple[int, ctypes.Array[ctypes.c_char]]:
     Raises OSError: ENOSYS without CONFIG_USERFAULTFD, EPERM without CAP_SYS_PTRACE.
     """
     libc = ctypes.CDLL(None, use_errno=True)
-    number = _SYS_USERFAULTFD.get(os.uname().machine)
-    if number is None:
-        raise OSError(38, "ENOSYS")
-    uffd = int(libc.syscall(number, os.O_CLOEXEC | os.O_NONBLOCK))
+    uffd = int(libc.syscall(_NR_USERFAULTFD, os.O_CLOEXEC | os.O_NONBLOCK))
     if uffd < 0:
         raise OSError(ctypes.get_errno(), "userfaultfd")
     fcntl.ioctl(uffd, _UFFDIO_API, struct.pack("QQQ", _UFFD_API, 0, 0))

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tracer.common.fields import distinct
+from tracer.common.fields import FEW, distinct
 from tracer.common.pages import NO_FRAME, PAGE_SIZE, page_range
 from tracer.common.types import I64, U8, U32, U64, Ids
 from tracer.model.rows import Confirmed, Kind
@@ -26,7 +26,6 @@ from tracer.timeline.unexplained import Changes, Unexplained
 _NONE = np.uint64(NO_FRAME)
 _NO_BLOCKS = np.empty(0, np.uint64)
 _FEW_BYTES = 16 * PAGE_SIZE  # of pages that are done with one by one
-_FEW = 64  # plain Python beats the cost of calling numpy
 # A table by value: looked up many times over for a page or two.
 _ENDING = (Loss.MUNMAP.value, Loss.MOVE.value)
 _ENDS = np.isin(np.arange(32), _ENDING)
@@ -496,6 +495,6 @@ def _counts(values: U8) -> I64:
 
 def distinct_spaces(spaces: Ids) -> list[int]:
     """Each of them once."""
-    if len(spaces) <= _FEW:
+    if len(spaces) <= FEW:
         return list(dict.fromkeys(spaces.tolist()))
     return distinct(spaces)

@@ -1,8 +1,7 @@
 """A value of each column for every page of every address space, in flat arrays.
 
-Pages are kept in blocks of 64, so that sparse
-memory costs what is used of it, and a batch of pages is looked up with
-array operations. A page's index into the columns is called its slot.
+Pages are kept in blocks of 64, so that sparse memory costs what is used of it, and a batch of
+pages is looked up with array operations. A page's index into the columns is called its slot.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tracer.common.fields import runs
+from tracer.common.fields import FEW, runs
 from tracer.common.pages import page_range
 from tracer.common.types import I64, U32, U64, Bools, Index
 from tracer.timeline.archive import Archive, RowsOfPages
@@ -20,7 +19,6 @@ Slots = I64
 
 _SHIFT = 6
 _BLOCK = 1 << _SHIFT
-_FEW = 64  # plain Python beats the cost of calling numpy
 _MANY = 2048  # so many look-ups cost more than finding out which are distinct
 
 
@@ -51,7 +49,7 @@ class PageStore:
         blocks = self._blocks.get(space)
         if blocks is None:
             blocks = self._blocks[space] = _Blocks(space)
-        if len(pages) <= _FEW:
+        if len(pages) <= FEW:
             return np.array(
                 [
                     self._place(blocks, page >> _SHIFT) << _SHIFT | page & (_BLOCK - 1)

@@ -24,7 +24,7 @@ _PAGE_BITS = 45  # of a user-space page number, with five levels
 _TIME_BITS = 44  # of nanoseconds between the first and the last of a batch: five hours
 FAR_NS = 1 << 62  # of what is done at no time of its own
 _WIDE = 4  # so many meetings for each unit and action may be looked at; else by halves
-_FEW = 4096
+_AT_LEAST = 4096
 
 
 @dataclass(frozen=True)
@@ -175,7 +175,7 @@ def _meet(units: _Units, actions: int) -> _Met | None:
     """None: too many to look at."""
     counts = units.high - units.low
     total = int(counts.sum())
-    if actions > 1 and total > _WIDE * (len(units.single) + actions) + _FEW:
+    if actions > 1 and total > _WIDE * (len(units.single) + actions) + _AT_LEAST:
         return None
     action = np.repeat(units.of, counts)
     inside = np.arange(total) - np.repeat(np.cumsum(counts) - counts, counts)

@@ -5,9 +5,8 @@ from typing import Protocol
 
 import numpy as np
 
+from tracer.common.fields import FEW
 from tracer.common.types import I64, U8, U32, U64, Bools, Ids
-
-_FEW = 64  # plain Python beats the cost of calling numpy
 
 
 @dataclass
@@ -34,7 +33,7 @@ class Tally:
         """Add one for each of `regions`, as far as `chosen`."""
         if isinstance(chosen, np.ndarray) and not chosen.all():
             regions = regions[chosen]
-        if len(regions) <= _FEW:
+        if len(regions) <= FEW:
             for region in regions.tolist():
                 into[region] = into.get(region, 0) + 1
         elif (regions == regions[0]).all():

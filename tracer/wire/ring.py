@@ -13,12 +13,12 @@ All that is mapped counts as resident, so the data is mapped a few megabytes at 
 
 import contextlib
 import mmap
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections import deque
-from typing import Self
 
 import numpy as np
 
+from tracer.common.closing import Closing
 from tracer.common.errors import TraceError
 from tracer.common.types import U8, U32
 from tracer.wire.shared import POSITION_OF
@@ -31,7 +31,7 @@ def _broken(what: str) -> TraceError:
     return TraceError(f"the kernel's records cannot be read: {what}", "please report it: a bug")
 
 
-class Ring(ABC):
+class Ring(Closing):
     """Reads records of `record_size` bytes; `capacity` is how many there is room for."""
 
     record_size: int
@@ -76,12 +76,6 @@ class Ring(ABC):
             if not len(records):
                 break
         return np.concatenate(parts)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
 
 class MappedRing(Ring):

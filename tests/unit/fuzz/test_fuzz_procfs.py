@@ -12,6 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tests import witnesses
 from tests.unit.fuzz.mutation import EDGES, edited, every
 from tracer.callstacks.frames import Frame
 from tracer.common.errors import TraceError
@@ -71,7 +72,7 @@ def test_mounts() -> None:
 
 def test_resident_bytes() -> None:
     def check(random: Random) -> None:
-        for start, size in stat.parse_smaps_rss(edited(random, SMAPS, WORDS)).items():
+        for start, size in witnesses.parse_smaps_rss(edited(random, SMAPS, WORDS)).items():
             assert start >= 0
             assert size >= 0
 
@@ -87,8 +88,14 @@ def test_kallsyms(rubbish: bytes) -> None:
 
 
 ASKED = (
-    *(stat.parent, stat.process_fault_count, stat.is_kernel_thread, stat.state, stat.start_time),
-    *(stat.thread_group, stat.rss, stat.comm),
+    *(
+        stat.parent,
+        witnesses.process_fault_count,
+        stat.is_kernel_thread,
+        stat.state,
+        stat.start_time,
+    ),
+    *(stat.thread_group, witnesses.rss, stat.comm),
     *(lambda pid: stat.life(pid, pid), lambda pid: stat.stack_pointer(pid, pid)),
 )
 

@@ -7,8 +7,9 @@ import pytest
 
 from tests.unit.faults_data import LAYOUT, LEAF, PRESENT, WRITABLE, faults, pte, swap_entry, windows
 from tracer.common.pages import NO_FRAME
-from tracer.join.join import Join, match_windows, region_traits
+from tracer.join.join import Join, region_traits
 from tracer.join.kinds import Trait
+from tracer.join.neighbours import match_windows
 from tracer.model.rows import UNKNOWN_LATENCY, Access, Cause, Kind, Names, Region, Rows
 from tracer.model.sources import Loss, Source
 from tracer.procfs.maps import Mapping

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests import witnesses
 from tracer.common.errors import Exit, TraceError
 from tracer.common.pages import NO_FRAME, PAGE_SIZE
 from tracer.procfs import entries as raw
@@ -126,7 +127,7 @@ def test_without_the_scan_gaps_between_mappings_are_not_read(
 
     monkeypatch.setattr(raw, "_scan_by_reading", note)
     mappings = [mapping for mapping in read_maps(os.getpid()) if mapping.start < raw.USER_LIMIT]
-    assert list(own.read_present(mappings))
+    assert list(witnesses.read_present(own, mappings))
     size = sum(mapping.end - mapping.start for mapping in mappings)
     assert sum(end - start for start, end in read) == size
 
@@ -164,7 +165,7 @@ def test_sparse_terabyte_is_read_sparsely(
     start = start_of(area)
     mapping = Mapping(start, start + size, "rw-p", 0, 0, 0, "")
     pages, found = 0, []
-    for whose, address, entries in own.read_present([mapping]):
+    for whose, address, entries in witnesses.read_present(own, [mapping]):
         assert whose is mapping
         pages += len(entries)
         found += (np.flatnonzero(pagemap.held(entries)) * PAGE_SIZE + address - start).tolist()
@@ -198,7 +199,7 @@ def test_read_present_leaves_nothing_out() -> None:
         seen: dict[int, int] = {}
         with PageMap(child) as pages:
             before = read_plainly(pages, mappings)
-            for mapping, address, entries in pages.read_present(mappings):
+            for mapping, address, entries in witnesses.read_present(pages, mappings):
                 assert mapping.start <= address < address + len(entries) * PAGE_SIZE <= mapping.end
                 seen |= held_by_page(address, entries)
             after = read_plainly(pages, mappings)

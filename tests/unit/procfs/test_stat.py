@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests import witnesses
 from tracer.common.errors import Exit
 from tracer.procfs import stat
 from tracer.procfs.errors import ProcessGone
@@ -47,7 +48,7 @@ def test_counts_survive_any_name(monkeypatch: pytest.MonkeyPatch, name: str) -> 
     text = f"77 ({name}) S {FIELDS}\n".encode()
     monkeypatch.setattr(stat, "read_bytes", lambda pid, file, tid=None: text)
     assert stat.fault_count(77, 77) == 10 + 12
-    assert stat.process_fault_count(77) == 10 + 12
+    assert witnesses.process_fault_count(77) == 10 + 12
     assert stat.state(77) == "S"
     assert stat.parent(77) == 4
     assert stat.start_time(77) == 22
@@ -75,7 +76,7 @@ def test_fault_count_is_the_kernels_own() -> None:
     counted = stat.fault_count(os.getpid(), threading.get_native_id())
     usage = resource.getrusage(resource.RUSAGE_THREAD)
     assert before <= counted <= usage.ru_minflt + usage.ru_majflt
-    assert stat.process_fault_count(os.getpid()) >= counted
+    assert witnesses.process_fault_count(os.getpid()) >= counted
 
 
 def test_threads() -> None:
@@ -166,7 +167,7 @@ def test_zombie(child: int) -> None:
     "ask",
     [
         lambda pid: stat.fault_count(pid, pid),
-        stat.process_fault_count,
+        witnesses.process_fault_count,
         stat.threads,
         stat.children,
         stat.comm,
@@ -175,8 +176,8 @@ def test_zombie(child: int) -> None:
         stat.is_kernel_thread,
         stat.thread_group,
         stat.living_thread,
-        stat.rss,
-        stat.smaps_rss,
+        witnesses.rss,
+        witnesses.smaps_rss,
     ],
 )
 def test_gone_is_one_error(gone: int, ask: object) -> None:
@@ -199,9 +200,9 @@ def test_recorded_smaps() -> None:
         b"7f9000000000-7f9000400000 rwxp 00000000 00:00 0 \n"
         b"Size:               4096 kB\nRss:                   0 kB\nVmFlags: rd wr\n"
     )
-    assert stat.parse_smaps_rss(text) == {0x559DA7E61000: 4096, 0x7F9000000000: 0}
+    assert witnesses.parse_smaps_rss(text) == {0x559DA7E61000: 4096, 0x7F9000000000: 0}
 
 
 def test_rss_adds_up(child: int) -> None:
-    regions = stat.smaps_rss(child)
-    assert sum(regions.values()) == stat.rss(child) > 0
+    regions = witnesses.smaps_rss(child)
+    assert sum(regions.values()) == witnesses.rss(child) > 0

@@ -46,7 +46,7 @@ def test_without_a_snapshot_all_go_as_they_came() -> None:
 def test_a_snapshot_confirms_what_it_shows_and_holds_back_what_came_later(
     size: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "_FEW", 0)
+    monkeypatch.setattr(module, "_TOGETHER", 0)
     waiting = Waiting()
     for first in range(0, 6, size):
         waiting.add(made(first, size))
@@ -62,7 +62,7 @@ def test_a_snapshot_confirms_what_it_shows_and_holds_back_what_came_later(
 
 
 def test_large_batches_are_not_copied_together(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_FEW", 3)
+    monkeypatch.setattr(module, "_TOGETHER", 3)
     waiting = Waiting()
     for rows in (made(0, 2), made(2, 1), made(3, 3)):
         waiting.add(rows)

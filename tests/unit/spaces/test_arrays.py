@@ -11,7 +11,8 @@ from tracer.model import rows
 from tracer.model.rows import Names, Region
 from tracer.procfs.maps import Mapping
 from tracer.snapshots.snapshots import Snapshot
-from tracer.spaces.mappings import Files, MappingHistory, Move, ThreadStack, Unmap
+from tracer.spaces.changes import Move, ThreadStack, Unmap
+from tracer.spaces.mappings import Files, MappingHistory
 from tracer.wire.records import Mark
 
 P = 4096

@@ -13,8 +13,9 @@ from tracer.kernel.sideband import MmapEvent
 from tracer.model.rows import Names, Region
 from tracer.procfs.maps import Mapping
 from tracer.spaces import mappings
+from tracer.spaces.changes import Brk, Claim, Move, Unmap
 from tracer.spaces.interval_map import IntervalMap, Laid
-from tracer.spaces.mappings import Brk, Claim, Files, MappingHistory, Move, Unmap, perms_of
+from tracer.spaces.mappings import Files, MappingHistory, perms_of
 from tracer.wire.records import Mark, load_layout
 
 P = 4096

@@ -12,12 +12,20 @@ from tracer.procfs.maps import Mapping
 from tracer.spaces.code_files import CodeFiles, CodeMapping
 from tracer.spaces.mappings import VM_EXEC, VM_READ
 from tracer.spaces.spaces import Spaces
-from tracer.spaces.syscalls import decode
+from tracer.spaces.syscalls import Memory, SystemCall, decode, interpret
 from tracer.wire.records import Mark, RecordType, load_layout
 
 P = 4096
 LAYOUT = load_layout(Path(__file__).parents[3] / "bpf")
 A, B, C, D = (0xFFFF888000000000 + i * 0x1000 for i in range(4))  # mm pointers
+
+
+def follow(spaces: Spaces, made: SystemCall) -> None:
+    """What a system call says of mappings, as session.calls has it."""
+    space = spaces.at(made.mm) or spaces.of(made.tgid)
+    change = interpret(made, 0, Memory(), claims=spaces.doubtful).change
+    if space is not None and change is not None:
+        space.history.add(made.time_ns, change)
 
 
 @pytest.fixture
@@ -247,7 +255,7 @@ def test_system_calls_change_mappings(spaces: Spaces) -> None:
     record["number"], record["result"] = [11, 25, 25], [0, 20 * P, (1 << 64) - 12]
     record["args"][:, :4] = [[0, P, 0, 0], [P, 3 * P, 3 * P, 1], [20 * P, P, 9 * P, 1]]
     for each in decode(record):
-        spaces.syscall(each)
+        follow(spaces, each)
     faults = np.concatenate([fault(A, 10, 2, 5), fault(A, 10, 22, 6), fault(A, 10, 25, 8)])
     regions = [
         spaces._names.regions[i] for i in spaces.lookup(1, faults["address"], faults["time_ns"])[0]
@@ -271,7 +279,7 @@ def test_new_mappings_are_taken_from_system_calls_in_doubt_only(
     record["result"] = [20 * P, 40 * P, (1 << 64) - 12, 0]
     record["args"][:, :4] = [[0, P, 3, 0x22], [0, P, 1, 0x21], [0, P, 3, 2], [20 * P, P, 5, 0]]
     for each in decode(record):
-        spaces.syscall(each)
+        follow(spaces, each)
     ids, _ = spaces.lookup(1, np.array([20 * P, 40 * P], np.uint64), np.array([6, 6], np.uint64))
     found = [(spaces._names.regions[i].perms, spaces._names.regions[i].name) for i in ids]
     wanted = [("r-xp", "[anon]"), ("r--s", "/dev/zero (deleted)")]

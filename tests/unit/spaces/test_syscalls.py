@@ -8,15 +8,15 @@ import pytest
 from tests.unit.faults_data import LAYOUT
 from tracer.model.sources import Loss
 from tracer.spaces.syscalls import (
+    Consequences,
     Effect,
     Memory,
     SystemCall,
     Taking,
     decode,
-    effect,
+    interpret,
     only_take,
     taking,
-    written,
 )
 from tracer.wire.records import RecordType
 
@@ -34,7 +34,7 @@ def call(number: int, *args: int, result: int = 0, memory: Memory | None = None)
     record["type"], record["time_ns"] = RecordType.SYSCALL, 99
     record["number"], record["result"] = number, result
     record["args"][0, : len(args)] = args
-    return effect(decode(record)[0], 3, memory or Memory())
+    return interpret(decode(record)[0], 3, memory or Memory()).effect
 
 
 def test_what_only_takes_has_the_effect_that_it_has_by_itself() -> None:
@@ -53,7 +53,7 @@ def test_what_only_takes_has_the_effect_that_it_has_by_itself() -> None:
     each = iter(takes)
     calls = (records["type"] == RecordType.CALL).tolist()
     for made, plain, begins in zip(decode(records), chosen.tolist(), calls, strict=True):
-        found = effect(made, 3, Memory())
+        found = interpret(made, 3, Memory()).effect
         if plain:
             assert not begins
             it = next(each)
@@ -247,6 +247,6 @@ def test_other_ioctls_of_userfaultfd() -> None:
 def test_what_another_process_wrote(bytes_: int, ranges: list[tuple[int, int]]) -> None:
     args = [AT, P, AT + 9 * P, 2 * P, 8, 8]
     made = SystemCall(10, 0, 99, 0, 311, bytes_, args)
-    assert written(made) == ranges
-    assert written(made._replace(number=MUNMAP)) == []
-    assert effect(made, 3, Memory()) is None
+    done = interpret(made, 3, Memory())
+    assert done == Consequences(written=tuple(ranges))
+    assert not interpret(made._replace(number=MUNMAP), 3, Memory()).written

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from tracer.common.types import I64, Index
-from tracer.reporting.reading.codes import Codes, by_code
+from tracer.reporting.reading.codes import Codes
 from tracer.reporting.reading.run import Faults, Run, identity
 
 HUGE = 512  # 4 KiB pages in a huge page
@@ -139,12 +139,3 @@ def slowest(faults: Faults, most: int) -> Index:
     rows = np.argpartition(faults.latency_ns, len(faults) - most)[len(faults) - most :]
     rows = rows[np.argsort(-faults.latency_ns[rows], kind="stable")]
     return rows[faults.latency_ns[rows] >= 0]
-
-
-def medians_over_time(run: Run, count: int) -> list[int]:
-    """The median latency in each of `count` parts of the interval; -1 where there is none."""
-    span = max(1, run.end_ns - run.start_ns)
-    part = np.clip((run.faults.time_ns - run.start_ns) * count // span, 0, count - 1)
-    order, parts = by_code(part, count)
-    latency = run.faults.latency_ns[order]
-    return [int(np.median(latency[each])) if each.stop > each.start else -1 for each in parts]

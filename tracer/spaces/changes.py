@@ -1,0 +1,64 @@
+"""What changes the mappings of a space, or asks for them, at a moment."""
+
+from dataclasses import dataclass
+
+from tracer.common.types import U32, U64
+from tracer.kernel.sideband import MmapEvent
+from tracer.procfs.maps import Mapping
+
+
+@dataclass(slots=True)  # not frozen: making one would take three times as long
+class Unmap:
+    """munmap, or brk downwards."""
+
+    start: int
+    end: int
+
+
+@dataclass(slots=True)  # not frozen: making one would take three times as long
+class Move:
+    """A successful mremap(2); sizes page-aligned."""
+
+    old: int
+    old_size: int
+    new: int
+    new_size: int
+    keep: bool
+
+
+@dataclass(slots=True)  # not frozen: making one would take three times as long
+class Brk:
+    """A brk(2) that returned `end`, one that only asked included."""
+
+    end: int
+
+
+@dataclass(slots=True)  # not frozen: making one would take three times as long
+class Claim:
+    """What a system call says of [start, end): anonymous memory `name`, or with "" what was there.
+
+    Only where the sideband's own word was lost: that knows of neighbours merged.
+    """
+
+    start: int
+    end: int
+    perms: str
+    name: str = ""
+
+
+@dataclass(slots=True)  # not frozen: making one would take three times as long
+class ThreadStack:
+    """Where a thread's stack pointer is."""
+
+    pointer: int
+
+
+@dataclass(slots=True)  # not frozen: it is answered when its time has come
+class Question:
+    """Which mapping each address is in at that time: an index into Names.regions."""
+
+    addresses: U64
+    regions: U32 | None = None
+
+
+Change = tuple[Mapping, ...] | MmapEvent | Unmap | Move | Brk | Claim | ThreadStack | Question
