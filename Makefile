@@ -26,7 +26,7 @@ help:
 	@echo "make fuzz          damaged input of every kind, more of it than the unit tests have"
 	@echo "                   [EXAMPLES=100000] [SEED=7] [FORMATS='elf maps']"
 	@echo "make bench         what tracing costs, beside perf, bpftrace and bcc: docs/performance.md"
-	@echo "make lint          mypy --strict, ruff, codespell, shellcheck"
+	@echo "make lint          mypy --strict, ruff, clang-format, codespell, shellcheck"
 	@echo "make lock          renew requirements/: what the others install, by version and hash"
 	@echo "make install       put the commands where sudo finds them [PREFIX=$(PREFIX)]"
 	@echo "make uninstall     remove them again"
@@ -94,12 +94,14 @@ lint: bootstrap
 	$(PYTHON) -m mypy
 	$(PYTHON) -m ruff check .
 	$(PYTHON) -m ruff format --check .
+	.venv/bin/clang-format --dry-run --Werror bpf/*.[ch]
 	.venv/bin/codespell
 	.venv/bin/shellcheck tools/* .ci/run tests/kernels/guest.sh
 
 format: bootstrap
 	$(PYTHON) -m ruff check --fix .
 	$(PYTHON) -m ruff format .
+	.venv/bin/clang-format -i bpf/*.[ch]
 
 # Not after bootstrap, which installs by the files that this renews.
 lock:

@@ -10,7 +10,8 @@
 
 #define I386_OLD_MMAP 90 /* its arguments are in memory */
 
-#define TS_COMPAT 0x2 /* thread_info.status: in a 32-bit system call (arch/x86/include/asm/thread_info.h) */
+/* thread_info.status: in a 32-bit system call (arch/x86/include/asm/thread_info.h) */
+#define TS_COMPAT 0x2
 
 struct call {
 	u64 number;
@@ -19,11 +20,11 @@ struct call {
 
 static __always_inline int changes_mappings(u64 number)
 {
-	return number == CALL_MMAP || number == CALL_MPROTECT || number == CALL_MUNMAP
-		|| number == CALL_BRK || number == CALL_MREMAP || number == CALL_MADVISE
-		|| number == CALL_SHMAT || number == CALL_SHMDT || number == CALL_MLOCK
-		|| number == CALL_MLOCKALL || number == CALL_MUNLOCKALL || number == CALL_MLOCK2
-		|| number == CALL_PKEY_MPROTECT || number == CALL_PROCESS_MADVISE;
+	return number == CALL_MMAP || number == CALL_MPROTECT || number == CALL_MUNMAP ||
+	       number == CALL_BRK || number == CALL_MREMAP || number == CALL_MADVISE ||
+	       number == CALL_SHMAT || number == CALL_SHMDT || number == CALL_MLOCK ||
+	       number == CALL_MLOCKALL || number == CALL_MUNLOCKALL || number == CALL_MLOCK2 ||
+	       number == CALL_PKEY_MPROTECT || number == CALL_PROCESS_MADVISE;
 }
 
 /* The x86-64 number of an i386 call; 0 for one that changes no mappings. */
@@ -54,10 +55,10 @@ static __always_inline int may_take_pages(u64 number)
 {
 	u64 other = number_of_i386(number);
 
-	return number == CALL_MMAP || number == CALL_MUNMAP || number == CALL_BRK
-		|| number == CALL_MREMAP || number == CALL_MADVISE || other == CALL_MMAP
-		|| other == CALL_MUNMAP || other == CALL_BRK || other == CALL_MREMAP
-		|| other == CALL_MADVISE;
+	return number == CALL_MMAP || number == CALL_MUNMAP || number == CALL_BRK ||
+	       number == CALL_MREMAP || number == CALL_MADVISE || other == CALL_MMAP ||
+	       other == CALL_MUNMAP || other == CALL_BRK || other == CALL_MREMAP ||
+	       other == CALL_MADVISE;
 }
 
 /* Whether the running thread is in a 32-bit system call. */
@@ -65,7 +66,8 @@ static __always_inline int is_compat(u64 task)
 {
 	u32 status = 0;
 
-	bpf_probe_read_kernel(&status, sizeof(status), (void *)(task + O_TASK_THREAD_INFO + O_THREAD_STATUS));
+	bpf_probe_read_kernel(&status, sizeof(status),
+			      (void *)(task + O_TASK_THREAD_INFO + O_THREAD_STATUS));
 	return status & TS_COMPAT;
 }
 

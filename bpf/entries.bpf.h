@@ -47,7 +47,7 @@ static __always_inline void note_before(struct pending *p, struct walk *before, 
 			look_beside(before->slot, &p->lower, &p->upper);
 			return;
 		}
-		state |= STATE_AROUND; /* nothing is there: that much is known of the whole window */
+		state |= STATE_AROUND; /* nothing is there, nor in the whole window */
 	}
 #endif
 	p->state = state;
@@ -66,7 +66,8 @@ static __always_inline void note_before(struct pending *p, struct walk *before, 
 }
 
 /* The entry before: by way of the page table that the thread's last fault was in, if it is in it. */
-static __always_inline void look_before(struct pending *p, u64 mm, u64 address, u32 state, u32 marks)
+static __always_inline void look_before(struct pending *p, u64 mm, u64 address, u32 state,
+					u32 marks)
 {
 	u64 key = table_key(address);
 	struct walk before = {};

@@ -8,7 +8,8 @@
 
 /* The members of a record from `first` to the one before `end`. */
 #define MEMBERS(first, end) \
-	(__builtin_offsetof(struct fault_record, end) - __builtin_offsetof(struct fault_record, first))
+	(__builtin_offsetof(struct fault_record, end) - \
+	 __builtin_offsetof(struct fault_record, first))
 #define COPY_MEMBERS(to, from, first, end) \
 	__builtin_memcpy(&(to)->first, &(from)->first, MEMBERS(first, end))
 #define CLEAR_MEMBERS(in, first, end) __builtin_memset(&(in)->first, 0, MEMBERS(first, end))
@@ -59,8 +60,7 @@ static __always_inline int is_filtered(struct settings *set, struct pending *p, 
 	if (!set->min_latency_ns)
 		return 0;
 	/* `perf` is not told when one has failed: on no probe is there a latency to hold against it. */
-	return failed ||
-	       (p->record.start_ns && now - p->record.start_ns < set->min_latency_ns);
+	return failed || (p->record.start_ns && now - p->record.start_ns < set->min_latency_ns);
 }
 
 /*
@@ -162,8 +162,8 @@ static __always_inline void finish(void *ctx, u64 task, struct pending *p, u32 r
 		return;
 	}
 #if defined(STACKS) && !defined(PROBE_KPROBE)
-	p->record.stack = take_stack(ctx, p, task, s, in_kernel(&p->record),
-				     p->record.marks & MARK_FOREIGN);
+	p->record.stack =
+		take_stack(ctx, p, task, s, in_kernel(&p->record), p->record.marks & MARK_FOREIGN);
 #endif
 	look_after(p, &after);
 	/* The windows go first: whoever reads the fault's record has them already. */

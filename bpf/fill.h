@@ -12,9 +12,10 @@
 #define CALL_VM_LOCKONFAULT 0x80000
 
 #define USER_TOP ((1UL << (LEVELS == 5 ? 56 : 47)) - 4096) /* TASK_SIZE_MAX */
-#define FILLED_TABLES 16 /* of a call's range: 32 MiB */
 #define WINDOW_BYTES (WINDOW_PAGES * 4096UL)
 #define HUGE_BYTES (1UL << 21)
+
+#define FILLED_TABLES 16 /* of a call's range: 32 MiB */
 
 /* Whether what this memory maps is filled at once: mlockall(MCL_FUTURE). */
 static __always_inline int fills_all(u64 mm)
@@ -37,10 +38,8 @@ static __always_inline int asks_to_fill(struct call *c, u64 mm, u64 result, u64 
 		*start = result;
 		*end = (result + c->args[1] + 4095) & ~4095UL;
 		return (long long)result > 0 && ((c->args[3] & CALL_MAP_FILLS) || fills_all(mm));
-	case CALL_MLOCK:
-		return 1;
-	case CALL_MLOCK2:
-		return !(c->args[2] & CALL_MLOCK_ONFAULT);
+	case CALL_MLOCK: return 1;
+	case CALL_MLOCK2: return !(c->args[2] & CALL_MLOCK_ONFAULT);
 	case CALL_MADVISE:
 		return c->args[2] == CALL_MADV_POPULATE_READ ||
 		       c->args[2] == CALL_MADV_POPULATE_WRITE;

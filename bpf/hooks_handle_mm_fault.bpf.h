@@ -63,13 +63,14 @@ static __always_inline int begin(hook_context *ctx, u64 task, u32 marks)
 		return 0;
 	if (p->state) {
 		if ((p->state & STATE_RETRIED) && p->record.address == HOOK_ADDRESS(ctx)) {
-			/* The same fault, called again after VM_FAULT_RETRY: the kernel counts it once. */
+			/* The same fault, again after VM_FAULT_RETRY: the kernel counts it once. */
 			p->record.calls++;
 			p->state = (p->state & ~(STATE_RETRIED | STATE_TRIED | STATE_SLOT)) |
 				   (HOOK_FLAGS(ctx) & FAULT_FLAG_TRIED);
 			return 0;
 		}
-		p->record.calls = 1; /* it was broken off: the kernel counts none, and nothing was done */
+		/* It was broken off: the kernel counts none, and nothing was done. */
+		p->record.calls = 1;
 	}
 #if defined(STACKS) && defined(PROBE_KPROBE)
 	/* Not at the return: older kernels cannot walk the stack beyond the return probe. */

@@ -88,7 +88,8 @@ static __always_inline void thread_ends(u64 task, u64 id)
 {
 	struct leaving left = {.id = id, .count = own_fault_count(task), .key = place_key(task)};
 	struct pending *p;
-	u64 address = task; /* to the verifier, what a helper has had a pointer to is none any more */
+	/* A copy: to the verifier, what a helper has had a pointer to is no pointer any more. */
+	u64 address = task;
 
 	__sync_fetch_and_add(&TOTALS->ended, 1);
 	__sync_fetch_and_add(&TOTALS->faults, left.count);

@@ -62,7 +62,8 @@ int hook__exception(struct bpf_raw_tracepoint_args *ctx)
 	if (!is_active(id_of(task) >> 32) || IS_KERNEL_ADDRESS(EXCEPTION_ADDRESS(ctx)))
 		return 0;
 	/* The kernel's own attempt, given up where the page is not there: a signal's frame, a futex. */
-	if (!(EXCEPTION_CODE(ctx) & ERROR_CODE_USER) && OWN32(task, O_TASK_NO_FAULTS) > DISABLED_BY_US)
+	if (!(EXCEPTION_CODE(ctx) & ERROR_CODE_USER) &&
+	    OWN32(task, O_TASK_NO_FAULTS) > DISABLED_BY_US)
 		state |= STATE_ATTEMPT;
 	p = own_place(task);
 	if (!p)

@@ -143,8 +143,8 @@ static __always_inline void emit_all_filled(u64 id, u64 mm, u64 start, u64 end)
 		next = (address & HUGE_PAGE) + HUGE_BYTES;
 		if (at.level == 2) {
 			if (is_present(at.entry) &&
-			    (!claim(1, &first) ||
-			     !emit_filled(first, id, mm, address & HUGE_PAGE, start, end, 2, &at))) {
+			    (!claim(1, &first) || !emit_filled(first, id, mm, address & HUGE_PAGE,
+							       start, end, 2, &at))) {
 				count(COUNT_LOST_OTHER);
 				break;
 			}

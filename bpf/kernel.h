@@ -16,7 +16,7 @@
 #ifdef CAST_CALL
 static u64 (*cast_address)(u64 address, u32 type) = (void *)CAST_CALL;
 static u64 (*get_current_task_btf)(void) = (void *)158; /* since 5.11 */
-static u64 (*user_registers)(u64 task) = (void *)175; /* bpf_task_pt_regs, since 5.15 */
+static u64 (*user_registers)(u64 task) = (void *)175;   /* bpf_task_pt_regs, since 5.15 */
 
 #define LOAD64(address) (*(u64 *)cast_address(address, TYPE_WORDS))
 #define LOAD32(address) (*(u32 *)cast_address(address, TYPE_WORDS))

@@ -23,9 +23,9 @@ BPF_HASH(owners, u32, u64, PLACES); /* of places, by their number: who has it fi
 BPF_ARRAY(settings, struct settings, 1);
 BPF_ARRAY(calibration, struct calibration, 1);
 BPF_ARRAY(userfaults, u64, 1); /* whether a target uses userfaultfd: then others' ioctls matter */
-BPF_ARRAY(mappings, u64, 1); /* changes of the targets' mappings: page tables may go with them */
+BPF_ARRAY(mappings, u64, 1);   /* changes of the targets' mappings: page tables may go with them */
 BPF_ARRAY(command, struct command, 1);
-BPF_ARRAY(held, u64, 1); /* struct mm_struct * that the tracer itself holds a reference to (mm_pin.py) */
+BPF_ARRAY(held, u64, 1); /* struct mm_struct * that the tracer holds a reference to (mm_pin.py) */
 BPF_ARRAY(totals, struct totals, 1);
 BPF_HASH(leaving, u64, struct leaving, 32768); /* by struct task_struct * */
 /*

@@ -66,8 +66,8 @@ static __always_inline int look_for_neighbours(struct pending *p, struct walk *a
 	return 1;
 }
 
-static __always_inline void emit_window(struct pending *p, u64 id, u64 now, u64 address,
-					u64 seen, u64 *entries)
+static __always_inline void emit_window(struct pending *p, u64 id, u64 now, u64 address, u64 seen,
+					u64 *entries)
 {
 	u64 sequence;
 	struct window_record *w = reserve(&sequence);
@@ -117,8 +117,8 @@ static __always_inline void emit_row(struct pending *p, u64 id, u64 now, u64 tab
 }
 
 /* The windows in which pages other than the fault's own have come to be present. */
-static __always_inline void emit_neighbours(struct pending *p, u64 id, u64 now,
-					    struct walk *after, u64 *window)
+static __always_inline void emit_neighbours(struct pending *p, u64 id, u64 now, struct walk *after,
+					    u64 *window)
 {
 	u32 number = (p->record.address >> 12) & 511, start = number & ~(WINDOW_PAGES - 1);
 	u32 own = 1u << (number - start), fresh = after->mask & ~p->mask_before, mask;
@@ -127,8 +127,8 @@ static __always_inline void emit_neighbours(struct pending *p, u64 id, u64 now,
 	u64 bottom = window[1] & ENTRY_TABLE, top = window[WINDOW_PAGES] & ENTRY_TABLE;
 
 	if (fresh & ~own)
-		emit_window(p, id, now, p->record.address,
-			    p->mask_before | (u64)after->mask << 16, window + 1);
+		emit_window(p, id, now, p->record.address, p->mask_before | (u64)after->mask << 16,
+			    window + 1);
 	/* Only a page that was absent, and in no huge page, brings a folio along. */
 	if (!(p->record.marks & MARK_BEFORE) || is_present(p->record.entry_before))
 		fresh = 0;
@@ -148,9 +148,11 @@ static __always_inline void emit_neighbours(struct pending *p, u64 id, u64 now,
 		}
 	}
 	if (fresh & LAST_OF_WINDOW)
-		emit_row(p, id, now, table, above / WINDOW_PAGES, top - (above - 1) * 4096, 1, window);
+		emit_row(p, id, now, table, above / WINDOW_PAGES, top - (above - 1) * 4096, 1,
+			 window);
 	if (fresh & 1)
-		emit_row(p, id, now, table, start / WINDOW_PAGES - 1, bottom - start * 4096, -1, window);
+		emit_row(p, id, now, table, start / WINDOW_PAGES - 1, bottom - start * 4096, -1,
+			 window);
 }
 
 #endif

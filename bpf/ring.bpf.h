@@ -66,7 +66,8 @@ static __always_inline int is_half_full(void)
 {
 	struct positions *ring = POSITIONS;
 
-	return (s64)(*(volatile u64 *)&ring->head - *(volatile u64 *)&ring->tail) > (s64)(ring->mask / 2);
+	return (s64)(*(volatile u64 *)&ring->head - *(volatile u64 *)&ring->tail) >
+	       (s64)(ring->mask / 2);
 }
 
 /* The sequence is the last to be written: x86 keeps the order of stores. */

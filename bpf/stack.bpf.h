@@ -53,9 +53,9 @@ static __always_inline u64 innermost_caller(u64 task)
 	u64 sp = *(u64 *)(regs + __builtin_offsetof(struct pt_regs, sp));
 
 	/* To read where nothing is mapped costs an exception: not for a small number, then. */
-	if (bpf_probe_read_user(&caller, sizeof(caller), (void *)sp) ||
-	    caller < LOWEST_CODE || caller > USER_END ||
-	    bpf_probe_read_user(&code, sizeof(code), (void *)(caller - 8)) || !ends_in_call(code))
+	if (bpf_probe_read_user(&caller, sizeof(caller), (void *)sp) || caller < LOWEST_CODE ||
+	    caller > USER_END || bpf_probe_read_user(&code, sizeof(code), (void *)(caller - 8)) ||
+	    !ends_in_call(code))
 		return 0;
 #endif
 	return caller;

@@ -11,10 +11,12 @@
 
 #define LOWEST_CODE 0x10000 /* vm.mmap_min_addr, usually */
 
-struct stack { /* too large for a program's own stack */
+/* Too large for a program's own stack. */
+struct stack {
 	struct stack_record head; /* without ips */
 	u64 window[WINDOW_SLOTS];
-	u64 kernel[STACK_KERNEL + STACK_IPS]; /* what is copied into the last record is in it, too */
+	/* What is copied into the last record is in these, too. */
+	u64 kernel[STACK_KERNEL + STACK_IPS];
 	u64 user[STACK_USER + STACK_IPS];
 };
 
@@ -28,11 +30,13 @@ static __always_inline u64 stack_mix(u64 hash, u64 value)
 /* Whether the 8 bytes before an address end in a call: direct, or of any indirect form. */
 static __always_inline int ends_in_call(u64 code)
 {
+	/* clang-format off */
 	return (code >> 24 & 0xff) == 0xe8
 		|| (code >> 48 & 0x38ff) == 0x10ff
 		|| (code >> 40 & 0x38ff) == 0x10ff
 		|| (code >> 16 & 0x38ff) == 0x10ff
 		|| (code >> 8 & 0x38ff) == 0x10ff;
+	/* clang-format on */
 }
 
 static __always_inline u64 stack_mix_all(u64 hash, u64 *ips, u32 count, u32 most)

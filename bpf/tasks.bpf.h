@@ -13,7 +13,10 @@ static __always_inline u32 tid_of(u64 task)
 {
 	u32 level = 0;
 	struct settings *set = SETTINGS;
-	struct { u32 number, spare; u64 namespace; } found = {}; /* struct upid */
+	struct {
+		u32 number, spare;
+		u64 namespace;
+	} found = {}; /* struct upid */
 	u64 pid = 0;
 
 	READ(pid, task, O_TASK_THREAD_PID);

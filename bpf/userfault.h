@@ -10,8 +10,8 @@
 #ifndef PAGEFAULT_USERFAULT_H
 #define PAGEFAULT_USERFAULT_H
 
-#define UFFD_TYPE 0xAA          /* _IOC_TYPE of all of them */
-#define UFFD_NEW 0x0000AA00     /* /dev/userfaultfd: makes a descriptor */
+#define UFFD_TYPE 0xAA      /* _IOC_TYPE of all of them */
+#define UFFD_NEW 0x0000AA00 /* /dev/userfaultfd: makes a descriptor */
 
 struct userfault {
 	u64 mm; /* the memory it is about */
@@ -25,7 +25,8 @@ static __always_inline int makes_userfault(u64 number, u64 command)
 }
 
 /* Five words hold every argument structure; the kernel has written its answer into them. */
-static __always_inline int parse_userfault(u64 command, u64 argument, u64 result, struct userfault *u)
+static __always_inline int parse_userfault(u64 command, u64 argument, u64 result,
+					   struct userfault *u)
 {
 	u64 words[5] = {};
 	u64 done;

@@ -22,11 +22,11 @@
 #define HUGE_PAGE (~(u64)((1 << 21) - 1)) /* of an address: where its page table begins */
 
 struct walk {
-	u64 entry;      /* the last entry read; 0 where there is none */
-	u32 level;      /* its level: 1 PTE, 2 PMD, 3 PUD, 4 P4D, 5 PGD; 0 the walk failed */
-	u32 mask;       /* present pages of the 16-page window around the address, once it is read */
-	u64 slot;       /* kernel address of the entry */
-	u64 above;      /* the entry that leads there, where level is 1 */
+	u64 entry; /* the last entry read; 0 where there is none */
+	u32 level; /* its level: 1 PTE, 2 PMD, 3 PUD, 4 P4D, 5 PGD; 0 the walk failed */
+	u32 mask;  /* present pages of the 16-page window around the address, once it is read */
+	u64 slot;  /* kernel address of the entry */
+	u64 above; /* the entry that leads there, where level is 1 */
 	u64 above_slot; /* and its address */
 };
 
@@ -132,7 +132,8 @@ static __always_inline int next_window(struct walk *w, u64 address, u64 *entries
 {
 	if (((address >> 12) & 511) >= 512 - WINDOW_PAGES)
 		return 0;
-	return !bpf_probe_read_kernel(entries, WINDOW_PAGES * 8, (void *)(window_slot(w) + WINDOW_PAGES * 8));
+	return !bpf_probe_read_kernel(entries, WINDOW_PAGES * 8,
+				      (void *)(window_slot(w) + WINDOW_PAGES * 8));
 }
 
 static __always_inline int maps_frame(u64 entry, u64 frame)
@@ -201,7 +202,8 @@ static __always_inline void row_of_frames(u64 table, u32 number, u64 frame, int 
 		if (number >= WINDOWS) /* below 0, too */
 			break;
 		/* What cannot be read comes out as zeroes: absent. */
-		bpf_probe_read_kernel(window, WINDOW_PAGES * 8, (void *)(table + number * WINDOW_PAGES * 8));
+		bpf_probe_read_kernel(window, WINDOW_PAGES * 8,
+				      (void *)(table + number * WINDOW_PAGES * 8));
 		same = in_row_of_frames(window, frame + number * WINDOW_PAGES * 4096);
 		if (!same)
 			break;

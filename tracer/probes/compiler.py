@@ -131,7 +131,7 @@ class Build:
 
     def compile(self, bpf_dir: Path, lap: Callable[[str], None] = lambda _: None) -> Answer:
         """Raises TraceError (Exit.NO_PROBE, NO_BCC), with the line of clang's that matters."""
-        return _compile(bpf_dir, self, lap)
+        return _compile(bpf_dir.resolve(), self, lap)  # libbcc fails on relative paths
 
 
 def builds_for(btf: Btf, *, stacks: bool) -> dict[str, Build]:
