@@ -10,7 +10,8 @@ import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from tracer.probes.program import Place, Program, Watch
+from tracer.probes.answers import Place, Watch
+from tracer.probes.program import Program
 from tracer.procfs import stat
 from tracer.procfs.errors import ProcessGone
 from tracer.procfs.stat import Life

@@ -12,8 +12,6 @@ import secrets
 import struct
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
-from enum import IntEnum
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +20,7 @@ from tracer.common.errors import Exit, TraceError
 from tracer.common.shortage import told
 from tracer.kernel.perf_events import CpuEvents
 from tracer.probes import bpf
+from tracer.probes.answers import KernelTotals, Place, Walk, Watch, Watched
 from tracer.probes.compiled import Answer, Function
 from tracer.procfs.system import possible_cpus
 from tracer.wire.records import Layout, load_layout
@@ -35,8 +34,6 @@ from tracer.wire.shared import (
     TARGET_ACTIVE,
     TARGET_CHILDREN,
     TARGET_WAITS,
-    WATCH_ON,
-    WATCH_OVER,
     WATCHED_BEGUN,
     WATCHED_ENDED,
     pack,
@@ -67,54 +64,6 @@ _TYPES = {
     "kretprobe": (bpf.KPROBE, 0),
     "perf_event": (bpf.PERF_EVENT, 0),
 }
-
-
-class Watch(IntEnum):
-    """What the programs note of threads that begin and end (bpf/maps.bpf.h: watch)."""
-
-    OFF = 0
-    ON = WATCH_ON
-    OVER = WATCH_OVER  # the trace is over: totals and places stay as they are
-
-
-@dataclass(frozen=True)
-class KernelTotals:
-    """What the kernel counted, added up there (bpf/shared.h: struct totals)."""
-
-    begun: int
-    ended: int
-    faults: int
-    base: int
-    blind: int
-
-
-@dataclass(frozen=True)
-class Watched:
-    """A thread that began or ended while the programs watched; `base` faults are not ours."""
-
-    begun: bool
-    ended: bool
-    base: int
-
-
-@dataclass(frozen=True)
-class Place:
-    """What the kernel keeps of a thread: its count as it got its place, and the last one seen."""
-
-    first: int
-    seen: int
-    open: bool  # a fault is under way
-    task: int  # struct task_struct *: numbers are used again
-
-
-@dataclass
-class Walk:
-    """The answer to one walk of the tracer's own memory."""
-
-    pgd: int
-    entry: int
-    level: int
-    symbol_value: int
 
 
 class Program:

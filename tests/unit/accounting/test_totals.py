@@ -6,7 +6,7 @@ from typing import Any, cast
 import pytest
 
 from tracer.accounting.totals import KernelCount, Totals
-from tracer.probes.program import KernelTotals, Place, Watch, Watched
+from tracer.probes.answers import KernelTotals, Place, Watch, Watched
 from tracer.procfs import stat
 from tracer.procfs.errors import ProcessGone
 from tracer.procfs.stat import Life

@@ -46,7 +46,8 @@ def child() -> Iterator[int]:
 @pytest.mark.parametrize("name", ["python", "a) R 1 2 (b", ")", "a\nb", ") Z 0 0"])
 def test_counts_survive_any_name(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     text = f"77 ({name}) S {FIELDS}\n".encode()
-    monkeypatch.setattr(stat, "read_bytes", lambda pid, file, tid=None: text)
+    for module in (stat, witnesses):
+        monkeypatch.setattr(module, "read_bytes", lambda pid, file, tid=None: text)
     assert stat.fault_count(77, 77) == 10 + 12
     assert witnesses.process_fault_count(77) == 10 + 12
     assert stat.state(77) == "S"
