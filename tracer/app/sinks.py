@@ -315,7 +315,8 @@ class Report:
         if not picks:
             return []
         options = " ".join(f"--{name} {text}" for name, text in _picked(self._options).items())
-        return [f"{options} shows {picks.shown} of {picks.seen} faults; the books hold them all"]
+        whole = "the totals and the CSV include" if self._options.csv else "the totals include"
+        return [f"{options} shows {picks.shown} of {picks.seen} faults; {whole} all {picks.seen}"]
 
     def _source_lines(self) -> "SourceLines | None":
         """What takes long to find out of the frames of call stacks, once the trace is over."""

@@ -108,9 +108,9 @@ def _load(
     if forced:
         reason = brief = "asked for"
     elif reasons:
-        others = " and ".join(sorted({each.partition(":")[0] for each in reasons}))
+        others = ", ".join(sorted({each.partition(":")[0] for each in reasons}))
         reason = "; ".join(reasons)
-        brief = f"{others} will not do here: --check says why"
+        brief = f"{others} unavailable: see --check"
     else:
         reason = brief = "the cheapest, and exact here"
     took = answer.milliseconds | {"load and attach": (time.monotonic() - began) * 1e3}

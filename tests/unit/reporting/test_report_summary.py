@@ -203,8 +203,7 @@ def test_words(tmp_path: Path) -> None:
         "Within a region a thread's next new page was just above the last one in 71% of all "
         "cases, just below in 0%, elsewhere in 29%: mostly upwards.",
         "Huge pages made up 0% of the anonymous memory that faults brought.",
-        "Half of all faults took at most 4.00 µs, 99 % at most 40.0 µs, the longest 40.0 µs; "
-        "112 µs in all.",
+        "Latency: p50 4.00 µs, p99 40.0 µs, max 40.0 µs; 112 µs in total.",
         "The books balance: the kernel counted 10 faults.",
     ]
 

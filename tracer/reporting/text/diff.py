@@ -93,7 +93,7 @@ def tables(a: Side, b: Side) -> list[Table]:
 
 
 def cautions(before: Run, after: Run) -> list[str]:
-    """What makes a comparison lame."""
+    """What makes the runs hard to compare."""
     said = []
     for what in ("host", "kernel", "probe"):
         one, other = getattr(before.facts, what), getattr(after.facts, what)

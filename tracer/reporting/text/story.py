@@ -132,9 +132,8 @@ def _time(tables: Tables) -> str:
     if found.p50 < 0:
         return "No fault's latency is known."
     return (
-        f"Half of all faults took at most {latency(found.p50, GLYPHS)}, 99 % at most "
-        f"{latency(found.p99, GLYPHS)}, the longest {latency(found.longest, GLYPHS)}; "
-        f"{latency(found.total, GLYPHS)} in all."
+        f"Latency: p50 {latency(found.p50, GLYPHS)}, p99 {latency(found.p99, GLYPHS)}, "
+        f"max {latency(found.longest, GLYPHS)}; {latency(found.total, GLYPHS)} in total."
     )
 
 
