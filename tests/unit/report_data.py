@@ -224,3 +224,19 @@ def stacked(path: Path) -> str:
     pages.last_loss[[0, 2]] = Loss.MUNMAP
     csv = written(path, faults, known, pages=pages)
     return add_stacks(csv, [1, 1, 2, 3, 4, 5, 6, 0, 2, 2], STACKS)
+
+
+def hostile_stacks(path: Path) -> str:
+    """A fault for each name that wants to be something else, with a stack of two such frames."""
+    wanted = [name for name in [*HOSTILE, *MARKUP] if name]
+    known = names(comm=MARKUP[0], region=MARKUP[1])
+    faults = rows(len(wanted), comm=1, region=1)
+    csv = written(path, faults, known, pages=table(faults), facts=info(command=MARKUP))
+    stacks = [
+        [
+            frame(name, wanted[at - 1], file=name, line=3),
+            frame(wanted[at - 1], name, note="no frame pointers" if at % 2 else ""),
+        ]
+        for at, name in enumerate(wanted)
+    ]
+    return add_stacks(csv, range(1, len(wanted) + 1), stacks)

@@ -39,6 +39,7 @@ REPORT_FLOORS = (
 )
 FACTS = {"tracer"}  # the version
 MOST_IN_THE_ROOT = 10
+LONGEST_PYTHON, LONGEST_BPF = 500, 700  # lines of a file
 
 
 def name_of(path: Path) -> str:
@@ -151,3 +152,14 @@ def test_unit_tests_mirror_the_packages() -> None:
     mirrored = {package(name) for name in MODULES} - {""}
     others = {"bench", "data", "fuzz", "kernels", "tools"}
     assert folders - {"__pycache__"} <= mirrored | others
+
+
+@pytest.mark.parametrize("folder", ["tracer", "tests", "bench"])
+def test_python_files_are_short(folder: str) -> None:
+    lengths = {path: len(path.read_text().splitlines()) for path in (ROOT / folder).rglob("*.py")}
+    assert {str(p): n for p, n in lengths.items() if n > LONGEST_PYTHON} == {}
+
+
+def test_bpf_files_are_short() -> None:
+    lengths = {path: len(path.read_text().splitlines()) for path in (ROOT / "bpf").glob("*.[ch]")}
+    assert {str(p): n for p, n in lengths.items() if n > LONGEST_BPF} == {}

@@ -20,7 +20,7 @@ from tests.unit.faults_data import LAYOUT
 from tests.unit.fuzz.mutation import edited, every, mutated, number
 from tests.unit.kernel.test_btf import ENUM, INT, STRUCT, TYPEDEF, UNION, BtfWriter
 from tests.unit.probes.test_compile_cache import ANSWER
-from tests.unit.session.test_recorder import BASE, CHILD, MM, PID, Kernel, recording
+from tests.unit.recorder_data import BASE, CHILD, MM, PID, Kernel, recording
 from tracer.common.errors import TraceError
 from tracer.kernel.btf import Btf
 from tracer.kernel.sideband import MmapEvent, parse

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tests.unit import live_tape, outputs_data
-from tests.unit.timeline.test_timeline import CHILD, SPACE, Event, columns
+from tests.unit.timeline_data import CHILD, SPACE, Event, columns
 from tracer.common.pages import NO_FRAME
 from tracer.live.history import History
 from tracer.live.model import Area, Facts, Model, areas_of

@@ -12,8 +12,16 @@ from hypothesis import strategies as st
 
 from tests.unit.browser import Browser, Tab
 from tests.unit.outputs_data import HOSTILE, START, info, names, rows, table
-from tests.unit.report_data import APP, MARKUP, MS, add_stacks, frame, stacked, written
-from tests.unit.reporting.test_report_stacks import hostile_stacks
+from tests.unit.report_data import (
+    APP,
+    MARKUP,
+    MS,
+    add_stacks,
+    frame,
+    hostile_stacks,
+    stacked,
+    written,
+)
 from tracer.common.errors import Exit, TraceError
 from tracer.common.text import printable
 from tracer.model.rows import UNKNOWN_LATENCY

@@ -1,55 +1,38 @@
-"""Call stacks in reports: read and checked, exported, summed by function, compared."""
+"""Call stacks as reports read them: found, checked, named."""
 
 import contextlib
 import csv
-import io
 import json
 import tempfile
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from rich.console import Console
 
-from tests.unit.outputs_data import HOSTILE, START, info, name_of, names, rows, table
+from tests.unit.outputs_data import name_of, rows
 from tests.unit.report_data import (
     APP,
     LIBC,
     MAIN,
-    MARKUP,
-    MS,
     STACK_COLUMNS,
     STACKS,
     add_stacks,
     demo,
     frame,
     kernel,
-    mixed,
     stacked,
     written,
 )
 from tracer.common.errors import Exit, TraceError
-from tracer.common.pages import NO_FRAME
 from tracer.common.text import printable
-from tracer.model.sources import Loss, Source
 from tracer.reporting import cli
-from tracer.reporting.analysis.curves import mapped
-from tracer.reporting.exports.chrome import chrome
-from tracer.reporting.exports.flame import folded, speedscope
-from tracer.reporting.exports.perfetto import perfetto
-from tracer.reporting.pictures.weighing import weigh
+from tracer.reporting.exports.flame import folded
 from tracer.reporting.reading.callstacks import Function
 from tracer.reporting.reading.run import Run, load
-from tracer.reporting.text.diff import print_diff
 from tracer.reporting.text.stackwords import health
-from tracer.reporting.text.summary import print_summary
-from tracer.reporting.text.tables import Table, Tables
-
-from perfetto.protos.perfetto.trace.perfetto_trace_pb2 import Trace  # isort: skip
 
 
 def stack_of(run: Run, fault: int) -> list[str]:
@@ -57,13 +40,6 @@ def stack_of(run: Run, fault: int) -> list[str]:
     assert run.callstacks is not None
     number = int(run.faults.stack[fault])
     return [place.function.marked for place in run.callstacks.stack(number)]
-
-
-def cells(table: Table) -> list[list[str]]:
-    return [[cell.text for cell in row] for row in table.rows]
-
-
-# -- reading ----------------------------------------------------------------------
 
 
 def test_a_fault_has_its_frames_outermost_first(tmp_path: Path) -> None:
@@ -307,288 +283,6 @@ def test_names_of_functions_are_shown_as_a_terminal_shows_them(name: str) -> Non
         assert run.callstacks is not None
         function = run.callstacks.stack(1)[0].function
         assert (function.name, function.module) == (printable(name), printable("/" + name))
-
-
-# -- exports ----------------------------------------------------------------------
-
-
-def test_folded_stacks_are_call_stacks(tmp_path: Path) -> None:
-    lines = b"".join(folded(load(stacked(tmp_path / "t.csv")))).decode().splitlines()
-    start = "_start;__libc_start_main;main"
-    assert lines == [
-        f"other;{start};fill 8192",
-        "worker;(no frame pointers);memcpy 4096",
-        "worker;(no stack) 4096",
-        f"worker;(truncated);{';'.join(['recurse'] * 7)} 4096",
-        f"worker;{start};app+0x1f30 4096",
-        f"worker;{start};fill 4096",
-        f"worker;{start};fill;memset 8192",
-        f"worker;{start};read;vfs_read_[k];copy_to_user_[k] 65536",
-    ]
-
-
-def test_speedscope_has_files_and_lines(tmp_path: Path) -> None:
-    content = json.loads(b"".join(speedscope(load(stacked(tmp_path / "t.csv")))))
-    frames = content["shared"]["frames"]
-    assert {"name": "fill", "file": "app.c", "line": 12} in frames
-    assert {"name": "fill", "file": "app.c", "line": 14} in frames
-    assert {"name": "memset", "file": LIBC} in frames
-    assert {"name": "copy_to_user_[k]", "file": "[kernel]"} in frames
-    memory = content["profiles"][0]
-    assert memory["endValue"] == sum(memory["weights"]) == 25 * 4096
-    heaviest = memory["samples"][int(np.argmax(memory["weights"]))]
-    assert [frames[at]["name"] for at in heaviest] == [
-        *("worker", "_start", "__libc_start_main", "main"),
-        *("read", "vfs_read_[k]", "copy_to_user_[k]"),
-    ]
-
-
-def test_perfetto_has_the_call_stack_of_each_slice(tmp_path: Path) -> None:
-    trace = Trace()
-    trace.ParseFromString(b"".join(perfetto(load(stacked(tmp_path / "t.csv")))))
-    known: dict[str, dict[int, Any]] = {}
-    for packet in trace.packet:
-        interned = packet.interned_data
-        for name in (
-            *("function_names", "mapping_paths", "source_paths", "mappings", "frames"),
-            *("callstacks", "debug_annotation_string_values", "debug_annotation_names"),
-        ):
-            known.setdefault(name, {}).update({each.iid: each for each in getattr(interned, name)})
-    found = []
-    for packet in trace.packet:
-        event = packet.track_event
-        if not event.callstack_iid:
-            continue
-        frames = [known["frames"][at] for at in known["callstacks"][event.callstack_iid].frame_ids]
-        said = {
-            known["debug_annotation_names"][each.name_iid].name: each.string_value_iid
-            for each in event.debug_annotations
-        }
-        brief = known["debug_annotation_string_values"][said["stack"]].str.decode()
-        places = [known["function_names"][each.function_name_id].str.decode() for each in frames]
-        assert brief.split(" ← ")[0] == places[-1]
-        for each in frames:
-            (path,) = known["mappings"][each.mapping_id].path_string_ids
-            assert known["mapping_paths"][path].str
-        found.append((places, event.callstack_weight, frames[-1]))
-    assert len(found) == 10
-    assert sum(weight for _, weight, _ in found) == 25 * 4096
-    assert found[0][0] == ["_start", "__libc_start_main", "main", "fill", "memset"]
-    source = known["source_paths"][found[2][2].source_path_iid].str
-    assert (source, found[2][2].line_number) == (b"app.c", 14)
-    assert found[7][0] == ["(no stack)"]
-
-
-def test_chrome_has_them_too(tmp_path: Path) -> None:
-    content = json.loads(b"".join(chrome(load(stacked(tmp_path / "t.csv")))))
-    frames = content["stackFrames"]
-
-    def names(number: object) -> list[str]:
-        each = frames[str(number)]
-        return [*(names(each["parent"]) if "parent" in each else []), each["name"]]
-
-    faults = [event for event in content["traceEvents"] if event["ph"] == "X"]
-    assert names(faults[0]["sf"]) == ["_start", "__libc_start_main", "main", "fill", "memset"]
-    assert names(faults[7]["sf"]) == ["(no stack)"]
-
-
-def hostile_stacks(path: Path) -> str:
-    """A fault for each name that wants to be something else, with a stack of two such frames."""
-    wanted = [name for name in [*HOSTILE, *MARKUP] if name]
-    known = names(comm=MARKUP[0], region=MARKUP[1])
-    faults = rows(len(wanted), comm=1, region=1)
-    csv = written(path, faults, known, pages=table(faults), facts=info(command=MARKUP))
-    stacks = [
-        [
-            frame(name, wanted[at - 1], file=name, line=3),
-            frame(wanted[at - 1], name, note="no frame pointers" if at % 2 else ""),
-        ]
-        for at, name in enumerate(wanted)
-    ]
-    return add_stacks(csv, range(1, len(wanted) + 1), stacks)
-
-
-@pytest.mark.parametrize("weight", ["bytes", "faults", "nanoseconds"])
-def test_hostile_names_stay_names(tmp_path: Path, weight: str) -> None:
-    run = load(hostile_stacks(tmp_path / "t.csv"))
-    lines = b"".join(folded(run, weight)).decode().splitlines()
-    assert len(lines) == len(run.faults)
-    assert {line.count(";") for line in lines} == {2, 3}
-    shown = {frame["name"] for frame in json.loads(b"".join(speedscope(run)))["shared"]["frames"]}
-    assert {printable(name) for name in MARKUP} <= shown
-    assert json.loads(b"".join(chrome(run)))
-    trace = Trace()
-    trace.ParseFromString(b"".join(perfetto(run)))
-
-
-# -- tables and words -------------------------------------------------------------
-
-
-def test_memory_by_function(tmp_path: Path) -> None:
-    run = load(stacked(tmp_path / "t.csv"))
-    found = Tables(run, mapped(run)).functions()
-    assert [row[:2] + row[3:7] for row in cells(found)][:3] == [
-        ["copy_to_user", "[kernel]", "64 KiB", "64.0%", "64 KiB", "1"],
-        ["fill", APP, "12 KiB", "12.0%", "20 KiB", "3"],
-        ["memset", LIBC, "8 KiB", "8.0%", "8 KiB", "2"],
-    ]
-    assert sum(int(row[2].value) for row in found.rows) == 25
-    assert sum(int(row[6].value) for row in found.rows) == 10
-
-
-def test_memory_by_stack(tmp_path: Path) -> None:
-    run = load(stacked(tmp_path / "t.csv"))
-    found = cells(Tables(run, mapped(run)).stacks(20))
-    assert found[0][1] == "64 KiB"
-    assert found[0][-1] == ("copy_to_user ← vfs_read ← read ← main ← __libc_start_main ← _start")
-    assert found[1][-1] == "fill ← main ← __libc_start_main ← _start"  # both threads'
-    assert sum(int(row[0]) for row in found) == 25
-
-
-def test_stacks_of_the_same_functions_are_one_row(tmp_path: Path) -> None:
-    stacks = [[frame("fill", file="app.c", line=at), *MAIN] for at in (1, 2, 3)]
-    run = load(add_stacks(written(tmp_path / "t.csv", rows(4)), [1, 2, 3, 0], stacks))
-    found = cells(Tables(run, mapped(run)).stacks(20))
-    assert [(row[0], row[-1]) for row in found] == [
-        ("3", "fill ← main ← __libc_start_main ← _start"),
-        ("1", "(no stack)"),
-    ]
-
-
-def test_deep_stacks_are_told_in_short(tmp_path: Path) -> None:
-    deep = [frame(f"f{at}") for at in range(30)]
-    run = load(add_stacks(written(tmp_path / "t.csv", rows(1)), [1], [deep]))
-    found = cells(Tables(run, mapped(run)).stacks(20))
-    assert found[0][-1] == "f0 ← f1 ← f2 ← f3 ← f4 ← f5 ← f6 ← f7 ← … 22 more"
-
-
-def test_what_is_missing_is_said_and_what_to_do(tmp_path: Path) -> None:
-    run = load(stacked(tmp_path / "t.csv"))
-    assert health(run) == [
-        "Of 10 faults 7 (70%) have a whole call stack.",
-        f"1 breaks off in code built without frame pointers, in {LIBC}: the callers are missing; "
-        "build that with -fno-omit-frame-pointer, or take a build that has them.",
-        "1 is deeper than the kernel's limit: the outermost callers are missing.",
-        "1 has none: the kernel gave none, or it was not kept.",
-        f"1 was taken in code without a symbol, in {APP}: keep its symbols, or install its debug "
-        "symbols.",
-    ]
-
-
-def test_code_made_at_run_time_needs_a_map(tmp_path: Path) -> None:
-    stacks = [[frame("", "[jit]"), *MAIN], [frame("", "[kernel]", side="kernel"), *MAIN]]
-    path = written(tmp_path / "t.csv", rows(3))
-    run = load(add_stacks(path, [1, 1, 2], stacks))
-    assert "3 were taken in code without a symbol, mostly in [jit]" in health(run)[-1]
-    assert "perf-PID.map" in health(run)[-1]
-
-
-def test_the_summary_has_both(tmp_path: Path) -> None:
-    out = io.StringIO()
-    print_summary(Console(file=out), load(stacked(tmp_path / "t.csv")))
-    assert "By function" in out.getvalue()
-    assert "Call stacks" in out.getvalue()
-    assert "-fno-omit-frame-pointer" in out.getvalue()
-    out = io.StringIO()
-    print_summary(Console(file=out), load(mixed(tmp_path / "u.csv")))
-    assert "By function" not in out.getvalue()
-
-
-def test_two_runs_are_compared_by_function(tmp_path: Path) -> None:
-    out = io.StringIO()
-    a = load(stacked(tmp_path / "a.csv"))
-    path = written(tmp_path / "b.csv", rows(3, comm=1, region=1))
-    b = load(add_stacks(path, [1, 1, 1], [[frame("memset", LIBC), *MAIN]]))
-    print_diff(Console(file=out, width=300), a, b, 20)
-    part = [line.split() for line in out.getvalue().split("By function")[1].splitlines()]
-    assert " ".join(part[2]) == "copy_to_user [kernel] 64 KiB 0 B −64 KiB −100.0%"
-    assert " ".join(part[3]) == f"fill {APP} 12 KiB 0 B −12 KiB −100.0%"
-    assert f"memset {LIBC} 8 KiB 12 KiB +4 KiB +50.0%".split() in part
-    out = io.StringIO()
-    print_diff(Console(file=out), a, load(mixed(tmp_path / "c.csv")), 20)
-    assert "B has no call stacks" in out.getvalue()
-    assert "By function" not in out.getvalue()
-
-
-@pytest.mark.parametrize("count", [0, 1])
-def test_runs_with_hardly_a_fault(tmp_path: Path, count: int) -> None:
-    path = written(tmp_path / "t.csv", rows(count), pages=table(rows(count)))
-    run = load(add_stacks(path, [0] * count, []))
-    out = io.StringIO()
-    print_summary(Console(file=out), run)
-    print_diff(Console(file=out), run, run, 20)
-    for export in (folded, speedscope, chrome, perfetto):
-        b"".join(export(run))
-
-
-# -- what is still resident -------------------------------------------------------
-
-
-def pages_of(run: Run) -> list[int]:
-    found: list[int] = (weigh(run, "resident").values // 4096).tolist()
-    return found
-
-
-def test_resident_pages_are_of_the_fault_that_brought_them(tmp_path: Path) -> None:
-    run = load(stacked(tmp_path / "t.csv"))
-    assert pages_of(run) == [0, 1, 0, 1, 1, 1, 1, 1, 1, 1]
-    assert weigh(run, "resident").left_out == ""
-
-
-def test_a_page_that_came_back_is_of_the_later_fault(tmp_path: Path) -> None:
-    faults = rows(4, comm=1, region=1)
-    faults["address"][:] = faults["address"][0]
-    pages = table(faults[:1])
-    pages.gains[:], pages.losses[:] = 3, 2
-    pages.last_time_ns[:] = START + 2 * MS
-    assert pages_of(load(written(tmp_path / "t.csv", faults, pages=pages))) == [0, 0, 1, 0]
-    pages.last_time_ns[:] = START + 9 * MS  # a moment of no fault: the last one on the page
-    assert pages_of(load(written(tmp_path / "u.csv", faults, pages=pages))) == [0, 0, 0, 1]
-
-
-def test_neighbours_are_of_the_fault_they_came_with(tmp_path: Path) -> None:
-    faults = rows(2, comm=1, region=1)
-    faults["pages"][:] = 16, 1
-    pages = table(rows(20, comm=1, region=1))
-    pages.last_source[:] = [Source.FAULT] * 2 + [Source.AROUND] * 15 + [Source.INITIAL] * 3
-    pages.last_time_ns[:] = [START, START + MS] + [START] * 18
-    run = load(written(tmp_path / "t.csv", faults, pages=pages))
-    assert pages_of(run) == [16, 1]
-    assert weigh(run, "resident").left_out == (
-        "Not shown, as no fault of this trace brought it: 12 KiB by being there at the start."
-    )
-
-
-def test_another_space_at_the_same_moment_is_another_page(tmp_path: Path) -> None:
-    faults = rows(3, comm=1, region=1, time_ns=START, space=[1, 2, 3])
-    faults["address"][:] = faults["address"][0]
-    pages = table(faults[np.array([2, 1])])
-    assert pages_of(load(written(tmp_path / "t.csv", faults, pages=pages))) == [0, 1, 1]
-
-
-def test_a_frame_moved_in_place_is_of_the_fault_that_filled_it(tmp_path: Path) -> None:
-    faults = rows(3, comm=1, region=1)
-    pages = table(faults)
-    pages.last_source[:] = [Source.MIGRATE, Source.COLLAPSE, Source.SWAPOFF]
-    pages.last_time_ns[:] = START + 50 * MS
-    run = load(written(tmp_path / "t.csv", faults, pages=pages))
-    assert pages_of(run) == [1, 1, 0]
-    assert "4 KiB by swapoff" in weigh(run, "resident").left_out
-
-
-def test_faults_that_were_filtered_out_are_told(tmp_path: Path) -> None:
-    faults = rows(3, comm=1, region=1)
-    pages = table(faults)
-    run = load(written(tmp_path / "t.csv", faults[:2], pages=pages))
-    assert pages_of(run) == [1, 1]
-    assert "4 KiB by faults that the CSV has no row of" in weigh(run, "resident").left_out
-
-
-def test_pages_that_are_gone_count_for_nobody(tmp_path: Path) -> None:
-    faults = rows(2, comm=1, region=1)
-    pages = table(faults, last_frame=[NO_FRAME] * 2, last_loss=[Loss.MUNMAP] * 2)
-    run = load(written(tmp_path / "t.csv", faults, pages=pages))
-    assert pages_of(run) == [0, 0]
 
 
 def test_kernel_code_is_told_from_the_programs(tmp_path: Path) -> None:

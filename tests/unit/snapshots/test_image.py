@@ -8,8 +8,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from tests.unit.snapshots.test_reconcile import World
-from tests.unit.timeline.test_timeline import CHILD, SPACE, A, B, C, Event, apply
+from tests.unit.reconcile_data import World
+from tests.unit.timeline_data import CHILD, SPACE, A, B, C, Event, apply
 from tracer.common.pages import NO_FRAME
 from tracer.model.rows import Kind
 from tracer.model.sources import Loss, Source

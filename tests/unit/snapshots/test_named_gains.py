@@ -1,0 +1,230 @@
+"""Gains and moves that snapshots find: whose doing they are, and what contradicts a fault."""
+
+import pytest
+
+from tests.unit.reconcile_data import P, World
+from tests.unit.timeline_data import SPACE, A, B, C, Event, apply, check_books
+from tracer.model.rows import Confirmed, Kind
+from tracer.model.sources import Loss, Source
+from tracer.snapshots.evidence import Hint
+
+# -- gains ---------------------------------------------------------------------------
+
+
+def test_pages_a_system_call_filled(world: World) -> None:
+    world.born(Source.INITIAL)
+    world.look(100, {})
+    world.fill(7 * P, 8 * P)
+    world.look(200, {7: A, 8: B})
+    world.look(300, {7: A, 8: B})  # the range holds until nothing is open
+    assert world.page(7)["source"] == Source.POPULATE
+    assert world.page(8)["source"] == Source.UNKNOWN
+    assert world.observer.view(SPACE).hints == []
+
+
+def test_what_was_filled_and_gone_unseen(world: World) -> None:
+    """Until a look that leaves nothing open; a space that ends takes all of it along."""
+    world.born(Source.EXEC)
+    world.observer.fill_unseen(SPACE, 7 * P, 9 * P, 50)
+    world.look(100, {7: A, 8: B})
+    world.observer.taken(SPACE, 9 * P, 10 * P)
+    world.observer.taken(2, 7 * P, 9 * P)
+    assert world.observer.unseen_fills == 0
+    world.look(200, {7: A, 8: B})
+    world.observer.taken(SPACE, 7 * P, 9 * P)
+    assert world.observer.unseen_fills == 0
+    world.observer.fill_unseen(SPACE, 20 * P, 30 * P, 250)
+    world.observer.fill_unseen(SPACE, 40 * P, 50 * P, 350)
+    world.observer.fill_unseen(SPACE, 60 * P, 60 * P, 350)  # of no size
+    world.look(300, {7: A, 8: B})  # the second came after it
+    world.observer.taken(SPACE, 20 * P, 21 * P)
+    assert world.observer.unseen_fills == 0
+    assert world.observer.left_unseen({SPACE}) == 0
+    assert world.observer.left_unseen({2}) == 1
+    world.observer.taken(SPACE, 49 * P, 51 * P)
+    world.observer.taken(SPACE, 49 * P, 51 * P)
+    assert world.observer.unseen_fills == 1
+    world.observer.fill_unseen(SPACE, 40 * P, 50 * P, 350)
+    world.observer.forget(SPACE)
+    assert world.observer.unseen_fills == 2
+
+
+def test_very_many_calls_that_filled_unseen_are_one_range(world: World) -> None:
+    world.born(Source.EXEC)
+    for page in range(0, 20000, 2):
+        world.observer.fill_unseen(SPACE, page * P, (page + 1) * P, page)
+    assert len(world.observer._unseen[SPACE]) <= 257
+    assert world.observer.left_unseen(()) == 10000
+
+
+def test_what_a_call_told_of_after_the_snapshot_is_the_next_ones(world: World) -> None:
+    world.born(Source.INITIAL)
+    world.observer.hint(SPACE, Hint(7 * P, 8 * P, Source.POPULATE, time_ns=150))
+    world.look(100, {})
+    world.look(200, {7: A})
+    world.look(300, {7: A})
+    assert world.page(7)["source"] == Source.POPULATE
+    assert world.observer.view(SPACE).hints == []
+
+
+def test_pages_that_came_by_faults_no_hook_saw(world: World) -> None:
+    world.born(Source.INITIAL)
+    world.look(100, {}, missed=2)
+    world.look(200, {7: A}, missed=3)
+    world.look(300, {7: A}, missed=3)
+    assert world.page(7)["source"] == Source.MISSED
+    # Nothing more was missed since: another has no such excuse.
+    world.look(400, {7: A, 8: B}, missed=3)
+    world.look(500, {7: A, 8: B}, missed=3)
+    assert world.page(8)["source"] == Source.UNKNOWN
+
+
+def test_a_fault_that_no_hook_saw_as_a_snapshot_was_read(world: World) -> None:
+    """It is in the counts by then, and what it brought in the next snapshot only."""
+    world.born(Source.INITIAL)
+    world.look(100, {})
+    world.look(200, {}, began=0, missed=1)
+    for time in (300, 400):
+        world.look(time, {7: A}, began=1, missed=1)
+    assert world.page(7)["source"] == Source.MISSED
+
+
+def test_pages_that_came_by_faults_a_filter_left_out(world: World) -> None:
+    world.born(Source.INITIAL)
+    world.look(100, {})
+    world.look(200, {7: A}, filtered=1)
+    world.look(300, {7: A}, filtered=1)
+    assert world.page(7)["source"] == Source.FILTERED
+    world.look(400, {7: A, 8: B}, filtered=1)  # no fault was filtered out since
+    world.look(500, {7: A, 8: B}, filtered=1)
+    assert world.page(8)["source"] == Source.UNKNOWN
+
+
+def test_a_fault_that_was_missed_empties_no_page_table(world: World) -> None:
+    """It may have brought a page; only a call or its record that was dropped took one."""
+    world.born(Source.INITIAL)
+    world.look(100, {7: A})
+    world.look(200, {}, missed=1)
+    world.look(300, {}, missed=1)
+    assert world.page(7)["last_loss"] == Loss.UNKNOWN
+    world.look(400, {7: A, 8: B}, missed=1, dropped=1)
+    world.look(500, {7: A, 8: B}, missed=1, dropped=1)
+    assert world.page(7)["source"] == Source.UNKNOWN
+    world.look(600, {7: A}, missed=1, dropped=2)
+    world.look(700, {7: A}, missed=1, dropped=2)
+    assert world.page(8)["last_loss"] == Loss.MISSED
+
+
+def test_what_others_missed_says_nothing_of_a_new_space(world: World) -> None:
+    """Faults that the run missed before the space was made, in whosever memory."""
+    for time in (100, 200):
+        world.look(time, {}, missed=5)
+    world.observer.view(2, Source.EXEC, own=5)
+    for time in (300, 400, 500):
+        world.look(time, {7: A} if time > 300 else {}, missed=5, space=2)
+    assert world.page(7, space=2)["source"] == Source.UNKNOWN
+
+
+def heir(world: World, *, looked: bool) -> None:
+    """Space 2, made by fork from the first."""
+    parent = world.observer.view(SPACE, Source.EXEC)
+    if looked:
+        world.look(100, {7: A})
+    world.line.releases.inherit(SPACE, 2, 150)
+    world.observer.view(2, Source.FORK).descend(SPACE, parent)
+
+
+def test_a_child_of_what_had_not_been_looked_at_has_it_by_fork(world: World) -> None:
+    heir(world, looked=False)
+    world.look(200, {7: A}, space=2)
+    assert world.page(7, space=2)["source"] == Source.FORK
+
+
+def test_what_such_a_child_filled_itself_is_not_by_fork(world: World) -> None:
+    heir(world, looked=False)
+    world.observer.hint(2, Hint(7 * P, 8 * P, Source.POPULATE))
+    for time in (200, 300):
+        world.look(time, {7: A, 8: B}, missed=1, space=2)
+    assert world.page(7, space=2)["source"] == Source.POPULATE
+    assert world.page(8, space=2)["source"] == Source.FORK
+
+
+def test_a_child_s_page_in_its_parent_s_frame_came_by_fork(world: World) -> None:
+    """Filled in the parent where no hook saw it, since the last look; the other one was not."""
+    heir(world, looked=True)
+    world.look(200, {7: A, 8: B})
+    for time in (210, 220):
+        world.look(time, {7: A, 8: B, 9: C}, space=2)
+    assert world.page(7, space=2)["source"] == Source.FORK
+    assert world.page(8, space=2)["source"] == Source.FORK
+    assert world.page(9, space=2)["source"] == Source.UNKNOWN
+
+
+def test_pages_swapoff_brought_back(world: World) -> None:
+    world.born(Source.INITIAL)
+    world.look(100, {})
+    world.counters["swapoff"] += 1
+    world.look(200, {7: A})
+    world.look(300, {7: A})
+    assert world.page(7)["source"] == Source.SWAPOFF
+
+
+# -- another frame -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("counter", "source"),
+    [("migrate", Source.MIGRATE), ("collapse", Source.COLLAPSE), ("ksm", Source.KSM)],
+)
+def test_a_page_the_kernel_moved(world: World, counter: str, source: Source) -> None:
+    apply(world.line, Event(7, 10, 20, after=A))
+    world.look(100, {7: A})
+    world.counters[counter] += 1
+    world.look(200, {7: B})
+    world.look(300, {7: B})
+    page = world.page(7)
+    assert (page["frame"], page["source"], page["last_loss"]) == (B, source, Loss.REPLACED)
+    assert page["confirmed"] == Confirmed.BOTH  # of the first frame
+    assert world.observer.conflicts == 0
+    check_books(world.line, SPACE)
+
+
+def test_a_page_a_missed_fault_changed(world: World) -> None:
+    apply(world.line, Event(7, 10, 20, after=A))
+    world.look(100, {7: A})
+    world.look(200, {7: B}, missed=1)
+    world.look(300, {7: B}, missed=1)
+    assert world.page(7)["source"] == Source.MISSED
+    assert world.observer.conflicts == 0
+
+
+def test_a_page_that_locking_copied(world: World) -> None:
+    """mlock of a page shared with the parent, or of the zero page: its own copy, unseen by perf."""
+    apply(world.line, Event(7, 10, 20, after=A, kind=Kind.ZERO))
+    world.look(100, {7: A})
+    world.fill(7 * P, 8 * P)
+    world.look(200, {7: B})
+    world.look(300, {7: B})
+    assert world.page(7)["source"] == Source.POPULATE
+    assert world.observer.conflicts == 0
+
+
+def test_a_fault_contradicted_with_nothing_to_explain_it(world: World) -> None:
+    world.born(Source.INITIAL)
+    apply(world.line, Event(7, 10, 20, after=A), Event(8, 10, 21, after=B))
+    world.look(100, {7: C, 8: B})
+    assert world.observer.conflicts == 0  # not at the first sight
+    world.look(200, {7: C, 8: B})
+    assert world.observer.conflicts == 1
+    assert world.page(7)["source"] == Source.UNKNOWN
+    world.look(300, {7: C, 8: B})
+    assert world.observer.conflicts == 1
+
+
+def test_a_page_only_snapshots_knew_contradicts_no_fault(world: World) -> None:
+    world.born(Source.INITIAL)
+    world.look(100, {7: A})
+    world.look(200, {7: B})
+    world.look(300, {7: B})
+    assert world.page(7)["source"] == Source.UNKNOWN
+    assert world.observer.conflicts == 0
