@@ -94,6 +94,7 @@ def _machine(feed: Feed) -> dict[str, Any]:
     def refuse() -> None:
         raise TraceError("there is no sideband in a replay")
 
+    stopped = SimpleNamespace(monotonic_ns=lambda: 1)
     return {
         "tracer.session.parts.Sideband": refuse,
         "tracer.session.parts.large_anonymous_folios": lambda: True,
@@ -105,7 +106,7 @@ def _machine(feed: Feed) -> dict[str, Any]:
         "tracer.session.lifecycle.stat.threads": lambda pid: [pid],
         "tracer.session.lifecycle.stat.fault_count": lambda pid, tid: COUNT,
         "tracer.session.lifecycle.stat.comm": lambda pid, tid: "worker",
-        # All is after the start.
-        "tracer.session.lifecycle.time": SimpleNamespace(monotonic_ns=lambda: 1),
+        # All is after the start, and no clock says that it is time for something else.
+        **{f"tracer.session.{part}.time": stopped for part in ("lifecycle", "recorder", "buffers")},
         "tracer.snapshots.reconcile.movement_counters": dict,
     }

@@ -19,9 +19,9 @@ from tracer.model.rows import Names
 from tracer.model.sources import Source
 from tracer.procfs.maps import read_maps
 from tracer.procfs.pagemap import PageMap
-from tracer.snapshots.reconcile import Observer
+from tracer.snapshots.reconcile import Reconciler
 from tracer.snapshots.snapshots import take
-from tracer.snapshots.unrecorded import Untold
+from tracer.snapshots.unrecorded import Unrecorded
 from tracer.timeline.timeline import Timeline
 
 PAGES = 2_000_000
@@ -39,15 +39,15 @@ class Looks:
         self._pid = pid
         self._names = Names()
         self._line = Timeline()
-        self._observer = Observer(self._line)
-        self._observer.view(_SPACE, Source.INITIAL)
+        self._reconciler = Reconciler(self._line)
+        self._reconciler.view(_SPACE, Source.INITIAL)
 
     def look(self) -> float:
         """Seconds that the next one takes."""
         began = time.thread_time()
-        shot = take(self._pid, self._observer.last_seen(_SPACE))
-        self._observer.observe(
-            _SPACE, shot, lambda pages: shot.regions(self._names, pages), Untold()
+        shot = take(self._pid, self._reconciler.last_seen(_SPACE))
+        self._reconciler.observe(
+            _SPACE, shot, lambda pages: shot.regions(self._names, pages), Unrecorded()
         )
         self._line.ledger.changed_since(_SPACE, shot.before_ns)
         self._line.ledger.tidy(_SPACE, shot.before_ns)

@@ -28,10 +28,10 @@ from tracer.files.output_file import OutputFile
 from tracer.model.rows import Rows
 from tracer.outputs.csv import CsvOutput
 from tracer.outputs.summary import Summary
-from tracer.session.pending_rows import Waiting
+from tracer.session.pending_rows import PendingRows
 from tracer.session.recorder import Recorder
 from tracer.spaces.spaces import Spaces
-from tracer.timeline.schedule import Telling
+from tracer.timeline.schedule import Schedule
 from tracer.wire.batches import take
 from tracer.wire.records import Layout, load_layout
 from tracer.wire.ring import MappedRing
@@ -47,7 +47,7 @@ for. The file is in memory: what a disk costs comes on top. In a storm most of a
 in the line before, and such columns are found and written once; what is left is spread over many
 steps of numpy, each of which goes through the batch once.
 """
-WAITING = 1 << 18  # rows that wait for a snapshot (tracer.session.session)
+WAITING = 1 << 18  # rows that wait for a snapshot (tracer.session.delivery)
 _PARTS = 8  # rows become due in the middle of the reading, not after it
 
 
@@ -90,14 +90,14 @@ def replay(feed: Feed, layout: Layout, file: OutputFile) -> tuple[Stages, int]:
     """One run of `feed` into `file`: the stages, and how many rows came of it."""
     stages, ring = Stages(), FedRing()
     csv, summary = CsvOutput(file), Summary()
-    waiting = Waiting()
+    waiting = PendingRows()
     rows_made = 0
     watched = [
         stages.watch(MappedRing, "peek", "ring to numpy"),
         patch("tracer.session.recorder.take", stages.counted(take, "ring to numpy")),
         stages.watch(Spaces, "resolve", "spaces, mappings"),
         stages.watch(Spaces, "places", "spaces, mappings"),
-        stages.watch(Telling, "tell", "page timeline"),
+        stages.watch(Schedule, "tell", "page timeline"),
         stages.watch(OutputFile, "write", "write(2)"),
     ]
     try:
@@ -148,7 +148,7 @@ def _batches(stages: Stages, recorder: Recorder) -> Iterator[Rows]:
             yield rows
 
 
-def _release(stages: Stages, csv: CsvOutput, waiting: Waiting, recorder: Recorder) -> None:
+def _release(stages: Stages, csv: CsvOutput, waiting: PendingRows, recorder: Recorder) -> None:
     with stages.stage("CSV text"):
         for rows in waiting.release({}):
             csv.write(rows, recorder.parts.names)

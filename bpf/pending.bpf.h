@@ -23,12 +23,12 @@ static __always_inline struct pending *own_place(u64 task)
 	struct pending *p = PLACE(key);
 
 	if (p->task == task) {
-		__builtin_assume(p != 0); /* the callers' tests of it are for the other road */
+		__builtin_assume(p != 0); /* the callers' tests of it are for the other path */
 		return p;
 	}
 	if (!p->crowded)
 		return 0;
-	again = place_key(task); /* on the stack on this road alone */
+	again = place_key(task); /* on the stack on this path alone */
 	p = pending.lookup(&again);
 	return p && p->task == task ? p : 0;
 }

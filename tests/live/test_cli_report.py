@@ -23,7 +23,7 @@ from tracer.reporting.exports.chrome import chrome
 from tracer.reporting.pictures.html import page
 from tracer.reporting.pictures.replay import replay
 from tracer.reporting.reading.run import Run, load
-from tracer.reporting.text.story import head, sentences
+from tracer.reporting.text.overview import head, sentences
 from tracer.reporting.text.tables import Tables
 
 PAGES = 101

@@ -94,13 +94,13 @@ def test_another_process_writes(attached: Attached, by: str, zero: bool) -> None
 
     name = "outside-zero" if zero else "outside"
     traced = trace(attached, name, N, at={"write": write})
-    untold = N if traced.probe == "perf" and by != "process_vm_writev" else 0
-    check_all(traced, "anon", unknown=untold)
+    unrecorded = N if traced.probe == "perf" and by != "process_vm_writev" else 0
+    check_all(traced, "anon", unknown=unrecorded)
     anon = traced.report.ranges["anon"]
     own = {"zero": N} if zero else {}
     if traced.probe == "perf":
         assert traced.kinds(anon) == own
-        assert traced.books.gained_by.get("remote", 0) == N - untold
+        assert traced.books.gained_by.get("remote", 0) == N - unrecorded
         return
     assert traced.kinds(anon) == Counter(own) + Counter({"cow" if zero else "anon": N})
     assert traced.books.foreign == N

@@ -204,6 +204,6 @@ def test_unavailable_for_what_has_no_memory() -> None:
 
 
 def test_unavailable_without_userfaultfd(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mm_pin, "_SYS_USERFAULTFD", {})
+    monkeypatch.setattr(mm_pin, "_NR_USERFAULTFD", -1)  # no such system call: ENOSYS
     with pytest.raises(PinUnavailable, match="userfaultfd is not available"):
         PinHelper()

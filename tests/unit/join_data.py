@@ -45,7 +45,7 @@ class Parts:
         batch = self.join.describe(
             self.join.place(records), windows(0) if around is None else around
         )
-        batch.telling.tell_all()
+        batch.schedule.apply_all()
         return batch.rows
 
     def frames(self, address: int, count: int = 16) -> list[int]:

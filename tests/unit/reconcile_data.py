@@ -1,4 +1,4 @@
-"""A timeline, its observer, and looks at memory of our own making."""
+"""A timeline, its reconciler, and looks at memory of our own making."""
 
 from collections.abc import Iterable
 
@@ -9,9 +9,9 @@ from tests.unit.timeline_data import SPACE, page_of
 from tracer.model.sources import Source
 from tracer.procfs.maps import Mapping
 from tracer.snapshots.evidence import Hint, Machine
-from tracer.snapshots.reconcile import Observer
+from tracer.snapshots.reconcile import Reconciler
 from tracer.snapshots.snapshots import Snapshot
-from tracer.snapshots.unrecorded import Untold
+from tracer.snapshots.unrecorded import Unrecorded
 from tracer.timeline.timeline import Timeline
 
 P = 4096
@@ -23,7 +23,7 @@ def regions_4(pages: np.ndarray) -> np.ndarray:
 
 
 class World:
-    """A timeline, its observer, and a kernel whose movement counters can be moved."""
+    """A timeline, its reconciler, and a kernel whose movement counters can be moved."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.counters = {"migrate": 5, "collapse": 5, "ksm": 5, "reclaim": 5, "swapoff": 5}
@@ -31,10 +31,10 @@ class World:
             "tracer.snapshots.reconcile.movement_counters", lambda: dict(self.counters)
         )
         self.line = Timeline()
-        self.observer = Observer(self.line, Machine(flags=np.zeros_like))
+        self.reconciler = Reconciler(self.line, Machine(flags=np.zeros_like))
 
     def fill(self, start: int, end: int) -> None:
-        self.observer.hint(SPACE, Hint(start, end, Source.POPULATE))
+        self.reconciler.hint(SPACE, Hint(start, end, Source.POPULATE))
 
     def look(
         self,
@@ -64,16 +64,18 @@ class World:
             swapped=np.array(sorted(swapped), np.uint64),
         )
         if began is not None:
-            shot.untold = Untold(own=began, missed=began)
-        untold = Untold(own=missed + filtered, missed=missed, filtered=filtered, dropped=dropped)
-        self.observer.observe(space, shot, regions_4, untold)
+            shot.unrecorded = Unrecorded(own=began, missed=began)
+        unrecorded = Unrecorded(
+            own=missed + filtered, missed=missed, filtered=filtered, dropped=dropped
+        )
+        self.reconciler.observe(space, shot, regions_4, unrecorded)
 
     def born(self, source: Source, space: int = SPACE) -> None:
-        self.observer.view(space, source)
+        self.reconciler.view(space, source)
 
     def page(self, page: int, space: int = SPACE) -> dict[str, int]:
         return page_of(self.line, page, space)
 
     def suspects(self, space: int = SPACE) -> list[int]:
-        found: list[int] = self.observer.view(space).suspects.pages.tolist()
+        found: list[int] = self.reconciler.view(space).suspects.pages.tolist()
         return found

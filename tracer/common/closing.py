@@ -15,4 +15,4 @@ class Closing(ABC):
 
     @abstractmethod
     def close(self) -> None:
-        """Let go of what it holds; harmless when repeated."""
+        """Let go of what it holds."""

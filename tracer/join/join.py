@@ -1,6 +1,6 @@
 """Fault records to joined rows: each fault with its address space, mapping, kind and pages.
 
-The road from the ring (bpf/shared.h) to what is printed and written
+The path from the ring (bpf/shared.h) to what is printed and written
 (tracer/model/rows.py); also where the timeline learns of the faults.
 """
 
@@ -29,7 +29,7 @@ from tracer.procfs import kpageflags
 from tracer.procfs.system import FileSystems
 from tracer.spaces.spaces import Spaces
 from tracer.spaces.userfaults import Userfaults
-from tracer.timeline.schedule import Parts, Telling, concatenate
+from tracer.timeline.schedule import Parts, Schedule, concatenate
 from tracer.timeline.timeline import Timeline
 from tracer.wire.records import Mark
 from tracer.wire.shared import VM_FAULT_SIGSEGV, WINDOW_ROW
@@ -39,8 +39,6 @@ if TYPE_CHECKING:
 
 
 _ENTRY = np.uint8(Mark.ENTRY)
-_HUGE = 512  # pages behind a PMD
-_HUGE_BASE = ~np.uint64((1 << 21) - 1)
 _PRESENT = 0x101  # in an entry: to the CPU, or to the kernel alone (PROT_NONE)
 _PAGE = ~np.uint64(PAGE_SIZE - 1)
 _FEW = 64  # so many faults or fewer are looked up quicker one by one
@@ -153,7 +151,7 @@ class Batch:
 
     rows: Rows
     kept: I64 | None  # rows made of so many of the first faults; None: all
-    telling: Telling
+    schedule: Schedule
 
     def row_at(self, faults: int) -> int:
         """How many rows the first `faults` faults have."""
@@ -195,7 +193,7 @@ class Join:
         """The rows of faults, to which `windows` (window_record) belong.
 
         How many pages each brought, and which were only lost races, the batch's
-        `telling` adds. Exceptions that were no page's fault are left out and
+        `schedule` adds. Exceptions that were no page's fault are left out and
         counted in `stray`.
         """
         kept = None
@@ -236,7 +234,7 @@ class Join:
         of_file = (traits & Trait.FILE) != 0
         parts = self._parts(rows, faults, old, new, windows, seen, of_file)
         return Batch(
-            rows, kept, Telling(self.timeline, rows, columns, parts, _starts(faults), old.swap)
+            rows, kept, Schedule(self.timeline, rows, columns, parts, _starts(faults), old.swap)
         )
 
     # -- parts of a row -----------------------------------------------------------

@@ -127,7 +127,8 @@ class Build:
 
     def key(self, bpf_dir: Path, about: str) -> str:
         """Where the cache keeps it. `about` says which bcc."""
-        return cache.key_of(bpf_dir, [about, str(self.cast), *self.flags])
+        made = joined(bpf_dir), *map(str, (PLACES, PIDS, _VALUES))  # of the sources
+        return cache.key_of(bpf_dir, [about, str(self.cast), *self.flags, *made])
 
     def compile(self, bpf_dir: Path, lap: Callable[[str], None] = lambda _: None) -> Answer:
         """Raises TraceError (Exit.NO_PROBE, NO_BCC), with the line of clang's that matters."""

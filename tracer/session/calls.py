@@ -16,11 +16,11 @@ from tracer.spaces.changes import Question, Unmap
 from tracer.spaces.syscalls import (
     Effect,
     Memory,
+    PendingRelease,
+    PlainRelease,
     SystemCall,
-    Takes,
-    Taking,
     interpret,
-    taking,
+    pending_release,
 )
 from tracer.timeline.releases import Released
 from tracer.timeline.schedule import Action
@@ -33,7 +33,7 @@ class Calls:
         self._names = parts.names
         self._spaces = parts.spaces
         self._timeline = parts.timeline
-        self._observer = parts.observer
+        self._reconciler = parts.reconciler
         self._join = parts.join
         self._changed = parts.changed
         self._parts = parts
@@ -41,7 +41,7 @@ class Calls:
         self._window = parts.layout.window
         self._rescue = buffers.rescue
         self.memory = Memory()
-        self._calls: dict[int, Taking] = {}  # by thread: what the call it is in may take
+        self._calls: dict[int, PendingRelease] = {}  # by thread: what the call it is in may take
 
     # -- as they begin and return, in the order of records --------------------------
 
@@ -51,7 +51,7 @@ class Calls:
         self.close(begun.tid)
         if space is None:
             return
-        found = taking(begun, self.memory.brk.get(space.number, 0))
+        found = pending_release(begun, self.memory.brk.get(space.number, 0))
         if found is not None:
             self._calls[begun.tid] = found
             self._timeline.releases.begin_unmap(space.number, found)
@@ -62,7 +62,7 @@ class Calls:
         if before is not None:
             self._timeline.releases.end_unmap(before)
 
-    def release(self, made: Takes, script: Script) -> None:
+    def release(self, made: PlainRelease, script: Script) -> None:
         """What `complete` does, for calls that only take."""
         tgid, tid, time_ns, mm, start, end, unmaps = made
         space = self._spaces.at(mm) or self._spaces.of(tgid)
@@ -70,7 +70,7 @@ class Calls:
             return
         number = space.number
         self._changed.add(number)
-        self._observer.taken(number, start, end)
+        self._reconciler.taken(number, start, end)
         call = self._calls.pop(tid, None) if self._calls else None
         if unmaps:
             space.history.add(time_ns, Unmap(start, end))
@@ -91,7 +91,7 @@ class Calls:
         done = interpret(made, space.number, self.memory, call, claims=doubtful)
         for start, end in done.written:
             remote = Hint(start, end, source=Source.REMOTE, time_ns=made.time_ns)
-            self._observer.hint(space.number, remote)
+            self._reconciler.hint(space.number, remote)
         if done.change is not None:
             space.history.add(made.time_ns, done.change)
         change = done.effect
@@ -103,27 +103,27 @@ class Calls:
             return None
         self._follow_userfaults(change)
         if not (change.populates or change.gives_up or change.registers is not None):
-            self._observer.taken(space.number, change.start, change.end)
+            self._reconciler.taken(space.number, change.start, change.end)
             return change
         if change.populates:
             source = Source.UFFD if change.userfault else Source.POPULATE
             hint = Hint(change.start, change.end, source=source, time_ns=made.time_ns)
-            self._observer.hint(space.number, hint)
+            self._reconciler.hint(space.number, hint)
             if self._parts.blind_to_others and not change.userfault:
                 return self._filled_unseen(change)
         elif change.gives_up:
             hint = Hint(change.start, change.end, loss=change.loss, time_ns=made.time_ns)
-            self._observer.hint(space.number, hint)
+            self._reconciler.hint(space.number, hint)
         return None
 
     def _filled_unseen(self, change: Effect) -> Effect | None:
         """A call filled a range, and no fault tells; what it took away first, if it did."""
         where = change.space, change.start, change.end
         if change.replaces:
-            self._observer.taken(*where)
-        tells = self._direct_map.base and self._observer.view(change.space).known()
+            self._reconciler.taken(*where)
+        tells = self._direct_map.base and self._reconciler.view(change.space).known()
         if not (change.told and tells):  # else FILLED records come
-            self._observer.fill_unseen(*where, change.time_ns)
+            self._reconciler.fill_unseen(*where, change.time_ns)
         return Effect(*where, change.time_ns, call=change.call) if change.replaces else None
 
     def _follow_userfaults(self, change: Effect) -> None:
@@ -147,7 +147,7 @@ class Calls:
             first = told.records[mine.start]
             space = self._spaces.at(int(first["mm"])) or self._spaces.of(int(first["tgid"]))
             # What was there may have been there before the call: the first look tells.
-            if space is None or not self._observer.view(space.number).known():
+            if space is None or not self._reconciler.view(space.number).known():
                 continue
             if len(mine.pages):
                 question, at = Question(mine.pages << PAGE_BITS), np.arange(len(mine.pages))
@@ -157,7 +157,7 @@ class Calls:
                 script.effects.append(Fill(*where, *columns, space.history, question, at))
                 script.fills = True
             for start, end, reached, time_ns in mine.ends:
-                self._observer.fill_unseen(space.number, max(start, reached), end, time_ns)
+                self._reconciler.fill_unseen(space.number, max(start, reached), end, time_ns)
 
     # -- what they did to pages, once the faults before them have been told of ------
 

@@ -6,7 +6,7 @@ from tracer.common.types import U64
 from tracer.session.gaps import Gaps
 from tracer.session.parts import Parts
 from tracer.snapshots.snapshots import Snapshot
-from tracer.snapshots.unrecorded import Untold
+from tracer.snapshots.unrecorded import Unrecorded
 
 
 class Comparison:
@@ -33,24 +33,24 @@ class Comparison:
         self,
         space: int,
         shot: Snapshot,
-        untold: Untold,
+        unrecorded: Unrecorded,
         enough: Callable[[], bool] = lambda: False,
     ) -> None:
         """Hold a snapshot against the timeline; the ring must have been read to its end.
 
-        `untold`: what `Gaps.unrecorded` said since. Raises Enough where it is `enough` meanwhile:
-        then the space is not to be looked at again.
+        `unrecorded`: what `Gaps.unrecorded` said since. Raises Enough where it is `enough`
+        meanwhile: then the space is not to be looked at again.
         """
         owner = self._parts.spaces[space]
         shot.mappings = self._parts.spaces.settled(shot.pid, shot.mappings)
         if owner.ended_ns is None:
             self._parts.spaces.snapshot(shot.before_ns, shot.pid, shot.mappings)
             owner.history.advance(shot.before_ns)
-        self._parts.observer.observe(
+        self._parts.reconciler.observe(
             space,
             shot,
             lambda pages: shot.regions(self._parts.names, pages, owner.history.arrays),
-            untold._replace(own=self._gaps.missed_in(owner)),
+            unrecorded._replace(own=self._gaps.missed_in(owner)),
             enough,
         )
 
@@ -58,4 +58,4 @@ class Comparison:
         """The frames of every space that has not ended, each as of its last look."""
         for space in self._parts.spaces.all():
             if not space.retired:
-                yield from self._parts.observer.frames(space.number)
+                yield from self._parts.reconciler.frames(space.number)

@@ -7,7 +7,7 @@ from tracer.common.errors import TraceError
 from tracer.model.rows import ROW, Names, Rows
 from tracer.outputs.base import Output
 from tracer.session.ending import Ending
-from tracer.session.pending_rows import Waiting
+from tracer.session.pending_rows import PendingRows
 from tracer.session.plan import Outputs, Plan
 from tracer.snapshots.snapshots import Snapshot
 
@@ -24,7 +24,7 @@ class Delivery:
     ) -> None:
         self._plan, self._outputs, self._names = plan, outputs, names
         self._ending, self._notes = ending, notes
-        self.waiting = Waiting()
+        self.waiting = PendingRows()
         self.stdout_closed = False
         self.stalled = False
 

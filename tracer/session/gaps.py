@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from tracer.session.parts import Parts
-from tracer.snapshots.unrecorded import Untold
+from tracer.snapshots.unrecorded import Unrecorded
 from tracer.spaces.spaces import Space
 
 
@@ -33,12 +33,12 @@ class Gaps:
         gaps = self._threads.counted - self._threads.seen
         return gaps - counters["lost"] - counters["filtered"]
 
-    def unrecorded(self) -> Untold:
+    def unrecorded(self) -> Unrecorded:
         """What no record of the run tells of so far, in whosever memory it was."""
         program = self._attached.program
         counters = program.counters()
         lost = counters["lost"] + self.unread.faults
-        return Untold(
+        return Unrecorded(
             missed=max(0, self._missed(counters)) + lost,
             filtered=counters["filtered"],
             lost=lost,

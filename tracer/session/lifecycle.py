@@ -17,7 +17,7 @@ from tracer.session.calls import Calls
 from tracer.session.gaps import Gaps
 from tracer.session.parts import Parts
 from tracer.session.script import Script
-from tracer.snapshots.unrecorded import Untold
+from tracer.snapshots.unrecorded import Unrecorded
 from tracer.spaces.changes import ThreadStack
 from tracer.timeline.schedule import Action, whole
 from tracer.wire.records import RecordType
@@ -33,7 +33,7 @@ class Lifecycle:
         self._spaces = parts.spaces
         self._timeline = parts.timeline
         self._threads = parts.threads
-        self._observer = parts.observer
+        self._reconciler = parts.reconciler
         self._join = parts.join
         self._tgids = parts.tgids
         self._last_space = parts.last_space
@@ -55,7 +55,7 @@ class Lifecycle:
         now = time.monotonic_ns()  # of an exec that goes on then, the record is to come
         space = self._spaces.attach(now, pid, None, _maps_of(pid), since)
         self._last_space[pid] = space.number
-        self._observer.view(space.number, Source.INITIAL)
+        self._reconciler.view(space.number, Source.INITIAL)
         self._changed.add(space.number)
         self._attach_userfaults(pid, space.number)
         for tid in stat.threads(pid):
@@ -118,7 +118,7 @@ class Lifecycle:
             new = self._spaces.of(tgid)
             if new is not None:
                 self._last_space[tgid] = new.number
-                view = self._observer.view(new.number, own=self._gaps.missed_in(new))
+                view = self._reconciler.view(new.number, own=self._gaps.missed_in(new))
                 if new.number != old:  # else it was in exec when we came
                     view.born = Source.EXEC
                 self._changed.add(new.number)
@@ -155,8 +155,8 @@ class Lifecycle:
         if space is not None:
             self._last_space[tgid] = space.number
         if space is not None and parent is not None and space is not parent:
-            self._observer.view(space.number, Source.FORK).descend(
-                parent.number, self._observer.view(parent.number)
+            self._reconciler.view(space.number, Source.FORK).descend(
+                parent.number, self._reconciler.view(parent.number)
             )
             pair = parent.number, space.number
             inherit = partial(self._timeline.releases.inherit, *pair, int(record["time_ns"]))
@@ -200,11 +200,12 @@ class Lifecycle:
 
     def close_ended(self, ended: list[tuple[int, int]]) -> None:
         """These spaces ended, and all that came before has been told of them."""
-        untold: Untold | None = None
+        unrecorded: Unrecorded | None = None
         for number, missed in ended:
             if self._timeline.ledger.has_unexplained(number):
-                untold = untold or self._gaps.unrecorded()  # asked of the kernel, and seldom wanted
-                self._observer.close(number, untold._replace(own=missed))
+                # Asked of the kernel, and seldom wanted.
+                unrecorded = unrecorded or self._gaps.unrecorded()
+                self._reconciler.close(number, unrecorded._replace(own=missed))
             self._timeline.releases.drop_assumed(number)
 
     def _let_go(self, script: Script) -> None:
@@ -229,7 +230,7 @@ class Lifecycle:
             if number != keep and space is not None and not space.retired:
                 self._timeline.releases.retire(number, space.ended_ns or 0)
                 space.retired = True
-                self._observer.forget(number)
+                self._reconciler.forget(number)
                 self._calls.memory.forget(number)
                 self._retired.append(number)
         self._ended = [number for number in self._ended if number == keep]

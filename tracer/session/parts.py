@@ -13,7 +13,7 @@ from tracer.probes.choose import Attached
 from tracer.procfs import kpageflags
 from tracer.procfs.system import FileSystems, large_anonymous_folios, shows_vvar
 from tracer.snapshots.evidence import Machine
-from tracer.snapshots.reconcile import Observer
+from tracer.snapshots.reconcile import Reconciler
 from tracer.snapshots.resident import Resident
 from tracer.spaces.code_files import CodeFiles
 from tracer.spaces.spaces import Spaces
@@ -36,7 +36,7 @@ class Parts:
     spaces: Spaces
     timeline: Timeline
     threads: Threads
-    observer: Observer
+    reconciler: Reconciler
     join: Join
     resident: Resident
     layout: Layout
@@ -120,7 +120,7 @@ def open_parts(
         spaces=spaces,
         timeline=timeline,
         threads=Threads(),
-        observer=Observer(timeline, machine),
+        reconciler=Reconciler(timeline, machine),
         join=join,
         resident=Resident(),
         layout=attached.program.layout,

@@ -12,7 +12,7 @@ from tracer.snapshots.snapshots import Snapshot
 _TOGETHER = 4096  # rows that are better written together
 
 
-class Waiting:
+class PendingRows:
     """Batches of rows, in order; `len` is how many rows there are."""
 
     def __init__(self) -> None:

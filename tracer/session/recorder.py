@@ -29,7 +29,7 @@ from tracer.session.skipping import Skipping
 from tracer.spaces.syscalls import (
     Effect,
     decode,
-    only_take,
+    plain_releases,
 )
 from tracer.timeline.schedule import Action, action_of, together
 from tracer.wire.batches import RawBatch, take
@@ -139,7 +139,7 @@ class Recorder:
         kinds = batch.types.astype(np.int16)
         made = np.flatnonzero(np.isin(kinds, _CALLS))
         records = batch.rest[made].view(self._layout.syscall).ravel()
-        plain, takes = only_take(records)
+        plain, takes = plain_releases(records)
         takes_left, calls = iter(takes), iter(decode(records[~plain]))
         kinds[made[plain]] = _TAKES
         others = np.flatnonzero(~np.isin(kinds, _BESIDE))
@@ -248,9 +248,9 @@ class Recorder:
         batch = self._join.describe(placed, windows)
         rows = batch.rows
         at = [batch.row_at(action.at) for action in script.actions]
-        for due in batch.telling.play(script.actions, at):
+        for due in batch.schedule.play(script.actions, at):
             self.calls.apply(due)
-        for action in batch.telling.idle:
+        for action in batch.schedule.idle:
             if action.begun_ns and isinstance(action.what, Effect):
                 self.calls.over(action.what)
         marks = placed.faults["marks"]

@@ -21,7 +21,7 @@ _STAY = (Source.INITIAL.value,)  # there before the trace: no gain of its
 
 
 def books_of(recorder: Recorder, kernel: KernelCount | None = None) -> Books:
-    """Faults against the kernel's count, frames against pagemap (outputs.base.Books).
+    """Faults against the kernel's count, frames against pagemap (model.result.Books).
 
     Without `kernel` the count is what the records themselves say of it.
     """
@@ -46,7 +46,7 @@ def books_of(recorder: Recorder, kernel: KernelCount | None = None) -> Books:
     unexplained = missed - blind - under_way
     why = _why_missed(recorder, skips, unexplained, counters["crowded"])
     mapped = _mapped(parts)
-    resident, observer = parts.resident, parts.observer
+    resident, reconciler = parts.resident, parts.reconciler
     return Books(
         traced=recorder.traced,
         failed=recorder.failed,
@@ -68,10 +68,10 @@ def books_of(recorder: Recorder, kernel: KernelCount | None = None) -> Books:
         failed_filtered=counters["failed_filtered"],
         foreign_lost=counters["foreign_lost"] + unread.foreign,
         foreign_filtered=counters["foreign_filtered"],
-        conflict=parts.observer.conflicts,
+        conflict=parts.reconciler.conflicts,
         gained=total,
         given_up=gone,
-        unseen_fills=observer.unseen_fills + observer.left_unseen(parts.closed),
+        unseen_fills=reconciler.unseen_fills + reconciler.left_unseen(parts.closed),
         mapped=mapped,
         mapped_change=mapped - int(gained[Source.INITIAL]),
         resident=resident.end,
@@ -91,7 +91,7 @@ def _mapped(parts: Parts) -> int:
         if space.retired:
             continue
         if space.number in parts.closed:
-            count += parts.observer.view(space.number).mapped
+            count += parts.reconciler.view(space.number).mapped
         else:
             # Of what it may have inherited nothing is known to be there.
             at = parts.timeline.ledger.resident(space.number)

@@ -12,7 +12,7 @@ from tracer.session.plan import Outputs, Plan
 from tracer.session.reading import Reading
 from tracer.session.recorder import Recorder
 from tracer.snapshots.snapshots import Snapshot, take
-from tracer.snapshots.unrecorded import Untold
+from tracer.snapshots.unrecorded import Unrecorded
 
 _SNAPSHOT_SHARE = 10  # a snapshot may take a tenth of the time at most
 
@@ -52,7 +52,7 @@ class SnapshotRounds:
 
     def _look_at_all(self) -> None:
         began = time.monotonic_ns()
-        if any(self._parts.observer.view(number).suspects for number in self._parts.changed):
+        if any(self._parts.reconciler.view(number).suspects for number in self._parts.changed):
             # What has no record by now may have been missed: let the threads' counts tell.
             self._reading.reach(self._reading.counts())
         shots = self.take(self._parts.changed, self._ending.over_or_late)
@@ -68,7 +68,7 @@ class SnapshotRounds:
         for number in list(self._parts.changed):
             shot = shots.get(number)
             # Suspects and later changes want another look.
-            open_ = bool(self._parts.observer.view(number).suspects)
+            open_ = bool(self._parts.reconciler.view(number).suspects)
             late = shot is not None and self._parts.timeline.ledger.changed_since(
                 number, shot.before_ns
             )
@@ -84,8 +84,8 @@ class SnapshotRounds:
 
     def take(self, numbers: Iterable[int], enough: Callable[[], bool]) -> dict[int, Snapshot]:
         """Snapshots of these spaces. Raises Enough where it is `enough` meanwhile."""
-        untold = self._gaps.unrecorded()
-        shots = {number: self._snapshot(number, untold, enough) for number in sorted(numbers)}
+        unrecorded = self._gaps.unrecorded()
+        shots = {number: self._snapshot(number, unrecorded, enough) for number in sorted(numbers)}
         return {number: shot for number, shot in shots.items() if shot is not None}
 
     def observe_all(self, shots: dict[int, Snapshot]) -> dict[int, Snapshot]:
@@ -97,33 +97,35 @@ class SnapshotRounds:
         shots = {
             number: shot for number, shot in shots.items() if self._comparison.is_of(shot, number)
         }
-        untold = self._gaps.unrecorded()
+        unrecorded = self._gaps.unrecorded()
         for number, shot in shots.items():
-            self.observe_one(number, shot, untold)
+            self.observe_one(number, shot, unrecorded)
         self.count += bool(shots)
         return shots
 
-    def observe_one(self, number: int, shot: Snapshot, untold: Untold) -> None:
+    def observe_one(self, number: int, shot: Snapshot, unrecorded: Unrecorded) -> None:
         """Hold one of a space against the timeline; a screen hears of it."""
-        self._comparison.observe(number, shot, untold, self._ending.late)
+        self._comparison.observe(number, shot, unrecorded, self._ending.late)
         if self._outputs.screen is not None:
             self._outputs.screen.looked(self._recorder, number, shot)
 
     def observe_last(self, number: int, shot: Snapshot) -> None:
         """Hold a snapshot of memory in which nothing moves any more: suspects are sure."""
-        untold = self._gaps.unrecorded()
-        self._comparison.observe(number, shot, untold, self._ending.late)
-        self.observe_one(number, shot, untold)
+        unrecorded = self._gaps.unrecorded()
+        self._comparison.observe(number, shot, unrecorded, self._ending.late)
+        self.observe_one(number, shot, unrecorded)
         self.count += 1
 
-    def _snapshot(self, number: int, untold: Untold, enough: Callable[[], bool]) -> Snapshot | None:
+    def _snapshot(
+        self, number: int, unrecorded: Unrecorded, enough: Callable[[], bool]
+    ) -> Snapshot | None:
         space = self._parts.spaces.find(number)
         if space is None or space.ended_ns is not None or not space.members:
             return None
-        untold = untold._replace(own=self._gaps.missed_in(space))
+        unrecorded = unrecorded._replace(own=self._gaps.missed_in(space))
         for pid in sorted(space.members):
             with contextlib.suppress(ProcessGone):
-                shot = take(pid, self._parts.observer.last_seen(number), enough)
-                shot.untold = untold
+                shot = take(pid, self._parts.reconciler.last_seen(number), enough)
+                shot.unrecorded = unrecorded
                 return shot
         return None

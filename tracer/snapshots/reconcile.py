@@ -23,7 +23,7 @@ from tracer.procfs.system import SwapAreas, movement_counters
 from tracer.snapshots.evidence import Evidence, Hint, Machine
 from tracer.snapshots.image import Image
 from tracer.snapshots.snapshots import Snapshot
-from tracer.snapshots.unrecorded import Untold
+from tracer.snapshots.unrecorded import Unrecorded
 from tracer.timeline.timeline import Timeline
 from tracer.timeline.unexplained import Changes
 
@@ -82,7 +82,8 @@ class SpaceView:
     parent: int = 0  # FORK: the space it is a copy of
     parent_looked: bool = True  # … and whether what that had at the fork was known
     hints: list[Hint] = field(default_factory=list)  # since the last look that left nothing open
-    untold: Untold = field(default_factory=Untold)  # as the last look began that left nothing open
+    # As the last look began that left nothing open.
+    unrecorded: Unrecorded = field(default_factory=Unrecorded)
     mapped: int = 0  # pages with a frame at the last look: pagemap's, and what changed during it
     suspects: Suspects = field(default_factory=Suspects)  # of the last look
     image: Image = field(default_factory=Image.nothing)  # what the last look showed
@@ -98,7 +99,7 @@ class SpaceView:
         self.parent, self.parent_looked = space, parent.looked
 
 
-class Observer:
+class Reconciler:
     """Applies snapshots to a timeline; `machine` says what is known beside them."""
 
     def __init__(self, timeline: Timeline, machine: Machine | None = None) -> None:
@@ -108,7 +109,7 @@ class Observer:
         self._swap_areas = SwapAreas()
         counters = movement_counters()
         self._counters = counters, counters  # at the last two looks at any space
-        self._untold = Untold(), Untold()  # … and what was untold in the run
+        self._unrecorded = Unrecorded(), Unrecorded()  # … and what was unrecorded in the run
         self.conflicts = 0
         # By space what calls may have filled unseen since the last look that left nothing open;
         # and how many had some of it taken away by then.
@@ -121,13 +122,15 @@ class Observer:
     def view(self, space: int, born: Source = Source.FORK, own: int = 0) -> SpaceView:
         """The space's view, made with `born` when new.
 
-        `own`: what was untold of its processes' faults (Untold.own) when it was made.
+        `own`: what was unrecorded of its processes' faults (Unrecorded.own) when it was made.
         """
         view = self._views.get(space)
         if view is None:
-            # What was untold by the last look but one: by the last it may be of this space.
-            untold = self._untold[0]._replace(own=own)
-            view = self._views[space] = SpaceView(born, untold=untold, counters=self._counters)
+            # What was unrecorded by the last look but one: by the last it may be of this space.
+            unrecorded = self._unrecorded[0]._replace(own=own)
+            view = self._views[space] = SpaceView(
+                born, unrecorded=unrecorded, counters=self._counters
+            )
         return view
 
     def last_seen(self, space: int) -> Image | None:
@@ -189,7 +192,7 @@ class Observer:
         space: int,
         shot: Snapshot,
         regions: Regions,
-        untold: Untold,
+        unrecorded: Unrecorded,
         enough: Callable[[], bool] = lambda: False,
     ) -> None:
         """Bring the timeline of `space` to what `shot` shows.
@@ -200,7 +203,7 @@ class Observer:
         the space is not to be looked at again.
         """
         line, view = self._timeline, self.view(space)
-        self._evidence, counters = self._gather(view, untold)
+        self._evidence, counters = self._gather(view, unrecorded)
         # In all other blocks the last look and the timeline agreed, and nothing has changed.
         numbers = np.union1d(line.ledger.take_changed(space), shot.image.differing(view.image))
         seen = shot.image.part(numbers)
@@ -242,34 +245,34 @@ class Observer:
             if late := [each for each in here if each[2] >= shot.before_ns]:
                 self._unseen[space] = late
             # What came between a snapshot and the reading of the counts is the next one's.
-            view.untold = untold if shot.untold is None else shot.untold
+            view.unrecorded = unrecorded if shot.unrecorded is None else shot.unrecorded
             # What came between a snapshot and its reading of the counters counts for the next, too.
             view.counters = view.counters[1], counters
 
-    def _gather(self, view: SpaceView, untold: Untold) -> tuple[Evidence, dict[str, int]]:
+    def _gather(self, view: SpaceView, unrecorded: Unrecorded) -> tuple[Evidence, dict[str, int]]:
         """The evidence since the space's last look that left nothing open; the counters now."""
         now = dict(movement_counters())
         now["swapoff"] = now.get("swapoff", 0) + self._swap_areas.taken_away()
         before = view.counters[0]
         moved = frozenset(what for what, times in now.items() if times != before.get(what, 0))
         self._counters = self._counters[1], now
-        self._untold = self._untold[1], untold
+        self._unrecorded = self._unrecorded[1], unrecorded
         evidence = Evidence(
             moved,
-            untold.unseen(view.untold),
+            unrecorded.unseen(view.unrecorded),
             self._machine,
             tuple(view.hints),
-            lost=min(untold.lost - view.untold.lost, untold.own - view.untold.own),
-            dropped=untold.dropped > view.untold.dropped,
+            lost=min(unrecorded.lost - view.unrecorded.lost, unrecorded.own - view.unrecorded.own),
+            dropped=unrecorded.dropped > view.unrecorded.dropped,
         )
         return evidence, now
 
-    def close(self, space: int, untold: Untold) -> None:
+    def close(self, space: int, unrecorded: Unrecorded) -> None:
         """The space has ended: name what its faults found, by the evidence there is."""
         changes = self._timeline.ledger.unexplained(space)
         if changes is not None:
             view = self.view(space)
-            self._evidence, _ = self._gather(view, untold)
+            self._evidence, _ = self._gather(view, unrecorded)
             self._lost = _NO_PAGES, _NO_PAGES
             self._name_unseen(view, changes, _NOTHING)
 

@@ -16,18 +16,18 @@ from tracer.procfs.errors import ProcessGone
 from tracer.procfs.maps import Mapping, parse_maps, read_maps
 from tracer.procfs.pagemap import PageMap, frames
 from tracer.snapshots.image import Image
-from tracer.snapshots.unrecorded import Untold
+from tracer.snapshots.unrecorded import Unrecorded
 
 
 class Snapshot:
     """What pagemap showed between two moments (CLOCK_MONOTONIC ns).
 
     Something that happened before `before_ns` is in it, something after
-    `after_ns` is not; in between either may hold. `untold`: what no record of the space told of
+    `after_ns` is not; in between either may hold. `unrecorded`: what no record of the space told of
     as it began; None: not asked.
     """
 
-    untold: Untold | None = None
+    unrecorded: Unrecorded | None = None
 
     def __init__(
         self,

@@ -5,7 +5,7 @@ from typing import NamedTuple
 from tracer.model.sources import Source
 
 
-class Untold(NamedTuple):
+class Unrecorded(NamedTuple):
     """What no record tells of, from the run's beginning until some moment."""
 
     own: int = 0  # faults counted for the threads of the processes whose memory it is
@@ -14,7 +14,7 @@ class Untold(NamedTuple):
     lost: int = 0  # faults of the run that the ring had no room for
     dropped: int = 0  # other records of the run, and calls of handlers that the kernel skipped
 
-    def unseen(self, before: "Untold") -> Source | None:
+    def unseen(self, before: "Unrecorded") -> Source | None:
         """Whether faults in the memory went unrecorded since `before`, and why."""
         if self.own <= before.own:
             return None

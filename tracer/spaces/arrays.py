@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from tracer.model.rows import ANONYMOUS, Names
-from tracer.spaces.interval_map import IntervalMap, Laid
+from tracer.spaces.interval_map import IntervalMap, Mapped
 
 _LEAST = 128 << 10  # bytes of its own number: malloc(3) maps nothing smaller (M_MMAP_THRESHOLD)
 _ALONE = 2 << 20  # what adjoins others and is smaller is taken for a part of them: an allocator's
@@ -22,7 +22,7 @@ _NO_RIGHTS = "---p"  # of a guard, and of what is reserved
 FilePart = tuple[int, int, int, str]  # device, inode, offset and permissions of a file's mapping
 
 
-def _file_part(laid: Laid) -> FilePart:
+def _file_part(laid: Mapped) -> FilePart:
     return laid.device, laid.inode, laid.region.offset, laid.region.perms
 
 
@@ -37,7 +37,7 @@ class Arrays:
         """Those of a forked child."""
         return Arrays(self.names, dict(self.first))
 
-    def told_apart(self, there: IntervalMap, laid: Laid) -> list[Laid]:
+    def told_apart(self, there: IntervalMap, laid: Mapped) -> list[Mapped]:
         """A new mapping in its parts: what was there already keeps its number."""
         same = self._as_before(there, laid)
         if same is not None:
@@ -46,9 +46,9 @@ class Arrays:
             return [self._file(there, laid, None)]
         return self._anonymous(there, laid, there.at(laid.region.start - 1))
 
-    def all_told_apart(self, there: IntervalMap, listed: Sequence[Laid]) -> list[Laid]:
+    def all_told_apart(self, there: IntervalMap, listed: Sequence[Mapped]) -> list[Mapped]:
         """The same for all mappings there are, by address."""
-        found: list[Laid] = []
+        found: list[Mapped] = []
         before = None
         for laid in listed:
             same = self._as_before(there, laid)
@@ -78,7 +78,7 @@ class Arrays:
         if not any(side and side.array == laid.array for side in (below, there.at(end))):
             self.names.name_stack(laid.array)
 
-    def _as_before(self, there: IntervalMap, laid: Laid) -> Laid | None:
+    def _as_before(self, there: IntervalMap, laid: Mapped) -> Mapped | None:
         """A mapping with the number of one that was in its place; None: not known so easily."""
         region, device, inode, _, _ = laid
         start, end, perms, offset, name, *_ = region
@@ -95,9 +95,9 @@ class Arrays:
             old.gone or old[1:3] != (device, inode) or old.region[2:4] != (perms, offset)
         ):
             return None
-        return Laid(region, device, inode, False, array) if array else laid
+        return Mapped(region, device, inode, False, array) if array else laid
 
-    def _anonymous(self, there: IntervalMap, laid: Laid, before: Laid | None) -> list[Laid]:
+    def _anonymous(self, there: IntervalMap, laid: Mapped, before: Mapped | None) -> list[Mapped]:
         """`before`: what lies in front of it, if that adjoins."""
         region = laid.region
         start, end, name = region.start, region.end, region.name
@@ -118,14 +118,14 @@ class Arrays:
             begun, again = until, 0
         if begun < end:
             parts.append((begun, end, again or self._new(there, laid, begun, end, before)))
-        found: list[Laid] = []
+        found: list[Mapped] = []
         for since, until, array in parts:
             if found and found[-1].array == array:
                 since = found.pop().region.start
             found.append(laid.moved(since, until, since)._replace(array=array))
         return found
 
-    def _stack_again(self, there: IntervalMap, laid: Laid) -> int:
+    def _stack_again(self, there: IntervalMap, laid: Mapped) -> int:
         """The number of a thread's stack that was just there, and was mapped as this is; else 0.
 
         Other memory may have come to its place.
@@ -142,7 +142,12 @@ class Arrays:
         return arrays.pop() if same and all(there.is_whole(since) for since, *_ in before) else 0
 
     def _new(
-        self, there: IntervalMap, laid: Laid, start: int, end: int, before: Laid | None
+        self,
+        there: IntervalMap,
+        laid: Mapped,
+        start: int,
+        end: int,
+        before: Mapped | None,
     ) -> int:
         """The number of the part [start, end) of a mapping, which was not there before."""
         if before is not None and (before.gone or before.region.end != laid.region.start):
@@ -170,7 +175,7 @@ class Arrays:
             return 0
         return self.names.array_at(start, whole=alone)
 
-    def _file(self, there: IntervalMap, laid: Laid, listed: Sequence[Laid] | None) -> Laid:
+    def _file(self, there: IntervalMap, laid: Mapped, listed: Sequence[Mapped] | None) -> Mapped:
         """A part of a file that is mapped at another address already has a number."""
         if not laid.inode:
             return laid
@@ -191,5 +196,5 @@ class Arrays:
         return laid
 
 
-def _start(laid: Laid) -> int:
+def _start(laid: Mapped) -> int:
     return laid.region.start

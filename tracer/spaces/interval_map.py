@@ -18,7 +18,7 @@ Times = U64 | I64  # CLOCK_MONOTONIC ns
 _UNSET = np.uint64((1 << 32) - 1)
 
 
-class Laid(NamedTuple):
+class Mapped(NamedTuple):
     """A stretch of address space as it was last laid.
 
     `gone`: it is known to be unmapped. It is still the answer for faults there
@@ -36,19 +36,19 @@ class Laid(NamedTuple):
     def is_file(self) -> bool:
         return bool(self.inode) or self.region.name.startswith("/")
 
-    def clipped(self, start: int, end: int) -> "Laid":
+    def clipped(self, start: int, end: int) -> "Mapped":
         """What the kernel leaves of it in [start, end)."""
         return self if self.gone else self.moved(start, end, start)
 
-    def moved(self, start: int, end: int, source: int) -> "Laid":
+    def moved(self, start: int, end: int, source: int) -> "Mapped":
         """Its part from address `source` on, as mremap lays it at [start, end)."""
         region = self.region
         offset = region.offset + source - region.start if self.is_file else 0
-        return Laid(Region(start, end, region.perms, offset, *region[4:]), *self[1:])
+        return Mapped(Region(start, end, region.perms, offset, *region[4:]), *self[1:])
 
-    def left(self) -> "Laid":
+    def left(self) -> "Mapped":
         """It, once it is unmapped."""
-        return self if self.gone else Laid(self.region, self.device, self.inode, True, self.array)
+        return self if self.gone else Mapped(self.region, self.device, self.inode, True, self.array)
 
 
 @dataclass(slots=True)
@@ -56,7 +56,7 @@ class _Stretch:
     """What was laid last up to `end`."""
 
     end: int
-    laid: Laid
+    laid: Mapped
     place: tuple[int, int] | None = None  # IntervalMap.place, where it was asked for before
 
 
@@ -77,14 +77,14 @@ class IntervalMap:
         child._stretches = [self._stretches[at] for at in kept]  # they are replaced, not changed
         return child
 
-    def at(self, address: int) -> Laid | None:
+    def at(self, address: int) -> Mapped | None:
         """The stretch `address` lies in."""
         index = bisect.bisect_right(self._starts, address) - 1
         if index < 0 or address >= self._stretches[index].end:
             return None
         return self._stretches[index].laid
 
-    def exactly(self, start: int, end: int) -> Laid | None:
+    def exactly(self, start: int, end: int) -> Mapped | None:
         """The stretch that is [start, end), if there is one."""
         index = bisect.bisect_left(self._starts, start)
         if index == len(self._starts) or self._starts[index] != start:
@@ -98,12 +98,12 @@ class IntervalMap:
         stretch = self._stretches[index]
         return stretch.laid.region[:2] == (self._starts[index], stretch.end)
 
-    def within(self, start: int, end: int) -> list[tuple[int, int, Laid]]:
+    def within(self, start: int, end: int) -> list[tuple[int, int, Mapped]]:
         """The stretches that overlap [start, end), cut to it."""
         first, last = self._overlapping(start, end)
         return self._cut(first, last, start, end)
 
-    def _cut(self, first: int, last: int, start: int, end: int) -> list[tuple[int, int, Laid]]:
+    def _cut(self, first: int, last: int, start: int, end: int) -> list[tuple[int, int, Mapped]]:
         starts, stretches = self._starts, self._stretches
         return [
             (max(starts[i], start), min(stretches[i].end, end), stretches[i].laid)
@@ -114,7 +114,7 @@ class IntervalMap:
         """The mappings there are, by address."""
         return [each.laid.region for each in self._stretches if not each.laid.gone]
 
-    def lay(self, laid: Laid) -> None:
+    def lay(self, laid: Mapped) -> None:
         """Put `laid` over whatever was in its region; what it cuts keeps the rest."""
         start, end = laid.region[:2]
         if start >= end:
@@ -140,7 +140,7 @@ class IntervalMap:
         gone = [_Stretch(until, laid.left()) for _, until, laid in middle]
         self._replace(first, last, start, end, [since for since, _, _ in middle], gone)
 
-    def reset(self, stretches: list[Laid]) -> None:
+    def reset(self, stretches: list[Mapped]) -> None:
         """Everything there is now; what is missing is gone, what was gone is forgotten.
 
         `stretches` do not overlap and are sorted by address.
@@ -239,8 +239,8 @@ class IntervalMap:
 
 
 def _uncovered(
-    start: int, end: int, laid: Laid, cover: list[Laid], starts: list[int]
-) -> list[tuple[int, int, Laid]]:
+    start: int, end: int, laid: Mapped, cover: list[Mapped], starts: list[int]
+) -> list[tuple[int, int, Mapped]]:
     """The parts of [start, end) no region of `cover` has."""
     parts = []
     index = max(bisect.bisect_right(starts, start) - 1, 0)

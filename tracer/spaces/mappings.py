@@ -19,7 +19,7 @@ from tracer.model.rows import Names, Region
 from tracer.procfs.maps import Mapping
 from tracer.spaces.arrays import Arrays
 from tracer.spaces.changes import Brk, Change, Claim, Move, Question, ThreadStack, Unmap
-from tracer.spaces.interval_map import IntervalMap, Laid, Places, Times
+from tracer.spaces.interval_map import IntervalMap, Mapped, Places, Times
 from tracer.wire.records import Mark
 
 # vm_flags bits, the same on every kernel (include/linux/mm.h)
@@ -335,7 +335,7 @@ class MappingHistory:
             return np.full(len(addresses), self._map.place(first)[0], np.uint32)
         return np.asarray(self._map.places(addresses)[0], np.uint32)
 
-    def _lay(self, laid: Laid) -> None:
+    def _lay(self, laid: Mapped) -> None:
         for part in self._arrays.told_apart(self._map, laid):
             self._map.lay(part)
 
@@ -349,7 +349,7 @@ class MappingHistory:
             return
         if claim.name:
             region = Region(claim.start, claim.end, claim.perms, 0, claim.name)
-            self._lay(Laid(region, 0, 0))
+            self._lay(Mapped(region, 0, 0))
             return
         for start, end, laid in pieces:
             if not laid.gone:
@@ -357,13 +357,13 @@ class MappingHistory:
                 perms = letters + laid.region.perms[3:]
                 self._map.lay(part._replace(region=part.region._replace(perms=perms)))
 
-    def _laid(self, seen: MmapEvent | Mapping, offset: int) -> Laid:
+    def _laid(self, seen: MmapEvent | Mapping, offset: int) -> Mapped:
         self._files.learn(seen.device, seen.inode, seen.path)
         name = seen.path
         if not name:
             name = self._files.name(seen.device, seen.inode) if seen.inode else "[anon]"
         region = Region(seen.start, seen.end, seen.perms, offset, name, seen.device, seen.file)
-        return Laid(region, seen.device, seen.inode)
+        return Mapped(region, seen.device, seen.inode)
 
     def _move_brk(self, end: int) -> None:
         before, self._brk = self._brk, end
@@ -376,7 +376,7 @@ class MappingHistory:
             laid = self._map.at(end - 1)
             if before and (laid is None or laid.gone):  # the sideband's word was lost
                 start = page_up(before)
-                self._map.lay(Laid(Region(start, page_up(end), "rw-p", 0, "[heap]"), 0, 0))
+                self._map.lay(Mapped(Region(start, page_up(end), "rw-p", 0, "[heap]"), 0, 0))
             elif (
                 laid is not None
                 and not laid.gone
@@ -417,13 +417,13 @@ def perms_of(flags: int) -> str:
     )
 
 
-def _anonymous_name(laid: Laid | None, flags: int) -> str:
+def _anonymous_name(laid: Mapped | None, flags: int) -> str:
     if laid and not laid.is_file:
         return laid.region.name
     return "[stack]" if flags & VM_GROWSDOWN else "[anon]"
 
 
-def _fits(laid: Laid, vma: Vma) -> bool:
+def _fits(laid: Mapped, vma: Vma) -> bool:
     """Whether `laid` can be `vma` though their inodes differ.
 
     On overlayfs vm_file is the file of the layer below, and maps shows the

@@ -78,11 +78,16 @@ class Spaces:
         self._orphans: dict[int, list[Event]] = {}  # events before their process's FORK record
         self._ended: list[Space] = []
         self._ended_since: list[Space] = []  # `ended` was last asked
-        self.doubtful = False  # the sideband has lost something: believe system calls, too
+        self._doubtful = False  # the sideband has lost something: believe system calls, too
+
+    @property
+    def doubtful(self) -> bool:
+        """Whether system calls are to be believed as to mappings."""
+        return self._doubtful
 
     def doubt(self) -> None:
         """The sideband is missing or has dropped something: believe system calls, too."""
-        self.doubtful = True
+        self._doubtful = True
 
     @property
     def files(self) -> Files:

@@ -28,6 +28,7 @@ from tracer.wire.shared import (
     CALL_MLOCK_ONFAULT,
     CALL_MLOCKALL,
     CALL_MMAP,
+    CALL_MPROTECT,
     CALL_MREMAP,
     CALL_MUNLOCKALL,
     CALL_MUNMAP,
@@ -48,7 +49,6 @@ _MADV_TAKES = (4, 9, 24, 102)  # DONTNEED, REMOVE, DONTNEED_LOCKED, GUARD_INSTAL
 _MADV_POPULATES = (CALL_MADV_POPULATE_READ, CALL_MADV_POPULATE_WRITE)
 _MADV_GIVES_UP = {8: Loss.MADVISE, 21: Loss.RECLAIM}  # FREE, PAGEOUT: when the kernel likes
 # mmap(2) and its kin: what bpf/ passes on and does not ask for itself
-_MPROTECT = 10
 _MAP_SHARED, _MAP_ANONYMOUS = 1, 0x20
 _PROT_LETTERS = ((1, "r"), (2, "w"), (4, "x"))
 _MREMAP_DONTUNMAP = 4
@@ -74,7 +74,7 @@ def decode(records: Structs) -> list[SystemCall]:
     return list(map(SystemCall._make, zip(*columns, strict=True)))
 
 
-class Takes(NamedTuple):
+class PlainRelease(NamedTuple):
     """A munmap or madvise that took the pages of [start, end), and did nothing else."""
 
     tgid: int
@@ -86,7 +86,7 @@ class Takes(NamedTuple):
     unmaps: bool
 
 
-def only_take(records: Structs) -> tuple[Bools, list[Takes]]:
+def plain_releases(records: Structs) -> tuple[Bools, list[PlainRelease]]:
     """Which SYSCALL records are such calls, nearly all where there are many; and these, decoded.
 
     `interpret` says the same of each.
@@ -104,7 +104,7 @@ def only_take(records: Structs) -> tuple[Bools, list[Takes]]:
     end = (address + length + np.uint64(_IN_PAGE)) & ~np.uint64(_IN_PAGE)
     names = ("tgid", "tid", "time_ns", "mm")
     columns = [*(records[name][chosen] for name in names), address, end, unmaps[chosen]]
-    takes = map(Takes._make, zip(*(column.tolist() for column in columns), strict=True))
+    takes = map(PlainRelease._make, zip(*(column.tolist() for column in columns), strict=True))
     return chosen, list(takes)
 
 
@@ -128,11 +128,11 @@ class Effect(NamedTuple):
     gives_up: bool = False
     userfault: bool = False  # filled, or moved, through userfaultfd
     registers: bool | None = None  # the range with userfaultfd, or no longer
-    call: "Taking | None" = None  # its beginning, where others may have faulted meanwhile
+    call: "PendingRelease | None" = None  # its beginning, where others may have faulted meanwhile
 
 
 @dataclass(slots=True)  # not frozen: making one would take three times as long
-class Taking:
+class PendingRelease:
     """A call under way, which may take the pages of [start, end) from under others' faults."""
 
     start: int
@@ -174,7 +174,7 @@ def interpret(
     made: SystemCall,
     space: int,
     memory: Memory,
-    call: Taking | None = None,
+    call: PendingRelease | None = None,
     *,
     claims: bool = False,
 ) -> Consequences:
@@ -208,7 +208,7 @@ def interpret(
             filled = change(result, end, populates=True, told=True, replaces=fixed)
             return Consequences(filled, claim)
         return Consequences(change(result, end) if args[3] & CALL_MAP_FIXED else None, claim)
-    if number == _MPROTECT:
+    if number == CALL_MPROTECT:
         return Consequences(change=_claim_of(made) if claims else None)
     if number == CALL_BRK:
         before = memory.brk.get(space, result)
@@ -260,7 +260,7 @@ def _claim_of(made: SystemCall) -> Claim | None:
     """What mmap of anonymous memory or mprotect made of its range; None for mmap of a file."""
     args, result = made.args, made.result
     letters = "".join(letter if args[2] & bit else "-" for bit, letter in _PROT_LETTERS)
-    if made.number == _MPROTECT:
+    if made.number == CALL_MPROTECT:
         return Claim(args[0], _page_up(args[0] + args[1]), letters + "p")
     if not args[3] & _MAP_ANONYMOUS:
         return None
@@ -285,7 +285,7 @@ def _went_on(number: int, args: list[int], result: int) -> bool:
     return number == CALL_MADVISE and args[2] in _MADV_TAKES and result == _ENOMEM
 
 
-def taking(begun: SystemCall, brk: int) -> Taking | None:
+def pending_release(begun: SystemCall, brk: int) -> PendingRelease | None:
     """What a call that has begun may take before it returns; `brk` is the break now."""
     number, args = begun.number, begun.args
     start, end, loss = args[0], _page_up(args[0] + args[1]), Loss.MUNMAP
@@ -297,7 +297,7 @@ def taking(begun: SystemCall, brk: int) -> Taking | None:
         start, end = _page_up(args[0]), _page_up(brk)
     elif number not in (CALL_MUNMAP, CALL_MMAP):
         return None
-    return Taking(start, end, begun.time_ns, loss) if start < end else None
+    return PendingRelease(start, end, begun.time_ns, loss) if start < end else None
 
 
 def _userfault(args: list[int], change: Callable[..., Effect | None]) -> Effect | None:

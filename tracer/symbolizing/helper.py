@@ -347,8 +347,8 @@ def _cause(status: int | None, question: Question | None) -> str:
 
 
 def _processor_time(pid: int) -> float:
-    """Seconds that a process has had; 0 where it is gone."""
+    """Seconds that a process has had; 0 where it is gone, or nobody can say."""
     try:
         return processor_time(pid)
-    except TraceError:
+    except (TraceError, OSError):  # too few descriptors for us, say
         return 0.0

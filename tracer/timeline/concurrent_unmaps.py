@@ -8,7 +8,7 @@ import numpy as np
 
 from tracer.common.pages import PAGE_SHIFT
 from tracer.common.types import I64, U8, U64, Bools, Ids
-from tracer.spaces.syscalls import Taking
+from tracer.spaces.syscalls import PendingRelease
 
 _LATE_NS = 2_000_000_000  # a record may come that much after one of a later moment
 
@@ -37,7 +37,7 @@ class _Call:
     """One call under way, and of those over its return, and the latest return so far."""
 
     space: int
-    taking: Taking
+    release: PendingRelease
     ended_ns: int = 0
     latest_ns: int = 0
 
@@ -46,21 +46,21 @@ class ConcurrentUnmaps:
     """The calls under way, and those that returned just now."""
 
     def __init__(self) -> None:
-        self._open: dict[int, _Call] = {}  # by their Taking's identity
+        self._open: dict[int, _Call] = {}  # by their PendingRelease's identity
         self._over: deque[_Call] = deque()
 
-    def begin(self, space: int, taking: Taking) -> None:
+    def begin(self, space: int, release: PendingRelease) -> None:
         """A call has begun that may take pages of `space`."""
-        self._open[id(taking)] = _Call(space, taking)
-        while self._over and self._over[0].latest_ns < taking.begun_ns - _LATE_NS:
+        self._open[id(release)] = _Call(space, release)
+        while self._over and self._over[0].latest_ns < release.begun_ns - _LATE_NS:
             self._over.popleft()
 
-    def end(self, taking: Taking, time_ns: int = 0) -> None:
+    def end(self, release: PendingRelease, time_ns: int = 0) -> None:
         """It has returned at `time_ns`; 0: it took nothing."""
-        known = self._open.pop(id(taking), None)
+        known = self._open.pop(id(release), None)
         if known is not None and time_ns:
             latest = max(time_ns, self._over[-1].latest_ns if self._over else 0)
-            self._over.append(_Call(known.space, taking, time_ns, latest))
+            self._over.append(_Call(known.space, release, time_ns, latest))
 
     def forget(self, space: int) -> None:
         """The space has ended."""
@@ -78,7 +78,7 @@ class ConcurrentUnmaps:
         """Which calls may have taken the pages of faults, in the order in which they are told.
 
         A fault looks at the page table some time before its completion, `times`. `returns`: of
-        calls that return between these faults, by their Taking's identity, how many of the
+        calls that return between these faults, by their PendingRelease's identity, how many of the
         faults are told before that, and when it was.
         """
         count = len(pages)
@@ -97,22 +97,22 @@ class ConcurrentUnmaps:
             ended.append(end)
         # Before `low` all faults are earlier than the call's beginning, from `high` on later than
         # its end: those between are the few to be looked at.
-        low = np.searchsorted(latest, [call.taking.begun_ns for call in calls]).tolist()
+        low = np.searchsorted(latest, [call.release.begun_ns for call in calls]).tolist()
         high = np.searchsorted(earliest, ended, side="right").tolist()
         for call, begin, end in zip(calls, low, told, strict=True):
             if begin < end:
                 part = slice(begin, end)
                 hit = _covered(call, spaces[part], pages[part])
-                hit &= (times[part] >= call.taking.begun_ns) & (found.under_way[part] == 0)
-                found.under_way[part][hit] = call.taking.loss
+                hit &= (times[part] >= call.release.begun_ns) & (found.under_way[part] == 0)
+                found.under_way[part][hit] = call.release.loss
         # Of several the last to be told of: those that were over before, then in `returns`' order.
         order = {key: n for n, key in enumerate(returns)}
-        turn = [order.get(id(call.taking), -1) for call in calls]
+        turn = [order.get(id(call.release), -1) for call in calls]
         late = [n for n, (begin, end) in enumerate(zip(told, high, strict=True)) if begin < end]
         for n in sorted(late, key=turn.__getitem__):
             part = slice(told[n], high[n])
             hit = _covered(calls[n], spaces[part], pages[part]) & (times[part] <= ended[n])
-            found.over[part][hit] = calls[n].taking.loss
+            found.over[part][hit] = calls[n].release.loss
             found.over_ns[part][hit] = ended[n]
         return found
 
@@ -130,7 +130,7 @@ class ConcurrentUnmaps:
 def _covered(call: _Call, spaces: Ids, pages: U64) -> Bools:
     """Whether each of `pages` is in the range of a call."""
     first, last = (
-        np.uint64(call.taking.start >> PAGE_SHIFT),
-        np.uint64(call.taking.end >> PAGE_SHIFT),
+        np.uint64(call.release.start >> PAGE_SHIFT),
+        np.uint64(call.release.end >> PAGE_SHIFT),
     )
     return np.asarray((spaces == call.space) & (pages >= first) & (pages < last))

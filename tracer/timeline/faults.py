@@ -28,8 +28,9 @@ class FaultRules:
     """Faults, applied to a ledger."""
 
     def __init__(self, ledger: Ledger, unmaps: ConcurrentUnmaps) -> None:
-        self._ledger = ledger
-        self._unmaps = unmaps
+        self._ledger, self._unmaps = ledger, unmaps
+        # The same for as long as the ledger: asked for over and over.
+        self._columns, self._store = ledger.columns, ledger.store
 
     def apply(self, space: int | Ids, events: Events) -> Outcome:
         """Apply faults of one address space, or of each its own, in order.
@@ -68,8 +69,8 @@ class FaultRules:
         """
         if self._ledger.watcher is not None:
             return False
-        at = self._ledger.store.slot(space, page)
-        columns = self._ledger.columns
+        at = self._store.slot(space, page)
+        columns = self._columns
         if columns["frame"].item(at) != NO_FRAME:
             return False
         self._ledger.gain_one(at, time_ns, frame, source, region, number, kind)
@@ -90,7 +91,7 @@ class FaultRules:
 
         Most batches have nothing of most of this: what none of their events needs is not looked at.
         """
-        frame = self._ledger.columns["frame"]
+        frame = self._columns["frame"]
         before, then, absent = events.frame_before, events.frame, events.absent_before
         own = events.source != Source.AROUND
         # Its own page, and nothing that this fault did to it: what it shows is another's doing.
@@ -102,7 +103,7 @@ class FaultRules:
         gained = raced = meanwhile = np.zeros(len(at), np.bool_)
         if had.any():
             # The state we hold was reached while this fault was under way.
-            meanwhile = had & (self._ledger.columns["changed_ns"][at] >= events.start_ns)
+            meanwhile = had & (self._columns["changed_ns"][at] >= events.start_ns)
             gained, raced = self._races(spaces, at, events, now, meanwhile & ~bystander)
             self._find_vanished(spaces, at, events, now, meanwhile, taken)
             now = frame[at]
@@ -135,7 +136,7 @@ class FaultRules:
         race = (now == then) & stepped & meanwhile
         if not race.any():
             return race, race
-        source = self._ledger.columns["source"][at]
+        source = self._columns["source"][at]
         # The call that gave a page through userfaultfd may end before the fault that waited.
         waited = (events.kind == Kind.UFFD) & (source == Source.UFFD)
         takeover = race & (~_TOLD[source] | waited)
@@ -161,8 +162,8 @@ class FaultRules:
         again = events.number[vanished & own & (now == then)]
         if len(again):
             none = events.frame_before == _NONE
-            untold = ~own & ~absent & none & np.isin(events.number, again)
-            vanished |= untold & had & (now == then) & ~meanwhile
+            unrecorded = ~own & ~absent & none & np.isin(events.number, again)
+            vanished |= unrecorded & had & (now == then) & ~meanwhile
         if not vanished.any():
             return
         swapped = events.swapped_before
@@ -205,10 +206,10 @@ class FaultRules:
         A fault that leaves a doubted page in its frame, after that call's end, shows that the
         frame came after the call had done its work.
         """
-        doubt = self._ledger.columns["doubt"][at]
+        doubt = self._columns["doubt"][at]
         if doubt.any():
-            still = events.frame == self._ledger.columns["frame"][at]
-            still &= events.time_ns > self._ledger.columns["changed_ns"][at]
+            still = events.frame == self._columns["frame"][at]
+            still &= events.time_ns > self._columns["changed_ns"][at]
             still &= ~events.absent_before
             self._ledger.settle(at[still])
             doubt = np.where(still, np.uint8(0), doubt)
@@ -225,18 +226,16 @@ class FaultRules:
         spaces, at, frame = spaces[chosen], at[chosen], frame[chosen]
         # Dated at their end: whoever put them there began before that, and may yet tell.
         time = events.time_ns[chosen]
-        self._ledger.leave_unexplained(
-            spaces, at, self._ledger.columns["frame"][at], frame, lost=False
-        )
+        self._ledger.leave_unexplained(spaces, at, self._columns["frame"][at], frame, lost=False)
         self._ledger.replace(at, time)
         self._ledger.gain(at, time, frame, Source.UNKNOWN, events.region[chosen])
 
     def _settle_inherited(self, at: I64, events: Events) -> None:
         """A first look at a page the child may have inherited: now it shows whether it did."""
-        assumed = self._ledger.columns["assumed"][at].astype(np.bool_)
+        assumed = self._columns["assumed"][at].astype(np.bool_)
         if not assumed.any():
             return
-        same = self._ledger.columns["frame"][at] == events.frame_before
+        same = self._columns["frame"][at] == events.frame_before
         true = assumed & ~events.absent_before & same
         self._ledger.confirm_inherited(at[true])
         self._ledger.forget(at[assumed & ~true])

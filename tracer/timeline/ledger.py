@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tracer.common.fields import FEW, distinct
-from tracer.common.pages import NO_FRAME, PAGE_SIZE, page_range
+from tracer.common.pages import NO_FRAME, PAGE_SHIFT, PAGE_SIZE
 from tracer.common.types import I64, U8, U32, U64, Ids
 from tracer.model.rows import Confirmed, Kind
 from tracer.model.sources import Loss, Source
@@ -111,7 +111,7 @@ class Ledger:
         number: int = 0,
         kind: int = Kind.UNKNOWN.value,
     ) -> None:
-        """`_gain` of one page, which has no frame."""
+        """`gain` of one page, which has no frame."""
         columns = self.columns
         gains = 0 if columns["last_loss"].item(at) in _ENDING else columns["gains"].item(at)
         if not gains:
@@ -185,7 +185,7 @@ class Ledger:
             self.watcher.lost(*self._places(at), time, np.asarray(cause, np.uint8))
 
     def release_one(self, at: int, time_ns: int, cause: int) -> None:
-        """`_lose` of one page, which has a frame."""
+        """`release` of one page, which has a frame."""
         columns, tally = self.columns, self.tally
         self.store.mark_one(at)
         region = columns["region"].item(at)
@@ -228,8 +228,8 @@ class Ledger:
     ) -> None:
         """Faults that each gave a page without a frame one, and lost it before its next fault.
 
-        What `apply` and `lose` would make of them in turn, for any number of times a page.
-        The events are in order; each frame was lost at `lost_ns`, for `cause` (a Loss).
+        What FaultRules.apply and ReleaseRules.release would make of them in turn, for any number
+        of times a page. The events are in order; each frame was lost at `lost_ns`, for `cause`.
         """
         slots = self.slots(space, events.page)
         order = np.argsort(slots, kind="stable")
@@ -239,7 +239,7 @@ class Ledger:
         fresh = np.r_[True, slots[1:] != slots[:-1]]  # the page's first here
         head, tail = np.flatnonzero(fresh), np.flatnonzero(np.r_[fresh[1:], True])
         at = slots[head]
-        # After an unmapping the address belongs to a new mapping, as in _gain.
+        # After an unmapping the address belongs to a new mapping, as in gain.
         ended = np.r_[False, _ENDS[cause[:-1]]]
         ended[head] = _ENDS[columns["last_loss"][at]]
         first = ended.copy()
@@ -382,7 +382,7 @@ class Ledger:
         if end - start > _FEW_BYTES or self.watcher is not None:
             return None
         frame = self.columns["frame"]
-        slots = self.store.known(space, *page_range(start, end))
+        slots = self.store.known(space, start >> PAGE_SHIFT, (end + PAGE_SIZE - 1) >> PAGE_SHIFT)
         return [at for at in slots if frame.item(at) != NO_FRAME]
 
     def resident(self, space: int) -> I64:

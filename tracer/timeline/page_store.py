@@ -106,16 +106,16 @@ class PageStore:
         """`range` of many, one after another, and which of them each slot is of."""
         places: list[int] = []
         counts = []
-        for space, start, end in wanted:
+        bounds = [page_range(start, end) for _, start, end in wanted]
+        for (space, *_), (first_page, last_page) in zip(wanted, bounds, strict=True):
             blocks: dict[int, int] = self._blocks.get(space) or {}
-            found = _within(blocks, *page_range(start, end))
+            found = _within(blocks, first_page, last_page)
             places += [blocks[number] for number in found]
             counts.append(len(found) * _BLOCK)
         if not places:
             return np.empty(0, np.int64), np.empty(0, np.intp)
         at, which = _expand(places), np.repeat(np.arange(len(wanted)), counts)
         # An address beyond all pages may be beyond what the arrays hold, too.
-        bounds = [page_range(start, end) for _, start, end in wanted]
         first = np.array([start for start, _ in bounds], np.uint64)
         last = np.array([min(end, 1 << 52) for _, end in bounds], np.uint64)
         pages = self.pages_at(at)

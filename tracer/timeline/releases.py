@@ -8,7 +8,7 @@ import numpy as np
 from tracer.common.pages import NO_FRAME, PAGE_SHIFT
 from tracer.common.types import U64, Ids
 from tracer.model.sources import Loss, Source
-from tracer.spaces.syscalls import Taking
+from tracer.spaces.syscalls import PendingRelease
 from tracer.timeline.concurrent_unmaps import ConcurrentUnmaps
 from tracer.timeline.ledger import Ledger
 
@@ -31,14 +31,15 @@ class ReleaseRules:
     """What system calls, exits and forks did, applied to a ledger."""
 
     def __init__(self, ledger: Ledger, unmaps: ConcurrentUnmaps) -> None:
-        self._ledger = ledger
-        self._unmaps = unmaps
+        self._ledger, self._unmaps = ledger, unmaps
+        # The same for as long as the ledger: asked for over and over.
+        self._columns, self._store = ledger.columns, ledger.store
 
-    def begin_unmap(self, space: int, call: Taking) -> None:
+    def begin_unmap(self, space: int, call: PendingRelease) -> None:
         """A call has begun that may take pages of `space`."""
         self._unmaps.begin(space, call)
 
-    def end_unmap(self, call: Taking, time_ns: int = 0) -> None:
+    def end_unmap(self, call: PendingRelease, time_ns: int = 0) -> None:
         """That call has returned at `time_ns`, and `release` says what it took; 0: nothing."""
         self._unmaps.end(call, time_ns)
 
@@ -47,8 +48,8 @@ class ReleaseRules:
         few = self._ledger.few(space, start, end)
         if few is not None:
             return bool(few)
-        at = self._ledger.store.range(space, start, end)
-        return bool((self._ledger.columns["frame"][at] != _NONE).any())
+        at = self._store.range(space, start, end)
+        return bool((self._columns["frame"][at] != _NONE).any())
 
     def release(
         self, space: int, start: int, end: int, time_ns: int, cause: Loss, begun_ns: int = 0
@@ -65,18 +66,16 @@ class ReleaseRules:
         """`release` of ranges that have no page in common."""
         if len(losses) == 1 and (count := self._release_few(losses[0])) is not None:
             return count
-        at, which = self._ledger.store.ranges(
-            [(each.space, each.start, each.end) for each in losses]
-        )
+        at, which = self._store.ranges([(each.space, each.start, each.end) for each in losses])
         if not len(at):
             return 0  # most calls: a new mapping lies where nothing was
         time = np.array([each.time_ns for each in losses])
-        had = self._ledger.columns["frame"][at] != _NONE
-        had &= self._ledger.columns["changed_ns"][at] <= time[which]
+        had = self._columns["frame"][at] != _NONE
+        had &= self._columns["changed_ns"][at] <= time[which]
         if not had.any():
             return 0
         at, which = at[had], which[had]
-        assumed = self._ledger.columns["assumed"][at].astype(np.bool_)
+        assumed = self._columns["assumed"][at].astype(np.bool_)
         if assumed.any():
             self._ledger.forget(at[assumed])
         lost = ~assumed
@@ -84,7 +83,7 @@ class ReleaseRules:
         begun = np.array([each.begun_ns for each in losses])
         if begun.any():
             begun = begun[which]
-            doubted = lost & (self._ledger.columns["changed_ns"][at] >= begun) & (begun > 0)
+            doubted = lost & (self._columns["changed_ns"][at] >= begun) & (begun > 0)
             call = which[doubted]
             self._ledger.doubt(at[doubted], cause[call], time[call])
             lost &= ~doubted
@@ -97,7 +96,7 @@ class ReleaseRules:
         slots = self._ledger.few(loss.space, loss.start, loss.end)
         if slots is None:
             return None
-        columns, count = self._ledger.columns, 0
+        columns, count = self._columns, 0
         for at in slots:
             changed = columns["changed_ns"].item(at)
             if changed > loss.time_ns:
@@ -129,22 +128,20 @@ class ReleaseRules:
         """
         new_length = new_length or length
         few = self._ledger.few(space, old, old + max(length, new_length))
-        if few is not None and not any(self._ledger.columns["assumed"].item(at) for at in few):
+        if few is not None and not any(self._columns["assumed"].item(at) for at in few):
             self._move_few(few, space, (old, new, length, new_length), time_ns, regions_there)
             return
-        at = self._ledger.store.range(space, old, old + min(length, new_length))
-        at = at[self._ledger.columns["frame"][at] != _NONE]
-        pages = (
-            self._ledger.pages_at(at) - np.uint64(old >> PAGE_SHIFT) + np.uint64(new >> PAGE_SHIFT)
-        )
-        frames = self._ledger.columns["frame"][at]
-        regions = regions_there(self._ledger.columns["region"][at])
-        assumed = self._ledger.columns["assumed"][at]
+        at = self._store.range(space, old, old + min(length, new_length))
+        at = at[self._columns["frame"][at] != _NONE]
+        pages = _moved(self._ledger.pages_at(at), old, new)
+        frames = self._columns["frame"][at]
+        regions = regions_there(self._columns["region"][at])
+        assumed = self._columns["assumed"][at]
         self._ledger.forget(at[assumed])
         self._ledger.release(at[~assumed], time_ns, Loss.MOVE)
         self.release(space, old, old + length, time_ns, Loss.MUNMAP)
         self.release(space, new, new + new_length, time_ns, Loss.MUNMAP)
-        to = self._ledger.store.slots(space, pages)
+        to = self._store.slots(space, pages)
         self._ledger.gain(to[~assumed], time_ns, frames[~assumed], Source.MOVE, regions[~assumed])
         self._ledger.assume(to[assumed], time_ns, frames[assumed], regions[assumed])
 
@@ -161,10 +158,10 @@ class ReleaseRules:
         `where`: from, to, the two lengths.
         """
         old, new, length, new_length = where
-        columns, kept = self._ledger.columns, old + min(length, new_length)
+        columns, kept = self._columns, old + min(length, new_length)
         moved = []
         for at in few:
-            page = self._ledger.store.page_at(at)
+            page = self._store.page_at(at)
             if page << PAGE_SHIFT < kept:
                 moved.append((page, columns["frame"].item(at), columns["region"].item(at)))
                 self._ledger.release_one(at, time_ns, Loss.MOVE)
@@ -176,7 +173,7 @@ class ReleaseRules:
         regions = regions_there(np.array([region for *_, region in moved], np.uint32)).tolist()
         away = (new >> PAGE_SHIFT) - (old >> PAGE_SHIFT)
         for (page, frame, _), region in zip(moved, regions, strict=True):
-            at = self._ledger.store.slot(space, page + away)
+            at = self._store.slot(space, page + away)
             if columns["frame"].item(at) == NO_FRAME:
                 self._ledger.gain_one(at, time_ns, frame, Source.MOVE, region)
             else:  # it came there later than that
@@ -195,18 +192,16 @@ class ReleaseRules:
 
         The fault that waited for one may have told already that it came.
         """
-        columns = self._ledger.columns
-        at = self._ledger.store.range(space, old, old + length)
+        columns = self._columns
+        at = self._store.range(space, old, old + length)
         at = at[columns["frame"][at] != _NONE]
         assumed = columns["assumed"][at]
         self._ledger.forget(at[assumed])
         at = at[~assumed]
-        pages = (
-            self._ledger.pages_at(at) - np.uint64(old >> PAGE_SHIFT) + np.uint64(new >> PAGE_SHIFT)
-        )
+        pages = _moved(self._ledger.pages_at(at), old, new)
         frames, regions = columns["frame"][at], regions_there(columns["region"][at])
         self._ledger.release(at, time_ns, Loss.MOVE)
-        to = self._ledger.store.slots(space, pages)
+        to = self._store.slots(space, pages)
         open_ = columns["frame"][to] != frames
         times = np.full(int(open_.sum()), time_ns)
         self._ledger.replace(to[open_], times)
@@ -217,8 +212,8 @@ class ReleaseRules:
 
         Those that are there by our account came before it.
         """
-        at = self._ledger.store.slots(space, pages)
-        columns = self._ledger.columns
+        at = self._store.slots(space, pages)
+        columns = self._columns
         assumed = columns["assumed"][at].astype(np.bool_)
         same = columns["frame"][at] == frames
         if assumed.any():
@@ -232,15 +227,13 @@ class ReleaseRules:
     def inherit(self, parent: int, child: int, time_ns: int) -> None:
         """fork: the child may have every page its parent has; what it does have shows later."""
         at = self._ledger.resident(parent)
-        to = self._ledger.store.slots(child, self._ledger.pages_at(at))
-        self._ledger.assume(
-            to, time_ns, self._ledger.columns["frame"][at], self._ledger.columns["region"][at]
-        )
+        to = self._store.slots(child, self._ledger.pages_at(at))
+        self._ledger.assume(to, time_ns, self._columns["frame"][at], self._columns["region"][at])
 
     def drop_assumed(self, space: int) -> None:
         """The space has ended: what nobody saw there is not claimed."""
-        at = self._ledger.store.all(space)
-        self._ledger.forget(at[self._ledger.columns["assumed"][at].astype(np.bool_)])
+        at = self._store.all(space)
+        self._ledger.forget(at[self._columns["assumed"][at].astype(np.bool_)])
 
     def retire(self, space: int, time_ns: int) -> None:
         """The space ended then: its pages are released, its calls are over."""

@@ -94,7 +94,7 @@ def concatenate(parts: list[Parts]) -> Parts:
     )
 
 
-class Telling:
+class Schedule:
     """The pages of some rows, and how the timeline hears of them.
 
     `columns` are those of the rows as they were made; `parts` are in order of rows;
@@ -113,7 +113,7 @@ class Telling:
     ) -> None:
         self._timeline = timeline
         self._rows = rows
-        self._told = 0  # parts, by `tell_all`
+        self._told = 0  # parts, by `apply_all`
         self._fresh = np.empty(0, np.bool_)  # by part: rounds.Faulted.fresh
         self.idle: list[Action] = []  # what `play` need not yield
         self._row = parts.row
@@ -145,7 +145,7 @@ class Telling:
         that find nothing to take are not yielded, but are in `idle` afterwards.
         """
         if not actions:
-            self.tell_all()
+            self.apply_all()
             return
         events = self._events
         starts = np.searchsorted(self._row, np.array(rows))
@@ -264,7 +264,7 @@ class Telling:
         if len(due):
             self.tell(due + begin if begin or len(due) < len(self._row) else slice(None))
 
-    def tell_all(self, until: int | None = None) -> None:
+    def apply_all(self, until: int | None = None) -> None:
         """Tell of the rows before `until`; by default of all that is left."""
         end = len(self._row) if until is None else int(np.searchsorted(self._row, until))
         if end > self._told:

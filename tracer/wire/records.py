@@ -88,4 +88,4 @@ def _named(prefix: str, members: type[IntEnum] | type[IntFlag]) -> dict[str, int
 
 def load_layout(bpf_dir: Path) -> Layout:
     """`parse_layout` of the header in `bpf_dir`."""
-    return parse_layout((bpf_dir / HEADER).read_text())
+    return parse_layout((bpf_dir / HEADER).read_text(encoding="utf-8"))

@@ -94,9 +94,9 @@ def test_a_batch_can_be_told_in_pieces(parts: Parts) -> None:
     """With what a system call took in between."""
     records = np.concatenate([fault(BASE, 2000), fault(BASE, 4000)])
     batch = parts.join.describe(parts.join.place(records), windows(0))
-    batch.telling.tell_all(1)
+    batch.schedule.apply_all(1)
     parts.timeline.releases.release(1, BASE, BASE + P, 3000, Loss.MADVISE)
-    batch.telling.tell_all()
+    batch.schedule.apply_all()
     assert batch.rows["pages"].tolist() == [1, 1]
     assert parts.timeline.ledger.tally.lost[Loss.MADVISE] == 1
     assert parts.timeline.ledger.tally.lost.sum() == 1

@@ -1,5 +1,6 @@
 """bpf/pagefault.c and its parts as one text: whole, and each line known by its part."""
 
+import os
 import re
 import shutil
 import subprocess
@@ -8,12 +9,14 @@ from pathlib import Path
 
 import pytest
 
+from tracer.common.errors import TraceError
+from tracer.probes import compiler
 from tracer.probes.bcc_check import installed_bcc
+from tracer.probes.compiler import Build
 from tracer.probes.source import MAIN, joined
 
 ROOT = Path(__file__).parents[3]
 BPF = ROOT / "bpf"
-MOST_LINES = 700
 
 
 def test_every_part_is_in_it_once() -> None:
@@ -21,11 +24,6 @@ def test_every_part_is_in_it_once() -> None:
     names = re.findall(r'^#line 1 "bpf/(.+\.h)"$|^#include "(.+)"$', text, re.MULTILINE)
     found = sorted(part or header for part, header in names)
     assert found == sorted(path.name for path in BPF.glob("*.h"))
-
-
-def test_no_part_is_too_long_to_read() -> None:
-    for path in [BPF / MAIN, *BPF.glob("*.h")]:
-        assert len(path.read_text().splitlines()) <= MOST_LINES, path.name
 
 
 def test_each_line_keeps_its_name_and_number(tmp_path: Path) -> None:
@@ -36,6 +34,34 @@ def test_each_line_keeps_its_name_and_number(tmp_path: Path) -> None:
         *('#line 1 "bpf/b.bpf.h"', "int b;", "int c;"),
         *('#line 4 "bpf/pagefault.c"', "int d;"),
     ]
+
+
+def test_what_is_made_of_the_parts_is_in_the_cache_s_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    build = Build(("-DPROBE_PERF",), 0)
+    before = build.key(BPF, "bcc")
+    assert build.key(BPF, "bcc") == before
+    monkeypatch.setattr(compiler, "joined", lambda folder: "int other;")
+    assert build.key(BPF, "bcc") != before
+
+
+def test_a_missing_part_is_a_damaged_installation(tmp_path: Path) -> None:
+    (tmp_path / MAIN).write_text('#include "b.bpf.h"\n')
+    with pytest.raises(TraceError, match=r"b\.bpf\.h.*install pagefault-trace again"):
+        joined(tmp_path)
+
+
+def test_the_sources_are_utf_8_in_any_locale() -> None:
+    """Python opens text by the locale, which may be one without our characters."""
+    code = (
+        "import locale, pathlib, sys\n"
+        "from tracer.probes.source import joined\n"
+        "from tracer.wire.records import load_layout\n"
+        "assert locale.getpreferredencoding(False) != 'UTF-8'\n"
+        "joined(pathlib.Path(sys.argv[1])), load_layout(pathlib.Path(sys.argv[1]))\n"
+    )
+    ascii_ = {"PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "LC_ALL": "C"}
+    env = {**os.environ, **ascii_}
+    subprocess.run([sys.executable, "-c", code, BPF], check=True, cwd=ROOT, env=env)
 
 
 COMPILE = """

@@ -30,7 +30,7 @@ from tracer.reporting.reading.facts import OLD_FORMAT, SUFFIX, read_facts
 from tracer.reporting.reading.names import safe, shown
 from tracer.reporting.reading.run import load
 from tracer.reporting.reading.schema import FAULTS
-from tracer.reporting.text.story import sentences
+from tracer.reporting.text.overview import sentences
 from tracer.reporting.text.tables import Tables
 
 

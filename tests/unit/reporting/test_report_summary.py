@@ -25,7 +25,7 @@ from tracer.reporting.analysis import findings, groups, stretches
 from tracer.reporting.analysis.curves import mapped
 from tracer.reporting.reading.codes import combined
 from tracer.reporting.reading.run import load
-from tracer.reporting.text.story import head, sentences
+from tracer.reporting.text.overview import head, sentences
 from tracer.reporting.text.summary import MOST, print_summary
 from tracer.reporting.text.tables import Table, Tables, bar_of
 

@@ -81,7 +81,7 @@ def test_filling_in_advance_is_told_the_observer(recorder: Recorder, kernel: Ker
     kernel.syscall(MMAP, 0, 2 * P, 3, 0x8022, result=BASE)
     cycle(recorder)
     hint = Hint(BASE, BASE + 2 * P, Source.POPULATE, time_ns=kernel.time)
-    assert recorder.parts.observer.view(1).hints == [hint]
+    assert recorder.parts.reconciler.view(1).hints == [hint]
     assert lost(recorder) == {}
 
 

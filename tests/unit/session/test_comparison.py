@@ -19,7 +19,7 @@ def test_what_exec_still_moves_is_not_looked_at(recorder: Recorder, kernel: Kern
     shot = Snapshot(PID, 0, 0, [], nothing, nothing, nothing)
     assert not recorder.comparison.is_of(shot, 1)  # it has left that
     assert not recorder.comparison.is_of(shot, 2)
-    assert recorder.parts.observer.view(2).born == Source.FORK
+    assert recorder.parts.reconciler.view(2).born == Source.FORK
     kernel.counts["lost_other"] = 1  # its record may have been lost
     assert recorder.comparison.is_of(shot, 2)
     kernel.counts["lost_other"] = 0
@@ -28,7 +28,7 @@ def test_what_exec_still_moves_is_not_looked_at(recorder: Recorder, kernel: Kern
     assert not recorder.comparison.is_of(shot, 2)  # it was taken before that
     later = Snapshot(PID, kernel.time, kernel.time + 1, [], nothing, nothing, nothing)
     assert recorder.comparison.is_of(later, 2)
-    assert recorder.parts.observer.view(2).born == Source.EXEC
+    assert recorder.parts.reconciler.view(2).born == Source.EXEC
 
 
 def test_a_snapshot_confirms(recorder: Recorder, kernel: Kernel) -> None:
@@ -41,4 +41,4 @@ def test_a_snapshot_confirms(recorder: Recorder, kernel: Kernel) -> None:
     recorder.comparison.observe(1, shot, recorder.gaps.unrecorded())
     at = recorder.parts.timeline.ledger.state(1, pages)
     assert recorder.parts.timeline.ledger["confirmed"][at].tolist() == [1]
-    assert recorder.parts.observer.conflicts == 0
+    assert recorder.parts.reconciler.conflicts == 0

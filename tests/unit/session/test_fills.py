@@ -1,4 +1,4 @@
-"""Calls that fill pages in advance: what they tell of, and what they leave untold."""
+"""Calls that fill pages in advance: what they tell of, and what they leave unrecorded."""
 
 from typing import Any
 
@@ -31,7 +31,7 @@ from tracer.wire.records import RecordType
 
 def test_what_a_call_filled_in_advance(recorder: Recorder, kernel: Kernel) -> None:
     """As it returned, with its mapping, though all is gone before anybody looks."""
-    recorder.parts.observer.view(1).looked = True
+    recorder.parts.reconciler.view(1).looked = True
     kernel.fault(33, F + 33 * P)
     kernel.syscall(MMAP, 0, 4 * P, 3, POPULATE, result=BASE + 32 * P)
     there, special = pte(F + 33 * P), pte(F + 40 * P) | 0x200
@@ -45,7 +45,7 @@ def test_what_a_call_filled_in_advance(recorder: Recorder, kernel: Kernel) -> No
 
 
 def test_what_a_call_filled_with_a_huge_page(recorder: Recorder, kernel: Kernel) -> None:
-    recorder.parts.observer.view(1).looked = True
+    recorder.parts.reconciler.view(1).looked = True
     kernel.filled(0, [pte(1 << 30, PRESENT | WRITABLE | 0x80)], first=100, level=2)
     cycle(recorder)
     assert gained(recorder) == {Source.POPULATE: 412}
@@ -62,7 +62,7 @@ def test_what_may_have_been_filled_before_the_trace(recorder: Recorder, kernel: 
 def test_what_a_child_filled_before_the_first_look_at_it(
     recorder: Recorder, kernel: Kernel
 ) -> None:
-    recorder.parts.observer.view(1).looked = True
+    recorder.parts.reconciler.view(1).looked = True
     fork = {"child_tgid": CHILD, "child_tid": CHILD, "child_mm": CHILD_MM}
     kernel.task(RecordType.FORK, count=101, comm=b"child", **fork)
     kernel.filled(0, [pte(F)], mm=CHILD_MM, tgid=CHILD, tid=CHILD)
@@ -85,29 +85,29 @@ def test_a_call_that_filled_more_than_is_told_of(
 ) -> None:
     """What is gone before anybody looked is in no record: what was gained is a bound."""
     recorder.parts.attached.probe.name = "perf"
-    recorder.parts.observer.view(1).looked = known
+    recorder.parts.reconciler.view(1).looked = known
     kernel.syscall(MMAP, 0, 8 * P, 3, POPULATE, result=BASE)
     kernel.told(0, 8, told)
     for _ in range(2):  # once is enough
         kernel.syscall(MUNMAP, BASE + taken[0] * P, taken[1] * P)
     cycle(recorder)
-    assert recorder.parts.observer.unseen_fills == unseen
+    assert recorder.parts.reconciler.unseen_fills == unseen
 
 
 def test_without_a_direct_map_nothing_is_told(recorder: Recorder, kernel: Kernel) -> None:
     recorder.parts.attached.probe.name = "perf"
     recorder.parts.attached.direct_map.base = 0  # type: ignore[misc]
-    recorder.parts.observer.view(1).looked = True
+    recorder.parts.reconciler.view(1).looked = True
     kernel.syscall(MMAP, 0, 8 * P, 3, POPULATE, result=BASE)
     kernel.syscall(MUNMAP, BASE, P)
     cycle(recorder)
-    assert recorder.parts.observer.unseen_fills == 1
+    assert recorder.parts.reconciler.unseen_fills == 1
 
 
 def test_what_is_filled_in_the_place_of_something(recorder: Recorder, kernel: Kernel) -> None:
     """Also where the same frames come back, as a file's do."""
     recorder.parts.attached.probe.name = "perf"
-    recorder.parts.observer.view(1).looked = True
+    recorder.parts.reconciler.view(1).looked = True
     for page in range(4):
         kernel.fault(page, F + page * P)
     kernel.syscall(MMAP, BASE, 4 * P, 3, POPULATE | 0x10, result=BASE)
@@ -121,7 +121,7 @@ def test_what_is_filled_in_the_place_of_something(recorder: Recorder, kernel: Ke
 def test_a_fault_while_a_filling_call_is_under_way(recorder: Recorder, kernel: Kernel) -> None:
     """Another thread's, in what the call has mapped already: it is not the call's to take."""
     recorder.parts.attached.probe.name = "perf"
-    recorder.parts.observer.view(1).looked = True
+    recorder.parts.reconciler.view(1).looked = True
     kernel.fault(0, F)
     mapped = (MMAP, BASE, 2 * P, 3, POPULATE | 0x10)
     kernel.syscall(*mapped, type=RecordType.CALL)
@@ -137,7 +137,7 @@ def test_a_fault_while_a_filling_call_is_under_way(recorder: Recorder, kernel: K
 
 def test_two_threads_fill_at_once(recorder: Recorder, kernel: Kernel) -> None:
     """Each call's own time counts, and what one takes away is gone before the other is over."""
-    recorder.parts.observer.view(1).looked = True
+    recorder.parts.reconciler.view(1).looked = True
     other = {"tid": PID + 1}
     kernel.filled(100, [pte(F + 100 * P)], **other)
     kernel.filled(0, [pte(F)])
@@ -156,7 +156,7 @@ def test_what_comes_between_a_calls_records(
     recorder: Recorder, kernel: Kernel, between: str
 ) -> None:
     """A frame that was replaced, or taken away, while the rest was read does not come back."""
-    recorder.parts.observer.view(1).looked = True
+    recorder.parts.reconciler.view(1).looked = True
     start = kernel.time
     kernel.filled(0, [pte(F + page * P) for page in range(16)])
     late = kernel.time + 2000
@@ -176,7 +176,7 @@ def test_what_comes_between_a_calls_records(
 
 def test_each_fill_is_in_what_was_mapped_then(recorder: Recorder, kernel: Kernel) -> None:
     """Files mapped at one place after another, and a fault after all of them."""
-    recorder.parts.observer.view(1).looked = True
+    recorder.parts.reconciler.view(1).looked = True
     for name in ("/a", "/b", "/c"):
         kernel.time += 100
         at = BASE + 32 * P, BASE + 36 * P
@@ -198,7 +198,7 @@ def test_each_fill_is_in_what_was_mapped_then(recorder: Recorder, kernel: Kernel
 def test_windows_of_a_call_are_filled_at_once(
     recorder: Recorder, kernel: Kernel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    recorder.parts.observer.view(1).looked = True
+    recorder.parts.reconciler.view(1).looked = True
     calls: list[int] = []
     fill = recorder.parts.timeline.releases.fill
 

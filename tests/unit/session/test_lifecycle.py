@@ -44,7 +44,7 @@ def test_a_child_inherits_what_was_there_at_the_fork(recorder: Recorder, kernel:
     assert of(rows, "space") == [1, 1, 2]
     assert (frame(recorder, 1, 2), frame(recorder, 2, 2)) == (F + 9 * P, NO_FRAME)
     assert gained(recorder) == {Source.FAULT: 3, Source.FORK: 1}
-    assert recorder.parts.observer.view(2).born == Source.FORK
+    assert recorder.parts.reconciler.view(2).born == Source.FORK
     assert recorder.parts.tgids == {PID, CHILD}
 
 
@@ -92,7 +92,7 @@ def test_exec_begins_a_new_space(recorder: Recorder, kernel: Kernel) -> None:
     assert of(rows, "pages") == [1, 1]
     assert recorder.parts.last_space == {PID: 2}
     assert recorder.parts.changed == {2}
-    assert recorder.parts.observer.view(2).born == Source.EXEC
+    assert recorder.parts.reconciler.view(2).born == Source.EXEC
 
 
 def test_a_target_that_waits_is_traced_from_its_exec(recorder: Recorder, kernel: Kernel) -> None:

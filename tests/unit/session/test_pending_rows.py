@@ -6,7 +6,7 @@ import pytest
 from tracer.common.pages import NO_FRAME
 from tracer.model.rows import ROW, Confirmed, Rows
 from tracer.session import pending_rows as module
-from tracer.session.pending_rows import Waiting
+from tracer.session.pending_rows import PendingRows
 from tracer.snapshots.snapshots import Snapshot
 
 P = 4096
@@ -33,7 +33,7 @@ def numbers(batches: list[Rows]) -> list[list[int]]:
 
 
 def test_without_a_snapshot_all_go_as_they_came() -> None:
-    waiting = Waiting()
+    waiting = PendingRows()
     for rows in (made(0, 2), made(2, 1)):
         waiting.add(rows)
     assert len(waiting) == 3
@@ -47,7 +47,7 @@ def test_a_snapshot_confirms_what_it_shows_and_holds_back_what_came_later(
     size: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "_TOGETHER", 0)
-    waiting = Waiting()
+    waiting = PendingRows()
     for first in range(0, 6, size):
         waiting.add(made(first, size))
     seen = shot(40, {0: FRAMES[0], 1: 0x99_0000, 2: 0, 3: FRAMES[3], 4: FRAMES[4]})
@@ -63,14 +63,14 @@ def test_a_snapshot_confirms_what_it_shows_and_holds_back_what_came_later(
 
 def test_large_batches_are_not_copied_together(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_TOGETHER", 3)
-    waiting = Waiting()
+    waiting = PendingRows()
     for rows in (made(0, 2), made(2, 1), made(3, 3)):
         waiting.add(rows)
     assert numbers(list(waiting.release({}))) == [[0, 1, 2], [3, 4, 5]]
 
 
 def test_one_row_too_late_holds_back_those_of_other_spaces_behind_it() -> None:
-    waiting = Waiting()
+    waiting = PendingRows()
     for rows in (made(0, 1, space=2), made(4, 1), made(2, 1, space=2), made(5, 1, space=3)):
         waiting.add(rows)
     shots = {1: shot(40, {4: FRAMES[4]}), 2: shot(30, {0: FRAMES[0]})}

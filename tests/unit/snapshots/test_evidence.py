@@ -16,7 +16,7 @@ from tracer.procfs.maps import Mapping
 from tracer.snapshots import evidence
 from tracer.snapshots.evidence import Evidence, Hint, Machine
 from tracer.snapshots.snapshots import Snapshot
-from tracer.snapshots.unrecorded import Untold
+from tracer.snapshots.unrecorded import Unrecorded
 
 P = 4096
 HUGE = 512
@@ -144,14 +144,14 @@ def test_what_nobody_tells_of_is_unknown() -> None:
 @pytest.mark.parametrize(
     ("now", "source"),
     [
-        (Untold(own=2, missed=9, filtered=4), None),  # others'
-        (Untold(own=3, missed=3, filtered=4), Source.MISSED),
-        (Untold(own=3, missed=2, filtered=5), Source.FILTERED),
-        (Untold(own=3, missed=3, filtered=5), Source.MISSED),  # it may have been either
+        (Unrecorded(own=2, missed=9, filtered=4), None),  # others'
+        (Unrecorded(own=3, missed=3, filtered=4), Source.MISSED),
+        (Unrecorded(own=3, missed=2, filtered=5), Source.FILTERED),
+        (Unrecorded(own=3, missed=3, filtered=5), Source.MISSED),  # it may have been either
     ],
 )
-def test_faults_without_a_record(now: Untold, source: Source | None) -> None:
-    assert now.unseen(Untold(own=2, missed=2, filtered=4)) == source
+def test_faults_without_a_record(now: Unrecorded, source: Source | None) -> None:
+    assert now.unseen(Unrecorded(own=2, missed=2, filtered=4)) == source
 
 
 def test_what_a_system_call_filled_or_gave_up() -> None:

@@ -126,7 +126,7 @@ def do(world: World, now: int, step: tuple[Any, ...]) -> None:
         world.line.releases.move(SPACE, page * P, (page + 64) * P, pages * P, now)
     elif what == "fork":
         world.line.releases.retire(CHILD, now)
-        world.observer.forget(CHILD)
+        world.reconciler.forget(CHILD)
         world.line.releases.inherit(SPACE, CHILD, now)
     else:
         present, of_child = rest
@@ -167,18 +167,18 @@ def test_a_look_at_what_changed_tells_what_a_look_at_all_does(
             assert {name: column.tolist() for name, column in ours.items()} == {
                 name: column.tolist() for name, column in theirs.items()
             }
-            views = [world.observer.view(space) for world in (short, whole)]
+            views = [world.reconciler.view(space) for world in (short, whole)]
             assert views[0].mapped == views[1].mapped
             assert short.suspects(space) == whole.suspects(space)
         assert short.line.ledger.tally.gained.tolist() == whole.line.ledger.tally.gained.tolist()
         assert short.line.ledger.tally.lost.tolist() == whole.line.ledger.tally.lost.tolist()
-        assert short.observer.conflicts == whole.observer.conflicts
+        assert short.reconciler.conflicts == whole.reconciler.conflicts
 
 
 def _forget_the_last_look(world: World) -> None:
     """The next one has to look at every page."""
     for space in (SPACE, CHILD):
-        world.observer.view(space).image = Image.nothing()
+        world.reconciler.view(space).image = Image.nothing()
         at = world.line.ledger.state(space, np.array([1, 2, 65, 130], np.uint64))
         world.line.ledger.mark(at)
         for pages in range(0, 256, 64):

@@ -19,52 +19,52 @@ def test_pages_a_system_call_filled(world: World) -> None:
     world.look(300, {7: A, 8: B})  # the range holds until nothing is open
     assert world.page(7)["source"] == Source.POPULATE
     assert world.page(8)["source"] == Source.UNKNOWN
-    assert world.observer.view(SPACE).hints == []
+    assert world.reconciler.view(SPACE).hints == []
 
 
 def test_what_was_filled_and_gone_unseen(world: World) -> None:
     """Until a look that leaves nothing open; a space that ends takes all of it along."""
     world.born(Source.EXEC)
-    world.observer.fill_unseen(SPACE, 7 * P, 9 * P, 50)
+    world.reconciler.fill_unseen(SPACE, 7 * P, 9 * P, 50)
     world.look(100, {7: A, 8: B})
-    world.observer.taken(SPACE, 9 * P, 10 * P)
-    world.observer.taken(2, 7 * P, 9 * P)
-    assert world.observer.unseen_fills == 0
+    world.reconciler.taken(SPACE, 9 * P, 10 * P)
+    world.reconciler.taken(2, 7 * P, 9 * P)
+    assert world.reconciler.unseen_fills == 0
     world.look(200, {7: A, 8: B})
-    world.observer.taken(SPACE, 7 * P, 9 * P)
-    assert world.observer.unseen_fills == 0
-    world.observer.fill_unseen(SPACE, 20 * P, 30 * P, 250)
-    world.observer.fill_unseen(SPACE, 40 * P, 50 * P, 350)
-    world.observer.fill_unseen(SPACE, 60 * P, 60 * P, 350)  # of no size
+    world.reconciler.taken(SPACE, 7 * P, 9 * P)
+    assert world.reconciler.unseen_fills == 0
+    world.reconciler.fill_unseen(SPACE, 20 * P, 30 * P, 250)
+    world.reconciler.fill_unseen(SPACE, 40 * P, 50 * P, 350)
+    world.reconciler.fill_unseen(SPACE, 60 * P, 60 * P, 350)  # of no size
     world.look(300, {7: A, 8: B})  # the second came after it
-    world.observer.taken(SPACE, 20 * P, 21 * P)
-    assert world.observer.unseen_fills == 0
-    assert world.observer.left_unseen({SPACE}) == 0
-    assert world.observer.left_unseen({2}) == 1
-    world.observer.taken(SPACE, 49 * P, 51 * P)
-    world.observer.taken(SPACE, 49 * P, 51 * P)
-    assert world.observer.unseen_fills == 1
-    world.observer.fill_unseen(SPACE, 40 * P, 50 * P, 350)
-    world.observer.forget(SPACE)
-    assert world.observer.unseen_fills == 2
+    world.reconciler.taken(SPACE, 20 * P, 21 * P)
+    assert world.reconciler.unseen_fills == 0
+    assert world.reconciler.left_unseen({SPACE}) == 0
+    assert world.reconciler.left_unseen({2}) == 1
+    world.reconciler.taken(SPACE, 49 * P, 51 * P)
+    world.reconciler.taken(SPACE, 49 * P, 51 * P)
+    assert world.reconciler.unseen_fills == 1
+    world.reconciler.fill_unseen(SPACE, 40 * P, 50 * P, 350)
+    world.reconciler.forget(SPACE)
+    assert world.reconciler.unseen_fills == 2
 
 
 def test_very_many_calls_that_filled_unseen_are_one_range(world: World) -> None:
     world.born(Source.EXEC)
     for page in range(0, 20000, 2):
-        world.observer.fill_unseen(SPACE, page * P, (page + 1) * P, page)
-    assert len(world.observer._unseen[SPACE]) <= 257
-    assert world.observer.left_unseen(()) == 10000
+        world.reconciler.fill_unseen(SPACE, page * P, (page + 1) * P, page)
+    assert len(world.reconciler._unseen[SPACE]) <= 257
+    assert world.reconciler.left_unseen(()) == 10000
 
 
 def test_what_a_call_told_of_after_the_snapshot_is_the_next_ones(world: World) -> None:
     world.born(Source.INITIAL)
-    world.observer.hint(SPACE, Hint(7 * P, 8 * P, Source.POPULATE, time_ns=150))
+    world.reconciler.hint(SPACE, Hint(7 * P, 8 * P, Source.POPULATE, time_ns=150))
     world.look(100, {})
     world.look(200, {7: A})
     world.look(300, {7: A})
     assert world.page(7)["source"] == Source.POPULATE
-    assert world.observer.view(SPACE).hints == []
+    assert world.reconciler.view(SPACE).hints == []
 
 
 def test_pages_that_came_by_faults_no_hook_saw(world: World) -> None:
@@ -119,7 +119,7 @@ def test_what_others_missed_says_nothing_of_a_new_space(world: World) -> None:
     """Faults that the run missed before the space was made, in whosever memory."""
     for time in (100, 200):
         world.look(time, {}, missed=5)
-    world.observer.view(2, Source.EXEC, own=5)
+    world.reconciler.view(2, Source.EXEC, own=5)
     for time in (300, 400, 500):
         world.look(time, {7: A} if time > 300 else {}, missed=5, space=2)
     assert world.page(7, space=2)["source"] == Source.UNKNOWN
@@ -127,11 +127,11 @@ def test_what_others_missed_says_nothing_of_a_new_space(world: World) -> None:
 
 def heir(world: World, *, looked: bool) -> None:
     """Space 2, made by fork from the first."""
-    parent = world.observer.view(SPACE, Source.EXEC)
+    parent = world.reconciler.view(SPACE, Source.EXEC)
     if looked:
         world.look(100, {7: A})
     world.line.releases.inherit(SPACE, 2, 150)
-    world.observer.view(2, Source.FORK).descend(SPACE, parent)
+    world.reconciler.view(2, Source.FORK).descend(SPACE, parent)
 
 
 def test_a_child_of_what_had_not_been_looked_at_has_it_by_fork(world: World) -> None:
@@ -142,7 +142,7 @@ def test_a_child_of_what_had_not_been_looked_at_has_it_by_fork(world: World) -> 
 
 def test_what_such_a_child_filled_itself_is_not_by_fork(world: World) -> None:
     heir(world, looked=False)
-    world.observer.hint(2, Hint(7 * P, 8 * P, Source.POPULATE))
+    world.reconciler.hint(2, Hint(7 * P, 8 * P, Source.POPULATE))
     for time in (200, 300):
         world.look(time, {7: A, 8: B}, missed=1, space=2)
     assert world.page(7, space=2)["source"] == Source.POPULATE
@@ -185,7 +185,7 @@ def test_a_page_the_kernel_moved(world: World, counter: str, source: Source) -> 
     page = world.page(7)
     assert (page["frame"], page["source"], page["last_loss"]) == (B, source, Loss.REPLACED)
     assert page["confirmed"] == Confirmed.BOTH  # of the first frame
-    assert world.observer.conflicts == 0
+    assert world.reconciler.conflicts == 0
     check_books(world.line, SPACE)
 
 
@@ -195,7 +195,7 @@ def test_a_page_a_missed_fault_changed(world: World) -> None:
     world.look(200, {7: B}, missed=1)
     world.look(300, {7: B}, missed=1)
     assert world.page(7)["source"] == Source.MISSED
-    assert world.observer.conflicts == 0
+    assert world.reconciler.conflicts == 0
 
 
 def test_a_page_that_locking_copied(world: World) -> None:
@@ -206,19 +206,19 @@ def test_a_page_that_locking_copied(world: World) -> None:
     world.look(200, {7: B})
     world.look(300, {7: B})
     assert world.page(7)["source"] == Source.POPULATE
-    assert world.observer.conflicts == 0
+    assert world.reconciler.conflicts == 0
 
 
 def test_a_fault_contradicted_with_nothing_to_explain_it(world: World) -> None:
     world.born(Source.INITIAL)
     apply(world.line, Event(7, 10, 20, after=A), Event(8, 10, 21, after=B))
     world.look(100, {7: C, 8: B})
-    assert world.observer.conflicts == 0  # not at the first sight
+    assert world.reconciler.conflicts == 0  # not at the first sight
     world.look(200, {7: C, 8: B})
-    assert world.observer.conflicts == 1
+    assert world.reconciler.conflicts == 1
     assert world.page(7)["source"] == Source.UNKNOWN
     world.look(300, {7: C, 8: B})
-    assert world.observer.conflicts == 1
+    assert world.reconciler.conflicts == 1
 
 
 def test_a_page_only_snapshots_knew_contradicts_no_fault(world: World) -> None:
@@ -227,4 +227,4 @@ def test_a_page_only_snapshots_knew_contradicts_no_fault(world: World) -> None:
     world.look(200, {7: B})
     world.look(300, {7: B})
     assert world.page(7)["source"] == Source.UNKNOWN
-    assert world.observer.conflicts == 0
+    assert world.reconciler.conflicts == 0

@@ -8,7 +8,7 @@ from tracer.common.pages import NO_FRAME
 from tracer.model.rows import Kind
 from tracer.model.sources import Loss, Source
 from tracer.snapshots.evidence import Hint
-from tracer.snapshots.unrecorded import Untold
+from tracer.snapshots.unrecorded import Unrecorded
 
 
 def test_pages_that_went(world: World) -> None:
@@ -76,7 +76,7 @@ def test_counters_count_since_the_look_before_the_last(world: World) -> None:
     for time in (400, 500):
         world.look(time, {7: B})
     assert world.page(7)["source"] == Source.UNKNOWN
-    assert world.observer.conflicts == 1
+    assert world.reconciler.conflicts == 1
 
 
 def test_what_came_back_from_swap_was_reclaimed(world: World) -> None:
@@ -92,10 +92,10 @@ def test_what_faults_found_is_named_at_the_space_s_end(world: World) -> None:
     apply(world.line, Event(7, 10, 20, after=A), Event(8, 10, 20, after=A))
     world.look(100, {7: A, 8: A})
     world.counters["migrate"] += 1
-    world.observer.hint(SPACE, Hint(8 * P, 9 * P, loss=Loss.MADVISE))
+    world.reconciler.hint(SPACE, Hint(8 * P, 9 * P, loss=Loss.MADVISE))
     apply(world.line, Event(7, 150, 160, B, C, kind=Kind.COW), Event(8, 150, 160, after=C))
     assert tallies(world.line)[0][Source.UNKNOWN] == 1
-    world.observer.close(SPACE, Untold())
+    world.reconciler.close(SPACE, Unrecorded())
     gained, lost = tallies(world.line)
     assert gained == {Source.FAULT: 4, Source.MIGRATE: 1}
     assert lost == {Loss.REPLACED: 2, Loss.MADVISE: 1}
@@ -110,7 +110,7 @@ def test_what_a_fault_finds_in_a_new_program_is_exec_s(
     """The stack exec has set up, write-protected; the program ends before anyone looks."""
     world.born(born)
     apply(world.line, Event(7, 10, 20, before=A, after=A, kind=Kind.REUSE))
-    world.observer.close(SPACE, Untold())
+    world.reconciler.close(SPACE, Unrecorded())
     assert tallies(world.line) == ({source: 1}, {})
 
 
@@ -118,5 +118,5 @@ def test_what_a_fault_finds_after_the_first_look_is_not(world: World) -> None:
     world.born(Source.EXEC)
     world.look(5, {})
     apply(world.line, Event(7, 10, 20, before=A, after=A, kind=Kind.REUSE))
-    world.observer.close(SPACE, Untold())
+    world.reconciler.close(SPACE, Unrecorded())
     assert tallies(world.line) == ({Source.UNKNOWN: 1}, {})

@@ -10,10 +10,10 @@ from tests.unit.timeline_data import CHILD, SPACE, A, B, C, Event, apply, check_
 from tracer.common.pages import NO_FRAME
 from tracer.model.rows import Confirmed, Kind
 from tracer.model.sources import Loss, Source
-from tracer.snapshots import reconcile as observer
+from tracer.snapshots import reconcile as reconciler
 from tracer.snapshots.reconcile import Suspects
 from tracer.snapshots.snapshots import Snapshot
-from tracer.snapshots.unrecorded import Untold
+from tracer.snapshots.unrecorded import Unrecorded
 
 # -- the first look ------------------------------------------------------------------
 
@@ -54,7 +54,7 @@ def test_what_a_child_shows_of_what_it_may_have(world: World) -> None:
     assert world.page(8, CHILD)["source"] == Source.UNKNOWN
     assert world.page(9, CHILD)["frame"] == NO_FRAME
     assert tallies(world.line) == ({Source.FAULT: 3, Source.FORK: 1, Source.UNKNOWN: 1}, {})
-    assert world.observer.conflicts == 0
+    assert world.reconciler.conflicts == 0
     check_books(world.line, SPACE, CHILD)
 
 
@@ -162,7 +162,7 @@ def test_millions_of_suspects_are_quick(world: World) -> None:
     pages = np.arange(1_000_000, dtype=np.uint64)
     for time in (200, 300):
         shot = Snapshot(1, time, time + 5, [], pages, pages << np.uint64(12), pages[:0])
-        world.observer.observe(SPACE, shot, regions_4, Untold())
+        world.reconciler.observe(SPACE, shot, regions_4, Unrecorded())
     assert tallies(world.line) == ({Source.UNKNOWN: 1_000_000}, {})
 
 
@@ -173,10 +173,10 @@ def test_mapped_pages_are_pagemaps(world: World) -> None:
     """Those it shows, and those that changed while it was read as the records have it."""
     world.born(Source.INITIAL)
     world.look(100, {7: A, 8: B})
-    assert world.observer.view(SPACE).mapped == 2
+    assert world.reconciler.view(SPACE).mapped == 2
     apply(world.line, Event(9, 201, 205, after=C))
     world.look(200, {7: A})
-    assert world.observer.view(SPACE).mapped == 2
+    assert world.reconciler.view(SPACE).mapped == 2
 
 
 def test_the_frames_of_a_space_are_those_of_its_last_look(
@@ -185,7 +185,7 @@ def test_the_frames_of_a_space_are_those_of_its_last_look(
     """By our own account where there was none, without what it may have inherited."""
 
     def held(space: int) -> list[int]:
-        return [int(frame) for part in world.observer.frames(space) for frame in part]
+        return [int(frame) for part in world.reconciler.frames(space) for frame in part]
 
     world.born(Source.INITIAL)
     apply(world.line, Event(9, 101, 105, after=C))
@@ -195,7 +195,7 @@ def test_the_frames_of_a_space_are_those_of_its_last_look(
     world.look(200, {7: A, 8: A, 9: C})
     apply(world.line, Event(10, 201, 205, after=B))
     assert held(SPACE) == [A, A, C]
-    monkeypatch.setattr(observer, "_AT_ONCE", 1)
+    monkeypatch.setattr(reconciler, "_AT_ONCE", 1)
     world.look(300, {7: A, 1 << 20: B, 1 << 24: A})
     world.look(400, {7: A, 1 << 20: B, 1 << 24: A})
     assert held(SPACE) == [A, B, A]

@@ -14,7 +14,7 @@ from tracer.model.rows import Names, Region
 from tracer.procfs.maps import Mapping
 from tracer.spaces import mappings
 from tracer.spaces.changes import Brk, Claim, Move, Unmap
-from tracer.spaces.interval_map import IntervalMap, Laid
+from tracer.spaces.interval_map import IntervalMap, Mapped
 from tracer.spaces.mappings import Files, MappingHistory, perms_of
 from tracer.wire.records import Mark, load_layout
 
@@ -58,8 +58,8 @@ def disjoint(ranges: list[tuple[int, int]]) -> list[tuple[int, int]]:
 def step(
     model: Model, real: IntervalMap, number: int, kind: str, ranges: list[tuple[int, int]]
 ) -> None:
-    def laid(start: int, end: int, lay: int = number * 10) -> Laid:
-        return Laid(file_region(str(lay), start, end, 100 + start), 1, lay + 1)
+    def laid(start: int, end: int, lay: int = number * 10) -> Mapped:
+        return Mapped(file_region(str(lay), start, end, 100 + start), 1, lay + 1)
 
     if kind == "lay":
         ((start, end),) = ranges
@@ -353,7 +353,7 @@ def faults(*rows: tuple[int, tuple[int, int, int, int, int, int] | None]) -> npt
 def brought(history: MappingHistory, *rows: tuple[int, tuple[int, ...] | None]) -> list[Region]:
     records = faults(*rows)  # type: ignore[arg-type]
     places = history.lookup_faults(records)
-    many = history.lookup_faults(np.tile(records, 20))  # another road, the same answer
+    many = history.lookup_faults(np.tile(records, 20))  # another path, the same answer
     assert many.tolist() == np.tile(places, 20).tolist()
     ids, shifts = places
     regions = [history._names.regions[i] for i in ids]

@@ -11,12 +11,12 @@ from tracer.spaces.syscalls import (
     Consequences,
     Effect,
     Memory,
+    PendingRelease,
     SystemCall,
-    Taking,
     decode,
     interpret,
-    only_take,
-    taking,
+    pending_release,
+    plain_releases,
 )
 from tracer.wire.records import RecordType
 
@@ -49,7 +49,7 @@ def test_what_only_takes_has_the_effect_that_it_has_by_itself() -> None:
     lengths = np.array([0, 1, P, P + 1, 1 << 40, (1 << 64) - P], np.uint64)
     records["args"][:, 1] = random.choice(lengths, 3000)
     records["args"][:, 2] = random.choice([4, 8, 9, 21, 22, 23, 24, 102], 3000)
-    chosen, takes = only_take(records)
+    chosen, takes = plain_releases(records)
     each = iter(takes)
     calls = (records["type"] == RecordType.CALL).tolist()
     for made, plain, begins in zip(decode(records), chosen.tolist(), calls, strict=True):
@@ -99,8 +99,8 @@ def test_what_may_go_while_a_call_is_under_way(
     record = np.zeros(1, LAYOUT.syscall)
     record["type"], record["time_ns"], record["number"] = RecordType.CALL, 77, number
     record["args"][0, : len(args)] = args
-    told = taking(decode(record)[0], AT + 9 * P)
-    assert told == (found and Taking(found[0], found[1], 77, found[2]))
+    told = pending_release(decode(record)[0], AT + 9 * P)
+    assert told == (found and PendingRelease(found[0], found[1], 77, found[2]))
 
 
 @pytest.mark.parametrize("errno", [1, 22, 4095])

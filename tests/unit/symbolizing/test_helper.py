@@ -167,6 +167,17 @@ def test_processor_time_is_the_kernel_s() -> None:
     assert helper_module._processor_time(1 << 30) == 0
 
 
+def test_without_a_descriptor_the_processor_time_is_not_known() -> None:
+    """The tracer runs on: it asks after every answer."""
+    code = (
+        "import os, resource\n"
+        "from tracer.symbolizing import helper\n"
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (3, 3))\n"
+        "assert helper._processor_time(os.getpid()) == 0\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
 def test_it_is_given_up_in_the_end(helper: Helper, folder: Path) -> None:
     lookup = Lookup(helper, opening(folder))
     for number in range(10, 10 + MOST_DEATHS):
@@ -312,7 +323,7 @@ def test_descriptors_that_run_out_cost_no_names(folder: Path) -> None:
         (folder / str(number)).write_bytes(make_elf((SYMTAB, FULL)))
     code = f"""
 import os, resource, sys, time
-sys.path[:0] = [{str(Path(__file__).parents[1])!r}]
+sys.path[:0] = [{str(Path(__file__).parents[3])!r}]
 from tests.unit.opened import opener
 resource.setrlimit(resource.RLIMIT_NOFILE, (40, 40))
 from tracer.symbolizing.helper import Helper

@@ -6,19 +6,19 @@ from tests.unit.timeline_data import SPACE, A, B, C, Event, P, apply, lost
 from tracer.common.pages import NO_FRAME
 from tracer.model.rows import Kind
 from tracer.model.sources import Loss
-from tracer.spaces.syscalls import Taking
+from tracer.spaces.syscalls import PendingRelease
 from tracer.timeline.timeline import Timeline
 
 
-def racing() -> tuple[Timeline, Taking]:
+def racing() -> tuple[Timeline, PendingRelease]:
     """A page with frame A since 10, and a call on it that began at 20."""
-    line, call = Timeline(), Taking(7 * P, 8 * P, 20, Loss.MADVISE)
+    line, call = Timeline(), PendingRelease(7 * P, 8 * P, 20, Loss.MADVISE)
     apply(line, Event(7, 5, 10))
     line.releases.begin_unmap(SPACE, call)
     return line, call
 
 
-def returns(line: Timeline, call: Taking, time: int) -> None:
+def returns(line: Timeline, call: PendingRelease, time: int) -> None:
     line.releases.release(SPACE, call.start, call.end, time, call.loss, call.begun_ns)
     line.releases.end_unmap(call, time)
 

@@ -10,11 +10,11 @@ import pytest
 from tracer.common.pages import NO_FRAME
 from tracer.model.rows import Kind, Rows
 from tracer.model.sources import Loss
-from tracer.spaces.syscalls import Effect, Taking
+from tracer.spaces.syscalls import Effect, PendingRelease
 from tracer.timeline.faults import FaultRules
 from tracer.timeline.ledger import Ledger
 from tracer.timeline.releases import Released, ReleaseRules
-from tracer.timeline.schedule import Action, Parts, Telling, action_of, whole
+from tracer.timeline.schedule import Action, Parts, Schedule, action_of, whole
 from tracer.timeline.timeline import Timeline
 
 P = 4096
@@ -68,7 +68,9 @@ def batches(seed: int, *, pages: int, count: int, threads: bool) -> Iterator[Bat
                 loss = Loss.MUNMAP if random.random() < 0.5 else Loss.MADVISE
                 begun = now - late - int(random.integers(1, 8))
                 call = (
-                    Taking(start, end, begun, loss) if threads and random.random() < 0.7 else None
+                    PendingRelease(start, end, begun, loss)
+                    if threads and random.random() < 0.7
+                    else None
                 )
                 to = int(random.integers(0, pages)) * P if random.random() < 0.15 else None
                 if to is not None and (to < end and start < to + end - start):
@@ -143,9 +145,9 @@ def begin_calls(line: Timeline, batch: Batch) -> None:
             line.releases.begin_unmap(what.space, what.call)
 
 
-def tell_each(telling: Telling, row: int, until: int) -> int:
+def tell_each(schedule: Schedule, row: int, until: int) -> int:
     for each in range(row, until):
-        telling.tell_all(each + 1)
+        schedule.apply_all(each + 1)
     return max(row, until)
 
 
@@ -156,11 +158,11 @@ def one_by_one(batches: list[Batch]) -> tuple[Timeline, list[Rows]]:
         rows, columns, parts, start = rows_of(batch, first)
         first += len(rows)
         nothing = np.zeros(len(rows), np.bool_)
-        telling, told_to = Telling(line, rows, columns, parts, start, nothing), 0
+        schedule, told_to = Schedule(line, rows, columns, parts, start, nothing), 0
         for at, what in batch.actions:
-            told_to = tell_each(telling, told_to, at)
+            told_to = tell_each(schedule, told_to, at)
             apply(line, [what])
-        tell_each(telling, told_to, len(rows))
+        tell_each(schedule, told_to, len(rows))
         told.append(rows)
     return line, told
 
@@ -172,16 +174,16 @@ def in_rounds(batches: list[Batch]) -> tuple[Timeline, list[Rows]]:
         rows, columns, parts, start = rows_of(batch, first)
         first += len(rows)
         nothing = np.zeros(len(rows), np.bool_)
-        telling = Telling(line, rows, columns, parts, start, nothing)
+        schedule = Schedule(line, rows, columns, parts, start, nothing)
         actions = [
             action_of(at, what)
             if isinstance(what, Effect)
             else Action(at, (whole(what[0]), whole(what[1])), what)
             for at, what in batch.actions
         ]
-        for due in telling.play(actions, [action.at for action in actions]):
+        for due in schedule.play(actions, [action.at for action in actions]):
             apply(line, [action.what for action in due])
-        for action in telling.idle:
+        for action in schedule.idle:
             over(line, action.what)
         told.append(rows)
     return line, told

@@ -10,7 +10,7 @@ from tracer.common.pages import NO_FRAME
 from tracer.model.rows import Kind, Rows
 from tracer.timeline.concurrent_unmaps import Suspected
 from tracer.timeline.events import Events, Outcome
-from tracer.timeline.schedule import Action, Parts, Telling, range_of, whole
+from tracer.timeline.schedule import Action, Parts, Schedule, range_of, whole
 
 P = 4096
 Told = list[tuple[int, int, int]]  # (space, page, row) of each call
@@ -38,7 +38,7 @@ class Heard:
         return Outcome(gained, np.zeros(len(spaces), np.bool_))
 
 
-def telling(heard: Heard, touched: Told) -> Telling:
+def schedule(heard: Heard, touched: Told) -> Schedule:
     """Rows of these spaces, each with the pages touched: in order of rows."""
     space, page, row = (np.array(column) for column in zip(*touched, strict=True))
     count = int(row[-1]) + 1
@@ -57,7 +57,7 @@ def telling(heard: Heard, touched: Told) -> Telling:
     parts = Parts(row, page.astype(np.uint64), frames, none, ~around, around)
     nothing = np.zeros(count, np.bool_)
     timeline = cast(Any, heard)
-    return Telling(timeline, Rows.of(columns), columns, parts, np.arange(count), nothing)
+    return Schedule(timeline, Rows.of(columns), columns, parts, np.arange(count), nothing)
 
 
 def act(at: int, *ranges: tuple[int, int, int]) -> Action:
@@ -69,7 +69,7 @@ def play(touched: Told, actions: list[Action]) -> list[Told | list[Action]]:
     """What is told and done, in order."""
     heard = Heard()
     done: list[Told | list[Action]] = []
-    for due in telling(heard, touched).play(actions, [action.at for action in actions]):
+    for due in schedule(heard, touched).play(actions, [action.at for action in actions]):
         done += heard.calls
         heard.calls = []
         done.append(due)
@@ -125,7 +125,7 @@ def test_a_fault_and_what_came_along_are_told_together() -> None:
 
 def test_without_a_fault_there_is_only_what_was_done() -> None:
     heard = Heard()
-    told = telling(heard, [(1, 1, 0)])
+    told = schedule(heard, [(1, 1, 0)])
     assert list(told.play([], [])) == []
     assert heard.calls == [[(1, 1, 0)]]
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from tracer.reporting.exports.tracks import Tracks, tracks
 from tracer.reporting.reading.callstacks import CallStacks
 from tracer.reporting.reading.run import PAGE, Run
-from tracer.reporting.text.story import head
+from tracer.reporting.text.overview import head
 
 CHUNK = 20_000  # events in one piece
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from tracer.reporting.analysis.stacks import Box, stacks_of, weights
 from tracer.reporting.reading.run import Run
-from tracer.reporting.text.story import head
+from tracer.reporting.text.overview import head
 
 SCHEMA = "https://www.speedscope.app/file-format-schema.json"
 

@@ -23,7 +23,7 @@ from tracer.reporting.exports.tracks import Tracks, tracks
 from tracer.reporting.reading.callstacks import CallStacks
 from tracer.reporting.reading.columns import Words
 from tracer.reporting.reading.run import PAGE, Run
-from tracer.reporting.text.story import head
+from tracer.reporting.text.overview import head
 
 CHUNK = 50_000  # faults in one piece
 

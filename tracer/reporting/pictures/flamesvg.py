@@ -25,8 +25,8 @@ from tracer.reporting.analysis.flametree import Tree, tree
 from tracer.reporting.pictures.weighing import MEANINGS, TITLES, Weight, shown, weigh
 from tracer.reporting.reading.callstacks import KERNEL, Function
 from tracer.reporting.reading.run import Run, no_pages
+from tracer.reporting.text.overview import head
 from tracer.reporting.text.stackwords import health
-from tracer.reporting.text.story import head
 from tracer.reporting.text.tables import GLYPHS
 
 WIDTH, LEFT = 1200, 12

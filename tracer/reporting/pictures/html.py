@@ -23,7 +23,7 @@ from tracer.reporting.pictures.plot import Format, picture
 from tracer.reporting.pictures.replay import as_json, owners, replay
 from tracer.reporting.pictures.weighing import TITLES, WEIGHTS
 from tracer.reporting.reading.run import Run
-from tracer.reporting.text.story import head, sentences
+from tracer.reporting.text.overview import head, sentences
 from tracer.reporting.text.tables import GLYPHS, Table, Tables
 
 ROWS = 400  # of a table

@@ -21,7 +21,7 @@ from tracer.reporting.analysis.gains import Gains, gains, in_space, unplaced
 from tracer.reporting.pictures import style
 from tracer.reporting.reading.needs import library
 from tracer.reporting.reading.run import PAGE, Run, identity
-from tracer.reporting.text.story import head, plural
+from tracer.reporting.text.overview import head, plural
 from tracer.reporting.text.tables import GLYPHS
 
 Part = Literal["all", "map", "resident", "latency"]

@@ -11,7 +11,7 @@ from tracer.common.units import latency, size
 from tracer.reporting.analysis.findings import HUGE
 from tracer.reporting.analysis.stacks import weights
 from tracer.reporting.reading.run import PAGE, Faults, Pages, Run, identity
-from tracer.reporting.text.story import plural
+from tracer.reporting.text.overview import plural
 from tracer.reporting.text.tables import GLYPHS
 
 Weight = Literal["gained", "resident", "time", "faults"]

@@ -14,7 +14,7 @@ from tracer.reporting.analysis.functions import gained_by_function
 from tracer.reporting.analysis.groups import NOTHING, Group, group
 from tracer.reporting.reading.callstacks import Function
 from tracer.reporting.reading.run import PAGE, Run
-from tracer.reporting.text.story import head, interval
+from tracer.reporting.text.overview import head, interval
 from tracer.reporting.text.summary import notes, say, show
 from tracer.reporting.text.tables import GLYPHS, Cell, Table, Tables, text
 

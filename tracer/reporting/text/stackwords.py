@@ -5,7 +5,7 @@ import numpy as np
 from tracer.common.types import I64
 from tracer.reporting.reading.callstacks import GAP, NO_POINTERS, TRUNCATED, CallStacks
 from tracer.reporting.reading.run import Run
-from tracer.reporting.text.story import plural
+from tracer.reporting.text.overview import plural
 
 _RUNTIME = ("[jit]", "[anon]")  # code that no file holds
 

@@ -12,8 +12,8 @@ from tracer.files import printing
 from tracer.model.rows import ANONYMOUS
 from tracer.reporting.analysis.curves import mapped
 from tracer.reporting.reading.run import Run
+from tracer.reporting.text.overview import head, sentences
 from tracer.reporting.text.stackwords import health
-from tracer.reporting.text.story import head, sentences
 from tracer.reporting.text.tables import GLYPHS, Table, Tables
 
 MOST = 20  # rows of a table
