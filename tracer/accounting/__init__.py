@@ -1,1 +1,1 @@
-"""The kernel's own counts of faults, against which all others are held."""
+"""The kernel's own counts of faults, with which all others are compared."""

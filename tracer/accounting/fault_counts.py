@@ -1,4 +1,4 @@
-"""The kernel's own count, thread by thread: the proof that no fault was missed.
+"""The kernel's fault count of each thread: the proof that no fault was missed.
 
 `task->min_flt + maj_flt` grows by one for each fault the kernel accounts
 (mm_account_fault, mm/memory.c), on the thread that ran it, before the fault's
@@ -23,8 +23,8 @@ class Thread:
     last: int
     seen: int = 0  # records of counted faults
     ended: bool = False
-    met: bool = False  # found in /proc before any record of its start: that may yet come
-    task: int = 0  # struct task_struct *, once it has ended: numbers are used again
+    met: bool = False  # found in /proc before a record of its start: that may follow
+    task: int = 0  # struct task_struct *, once it has ended: ids are reused
 
     @property
     def counted(self) -> int:
@@ -32,14 +32,14 @@ class Thread:
 
     @property
     def missed(self) -> int:
-        """Counted by the kernel, in no record of ours (filtered and lost ones among them)."""
+        """Counted by the kernel and without a record (including filtered and dropped ones)."""
         return self.counted - self.seen
 
 
 class Threads:
-    """Every thread of the targets, those that came and went included, by thread id.
+    """Every thread of the targets, including those that have ended, by thread id.
 
-    Numbers are reused: an ended thread's sums are kept when a new one takes its id.
+    Ids are reused: an ended thread's sums are kept when a new one gets its id.
     """
 
     def __init__(self) -> None:
@@ -47,7 +47,7 @@ class Threads:
         self.past_counted = 0
         self.past_seen = 0
         self._of: dict[int, set[int]] = {}  # by process: its threads among `live`
-        self._past_missed: dict[int, int] = {}  # by process: of its threads that are no more
+        self._past_missed: dict[int, int] = {}  # by process: of its ended threads
 
     def begin(self, tid: int, tgid: int, count: int) -> None:
         """A thread starts being traced at `count` faults (0 for one just created)."""
@@ -59,27 +59,27 @@ class Threads:
         self._add(tid, Thread(tgid, count, count))
 
     def reach(self, tid: int, count: int) -> None:
-        """The kernel's count was `count` at some moment of the trace."""
+        """Raise a thread's count to `count`, the kernel's at some moment of the trace."""
         thread = self.live.get(tid)
         if thread is not None:
             thread.last = max(thread.last, count)
 
     def meet(self, tid: int, tgid: int) -> None:
-        """A thread is there; no record told of its start (io_uring's workers have none)."""
+        """Add a thread without a record of its start (io_uring's workers have none)."""
         if tid not in self.live:
             self._add(tid, Thread(tgid, 0, 0, met=True))
 
     def end(self, tid: int, count: int, task: int = 0) -> None:
-        """The thread `task` is ending at `count`; faults on its very way out may still follow."""
+        """The thread `task` is exiting at `count`; faults during its exit may still follow."""
         self.reach(tid, count)
         if tid in self.live:
             self.live[tid].ended = True
             self.live[tid].task = task
 
     def free(self, tid: int, count: int, task: int = 0) -> Thread | None:
-        """The ended thread `task` is gone; `count` was its last. Its number may be another's.
+        """The ended thread `task` is freed; `count` was its last. Its id may be reused.
 
-        Returns it where it is known.
+        Returns the thread if known.
         """
         thread = self.live.get(tid)
         if thread is None or not thread.ended or thread.task != task:
@@ -88,13 +88,13 @@ class Threads:
         return thread
 
     def let_go(self, tid: int) -> None:
-        """Nothing more will be told of this thread: its sums are all that stays."""
+        """Drop a thread that has no more records, keeping its sums."""
         self._retire(tid)
 
     def become_leader(self, old_tid: int, tid: int) -> None:
-        """exec by a thread that was not the leader: it takes the leader's id, keeps its count.
+        """exec by a thread that was not the leader: it gets the leader's id, keeps its count.
 
-        `old_tid` 0: not told. It is the one thread of the process `tid` that has not ended.
+        `old_tid` 0: not recorded. It is the one thread of the process `tid` that has not ended.
         """
         if not old_tid:
             living = [id for id, each in self.live.items() if each.tgid == tid and not each.ended]
@@ -115,9 +115,9 @@ class Threads:
         tgids: U32,
         counts: U64,
     ) -> None:
-        """Counted faults' records, in order: their threads and their threads' counts after them."""
+        """Add records of counted faults, in order: threads, processes, counts after each fault."""
         if tids.size <= FEW:
-            # One by one: plain Python beats the cost of calling numpy.
+            # One by one: for few, plain Python costs less than numpy.
             columns = tids.tolist(), tgids.tolist(), counts.tolist()
             for tid, tgid, count in zip(*columns, strict=True):
                 self._record(tid, tgid, count, count, 1)
@@ -142,30 +142,30 @@ class Threads:
         """`times` records of a thread, at counts from `low` to `high`."""
         thread = self.live.get(tid)
         if thread is None:
-            # One whose start no record told: an io_uring worker, or a lost record. It was
+            # Its start has no record: an io_uring worker, or the record was dropped. It was
             # made under trace, and a new thread's count is 0 (copy_mm(), kernel/fork.c).
             thread = Thread(tgid, 0, 0)
             self._add(tid, thread)
         elif low <= thread.first and thread.ended and tid == tgid:
-            # exec by another thread has taken the leader's number; its record is to come.
+            # exec by another thread: it has the leader's id now; its record is to come.
             self.become_leader(0, tid)
             thread = self.live[tid]
         elif low <= thread.first:
-            # Counted after the base was read, before it was stored: ours all the same.
+            # Counted after the base was read, before it was stored: part of the trace.
             thread.first = low - 1
         thread.seen += times
         thread.last = max(thread.last, high)
 
     def missed_by(self, tgid: int) -> int:
-        """Faults that the kernel counted for this process's threads and no record tells of.
+        """Faults that the kernel counted for this process's threads and no record has.
 
-        Those that a filter left out, or that found no room, are among them.
+        Including filtered and dropped ones.
         """
         past = self._past_missed.get(tgid, 0)
         return past + sum(self.live[tid].missed for tid in self._of.get(tgid, ()))
 
     def forget(self, tgid: int) -> None:
-        """Nobody will ask what this process missed: it is no more, nor are its threads."""
+        """Drop what a process missed, once it and its threads have ended."""
         if tgid not in self._of:
             self._past_missed.pop(tgid, None)
 
@@ -174,7 +174,7 @@ class Threads:
         self._of.setdefault(thread.tgid, set()).add(tid)
 
     def _remove(self, tid: int) -> Thread:
-        """Raises KeyError where there is none of that number."""
+        """Raises KeyError where there is none of that id."""
         thread = self.live.pop(tid)
         mates = self._of[thread.tgid]
         mates.discard(tid)
@@ -193,7 +193,7 @@ class Threads:
 
     @property
     def counted(self) -> int:
-        """What the kernel counted for all of them."""
+        """The kernel's count of all threads."""
         return self.past_counted + sum(thread.counted for thread in self.live.values())
 
     @property

@@ -1,9 +1,9 @@
-"""What the kernel counted for the targets, by its own sums: records may be lost, these not.
+"""The kernel's fault count of the targets, by its own sums: unlike records, these are not dropped.
 
 Threads that ended are added up in the kernel (bpf/shared.h: struct totals). Here those that
-live at the end are added, and what threads had counted before they were traced is taken off.
-While threads are listed, the kernel notes which begin and end; so each is in one sum, and in one
-only. Where that cannot be told, the sum is what the kernel counted at least.
+live at the end are added, and what threads had counted before they were traced is subtracted.
+While threads are listed, the kernel notes which begin and end; so each is in exactly one sum.
+Where that cannot be determined, the sum is a lower bound.
 """
 
 import contextlib
@@ -16,8 +16,8 @@ from tracer.procfs import stat
 from tracer.procfs.errors import ProcessGone
 from tracer.procfs.stat import Life
 
-_LOOKS = 8  # at the threads of a process, until there are no new ones
-_ROUNDS = 20  # until nothing completes any more
+_LOOKS = 8  # reads of a process's thread list, until there are no new ones
+_ROUNDS = 20  # until no more faults complete
 
 Id = tuple[int, int]  # process, thread
 
@@ -27,8 +27,8 @@ class KernelCount:
     """Faults by the kernel's count of the targets' threads, for as long as they were traced."""
 
     faults: int
-    blind: int  # of them, those without an exception of their own; `perf` alone counts these
-    at_least: str = ""  # why there may be more; "" where there cannot
+    blind: int  # of them, those without an exception; counted for `perf` only
+    at_least: str = ""  # why there may be more; "" if exact
 
 
 @dataclass
@@ -38,19 +38,19 @@ class Totals:
     program: Program
     blind: bool  # whether the probe sees exceptions only
     _base: int = 0  # what attached threads had counted before
-    _there: int = 0  # how many these were
+    _there: int = 0  # how many threads these were
     _dead: set[Id] = field(default_factory=set)  # threads that ended before the trace
     _found: dict[Id, Life] = field(default_factory=dict)  # at the end
-    _ended: set[Id] = field(default_factory=set)  # of these, and of others: in the kernel's sums
+    _ended: set[Id] = field(default_factory=set)  # of these and others: in the kernel's sums
     _doubts: list[str] = field(default_factory=list)
 
     # -- the beginning ---------------------------------------------------------
 
     def attach(self, pid: int, add: Callable[[], None]) -> None:
-        """Have `add` make a process that is there a target; note what its threads had counted.
+        """Make a running process a target by `add`; note what its threads had counted.
 
-        A thread's count is read when it is a target already. One that faulted in between had
-        counted what its place was begun with, and one that ended what the kernel noted.
+        A thread's count is read once it is a target. For one that faulted in between, the count
+        in its slot is used instead, for one that ended the count the kernel noted.
         """
         self.program.watch(Watch.ON)
         try:
@@ -59,7 +59,7 @@ class Totals:
         finally:
             self.program.watch(Watch.OFF)
         places, watched = dict(self.program.places()), self.program.watched()
-        # The end of a thread that is dead has been told of, to nobody.
+        # A dead thread has passed its exit hook, before the trace.
         self._dead |= {(pid, tid) for tid, each in threads.items() if each.dead}
         bases = {tid: each.faults for tid, each in threads.items() if not each.dead}
         for (tgid, tid), thread in watched.items():
@@ -71,13 +71,13 @@ class Totals:
         for tid, base in bases.items():
             place = places.get(tid)
             self._base += min(base, place.first) if place is not None else base
-            # Without a fault it may be one that is just being made, and to be told as such.
+            # With no fault yet it may be just starting, and get a record of that.
             self._there += base > 0
 
     # -- the end -----------------------------------------------------------------
 
     def close(self) -> None:
-        """Make nobody a target any more, and note what those who live have counted."""
+        """Remove all targets, and note the counts of living threads."""
         program = self.program
         program.watch(Watch.ON)
         listed = {pid: _threads_of(pid) for pid in program.targets()}
@@ -89,17 +89,17 @@ class Totals:
         watched = program.watched()
         told = {thread for thread, _ in program.leaving().values()}
         for thread, each in self._found.items():
-            # An end takes a while, and is told of near its own end.
+            # An exit takes a while, and its hook fires near its end.
             if each.exiting and thread in told:
                 self._ended.add(thread)
         for thread, noted in watched.items():
             if noted.ended:
                 self._ended.add(thread)
-            elif noted.begun:  # what it came to, its place says
+            elif noted.begun:  # its slot has its count
                 self._found.setdefault(thread, Life(0, exiting=False, dead=False))
 
     def settle(self, read: Callable[[], None]) -> KernelCount:
-        """The kernel's count, once `read` has read the records of what was still under way."""
+        """Return the kernel's count, once `read` has read the records of faults under way."""
         before: list[tuple[int, Place]] | None = None
         for _ in range(_ROUNDS):
             places = self.program.places()
@@ -133,7 +133,7 @@ class Totals:
         return KernelCount(faults, max(blind, 0) if self.blind else 0, "; ".join(self._doubts))
 
     def _doubt(self, lacking: bool) -> None:
-        """Whatever may have kept a thread, or its end, from being counted."""
+        """Note what may have kept a thread, or its end, from being counted."""
         if lacking:
             self._doubts.append("threads that lived at the end could not be found")
         if self.program.counters()["unlisted"]:
@@ -143,7 +143,7 @@ class Totals:
 
 
 def _blind(count: int, place: Place | None) -> int:
-    """What a thread has grown by since what was last seen of it; all, where nothing was."""
+    """How far a thread's count has grown since a fault was last seen; all of it if none was."""
     if place is None:
         return count
     grown = count - place.seen
@@ -151,7 +151,7 @@ def _blind(count: int, place: Place | None) -> int:
 
 
 def _threads_of(pid: int) -> dict[int, Life]:
-    """The threads of a process, from a list that changes meanwhile."""
+    """The threads of a process, from a list that may change meanwhile."""
     found: dict[int, Life] = {}
     with contextlib.suppress(ProcessGone):
         for _ in range(_LOOKS):

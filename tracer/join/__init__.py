@@ -1,1 +1,1 @@
-"""From a record, its mapping and the state of its page to a row."""
+"""Fault records joined with their mappings and page-table entries into rows."""

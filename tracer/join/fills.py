@@ -1,7 +1,7 @@
-"""What calls filled in advance (MAP_POPULATE, mlock, MADV_POPULATE), out of FILLED records.
+"""Pages that calls populated (MAP_POPULATE, mlock, MADV_POPULATE), from FILLED records.
 
-bpf/fill.h reads the page table as such a call returns and tells of it; a call's records come one
-after another, between what other threads do.
+bpf/fill.h reads the page table as such a call returns; a call's records come in sequence, with
+those of other threads in between.
 """
 
 import bisect
@@ -25,28 +25,28 @@ BY_TIME = attrgetter("time_ns")
 
 @dataclass(frozen=True, slots=True)
 class Fill:
-    """What a call has filled in advance, told as it returned."""
+    """Pages a call has populated, recorded as it returned."""
 
     space: int
     mm: int
     pages: U64  # ascending
     frames: U64
-    times: U64  # when each was read
+    times: U64  # when each entry was read
     history: MappingHistory
     question: Question  # which mappings they are in
-    at: Index  # where in that
+    at: Index  # indices into its addresses
 
     @property
     def time_ns(self) -> int:
-        """When the last of them was read."""
+        """When the last entry was read."""
         return int(self.times.max())
 
     def range_(self) -> tuple[int, int, int]:
-        """Action.ranges: all that it concerns."""
+        """Action.ranges: from the first page to the last."""
         return self.space, int(self.pages[0]), int(self.pages[-1]) + 1
 
     def parts(self, effects: "Sequence[Effect | Fill]", faults: Columns) -> "list[Fill]":
-        """It as one, or where something came between in its range what was read at one time.
+        """The fill as a whole; split by time of reading if other events in its range came between.
 
         `effects` are in order of time.
         """
@@ -76,9 +76,9 @@ class Fill:
 
 
 class Mine(NamedTuple):
-    """What one thread's FILLED records tell; `start` is the first of them.
+    """The contents of one thread's FILLED records; `start` is the index of the first.
 
-    `ends`: of calls, what they filled, how far of that was told, and when.
+    `ends`: by call, start and end of its range, how far the records go, and when.
     """
 
     start: int
@@ -90,7 +90,7 @@ class Mine(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Filled:
-    """A batch's FILLED records, in order, and what they tell: record, page, frame."""
+    """A batch's FILLED records, in order, decoded to columns: record, page, frame."""
 
     records: Structs
     rows: Index
@@ -101,12 +101,12 @@ class Filled:
     def by(cls, raw: U8, dtype: np.dtype[np.void], zero_frame: int) -> "Filled":
         """`raw`: shape (count, bytes of a record)."""
         records = np.ascontiguousarray(raw).view(dtype).ravel()
-        if not len(records):  # of most batches
+        if not len(records):  # as in most batches
             return cls(records, np.empty(0, np.intp), *(np.empty(0, np.uint64) for _ in range(2)))
         return cls(records, *filled(records, zero_frame))
 
     def of(self, since: int, until: int, tid: int | None) -> Mine:
-        """Of the records from `since` to `until` those of a thread, or (None) all."""
+        """Select from records `since` to `until` those of a thread, or (None) all."""
         first, last = np.searchsorted(self.rows, (since, until)).tolist()
         rows, pages = self.rows[first:last], self.pages[first:last]
         frames = self.frames[first:last]

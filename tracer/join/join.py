@@ -1,7 +1,7 @@
 """Fault records to joined rows: each fault with its address space, mapping, kind and pages.
 
 The path from the ring (bpf/shared.h) to what is printed and written
-(tracer/model/rows.py); also where the timeline learns of the faults.
+(tracer/model/rows.py); also prepares the faults for the timeline.
 """
 
 from collections.abc import Callable, Sequence
@@ -41,17 +41,17 @@ if TYPE_CHECKING:
 _ENTRY = np.uint8(Mark.ENTRY)
 _PRESENT = 0x101  # in an entry: to the CPU, or to the kernel alone (PROT_NONE)
 _PAGE = ~np.uint64(PAGE_SIZE - 1)
-_FEW = 64  # so many faults or fewer are looked up quicker one by one
+_FEW = 64  # up to so many faults are looked up faster one by one
 _AROUND_KINDS = [Kind.FILE.value, Kind.SHMEM.value, Kind.HUGETLB.value]
 _SPECIAL_NAMES = ("[vdso]", "[vsyscall]", "[uprobes]", "[timens]")
 VVAR_NAMES = ("[vvar]", "[vvar_vclock]")
-_SHARED_NAMELESS = Trait.KNOWN | Trait.SHARED  # no file, yet shared: kept by shmem
+_SHARED_NAMELESS = Trait.KNOWN | Trait.SHARED  # shared without a file: shmem
 _SHMEM_NAMES = ("/memfd:", "/SYSV", "/dev/zero", "/dev/shm/", "[anon_shmem")
 
 
 @dataclass
 class Placed:
-    """Fault records in order, and whose memory and which mapping they were in at their moment."""
+    """Fault records in order, with the address space and mapping of each at its time."""
 
     faults: Columns
     space: U32
@@ -66,7 +66,7 @@ class Placed:
 
 @dataclass(frozen=True)
 class Renamed:
-    """Until the fault `at` of some in the ring's order the thread `tid` had the name `comm`."""
+    """Before the fault `at` of some, in ring order, the thread `tid` had the name `comm`."""
 
     at: int
     tid: int
@@ -74,11 +74,11 @@ class Renamed:
 
 
 class Placing:
-    """A batch's faults on their way to being `Placed`; `len` is how many there are.
+    """A batch's faults while they become `Placed`; `len` is how many there are.
 
-    Whose memory each was in has to be asked before the next lifecycle record is followed;
-    which mapping, only before the space's mappings change otherwise than over time, and
-    it costs less to ask for many at once.
+    The space of each has to be looked up before the next lifecycle record is followed; its
+    mapping only before a fork or exec changes the space's history, and looking up many at
+    once costs less.
     """
 
     def __init__(self, join: "Join") -> None:
@@ -91,9 +91,9 @@ class Placing:
         return self._count
 
     def add(self, faults: Columns, renamed: Sequence[Renamed] = ()) -> U64:
-        """Faults in the ring's order with no lifecycle record between them but of new names.
+        """Add faults in ring order with no lifecycle record between them except RENAME.
 
-        They go in order of time; returns when each was.
+        They are sorted by time; returns the time of each.
         """
         comm = self._join.comm_ids(faults["tid"])
         for name in reversed(renamed):
@@ -147,7 +147,7 @@ class Placing:
 
 @dataclass
 class Batch:
-    """Rows, and the pages they tell of."""
+    """Rows, and the pages in them."""
 
     rows: Rows
     kept: I64 | None  # rows made of so many of the first faults; None: all
@@ -166,24 +166,24 @@ class Join:
     spaces: Spaces
     timeline: Timeline
     zero_frame: int
-    large_anon: bool = False  # the kernel may give anonymous memory several frames at once
+    large_anon: bool = False  # anonymous memory may have large folios
     symbols: bool = False  # look up which mapping each instruction is in, too
     stacks: "Stacks | None" = None  # … and which call stack each fault has
     file_systems: FileSystems = field(default_factory=FileSystems)
-    vvar_seen: bool = False  # pagemap shows [vvar]: it does since 6.16 or so, where it is no PFNMAP
+    vvar_seen: bool = False  # pagemap shows [vvar]: since 6.16 or so, where it is no PFNMAP
     userfaults: Userfaults = field(default_factory=Userfaults)
     are_zero: Callable[[U64], Bools] = kpageflags.are_zero
     comms: dict[int, int] = field(default_factory=dict)  # tid -> index into names.comms
-    stray: int = 0  # exceptions that were no page's fault: a SIGSEGV on its way (perf)
+    stray: int = 0  # exceptions that are no page fault: a SIGSEGV follows (perf)
     _number: int = 0
     _traits: U8 = field(default_factory=lambda: np.zeros(64, np.uint8))
     _known_regions: int = 0  # so many of them are set
 
     def place(self, faults: Records) -> Placed:
-        """Look up where `faults` (fault_record) were, before the next lifecycle record is followed.
+        """Look up spaces and mappings of `faults` (fault_record), before the next lifecycle record.
 
-        They come in the ring's order, with no lifecycle record between them, and go
-        in order of time.
+        They come in ring order, with no lifecycle record between them, and are
+        sorted by time.
         """
         placing = Placing(self)
         placing.add(Columns.of(faults))
@@ -192,9 +192,9 @@ class Join:
     def describe(self, placed: Placed, windows: Structs) -> Batch:
         """The rows of faults, to which `windows` (window_record) belong.
 
-        How many pages each brought, and which were only lost races, the batch's
-        `schedule` adds. Exceptions that were no page's fault are left out and
-        counted in `stray`.
+        The batch's `schedule` adds how many pages each mapped, and which were
+        spurious. Exceptions that are no page fault are left out and counted in
+        `stray`.
         """
         kept = None
         real = ~self._is_stray(placed.faults, placed.region)
@@ -204,7 +204,7 @@ class Join:
             placed = placed.take(real)
         faults, space, region = placed.faults, placed.space, placed.region
         traits = kinds.traits(faults, self._region_traits()[region])
-        # By its own flags where the record has them, else by what was registered.
+        # By the record's own flags if it has them, else by the registered ranges.
         registered = self.userfaults.hold(space, faults["address"], faults["time_ns"])
         registered &= (faults["marks"] & Mark.MAPPING) == 0
         traits[registered] |= np.uint8(Trait.UFFD)
@@ -240,7 +240,7 @@ class Join:
     # -- parts of a row -----------------------------------------------------------
 
     def comm_ids(self, tids: U32) -> U32:
-        """What each thread is called now: indices into names.comms, an array of its own."""
+        """Each thread's comm now: indices into names.comms, in a new array."""
         if len(tids) <= _FEW:
             return np.array([self.comms.get(tid, 0) for tid in tids.tolist()], np.uint32)
         if (tids == tids[0]).all():
@@ -264,10 +264,10 @@ class Join:
         return self._traits
 
     def _is_stray(self, faults: Records, region: U32) -> Bools:
-        """Exceptions (perf) outside every mapping or against its permissions: no page's fault.
+        """Exceptions (perf) outside every mapping or against its permissions: no page fault.
 
-        What was mapped at a moment, other threads may have changed; a SIGSEGV leaves no doubt,
-        unless a marker in the page table (MADV_GUARD_INSTALL) called for it.
+        Other threads may have changed the mappings at that moment; a SIGSEGV is certain, unless
+        a marker in the page table (MADV_GUARD_INSTALL) caused it.
         """
         failed = (faults["marks"] & (Mark.FAILED | Mark.ERRORCODE)) == Mark.FAILED | Mark.ERRORCODE
         stray = np.zeros(len(faults), np.bool_)
@@ -295,7 +295,7 @@ class Join:
         seen: Bools,
         of_file: Bools,
     ) -> Parts:
-        """The pages these faults touched, by row; a neighbour right after the fault's own."""
+        """The pages these faults touched, by row; neighbours right after the fault's own."""
         told = (rows["kind"] != Kind.FAILED) & new.known & seen
         own = Parts(
             row=np.arange(len(rows)),
@@ -309,10 +309,10 @@ class Join:
             own = own.take(np.flatnonzero(told))
         others: list[Parts] = []
         if old.huge.any() or new.huge.any():
-            # A write to the huge zero page may split it: the small one in all other places.
+            # A write to the huge zero page may split it: the zero page in all other entries.
             split = old.huge & ~new.huge & new.present & ~old.writable & ~old.dirty & ~of_file
             at = np.flatnonzero(split)
-            at = at[self.are_zero(old.frame[at])]  # one's own may look the same (MADV_FREE)
+            at = at[self.are_zero(old.frame[at])]  # another huge page may look the same (MADV_FREE)
             zeros = zero_parts(rows, at, old, self.zero_frame)
             others += [huge_parts(rows, faults["level_before"], old, new), zeros]
         if len(windows):
@@ -326,10 +326,10 @@ class Join:
         return parts.take(np.lexsort((parts.around, parts.row)))
 
     def _brought_along(self, rows: Rows, parts: Parts) -> Parts:
-        """The neighbours that a fault itself brought, without those other threads put there.
+        """The neighbours that a fault itself mapped, without those other threads mapped.
 
-        Fault-around maps files only. Anonymous pages come along as parts of one
-        large folio: their frames follow each other as their pages do.
+        Fault-around maps files only. Anonymous neighbours are of one large folio:
+        their frames are contiguous, as their pages are.
         """
         mapped = np.isin(rows["kind"][parts.row], _AROUND_KINDS)
         if self.large_anon:
@@ -340,7 +340,7 @@ class Join:
 
 
 def _latencies(faults: Columns, times: I64) -> I64:
-    """Nanoseconds each took, UNKNOWN_LATENCY where that is not known."""
+    """Latency of each fault in ns, UNKNOWN_LATENCY where that is not known."""
     took: I64 = times - faults["start_ns"].view(np.int64)
     # A failed exception (perf) has no completion of its own.
     untimed = ((faults["marks"] & _ENTRY) == 0) | (took == 0)
@@ -350,7 +350,7 @@ def _latencies(faults: Columns, times: I64) -> I64:
 
 
 def _starts(faults: Columns) -> I64:
-    """When each fault began; its completion where the beginning was not seen."""
+    """When each fault began; when it completed where the beginning was not seen."""
     start = faults["start_ns"]
     if not start.all():
         start = np.where(start == 0, faults["time_ns"], start)
@@ -362,9 +362,9 @@ def region_traits(
     file_system: str = "",
     vvar_seen: bool = False,
 ) -> Trait:
-    """What a region's name and permissions tell of its pages (where the record itself does not).
+    """The traits that a region's name and permissions imply (where the record has none).
 
-    `file_system` is the type of the one its file is on, "" where that is not known;
+    `file_system` is the type of its file's file system, "" where that is not known;
     `vvar_seen`: pagemap shows [vvar] here.
     """
     if not region.perms:

@@ -1,4 +1,4 @@
-"""What a fault did, read off the page-table entry before and after it.
+"""Kind, access and cause of a fault, from the page-table entry before and after it.
 
 Everything here is a pure function of the fault record and of the traits of
 its mapping; docs/csv.md prints the table that `decide` implements, and
@@ -46,7 +46,7 @@ _SPECIAL_TYPES = np.uint64(22)
 _MARKER_TYPES = np.uint64(30)
 _MARKER_OFFSETS = np.uint64(16)
 
-# Looking up a member of an enumeration takes longer than a small array's arithmetic.
+# Looking up an enum member takes longer than arithmetic on a small array.
 _BEFORE, _AFTER = np.uint8(Mark.BEFORE), np.uint8(Mark.AFTER)
 _ENTRY, _MAPPING = np.uint8(Mark.ENTRY), np.uint8(Mark.MAPPING)
 _FAILED, _FOREIGN = np.uint8(Mark.FAILED), np.uint8(Mark.FOREIGN)
@@ -55,7 +55,7 @@ _ERRORCODE = np.uint8(Mark.ERRORCODE)
 # include/linux/mm.h, include/linux/mm_types.h
 _FLAG_INSTRUCTION, _FLAG_UNSHARE, _ERROR_INSTRUCTION = 0x100, 0x400, 0x10
 
-_FEW = 64  # so many are not worth a closer look
+_FEW = 64  # for so few, checking whether they are alike does not pay
 _DECISIVE = (
     *("marks", "flags", "mm", "tgid", "current_mm", "ip", "entry_before", "level_before"),
     *("level_after", "result", "calls", "vm_flags", "magic", "inode"),
@@ -65,21 +65,21 @@ _TMPFS_MAGIC, _HUGETLBFS_MAGIC = 0x01021994, 0x958458F6
 
 
 class Trait(IntFlag):
-    """What a mapping is, as far as it decides a fault's kind."""
+    """Properties of a mapping that decide a fault's kind."""
 
-    KNOWN = 0x01  # which mapping it was is known at all
+    KNOWN = 0x01  # the mapping is known
     FILE = 0x02  # backed by a file, or by an unnamed one (memfd, shared anonymous)
     SHMEM = 0x04  # … of tmpfs
     SHARED = 0x08
     HUGETLB = 0x10
-    SPECIAL = 0x20  # [vdso], [vvar], VM_PFNMAP: frames that are no ordinary pages
-    UNSEEN = 0x40  # … and pagemap leaves the mapping out (VM_PFNMAP, fs/proc/task_mmu.c)
-    UFFD = 0x80  # registered with userfaultfd for missing pages
+    SPECIAL = 0x20  # [vdso], [vvar], VM_PFNMAP: frames without ordinary pages
+    UNSEEN = 0x40  # … and pagemap omits the mapping (VM_PFNMAP, fs/proc/task_mmu.c)
+    UFFD = 0x80  # registered with userfaultfd in missing mode
 
 
 @dataclass(frozen=True)
 class Judged:
-    """What faults did; arrays of one length, read only where all of them are alike."""
+    """What faults did; arrays of one length, read-only where all of them are alike."""
 
     old: "Entries"
     new: "Entries"
@@ -91,7 +91,7 @@ class Judged:
 
 @dataclass(frozen=True)
 class Entries:
-    """Raw page-table entries taken apart; arrays of one length."""
+    """Decoded page-table entries; arrays of one length."""
 
     known: Bools
     present: Bools  # to the kernel: PROT_NONE and NUMA hints included
@@ -107,7 +107,7 @@ class Entries:
 def judge(faults: Records, owner: U32, traits: U8, zero_frame: int) -> Judged:
     """What each fault did; `owner` is the process of its address space, `traits` as `traits`.
 
-    Faults in a row are mostly alike in all but their frames: then one of them answers for all.
+    Successive faults are mostly alike in all but their frames: then one is judged for all.
     """
     if len(faults) > _FEW and _alike(faults, owner, traits):
         frame = faults["entry_after"] & _FRAME
@@ -125,7 +125,7 @@ def _judge(faults: Records, owner: U32, traits: U8, zero_frame: int) -> Judged:
 
 
 def _alike(faults: Records, *others: npt.NDArray[Any]) -> bool:
-    """Whether they are the same in everything that decides here, but for a small page's frame."""
+    """Whether they agree in all that decides here, except for a small page's frame."""
     if faults["level_before"][0] > 1 or faults["level_after"][0] > 1:
         return False
     bits = faults["entry_after"] & ~_FRAME
@@ -136,7 +136,7 @@ def _alike(faults: Records, *others: npt.NDArray[Any]) -> bool:
 
 
 def _repeated(one: Judged, frame: U64) -> Judged:
-    """As many as there are frames, each as the one but for its frame."""
+    """`one`, repeated for each of the frames."""
 
     def repeat(of: object) -> dict[str, Any]:
         return {
@@ -150,11 +150,11 @@ def _repeated(one: Judged, frame: U64) -> Judged:
 
 
 def filled(records: Records, zero_frame: int) -> tuple[Index, U64, U64]:
-    """What FILLED records (bpf/shared.h) tell: the record's index, page (its number) and frame.
+    """Decode FILLED records (bpf/shared.h): the record's index, page number and frame.
 
-    In the order of the records. Without frames that have no page (remap_pfn_range() marks these
-    special, as vm_normal_page() in mm/memory.c has it, but the zero page is, too): pagemap does
-    not show them.
+    In the order of the records. Without frames that have no struct page (remap_pfn_range() marks
+    these special, see vm_normal_page() in mm/memory.c; the zero page is special, too): pagemap
+    does not show them.
     """
     rows, pages, frames = np.empty(0, np.intp), np.empty(0, np.uint64), np.empty(0, np.uint64)
     for level, size in ((1, WINDOW_PAGES), (2, _TABLE_PAGES)):
@@ -182,7 +182,7 @@ def filled(records: Records, zero_frame: int) -> tuple[Index, U64, U64]:
 
 
 def entries(raw: U64, level: U8, known: Bools, address: U64) -> Entries:
-    """Take apart raw entries found at `level` (1 PTE, 2 PMD, 3 PUD) for the page at `address`."""
+    """Decode raw entries found at `level` (1 PTE, 2 PMD, 3 PUD) for the page at `address`."""
     some = raw != 0
     if not some.any():
         return _nothing(known)
@@ -190,7 +190,7 @@ def entries(raw: U64, level: U8, known: Bools, address: U64) -> Entries:
     high = level >= 2
     leaf = (level == 1) | ((bits & _LEAF) != 0)
     hardware = (bits & _PRESENT) != 0
-    # A huge page that is being split is invalid for a moment; only the leaf bit is left.
+    # The entry of a huge page being split is invalid briefly; only the leaf bit is left.
     present = known & leaf & (((bits & _EITHER) != 0) | (high & some))
     protnone = present & ~hardware & ((bits & _PROTNONE) != 0)
     absent = known & ~present & some & (level <= 2) & ~hardware
@@ -216,7 +216,7 @@ def _nothing(known: Bools) -> Entries:
 
 
 def _absent(raw: U64, absent: Bools) -> tuple[Bools, Bools]:
-    """Which of the entries that are not present tell of swap, and which of migration."""
+    """Which of the non-present entries are swap entries, and which migration entries."""
     if not absent.any():
         return absent, absent
     kind = raw >> _TYPE_SHIFT
@@ -282,7 +282,7 @@ def cause(faults: Records, owner: U32) -> U8:
     user = _flags(faults, ERROR_CODE_USER, FAULT_FLAG_USER)
     blind = (marks & _ENTRY) == 0
     if blind.any():
-        # A completion without its entry (perf) has no flags: the instruction's address tells.
+        # A completion without its entry (perf) has no flags: the instruction's address decides.
         user = user | (blind & (ip != 0) & (ip >> np.uint64(63) == 0))
     other = (faults["mm"] != faults["current_mm"]) & (faults["tgid"] != owner)
     remote = other | ((marks & _FOREIGN) != 0)
@@ -292,24 +292,24 @@ def cause(faults: Records, owner: U32) -> U8:
 
 
 def _first_that_holds(rules: Sequence[tuple[Bools, IntEnum]], otherwise: IntEnum) -> U8:
-    """Of each row the value of the first rule that holds for it."""
+    """For each row, the value of the first rule that holds."""
     result = np.full(len(rules[0][0]), otherwise, np.uint8)
-    for rule, value in reversed(rules):  # what comes first has the last word
+    for rule, value in reversed(rules):  # the first rule is applied last, and so wins
         if rule.any():
             result[rule] = value
     return result
 
 
 def is_major(faults: Records) -> Bools:
-    """Whether the kernel counts it in maj_flt: it waited for I/O, or was tried again."""
+    """Whether the kernel counts it in maj_flt: it waited for I/O, or was retried."""
     return np.asarray((faults["result"] & VM_FAULT_MAJOR) != 0)
 
 
 def traits(faults: Records, by_region: U8) -> U8:
     """Trait bits of each fault's mapping: the record's own vm_* fields, else the region's.
 
-    `by_region` holds the traits the region's name and permissions give. Names
-    alone tell [vdso] and its like, so SPECIAL is taken from both.
+    `by_region` has the traits from the region's name and permissions. Only names
+    identify [vdso] and the like, so SPECIAL is taken from both.
     """
     mapped = (faults["marks"] & _MAPPING) != 0
     if not mapped.any():
@@ -330,7 +330,7 @@ def traits(faults: Records, by_region: U8) -> U8:
 
 
 def decide(faults: Records, old: Entries, new: Entries, traits: U8, zero_frame: int) -> U8:
-    """rows.Kind of each fault, from this record alone (a lost race is the timeline's to see).
+    """rows.Kind of each fault, from this record alone (a lost race shows in the timeline).
 
     The first rule that holds decides; docs/csv.md has the same rules in the
     same order.
@@ -345,13 +345,13 @@ def decide(faults: Records, old: Entries, new: Entries, traits: U8, zero_frame: 
         return np.asarray((traits & trait) != 0)
 
     file, shared = has(Trait.FILE), has(Trait.SHARED)
-    # What a file's page cache has, userfaultfd is not asked for. (perf cannot tell.)
+    # Pages in the page cache do not go to userfaultfd. (perf cannot distinguish that.)
     waited = code | (faults["calls"] > 1)
     changed = old.frame != new.frame
-    # No write faults on a writable page: it was gone when the fault did its work.
+    # A write to a writable page does not fault: it was gone when the fault was handled.
     taken = old.writable & ~old.protnone & changed & write
     fresh = ~old.present & ~old.swap & ~old.migration | taken
-    # The huge zero page is mapped clean; a huge page of one's own is dirty from the start
+    # The huge zero page is mapped clean; any other anonymous huge page dirty
     # (do_huge_pmd_anonymous_page(), mm/huge_memory.c).
     huge_zero = new.huge & ~new.writable & ~new.dirty & has(Trait.KNOWN) & ~file
     upgraded = ~old.writable & new.writable

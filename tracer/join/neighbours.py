@@ -1,4 +1,4 @@
-"""Pages that came along with a fault's own: of huge pages, of windows, of large folios."""
+"""Pages mapped together with a fault's own: of huge pages, of windows, of large folios."""
 
 import numpy as np
 
@@ -26,7 +26,7 @@ def huge_parts(rows: Rows, level: U8, old: kinds.Entries, new: kinds.Entries) ->
     frame = (new.frame[row] & _HUGE_BASE)[:, None] + inside
     before = (old.frame[row] & _HUGE_BASE)[:, None] + inside
     before[~old.huge[row]] = NO_FRAME
-    # No page table at all: all were absent. Of the pages behind one, only the fault's own is known.
+    # Without a page table all were absent. With one, only the fault's own entry is known.
     absent = old.known & ~old.present & (level >= 2)
     others = page != own
     return Parts(
@@ -57,16 +57,16 @@ def zero_parts(rows: Rows, row: I64, old: kinds.Entries, zero_frame: int) -> Par
 
 
 def _huge_pages(rows: Rows, row: I64) -> tuple[U64, U64]:
-    """The page of each fault, shape (n, 1), and all in the same huge page, (n, 512)."""
+    """The page of each fault, shape (n, 1), and all pages of its huge page, (n, 512)."""
     own: U64 = (rows["address"][row] >> PAGE_BITS)[:, None]
     page: U64 = own & ~np.uint64(_HUGE - 1)
     return own, page | np.arange(_HUGE, dtype=np.uint64)
 
 
 def window_parts(rows: Rows, windows: Structs, old: kinds.Entries) -> Parts:
-    """The neighbours each window shows present after its fault and absent before."""
+    """The neighbours in each window present after its fault and absent before."""
     row = match_windows(rows, windows)
-    # Where a huge page was split, or nothing is known, the mask of before is empty, not true.
+    # Where a huge page was split, or nothing is known, the mask of before is empty, not valid.
     told = (row >= 0) & (old.known & ~old.huge)[row] if len(rows) else row >= 0
     windows, row = windows[told], row[told]
     own = rows["address"][row] >> PAGE_BITS
@@ -89,7 +89,7 @@ def window_parts(rows: Rows, windows: Structs, old: kinds.Entries) -> Parts:
 
 
 def row_parts(rows: Rows, windows: Structs) -> Parts:
-    """The pages of large folios that reach beyond the windows; before is not known of them."""
+    """The pages of large folios beyond the windows; their entries before are not known."""
     row = match_windows(rows, windows)
     windows, row = windows[row >= 0], row[row >= 0]
     # bpf/shared.h: the frame the page table's first page would have, and a bit for each page.
@@ -123,7 +123,7 @@ def match_windows(faults: Records | Rows, windows: Structs) -> I64:
     times = faults["time_ns"].astype(np.int64)[order]
     wanted = windows["time_ns"].astype(np.int64)
     at = np.searchsorted(times, wanted)
-    # Several threads may finish in the same nanosecond: look a few records on.
+    # Several faults may complete in the same nanosecond: check a few records further.
     for step in range(8):
         index = order[np.minimum(at + step, len(faults) - 1)]
         match = (faults["time_ns"][index].astype(np.int64) == wanted) & (

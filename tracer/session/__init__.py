@@ -1,1 +1,1 @@
-"""A trace from its start to its end: what is read when, and who is told of it."""
+"""A trace from its start to its end: what is read when, and where the results go."""

@@ -1,4 +1,4 @@
-"""The kernel's buffers, emptied before they overflow; and CPUs that went or came, followed."""
+"""The ring and the sideband: drained before they overflow, and reopened after CPU hotplug."""
 
 import time
 
@@ -6,7 +6,7 @@ from tracer.procfs.system import online_cpus
 from tracer.session.parts import Parts
 
 _RESCUE_NS = 20_000_000
-_TEND_NS = 1_000_000_000  # a CPU may be gone and back in less, and what runs there go unseen
+_TEND_NS = 1_000_000_000  # a CPU may go offline and online in less, its events unseen
 
 
 class Buffers:
@@ -26,7 +26,7 @@ class Buffers:
         self.cpu_gaps = 0  # how often a CPU was found without the probe's events
 
     def rescue(self) -> None:
-        """A batch may take a while: empty the kernel's buffers before they overflow."""
+        """Drain the kernel's buffers before they overflow: a batch may take a while."""
         now = time.monotonic_ns()
         if now - self._rescued_ns > _RESCUE_NS:
             self._rescued_ns = now
@@ -35,7 +35,7 @@ class Buffers:
                 self._sideband.rescue()
 
     def feed_sideband(self, settled_ns: int) -> None:
-        """Take the new mappings; whose process began after `settled_ns` may not be known yet."""
+        """Read the new mappings; processes begun after `settled_ns` may not be known yet."""
         if self._sideband is None:
             return
         self._spaces.feed(self._sideband.poll(self._tgids, settled_ns))
@@ -47,12 +47,12 @@ class Buffers:
             self._changed.update(self._living_spaces())
 
     def cpus_changed(self) -> bool:
-        """Whether CPUs went or came since last asked, or may have done both; cheap."""
+        """Whether CPUs went off- or online since the last call, or may have done both; cheap."""
         before, self._online = self._online, online_cpus()
         return before != self._online or time.monotonic_ns() - self._tended_ns > _TEND_NS
 
     def tend(self) -> None:
-        """Now and then: follow CPUs that came online."""
+        """Open the probe's events on CPUs that came online; called now and then."""
         self._tended_ns = time.monotonic_ns()
         if self._attached.program.refresh():
             self.cpu_gaps += 1

@@ -1,4 +1,4 @@
-"""What system calls did to pages: told as they return, applied in order with the faults."""
+"""What system calls did to pages: recorded as they return, applied in order with the faults."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -27,7 +27,7 @@ from tracer.timeline.schedule import Action
 
 
 class Calls:
-    """System calls of the targets, as records tell of them."""
+    """System calls of the targets, from their records."""
 
     def __init__(self, parts: Parts, buffers: Buffers) -> None:
         self._names = parts.names
@@ -41,12 +41,12 @@ class Calls:
         self._window = parts.layout.window
         self._rescue = buffers.rescue
         self.memory = Memory()
-        self._calls: dict[int, PendingRelease] = {}  # by thread: what the call it is in may take
+        self._calls: dict[int, PendingRelease] = {}  # by thread: what its call may release
 
     # -- as they begin and return, in the order of records --------------------------
 
     def begin(self, begun: SystemCall) -> None:
-        """A call begins; only told where other threads may fault before it returns."""
+        """A call begins; recorded only where other threads may fault before it returns."""
         space = self._spaces.at(begun.mm) or self._spaces.of(begun.tgid)
         self.close(begun.tid)
         if space is None:
@@ -57,13 +57,13 @@ class Calls:
             self._timeline.releases.begin_unmap(space.number, found)
 
     def close(self, tid: int) -> None:
-        """The thread is in no call any more, though no return was told."""
+        """The thread has left its call, though no return was recorded."""
         before = self._calls.pop(tid, None)
         if before is not None:
             self._timeline.releases.end_unmap(before)
 
     def release(self, made: PlainRelease, script: Script) -> None:
-        """What `complete` does, for calls that only take."""
+        """What `complete` does, for calls that only release pages."""
         tgid, tid, time_ns, mm, start, end, unmaps = made
         space = self._spaces.at(mm) or self._spaces.of(tgid)
         if space is None:
@@ -81,7 +81,7 @@ class Calls:
         script.effects.append(change)
 
     def complete(self, made: SystemCall) -> Effect | None:
-        """A call has returned; its effect on pages, which is applied in its turn."""
+        """Return the effect on pages of a call that returned, to be applied in order."""
         space = self._spaces.at(made.mm) or self._spaces.of(made.tgid)
         if space is None:
             return None
@@ -117,7 +117,7 @@ class Calls:
         return None
 
     def _filled_unseen(self, change: Effect) -> Effect | None:
-        """A call filled a range, and no fault tells; what it took away first, if it did."""
+        """A call filled a range without recorded faults; return what it unmapped first, if any."""
         where = change.space, change.start, change.end
         if change.replaces:
             self._reconciler.taken(*where)
@@ -127,7 +127,7 @@ class Calls:
         return Effect(*where, change.time_ns, call=change.call) if change.replaces else None
 
     def _follow_userfaults(self, change: Effect) -> None:
-        """Which ranges are registered with userfaultfd; what is unmapped is not."""
+        """Update the ranges registered with userfaultfd; unmapping ends a registration."""
         where = change.space, change.start, change.end, change.time_ns
         unmapped = change.loss == Loss.MUNMAP and not (change.userfault or change.populates)
         if change.registers:
@@ -146,7 +146,7 @@ class Calls:
             mine = told.of(since, until, None if (tids == tid).all() else tid)
             first = told.records[mine.start]
             space = self._spaces.at(int(first["mm"])) or self._spaces.of(int(first["tgid"]))
-            # What was there may have been there before the call: the first look tells.
+            # Pages may have been there before the call: the first snapshot shows.
             if space is None or not self._reconciler.view(space.number).known():
                 continue
             if len(mine.pages):
@@ -159,10 +159,10 @@ class Calls:
             for start, end, reached, time_ns in mine.ends:
                 self._reconciler.fill_unseen(space.number, max(start, reached), end, time_ns)
 
-    # -- what they did to pages, once the faults before them have been told of ------
+    # -- what they did to pages, once the faults before them have been applied ------
 
     def apply(self, actions: Sequence[Action]) -> None:
-        """Do to the timeline's pages what was done; the actions have no page in common."""
+        """Apply actions to the timeline's pages; they have no page in common."""
         taken = []
         for action in actions:
             self._rescue()
@@ -201,12 +201,12 @@ class Calls:
         return any(self._timeline.releases.holds(change.space, *each) for each in ranges)
 
     def over(self, change: Effect) -> None:
-        """The call behind a change has returned: it takes nothing more."""
+        """The call behind a change has returned: it releases nothing more."""
         if change.call is not None:
             self._timeline.releases.end_unmap(change.call, change.time_ns)
 
     def _shifted(self, regions: U32, bytes_: int) -> U32:
-        """The regions (indices into names.regions) as they are called that far on."""
+        """The regions (indices into names.regions) once moved by `bytes_`."""
         there: dict[int, int] = {}
         numbers = regions.tolist()
         for number in dict.fromkeys(numbers):

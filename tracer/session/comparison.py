@@ -1,4 +1,4 @@
-"""A snapshot held against what the records say: of the right space, with what is missing known."""
+"""Snapshots compared with the timeline: of the right space, with unrecorded faults known."""
 
 from collections.abc import Callable, Iterator
 
@@ -26,7 +26,7 @@ class Comparison:
             return False
         if shot.before_ns < space.built_ns:
             return False
-        # The record that says so may be lost.
+        # The record of that may have been dropped.
         return not space.building or self._parts.attached.program.counters()["lost_other"] > 0
 
     def observe(
@@ -36,10 +36,10 @@ class Comparison:
         unrecorded: Unrecorded,
         enough: Callable[[], bool] = lambda: False,
     ) -> None:
-        """Hold a snapshot against the timeline; the ring must have been read to its end.
+        """Compare a snapshot with the timeline; the ring must have been read to its end.
 
-        `unrecorded`: what `Gaps.unrecorded` said since. Raises Enough where it is `enough`
-        meanwhile: then the space is not to be looked at again.
+        `unrecorded`: from `Gaps.unrecorded`, called since. Raises Enough once `enough` returns
+        true: then no snapshot of the space may follow.
         """
         owner = self._parts.spaces[space]
         shot.mappings = self._parts.spaces.settled(shot.pid, shot.mappings)
@@ -55,7 +55,7 @@ class Comparison:
         )
 
     def frames(self) -> Iterator[U64]:
-        """The frames of every space that has not ended, each as of its last look."""
+        """The frames of every space that has not ended, each as of its last snapshot."""
         for space in self._parts.spaces.all():
             if not space.retired:
                 yield from self._parts.reconciler.frames(space.number)

@@ -1,4 +1,4 @@
-"""Rows to the outputs, and what to do where one of them takes no more."""
+"""Rows to the outputs, and what to do where writing to one of them fails."""
 
 import numpy as np
 
@@ -63,20 +63,20 @@ class Delivery:
                     self._ending.drain.begin()
 
     def _reader_gone(self) -> None:
-        """Nobody reads the lines any more: go on only if there is something else to write."""
+        """The reader of the lines has gone: go on only if there is something else to write."""
         self.stdout_closed = True
         self._outputs.live.clear()
         if self._plan.command is None and not self._outputs.log:
             self._ending.drain.begin()
 
     def _log_reader_gone(self) -> None:
-        """Nobody reads the CSV any more; a command runs on, and so do the lines."""
+        """The reader of the CSV has gone; a command runs on, and so do the lines."""
         self._outputs.log.clear()
         if self._plan.command is None:
             self._ending.drain.begin()
 
     def release(self, shots: dict[int, Snapshot]) -> None:
-        """Write the rows that this round of snapshots could decide on."""
+        """Write the rows that this round of snapshots confirms or not."""
         for rows in self.waiting.release(shots):
             self.log(rows)
 
@@ -87,10 +87,10 @@ class Delivery:
             self._log_reader_gone()
 
     def log_named(self) -> None:
-        """Write what has waited for names."""
+        """Write the rows that waited for symbol names."""
         self.log(_NO_ROWS)
 
     def make_room(self) -> None:
-        """Write rows that wait too many together, though no snapshot could confirm them."""
+        """Write the waiting rows without a snapshot where there are too many."""
         if len(self.waiting) > _MOST_WAITING_AT_END:
             self.release({})

@@ -1,4 +1,4 @@
-"""When a trace ends, and how much is done after that."""
+"""When a trace ends, and how much time what follows may use."""
 
 import time
 
@@ -11,28 +11,28 @@ _CYCLE_S = 0.05  # lines are at most 0.2 s late
 
 
 class Ending:
-    """When a trace is over, and when what comes after that has taken all the time it may."""
+    """Whether a trace is to end, and whether the time for what follows is used up."""
 
     def __init__(self, plan: Plan, outputs: Outputs, ring: SpillingRing) -> None:
         self._plan, self._outputs, self._ring = plan, outputs, ring
         self.drain = Drain(plan.drain_s)
-        self.looping = False  # from the first look to the last
+        self.looping = False  # from the first snapshot to the last
         self.started_ns = 0
         self._poller: Poller | None = None  # while it loops
 
     def watch(self, poller: Poller | None) -> None:
-        """Ask it whether the targets have ended; None: they are not asked after any more."""
+        """Poll this for the end of the targets; None: no longer."""
         self._poller = poller
         self.looping = poller is not None
 
     def over(self) -> bool:
-        """Whether the trace is to end: then what is under way is broken off."""
+        """Whether the trace is to end: then what is under way is cut short."""
         if self.looping and (self.time_left() <= 0 or self._nobody_left()):
             self.drain.begin()
         return self.looping and self.drain.begun
 
     def _nobody_left(self) -> bool:
-        """Whether the command has ended, or all that was named, by now."""
+        """Whether the command, or every process named by --pid, has ended."""
         if self._poller is None:
             return False
         self._poller.wait(0)
@@ -52,7 +52,7 @@ class Ending:
         return not poller.living()
 
     def late(self) -> bool:
-        """Whether the end has taken all the time it may; says meanwhile what is left."""
+        """Whether the time for the end is used up; shows meanwhile how many records are left."""
         meanwhile = self._outputs.meanwhile
         if meanwhile is not None and self.drain.begun and not self.looping:
             meanwhile.show(self._ring.pending())

@@ -1,4 +1,4 @@
-"""Faults that no record tells of: missed, dropped, filtered out, or not read."""
+"""Faults without a record: missed, dropped, filtered out, or not read."""
 
 from dataclasses import dataclass
 
@@ -14,11 +14,11 @@ class Unread:
     faults: int = 0  # counted by the kernel
     failed: int = 0  # faults that it does not count
     foreign: int = 0  # likewise: of threads that are no targets
-    other: int = 0  # calls, windows, stacks, lives
+    other: int = 0  # calls, windows, stacks, lifecycle records
 
 
 class Gaps:
-    """What the kernel counted and no record tells of."""
+    """Faults that the kernel counted and no record has."""
 
     def __init__(self, parts: Parts) -> None:
         self._attached = parts.attached
@@ -26,7 +26,7 @@ class Gaps:
         self.unread = Unread()
 
     def missed(self) -> int:
-        """Faults the kernel counted for the targets that no record and no counter tells of."""
+        """Faults the kernel counted for the targets that are in no record and no counter."""
         return self._missed(self._attached.program.counters())
 
     def _missed(self, counters: dict[str, int]) -> int:
@@ -34,7 +34,7 @@ class Gaps:
         return gaps - counters["lost"] - counters["filtered"]
 
     def unrecorded(self) -> Unrecorded:
-        """What no record of the run tells of so far, in whosever memory it was."""
+        """What the run has no record of so far, in any address space."""
         program = self._attached.program
         counters = program.counters()
         lost = counters["lost"] + self.unread.faults
@@ -46,14 +46,14 @@ class Gaps:
         )
 
     def missed_in(self, space: Space) -> int:
-        """Faults of the processes in this memory, or the last one there, that no record tells of.
+        """Faults without a record of the processes in this space, or of the last one there.
 
-        Those not read are anybody's.
+        Those not read may be of any process.
         """
         members = space.members or {space.owner}
         return sum(self._threads.missed_by(tgid) for tgid in members) + self.unread.faults
 
     def dropped_lives(self) -> int:
-        """How many records found no room, EXIT and FREE among them, or had no handler run."""
+        """How many records were dropped, EXIT and FREE among them, or had no handler run."""
         program = self._attached.program
         return program.counters()["lost_other"] + program.unheard_lives()

@@ -1,4 +1,4 @@
-"""The life of what is traced: attach, fork, exec, exit, and letting go of what is over."""
+"""Threads, processes and address spaces: attach, fork, exec, exit, and the state freed after."""
 
 import contextlib
 import time
@@ -40,19 +40,19 @@ class Lifecycle:
         self._changed = parts.changed
         self._parts = parts
         self._gaps, self._calls = gaps, calls
-        self._ended: list[int] = []  # spaces, not retired yet
-        self._retired: list[int] = []  # of whose pages there are rows still
+        self._ended: list[int] = []  # spaces not retired yet
+        self._retired: list[int] = []  # spaces whose pages still have rows
         self._missed_exits = MissedExits(gaps.dropped_lives)
-        self._command = 0  # the process that will be looked at past its end
+        self._command = 0  # the process of the last snapshot, after its exit
 
     # -- targets ------------------------------------------------------------------
 
     def attach(self, pid: int, *, children: bool) -> None:
-        """Trace a process that is there already, all its threads, from now. Raises ProcessGone."""
+        """Trace a running process, all its threads, from now. Raises ProcessGone."""
         self._tgids.add(pid)
         since = time.monotonic_ns()
         self._attached.program.add_target(pid, children=children)
-        now = time.monotonic_ns()  # of an exec that goes on then, the record is to come
+        now = time.monotonic_ns()  # an exec under way then has its record to come
         space = self._spaces.attach(now, pid, None, _maps_of(pid), since)
         self._last_space[pid] = space.number
         self._reconciler.view(space.number, Source.INITIAL)
@@ -65,7 +65,7 @@ class Lifecycle:
                 if tid != pid and (pointer := stat.stack_pointer(pid, tid)):
                     space.history.add(now, ThreadStack(pointer))
             except ProcessGone:
-                continue  # a thread that ended meanwhile; its records tell
+                continue  # a thread that ended meanwhile; it has records
 
     def _attach_userfaults(self, pid: int, space: int) -> None:
         ranges = userfaultfd.registered(pid)
@@ -83,7 +83,7 @@ class Lifecycle:
         self._attached.program.add_target(pid, children=children, waits=True)
 
     def meet_threads(self) -> None:
-        """Find the threads of living targets that no record told of: io_uring's workers."""
+        """Find the threads of living targets that have no FORK record: io_uring's workers."""
         for tgid in {t.tgid for t in self._threads.live.values() if not t.ended}:
             with contextlib.suppress(ProcessGone):
                 for tid in stat.threads(tgid):
@@ -103,7 +103,7 @@ class Lifecycle:
             old = self._last_space.get(tgid)
             left = self._spaces.find(old) if old is not None else None
             # What exec wrote into the new memory is in the thread's count from here on; with
-            # perf in no record.
+            # perf it has no record.
             before = self._gaps.missed_in(left) if left is not None else 0
             self._threads.become_leader(int(record["child_tid"]), tid)
             self._threads.restart(tid, tgid, count)
@@ -119,7 +119,7 @@ class Lifecycle:
             if new is not None:
                 self._last_space[tgid] = new.number
                 view = self._reconciler.view(new.number, own=self._gaps.missed_in(new))
-                if new.number != old:  # else it was in exec when we came
+                if new.number != old:  # else it was in exec at the attach
                     view.born = Source.EXEC
                 self._changed.add(new.number)
             if left is not None and left.ended_ns is not None:
@@ -169,16 +169,16 @@ class Lifecycle:
         raw = record["comm"].tobytes().split(b"\0", 1)[0]
         self._join.comms[tid] = self._names.comm(text_of(raw))
 
-    # -- what is over ---------------------------------------------------------------
+    # -- ends ------------------------------------------------------------------------
 
     def end_of_batch(self, script: Script, read_ns: int) -> None:
-        """Let go of what ended, told by a record or not; all up to `read_ns` has been read."""
+        """Free the state of what ended, recorded or not; all up to `read_ns` has been read."""
         self._end_unrecorded(script, read_ns)
         self.close_ended(script.ended)
         self._let_go(script)
 
     def _end_unrecorded(self, script: Script, read_ns: int) -> None:
-        """What ended though no record told of it: those were lost."""
+        """Handle ends without a record: those records were dropped."""
         self._missed_exits.ask(self._threads, time.monotonic_ns())
         for tid, thread, time_ns in self._missed_exits.due(self._threads, read_ns):
             self._threads.let_go(tid)
@@ -191,7 +191,7 @@ class Lifecycle:
         for space in self._spaces.ended():
             if space.number not in seen:
                 self.space_ended(space.number, self._gaps.missed_in(space), script)
-                script.exited.append(space.owner)  # unless it goes on in other memory
+                script.exited.append(space.owner)  # unless it runs on in another space
 
     def space_ended(self, number: int, missed: int, script: Script) -> None:
         self._changed.discard(number)
@@ -199,17 +199,17 @@ class Lifecycle:
         self._ended.append(number)
 
     def close_ended(self, ended: list[tuple[int, int]]) -> None:
-        """These spaces ended, and all that came before has been told of them."""
+        """These spaces ended, and all records of them have been applied."""
         unrecorded: Unrecorded | None = None
         for number, missed in ended:
             if self._timeline.ledger.has_unexplained(number):
-                # Asked of the kernel, and seldom wanted.
+                # Read from the kernel, and seldom needed.
                 unrecorded = unrecorded or self._gaps.unrecorded()
                 self._reconciler.close(number, unrecorded._replace(own=missed))
             self._timeline.releases.drop_assumed(number)
 
     def _let_go(self, script: Script) -> None:
-        """Forget threads and processes that are no more, unless their ids are used again."""
+        """Forget threads and processes that are gone, unless their ids are used again."""
         for tid, thread in script.freed:
             if self._threads.live.get(tid) is thread:
                 self._threads.let_go(tid)
@@ -224,7 +224,7 @@ class Lifecycle:
                 self._threads.forget(tgid)
 
     def retire(self, keep: int | None) -> None:
-        """Let go of what ended spaces took; `keep` is one that is still to be looked at."""
+        """Free the state of ended spaces; `keep` is one that a last snapshot is still due for."""
         for number in dict.fromkeys(self._ended):
             space = self._spaces.find(number)
             if number != keep and space is not None and not space.retired:
@@ -242,7 +242,7 @@ class Lifecycle:
 
 
 def _maps_of(pid: int) -> list[Mapping]:
-    """A process's mappings, by another thread's word where its first has ended."""
+    """A process's mappings, read through another thread where its leader has ended."""
     try:
         return read_maps(pid)
     except ProcessGone:

@@ -1,4 +1,4 @@
-"""The parts of a trace, made once and shared: what is kept of targets, what they are read by."""
+"""The parts of a trace, made once and shared: the state of targets, and the buffers read."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class Parts:
-    """The parts of one trace, wired up."""
+    """The parts of one trace."""
 
     attached: Attached
     names: Names
@@ -42,7 +42,7 @@ class Parts:
     layout: Layout
     notes: list[str]
     tgids: set[int] = field(default_factory=set)  # the targets
-    last_space: dict[int, int] = field(default_factory=dict)  # by process: the one it is or was in
+    last_space: dict[int, int] = field(default_factory=dict)  # by process: its space, or the last
     # Spaces in which something happened since the last snapshot.
     changed: set[int] = field(default_factory=set)
     # Spaces whose last snapshot came after their last record.
@@ -50,7 +50,7 @@ class Parts:
 
     @property
     def blind_to_others(self) -> bool:
-        """Whether the probe sees no fault but those of instructions."""
+        """Whether the probe sees only faults that raise an exception (perf)."""
         return self.attached.probe.name == "perf"
 
     @property
@@ -63,7 +63,7 @@ class Parts:
         return [space.number for space in self.spaces.alive() if space.members]
 
     def close(self) -> None:
-        """Let go of the ring and the sideband; the probe is its owner's."""
+        """Close the ring and the sideband; the probe is its owner's to close."""
         self.ring.close()
         if self.sideband is not None:
             self.sideband.close()
@@ -78,11 +78,11 @@ def open_parts(
     code: CodeFiles | None = None,
     stacks: "Callable[[Spaces], Stacks] | None" = None,
 ) -> Parts:
-    """Open the ring and the sideband of an attached probe, and make what follows them.
+    """Open the ring and the sideband of an attached probe, and make the parts fed by them.
 
     `most_archived`: rows of pages without a frame that are kept; None: all. `symbols`: look up
-    which mapping each instruction is in. `code`: of which file code is, where that matters.
-    `stacks` makes what follows call stacks, where they are taken.
+    which mapping each instruction is in. `code`: finds the file of each code mapping, if used.
+    `stacks` makes what decodes call stacks, where they are recorded.
     """
     notes: list[str] = []
     ring, sideband = SpillingRing(attached.program.open_ring()), None

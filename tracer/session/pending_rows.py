@@ -1,4 +1,4 @@
-"""Rows on their way to the log: they wait for the snapshot that can confirm them."""
+"""Rows to be logged: they wait for the snapshot that can confirm them."""
 
 from collections.abc import Iterator, Mapping
 
@@ -23,7 +23,7 @@ class PendingRows:
         return self._rows
 
     def add(self, rows: Rows) -> None:
-        """Rows that come after all that wait already."""
+        """Append rows behind those that wait already."""
         if self._batches and len(self._batches[-1]) + len(rows) <= _TOGETHER:
             last = self._batches.pop()
             self._rows -= len(last)
@@ -32,7 +32,7 @@ class PendingRows:
         self._rows += len(rows)
 
     def release(self, shots: Mapping[int, Snapshot]) -> Iterator[Rows]:
-        """Let go of the rows that this round of snapshots, by address space, decides on.
+        """Yield the rows that this round of snapshots, by address space, decides on.
 
         Those that a snapshot shows in their frame are marked as confirmed. The first that came
         after the snapshot of its space holds back all behind it.
@@ -52,7 +52,7 @@ class PendingRows:
                     yield rows[:count]
 
     def _confirm(self, rows: Rows, shots: Mapping[int, Snapshot]) -> Bools:
-        """Mark what the snapshots confirm; which rows they decide on."""
+        """Mark what the snapshots confirm; return which rows they decide on."""
         decided = np.ones(len(rows), np.bool_)
         spaces, times = rows["space"], rows["time_ns"]
         for number, shot in shots.items():

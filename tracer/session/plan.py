@@ -1,4 +1,4 @@
-"""What is traced and how, where rows go, and what a trace comes to."""
+"""What is traced and how, where rows go, and the result of a trace."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -22,7 +22,7 @@ class Plan:
     command: Command | None = None
     children: bool = True
     duration_s: float | None = None
-    drain_s: float = DRAIN_S  # processor time that what is left at the end may take
+    drain_s: float = DRAIN_S  # CPU time for what is left at the end
     snapshot_interval_ms: int = 1000
     range: tuple[int, int] | None = None
     min_latency_ns: int = 0
@@ -37,7 +37,7 @@ class Screen(Protocol):
 
     @property
     def fds(self) -> Sequence[int]:
-        """What wakes the trace when it can be read: a keyboard."""
+        """Descriptors that wake the trace when readable: a keyboard."""
 
     def show(self, recorder: Recorder) -> None:
         """The ring has just been read: there may be time for a picture."""
@@ -50,7 +50,7 @@ class Meanwhile(Protocol):
     """A line that says how much is left, once the trace is to end."""
 
     def show(self, records: int) -> None:
-        """So many records have not been read; called often."""
+        """`records` have not been read yet; called often."""
 
     def erase(self) -> None:
         """Something else is to be printed."""
@@ -60,9 +60,9 @@ class Meanwhile(Protocol):
 class Outputs:
     """Where rows go: `live` at once, as picked; `log` all, once a snapshot could confirm them.
 
-    `count` gets all at once. `failed` hears of an output that takes no more, and then gets
-    nothing; without it the trace breaks off. `screen` sees what the recorder has come to know,
-    `meanwhile` what is left of it at the end.
+    `count` gets all at once. `failed` is called with an output that failed, which then gets
+    nothing more; without it the trace ends. `screen` shows the recorder's state, `meanwhile`
+    how many records are left at the end.
     """
 
     live: list[Output] = field(default_factory=list)
@@ -75,7 +75,7 @@ class Outputs:
 
 @dataclass
 class Result:
-    """What a trace comes to."""
+    """The result of a trace."""
 
     books: Books
     # By space and address, in several tables; None: more than could be kept, or no time: a note
@@ -87,6 +87,6 @@ class Result:
     exit_status: int | None  # of the command; None while it runs, and without one
     notes: list[str]
     stdout_closed: bool  # the reader of the lines went away
-    stalled: bool  # the reader of an output took nothing, and lacks what a note says
+    stalled: bool  # an output's reader stalled; a note says what it lacks
     mapped: list[tuple[int, int]]  # CLOCK_MONOTONIC, pages with a frame in each space
     resident: list[tuple[int, int]]  # CLOCK_MONOTONIC, distinct frames

@@ -10,10 +10,10 @@ from tracer.session.plan import Plan
 
 
 class Poller(Closing):
-    """Wakes the loop for a signal or a process's end; else after the cycle's time."""
+    """Wakes the loop for a signal or a process's end; else after the cycle time."""
 
     def __init__(self, plan: Plan, wake: int, keyboard: Sequence[int]) -> None:
-        """`wake` and `keyboard` are descriptors that wake it when they can be read."""
+        """`wake` and `keyboard` are descriptors that wake it when readable."""
         self._poll = select.poll()
         self._wake = wake
         self._pidfds: list[int] = []
@@ -45,6 +45,6 @@ class Poller(Closing):
         return len(self._ended) < len(self._pidfds)
 
     def close(self) -> None:
-        """Let go of the processes it waits for."""
+        """Close the pidfds."""
         for fd in self._pidfds:
             os.close(fd)

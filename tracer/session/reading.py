@@ -1,4 +1,4 @@
-"""Reading: a cycle takes what the ring holds, and hands on the rows that come of it."""
+"""The read cycle: drain the ring, and hand the resulting rows on."""
 
 import contextlib
 import time
@@ -22,7 +22,7 @@ _COUNTS_S = 0.5  # for the threads' counts, where the trace is to end at once
 
 
 class Reading:
-    """Reads the ring to its end, again and again, and hands on what comes of it."""
+    """Drains the ring again and again, and hands the resulting rows on."""
 
     def __init__(
         self,
@@ -40,12 +40,12 @@ class Reading:
         self.mapped = Series()
 
     def cycle(self, enough: Callable[[], bool] | None = None) -> None:
-        """Take what the ring holds now, or until it is `enough`: by default, the trace's end."""
+        """Read what the ring holds now, or until `enough`: by default, the end of the trace."""
         if self._recorder.buffers.cpus_changed():
             self._recorder.buffers.tend()
         now, tally = time.monotonic_ns(), self._parts.timeline.ledger.tally
         before = tally.events
-        # What ended is let go of at once: what the ring holds may be thousands of processes.
+        # The state of what ended is freed at once: the ring may hold thousands of processes.
         for rows in self._recorder.cycle(enough or self._ending.over, self._retire):
             if len(rows):
                 now = max(now, int(rows["time_ns"][-1]))
@@ -68,19 +68,19 @@ class Reading:
             self._outputs.screen.show(self._recorder)
 
     def _retire(self) -> None:
-        """Let go of the spaces that ended, but for the command's, which is looked at once more."""
+        """Retire the spaces that ended, but for the command's, which gets a last snapshot."""
         command, life = self._plan.command, self._recorder.life
         life.retire(self._parts.last_space.get(command.pid) if command is not None else None)
 
     def read_or_skip(self) -> None:
-        """Take what the ring holds; where there is no time for it, its counts alone."""
+        """Read what the ring holds; where there is no time for it, its counts alone."""
         self.cycle(self._ending.late)
         if self._ending.drain.over():
             self._recorder.skipping.skip()
             self._retire()
 
     def settle(self, counts: dict[int, int]) -> None:
-        """Read all there is, and wait for the records of faults that `counts` says are counted.
+        """Read all there is, and wait for the records of faults that are in `counts`.
 
         Where there is no time for it, the rest is only counted.
         """
@@ -103,9 +103,9 @@ class Reading:
             self._parts.threads.reach(tid, count)
 
     def counts(self) -> dict[int, int]:
-        """The kernel's count now, of each thread that lives.
+        """The kernel's count now, of each living thread.
 
-        Where there is haste, of as many as there is time for: there may be very many.
+        Where the trace is to end at once, of as many as there is time for.
         """
         counts: dict[int, int] = {}
         self._recorder.life.meet_threads()

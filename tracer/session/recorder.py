@@ -1,8 +1,8 @@
-"""From the ring to joined rows: reads every record once, in order, and keeps the state they move.
+"""From the ring to joined rows: reads every record once, in order, and updates the state.
 
-A batch goes one way: its records are followed in order (lifecycle.py, calls.py), which places its
-faults on the way; then all faults are described at once, and the timeline is told of them and of
-what calls did in between.
+The records of a batch are followed in order (lifecycle.py, calls.py), and its faults looked up on
+the way; then all faults are described at once, and they and the effects of the calls in between
+are applied to the timeline.
 """
 
 import itertools
@@ -37,15 +37,15 @@ from tracer.wire.records import Mark, RecordType
 
 _BATCH = 1 << 14  # records read at once
 _SMALLEST_BATCH = 1 << 10
-_MOST_BETWEEN = 1 << 12  # records of a batch that are looked at one by one: the end waits for it
+_MOST_BETWEEN = 1 << 12  # records of a batch handled one by one: the end waits for it
 _LONG_NS = 200_000_000  # for a batch
 _CALL, _SYSCALL = RecordType.CALL.value, RecordType.SYSCALL.value
 _CALLS = [_CALL, _SYSCALL]
-_TAKES = -1  # no record's type: a SYSCALL record of a call that only takes pages
-_BESIDE = [RecordType.WINDOW.value, RecordType.STACK.value]  # they go with a fault's record
-_IN_ONE = [RecordType.FAULT.value, *_BESIDE]  # those that are taken all at once
+_TAKES = -1  # no record's type: a SYSCALL record of a call that only releases
+_BESIDE = [RecordType.WINDOW.value, RecordType.STACK.value]  # they belong to a fault's record
+_IN_ONE = [RecordType.FAULT.value, *_BESIDE]  # those that are decoded all at once
 _NOT_COUNTED = np.uint8(Mark.FAILED | Mark.FOREIGN)
-_RESCUE_EVERY = 16  # records looked at one by one: the clock is asked that often
+_RESCUE_EVERY = 16  # records handled one by one: the clock is read that often
 _PATIENCE_NS = 1_000_000_000  # how long a window waits for its fault
 
 
@@ -68,11 +68,11 @@ class Recorder:
     def cycle(
         self, enough: Callable[[], bool] = lambda: False, done: Callable[[], None] = lambda: None
     ) -> Iterator[Rows]:
-        """Everything the ring holds now, as batches of rows, or until it is `enough`.
+        """Everything the ring holds now, as batches of rows, or until `enough`.
 
-        `done` is called where all that was read has been dealt with.
+        `done` is called where all that was read has been processed.
 
-        What comes meanwhile waits for the next call: a target may be faster than we are,
+        What comes meanwhile waits for the next call: a target may be faster than the tracer,
         and the trace must end all the same.
         """
         left = self._ring.pending()
@@ -94,13 +94,13 @@ class Recorder:
             if not count or left <= 0:
                 return
             took = time.monotonic_ns() - now
-            if took > _LONG_NS:  # many short lives: what is said must not be late for it
+            if took > _LONG_NS:  # many short-lived processes: output must not be late
                 self._batch = max(self._batch // 2, _SMALLEST_BATCH)
             elif took < _LONG_NS // 4:
                 self._batch = min(self._batch * 2, _BATCH)
 
     def _peek(self) -> U8:
-        """The next records, as many as make a batch that is soon done with."""
+        """The next records, as many as make a batch that is processed soon."""
         records = self._ring.peek(self._batch)
         if len(records) > _MOST_BETWEEN:
             between = np.flatnonzero(~np.isin(records[:, 0], _IN_ONE))
@@ -120,7 +120,7 @@ class Recorder:
         windows = rest[types == RecordType.WINDOW].view(self._layout.window).ravel()
         windows = np.concatenate([self._windows, windows])
         matched = match_windows(faults, windows)
-        self._windows = _recent(windows[matched < 0])  # their faults come with the next batch
+        self._windows = _recent(windows[matched < 0])  # their faults are in the next batch
         script = self._follow(batch)
         if len(faults):
             yield from self._describe(script, windows[matched >= 0])
@@ -131,9 +131,9 @@ class Recorder:
         self._spaces.advance(batch.last_ns)
 
     def _follow(self, batch: RawBatch) -> Script:
-        """Follow the life of spaces and threads in order; place the faults on the way.
+        """Follow lifecycle records and calls in order; look up the faults on the way.
 
-        What that does to pages is left for later: faults are described all at once.
+        Their effects on pages are applied later: faults are described all at once.
         """
         script, faults = Script(Placing(self._join)), batch.faults
         kinds = batch.types.astype(np.int16)
@@ -144,7 +144,7 @@ class Recorder:
         kinds[made[plain]] = _TAKES
         others = np.flatnonzero(~np.isin(kinds, _BESIDE))
         told = self.calls.filled_by(batch.rest[kinds == RecordType.FILLED])
-        filled_until = filling = 0  # of the FILLED records: followed, and come
+        filled_until = filling = 0  # of the FILLED records: applied, and read so far
         for count, (index, kind) in enumerate(
             zip(others.tolist(), kinds[others].tolist(), strict=True)
         ):
@@ -169,7 +169,7 @@ class Recorder:
                 filling += 1
                 continue
             record, before = raw.view(self._layout.task)[0], int(batch.before[index])
-            # A thread's id used again: what came before is the old one's.
+            # A reused thread id: what came before is the old thread's.
             reused = kind == RecordType.FORK and int(record["child_tid"]) in self._threads.live
             if reused or self._cuts(kind, record, faults[len(script.placing) :]):
                 self._segment(script, faults[len(script.placing) : before])
@@ -185,7 +185,7 @@ class Recorder:
         return script
 
     def _cuts(self, kind: int, record: np.void, faults: Columns) -> bool:
-        """Whether whose memory the faults before this record were in must be asked first.
+        """Whether the spaces of the faults before this record must be looked up first.
 
         `faults` are those since the last such record.
         """
@@ -198,10 +198,10 @@ class Recorder:
         return kind == RecordType.EXEC
 
     def _leaves_home(self, tgid: int, faults: Columns) -> bool:
-        """Whether a process may be in exec, by its faults in memory that is not its own yet.
+        """Whether a process may be in exec: it has faults in memory that is not its own yet.
 
-        exec gives the new name as it changes to the new memory (begin_new_exec(), fs/exec.c):
-        what came before that only built it.
+        exec sets the new name as it switches to the new memory (begin_new_exec(), fs/exec.c):
+        earlier faults there only set it up.
         """
         home = self._spaces.of(tgid)
         if home is None or home.mm is None:
@@ -209,7 +209,7 @@ class Recorder:
         return bool(((faults["tgid"] == tgid) & (faults["mm"] != np.uint64(home.mm))).any())
 
     def _segment(self, script: Script, faults: Columns) -> None:
-        """Faults between two lifecycle records, and what system calls took away meanwhile."""
+        """Add the faults between two lifecycle records, and the effects of calls meanwhile."""
         start, times = len(script.placing), np.empty(0, np.uint64)
         if len(faults):
             counted = (faults["marks"] & _NOT_COUNTED) == 0
@@ -237,13 +237,13 @@ class Recorder:
         script.effects, script.renamed, script.fills = [], [], False
 
     def _settle(self, kind: int, record: np.void, script: Script) -> None:
-        """Look up the faults so far in the spaces whose mappings a lifecycle record changes."""
+        """Look up the mappings of the faults so far, in the spaces a lifecycle record changes."""
         if kind in (RecordType.FORK, RecordType.EXEC):
             spaces = self._spaces.at(int(record["mm"])), self._spaces.of(int(record["tgid"]))
             script.placing.settle([space.number for space in spaces if space is not None])
 
     def _describe(self, script: Script, windows: Structs) -> Iterator[Rows]:
-        """Describe the batch's faults and tell the timeline, what else happened in between."""
+        """Describe the batch's faults; apply them and the actions in between to the timeline."""
         placed = script.placing.placed()
         batch = self._join.describe(placed, windows)
         rows = batch.rows
@@ -264,7 +264,7 @@ class Recorder:
 
 
 def _recent(windows: Structs) -> Structs:
-    """Without those so old that their fault's record must have been lost."""
+    """Without those so old that their fault's record must have been dropped."""
     if not len(windows):
         return windows
     young = windows["time_ns"] + np.uint64(_PATIENCE_NS) > windows["time_ns"].max()

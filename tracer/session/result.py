@@ -1,4 +1,4 @@
-"""What a trace comes to: the books that balance, and the table of pages."""
+"""The result of a trace: the books, and the table of pages."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -17,13 +17,13 @@ from tracer.spaces.spaces import Space
 
 _UNDER_WAY = "they were under way when tracing began"
 _TOGETHER = 1 << 13  # pages of small spaces in a table
-_STAY = (Source.INITIAL.value,)  # there before the trace: no gain of its
+_STAY = (Source.INITIAL.value,)  # resident before the trace: not a gain
 
 
 def books_of(recorder: Recorder, kernel: KernelCount | None = None) -> Books:
     """Faults against the kernel's count, frames against pagemap (model.result.Books).
 
-    Without `kernel` the count is what the records themselves say of it.
+    Without `kernel` the count is the one in the records.
     """
     parts, unread = recorder.parts, recorder.gaps.unread
     attached = parts.attached
@@ -32,7 +32,7 @@ def books_of(recorder: Recorder, kernel: KernelCount | None = None) -> Books:
     lost_faults = counters["lost"] + unread.faults
     lost_other = counters["lost_other"] + unread.other
     ours = recorder.traced - recorder.foreign + counters["filtered"] + lost_faults
-    # Each of ours was counted: where the sum is a bound, so is that.
+    # The kernel counted each of ours: where its sum is a bound, so is this.
     counted = max(kernel.faults, ours) if kernel.at_least else kernel.faults
     missed = max(0, counted - ours)
     blind = min(kernel.blind, missed)
@@ -85,7 +85,7 @@ def books_of(recorder: Recorder, kernel: KernelCount | None = None) -> Books:
 
 
 def _mapped(parts: Parts) -> int:
-    """Pages with a frame at the end, by space: pagemap's where there was a last look, else ours."""
+    """Pages with a frame at the end, by space: by the last snapshot, else by the timeline."""
     count = 0
     for space in parts.spaces.all():
         if space.retired:
@@ -93,7 +93,7 @@ def _mapped(parts: Parts) -> int:
         if space.number in parts.closed:
             count += parts.reconciler.view(space.number).mapped
         else:
-            # Of what it may have inherited nothing is known to be there.
+            # Pages it may have inherited are not known to be there.
             at = parts.timeline.ledger.resident(space.number)
             count += int((parts.timeline.ledger["gains"][at] > 0).sum())
     return count
@@ -124,7 +124,7 @@ def _reasons(why: str, unexplained: int, blind: int, under_way: int) -> str:
 def take_pages(parts: Parts) -> list[PageTable]:
     """Every page that ever had a frame, by space and address, some spaces at a time.
 
-    The timeline is over then: where there are millions of pages, two copies are too many.
+    Empties the timeline: where there are millions of pages, two copies are too many.
     """
     tables: list[PageTable] = []
     few: list[PageTable] = []
@@ -139,7 +139,7 @@ def take_pages(parts: Parts) -> list[PageTable]:
 
 
 def _table(space: Space, history: Mapping[str, npt.NDArray[Any]]) -> PageTable:
-    """What Ledger.history says of a space's pages."""
+    """A space's pages, from Ledger.history."""
     count = len(history["page"])
     return PageTable(
         space=np.full(count, space.number, np.uint32),

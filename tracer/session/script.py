@@ -1,4 +1,4 @@
-"""A batch's faults on their way to their mappings, and what happened between them, in order."""
+"""A batch's faults while they are looked up, and what happened between them, in order."""
 
 from dataclasses import dataclass, field
 
@@ -13,7 +13,7 @@ from tracer.timeline.schedule import Action
 
 @dataclass
 class Script:
-    """A batch's faults, on their way to their places, and the actions between them, in order."""
+    """A batch's faults, while they are looked up, and the actions between them, in order."""
 
     placing: Placing
     actions: list[Action] = field(default_factory=list)

@@ -1,7 +1,7 @@
-"""One trace from start to end: made of its parts, begun, looped, ended.
+"""One trace from start to end: the start, the loop and its snapshots, the end.
 
-Owns when things happen: the start, the cycle, snapshots, the end. What they mean is the recorder's
-business (recorder.py), what comes after the end is shutdown.py's.
+Decides when things happen. What records mean is the recorder's part (recorder.py), what comes after
+the end shutdown.py's.
 """
 
 import contextlib
@@ -33,10 +33,10 @@ if TYPE_CHECKING:
     from tracer.callstacks.stacks import Stacks
 
 _CYCLE_S = 0.05  # lines are at most 0.2 s late
-_FORK_S = 0.002  # how long a fork may take to be told
-_CHAIN_S = 0.004  # after an exec, how often to ask whether another has come
+_FORK_S = 0.002  # how long a FORK record may take
+_CHAIN_S = 0.004  # after an exec, how often to check for another
 _CHAIN_NS = 500_000_000  # and for how long
-_MOST_ARCHIVED = 4096  # rows of pages without a frame, where nobody asked for all
+_MOST_ARCHIVED = 4096  # rows of pages without a frame, where not all are requested
 
 
 class Session:
@@ -70,17 +70,17 @@ class Session:
 
     @property
     def stacks(self) -> "Stacks | None":
-        """The call stacks seen so far, where they are wanted."""
+        """The call stacks seen so far, where requested."""
         return self.parts.join.stacks
 
     def watch(self, screen: Screen, watcher: Watcher) -> None:
-        """Let a screen show the trace, and its watcher hear of every page; before `run`."""
+        """Show the trace on a screen, whose watcher gets every page; before `run`."""
         self.outputs.screen = screen
         self.parts.timeline.watch(watcher)
 
     @property
     def ending(self) -> bool:
-        """Whether the trace is to end, for whatever reason."""
+        """Whether the trace is to end, for any reason."""
         return self._ending.drain.begun
 
     @property
@@ -98,13 +98,13 @@ class Session:
     def hurry(self) -> None:
         """End it without reading what is left; safe in a signal handler.
 
-        Raises Enough where that comes while something `breakable` is done.
+        Raises Enough in what is `breakable` at that time.
         """
         self.stop()
         self._ending.drain.hurry()
 
     def breakable(self) -> contextlib.AbstractContextManager[None]:
-        """What is done inside raises Enough where the trace is to end at once."""
+        """Context in which Enough is raised where the trace is to end at once."""
         return self._ending.drain.breakable()
 
     def run(self, started: Callable[[], None] = lambda: None) -> Result:
@@ -125,7 +125,7 @@ class Session:
             self._ending.say_nothing()
             attached.program.reset_targets()
             self.parts.close()
-            woken, self._woken = self._woken, -1  # a signal may come still
+            woken, self._woken = self._woken, -1  # a signal may still come
             os.close(self._wake)
             os.close(woken)
 
@@ -137,18 +137,18 @@ class Session:
             self.naming.prepare()
         for pid in dict.fromkeys(plan.pids):
             self._attach(pid)
-        known = {*plan.pids, os.getpid()}  # a shell's child is the tracer, too
+        known = {*plan.pids, os.getpid()}  # the tracer, too, is a shell's child
         known |= self.naming.pids if self.naming is not None else set()
         while plan.children and (found := self._children(known)):
             for pid in found:
-                with contextlib.suppress(ProcessGone):  # a child may end when it likes
+                with contextlib.suppress(ProcessGone):  # a child may end at any time
                     self._attach(pid)
             known.update(found)
         if plan.command is not None:
             self._recorder.life.expect(plan.command.pid, children=plan.children)
         if plan.pids:
             self._snapshots.look()
-            if self._snapshots.count:  # else nobody knows what was there
+            if self._snapshots.count:  # else it is not known what was there
                 parts.resident.begin(self._recorder.comparison.frames, time.monotonic_ns())
         else:
             parts.resident.begin(list, time.monotonic_ns())  # the command has no memory yet
@@ -158,24 +158,24 @@ class Session:
             self._reading.cycle()
 
     def _look_at_exec(self) -> None:
-        """What exec itself put into the new memory, seen before the first instruction."""
+        """Take a snapshot of what exec itself mapped, before the first instruction."""
         self._held.at_exec()
         self._reading.cycle()
         self._snapshots.look()
 
     def _attach(self, pid: int) -> None:
-        """Trace a process that runs already, and the children it makes. Raises ProcessGone."""
+        """Trace a running process, and the children it makes. Raises ProcessGone."""
         add = partial(self._recorder.life.attach, pid, children=self.plan.children)
         self._totals.attach(pid, add)
 
     def _children(self, known: set[int]) -> list[int]:
-        """Descendants of the targets named that were made before their parents were targets."""
+        """Descendants of the named targets, forked before their parents were targets."""
         listed: list[int] = []
         for pid in self.plan.pids:
             with contextlib.suppress(ProcessGone):
                 listed += [child for child in stat.children(pid) if child not in known]
         if listed:
-            # /proc shows a child a moment before the kernel tells of the fork.
+            # /proc shows a child a moment before the fork is recorded.
             time.sleep(_FORK_S)
         told = set(self._attached.program.targets())
         return [pid for pid in dict.fromkeys(listed) if pid not in told]
@@ -188,7 +188,7 @@ class Session:
             self._ending.watch(poller)
             while not self._ending.over():
                 self._rest(poller)
-                # What waits too long is not to be joined by all that the ring holds.
+                # Too many waiting rows are not to be joined by all that the ring holds.
                 self._reading.cycle(lambda: self._ending.over() or self._delivery.crowded())
                 if self._ending.ended(poller):
                     return
@@ -224,7 +224,7 @@ class Session:
 
 
 def _naming(plan: Plan, names: Names) -> "Naming | None":
-    """What names code, where it is wanted: started, to be ready when it is needed."""
+    """The symbolizer, where requested: started early, to be ready when needed."""
     if not (plan.symbols or plan.stacks):
         return None
     from tracer.callstacks.naming import Naming

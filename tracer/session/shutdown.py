@@ -1,4 +1,4 @@
-"""The end of a trace: what is left in the ring, the last look at memory, the books."""
+"""The end of a trace: what is left in the ring, the last snapshots, the books."""
 
 import contextlib
 import time
@@ -48,7 +48,7 @@ class Shutdown:
         self._snapshots, self._delivery, self._ending = snapshots, delivery, ending
         self._held, self._totals, self._naming, self._notes = held, totals, naming, notes
         self._program = recorder.parts.attached.program
-        self._looked_last = False  # there was time for the last look
+        self._looked_last = False  # there was time for the last snapshots
 
     def finish(self) -> Result:
         parts, command = self._parts, self._plan.command
@@ -65,7 +65,7 @@ class Shutdown:
             self._held.release()
         ended_ns = time.monotonic_ns()
         self._delivery.release(shots)
-        self._delivery.release({})  # what came after the last look, too
+        self._delivery.release({})  # what came after the last snapshots, too
         self._ending.say_nothing()
         self._note_losses()
         self._reading.mapped.add(ended_ns, parts.timeline.ledger.tally.mapped)
@@ -87,16 +87,16 @@ class Shutdown:
         )
 
     def _read_the_rest(self, ended: Command | None) -> dict[int, Snapshot]:
-        """What is left in the ring, and the last look at each space; of the command that `ended`.
+        """Read the rest of the ring and the last snapshots; also of the command that `ended`.
 
-        As far as there is time: what is not read is counted, what is not looked at stays as
-        the records tell. Returns the snapshots that all was held against.
+        As far as there is time: what is not read is counted, without a snapshot the records
+        stand. Returns the snapshots that the timeline was compared with.
         """
-        # A child made since the last cycle is to be looked at, too: it has pages without a fault.
+        # A child forked since the last cycle needs a snapshot, too: it has pages without a fault.
         self._reading.cycle(self._ending.late)
-        self._recorder.buffers.tend()  # a CPU that was gone is why faults were missed
-        # Looked at while faults are still recorded, twice: what no record explains in
-        # both was not on its way. Then the target may run on; what is in the ring is all.
+        self._recorder.buffers.tend()  # a CPU that was offline explains missed faults
+        # Two snapshots while faults are still recorded: what no record explains in both is not
+        # just late. Then the target may run on; nothing after what the ring holds is read.
         alive = self._parts.living_spaces()
         looks: list[dict[int, Snapshot]] = []
         with contextlib.suppress(Enough):
@@ -123,7 +123,7 @@ class Shutdown:
         return shots
 
     def _seen_last(self, status: int | None) -> bool:
-        """Whether all memory that is left was looked at in the end: the command's as it exited."""
+        """Whether all remaining memory had a last snapshot: the command's as it exited."""
         command, parts = self._plan.command, self._parts
         if command is None or not self._looked_last:
             return self._looked_last
@@ -178,7 +178,7 @@ class Shutdown:
             )
             return {}
         if not self._held.is_held(space.mm or 0):
-            # What is held is the memory before its last exec, which was seen too late.
+            # The pin holds the memory before its last exec, which was seen too late.
             self._notes.append("the command's memory was gone before a last look")
             return {}
         try:

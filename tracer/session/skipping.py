@@ -1,4 +1,4 @@
-"""The rest of the ring, once there is no time for it: each record is counted, none described."""
+"""The rest of the ring, once there is no time left: records are counted, not described."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -20,7 +20,7 @@ _NOT_COUNTED = np.uint8(Mark.FAILED | Mark.FOREIGN)
 
 
 class Skipping:
-    """Reads what is left of the ring for its counts alone."""
+    """Reads the rest of the ring for its counts alone."""
 
     def __init__(self, parts: Parts, gaps: Gaps, life: Lifecycle) -> None:
         self._layout = parts.layout
@@ -34,8 +34,8 @@ class Skipping:
     def skip(self) -> None:
         """Read the rest of the ring for its counts alone: there is no time for more.
 
-        Faults are counted in `Gaps.unread`, each on its thread. Of lives only so much is followed
-        as that takes, and which of the known spaces ended: they are in `other` there,
+        Faults are counted in `Gaps.unread`, each on its thread. Lifecycle records are followed
+        only as far as that needs, and for the ends of known spaces: they are in `other` there,
         with the rest.
         """
         script = Script(Placing(self._join))
@@ -43,7 +43,7 @@ class Skipping:
             self._skip(records, script)
             self._ring.advance()
         self._ring.advance()  # past what was discarded
-        self._spaces.ended()  # there is no time for those that no record tells of
+        self._spaces.ended()  # there is no time for those without a record
         self._life.close_ended(script.ended)
 
     def _skip(self, records: U8, script: Script) -> None:
@@ -62,14 +62,14 @@ class Skipping:
         columns = [faults[name] for name in ("tid", "tgid", "count")]
         start = begin = 0
         for end in [*self._renumbered(tasks), len(tasks)]:
-            # All faults up to the record by which a number becomes another thread's.
+            # All faults up to the record that gives an id to another thread.
             until = int(np.searchsorted(at, life[end])) if end < len(tasks) else len(at)
             mine = [column[start:until] for column in columns]
             self._skip_lives(tasks[begin:end], mine, script)
             start, begin = until, end
 
     def _renumbered(self, tasks: Structs) -> list[int]:
-        """Which lifecycle records give a number that is or was a thread's to another one."""
+        """Which lifecycle records give the id of a thread, past or present, to another one."""
         forks = tasks["type"] == RecordType.FORK
         execs = (tasks["type"] == RecordType.EXEC) & (tasks["child_tid"] != tasks["tid"])
         cuts, seen = [], set(self._threads.live)
@@ -83,7 +83,7 @@ class Skipping:
     def _skip_lives(
         self, tasks: Structs, faults: Sequence[npt.NDArray[Any]], script: Script
     ) -> None:
-        """Lives in which no number but the first record's changes hands, and faults meanwhile.
+        """Count lifecycle records that reuse no id but the first one's, and faults meanwhile.
 
         So their order does not matter but for this: threads begin before they fault, and end
         after it.

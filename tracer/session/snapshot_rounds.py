@@ -1,4 +1,4 @@
-"""Which memory is looked at when: rounds of snapshots, never for more than a tenth of the time."""
+"""When snapshots are taken, and of which spaces: for at most a tenth of the time."""
 
 import contextlib
 import time
@@ -18,7 +18,7 @@ _SNAPSHOT_SHARE = 10  # a snapshot may take a tenth of the time at most
 
 
 class SnapshotRounds:
-    """Snapshots of the spaces in which something happened, held against the timeline."""
+    """Snapshots of the spaces in which something happened, compared with the timeline."""
 
     def __init__(
         self,
@@ -37,15 +37,15 @@ class SnapshotRounds:
         self._due_ns = 0
 
     def needed(self) -> bool:
-        """Whether there is something to look at, and it is time."""
+        """Whether a round of snapshots is needed and due."""
         if not self._parts.changed and not len(self._delivery.waiting):
             return False
         return time.monotonic_ns() >= self._due_ns or self._delivery.crowded()
 
     def look(self) -> None:
-        """A snapshot of every space in which something happened, and the rows it can confirm.
+        """Take a snapshot of every space in which something happened; write the rows it confirms.
 
-        It is broken off where the trace is to end: the last look follows.
+        It is cut short where the trace is to end: the last snapshots follow.
         """
         with contextlib.suppress(Enough):
             self._look_at_all()
@@ -53,21 +53,21 @@ class SnapshotRounds:
     def _look_at_all(self) -> None:
         began = time.monotonic_ns()
         if any(self._parts.reconciler.view(number).suspects for number in self._parts.changed):
-            # What has no record by now may have been missed: let the threads' counts tell.
+            # Changes without a record by now may have been missed: the threads' counts show.
             self._reading.reach(self._reading.counts())
         shots = self.take(self._parts.changed, self._ending.over_or_late)
         read = time.monotonic_ns()
         self._reading.cycle()  # everything that happened before the snapshots' end
         began += time.monotonic_ns() - read  # that time is not the snapshots'
         if self._ending.over():
-            return  # not all of it: the last look follows
+            return  # not all of it: the last snapshots follow
         now = time.monotonic_ns()
         shots = self.observe_all(shots)
         self._reading.mapped.add(now, self._parts.timeline.ledger.tally.mapped)
         self._parts.resident.count(self._comparison.frames, now)
         for number in list(self._parts.changed):
             shot = shots.get(number)
-            # Suspects and later changes want another look.
+            # Suspects and later changes need another snapshot.
             open_ = bool(self._parts.reconciler.view(number).suspects)
             late = shot is not None and self._parts.timeline.ledger.changed_since(
                 number, shot.before_ns
@@ -83,13 +83,13 @@ class SnapshotRounds:
         self._due_ns = time.monotonic_ns() + pause
 
     def take(self, numbers: Iterable[int], enough: Callable[[], bool]) -> dict[int, Snapshot]:
-        """Snapshots of these spaces. Raises Enough where it is `enough` meanwhile."""
+        """Return snapshots of these spaces. Raises Enough once `enough` returns true."""
         unrecorded = self._gaps.unrecorded()
         shots = {number: self._snapshot(number, unrecorded, enough) for number in sorted(numbers)}
         return {number: shot for number, shot in shots.items() if shot is not None}
 
     def observe_all(self, shots: dict[int, Snapshot]) -> dict[int, Snapshot]:
-        """Hold snapshots against the timeline, once the ring has been read to their end.
+        """Compare snapshots with the timeline, once the ring has been read to their end.
 
         Returns those that were of the space they were meant for. Raises Enough where there
         is no time for it.
@@ -104,13 +104,13 @@ class SnapshotRounds:
         return shots
 
     def observe_one(self, number: int, shot: Snapshot, unrecorded: Unrecorded) -> None:
-        """Hold one of a space against the timeline; a screen hears of it."""
+        """Compare one space's snapshot with the timeline; update a screen."""
         self._comparison.observe(number, shot, unrecorded, self._ending.late)
         if self._outputs.screen is not None:
             self._outputs.screen.looked(self._recorder, number, shot)
 
     def observe_last(self, number: int, shot: Snapshot) -> None:
-        """Hold a snapshot of memory in which nothing moves any more: suspects are sure."""
+        """Compare a snapshot of memory that no longer changes: suspects are certain."""
         unrecorded = self._gaps.unrecorded()
         self._comparison.observe(number, shot, unrecorded, self._ending.late)
         self.observe_one(number, shot, unrecorded)

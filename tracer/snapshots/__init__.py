@@ -1,1 +1,1 @@
-"""pagemap, read now and then and held against the timeline."""
+"""Snapshots of pagemap, and their comparison with the timeline."""

@@ -1,7 +1,7 @@
-"""Who moved a page, or took it away, where no record tells: frames, counters and files tell.
+"""Source or loss of a page change without a record, from frames, kernel counters and files.
 
-Evidence, not proof: the kernel's counters are the whole machine's. What they
-rule out did not happen.
+Evidence, not proof: the kernel's counters are system-wide. What they rule out
+did not happen.
 """
 
 from collections.abc import Callable
@@ -22,7 +22,7 @@ _INSIDE = np.uint64((1 << 21) - 1)  # of an address: where in a huge page it is
 
 @dataclass(frozen=True)
 class Hint:
-    """A system call filled [start, end) (`source`), or let the kernel take it (`loss`)."""
+    """A system call populated [start, end) (`source`), or gave it up for reclaim (`loss`)."""
 
     start: int
     end: int
@@ -38,28 +38,28 @@ class Hint:
 
 @dataclass(frozen=True)
 class Machine:
-    """What this machine and this probe can tell at all."""
+    """What this machine and this probe can show."""
 
     zero_frame: int = NO_FRAME  # the shared zero page's
-    blind_to_others: bool = False  # the probe sees no other process's access to this memory
-    ksm_flag: bool = True  # the kernel calls no other pages KSM
+    blind_to_others: bool = False  # the probe misses other processes' accesses
+    ksm_flag: bool = True  # the kernel flags only KSM pages as KSM
     flags: Callable[[U64], U64] = kpageflags.flags
     counts: Callable[[U64], U64] = kpageflags.counts
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """What happened since the last look that left nothing open."""
+    """What happened since the last snapshot that left no suspects."""
 
-    moved: frozenset[str]  # which movements the kernel made, by kind: system.movement_counters
+    moved: frozenset[str]  # kinds of movements by the kernel: system.movement_counters
     unseen: Source | None  # whether faults went unrecorded, and why
     machine: Machine = Machine()
     hints: tuple[Hint, ...] = ()
-    lost: int = 0  # at most so many of them found no room in the ring
-    dropped: bool = False  # what took pages away may have been told, and was not recorded
+    lost: int = 0  # at most so many of them were dropped from the ring
+    dropped: bool = False  # records of releases may have been dropped
 
     def movers(self, shot: Snapshot, pages: U64, old: U64, new: U64) -> U8:
-        """Who gave each of `pages` the frame `new` in place of `old`; NONE: nothing explains it.
+        """The source of each of `pages`' frame `new`, in place of `old`; NONE: nothing explains it.
 
         `old` is NO_FRAME where there was none. UNKNOWN: it may have been another process, whose
         access this probe does not see.
@@ -79,7 +79,7 @@ class Evidence:
             ("ksm", Source.KSM),  # separated again
             ("collapse", Source.COLLAPSE),
         ):
-            # Where faults enough were lost to have changed them all, that they did is likelier.
+            # Where enough faults were dropped to explain them all, those are more likely.
             if what in self.moved and self.lost < len(pages):
                 rest = who
                 break
@@ -95,7 +95,7 @@ class Evidence:
         return self._filled(pages, chosen)
 
     def givers(self, shot: Snapshot, pages: U64, rest: Source) -> U8:
-        """Who gave each of `pages` a frame where it had none; `rest` where nothing tells."""
+        """The source of each of `pages`' frame, where it had none; `rest` without evidence."""
         if "swapoff" in self.moved:
             rest = Source.SWAPOFF
         elif self.unseen is not None:
@@ -107,18 +107,18 @@ class Evidence:
         return self._filled(pages, chosen)
 
     def given_by_exec(self, pages: U64) -> U8:
-        """Who gave each of `pages` its frame in an address space that exec has just made."""
+        """The source of each of `pages`' frame in an address space that exec has just made."""
         return self._filled(pages, np.full(len(pages), Source.EXEC, np.uint8))
 
     def _filled(self, pages: U64, chosen: U8) -> U8:
-        """`chosen`, but what a system call filled it has filled."""
+        """`chosen`, overridden where a system call populated the page."""
         for hint in self.hints:
             if hint.source:
                 chosen[hint.holds(pages)] = hint.source
         return chosen
 
     def _shared(self, frames: U64) -> Bools:
-        """Which frames KSM shares: several of the pages have them, or the kernel says so."""
+        """Which frames KSM shares: several of the pages have them, or the kernel's flags say so."""
         if "ksm" not in self.moved:
             return np.zeros(len(frames), np.bool_)
         _, inverse, times = np.unique(frames, return_inverse=True, return_counts=True)
@@ -131,20 +131,20 @@ class Evidence:
         return np.asarray(((times[inverse] > 1) | told) & own)
 
     def takers(self, shot: Snapshot, pages: U64, old: U64, lost: tuple[U64, U64]) -> U8:
-        """Who took each of `pages`, that had the frame `old`; UNKNOWN where nothing tells.
+        """The loss of each of `pages`, which had the frame `old`; UNKNOWN without evidence.
 
-        A fault that went unrecorded empties no page table: MISSED is only what a call did that
+        An unrecorded fault clears no page-table entry: MISSED is only for calls whose record
         was `dropped`.
 
-        `lost`: all pages that went lately, and their frames, these or others.
+        `lost`: all pages released lately, these or others, and their frames.
         """
         moved = self._moved()
         mapped, of_file = shot.mapped(pages), shot.of_file(pages)
         missing, in_memory, on_disk = self._in_files(shot, pages)
         alone = self.unseen is None and not self.dropped
         rest = Loss.MISSED if self.dropped else Loss.UNKNOWN
-        # The kernel takes a file's huge page off the page table whole to split it, and small
-        # ones to make one of them; the next access maps what there is then.
+        # The kernel unmaps a file's huge page as a whole to split it, and small pages to
+        # collapse them; the next access maps what there is then.
         rules = [
             (np.isin(pages, shot.swapped), Loss.RECLAIM),
             (~mapped, Loss.MUNMAP),
@@ -153,9 +153,9 @@ class Evidence:
             (of_file & in_huge(pages, old) & moved["split"], Loss.SPLIT),
             (of_file & moved["collapse"], Loss.COLLAPSE),
             (np.full(len(pages), moved["reclaim"]), Loss.RECLAIM),
-            # What is in memory only, and was not swapped out, its file has let go meanwhile.
+            # A page in memory only, and not swapped out, was removed from its file.
             (in_memory & np.bool_(alone), Loss.TRUNCATE),
-            # What its file still has on a disk was dropped from memory: no counter tells of
+            # A page that its file still has on disk was reclaimed: no counter covers
             # process_madvise(MADV_PAGEOUT).
             (on_disk & np.bool_(alone), Loss.RECLAIM),
         ]
@@ -171,7 +171,7 @@ class Evidence:
         return {what: what in self.moved for what in ("split", "collapse", "reclaim")}
 
     def _shared_a_folio(self, shot: Snapshot, pages: U64, old: U64, lost: tuple[U64, U64]) -> Bools:
-        """Whether each page was in one folio with another whose place in the file is gone.
+        """Whether each page shared a folio with another whose file offset no longer exists.
 
         Such a folio is split, and unmapped for that (truncate_inode_partial_folio, mm/truncate.c).
         """
@@ -183,7 +183,7 @@ class Evidence:
         return shot.of_file(pages) & np.isin(mine, line[missing])
 
     def _in_files(self, shot: Snapshot, pages: U64) -> tuple[Bools, Bools, Bools]:
-        """Which of `pages` their file no longer holds; whose files memory alone has; whose not."""
+        """Which of `pages` their file no longer has; whose file is in memory only; or on disk."""
         missing, in_memory, on_disk = (np.zeros(len(pages), np.bool_) for _ in range(3))
         at = shot.mapping_of(pages)
         for index in np.unique(at[shot.of_file(pages)]).tolist():
@@ -199,5 +199,5 @@ class Evidence:
 
 
 def in_huge(pages: U64, frames: U64) -> Bools:
-    """Whether each page's frame may be part of a huge page: both lie at the same place in 2 MiB."""
+    """Whether each page's frame may be part of a huge page: both have the same offset in 2 MiB."""
     return np.asarray(((pages << PAGE_BITS) & _INSIDE) == (frames & _INSIDE))

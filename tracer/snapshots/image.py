@@ -1,7 +1,7 @@
-"""What pagemap shows of an address space at a time: its entries, in blocks of 64 pages.
+"""An address space's pagemap entries as of one reading, in blocks of 64 pages.
 
-Blocks in which nothing is are not kept, so sparse memory costs what is used of it,
-and two images are compared at the speed of memory.
+Empty blocks are not kept, so sparse memory costs only what is used, and two
+images are compared at the speed of memory.
 """
 
 from collections.abc import Iterable
@@ -19,15 +19,15 @@ SHIFT = 6
 BLOCK = 1 << SHIFT  # pages
 _INSIDE = np.uint64(BLOCK - 1)
 _KEPT = np.uint64(PRESENT | SWAPPED | PFN_MASK)
-_RUN = 8  # blocks in a row that are worth a range
+_RUN = 8  # contiguous blocks that are worth a range
 
 
 @dataclass(frozen=True, eq=False)
 class Image:
     """`numbers`: which blocks (page number / 64), ascending; `words`: shape (n, 64).
 
-    A word is the page's entry as far as it says whether the page is present or swapped, and
-    where: 0 where it is neither.
+    A word is the page's entry, reduced to whether the page is present or swapped, and its
+    frame: 0 where it is neither.
     """
 
     numbers: U64
@@ -35,12 +35,12 @@ class Image:
 
     @classmethod
     def nothing(cls) -> "Image":
-        """Of an address space in which no page is."""
+        """Of an address space without pages."""
         return cls(np.empty(0, np.uint64), np.empty((0, BLOCK), np.uint64))
 
     @classmethod
     def read(cls, pieces: Iterable[tuple[int, U64]]) -> "Image":
-        """From (number of the first page, entries), ascending; the entries are written over."""
+        """From (number of the first page, entries), ascending; `entries` are overwritten."""
         parts = [_blocks(first, entries) for first, entries in pieces if len(entries)]
         if not parts:
             return cls.nothing()
@@ -49,7 +49,7 @@ class Image:
         heads = np.flatnonzero(np.diff(numbers, prepend=~np.uint64(0)))
         if len(heads) < len(numbers):  # two pieces of one block
             numbers, words = numbers[heads], np.bitwise_or.reduceat(words, heads, axis=0)
-        # Without PRESENT or SWAPPED there is nothing else.
+        # Without PRESENT or SWAPPED no other bit is set.
         some = words.any(axis=1)
         return cls(numbers, words) if some.all() else cls(numbers[some], words[some])
 
@@ -76,12 +76,12 @@ class Image:
         return np.where(self.numbers[rows] == blocks, found, np.uint64(0))
 
     def part(self, numbers: U64) -> "Image":
-        """As far as the blocks `numbers` (ascending) go."""
+        """Only the blocks `numbers` (ascending)."""
         chosen = np.isin(self.numbers, numbers, assume_unique=True)
         return self if chosen.all() else Image(self.numbers[chosen], self.words[chosen])
 
     def differing(self, before: "Image") -> U64:
-        """The numbers of the blocks in which not all is as it was `before`."""
+        """The numbers of the blocks that differ from `before`."""
         if np.array_equal(self.numbers, before.numbers):
             return np.asarray(self.numbers[(self.words != before.words).any(axis=1)])
         both, mine, theirs = np.intersect1d(
@@ -92,7 +92,7 @@ class Image:
         return np.union1d(other, alone)
 
     def ranges(self) -> list[tuple[int, int]]:
-        """Addresses [start, end) where blocks lie in long rows, ascending."""
+        """Addresses [start, end) of long runs of contiguous blocks, ascending."""
         if not len(self.numbers):
             return []
         cuts = np.flatnonzero(np.diff(self.numbers) != 1) + 1

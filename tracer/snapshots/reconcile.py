@@ -1,7 +1,7 @@
 """Snapshots against the timeline: confirm its faults, name every other source of a frame.
 
 A page the two disagree on is first a suspect: the record that explains it may
-still be on its way. If the next look finds the same, the page's change is
+still be on its way. If the next snapshot shows the same, the page's change is
 booked under the source that the evidence names; a fault contradicted by
 pagemap with no evidence at all is a conflict.
 """
@@ -31,9 +31,9 @@ Slots = I64
 Regions = Callable[[U64], U32]
 
 _NONE = np.uint64(NO_FRAME)
-_MOST_UNSEEN = 256  # ranges told apart
+_MOST_UNSEEN = 256  # ranges kept apart
 _NO_PAGES = np.empty(0, np.uint64)
-# All that can be said of a space that has ended: its pages were mapped.
+# What is known of a space that has ended: its pages were mapped.
 _NOTHING = Snapshot(
     pid=0,
     before_ns=0,
@@ -43,14 +43,14 @@ _NOTHING = Snapshot(
     frames=np.empty(0, np.uint64),
     swapped=np.empty(0, np.uint64),
 )
-_AT_ONCE = 1 << 11  # blocks whose frames are told together
+_AT_ONCE = 1 << 11  # blocks whose frames are yielded together
 _NO_WITNESS = (Source.UNKNOWN.value, Source.MISSED.value, Source.FILTERED.value)
 _BY_FAULT = (Source.FAULT.value, Source.AROUND.value)
 
 
 @dataclass(frozen=True)
 class Suspects:
-    """Pages on which one look and the timeline disagree, ascending, and the frames it showed."""
+    """Pages on which a snapshot and the timeline disagree, ascending, and the snapshot's frames."""
 
     pages: U64 = field(default_factory=lambda: np.empty(0, np.uint64))
     frames: U64 = field(default_factory=lambda: np.empty(0, np.uint64))
@@ -75,32 +75,32 @@ def _calls(here: Sequence[_Unseen]) -> int:
 
 @dataclass
 class SpaceView:
-    """What is known of one address space beside its pages."""
+    """The state of one address space besides its pages."""
 
-    born: Source  # INITIAL: there when we came; EXEC, FORK: made under trace
+    born: Source  # INITIAL: there before the trace; EXEC, FORK: made under trace
     looked: bool = False  # a snapshot was taken before
     parent: int = 0  # FORK: the space it is a copy of
-    parent_looked: bool = True  # … and whether what that had at the fork was known
-    hints: list[Hint] = field(default_factory=list)  # since the last look that left nothing open
-    # As the last look began that left nothing open.
+    parent_looked: bool = True  # … and whether its pages at the fork were known
+    hints: list[Hint] = field(default_factory=list)  # since the last snapshot without suspects
+    # As the last snapshot without suspects began.
     unrecorded: Unrecorded = field(default_factory=Unrecorded)
-    mapped: int = 0  # pages with a frame at the last look: pagemap's, and what changed during it
-    suspects: Suspects = field(default_factory=Suspects)  # of the last look
-    image: Image = field(default_factory=Image.nothing)  # what the last look showed
-    # movement_counters() at the last two looks that left nothing open, the older one first
+    mapped: int = 0  # pages with a frame: the last snapshot's, and what changed during it
+    suspects: Suspects = field(default_factory=Suspects)  # of the last snapshot
+    image: Image = field(default_factory=Image.nothing)  # of the last snapshot
+    # movement_counters() at the last two snapshots without suspects, the older one first
     counters: tuple[dict[str, int], dict[str, int]] = field(default_factory=lambda: ({}, {}))
 
     def known(self) -> bool:
-        """Whether the account has all that was there before what is traced came."""
+        """Whether the timeline has all pages from before the trace."""
         return self.looked or self.born == Source.EXEC or (self.parent > 0 and self.parent_looked)
 
     def descend(self, space: int, parent: "SpaceView") -> None:
-        """fork has made this one a copy of that `space`."""
+        """Record that fork made this one a copy of `space`."""
         self.parent, self.parent_looked = space, parent.looked
 
 
 class Reconciler:
-    """Applies snapshots to a timeline; `machine` says what is known beside them."""
+    """Applies snapshots to a timeline; `machine` says what else can be known."""
 
     def __init__(self, timeline: Timeline, machine: Machine | None = None) -> None:
         self._timeline = timeline
@@ -108,25 +108,25 @@ class Reconciler:
         self._views: dict[int, SpaceView] = {}
         self._swap_areas = SwapAreas()
         counters = movement_counters()
-        self._counters = counters, counters  # at the last two looks at any space
+        self._counters = counters, counters  # at the last two snapshots of any space
         self._unrecorded = Unrecorded(), Unrecorded()  # … and what was unrecorded in the run
         self.conflicts = 0
-        # By space what calls may have filled unseen since the last look that left nothing open;
-        # and how many had some of it taken away by then.
+        # By space: ranges that calls may have populated unseen since the last snapshot without
+        # suspects; and how many of these calls had part of it released by then.
         self._unseen: dict[int, list[_Unseen]] = {}
         self.unseen_fills = 0
-        self._evidence = Evidence(frozenset(), None)  # for the look under way
-        self._open: list[tuple[U64, U64]] = []  # the suspects of the look under way
-        self._lost = _NO_PAGES, _NO_PAGES  # what went lately, and in which frames it was
+        self._evidence = Evidence(frozenset(), None)  # for the snapshot under way
+        self._open: list[tuple[U64, U64]] = []  # the suspects of the snapshot under way
+        self._lost = _NO_PAGES, _NO_PAGES  # pages released lately, and their frames
 
     def view(self, space: int, born: Source = Source.FORK, own: int = 0) -> SpaceView:
         """The space's view, made with `born` when new.
 
-        `own`: what was unrecorded of its processes' faults (Unrecorded.own) when it was made.
+        `own`: its processes' unrecorded faults (Unrecorded.own) when it was made.
         """
         view = self._views.get(space)
         if view is None:
-            # What was unrecorded by the last look but one: by the last it may be of this space.
+            # As of the last snapshot but one: what is newer may be of this space.
             unrecorded = self._unrecorded[0]._replace(own=own)
             view = self._views[space] = SpaceView(
                 born, unrecorded=unrecorded, counters=self._counters
@@ -134,12 +134,12 @@ class Reconciler:
         return view
 
     def last_seen(self, space: int) -> Image | None:
-        """What the last look at a space showed; None where there was none."""
+        """The image of a space's last snapshot; None where there was none."""
         view = self._views.get(space)
         return view.image if view is not None else None
 
     def frames(self, space: int) -> Iterator[U64]:
-        """The frames of a space's pages as of its last look; by our account where there was none.
+        """The frames of a space's pages by its last snapshot; by the timeline where there was none.
 
         Physical addresses, some pages' at a time; a frame may come several times.
         """
@@ -149,17 +149,17 @@ class Reconciler:
                 words = view.image.words[first : first + _AT_ONCE]
                 yield frames_in(words[present(words)])
             return
-        # Of what it may have inherited nothing is known to be there.
+        # Pages it may have inherited are not known to be there.
         line, at = self._timeline, self._timeline.ledger.resident(space)
         yield line.ledger["frame"][at[line.ledger["gains"][at] > 0]]
 
     def forget(self, space: int) -> None:
-        """The space has ended, and will not be looked at any more."""
+        """The space has ended, and gets no more snapshots."""
         self._views.pop(space, None)
         self.unseen_fills += _calls(self._unseen.pop(space, ()))
 
     def fill_unseen(self, space: int, start: int, end: int, time_ns: int) -> None:
-        """A system call filled [start, end) in advance, of which no record tells."""
+        """A system call populated [start, end), without records of the pages."""
         if start >= end:
             return
         here = self._unseen.setdefault(space, [])
@@ -169,7 +169,7 @@ class Reconciler:
             self._unseen[space] = [(min(starts), max(ends), max(times), sum(counts))]
 
     def taken(self, space: int, start: int, end: int) -> None:
-        """A system call took [start, end) away."""
+        """A system call released [start, end)."""
         if not self._unseen or space not in self._unseen:
             return
         here = self._unseen[space]
@@ -179,12 +179,12 @@ class Reconciler:
             self._unseen[space] = there
 
     def left_unseen(self, seen: Container[int]) -> int:
-        """How many calls filled memory that no look has shown, but for the spaces `seen`."""
+        """How many calls populated memory no snapshot has shown, except in the spaces `seen`."""
         left = (here for space, here in self._unseen.items() if space not in seen)
         return sum(map(_calls, left))
 
     def hint(self, space: int, hint: Hint) -> None:
-        """A system call filled a range in advance, or gave it up for the kernel to take."""
+        """A system call populated a range, or gave it up for reclaim."""
         self.view(space).hints.append(hint)
 
     def observe(
@@ -195,16 +195,16 @@ class Reconciler:
         unrecorded: Unrecorded,
         enough: Callable[[], bool] = lambda: False,
     ) -> None:
-        """Bring the timeline of `space` to what `shot` shows.
+        """Update the timeline of `space` to what `shot` shows.
 
         All records up to the end of the snapshot must have been applied.
-        `regions` says the region of each of some pages of the snapshot.
-        Raises Enough where it is `enough` meanwhile: what is booked by then is whole, but
-        the space is not to be looked at again.
+        `regions` returns the region of each of some pages of the snapshot.
+        Raises Enough once `enough` returns true: what is booked by then is complete, but
+        no snapshot of the space may follow.
         """
         line, view = self._timeline, self.view(space)
         self._evidence, counters = self._gather(view, unrecorded)
-        # In all other blocks the last look and the timeline agreed, and nothing has changed.
+        # In all other blocks the last snapshot and the timeline agreed, and nothing has changed.
         numbers = np.union1d(line.ledger.take_changed(space), shot.image.differing(view.image))
         seen = shot.image.part(numbers)
         go_on(enough)
@@ -213,7 +213,7 @@ class Reconciler:
         view.mapped = shot.image.resident - int((~settled).sum())
         view.mapped += self._changed_since(space, numbers, shot.before_ns)
         self._confirm(at, seen.frames, settled)
-        # Of what it may have inherited, a child has another frame: it did not inherit that.
+        # Where a child has another frame than assumed, it did not inherit the page.
         guessed = settled & line.ledger["assumed"][at] & (line.ledger["frame"][at] != seen.frames)
         line.ledger.forget(at[guessed])
 
@@ -239,18 +239,18 @@ class Reconciler:
         view.image = shot.image
         view.looked = True
         if not view.suspects:
-            # What came as or after the snapshot was taken is the next one's.
+            # What happened during or after the snapshot is left to the next one.
             view.hints = [hint for hint in view.hints if hint.time_ns >= shot.before_ns]
             here = self._unseen.pop(space, [])
             if late := [each for each in here if each[2] >= shot.before_ns]:
                 self._unseen[space] = late
-            # What came between a snapshot and the reading of the counts is the next one's.
+            # What happened between a snapshot and reading the counts is left to the next one.
             view.unrecorded = unrecorded if shot.unrecorded is None else shot.unrecorded
-            # What came between a snapshot and its reading of the counters counts for the next, too.
+            # What happened between a snapshot and reading its counters counts for the next, too.
             view.counters = view.counters[1], counters
 
     def _gather(self, view: SpaceView, unrecorded: Unrecorded) -> tuple[Evidence, dict[str, int]]:
-        """The evidence since the space's last look that left nothing open; the counters now."""
+        """The evidence since the space's last snapshot without suspects; the counters now."""
         now = dict(movement_counters())
         now["swapoff"] = now.get("swapoff", 0) + self._swap_areas.taken_away()
         before = view.counters[0]
@@ -268,7 +268,7 @@ class Reconciler:
         return evidence, now
 
     def close(self, space: int, unrecorded: Unrecorded) -> None:
-        """The space has ended: name what its faults found, by the evidence there is."""
+        """The space has ended: name the changes its faults found, by the evidence there is."""
         changes = self._timeline.ledger.unexplained(space)
         if changes is not None:
             view = self.view(space)
@@ -277,7 +277,7 @@ class Reconciler:
             self._name_unseen(view, changes, _NOTHING)
 
     def _changed_since(self, space: int, numbers: U64, time_ns: int) -> int:
-        """Pages of these blocks with a frame, by our account, that changed since `time_ns`."""
+        """Pages of these blocks with a frame in the timeline that changed since `time_ns`."""
         line = self._timeline
         at = line.ledger.resident_in(space, numbers)
         return int(((line.ledger["changed_ns"][at] >= time_ns) & ~line.ledger["assumed"][at]).sum())
@@ -300,7 +300,7 @@ class Reconciler:
         new: Bools,
         regions: Regions,
     ) -> None:
-        """Pages present that no record brought; `at`: the slots of those `seen`."""
+        """Book pages present without a record; `at`: the slots of those `seen`."""
         index = np.flatnonzero(new)
         if not len(index):
             return
@@ -316,7 +316,7 @@ class Reconciler:
         self._timeline.ledger.gain(at[index], shot.after_ns, frames, source, regions(pages))
 
     def _given(self, view: SpaceView, shot: Snapshot, pages: U64, frames: U64) -> U8:
-        """Who gave each of `pages`, which had none, the frame that no record brought."""
+        """The source of each of `pages`' frame, where it had none and no record explains it."""
         if not view.looked and view.born == Source.INITIAL:
             return np.full(len(pages), Source.INITIAL, np.uint8)
         if not view.looked and view.born == Source.EXEC:
@@ -330,10 +330,10 @@ class Reconciler:
     def _inherited(
         self, view: SpaceView, shot: Snapshot, pages: U64, frames: U64, open_: Bools
     ) -> Bools:
-        """Which of `pages` of a space made by fork came with that, unknown to our account.
+        """Which of `pages` of a forked space were inherited, unknown to the timeline.
 
-        What the parent had in the same frames; its file pages, it does not hand on. Of those that
-        nothing else explains (`open_`) all, where the parent had not been looked at by the fork.
+        Those the parent has in the same frames; but fork does not copy file pages. Of those that
+        nothing else explains (`open_`) all, where the parent had no snapshot before the fork.
         """
         parent = self._views.get(view.parent)
         image = parent.image if parent is not None else Image.nothing()
@@ -351,7 +351,7 @@ class Reconciler:
         moved: Bools,
         regions: Regions,
     ) -> None:
-        """Pages present in another frame than the one we know."""
+        """Book pages present in another frame than the timeline's."""
         line = self._timeline
         index = self._known(view, seen.pages, seen.frames, np.flatnonzero(moved))
         if not len(index):
@@ -361,18 +361,18 @@ class Reconciler:
         by_fault = np.isin(line.ledger["source"][at[index]], _BY_FAULT)
         self.conflicts += int((by_fault & (mover == Source.NONE)).sum())
         source = np.where(mover == Source.NONE, Source.UNKNOWN, mover).astype(np.uint8)
-        # Back from swap: it was gone before.
+        # Swapped in by swapoff: it was reclaimed before.
         cause = np.where(source == Source.SWAPOFF, Loss.RECLAIM.value, Loss.REPLACED.value)
         line.ledger.release(at[index], shot.after_ns, cause.astype(np.uint8))
         line.ledger.gain(at[index], shot.after_ns, frames, source, regions(pages))
 
     def _gone(self, space: int, numbers: U64, shot: Snapshot) -> Slots:
-        """The slots of pages of these blocks that we hold and the snapshot does not show."""
+        """The slots of pages of these blocks resident in the timeline and not in the snapshot."""
         at = self._timeline.ledger.resident_in(space, numbers)
         return np.asarray(at[shot.frame_of(self._timeline.ledger.pages_at(at)) == _NONE])
 
     def _book_losses(self, view: SpaceView, shot: Snapshot, gone: Slots) -> None:
-        """Pages that went before the look, as far as they are not to be looked at again."""
+        """Book pages released before the snapshot, unless they become suspects."""
         line = self._timeline
         at = gone[line.ledger["changed_ns"][gone] < shot.before_ns]
         guessed = line.ledger["assumed"][at].astype(np.bool_)
@@ -393,7 +393,7 @@ class Reconciler:
         line.ledger.release(at, shot.after_ns, cause)
 
     def _lately_lost(self, gone: Slots, changes: Changes | None) -> tuple[U64, U64]:
-        """The pages that this look, or faults before it, found gone, and the frames they had."""
+        """The pages that this snapshot, or faults before it, found gone, and their frames."""
         at, frames = gone, self._timeline.ledger["frame"][gone]
         if changes is not None:
             at = np.concatenate([at, changes.at[changes.lost]])
@@ -401,20 +401,20 @@ class Reconciler:
         return self._timeline.ledger.pages_at(at), frames
 
     def _name_unseen(self, view: SpaceView, changes: Changes, shot: Snapshot) -> None:
-        """Say who did what faults found done, as far as the evidence tells."""
+        """Book the causes of changes that faults found, as far as there is evidence."""
         line = self._timeline
         pages = line.ledger.pages_at(changes.at)
         given = self._evidence.movers(shot, pages, changes.old, changes.new)
         given[given == Source.NONE] = Source.UNKNOWN
-        # Before the first look a fault may be the first to find what exec, fork or the time
-        # before the trace left: Linux 5.10's exec leaves the stack's pages read-only.
+        # Before the first snapshot a fault may be the first to find what was mapped by exec, by
+        # fork or before the trace: Linux 5.10's exec leaves the stack's pages read-only.
         fresh = changes.old == _NONE
         given[fresh] = self._given(view, shot, pages[fresh], changes.new[fresh])
         taken = self._evidence.takers(shot, pages, changes.old, self._lost)
         line.ledger.explain(changes, np.where(changes.lost, taken, given).astype(np.uint8))
 
     def _known(self, view: SpaceView, pages: U64, frames: U64, index: Index) -> Index:
-        """Those of `index` that looked the same last time; the others become suspects."""
+        """Those of `index` that the last snapshot showed the same; the others become suspects."""
         pages, frames = pages[index], frames[index]
         same = view.suspects.hold(pages, frames)
         self._open.append((pages[~same], frames[~same]))
@@ -422,7 +422,7 @@ class Reconciler:
 
 
 def _suspects(found: list[tuple[U64, U64]]) -> Suspects:
-    """One sorted set of the parts `found`."""
+    """The parts `found`, merged and sorted."""
     if not found:
         return Suspects()
     pages = np.concatenate([pages for pages, _ in found])

@@ -1,8 +1,8 @@
-"""How many frames the traced spaces have between them: each frame once, whoever shares it.
+"""Distinct frames of all traced spaces together: each once, however many share it.
 
-What each space has mapped the timeline knows at any time. Which of these frames are the same
-(after fork, of files, the zero page) takes a look through all of them, so that is counted at
-snapshots and at the end only: the most that was counted is a lower bound of the true peak.
+The timeline has what each space maps at any time. Which of these frames are the same (after fork,
+of files, the zero page) takes a pass over all of them, so they are counted at snapshots and at the
+end only: the highest count is a lower bound of the true peak.
 """
 
 import time
@@ -16,18 +16,18 @@ Frames = Callable[[], Iterable[U64]]
 
 MOST_POINTS = 4096
 _STRETCH = 1 << 23  # frames marked at a time: 32 GiB of memory in 8 MiB
-_SHARE = 20  # counting may take so small a part of the time
+_SHARE = 20  # counting may take one part in so many of the time
 
 
 class Series:
-    """Points in time order; where there are too many, every second one is let go."""
+    """Points in time order; where there are too many, every second one is dropped."""
 
     def __init__(self, most: int = MOST_POINTS) -> None:
         self._most = most
         self._points: list[tuple[int, int]] = []
 
     def add(self, time_ns: int, pages: int) -> None:
-        """So many pages at `time_ns` (CLOCK_MONOTONIC)."""
+        """Append a point: `pages` at `time_ns` (CLOCK_MONOTONIC)."""
         self._points.append((time_ns, pages))
         if len(self._points) > self._most:
             # The first and the latest point stay.
@@ -40,7 +40,7 @@ class Series:
 
 
 class Resident:
-    """The distinct frames of all spaces, counted now and then.
+    """The number of distinct frames of all spaces, counted from time to time.
 
     `Frames` gives them as physical addresses, in arrays of any length.
     """
@@ -54,16 +54,16 @@ class Resident:
         self._due_ns = 0
 
     def begin(self, frames: Frames, time_ns: int) -> None:
-        """Count what is there before anything is traced."""
+        """Count the frames before anything is traced."""
         self.start = self._count(frames, time_ns)
 
     def count(self, frames: Frames, time_ns: int) -> None:
-        """Count, unless the last time was lately, by what it took."""
+        """Count, unless the last count was too recent for its cost."""
         if time.monotonic_ns() >= self._due_ns:
             self._count(frames, time_ns)
 
     def finish(self, frames: Frames, time_ns: int) -> None:
-        """Count what is left in the end. Without that, what was there is not known."""
+        """Count the frames at the end; without this, `end` is not known."""
         self.end = self._count(frames, time_ns)
 
     @property
@@ -73,7 +73,7 @@ class Resident:
 
     @property
     def peak(self) -> int | None:
-        """The most that was counted; None where nothing was."""
+        """The highest count; None where there was none."""
         return None if self.now is None else self._most
 
     def _count(self, frames: Frames, time_ns: int) -> int:
@@ -89,7 +89,7 @@ class Resident:
 def distinct(parts: Iterable[U64]) -> int:
     """How many different frames there are in arrays of physical addresses.
 
-    By marking, a stretch of memory after the other: a tenth of what sorting takes.
+    By marking, one range of memory after the other: a tenth of the time of sorting.
     """
     left: Iterable[U64] = (part >> PAGE_BITS for part in parts)
     start, count = np.uint64(0), 0

@@ -1,4 +1,4 @@
-"""One look at all pages of a process: /proc/PID/maps and pagemap, as sorted arrays."""
+"""Snapshots of all pages of a process: /proc/PID/maps and pagemap, as sorted arrays."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -23,8 +23,8 @@ class Snapshot:
     """What pagemap showed between two moments (CLOCK_MONOTONIC ns).
 
     Something that happened before `before_ns` is in it, something after
-    `after_ns` is not; in between either may hold. `unrecorded`: what no record of the space told of
-    as it began; None: not asked.
+    `after_ns` is not; in between either may hold. `unrecorded`: what had no record in the space
+    as it began; None: not determined.
     """
 
     unrecorded: Unrecorded | None = None
@@ -39,7 +39,7 @@ class Snapshot:
         frames: U64,
         swapped: U64,
     ) -> None:
-        """Of pages one by one (virtual page numbers): present ones, their frames; swapped ones."""
+        """From page numbers: `pages` present, their `frames`; `swapped` ones."""
         self.pid, self.before_ns, self.after_ns = pid, before_ns, after_ns
         self.mappings = mappings
         self.image = Image.of(pages, frames, swapped)
@@ -48,7 +48,7 @@ class Snapshot:
     def of_image(
         cls, pid: int, before_ns: int, after_ns: int, mappings: list[Mapping], image: Image
     ) -> "Snapshot":
-        """Of all pages as they were read."""
+        """From the image of all pages read."""
         shot = cls.__new__(cls)
         shot.pid, shot.before_ns, shot.after_ns = pid, before_ns, after_ns
         shot.mappings, shot.image = mappings, image
@@ -74,16 +74,16 @@ class Snapshot:
         return frames(self.image.words_of(pages))
 
     def mapped(self, pages: U64) -> Bools:
-        """Whether each page lay in a mapping."""
+        """Whether each page was in a mapping."""
         return self.mapping_of(pages) >= 0
 
     def of_file(self, pages: U64) -> Bools:
-        """Whether each page lay in a mapping of a file, shared memory's unnamed ones included."""
+        """Whether each page was in a file mapping, shmem's unnamed files included."""
         files = np.array([m.inode != 0 for m in self.mappings] + [False])
         return np.asarray(files[self.mapping_of(pages)])
 
     def of_driver(self, pages: U64) -> Bools:
-        """Whether each page lay in a driver's mapping, which may be filled as it is made."""
+        """Whether each page was in a driver's mapping, which may be populated by mmap."""
         drivers = np.array([_is_driver(m.name) for m in self.mappings] + [False])
         return np.asarray(drivers[self.mapping_of(pages)])
 
@@ -106,7 +106,7 @@ class Snapshot:
     ) -> U32:
         """The region (index into names.regions) of each of `pages`, by default its own.
 
-        `arrays` tells of addresses which of the mappings of one name they are in.
+        `arrays` returns which of the mappings of one name each address is in.
         """
         pages = self.pages if pages is None else pages
         at = self.mapping_of(pages)
@@ -123,7 +123,7 @@ class Snapshot:
         return np.repeat(np.array(ids, np.uint32), np.diff(heads, append=len(pages)))
 
     def mapping_of(self, pages: U64) -> I64:
-        """Which mapping each page lay in; -1 where in none."""
+        """Index of the mapping each page was in; -1 for none."""
         return _index_of(pages, *self._extents)
 
     @cached_property
@@ -138,7 +138,7 @@ def _extents(mappings: Sequence[Mapping]) -> tuple[U64, U64]:
 
 
 def _index_of(pages: U64, starts: U64, ends: U64) -> I64:
-    """Which mapping each page lies in; -1 where in none."""
+    """Index of the mapping each page is in; -1 for none."""
     if not len(starts):
         return np.full(len(pages), -1, np.int64)
     at = np.searchsorted(starts, pages, side="right").astype(np.int64) - 1
@@ -153,10 +153,10 @@ def _is_driver(name: str) -> bool:
 def take(
     pid: int, before: Image | None = None, enough: Callable[[], bool] = lambda: False
 ) -> Snapshot:
-    """Look at a living process now, by another thread where its first has ended.
+    """Take a snapshot of a living process, through another thread where its leader has ended.
 
-    `before`: what an earlier look showed, where most pages will still be. Raises ProcessGone,
-    and Enough where it is `enough` before the end.
+    `before`: the image of an earlier one, where most pages will still be. Raises ProcessGone,
+    and Enough once `enough` returns true.
     """
     began = time.monotonic_ns()
     try:
@@ -171,7 +171,7 @@ def take(
 def take_pinned(
     pid: int, maps: bytes, pagemap: PageMap, enough: Callable[[], bool] = lambda: False
 ) -> Snapshot:
-    """Look at memory that is held past its process's end (mm_pin). Raises Enough as `take`."""
+    """Take a snapshot of memory pinned past a process's exit (mm_pin). Raises Enough as `take`."""
     return _read(pid, time.monotonic_ns(), parse_maps(maps), pagemap, None, enough)
 
 
@@ -201,16 +201,16 @@ def _goes_on(enough: Callable[[], bool]) -> bool:
 
 
 def _holes(starts: U64, ends: U64) -> tuple[U64, U64]:
-    """First page and end of what lies between mappings, before and behind them."""
+    """First page and end of the holes between mappings, before and behind them."""
     nothing, last = np.zeros(1, np.uint64), np.full(1, ~np.uint64(0))
     first, end = np.concatenate([nothing, ends]), np.concatenate([starts, last])
     return first[first < end], end[first < end]
 
 
 def _cleared(first: int, entries: U64, starts: U64, ends: U64) -> U64:
-    """The entries of the pages from `first` on, 0 where those holes are.
+    """The entries of the pages from `first` on, 0 in the holes.
 
-    What lies between the mappings we know came after them.
+    What is between the known mappings was mapped after they were read.
     """
     low = int(np.searchsorted(ends, np.uint64(first), side="right"))
     high = int(np.searchsorted(starts, np.uint64(first + len(entries))))

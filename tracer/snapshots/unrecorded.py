@@ -1,4 +1,4 @@
-"""What happened that no record tells of, as far as the kernel's counts say."""
+"""Faults and other events without a record, by the kernel's counts."""
 
 from typing import NamedTuple
 
@@ -6,16 +6,16 @@ from tracer.model.sources import Source
 
 
 class Unrecorded(NamedTuple):
-    """What no record tells of, from the run's beginning until some moment."""
+    """Counts of what has no record, from the run's beginning to some moment."""
 
-    own: int = 0  # faults counted for the threads of the processes whose memory it is
-    missed: int = 0  # faults of the run that no filter left out, the lost ones among them
-    filtered: int = 0  # … and those that one did
-    lost: int = 0  # faults of the run that the ring had no room for
-    dropped: int = 0  # other records of the run, and calls of handlers that the kernel skipped
+    own: int = 0  # faults counted for the threads of the processes in the space
+    missed: int = 0  # faults of the run not filtered out, the dropped ones among them
+    filtered: int = 0  # … and those filtered out
+    lost: int = 0  # faults of the run dropped from the ring
+    dropped: int = 0  # other records of the run, and handler calls the kernel skipped
 
     def unseen(self, before: "Unrecorded") -> Source | None:
-        """Whether faults in the memory went unrecorded since `before`, and why."""
+        """Why faults in the memory went unrecorded since `before`; None if none did."""
         if self.own <= before.own:
             return None
         filters = self.filtered > before.filtered and self.missed <= before.missed

@@ -1,1 +1,1 @@
-"""Whose memory it is, and which mapping was where, when."""
+"""Address spaces and their mappings over time."""

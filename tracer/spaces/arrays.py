@@ -1,7 +1,7 @@
-"""Mappings that have one name: which is which, while they grow, move and are split.
+"""Numbers for mappings of one name, kept while they grow, move and are split.
 
 A number in `Names` stands for what one call mapped. It stays with that memory through mprotect,
-mremap and fork, and goes to what is mapped there again.
+mremap and fork, and is reused for what is mapped there again.
 """
 
 import bisect
@@ -11,13 +11,13 @@ from dataclasses import dataclass, field
 from tracer.model.rows import ANONYMOUS, Names
 from tracer.spaces.interval_map import IntervalMap, Mapped
 
-_LEAST = 128 << 10  # bytes of its own number: malloc(3) maps nothing smaller (M_MMAP_THRESHOLD)
-_ALONE = 2 << 20  # what adjoins others and is smaller is taken for a part of them: an allocator's
+_LEAST = 128 << 10  # bytes for a number: malloc(3) maps nothing smaller (M_MMAP_THRESHOLD)
+_ALONE = 2 << 20  # smaller ones that adjoin others are counted as part of them: an allocator's
 _MOST_FILES = 4096
 # What may lie between a new thread's stack pointer and the end of its stack: what the C library
 # keeps of the thread, and its thread-local variables.
 _ABOVE_STACK = 64 << 10
-_NO_RIGHTS = "---p"  # of a guard, and of what is reserved
+_NO_RIGHTS = "---p"  # of a guard region or a reservation
 
 FilePart = tuple[int, int, int, str]  # device, inode, offset and permissions of a file's mapping
 
@@ -28,17 +28,17 @@ def _file_part(laid: Mapped) -> FilePart:
 
 @dataclass
 class Arrays:
-    """Gives one address space's mappings their numbers, before they are laid."""
+    """Numbers one address space's mappings, before they go into the interval map."""
 
     names: Names
     first: dict[FilePart, int] = field(default_factory=dict)  # where each was mapped first
 
     def fork(self) -> "Arrays":
-        """Those of a forked child."""
+        """Return a forked child's copy."""
         return Arrays(self.names, dict(self.first))
 
     def told_apart(self, there: IntervalMap, laid: Mapped) -> list[Mapped]:
-        """A new mapping in its parts: what was there already keeps its number."""
+        """Split a new mapping by number: what was there already keeps its own."""
         same = self._as_before(there, laid)
         if same is not None:
             return [same]
@@ -47,7 +47,7 @@ class Arrays:
         return self._anonymous(there, laid, there.at(laid.region.start - 1))
 
     def all_told_apart(self, there: IntervalMap, listed: Sequence[Mapped]) -> list[Mapped]:
-        """The same for all mappings there are, by address."""
+        """The same for a list of all mappings, by address."""
         found: list[Mapped] = []
         before = None
         for laid in listed:
@@ -62,9 +62,9 @@ class Arrays:
         return found
 
     def thread_stack(self, there: IntervalMap, pointer: int) -> None:
-        """A thread began, or waits, with this stack pointer: name what it is in, if it is all its.
+        """Name the mapping of a thread's stack pointer as its stack, if it is nothing else.
 
-        A stack that is a part of something else, as of an allocator's memory, gets no name.
+        A stack that is part of something larger, such as an allocator's memory, gets no name.
         """
         laid = there.at(pointer - 1)
         if laid is None or laid.gone or not self.names.by_address(laid.array):
@@ -79,7 +79,7 @@ class Arrays:
             self.names.name_stack(laid.array)
 
     def _as_before(self, there: IntervalMap, laid: Mapped) -> Mapped | None:
-        """A mapping with the number of one that was in its place; None: not known so easily."""
+        """The mapping, numbered as an equal one at its address; None: not that simple."""
         region, device, inode, _, _ = laid
         start, end, perms, offset, name, *_ = region
         old = there.exactly(start, end)
@@ -98,17 +98,17 @@ class Arrays:
         return Mapped(region, device, inode, False, array) if array else laid
 
     def _anonymous(self, there: IntervalMap, laid: Mapped, before: Mapped | None) -> list[Mapped]:
-        """`before`: what lies in front of it, if that adjoins."""
+        """`before`: the mapping below it, if adjacent."""
         region = laid.region
         start, end, name = region.start, region.end, region.name
         parts: list[tuple[int, int, int]] = []  # start, end, number
-        # Of what is new: from where, and what was there before.
+        # The start of the new part, and the number mapped there before.
         begun, again = start, self._stack_again(there, laid)
         for since, until, old in there.within(start, end):
             if old.region.name != name:
                 continue
             if old.gone:
-                # What was cut off from a mapping may become anything, as glibc's arenas show.
+                # What was split off a mapping may become anything, as glibc's arenas show.
                 if there.is_whole(since) and old.array not in self.names.stacks:
                     again = again or old.array
                 continue
@@ -126,9 +126,9 @@ class Arrays:
         return found
 
     def _stack_again(self, there: IntervalMap, laid: Mapped) -> int:
-        """The number of a thread's stack that was just there, and was mapped as this is; else 0.
+        """The number of a thread stack just unmapped there, which began as this does; else 0.
 
-        Other memory may have come to its place.
+        Other memory may have replaced it.
         """
         region = laid.region
         if region.perms != _NO_RIGHTS:
@@ -154,7 +154,7 @@ class Arrays:
             before = None
         name = laid.region.name
         alone = end - start >= _LEAST and (
-            # A reservation, as thread stacks begin, or what has a guard of its own.
+            # A reservation, as thread stacks begin, or one with a guard region of its own.
             laid.region.perms == _NO_RIGHTS
             or (before is not None and before.region.perms == _NO_RIGHTS)
         )
@@ -176,7 +176,7 @@ class Arrays:
         return self.names.array_at(start, whole=alone)
 
     def _file(self, there: IntervalMap, laid: Mapped, listed: Sequence[Mapped] | None) -> Mapped:
-        """A part of a file that is mapped at another address already has a number."""
+        """Number a mapping of a file range that is mapped at another address already."""
         if not laid.inode:
             return laid
         part, start = _file_part(laid), laid.region.start

@@ -1,4 +1,4 @@
-"""What changes the mappings of a space, or asks for them, at a moment."""
+"""Changes to the mappings of a space, and queries, each at a moment."""
 
 from dataclasses import dataclass
 
@@ -28,16 +28,16 @@ class Move:
 
 @dataclass(slots=True)  # not frozen: making one would take three times as long
 class Brk:
-    """A brk(2) that returned `end`, one that only asked included."""
+    """A brk(2) that returned `end`, including queries of the break."""
 
     end: int
 
 
 @dataclass(slots=True)  # not frozen: making one would take three times as long
 class Claim:
-    """What a system call says of [start, end): anonymous memory `name`, or with "" what was there.
+    """A mapping by a system call's arguments: anonymous memory `name`; "": what was there.
 
-    Only where the sideband's own word was lost: that knows of neighbours merged.
+    Only where the sideband dropped records: those cover merged neighbours, too.
     """
 
     start: int
@@ -53,7 +53,7 @@ class ThreadStack:
     pointer: int
 
 
-@dataclass(slots=True)  # not frozen: it is answered when its time has come
+@dataclass(slots=True)  # not frozen: answered once its time is reached
 class Question:
     """Which mapping each address is in at that time: an index into Names.regions."""
 

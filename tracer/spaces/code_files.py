@@ -1,14 +1,14 @@
-"""Which file each mapping of code is of: settled when it is first seen, found again by that.
+"""The file behind each executable mapping: identified when first seen, and found again later.
 
-A path alone does not tell. The file may have been deleted or replaced since, and the path may be
-one of another mount namespace or below another root. What is mapped is behind
-/proc/PID/map_files (to open that takes CAP_SYS_ADMIN or CAP_CHECKPOINT_RESTORE); else it is
-looked for below the target's own root, and has to be the file of the device and inode that the
-kernel named. Later a file is found again by what fstat(2) says of it. Only what cannot be
-opened by its path any more is held open.
+A path alone does not identify it. The file may have been deleted or replaced since, and the path
+may be of another mount namespace or below another root. The mapped file is behind
+/proc/PID/map_files (opening it takes CAP_SYS_ADMIN or CAP_CHECKPOINT_RESTORE); else it is
+searched below the target's own root, and must have the device and inode that the kernel
+reported. Later a file is recognized by fstat(2). Only files that can no longer be opened by
+path are held open.
 
-The targets choose these files: nothing but regular ones is opened, and none that FUSE serves,
-where reading may take as long as its server likes.
+The targets choose these files: only regular ones are opened, and none on FUSE, where a read may
+block for as long as its server wants.
 """
 
 import contextlib
@@ -25,10 +25,10 @@ from tracer.procfs.regular import reopened
 from tracer.procfs.roots import OURS, Roots
 
 MOST_HELD = 64  # files that are held open
-LARGEST_HELD = 1 << 30  # bytes: its room on the disk is not free until the trace is over
-_MOST_FILES = 1 << 16  # told apart; then the oldest are forgotten
+LARGEST_HELD = 1 << 30  # bytes: its disk space is not freed until the trace is over
+_MOST_FILES = 1 << 16  # distinct ones; then the oldest are forgotten
 _MOST_DEVICES = 1 << 12
-# Memory that has a path only: no one file's, and often a new one each time.
+# Memory with a path but no file on disk, often a new one each time.
 NO_FILE = ("/memfd:", "/dev/zero", "/SYSV", "/anon_hugepage")
 
 CodeMapping = Mapping | MmapEvent
@@ -39,7 +39,7 @@ Identity = tuple[int, int, int, int]
 @dataclass(slots=True)
 class _File:
     identity: Identity
-    path: str  # by which it could be opened from our root; "" where by none
+    path: str  # by which it can be opened from our root; "" if by none
     mapped: tuple[int, int, int]  # the last process seen to map it, from where to where
     inside: str  # its path below that process's root
 
@@ -53,16 +53,16 @@ class CodeFiles:
         self._made = 0
         self._files: dict[int, _File] = {}
         self._numbers: dict[tuple[str, Identity], int] = {}
-        self._told: dict[tuple[int, int, str], int] = {}  # by device, inode and path as told
+        self._told: dict[tuple[int, int, str], int] = {}  # by device, inode and path as reported
         self._held: dict[Identity, int] = {}  # descriptors
-        self._is_fuse: dict[int, bool] = {}  # by device as told
+        self._is_fuse: dict[int, bool] = {}  # by device as reported
         self.close = weakref.finalize(self, _close_all, self._held)
 
     def see(self, pid: int, mapping: CodeMapping, *, anew: bool) -> int:
-        """The number of the file that a process maps; 0: it is no code, no file, or not known.
+        """Return the number of the file a process maps; 0: not executable, no file, or not known.
 
         `anew`: it has just been mapped. Otherwise a file of the same device, inode and path is
-        taken for the one that was seen before.
+        assumed to be the one seen before.
         """
         path = mapping.path
         if "x" not in mapping.perms or not mapping.inode or path[:1] != "/":
@@ -78,7 +78,7 @@ class CodeFiles:
         try:
             handle = self._look(pid, mapping)
         except OSError:
-            # It has ended. If the file known by that inode is there still, this was the same.
+            # The process has ended. If the file of that inode still exists, this was the same.
             return known if self._is_there(known) else 0
         try:
             number = self._settle(handle, pid, mapping)
@@ -91,7 +91,7 @@ class CodeFiles:
         return number
 
     def open(self, number: int) -> int:
-        """A descriptor to read a file, the caller's to close.
+        """Open a file for reading; the caller closes the descriptor.
 
         Raises OSError where it cannot be reached any more, or is not known.
         """
@@ -104,7 +104,7 @@ class CodeFiles:
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
 
     def name(self, number: int) -> str:
-        """A path for people, raw: where it is, or was to its process; "" where it is not known."""
+        """A path to display, raw: from our root, or from its process's; "" if not known."""
         file = self._files.get(number)
         return (file.path or file.inside) if file is not None else ""
 
@@ -118,7 +118,7 @@ class CodeFiles:
     # -- what is mapped --------------------------------------------------------------------
 
     def _look(self, pid: int, mapping: CodeMapping) -> int:
-        """An O_PATH descriptor of what is mapped; raises OSError where it cannot be told."""
+        """An O_PATH descriptor of the mapped file; raises OSError where it is not found."""
         for look in (self._by_mapping, self._by_path):
             try:
                 handle = look(pid, mapping)
@@ -138,7 +138,7 @@ class CodeFiles:
         return os.open(self._map_file(pid, mapping.start, mapping.end), os.O_PATH | os.O_CLOEXEC)
 
     def _by_path(self, pid: int, mapping: CodeMapping) -> int:
-        """… where it has its path still, below the target's root or, if that has ended, ours."""
+        """… if still at its path, below the target's root or, if that has ended, ours."""
         path = spelled(mapping.path)
         for whose in (pid, OURS):
             try:
@@ -146,14 +146,14 @@ class CodeFiles:
             except OSError:
                 continue
             mount = self._roots.mount(handle, whose)
-            # Of an overlay the sideband names the layer's device, and so do older kernels' maps.
+            # On overlayfs the sideband reports the layer's device, as do older kernels' maps.
             if mount is not None and (mount.device == mapping.device or mount.kind == "overlay"):
                 return handle
             os.close(handle)
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
 
     def _fits(self, handle: int, pid: int, mapping: CodeMapping) -> bool:
-        """Whether that can be the mapping's file, which may have gone meanwhile."""
+        """Whether that can be the mapping's file, which may be gone by now."""
         if mapping.device not in self._is_fuse:
             if len(self._is_fuse) >= _MOST_DEVICES:
                 self._is_fuse.clear()
@@ -206,10 +206,10 @@ class CodeFiles:
         with contextlib.suppress(OSError):
             self._held[identity] = reopened(handle)
 
-    # -- the way back ----------------------------------------------------------------------
+    # -- reopening -------------------------------------------------------------------------
 
     def _ways_to(self, file: _File) -> Iterator[int]:
-        """O_PATH descriptors of that very file, one after another; the caller's to close."""
+        """Yield O_PATH descriptors of that file, for the caller to close."""
         pid, start, end = file.mapped
         held = self._held.get(file.identity)
         if held is not None:
@@ -224,7 +224,7 @@ class CodeFiles:
                 handle = way()
             except OSError:
                 continue
-            # Another process may have that number by now, and map anything there.
+            # Another process may have that pid by now, and map anything there.
             if not self._roots.by_fuse(handle, pid) and _is(handle, file.identity):
                 yield handle
             else:

@@ -1,4 +1,4 @@
-"""One address space at one moment: which stretch was laid last over each address."""
+"""One address space at one moment: the range mapped last at each address."""
 
 import bisect
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from tracer.common.types import I64, U64
 from tracer.model.rows import Names, Region
 
 # Shape (2, n): indices into Names.regions, and the shift of each mapping, Region.shift: a region
-# that stands for many mappings (Names.fold) does not have it
+# that stands for many mappings (Names.fold) has none
 Places = U64
 Times = U64 | I64  # CLOCK_MONOTONIC ns
 
@@ -19,11 +19,11 @@ _UNSET = np.uint64((1 << 32) - 1)
 
 
 class Mapped(NamedTuple):
-    """A stretch of address space as it was last laid.
+    """A range of address space as it was last mapped.
 
-    `gone`: it is known to be unmapped. It is still the answer for faults there
+    `gone`: it is known to be unmapped. Faults there are still attributed to it
     (one that succeeded proves that a mapping existed) until something newer
-    is laid over it or two lists of mappings do not have it. `array`: its number in Names.arrays.
+    is mapped over it or two lists of mappings lack it. `array`: its number in Names.arrays.
     """
 
     region: Region
@@ -37,31 +37,31 @@ class Mapped(NamedTuple):
         return bool(self.inode) or self.region.name.startswith("/")
 
     def clipped(self, start: int, end: int) -> "Mapped":
-        """What the kernel leaves of it in [start, end)."""
+        """What remains of it in [start, end) after a split."""
         return self if self.gone else self.moved(start, end, start)
 
     def moved(self, start: int, end: int, source: int) -> "Mapped":
-        """Its part from address `source` on, as mremap lays it at [start, end)."""
+        """Its part from address `source` on, as mremap moves it to [start, end)."""
         region = self.region
         offset = region.offset + source - region.start if self.is_file else 0
         return Mapped(Region(start, end, region.perms, offset, *region[4:]), *self[1:])
 
     def left(self) -> "Mapped":
-        """It, once it is unmapped."""
+        """The same range, unmapped."""
         return self if self.gone else Mapped(self.region, self.device, self.inode, True, self.array)
 
 
 @dataclass(slots=True)
 class _Stretch:
-    """What was laid last up to `end`."""
+    """What was mapped last, up to `end`."""
 
     end: int
     laid: Mapped
-    place: tuple[int, int] | None = None  # IntervalMap.place, where it was asked for before
+    place: tuple[int, int] | None = None  # IntervalMap.place, once computed
 
 
 class IntervalMap:
-    """The latest stretch laid over each address: disjoint [start, end), sorted."""
+    """The latest range mapped at each address: disjoint [start, end), sorted."""
 
     def __init__(self, names: Names) -> None:
         self._names = names
@@ -70,7 +70,7 @@ class IntervalMap:
         self._arrays: tuple[U64, U64, Places] | None = None
 
     def copy(self) -> "IntervalMap":
-        """What a forked child starts with."""
+        """Return the copy that a forked child starts with."""
         child = IntervalMap(self._names)
         kept = [at for at, each in enumerate(self._stretches) if not each.laid.gone]
         child._starts = [self._starts[at] for at in kept]
@@ -78,14 +78,14 @@ class IntervalMap:
         return child
 
     def at(self, address: int) -> Mapped | None:
-        """The stretch `address` lies in."""
+        """The range that contains `address`."""
         index = bisect.bisect_right(self._starts, address) - 1
         if index < 0 or address >= self._stretches[index].end:
             return None
         return self._stretches[index].laid
 
     def exactly(self, start: int, end: int) -> Mapped | None:
-        """The stretch that is [start, end), if there is one."""
+        """The range that is exactly [start, end), if there is one."""
         index = bisect.bisect_left(self._starts, start)
         if index == len(self._starts) or self._starts[index] != start:
             return None
@@ -93,13 +93,13 @@ class IntervalMap:
         return stretch.laid if stretch.end == end else None
 
     def is_whole(self, address: int) -> bool:
-        """Whether the stretch there is all of the mapping that it was laid as."""
+        """Whether the range there is still the whole mapping it was mapped as."""
         index = bisect.bisect_right(self._starts, address) - 1
         stretch = self._stretches[index]
         return stretch.laid.region[:2] == (self._starts[index], stretch.end)
 
     def within(self, start: int, end: int) -> list[tuple[int, int, Mapped]]:
-        """The stretches that overlap [start, end), cut to it."""
+        """The ranges that overlap [start, end), clipped to it."""
         first, last = self._overlapping(start, end)
         return self._cut(first, last, start, end)
 
@@ -111,11 +111,11 @@ class IntervalMap:
         ]
 
     def present(self) -> list[Region]:
-        """The mappings there are, by address."""
+        """The current mappings, by address."""
         return [each.laid.region for each in self._stretches if not each.laid.gone]
 
     def lay(self, laid: Mapped) -> None:
-        """Put `laid` over whatever was in its region; what it cuts keeps the rest."""
+        """Map `laid` over whatever is in its region; ranges it splits keep the rest."""
         start, end = laid.region[:2]
         if start >= end:
             return
@@ -133,7 +133,7 @@ class IntervalMap:
         if start >= end or first >= last:
             return
         if self._is(first, last, start, end):
-            there = self._stretches[first]  # in the same place as before
+            there = self._stretches[first]  # keeps its region and shift
             self._stretches[first] = _Stretch(end, there.laid.left(), there.place)
             return
         middle = self._cut(first, last, start, end)
@@ -141,7 +141,7 @@ class IntervalMap:
         self._replace(first, last, start, end, [since for since, _, _ in middle], gone)
 
     def reset(self, stretches: list[Mapped]) -> None:
-        """Everything there is now; what is missing is gone, what was gone is forgotten.
+        """Set all current mappings; what is missing is gone, what was gone is forgotten.
 
         `stretches` do not overlap and are sorted by address.
         """
@@ -156,7 +156,7 @@ class IntervalMap:
         self._arrays = None
 
     def place(self, address: int) -> tuple[int, int]:
-        """(region, shift) of the mapping `address` lies in, (0, 0) where none is known."""
+        """(region, shift) of the mapping that contains `address`, (0, 0) where none is known."""
         index = bisect.bisect_right(self._starts, address) - 1
         if index < 0:
             return 0, 0
@@ -186,7 +186,7 @@ class IntervalMap:
         return known[:, index]
 
     def _as_arrays(self) -> tuple[U64, U64, Places]:
-        """Starts, ends, and places made on demand (one more: nothing's, 0)."""
+        """Starts, ends, and places computed on demand (one more: a sentinel, 0)."""
         if self._arrays is None:
             places = np.full((2, len(self._starts) + 1), _UNSET, dtype=np.uint64)
             places[:, -1] = 0
@@ -198,13 +198,13 @@ class IntervalMap:
         return self._arrays
 
     def _is(self, first: int, last: int, start: int, end: int) -> bool:
-        """Whether [start, end) overlaps one stretch, and is all of it."""
+        """Whether [start, end) is exactly one range."""
         return (
             last - first == 1 and self._starts[first] == start and self._stretches[first].end == end
         )
 
     def _overlapping(self, start: int, end: int) -> tuple[int, int]:
-        """The first stretch that overlaps [start, end), and the one after the last."""
+        """The first range that overlaps [start, end), and the one after the last."""
         starts = self._starts
         first = bisect.bisect_right(starts, start) - 1
         if first < 0 or self._stretches[first].end <= start:
@@ -220,7 +220,7 @@ class IntervalMap:
         starts: list[int],
         stretches: list[_Stretch],
     ) -> None:
-        """Put these stretches over [start, end), which those from `first` on overlap."""
+        """Replace [start, end), which those from `first` to `last` overlap, by these ranges."""
         if first < last:
             left, before, after = (
                 self._starts[first],
@@ -241,7 +241,7 @@ class IntervalMap:
 def _uncovered(
     start: int, end: int, laid: Mapped, cover: list[Mapped], starts: list[int]
 ) -> list[tuple[int, int, Mapped]]:
-    """The parts of [start, end) no region of `cover` has."""
+    """The parts of [start, end) that no region of `cover` covers."""
     parts = []
     index = max(bisect.bisect_right(starts, start) - 1, 0)
     while start < end and index < len(cover):

@@ -1,8 +1,8 @@
-"""Which mapping was there when: one address space's regions over time.
+"""One address space's mappings over time.
 
 Fed by whole lists of mappings (/proc/PID/maps), by the sideband's reports of
 new mappings, and by the system calls the sideband does not report. Changes
-wait in order of time until they are due, so that each fault is looked up
+are queued by time until they are due, so that each fault is looked up
 among the mappings of its moment.
 """
 
@@ -32,13 +32,13 @@ Vma = tuple[int, int, int, int, int, int]
 Part = Index | slice
 
 _SHORT_RUN = 32  # faults between two changes that are looked up one by one
-_MOST_APPLIED = 1024  # changes that are kept before their room is given back
+_MOST_APPLIED = 1024  # applied changes that are kept before they are freed
 # Paths that are remembered: each mapping of shared anonymous memory is a file of its own.
 _MOST_FILES = 1 << 16
 
 
 class Files:
-    """Paths by (device, inode), as last seen in any address space; the latest of very many."""
+    """Paths by (device, inode), as last seen in any address space; at most _MOST_FILES."""
 
     def __init__(self) -> None:
         self._paths: dict[tuple[int, int], str] = {}
@@ -46,7 +46,7 @@ class Files:
     def learn(self, device: int, inode: int, path: str) -> None:
         if inode and path.startswith("/"):
             self._paths.pop((device, inode), None)
-            self._paths[device, inode] = path  # the last, now
+            self._paths[device, inode] = path  # moved to the end
             if len(self._paths) > _MOST_FILES:
                 del self._paths[next(iter(self._paths))]
 
@@ -54,25 +54,25 @@ class Files:
         return (device, inode) in self._paths
 
     def name(self, device: int, inode: int) -> str:
-        """The path, or a word with the file's numbers where no path was ever seen."""
+        """The path, or device and inode in brackets where no path was ever seen."""
         path = self._paths.get((device, inode))
         return path or f"[inode {device >> 20}:{device & 0xFFFFF} {inode}]"
 
 
 class _Dated:
-    """Changes by time; at equal times in the order in which they came."""
+    """Changes by time; at equal times in order of arrival."""
 
     def __init__(self) -> None:
         self.times: list[int] = []
         self.changes: list[Change] = []
-        self._next = 0  # those before are done with
+        self._next = 0  # those before are applied
 
     def is_last(self, time_ns: int) -> bool:
         """Whether a change of that time comes after all others."""
         return not self.times or time_ns >= self.times[-1]
 
     def add(self, time_ns: int, change: Change) -> None:
-        """Quick where few come after it."""
+        """Insert by time; fast where few are later."""
         if self.is_last(time_ns):
             self.times.append(time_ns)
             self.changes.append(change)
@@ -82,7 +82,7 @@ class _Dated:
             self.changes.insert(at, change)
 
     def take(self, time_ns: int) -> tuple[list[int], list[Change]]:
-        """Those up to and including `time_ns`, which are done with then."""
+        """Pop those up to and including `time_ns`."""
         first = self._next
         if first == len(self.times) or self.times[first] > time_ns:
             return [], []
@@ -104,17 +104,17 @@ class MappingHistory:
         self._map = IntervalMap(names)
         self._arrays = Arrays(names)
         self._brk = 0
-        # What is to come: tens of thousands may wait where the sideband is ahead of the ring.
+        # Future changes: tens of thousands may queue where the sideband is ahead of the ring.
         self._ahead = _Dated()
-        self._late = _Dated()  # what came after something of a later time
+        self._late = _Dated()  # changes that arrived after ones of a later time
         self._vmas: dict[Vma, tuple[int, int]] = {}
         self._mixed: set[Vma] = set()
 
     def add(self, time_ns: int, change: Change) -> None:
-        """A change at CLOCK_MONOTONIC `time_ns`; at equal times in the order they come.
+        """Queue a change at CLOCK_MONOTONIC `time_ns`; at equal times in order of arrival.
 
-        A list of mappings is dated when it *began* to be read: what happened
-        meanwhile is then laid over it once more.
+        A list of mappings is dated when reading it *began*: what happened
+        meanwhile is then applied to it once more.
         """
         queue = self._ahead if self._ahead.is_last(time_ns) else self._late
         queue.add(time_ns, change)
@@ -124,7 +124,7 @@ class MappingHistory:
         self.add(time_ns, tuple(mappings))
 
     def fork(self, time_ns: int) -> "MappingHistory":
-        """What a child made at `time_ns` starts with: a copy of what was there then."""
+        """Return the copy of the mappings that a child forked at `time_ns` starts with."""
         self.advance(time_ns)
         child = MappingHistory(self._names, self._files)
         child._map = self._map.copy()
@@ -137,12 +137,12 @@ class MappingHistory:
         self._apply_all(self._take(time_ns)[1])
 
     def _take(self, time_ns: int) -> tuple[list[int], list[Change]]:
-        """The changes up to and including `time_ns`, in order, and their times."""
+        """Pop the changes up to and including `time_ns`, in order, and their times."""
         times, changes = self._ahead.take(time_ns)
         late_times, late = self._late.take(time_ns)
         if not late or not changes:
             return times + late_times, changes + late
-        times += late_times  # which came later than those of the same time
+        times += late_times  # behind those of the same time
         changes += late
         order = sorted(range(len(times)), key=times.__getitem__)
         return [times[at] for at in order], [changes[at] for at in order]
@@ -162,7 +162,7 @@ class MappingHistory:
         return np.repeat(np.array(numbers, np.int64), np.diff(heads, append=len(regions)))
 
     def present(self) -> list[Region]:
-        """The mappings there are, by address, as far as `advance` has come."""
+        """The mappings by address, as of the last `advance`."""
         return self._map.present()
 
     def lookup(self, addresses: U64, times: Times) -> Places:
@@ -181,8 +181,8 @@ class MappingHistory:
     def lookup_faults(self, faults: Records) -> Places:
         """`lookup` of fault records (bpf/shared.h), shape (n,).
 
-        Where a record brings its mapping along (MARK_MAPPING) that is the
-        answer; only the name, which it lacks, is looked up.
+        Where a record has its mapping (MARK_MAPPING), that is used; only the
+        name, which it lacks, is looked up.
         """
 
         brought = (faults["marks"] & np.uint8(Mark.MAPPING)) != 0
@@ -233,9 +233,9 @@ class MappingHistory:
     ) -> Places:
         """The places of each run of faults between two changes, the changes applied in between.
 
-        `places_of` answers for a long one, with one place where that is all of them's.
-        `place_of` is asked for the faults of a short run: plain Python beats the
-        cost of calling numpy there.
+        `places_of` is called for a long run, and may return one place for all of it.
+        `place_of` is called for each fault of a short run: there plain Python
+        costs less than numpy.
         """
         result = np.zeros((2, len(times)), dtype=np.uint64)
         if not len(times):
@@ -282,7 +282,7 @@ class MappingHistory:
         return known
 
     def _is_mixed(self, vma: Vma) -> bool:
-        """Whether the kernel has made one mapping of what several calls mapped."""
+        """Whether the kernel has merged what several calls mapped."""
         start, end, *_, inode = vma
         return not inode and len({laid.array for *_, laid in self._map.within(start, end)}) > 1
 
@@ -374,7 +374,7 @@ class MappingHistory:
             # perf_event_mmap runs before mm->brk grows, so on newer kernels (seen on 6.18)
             # the first piece of the heap is reported without its name
             laid = self._map.at(end - 1)
-            if before and (laid is None or laid.gone):  # the sideband's word was lost
+            if before and (laid is None or laid.gone):  # the sideband's record was dropped
                 start = page_up(before)
                 self._map.lay(Mapped(Region(start, page_up(end), "rw-p", 0, "[heap]"), 0, 0))
             elif (
@@ -424,7 +424,7 @@ def _anonymous_name(laid: Mapped | None, flags: int) -> str:
 
 
 def _fits(laid: Mapped, vma: Vma) -> bool:
-    """Whether `laid` can be `vma` though their inodes differ.
+    """Whether `laid` can be `vma` although their inodes differ.
 
     On overlayfs vm_file is the file of the layer below, and maps shows the
     inode of the overlay, which is on another device.
@@ -436,7 +436,7 @@ def _fits(laid: Mapped, vma: Vma) -> bool:
 
 
 def _distinct_vmas(faults: Records, brought: Bools) -> tuple[list[Vma], Index]:
-    """(the distinct mappings brought along, which of them each fault's is or -1)."""
+    """(the distinct mappings in the records, which of them is each fault's or -1)."""
     columns = [faults[name] for name in _VMA_FIELDS]
     if brought.all():
         chosen, which = _distinct(columns)
@@ -450,7 +450,7 @@ def _distinct_vmas(faults: Records, brought: Bools) -> tuple[list[Vma], Index]:
 
 def _distinct(columns: list[U64]) -> tuple[Index, Index]:
     """(index of one of each distinct row, which of them each row is)."""
-    heads = runs(*columns)  # neighbours in time are mostly neighbours in memory
+    heads = runs(*columns)  # faults close in time are mostly close in memory
     mixed = np.zeros(len(heads), dtype=np.uint64)
     for column in columns:
         mixed = (mixed ^ column[heads].astype(np.uint64)) * np.uint64(0x9E3779B97F4A7C15)

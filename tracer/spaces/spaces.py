@@ -1,11 +1,11 @@
-"""Address spaces over time: whose memory a fault was in, and in which mapping.
+"""Address spaces over time: which one a fault was in, and in which mapping.
 
-A space is what one `struct mm_struct` was for one while: fork makes one,
-exec replaces one, vfork shares one, and the kernel reuses the pointer once it
-has ended. Each gets a small number from 1.
+A space is one lifetime of a `struct mm_struct`: fork makes one, exec replaces
+one, vfork shares one, and the kernel reuses the pointer once it has ended.
+Each gets a small number from 1.
 
-How to call it, once a cycle: read the fault ring, then poll the sideband and
-`feed` it, then go through the ring's records in their order: `lifecycle` and
+Use, once a cycle: read the fault ring, then poll the sideband and `feed` its
+events, then go through the ring's records in their order: `lifecycle` and
 `syscall` for each record of that kind, `resolve` and `places` for the faults
 between two of them; at last `advance` to the last record's time.
 """
@@ -38,26 +38,26 @@ class Space:
     """One address space.
 
     `owner` is the process it was made for (0 where that is not known), or
-    another that shares it once the owner is gone. `building`: its exec is not over as far
-    as we know, and may still move what it has put there.
+    another that shares it once the owner is gone. `building`: its exec is not known to be
+    over, and may still move pages it has mapped.
     """
 
     number: int
-    mm: int | None  # None: not seen yet, of a target that was there before us
+    mm: int | None  # None: not seen yet, of a target that ran before the trace
     owner: int
     history: MappingHistory
     members: set[int] = field(default_factory=set)
     ended_ns: int | None = None
-    retired: bool = False  # … and the timeline has let go of its pages
+    retired: bool = False  # … and the timeline has released its pages
     building: bool = False
-    built_ns: int = 0  # when that was over, where it was told
+    built_ns: int = 0  # when that was over, where recorded
 
 
 class Spaces:
-    """All address spaces of a run, by number; those of now by pointer and by process."""
+    """All address spaces of a run, by number; the living ones also by mm and by process."""
 
     def __init__(self, names: Names, code: CodeFiles | None = None) -> None:
-        """`code`: says of which file code is, where that matters."""
+        """`code`: finds the file of each executable mapping, where used."""
         self._names = names
         self._code = code
         self._files = Files()
@@ -66,27 +66,27 @@ class Spaces:
         self._alive: dict[int, Space] = {}  # by number
         self._by_mm: dict[int, Space] = {}
         self._by_tgid: dict[int, Space] = {}
-        # The histories a process goes through, each with its first moment: that of
-        # its space, then those waiting for an EXEC record to tell the new pointer.
+        # The histories a process goes through, each with its start: that of its space,
+        # then those waiting for the EXEC record with the new mm pointer.
         self._streams: dict[int, list[tuple[int, MappingHistory]]] = {}
-        # By process: exec events up to then begin no history, be it that their record has come
-        # before them or that the process was attached to since.
+        # By process: exec events up to then begin no history: their record came first, or the
+        # process was attached to since.
         self._execs: dict[int, int] = {}
-        self._in_exec: set[int] = set()  # attached to; an exec's record may be still to come
+        self._in_exec: set[int] = set()  # attached to; an EXEC record may still come
         # By process, attached to: since when it is traced, and the mappings read soon after.
         self._first: dict[int, tuple[int, list[Mapping]]] = {}
         self._orphans: dict[int, list[Event]] = {}  # events before their process's FORK record
         self._ended: list[Space] = []
-        self._ended_since: list[Space] = []  # `ended` was last asked
-        self._doubtful = False  # the sideband has lost something: believe system calls, too
+        self._ended_since: list[Space] = []  # the last call of `ended`
+        self._doubtful = False  # the sideband dropped records: use system calls, too
 
     @property
     def doubtful(self) -> bool:
-        """Whether system calls are to be believed as to mappings."""
+        """Whether mappings are taken from system calls, too."""
         return self._doubtful
 
     def doubt(self) -> None:
-        """The sideband is missing or has dropped something: believe system calls, too."""
+        """The sideband is missing or has dropped records: use system calls, too."""
         self._doubtful = True
 
     @property
@@ -112,10 +112,10 @@ class Spaces:
         mappings: Iterable[Mapping] = (),
         since_ns: int | None = None,
     ) -> Space:
-        """A target that is there when we come; `mm` None: told by its first own fault.
+        """Add a target that is running already; `mm` None: known from its own first fault.
 
         It is traced since `since_ns`, by default since `time_ns`, when `mappings` began to be
-        read: of the memory an exec had changed to, if that was told (ExecEvent) by then.
+        read: those of an exec's new memory, if that was reported (ExecEvent) by then.
         """
         space = self._by_mm.get(mm) if mm else None
         if space is None:
@@ -130,7 +130,7 @@ class Spaces:
         return space
 
     def expect(self, tgid: int) -> None:
-        """A process whose exec will be its first moment under trace; its space comes with that."""
+        """Add a process that is traced from its next exec on, which makes its space."""
         self._streams[tgid] = [(0, MappingHistory(self._names, self._files))]
 
     def at(self, mm: int) -> Space | None:
@@ -138,7 +138,7 @@ class Spaces:
         return self._by_mm.get(mm)
 
     def all(self) -> list[Space]:
-        """Every space of the run that is not forgotten, by number."""
+        """Every space of the run not forgotten, by number."""
         return list(self._spaces.values())
 
     def find(self, number: int) -> Space | None:
@@ -146,14 +146,14 @@ class Spaces:
         return self._spaces.get(number)
 
     def forget(self, number: int) -> None:
-        """Nobody will ask for this space any more, which has ended."""
+        """Drop a space that has ended and is no longer needed."""
         self._spaces.pop(number, None)
 
     def ended(self) -> list[Space]:
-        """The spaces that have ended since this was last asked, by a record or by what came after.
+        """Pop the spaces that have ended since the last call, by a record or by later evidence.
 
-        Where a process's EXIT or EXEC record is lost, its memory's end shows later: by its number
-        or its `mm_struct` being another's, or by faults of its own in other memory.
+        Where a process's EXIT or EXEC record was dropped, the end of its space shows later: its
+        pid or `mm_struct` is reused, or the process itself faults in another space.
         """
         ended, self._ended_since = self._ended_since, []
         return ended
@@ -179,11 +179,11 @@ class Spaces:
             self.exit(time_ns, tgid)
 
     def fork(self, time_ns: int, tgid: int, mm: int, child_tgid: int, child_mm: int) -> None:
-        """A process was made; with `child_mm` == `mm` it shares the memory."""
+        """A process was forked; with `child_mm` == `mm` it shares the memory."""
         if not child_mm:
             return
         parent = self._own(time_ns, tgid, mm)
-        self._leave(child_tgid, time_ns)  # another's, of that number, whose EXIT record is lost
+        self._leave(child_tgid, time_ns)  # an earlier one of that pid: its EXIT was dropped
         if child_mm == mm:
             self._join(child_tgid, parent)
         else:
@@ -200,7 +200,7 @@ class Spaces:
     def exec(self, time_ns: int, tgid: int, mm: int) -> None:
         """A process replaced its memory by the new address space `mm`.
 
-        The faults of exec's own loading may have told so before the record does.
+        The faults of exec's own loading may have shown this before the record.
         """
         now = self._by_tgid.get(tgid)
         if now is not None and now.mm == mm:
@@ -209,13 +209,13 @@ class Spaces:
         later = self._streams.get(tgid, [])[1 + len(waiting) :]
         if now is not None and not waiting and tgid in self._in_exec:
             self._in_exec.discard(tgid)
-            if now.mm is None:  # it had changed to its new memory when we came
+            if now.mm is None:  # at the attach it was in its new memory already
                 self._name(now, mm)
                 return
         self._in_exec.discard(tgid)
         self._leave(tgid, time_ns)
         space = self._by_mm.get(mm)
-        if space is None or space.members:  # otherwise exec's argument pages showed it
+        if space is None or space.members:  # else exec's argument pages showed it
             self._end_pointer(mm, time_ns)
             space = self._new(mm, tgid)
         space.owner = tgid
@@ -235,7 +235,7 @@ class Spaces:
         self._in_exec.discard(tgid)
 
     def feed(self, events: Iterable[Event]) -> None:
-        """The sideband's events, in order of time. Those of unknown processes wait a cycle."""
+        """Add the sideband's events, in order of time. Those of unknown processes wait a cycle."""
         for event in events:
             stream = self._streams.get(event.pid)
             if stream is None:
@@ -250,14 +250,14 @@ class Spaces:
             elif stream[0][1] is stream[-1][1] and self._by_tgid[event.pid].mm is None:
                 self._in_exec.add(event.pid)
                 since_ns, mappings = self._first.get(event.pid, (event.time_ns, []))
-                if since_ns < event.time_ns:  # until then it had others, which nobody read
+                if since_ns < event.time_ns:  # until then it had others, which were not read
                     history = MappingHistory(self._names, self._files)
                     history.add_mappings(event.time_ns, mappings)
                     self._by_tgid[event.pid].history = history
                     stream[0] = stream[0][0], history
 
     def settled(self, tgid: int, mappings: Iterable[Mapping]) -> list[Mapping]:
-        """A process's mappings with the numbers of the files that code is of, where it matters."""
+        """A process's mappings, with file numbers on executable ones, where used."""
         code = self._code
         if code is None:
             return list(mappings)
@@ -267,7 +267,7 @@ class Spaces:
         ]
 
     def snapshot(self, time_ns: int, tgid: int, mappings: Iterable[Mapping]) -> None:
-        """The whole /proc/PID/maps of a process, `settled`, which began to be read at `time_ns`."""
+        """Add the whole /proc/PID/maps of a process, `settled`, read from `time_ns` on."""
         for since_ns, history in reversed(self._streams.get(tgid, [])):
             if since_ns <= time_ns:
                 history.add_mappings(time_ns, mappings)
@@ -276,12 +276,12 @@ class Spaces:
     def resolve(self, faults: Records) -> tuple[Ids, Ids]:
         """(space numbers, owners' pids) of fault records between two lifecycle records.
 
-        Shapes (n,). A pointer not seen before is the faulting thread's own
-        memory, the space exec is building for it, or, with owner 0, that of a
-        process nobody told us of.
+        Shapes (n,). An mm not seen before is the faulting thread's own, the one
+        exec is setting up for it, or, with owner 0, that of a process without
+        records.
         """
         if len(faults) <= FEW:
-            # One by one: plain Python beats the cost of calling numpy there.
+            # One by one: for few, plain Python costs less than numpy.
             each = [
                 self._by_mm.get(mm) or self._discover(faults, mm) for mm in faults["mm"].tolist()
             ]
@@ -317,8 +317,8 @@ class Spaces:
     def places_at(self, numbers: Ids, addresses: U64, times: Times) -> Places:
         """`lookup` of addresses in many spaces, such as those of rows' instructions.
 
-        Shapes (n,) → (2, n). Times before the last `places` are answered with what was
-        known then, which for code is nearly always the same.
+        Shapes (n,) → (2, n). Times before the last `places` use the mappings as of
+        that call, which for code are nearly always the same.
         """
         result = np.zeros((2, len(numbers)), dtype=np.uint64)
         for number in np.unique(numbers).tolist():
@@ -328,7 +328,7 @@ class Spaces:
         return result
 
     def advance(self, time_ns: int) -> None:
-        """End a cycle: apply changes up to `time_ns`, let go of what can no longer be asked.
+        """End a cycle: apply changes up to `time_ns`, free what is no longer needed.
 
         A space that ended keeps its mappings until the end of the next cycle.
         """
@@ -337,7 +337,7 @@ class Spaces:
         self._ended = []
         for space in self._by_tgid.values():
             space.history.advance(time_ns)
-        self._first.clear()  # what was told of that time, was fed
+        self._first.clear()  # all events of that time have been fed
         self._orphans = {
             tgid: events for tgid, events in self._orphans.items() if events[-1].time_ns > time_ns
         }
@@ -376,12 +376,12 @@ class Spaces:
             del self._by_mm[space.mm]
 
     def _end_pointer(self, mm: int, time_ns: int) -> None:
-        """The kernel has given `mm` to a new space: the old one ended unseen."""
+        """The kernel has reused `mm` for a new space: the old one ended unrecorded."""
         space = self._by_mm.get(mm)
         if space is not None:
             for tgid in sorted(space.members):
                 self.exit(time_ns, tgid)
-            if space.ended_ns is None:  # nobody was in it
+            if space.ended_ns is None:  # no process was in it
                 self._end(space, time_ns)
 
     def _own(self, time_ns: int, tgid: int, mm: int) -> Space:
@@ -398,7 +398,7 @@ class Spaces:
         return now
 
     def _name(self, space: Space, mm: int) -> None:
-        """Its pointer is known now."""
+        """Set its mm pointer, now known."""
         space.mm = mm
         self._by_mm[mm] = space
 

@@ -1,6 +1,6 @@
-"""What a system call did to pages: the effects the timeline books, x86-64 numbers.
+"""Effects of system calls on pages and mappings, from their records; x86-64 numbers.
 
-Advice from include/uapi/asm-generic/mman-common.h.
+madvise(2) advice from include/uapi/asm-generic/mman-common.h.
 """
 
 from collections.abc import Callable
@@ -47,8 +47,8 @@ ERRORS = (1 << 64) - 4095  # results from here on are -errno
 _ENOMEM = (1 << 64) - 12
 _MADV_TAKES = (4, 9, 24, 102)  # DONTNEED, REMOVE, DONTNEED_LOCKED, GUARD_INSTALL
 _MADV_POPULATES = (CALL_MADV_POPULATE_READ, CALL_MADV_POPULATE_WRITE)
-_MADV_GIVES_UP = {8: Loss.MADVISE, 21: Loss.RECLAIM}  # FREE, PAGEOUT: when the kernel likes
-# mmap(2) and its kin: what bpf/ passes on and does not ask for itself
+_MADV_GIVES_UP = {8: Loss.MADVISE, 21: Loss.RECLAIM}  # FREE, PAGEOUT: when the kernel decides
+# mmap(2), mremap(2), mlockall(2): flags that bpf/ passes on and does not use itself
 _MAP_SHARED, _MAP_ANONYMOUS = 1, 0x20
 _PROT_LETTERS = ((1, "r"), (2, "w"), (4, "x"))
 _MREMAP_DONTUNMAP = 4
@@ -69,13 +69,13 @@ class SystemCall(NamedTuple):
 
 
 def decode(records: Structs) -> list[SystemCall]:
-    """SYSCALL and CALL records, all at once: one by one each member costs as much as its effect."""
+    """Decode SYSCALL and CALL records at once: singly, each field costs as much as its effect."""
     columns = (records[name].tolist() for name in SystemCall._fields)
     return list(map(SystemCall._make, zip(*columns, strict=True)))
 
 
 class PlainRelease(NamedTuple):
-    """A munmap or madvise that took the pages of [start, end), and did nothing else."""
+    """A munmap or madvise that released the pages of [start, end), and did nothing else."""
 
     tgid: int
     tid: int
@@ -89,7 +89,7 @@ class PlainRelease(NamedTuple):
 def plain_releases(records: Structs) -> tuple[Bools, list[PlainRelease]]:
     """Which SYSCALL records are such calls, nearly all where there are many; and these, decoded.
 
-    `interpret` says the same of each.
+    `interpret` gives the same for each.
     """
     number, result = records["number"], records["result"]
     address, length, advice = records["args"][:, :3].T
@@ -109,10 +109,10 @@ def plain_releases(records: Structs) -> tuple[Bools, list[PlainRelease]]:
 
 
 class Effect(NamedTuple):
-    """Pages of [start, end) lost their frames, moved, or were filled in advance.
+    """Pages of [start, end) were released, moved, or populated.
 
     Those that move go to `moved_to`, into a mapping of `moved_size` bytes that
-    takes the place of what was there. With `gives_up` the kernel may take them, or not.
+    replaces what was there. With `gives_up` the kernel may reclaim them, or not.
     """
 
     space: int
@@ -123,17 +123,17 @@ class Effect(NamedTuple):
     moved_to: int | None = None
     moved_size: int = 0
     populates: bool = False
-    told: bool = False  # with perf the BPF side tells what that filled (bpf/fill.h)
-    replaces: bool = False  # what it filled took the place of what was there
+    told: bool = False  # with perf the BPF side records what that populated (bpf/fill.h)
+    replaces: bool = False  # what it populated replaced what was there
     gives_up: bool = False
-    userfault: bool = False  # filled, or moved, through userfaultfd
+    userfault: bool = False  # populated, or moved, through userfaultfd
     registers: bool | None = None  # the range with userfaultfd, or no longer
-    call: "PendingRelease | None" = None  # its beginning, where others may have faulted meanwhile
+    call: "PendingRelease | None" = None  # its beginning, where others may have faulted since
 
 
 @dataclass(slots=True)  # not frozen: making one would take three times as long
 class PendingRelease:
-    """A call under way, which may take the pages of [start, end) from under others' faults."""
+    """A call under way, which may release pages of [start, end) while other threads fault."""
 
     start: int
     end: int
@@ -143,10 +143,10 @@ class PendingRelease:
 
 @dataclass
 class Memory:
-    """What one call leaves behind for the next, by address space."""
+    """State that calls leave for later ones, by address space."""
 
     brk: dict[int, int] = field(default_factory=dict)  # the last program break
-    locked: set[int] = field(default_factory=set)  # mlockall(MCL_FUTURE): mappings are filled
+    locked: set[int] = field(default_factory=set)  # mlockall(MCL_FUTURE): mappings are populated
 
     def inherit(self, parent: int, child: int) -> None:
         """fork: the break is the parent's; locks are not inherited (mlockall(2))."""
@@ -160,10 +160,10 @@ class Memory:
 
 
 class Consequences(NamedTuple):
-    """What a system call did, as far as anybody asks."""
+    """What a system call did to pages and mappings."""
 
     effect: Effect | None = None  # to pages
-    change: Change | None = None  # to mappings, where the sideband does not tell
+    change: Change | None = None  # to mappings, where the sideband has no report
     written: tuple[tuple[int, int], ...] = ()  # [start, end) each, by another process
 
 
@@ -180,10 +180,9 @@ def interpret(
 ) -> Consequences:
     """What a system call that returned did to `space`.
 
-    `memory` is read and kept up to date; `call` is what the call's own CALL record said, if
-    there was one. `claims`: what it says of mappings is to be believed, for the sideband has
-    dropped something. What a reclaiming madvise takes is left to the next snapshot, since not
-    every page goes.
+    `memory` is read and updated; `call` is from the call's own CALL record, if there was one.
+    `claims`: mappings are taken from the call, for the sideband has dropped records. What a
+    reclaiming madvise releases is left to the next snapshot, since not every page goes.
     """
     _, _, time_ns, _, number, result, args = made
     if number == CALL_PROCESS_VM_WRITEV:
@@ -257,7 +256,7 @@ def _in_place(
 
 
 def _claim_of(made: SystemCall) -> Claim | None:
-    """What mmap of anonymous memory or mprotect made of its range; None for mmap of a file."""
+    """The mapping that mmap of anonymous memory or mprotect made; None for mmap of a file."""
     args, result = made.args, made.result
     letters = "".join(letter if args[2] & bit else "-" for bit, letter in _PROT_LETTERS)
     if made.number == CALL_MPROTECT:
@@ -270,7 +269,7 @@ def _claim_of(made: SystemCall) -> Claim | None:
 
 
 def _written(result: int, args: list[int]) -> tuple[tuple[int, int], ...]:
-    """What another process wrote by process_vm_writev (bpf/remote_write.h)."""
+    """The ranges another process wrote by process_vm_writev (bpf/remote_write.h)."""
     ranges, left = [], result
     for start, length in zip(args[::2], args[1::2], strict=True):
         length = min(length, left)
@@ -286,7 +285,7 @@ def _went_on(number: int, args: list[int], result: int) -> bool:
 
 
 def pending_release(begun: SystemCall, brk: int) -> PendingRelease | None:
-    """What a call that has begun may take before it returns; `brk` is the break now."""
+    """What a call that has begun may release before it returns; `brk` is the break now."""
     number, args = begun.number, begun.args
     start, end, loss = args[0], _page_up(args[0] + args[1]), Loss.MUNMAP
     if number == CALL_MADVISE and args[2] in _MADV_TAKES:
@@ -301,7 +300,7 @@ def pending_release(begun: SystemCall, brk: int) -> PendingRelease | None:
 
 
 def _userfault(args: list[int], change: Callable[..., Effect | None]) -> Effect | None:
-    """What an ioctl on a userfaultfd did: its number, the range it was done for, where from."""
+    """The effect of an ioctl on a userfaultfd; `args`: command, range, and a source or mode."""
     command, start, length, other = args[:4]
     if command in (UFFD_COPY, UFFD_ZEROPAGE, UFFD_CONTINUE):
         return change(start, start + length, populates=True, userfault=True)

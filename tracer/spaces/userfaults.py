@@ -1,4 +1,4 @@
-"""Which memory userfaultfd fills, at which time: what the ioctls on its descriptors said.
+"""Ranges registered with userfaultfd over time, from the ioctls on its descriptors.
 
 Command numbers and structures from include/uapi/linux/userfaultfd.h.
 """
@@ -14,7 +14,7 @@ _FOREVER = (1 << 63) - 1
 
 @dataclass
 class _Range:
-    """Faults on missing pages of [start, end) wait for the descriptor's reader."""
+    """Missing-page faults in [start, end) wait for the userfaultfd's reader."""
 
     start: int
     end: int
@@ -23,13 +23,13 @@ class _Range:
 
 
 class Userfaults:
-    """The ranges registered for missing pages, by address space."""
+    """The ranges registered in missing mode, by address space."""
 
     def __init__(self) -> None:
         self._ranges: dict[int, list[_Range]] = {}
 
     def register(self, space: int, start: int, end: int, time_ns: int) -> None:
-        """From `time_ns` on, userfaultfd fills [start, end)."""
+        """[start, end) is registered from `time_ns` on."""
         self._ranges.setdefault(space, []).append(_Range(start, end, time_ns))
 
     def end(self, space: int, start: int, end: int, time_ns: int) -> None:

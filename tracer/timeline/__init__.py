@@ -1,1 +1,1 @@
-"""Which page had which frame when: the state of all pages, and what moves it."""
+"""Which page had which frame when: the state of all pages, and the rules that change it."""

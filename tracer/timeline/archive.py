@@ -1,9 +1,9 @@
-"""Pages without a frame, put away compactly: what is known of them in case they come back.
+"""The history of pages without a frame, stored compactly in case they gain one again.
 
-The page store has blocks for all the memory a process ever touched. A trace
-that runs for hours sees much of it unmapped for good; what is left is a row
-for each page that had a frame, kept here or, where nobody asked for such
-rows, let go.
+The page store has blocks for all the memory a process ever touched. In a trace
+that runs for hours much of it is unmapped permanently; what is left is a row
+for each page that had a frame, kept here or, where such rows are not
+requested, dropped.
 """
 
 from collections.abc import Iterator
@@ -12,14 +12,14 @@ from tracer.common.types import Structs
 
 RowsOfPages = Structs
 
-WHOLE = -1  # in place of a block's number: all that was left of a space
+WHOLE = -1  # in place of a block's number: the rest of a space
 
 
 class Archive:
     """Rows of pages by space and block.
 
-    With `most`, beyond so many rows everything is dropped, for good:
-    `overflowed` says so.
+    Beyond `most` rows, if given, all are dropped permanently:
+    `overflowed` is set.
     """
 
     def __init__(self, most: int | None = None) -> None:
@@ -29,7 +29,7 @@ class Archive:
         self._count = 0
 
     def put(self, space: int, block: int, rows: RowsOfPages) -> None:
-        """Keep the rows of a block of a space (or WHOLE) that has none here."""
+        """Store the rows of a block of a space (or WHOLE), which has none here yet."""
         if self.overflowed or not len(rows):
             return
         self._count += len(rows)
@@ -40,7 +40,7 @@ class Archive:
         self._rows.setdefault(space, {})[block] = rows
 
     def take(self, space: int, block: int) -> RowsOfPages | None:
-        """Give the rows of a block back; None where there are none."""
+        """Pop the rows of a block; None where there are none."""
         blocks = self._rows.get(space)
         rows = blocks.pop(block, None) if blocks else None
         if rows is not None:
@@ -48,15 +48,15 @@ class Archive:
         return rows
 
     def drop(self, space: int) -> None:
-        """Let go of all that is kept of a space."""
+        """Drop all rows of a space."""
         self._count -= sum(map(len, self._rows.pop(space, {}).values()))
 
     def of(self, space: int) -> list[RowsOfPages]:
-        """All that is kept of a space, in no order."""
+        """All rows of a space, in no order."""
         return list(self._rows.get(space, {}).values())
 
     def all(self) -> Iterator[RowsOfPages]:
-        """All there is."""
+        """All rows of all spaces."""
         for blocks in self._rows.values():
             yield from blocks.values()
 

@@ -1,4 +1,4 @@
-"""System calls that take pages from under other threads: which faults they may concern."""
+"""Unmapping system calls concurrent with other threads' faults: which faults they may affect."""
 
 from collections import deque
 from collections.abc import Mapping
@@ -15,10 +15,10 @@ _LATE_NS = 2_000_000_000  # a record may come that much after one of a later mom
 
 @dataclass
 class Suspected:
-    """By fault: the calls that may have taken its page; arrays of one length."""
+    """By fault: the calls that may have released its page; arrays of one length."""
 
     under_way: U8  # Loss of a call that had begun and not returned; 0: none
-    over: U8  # … of one that returned after the fault, but was told before it
+    over: U8  # … of one that returned after the fault, but is applied before it
     over_ns: I64  # when that one returned
 
     @staticmethod
@@ -34,7 +34,7 @@ class Suspected:
 
 @dataclass(slots=True)  # not frozen: making one would take three times as long
 class _Call:
-    """One call under way, and of those over its return, and the latest return so far."""
+    """A call under way; of one that is over also its return, and the latest return so far."""
 
     space: int
     release: PendingRelease
@@ -43,20 +43,20 @@ class _Call:
 
 
 class ConcurrentUnmaps:
-    """The calls under way, and those that returned just now."""
+    """The calls under way, and those that returned recently."""
 
     def __init__(self) -> None:
         self._open: dict[int, _Call] = {}  # by their PendingRelease's identity
         self._over: deque[_Call] = deque()
 
     def begin(self, space: int, release: PendingRelease) -> None:
-        """A call has begun that may take pages of `space`."""
+        """A call has begun that may release pages of `space`."""
         self._open[id(release)] = _Call(space, release)
         while self._over and self._over[0].latest_ns < release.begun_ns - _LATE_NS:
             self._over.popleft()
 
     def end(self, release: PendingRelease, time_ns: int = 0) -> None:
-        """It has returned at `time_ns`; 0: it took nothing."""
+        """It has returned at `time_ns`; 0: it released nothing."""
         known = self._open.pop(id(release), None)
         if known is not None and time_ns:
             latest = max(time_ns, self._over[-1].latest_ns if self._over else 0)
@@ -75,11 +75,11 @@ class ConcurrentUnmaps:
         times: I64,
         returns: Mapping[int, tuple[int, int]] | None = None,
     ) -> Suspected:
-        """Which calls may have taken the pages of faults, in the order in which they are told.
+        """Which calls may have released the pages of faults, in the order they are applied.
 
-        A fault looks at the page table some time before its completion, `times`. `returns`: of
+        A fault reads the page table some time before its completion, `times`. `returns`: of
         calls that return between these faults, by their PendingRelease's identity, how many of the
-        faults are told before that, and when it was.
+        faults are applied before that, and when it was.
         """
         count = len(pages)
         found = Suspected.none(count)
@@ -96,7 +96,7 @@ class ConcurrentUnmaps:
             told.append(at)
             ended.append(end)
         # Before `low` all faults are earlier than the call's beginning, from `high` on later than
-        # its end: those between are the few to be looked at.
+        # its end: only the few between need checking.
         low = np.searchsorted(latest, [call.release.begun_ns for call in calls]).tolist()
         high = np.searchsorted(earliest, ended, side="right").tolist()
         for call, begin, end in zip(calls, low, told, strict=True):
@@ -105,7 +105,7 @@ class ConcurrentUnmaps:
                 hit = _covered(call, spaces[part], pages[part])
                 hit &= (times[part] >= call.release.begun_ns) & (found.under_way[part] == 0)
                 found.under_way[part][hit] = call.release.loss
-        # Of several the last to be told of: those that were over before, then in `returns`' order.
+        # Of several the last one applied: those that were over before, then in `returns`' order.
         order = {key: n for n, key in enumerate(returns)}
         turn = [order.get(id(call.release), -1) for call in calls]
         late = [n for n, (begin, end) in enumerate(zip(told, high, strict=True)) if begin < end]

@@ -1,7 +1,7 @@
-"""What faults did to pages: the rules by which a batch of them moves the ledger.
+"""What faults did to pages: the rules by which a batch of them updates the ledger.
 
-Two threads may fault on one page at once, calls of others may take what a fault brought, and what
-a fault found may be the doing of somebody that no record tells of.
+Two threads may fault on one page at once, other threads' calls may release the frame a fault
+mapped, and a fault may find a change that has no record.
 """
 
 from collections.abc import Mapping
@@ -18,7 +18,7 @@ from tracer.timeline.events import Events, Outcome
 from tracer.timeline.ledger import Ledger, distinct_spaces
 
 _NONE = np.uint64(NO_FRAME)
-# A table by value: looked up many times over for a page or two.
+# A table by value: looked up very often, for a page or two.
 _TOLD = np.isin(  # by a record of its own
     np.arange(32), [Source.FAULT.value, Source.AROUND.value, Source.MOVE.value, Source.UFFD.value]
 )
@@ -29,13 +29,13 @@ class FaultRules:
 
     def __init__(self, ledger: Ledger, unmaps: ConcurrentUnmaps) -> None:
         self._ledger, self._unmaps = ledger, unmaps
-        # The same for as long as the ledger: asked for over and over.
+        # The same for the life of the ledger: accessed very often.
         self._columns, self._store = ledger.columns, ledger.store
 
     def apply(self, space: int | Ids, events: Events) -> Outcome:
         """Apply faults of one address space, or of each its own, in order.
 
-        Says which of them brought a frame.
+        Returns which of them mapped a frame.
         """
         count = len(events.page)
         spaces = np.broadcast_to(np.asarray(space, np.uint32), count)
@@ -63,9 +63,9 @@ class FaultRules:
         number: int,
         kind: int,
     ) -> bool:
-        """`apply` of one fault that found its page absent, several times quicker.
+        """`apply` of one fault that found its page absent, several times faster.
 
-        False where there is more to it than that: nothing was done.
+        False where it is not that simple: nothing was done.
         """
         if self._ledger.watcher is not None:
             return False
@@ -83,18 +83,18 @@ class FaultRules:
         times: I64,
         returns: Mapping[int, tuple[int, int]] | None = None,
     ) -> Suspected:
-        """Which calls may have taken the pages of faults (ConcurrentUnmaps.suspected)."""
+        """Which calls may have released the pages of faults (ConcurrentUnmaps.suspected)."""
         return self._unmaps.suspected(spaces, pages, times, returns)
 
     def _apply_turn(self, spaces: Ids, at: I64, events: Events) -> tuple[Bools, Bools]:
-        """One event a page: everything here is distinct pages. Which gained a frame, which raced.
+        """Apply one event per page; return which gained a frame, and which lost a race.
 
-        Most batches have nothing of most of this: what none of their events needs is not looked at.
+        Most batches need little of this: what none of their events needs is skipped.
         """
         frame = self._columns["frame"]
         before, then, absent = events.frame_before, events.frame, events.absent_before
         own = events.source != Source.AROUND
-        # Its own page, and nothing that this fault did to it: what it shows is another's doing.
+        # Its own page, unchanged by this fault: what it shows is another's change.
         bystander = own & ((events.kind == Kind.SPURIOUS) | (before == then))
         self._settle_inherited(at, events)
         taken = self._settle_doubts(at, events)
@@ -102,13 +102,13 @@ class FaultRules:
         had = now != _NONE
         gained = raced = meanwhile = np.zeros(len(at), np.bool_)
         if had.any():
-            # The state we hold was reached while this fault was under way.
+            # The known state was reached while this fault was under way.
             meanwhile = had & (self._columns["changed_ns"][at] >= events.start_ns)
             gained, raced = self._races(spaces, at, events, now, meanwhile & ~bystander)
             self._find_vanished(spaces, at, events, now, meanwhile, taken)
             now = frame[at]
-        # It had another frame by the fault's account, or one at all: gained in between, unseen.
-        # Even if it ends with the frame we know: a freed one is soon used again.
+        # The fault found another frame, or one at all: gained in between, without a record.
+        # Even if it ends in the known frame: a freed one is soon used again.
         other = (now != before) & ((now != then) | (now != _NONE))
         appeared = own & (before != _NONE) & other & ~meanwhile
         if appeared.any():
@@ -116,10 +116,10 @@ class FaultRules:
             now = frame[at]
         changes = (then != _NONE) & (now != then)
         self._gain_unexplained(spaces, at, events, then, changes & bystander)
-        # A neighbour that has a frame by our account was not brought along.
+        # A neighbour that has a frame in the ledger was not mapped by this fault.
         gains = changes & ~bystander & (own | (now == _NONE) | (now == before))
         if gains.any():
-            # Found absent and yet held: a call took the frame while this fault was on its way.
+            # Found absent, but mapped in the ledger: a call released the frame during this fault.
             cause = np.where((taken != 0) & absent, taken, np.uint8(Loss.REPLACED))
             self._gain_by(spaces, at, events, gains, cause)
         return gained | gains, raced
@@ -127,9 +127,9 @@ class FaultRules:
     def _races(
         self, spaces: Ids, at: I64, events: Events, now: U64, meanwhile: Bools
     ) -> tuple[Bools, Bools]:
-        """Of what came to these pages while their faults were under way: what is these faults' own.
+        """Of frames gained during these faults, which ones the faults themselves mapped.
 
-        Second, which of the faults were too late, and did nothing.
+        Second, which of the faults were spurious: another thread was first.
         """
         before, then = events.frame_before, events.frame
         stepped = events.absent_before | ((before != _NONE) & (before != then))
@@ -137,7 +137,7 @@ class FaultRules:
         if not race.any():
             return race, race
         source = self._columns["source"][at]
-        # The call that gave a page through userfaultfd may end before the fault that waited.
+        # The userfaultfd ioctl that resolves a fault may return before the fault ends.
         waited = (events.kind == Kind.UFFD) & (source == Source.UFFD)
         takeover = race & (~_TOLD[source] | waited)
         for space in distinct_spaces(spaces[takeover]):
@@ -154,11 +154,11 @@ class FaultRules:
         meanwhile: Bools,
         taken: U8,
     ) -> None:
-        """What was there by our account and gone by the fault's: lost in between, unseen."""
+        """Release what the ledger has and the fault found absent: gone in between, unrecorded."""
         had, absent, then = now != _NONE, events.absent_before, events.frame
         own = events.source != Source.AROUND
         vanished = had & absent & ~meanwhile
-        # A folio that left the page table as one, and came back so, in the same frames.
+        # A folio that was unmapped as a whole, and mapped again in the same frames.
         again = events.number[vanished & own & (now == then)]
         if len(again):
             none = events.frame_before == _NONE
@@ -181,7 +181,7 @@ class FaultRules:
         gains: Bools,
         cause: U8,
     ) -> None:
-        """Each of the faults `gains` gave its page a frame, in place of another for `cause`."""
+        """Book that the faults `gains` mapped a frame, replacing another for `cause`."""
         if not gains.all():
             spaces, at, cause, events = spaces[gains], at[gains], cause[gains], events.take(gains)
         self._ledger.replace(at, events.time_ns, cause)
@@ -196,15 +196,15 @@ class FaultRules:
         )
         suspected = events.suspected
         if suspected is not None and suspected.over.any():
-            # It came before a call returned, and that call's end was told first.
+            # Mapped before a call returned, whose return is applied first.
             late = suspected.over != 0
             self._ledger.doubt(at[late], suspected.over[late], suspected.over_ns[late])
 
     def _settle_doubts(self, at: I64, events: Events) -> U8:
-        """What took each page if it is gone: a call that is over (its doubt), or one under way.
+        """What released each page if it is gone: a call that is over (its doubt), or one under way.
 
         A fault that leaves a doubted page in its frame, after that call's end, shows that the
-        frame came after the call had done its work.
+        frame was mapped after the call's unmapping.
         """
         doubt = self._columns["doubt"][at]
         if doubt.any():
@@ -220,18 +220,18 @@ class FaultRules:
     def _gain_unexplained(
         self, spaces: Ids, at: I64, events: Events, frame: U64, chosen: Bools
     ) -> None:
-        """The faults `chosen` found the pages in frames that no record brought."""
+        """The faults `chosen` found the pages in frames that no record explains."""
         if not chosen.any():
             return
         spaces, at, frame = spaces[chosen], at[chosen], frame[chosen]
-        # Dated at their end: whoever put them there began before that, and may yet tell.
+        # Dated at their end: what mapped them began before that, and may still be recorded.
         time = events.time_ns[chosen]
         self._ledger.leave_unexplained(spaces, at, self._columns["frame"][at], frame, lost=False)
         self._ledger.replace(at, time)
         self._ledger.gain(at, time, frame, Source.UNKNOWN, events.region[chosen])
 
     def _settle_inherited(self, at: I64, events: Events) -> None:
-        """A first look at a page the child may have inherited: now it shows whether it did."""
+        """The first fault on a page the child may have inherited shows whether it did."""
         assumed = self._columns["assumed"][at].astype(np.bool_)
         if not assumed.any():
             return
@@ -263,7 +263,7 @@ def _turns(slots: I64, events: Events) -> list[I64] | None:
 
 
 def _repeats(order: I64, events: Events) -> Bools:
-    """Which events, in `order` by page, find and leave their page as the one before left it."""
+    """Which events, in `order` by page, find and leave their page as the previous one left it."""
     frame = events.frame[order]
     own = (events.source != Source.AROUND)[order]
     still = own & ~events.absent_before[order] & (events.frame_before[order] == frame)

@@ -1,7 +1,7 @@
-"""The state of every page, and the only writer of it: which has which frame, since when, by what.
+"""The state of every page, and its only writer: which frame it has, since when, by what.
 
 State is kept in blocks of 64 pages inside a few flat arrays, so that a batch of events is applied
-with array operations; blocks that have had no frame for a while are put away (archive.py). What
+with array operations; blocks that have had no frame for a while are archived (archive.py). What
 follows from a fault, a call or a snapshot is decided by the rules (faults.py, releases.py) and in
 snapshots/.
 """
@@ -25,8 +25,8 @@ from tracer.timeline.unexplained import Changes, Unexplained
 
 _NONE = np.uint64(NO_FRAME)
 _NO_BLOCKS = np.empty(0, np.uint64)
-_FEW_BYTES = 16 * PAGE_SIZE  # of pages that are done with one by one
-# A table by value: looked up many times over for a page or two.
+_FEW_BYTES = 16 * PAGE_SIZE  # of pages that are handled one by one
+# A table by value: looked up very often, for a page or two.
 _ENDING = (Loss.MUNMAP.value, Loss.MOVE.value)
 _ENDS = np.isin(np.arange(32), _ENDING)
 
@@ -44,7 +44,7 @@ class Ledger:
         self.tally = Tally()
         self.latest_ns = 0  # no page changed after that, as far as is known
         self._unexplained = Unexplained()
-        self._looked_at: dict[int, U64] = {}  # by space: blocks that `take_changed` told of
+        self._looked_at: dict[int, U64] = {}  # by space: blocks that `take_changed` returned
 
     def __getitem__(self, column: str) -> npt.NDArray[Any]:
         return self.columns[column]
@@ -66,7 +66,7 @@ class Ledger:
             return
         columns = self.columns
         sources = np.full(count, source, np.uint8) if isinstance(source, Source) else source
-        # After an unmapping the address belongs to a new mapping: a new page.
+        # After an unmap the address belongs to a new mapping: a new page.
         ended = _ENDS[columns["last_loss"][at]]
         if ended.any():
             for name in ("gains", "losses", "last_loss"):
@@ -139,11 +139,11 @@ class Ledger:
             self.tally.gained_in[region] = self.tally.gained_in.get(region, 0) + 1
 
     def take_over(self, at: I64, events: Events) -> None:
-        """A snapshot, or the call that gave it, told of the frame before the fault's record."""
+        """Book under a fault a frame that a snapshot, or the call that filled it, showed first."""
         if not len(at):
             return
         columns, source = self.columns, events.source
-        # What was there when we came is no gain until a fault of ours claims it.
+        # What was mapped before the trace is no gain until a recorded fault claims it.
         before = columns["source"][at]
         initial = before == Source.INITIAL
         self.tally.count(self.tally.gained_in, columns["region"][at], initial)
@@ -199,7 +199,7 @@ class Ledger:
         self.latest_ns = max(self.latest_ns, time_ns)
 
     def replace(self, at: I64, time: I64, cause: U8 | None = None) -> None:
-        """Those of these slots' pages that have a frame lose it to another."""
+        """Release the frames of those of these slots' pages that have one: they get another."""
         if not len(at):
             return
         had = self.columns["frame"][at] != _NONE
@@ -207,14 +207,14 @@ class Ledger:
             self.release(at[had], time[had], Loss.REPLACED if cause is None else cause[had])
 
     def doubt(self, at: I64, loss: U8 | Loss, time_ns: I64 | int) -> None:
-        """A call that returned at `time_ns` may have taken the frames of these slots' pages."""
+        """A call that returned at `time_ns` may have released the frames of these slots' pages."""
         self.columns["doubt"][at] = loss
         self.columns["changed_ns"][at] = time_ns
         self.store.mark(at)
         self._note(time_ns)
 
     def settle(self, at: I64) -> None:
-        """The frames of these slots' pages came after the call that was in doubt."""
+        """The frames of these slots' pages were mapped after the call in doubt."""
         self.columns["doubt"][at] = 0
 
     # -- both at once ---------------------------------------------------
@@ -226,10 +226,10 @@ class Ledger:
         lost_ns: I64,
         cause: U8,
     ) -> None:
-        """Faults that each gave a page without a frame one, and lost it before its next fault.
+        """Book faults that each mapped an absent page, released before the page's next fault.
 
-        What FaultRules.apply and ReleaseRules.release would make of them in turn, for any number
-        of times a page. The events are in order; each frame was lost at `lost_ns`, for `cause`.
+        Equivalent to FaultRules.apply and ReleaseRules.release in turn, for any number of
+        times a page. The events are in order; each frame was released at `lost_ns`, for `cause`.
         """
         slots = self.slots(space, events.page)
         order = np.argsort(slots, kind="stable")
@@ -239,14 +239,14 @@ class Ledger:
         fresh = np.r_[True, slots[1:] != slots[:-1]]  # the page's first here
         head, tail = np.flatnonzero(fresh), np.flatnonzero(np.r_[fresh[1:], True])
         at = slots[head]
-        # After an unmapping the address belongs to a new mapping, as in gain.
+        # After an unmap the address belongs to a new mapping, as in gain.
         ended = np.r_[False, _ENDS[cause[:-1]]]
         ended[head] = _ENDS[columns["last_loss"][at]]
         first = ended.copy()
         first[head] |= columns["gains"][at] == 0
         number = np.arange(len(slots))
         latest = np.maximum.accumulate(np.where(first | fresh, number, 0))
-        known = first[latest]  # else the page was there before these events
+        known = first[latest]  # else the page was known before these events
         region = np.where(known, events.region[latest], columns["region"][slots])
         last = latest[tail]
         anew, new = first[last], last[first[last]]
@@ -280,7 +280,7 @@ class Ledger:
                 *(lost_ns, cause),
             )
 
-    # -- what fork may have handed on -----------------------------------
+    # -- what fork may have copied --------------------------------------
 
     def assume(
         self,
@@ -304,7 +304,7 @@ class Ledger:
             self.watcher.gained(*self._places(at), time_ns, frame, Kind.UNKNOWN.value, sources)
 
     def confirm_inherited(self, at: I64) -> None:
-        """These slots' pages did come by fork."""
+        """These slots' pages were inherited by fork."""
         self.store.mark(at)
         self.columns["assumed"][at] = False
         self.columns["gains"][at] = 1
@@ -312,7 +312,7 @@ class Ledger:
         self.tally.count(self.tally.gained_in, self.columns["region"][at])
 
     def forget(self, at: I64) -> None:
-        """What was assumed of these slots' pages (inherited by fork) was not so."""
+        """These slots' pages were not inherited by fork, as had been assumed."""
         self.store.mark(at)
         if self.watcher is not None and len(at):
             self.watcher.lost(*self._places(at), 0, Loss.NONE.value)
@@ -324,13 +324,13 @@ class Ledger:
     # -- changes that no record explains, yet ---------------------------
 
     def leave_unexplained(self, spaces: Ids, at: I64, old: U64, new: U64, *, lost: bool) -> None:
-        """Of these slots' pages of these spaces nobody has named the change, yet."""
+        """Note that no record explains the change of these slots' pages, yet."""
         for space in distinct_spaces(spaces):
             mine = spaces == space
             self._unexplained.add(space, at[mine], old[mine], new[mine], lost=lost)
 
     def claim(self, space: int, at: I64) -> None:
-        """A record has come that explains what these slots' pages gained."""
+        """Drop what these slots' pages gained from `unexplained`: a record explains it."""
         self._unexplained.claim(space, at)
 
     def has_unexplained(self, space: int) -> bool:
@@ -338,11 +338,11 @@ class Ledger:
         return space in self._unexplained
 
     def unexplained(self, space: int) -> Changes | None:
-        """What faults found done that no record told of, since this was last asked."""
+        """Pop the changes without a record that faults have found since the last call."""
         return self._unexplained.take(space)
 
     def explain(self, changes: Changes, words: U8) -> None:
-        """Who it was: a Loss for each of `changes` that is a loss, else a Source."""
+        """Book the causes: a Loss for each of `changes` that is a loss, else a Source."""
         tally, columns = self.tally, self.columns
         for lost, counts, unknown, names in (
             (True, tally.lost, Loss.UNKNOWN, ("last_loss",)),
@@ -352,13 +352,13 @@ class Ledger:
             at, said = changes.at[mine], words[mine]
             counts[unknown] -= len(at)
             np.add.at(counts, said, 1)
-            if not lost:  # what was there when we came is no gain
+            if not lost:  # what was mapped before the trace is no gain
                 tally.uncount(tally.gained_in, columns["region"][at[said == Source.INITIAL]])
             for name in names:
                 still = columns[name][at] == unknown
                 columns[name][at[still]] = said[still]
 
-    # -- looking at it --------------------------------------------------
+    # -- look-ups -------------------------------------------------------
 
     def slots(self, spaces: Ids, pages: U64) -> I64:
         distinct = distinct_spaces(spaces)
@@ -377,7 +377,7 @@ class Ledger:
     def few(self, space: int, start: int, end: int) -> list[int] | None:
         """The slots of pages in [start, end) that have a frame, where these are few; else None.
 
-        Few are done with one by one quicker than by arrays; a watcher wants arrays.
+        Few are handled faster one by one than as arrays; a watcher needs arrays.
         """
         if end - start > _FEW_BYTES or self.watcher is not None:
             return None
@@ -405,7 +405,7 @@ class Ledger:
         return self.store.pages_at(at)
 
     def changed_ns(self, spaces: Ids, pages: U64) -> I64:
-        """When each page last gained or lost a frame; 0 where it never had one."""
+        """When each page last gained or released a frame; 0 where it never had one."""
         slots = self.slots(spaces, pages)  # which may make the columns longer
         return np.asarray(self.columns["changed_ns"][slots])
 
@@ -420,7 +420,7 @@ class Ledger:
     # -- what changed since a snapshot ----------------------------------
 
     def take_changed(self, space: int) -> U64:
-        """The numbers of the blocks (64 pages) in which anything changed since this was asked."""
+        """Return the numbers of the blocks (64 pages) changed since the last call."""
         numbers = self.store.marked(space, take=True)
         self._looked_at[space] = numbers
         return numbers
@@ -428,27 +428,27 @@ class Ledger:
     def changed_since(self, space: int, time_ns: int) -> bool:
         """Whether a page that ever had a frame changed at `time_ns` or later.
 
-        Asked of what changed since `take_changed` and was not settled (`keep_changed`) then.
+        Considers what changed since `take_changed` or was kept (`keep_changed`) then.
         """
         _, at = self.store.blocks(space, self.store.marked(space))
         late = self.columns["changed_ns"][at] >= time_ns
         return bool((late & (self.columns["gains"][at] > 0)).any())
 
     def keep_changed(self, space: int, numbers: U64, time_ns: int) -> None:
-        """Of these blocks, those that changed at `time_ns` or later are still to be looked at."""
+        """Mark those of these blocks that changed at `time_ns` or later for the next snapshot."""
         _, at = self.store.blocks(space, numbers)
         late = (self.columns["changed_ns"][at] >= time_ns).any(axis=1)
         self.store.mark(at[late])
 
     def mark(self, at: I64) -> None:
-        """These slots' pages are to be looked at again."""
+        """Mark these slots' pages to be compared again."""
         self.store.mark(at)
 
     # -- the end of a space ---------------------------------------------
 
     def retire(self, space: int, time_ns: int) -> None:
-        """The space ended then: keep what its pages came to, give the room to others."""
-        watcher, self.watcher = self.watcher, None  # which knows of the end
+        """The space ended then: archive its pages' history, free its blocks."""
+        watcher, self.watcher = self.watcher, None  # which sees the end itself
         self.release(self.resident(space), time_ns, Loss.EXIT)
         self.watcher = watcher
         self.archive.put(space, WHOLE, self.store.rows(self.touched(space)))
@@ -456,10 +456,10 @@ class Ledger:
         self.store.release(space)
 
     def tidy(self, space: int, before_ns: int) -> None:
-        """Put away the parts of a space that have had no frame since `before_ns`.
+        """Archive the blocks of a space that have had no frame since `before_ns`.
 
-        Of those that `take_changed` told of last: the others had their turn. What is to be
-        looked at again stays until it was.
+        Of those that `take_changed` returned last: the others were handled before. What is
+        marked to be compared again stays until it was.
         """
         numbers, slots = self.store.blocks(space, self._looked_at.pop(space, _NO_BLOCKS))
         if space in self._unexplained:
@@ -476,12 +476,12 @@ class Ledger:
         """Every column, and `page` (virtual page numbers), of all pages that gained a frame."""
         rows = [self.store.rows(self.touched(space)), *self.archive.of(space)]
         together = np.concatenate(rows)
-        # A row put away for good may be of a page that came anew: the first of each is it.
+        # An archived row may be of a page that was mapped anew: the first of each is current.
         _, first = np.unique(together["page"], return_index=True)
         return {name: together[name][first] for name in together.dtype.names or ()}
 
     def take_history(self, space: int) -> dict[str, npt.NDArray[Any]]:
-        """`history`, the last time: what was kept of the space is gone then."""
+        """`history`, and drop all that is kept of the space."""
         told = self.history(space)
         self.archive.drop(space)
         self.store.release(space)
@@ -489,7 +489,7 @@ class Ledger:
 
 
 def _counts(values: U8) -> I64:
-    """How often each source or cause comes, by value."""
+    """How often each source or cause occurs, by value."""
     return np.bincount(values, minlength=32)
 
 

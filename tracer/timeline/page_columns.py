@@ -1,10 +1,10 @@
-"""What the ledger keeps of each page."""
+"""The columns of the ledger: its state of each page."""
 
 import numpy as np
 
 COLUMNS: dict[str, type] = {
     "frame": np.uint64,  # physical address, NO_FRAME while not present
-    "changed_ns": np.int64,  # when it last gained or lost a frame
+    "changed_ns": np.int64,  # when it last gained or released a frame
     "first_ns": np.int64,
     "first_frame": np.uint64,
     "first_fault": np.uint64,  # ROW.number
@@ -16,6 +16,6 @@ COLUMNS: dict[str, type] = {
     "source": np.uint8,
     "last_loss": np.uint8,
     "confirmed": np.uint8,
-    "doubt": np.uint8,  # a Loss: the call it names took the frame, or came just before it
-    "assumed": np.bool_,  # inherited by fork as far as the parent's state tells; not yet seen
+    "doubt": np.uint8,  # a Loss: that call released the frame, or ran just before it
+    "assumed": np.bool_,  # inherited by fork, by the parent's state; not yet seen
 }

@@ -1,6 +1,6 @@
 """A value of each column for every page of every address space, in flat arrays.
 
-Pages are kept in blocks of 64, so that sparse memory costs what is used of it, and a batch of
+Pages are kept in blocks of 64, so that sparse memory costs only what is used, and a batch of
 pages is looked up with array operations. A page's index into the columns is called its slot.
 """
 
@@ -19,11 +19,11 @@ Slots = I64
 
 _SHIFT = 6
 _BLOCK = 1 << _SHIFT
-_MANY = 2048  # so many look-ups cost more than finding out which are distinct
+_MANY = 2048  # from so many look-ups on, finding the distinct ones pays
 
 
 class PageStore:
-    """Columns by name; a new page has 0 in each, or what `blank` says."""
+    """Columns by name; a new page has 0 in each, or its value in `blank`."""
 
     def __init__(
         self,
@@ -40,7 +40,7 @@ class PageStore:
         self._blocks: dict[int, _Blocks] = {}  # by space
         self._first = np.empty(0, np.uint64)  # by place: the block's first page
         self._owner = np.empty(0, np.uint32)  # by place: its space
-        self._marked = np.empty(0, np.bool_)  # by place: changed since this was last asked
+        self._marked = np.empty(0, np.bool_)  # by place: changed since `marked` last cleared it
         self._used = 0
         self._free: list[int] = []
 
@@ -59,7 +59,7 @@ class PageStore:
             )
         number = (pages >> np.uint64(_SHIFT)).view(np.int64)
         inside = (pages & np.uint64(_BLOCK - 1)).view(np.int64)
-        heads = runs(number)  # neighbours in time are mostly neighbours in memory
+        heads = runs(number)  # pages close in time are mostly close in memory
         places = self._places(blocks, number[heads])
         times = np.diff(heads, append=len(number))
         return np.asarray((np.repeat(places, times) << _SHIFT) + inside)
@@ -103,7 +103,7 @@ class PageStore:
         return self.ranges([(space, start, end)])[0]
 
     def ranges(self, wanted: Sequence[tuple[int, int, int]]) -> tuple[Slots, Index]:
-        """`range` of many, one after another, and which of them each slot is of."""
+        """`range` of many, concatenated, and which of them each slot is of."""
         places: list[int] = []
         counts = []
         bounds = [page_range(start, end) for _, start, end in wanted]
@@ -132,7 +132,7 @@ class PageStore:
         return np.asarray(self._owner[at >> _SHIFT])
 
     def release(self, space: int) -> None:
-        """Forget a space; its blocks serve others."""
+        """Free the blocks of a space for reuse."""
         self._vacate(list(self._blocks.pop(space, {}).values()))
 
     def blocks(self, space: int, numbers: U64 | None = None) -> tuple[list[int], Slots]:
@@ -143,7 +143,7 @@ class PageStore:
         return found, _expand([blocks[number] for number in found]).reshape(-1, _BLOCK)
 
     def mark(self, at: Slots) -> None:
-        """Something about these slots' pages has changed."""
+        """Mark the blocks of these slots as changed."""
         self._marked[at >> _SHIFT] = True
 
     def is_marked(self, at: Slots) -> Bools:
@@ -151,9 +151,9 @@ class PageStore:
         return np.asarray(self._marked[at >> _SHIFT])
 
     def marked(self, space: int, *, take: bool = False) -> U64:
-        """The numbers of a space's blocks that are marked, ascending; `take`: and are no more.
+        """The numbers of a space's marked blocks, ascending; `take`: and clear the marks.
 
-        A new block is.
+        A new block is marked.
         """
         blocks: dict[int, int] = self._blocks.get(space) or {}
         places = np.fromiter(blocks.values(), np.int64, len(blocks))
@@ -163,7 +163,7 @@ class PageStore:
         return np.sort(self._first[places] >> np.uint64(_SHIFT))
 
     def put_away(self, space: int, number: int, rows: Slots) -> None:
-        """A block goes to the archive, as far as the slots `rows`; a page of it brings it back."""
+        """Archive a block's slots `rows`; looking up a page of it restores it."""
         self.archive.put(space, number, self.rows(rows))
         self._vacate([self._blocks[space].pop(number)])
 
@@ -202,7 +202,7 @@ class PageStore:
         return place
 
     def _make(self, blocks: "_Blocks", numbers: list[int]) -> None:
-        """Find places for these new blocks; pages that were put away come back."""
+        """Allocate places for these new blocks; restore archived pages."""
         reused = min(len(numbers), len(self._free))
         places = [self._free.pop() for _ in range(reused)]
         places += range(self._used, self._used + len(numbers) - reused)
@@ -225,7 +225,7 @@ class PageStore:
     def _grow(self) -> None:
         places = max(16, len(self._first) * 2)
         for name, old in self.columns.items():
-            new = np.zeros(places * _BLOCK, old.dtype)  # takes memory only where it is written
+            new = np.zeros(places * _BLOCK, old.dtype)  # uses memory only where it is written
             new[: len(old)] = old
             if blank := self._blank.get(name, 0):
                 new[len(old) :] = blank
@@ -238,7 +238,7 @@ class PageStore:
 
 
 class _Blocks(dict[int, int]):
-    """One space's blocks: their numbers and places."""
+    """One space's blocks: number -> place, the block's index in the arrays."""
 
     def __init__(self, space: int) -> None:
         super().__init__()
@@ -263,7 +263,7 @@ def _expand(places: list[int]) -> Slots:
 
 
 def run_of(at: Slots) -> I64 | slice:
-    """The same slots as a slice, where they follow each other: written several times quicker."""
+    """The same slots as a slice, where they are contiguous: written several times faster."""
     first, last = int(at[0]), int(at[-1])
     if last - first == len(at) - 1 and (at[1:] > at[:-1]).all():
         return slice(first, last + 1)

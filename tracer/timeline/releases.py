@@ -17,7 +17,7 @@ _NONE = np.uint64(NO_FRAME)
 
 @dataclass(slots=True)  # not frozen: making one would take three times as long
 class Released:
-    """A range whose pages lost their frames: what `ReleaseRules.release` takes."""
+    """A range whose pages' frames were released: arguments of `ReleaseRules.release`."""
 
     space: int
     start: int
@@ -32,19 +32,19 @@ class ReleaseRules:
 
     def __init__(self, ledger: Ledger, unmaps: ConcurrentUnmaps) -> None:
         self._ledger, self._unmaps = ledger, unmaps
-        # The same for as long as the ledger: asked for over and over.
+        # The same for the life of the ledger: accessed very often.
         self._columns, self._store = ledger.columns, ledger.store
 
     def begin_unmap(self, space: int, call: PendingRelease) -> None:
-        """A call has begun that may take pages of `space`."""
+        """A call has begun that may release pages of `space`."""
         self._unmaps.begin(space, call)
 
     def end_unmap(self, call: PendingRelease, time_ns: int = 0) -> None:
-        """That call has returned at `time_ns`, and `release` says what it took; 0: nothing."""
+        """That call has returned at `time_ns`, `release` gets what it released; 0: nothing."""
         self._unmaps.end(call, time_ns)
 
     def holds(self, space: int, start: int, end: int) -> bool:
-        """Whether any page of [start, end) (addresses) has a frame by our account."""
+        """Whether any page of [start, end) (addresses) has a frame in the ledger."""
         few = self._ledger.few(space, start, end)
         if few is not None:
             return bool(few)
@@ -54,11 +54,11 @@ class ReleaseRules:
     def release(
         self, space: int, start: int, end: int, time_ns: int, cause: Loss, begun_ns: int = 0
     ) -> int:
-        """The pages of [start, end) lost their frames by `time_ns`; how many had one.
+        """Release the frames of pages in [start, end) by `time_ns`; return how many had one.
 
-        One that came by a frame after that has it still. Where other threads may fault
-        meanwhile, `begun_ns` is when the call that took them began: of a frame that came
-        since, what is seen next tells whether the call took it or had done so before.
+        A frame gained after that stays. Where other threads may fault meanwhile, `begun_ns`
+        is when the releasing call began: of a frame gained since then, the next observation
+        shows whether the call released it or had unmapped the page before.
         """
         return self.release_all([Released(space, start, end, time_ns, cause, begun_ns)])
 
@@ -68,7 +68,7 @@ class ReleaseRules:
             return count
         at, which = self._store.ranges([(each.space, each.start, each.end) for each in losses])
         if not len(at):
-            return 0  # most calls: a new mapping lies where nothing was
+            return 0  # most calls: a new mapping where nothing was mapped
         time = np.array([each.time_ns for each in losses])
         had = self._columns["frame"][at] != _NONE
         had &= self._columns["changed_ns"][at] <= time[which]
@@ -92,7 +92,7 @@ class ReleaseRules:
         return len(at)
 
     def _release_few(self, loss: Released) -> int | None:
-        """`release_all` of one range of few pages; None where it is not."""
+        """`release_all` of one range of few pages; None where it has many."""
         slots = self._ledger.few(loss.space, loss.start, loss.end)
         if slots is None:
             return None
@@ -120,11 +120,11 @@ class ReleaseRules:
         new_length: int = 0,
         regions_there: Callable[[Ids], Ids] = lambda regions: regions,
     ) -> None:
-        """mremap took [old, old + length) to `new`, frames and all.
+        """mremap moved [old, old + length) to `new`, with its frames.
 
-        `new_length`, where given, is the mapping's size from then on. What was at
-        the new place before is gone, as is what did not fit. `regions_there` says
-        what regions are called at the new place.
+        `new_length`, where given, is the mapping's size from then on. What was mapped
+        at the new address is unmapped, as is what did not fit. `regions_there` maps
+        regions to those at the new address.
         """
         new_length = new_length or length
         few = self._ledger.few(space, old, old + max(length, new_length))
@@ -176,7 +176,7 @@ class ReleaseRules:
             at = self._store.slot(space, page + away)
             if columns["frame"].item(at) == NO_FRAME:
                 self._ledger.gain_one(at, time_ns, frame, Source.MOVE, region)
-            else:  # it came there later than that
+            else:  # mapped there later than that
                 self._ledger.gain(np.array([at]), time_ns, np.array([frame]), Source.MOVE, region)
 
     def hand_over(
@@ -188,9 +188,9 @@ class ReleaseRules:
         time_ns: int,
         regions_there: Callable[[Ids], Ids] = lambda regions: regions,
     ) -> None:
-        """UFFDIO_MOVE took the frames of [old, old + length) to `new`.
+        """UFFDIO_MOVE moved the frames of [old, old + length) to `new`.
 
-        The fault that waited for one may have told already that it came.
+        The fault that waited for one may have been recorded first.
         """
         columns = self._columns
         at = self._store.range(space, old, old + length)
@@ -208,9 +208,9 @@ class ReleaseRules:
         self._ledger.gain(to[open_], times, frames[open_], Source.UFFD, regions[open_])
 
     def fill(self, space: int, pages: U64, frames: U64, time_ns: int, regions: Ids) -> None:
-        """A call that filled these pages in advance returned: they were in `frames` then.
+        """A call that populated these pages returned: they were in `frames` then.
 
-        Those that are there by our account came before it.
+        Those already in the ledger were mapped before it.
         """
         at = self._store.slots(space, pages)
         columns = self._columns
@@ -225,13 +225,13 @@ class ReleaseRules:
         self._ledger.gain(at, time_ns, frames[new], Source.POPULATE, regions[new])
 
     def inherit(self, parent: int, child: int, time_ns: int) -> None:
-        """fork: the child may have every page its parent has; what it does have shows later."""
+        """fork: assume that the child has every page of its parent, until it is seen or not."""
         at = self._ledger.resident(parent)
         to = self._store.slots(child, self._ledger.pages_at(at))
         self._ledger.assume(to, time_ns, self._columns["frame"][at], self._columns["region"][at])
 
     def drop_assumed(self, space: int) -> None:
-        """The space has ended: what nobody saw there is not claimed."""
+        """The space has ended: forget the pages assumed there and never seen."""
         at = self._store.all(space)
         self._ledger.forget(at[self._columns["assumed"][at].astype(np.bool_)])
 
@@ -242,5 +242,5 @@ class ReleaseRules:
 
 
 def _moved(pages: U64, old: int, new: int) -> U64:
-    """Where pages are once what was at address `old` is at `new`."""
+    """Page numbers after a move from address `old` to `new`."""
     return pages - np.uint64(old >> PAGE_SHIFT) + np.uint64(new >> PAGE_SHIFT)

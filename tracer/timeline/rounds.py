@@ -1,11 +1,11 @@
-"""In which rounds the timeline may hear of a batch's faults and of what was done to their pages.
+"""Rounds in which a batch's faults and the actions on their pages are applied to the timeline.
 
 Between two faults on a page it may have been unmapped or discarded; what happened to other
 pages meanwhile does not matter to it. So whatever has no page in common goes in one round. A
-page that a program takes, gives back and takes again without pause would have a round for each
-time: where a fault found the page absent after one call and the next call took its frame away,
-before anything else happened to it, nothing needs to be known of the page to say what they
-did. Such faults *come and go*, any number of them at once.
+page that a program touches, discards and touches again without pause would need a round for
+each time: where a fault found the page absent after one call and the next call released its
+frame, before anything else happened to it, their effects do not depend on the page's state.
+Such faults *come and go*, any number of them at once.
 """
 
 import bisect
@@ -22,8 +22,8 @@ Ranges = Sequence[tuple[int, int, int]]
 LAST_PAGE = 1 << 52  # beyond all page numbers
 _PAGE_BITS = 45  # of a user-space page number, with five levels
 _TIME_BITS = 44  # of nanoseconds between the first and the last of a batch: five hours
-FAR_NS = 1 << 62  # of what is done at no time of its own
-_WIDE = 4  # so many meetings for each unit and action may be looked at; else by halves
+FAR_NS = 1 << 62  # of actions without a time of their own
+_WIDE = 4  # meetings per unit and action that are examined at once; else by halves
 _AT_LEAST = 4096
 
 
@@ -34,14 +34,14 @@ class Faulted:
     space: Ids
     page: U64
     time_ns: I64
-    fresh: Bools  # came where nothing was, if nothing was there: no other thread had a part in it
+    fresh: Bools  # gains a frame, if the page has none by then: no other thread is involved
 
     def take(self, at: I64) -> "Faulted":
-        """Some of them."""
+        """Select some of them."""
         return Faulted(self.space[at], self.page[at], self.time_ns[at], self.fresh[at])
 
 
-# Of pages of spaces: when each last gained or lost a frame before all of these faults.
+# Of pages of spaces: when each last gained or released a frame before all of these faults.
 Changed = Callable[[Ids, U64], I64]
 
 
@@ -51,7 +51,7 @@ class Done:
 
     at: I64  # after the first so many faults
     ranges: Sequence[Ranges]  # spaces, first pages, the ones after the last
-    plain: Bools  # takes the frames of its one range, and no more
+    plain: Bools  # releases the frames of its one range, and no more
     time_ns: I64  # FAR_NS where it has none
     begun_ns: I64  # when the call began, where other threads may have faulted meanwhile; else 0
 
@@ -61,16 +61,16 @@ class Rounds:
     """The round of each fault and action; in each, faults that come and go first, actions last."""
 
     faults: I64
-    comes_and_goes: I64  # by fault: the action that took its frame again; -1: to be told of
-    actions: I64  # -1: it found nothing to take
+    comes_and_goes: I64  # by fault: the action that released its frame again; -1: to be applied
+    actions: I64  # -1: it found nothing to release
 
 
 @dataclass(frozen=True)
 class _Units:
-    """Pages that everything in a batch does the same to, by address; the faults on each.
+    """Pages that all actions of a batch treat alike, by address; the faults on each.
 
-    A page where faults may come and go is a unit by itself. For others nothing matters but
-    which actions meet them: those between two bounds of actions are one.
+    A page where faults may come and go is a unit by itself. For others it only matters
+    which actions meet them: those between two bounds of actions are one unit.
     """
 
     unit: I64  # of each fault
@@ -78,7 +78,7 @@ class _Units:
     single: Bools  # by unit: a page by itself
     low: I64  # of each range of an action: its first unit
     high: I64  # the one after its last
-    of: I64  # whose it is
+    of: I64  # the action it is of
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ class _Met:
     stride: int
 
     def before(self, unit: I64, actions: I64) -> Index:
-        """Of each unit, where its first entry is that is not among the first so many actions."""
+        """Of each unit, the index of its first entry that is not among the first `actions`."""
         return np.searchsorted(self.code, unit * self.stride + actions)
 
     def only(self, chosen: Bools) -> "_Met":
@@ -101,7 +101,7 @@ class _Met:
 def plan(faulted: Faulted, done: Done, latest_ns: int, changed_ns: Changed) -> Rounds | None:
     """The rounds of a batch; no page has changed after `latest_ns` before it.
 
-    None where so many pages meet so many actions that halves cost less than the whole.
+    None where so many pages meet so many actions that two halves cost less than the whole.
     """
     units = _units(faulted, done)
     met = _meet(units, len(done.at))
@@ -141,7 +141,7 @@ def _units(faulted: Faulted, done: Done) -> _Units:
     begin = home << _PAGE_BITS | np.minimum(first, limit - 1)
     end = np.maximum((home << _PAGE_BITS) + np.minimum(last, limit), begin)
     bounds = _sorted(np.r_[begin, end])
-    # How many actions that may take frames again and again come by between two bounds.
+    # How many actions that may release frames repeatedly cover each part between two bounds.
     plain = done.plain[of]
     by = np.zeros(len(bounds), np.int64)
     np.add.at(by, np.searchsorted(bounds, begin[plain]), 1)
@@ -152,7 +152,7 @@ def _units(faulted: Faulted, done: Done) -> _Units:
     known[known] = spaces[place[known]] == faulted.space[known]
     code = place << _PAGE_BITS | faulted.page.astype(np.int64)
     between = np.searchsorted(bounds, code, side="right") - 1
-    met = known & (between >= 0)  # else nothing is done to it
+    met = known & (between >= 0)  # else no action concerns it
     code = np.where(met & alone[between], code, np.where(met, bounds[between], -1))
     order = np.argsort(code, kind="stable")
     ordered = code[order]
@@ -166,13 +166,13 @@ def _units(faulted: Faulted, done: Done) -> _Units:
 
 
 def _sorted(values: I64) -> I64:
-    """The different ones, ascending."""
+    """The distinct values, ascending."""
     values = np.sort(values)
     return values[runs(values)]
 
 
 def _meet(units: _Units, actions: int) -> _Met | None:
-    """None: too many to look at."""
+    """Which actions meet which units; None: too many to examine."""
     counts = units.high - units.low
     total = int(counts.sum())
     if actions > 1 and total > _WIDE * (len(units.single) + actions) + _AT_LEAST:
@@ -190,7 +190,7 @@ def _latest_so_far(page: I64, times: I64) -> I64:
     if not len(page):
         return times
     start = int(times.min())
-    away = np.minimum(times - start, (1 << _TIME_BITS) - 1)  # what is beyond was sorted out before
+    away = np.minimum(times - start, (1 << _TIME_BITS) - 1)  # larger ones were ruled out before
     return np.asarray(
         (np.maximum.accumulate(away | page << _TIME_BITS) & (1 << _TIME_BITS) - 1) + start
     )
@@ -201,8 +201,8 @@ def _definite(
 ) -> Bools:
     """By meeting of an action and a page: whether the page has no frame after the action.
 
-    It does have one where it came by it later than the action's end by the clocks of two CPUs, or
-    where it came while the call was under way, which may have been before or after its work.
+    It does have one if it was gained later than the action's end by the clocks of two CPUs, or
+    while the call was under way, which may have been before or after its unmapping.
 
     The faults are sorted by page (a unit), then in order; `passed` are the actions before each.
     """
@@ -210,7 +210,7 @@ def _definite(
     if int(times.max(initial=0)) - int(times.min(initial=FAR_NS)) >= (1 << _TIME_BITS) - 1:
         return np.zeros(len(met.code), np.bool_)
     heads = runs(page)
-    start = np.searchsorted(page[heads], met.unit)  # all that is met has faults
+    start = np.searchsorted(page[heads], met.unit)  # all units met have faults
     changed = changed_ns(faulted.space[heads], faulted.page[heads])[start]
     times = _latest_so_far(page, faulted.time_ns)
     # A fault after as many actions as the action's number comes before it.
@@ -229,7 +229,7 @@ def _definite(
 def _comes_and_goes(
     faulted: Faulted, page: I64, passed: I64, done: Done, met: _Met, definite: Bools
 ) -> I64:
-    """By fault: the action that takes its frame, where it comes and goes; else -1."""
+    """By fault: the action that releases its frame, where it comes and goes; else -1."""
     goes = np.full(len(page), -1)
     after = met.before(page, passed)
     before = after - 1
@@ -244,16 +244,16 @@ def _comes_and_goes(
     # Alone between the two: the page's other faults are before the one or after the other.
     between = np.bincount(after, minlength=len(met.code) + 1)
     foreign = after[met.unit[np.minimum(after, len(met.code) - 1)] != page]
-    between -= np.bincount(foreign, minlength=len(between))  # of the page before, all told of
+    between -= np.bincount(foreign, minlength=len(between))  # of the page before, all applied
     good &= between[a] == 1
     goes[at[good]] = taker[good]
     return goes
 
 
 def _idle(done: Done, met: _Met, definite: Bools, told: I64, latest_ns: int) -> Bools:
-    """The actions that take nothing: one before took the same pages, and none came to stay.
+    """The actions that release nothing: one before released the same pages, none gained since.
 
-    `told` are the faults to be told of: the codes of the first meetings after each, sorted.
+    `told` are the faults to be applied: the codes of the first meetings after each, sorted.
     """
     count = len(done.at)
     idle = np.zeros(count, np.bool_)
@@ -262,7 +262,7 @@ def _idle(done: Done, met: _Met, definite: Bools, told: I64, latest_ns: int) -> 
     sure &= done.plain
     if not sure.any():
         return idle
-    # How many faults on its pages are told of before each action.
+    # How many faults on its pages are applied before each action.
     found = np.bincount(met.action, np.searchsorted(told, met.code, side="right"), count).astype(
         np.int64
     )
@@ -285,7 +285,7 @@ def _idle(done: Done, met: _Met, definite: Bools, told: I64, latest_ns: int) -> 
 
 
 def depths_of(actions: Sequence[Ranges]) -> list[int]:
-    """The round of each action by itself: after those before it on some of its pages."""
+    """The round of each action, without faults: after earlier ones that share a page with it."""
     depths = []
     spaces: dict[int, _Latest] = {}
     for ranges in actions:
@@ -300,10 +300,10 @@ def depths_of(actions: Sequence[Ranges]) -> list[int]:
 
 
 class _Latest:
-    """A value for each page of a space, -1 at first: what was put there last."""
+    """A value for each page of a space: the one set last, at first -1."""
 
     def __init__(self) -> None:
-        self._starts = [0]  # of stretches, each of which ends where the next begins
+        self._starts = [0]  # of ranges, each of which ends where the next begins
         self._values = [-1]
 
     def highest(self, first: int, last: int) -> int:
@@ -313,14 +313,14 @@ class _Latest:
         return max(self._values[low:high], default=-1)
 
     def put(self, first: int, last: int, value: int) -> None:
-        """Put a value in [first, last)."""
+        """Set the value of [first, last)."""
         if first >= last:
             return
         low = bisect.bisect_left(self._starts, first)
         high = bisect.bisect_left(self._starts, last)
         starts, values = [first], [value]
         if high == len(self._starts) or self._starts[high] != last:
-            starts.append(last)  # the stretch that is cut goes on as it was
+            starts.append(last)  # the rest of the range that is split keeps its value
             values.append(self._values[high - 1])
         self._starts[low:high] = starts
         self._values[low:high] = values

@@ -1,8 +1,8 @@
-"""What a batch of faults has to tell the timeline, as much at a time as may be.
+"""Applies a batch of faults to the timeline, as many at a time as possible.
 
 What forks and system calls did to pages comes between the faults on these pages; what
-happened to other pages meanwhile does not matter to them. So a batch is told in rounds: in
-each the faults of any pages that are next, then what was done to pages after them.
+happened to other pages meanwhile does not matter to them. So a batch is applied in rounds: in
+each the next faults of any pages, then the actions on pages after them.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -41,7 +41,7 @@ def whole(space: int) -> Range:
 class Action(NamedTuple):
     """Something done to pages in `ranges` after the first `at` faults of a batch.
 
-    Of an effect (`action_of`) `plain` says that it takes the frames of one range and no more,
+    Of an effect (`action_of`) `plain` says that it releases the frames of one range and no more,
     `time_ns` when; `begun_ns` when its call began, where others may have faulted since (else 0).
     """
 
@@ -72,14 +72,14 @@ def action_of(at: int, effect: Effect) -> Action:
 
 @dataclass
 class Parts:
-    """Pages that faults touched: their own, and those that came along."""
+    """Pages that faults touched: their own, and neighbours mapped with them."""
 
     row: I64
     page: U64
     frame: U64
     before: U64  # NO_FRAME where absent or not known
     absent: Bools  # had no frame when the fault began
-    around: Bools  # came along
+    around: Bools  # a neighbour, mapped with the fault's own
 
     def take(self, at: I64 | slice) -> "Parts":
         return Parts(*(getattr(self, each.name)[at] for each in fields(self)))
@@ -95,11 +95,10 @@ def concatenate(parts: list[Parts]) -> Parts:
 
 
 class Schedule:
-    """The pages of some rows, and how the timeline hears of them.
+    """The pages of some rows, and the order in which they are applied to the timeline.
 
     `columns` are those of the rows as they were made; `parts` are in order of rows;
-    `start_ns` and `swapped` (the entry before the fault told where in swap the page was) are
-    the rows'.
+    `start_ns` and `swapped` (the entry before the fault was a swap entry) are the rows'.
     """
 
     def __init__(
@@ -118,7 +117,7 @@ class Schedule:
         self.idle: list[Action] = []  # what `play` need not yield
         self._row = parts.row
         around = parts.around
-        # One part a row, as nearly always: the rows' fields are the parts' as they are.
+        # One part per row, as nearly always: the rows' fields are the parts', unchanged.
         plain = len(parts.row) == len(rows) and not around.any()
         row = slice(None) if plain else parts.row
         self._space = columns["space"][row]
@@ -138,11 +137,11 @@ class Schedule:
         )
 
     def play(self, actions: Sequence[Action], rows: Sequence[int]) -> Iterator[list[Action]]:
-        """Tell of all rows; yields the actions when they are to be applied.
+        """Apply all rows; yield the actions when they are to be applied.
 
         Those yielded together have no page in common. An action comes after the first so
         many `rows`, which do not decrease; of each page everything comes in order. Actions
-        that find nothing to take are not yielded, but are in `idle` afterwards.
+        that find nothing to release are not yielded, but are in `idle` afterwards.
         """
         if not actions:
             self.apply_all()
@@ -160,7 +159,7 @@ class Schedule:
         none, own = np.uint64(NO_FRAME), events.source != Source.AROUND
         self._fresh = (events.frame != none) & (events.frame_before == none)
         self._fresh &= (~own | (events.kind != Kind.SPURIOUS)) & (events.suspected.over == 0)
-        # What is too much at once goes by halves: those still to be told, the next one last.
+        # What is too much at once is halved: a stack of parts still to be applied, the next last.
         spans = [(0, len(actions), 0, len(self._row))]
         while spans:
             first, last, begin, end = spans.pop()
@@ -182,7 +181,7 @@ class Schedule:
     def _plan(
         self, actions: Sequence[Action], starts: Index, begin: int, end: int
     ) -> Rounds | None:
-        """The rounds of some parts and the actions between them; None: by halves, please."""
+        """The rounds of some parts and the actions between them; None: split them."""
         part = slice(begin, end)
         if not actions:
             return Rounds(np.zeros(end - begin, np.int64), np.full(end - begin, -1), _NONE)
@@ -195,7 +194,7 @@ class Schedule:
         return None if rounds is None or self._mixes(rounds, begin, end) else rounds
 
     def _mixes(self, rounds: Rounds, begin: int, end: int) -> bool:
-        """Whether a row has parts in several rounds: what one shows counts for the others."""
+        """Whether a row has parts in several rounds, though they depend on each other."""
         told = rounds.comes_and_goes < 0
         row, number = self._row[begin:end][told], rounds.faults[told]
         return bool(((row[1:] == row[:-1]) & (number[1:] != number[:-1])).any())
@@ -218,7 +217,7 @@ class Schedule:
     def _in_turn(
         self, actions: Sequence[Action], starts: list[int], begin: int, end: int
     ) -> Iterator[list[Action]]:
-        """As `_play`, one after another: where rounds would be of a page or two each."""
+        """As `_play`, one by one: where rounds would have a page or two each."""
         events, row = self._events, self._row
         fresh = self._fresh[begin:end].copy()
         rows = row[begin:end]
@@ -265,14 +264,14 @@ class Schedule:
             self.tell(due + begin if begin or len(due) < len(self._row) else slice(None))
 
     def apply_all(self, until: int | None = None) -> None:
-        """Tell of the rows before `until`; by default of all that is left."""
+        """Apply the rows before `until`; by default all that are left."""
         end = len(self._row) if until is None else int(np.searchsorted(self._row, until))
         if end > self._told:
             self.tell(slice(self._told, end))
             self._told = end
 
     def tell(self, due: Index | slice) -> None:
-        """Let the timeline know of some parts, in order, and their rows of what it says."""
+        """Apply some parts to the timeline, in order, and the outcome to their rows."""
         outcome = self._timeline.faults.apply(self._space[due], self._events.take(due))
         row = self._row[due]
         self._gained(row[outcome.gained])
@@ -280,23 +279,23 @@ class Schedule:
             self._rows["kind"][row[outcome.raced]] = Kind.SPURIOUS
 
     def _gained(self, row: I64) -> None:
-        """These rows' faults brought a page, as often as they come."""
+        """Add a page to each of these rows, as often as it occurs."""
         if len(row):
-            # Of many, bincount counts quicker than np.add.at.
+            # For many, bincount is faster than np.add.at.
             first = int(row[0])
             gained = np.bincount(row - first)
             self._rows["pages"][first : first + len(gained)] += gained.astype(np.uint32)
 
 
 def _are_thin(rounds: Rounds) -> bool:
-    """Whether there is so little in each of many rounds that arrays do not pay."""
+    """Whether many rounds have so little in each that arrays do not pay."""
     depth = int(max(rounds.faults.max(initial=0), rounds.actions.max(initial=0)))
     told = int((rounds.comes_and_goes < 0).sum()) + int((rounds.actions >= 0).sum())
     return depth > _THIN and told < _THIN * depth
 
 
 def together(actions: Sequence[Action]) -> Iterator[list[Action]]:
-    """Actions with no faults between them, those together that have no page in common."""
+    """Group actions with no faults between them: those that have no page in common."""
     depths = depths_of([action.ranges for action in actions])
     due: dict[int, list[Action]] = {}
     for action, depth in zip(actions, depths, strict=True):
@@ -318,7 +317,7 @@ def _done(actions: Sequence[Action], starts: Index) -> Done:
 
 
 def _sources(kind: U8, around: Bools) -> U8:
-    """Where the frames came from that these faults show."""
+    """The source of the frame that each fault shows."""
     source = np.full(len(kind), Source.FAULT, np.uint8)
     source[kind == Kind.UFFD] = Source.UFFD
     source[around] = Source.AROUND

@@ -1,4 +1,4 @@
-"""Pages gained and released, counted; and who hears of each, as the live view does."""
+"""Counts of pages gained and released; and the watcher of each change, for the live view."""
 
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -11,7 +11,7 @@ from tracer.common.types import I64, U8, U32, U64, Bools, Ids
 
 @dataclass
 class Tally:
-    """Pages gained and lost over the whole run: by source, by cause, and by region."""
+    """Pages gained and released over the whole run: by source, by cause, and by region."""
 
     gained: I64 = field(default_factory=lambda: np.zeros(32, np.int64))
     lost: I64 = field(default_factory=lambda: np.zeros(32, np.int64))
@@ -20,7 +20,7 @@ class Tally:
 
     @property
     def events(self) -> int:
-        """Pages gained and lost so far: grows whenever something happens."""
+        """Pages gained and released so far: grows with every change."""
         return int(self.gained.sum() + self.lost.sum())
 
     @property
@@ -30,7 +30,7 @@ class Tally:
 
     @staticmethod
     def count(into: dict[int, int], regions: U32, chosen: Bools | bool = True) -> None:
-        """Add one for each of `regions`, as far as `chosen`."""
+        """Add one for each of `regions` that is `chosen`."""
         if isinstance(chosen, np.ndarray) and not chosen.all():
             regions = regions[chosen]
         if len(regions) <= FEW:
@@ -45,13 +45,13 @@ class Tally:
 
     @staticmethod
     def uncount(of: dict[int, int], regions: U32) -> None:
-        """Take one away for each of `regions`."""
+        """Subtract one for each of `regions`."""
         for region in regions.tolist():
             of[region] = of.get(region, 0) - 1
 
 
 class Watcher(Protocol):
-    """Hears of each page that gains or loses a frame: arrays of one length, or one for all."""
+    """Is called for pages that gain or release frames: arrays of one length, or one for all."""
 
     def gained(
         self,
@@ -65,7 +65,7 @@ class Watcher(Protocol):
         """These pages (virtual page numbers) have frames now (physical addresses)."""
 
     def lost(self, spaces: Ids, pages: U64, times: I64 | int, causes: U8 | int) -> None:
-        """These have none any more, for a cause each (Loss); NONE: they never had one."""
+        """These released theirs, each for a cause (Loss); NONE: they never had one."""
 
     def came_and_went(
         self,
@@ -78,4 +78,4 @@ class Watcher(Protocol):
         lost_ns: I64,
         causes: U8,
     ) -> None:
-        """Each gained a frame and lost it again, one page perhaps many times in turn."""
+        """Each gained a frame and released it, one page perhaps many times in turn."""

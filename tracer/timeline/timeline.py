@@ -1,7 +1,7 @@
 """Page states over time: which page gained which frame, when, by what, confirmed how.
 
-A ledger alone writes that state. Faults move it by their rules, calls, exits and forks by theirs;
-snapshots confirm it or say what nothing else did (snapshots/reconcile.py).
+Only the ledger writes that state. Faults change it by their rules, calls, exits and forks by
+theirs; snapshots confirm it or show unrecorded changes (snapshots/reconcile.py).
 """
 
 from tracer.timeline.concurrent_unmaps import ConcurrentUnmaps
@@ -22,5 +22,5 @@ class Timeline:
         self.releases = ReleaseRules(self.ledger, unmaps)
 
     def watch(self, watcher: Watcher) -> None:
-        """Let `watcher` hear of every page that gains or loses a frame."""
+        """Call `watcher` for every page that gains or releases a frame."""
         self.ledger.watcher = watcher

@@ -1,4 +1,4 @@
-"""What faults found done to their pages that no record told of, until something explains it."""
+"""Changes without a record that faults found on their pages, until something explains them."""
 
 from dataclasses import dataclass
 
@@ -9,26 +9,26 @@ from tracer.common.types import I64, U64, Bools
 
 @dataclass(frozen=True)
 class Changes:
-    """Pages whose loss, or whose gain, nobody has named; arrays of one length."""
+    """Pages released, or gained, for a cause not known yet; arrays of one length."""
 
     at: I64  # slots of the timeline
     old: U64  # the frame until then, NO_FRAME where none
     new: U64  # the frame from then on
-    lost: Bools  # who took the old one is not known; else who gave the new one
+    lost: Bools  # what released the old one is not known; else the source of the new one
 
     def take(self, chosen: Bools) -> "Changes":
-        """Those `chosen`."""
+        """Select those `chosen`."""
         return Changes(self.at[chosen], self.old[chosen], self.new[chosen], self.lost[chosen])
 
 
 class Unexplained:
-    """`Changes` by address space, until they are taken."""
+    """`Changes` by address space, until they are popped."""
 
     def __init__(self) -> None:
         self._open: dict[int, list[Changes]] = {}
 
     def add(self, space: int, at: I64, old: U64, new: U64, *, lost: bool) -> None:
-        """These slots' frames went from `old` to `new`; open is who took, or who gave."""
+        """These slots' frames went from `old` to `new`; `lost`: the release is unexplained."""
         if len(at):
             found = Changes(at, old, new, np.full(len(at), lost))
             self._open.setdefault(space, []).append(found)
@@ -37,13 +37,13 @@ class Unexplained:
         return space in self._open
 
     def claim(self, space: int, at: I64) -> None:
-        """A record has come that explains what these slots' pages gained."""
+        """Drop the gains of these slots' pages: a record explains them."""
         for index, changes in enumerate(self._open.get(space, [])):
             keep = changes.lost | ~np.isin(changes.at, at)
             self._open[space][index] = changes.take(keep)
 
     def take(self, space: int) -> Changes | None:
-        """What is open in a space, for the last time."""
+        """Pop what is unexplained in a space."""
         found = self._open.pop(space, [])
         if not found:
             return None
