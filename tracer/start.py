@@ -41,7 +41,7 @@ def _start(module: str, program: str) -> NoReturn:
     try:
         main = importlib.import_module(module).main
     except (MemoryError, ImportError, OSError) as error:
-        # What tells this apart in full (tracer.common.shortage) may find no room to be imported.
+        # The full diagnosis (tracer.common.shortage) may find no memory to be imported.
         if not isinstance(error, MemoryError) and "failed to map segment" not in str(error):
             raise
         sys.stderr.write(f"{program}: there is not enough memory to start: see ulimit -v\n")
@@ -53,6 +53,6 @@ def _start(module: str, program: str) -> NoReturn:
     except KeyboardInterrupt:
         status = _INTERRUPTED
     finally:
-        if _INTERRUPTIBLE:  # nobody would catch it in Python's own end
+        if _INTERRUPTIBLE:  # uncaught while Python shuts down
             signal.signal(signal.SIGINT, signal.SIG_DFL)
     sys.exit(status)

@@ -1,1 +1,1 @@
-"""The command pagefault-trace: options, what a trace is made of, --check."""
+"""The command pagefault-trace: options, setting up a trace, --check."""

@@ -1,4 +1,4 @@
-"""pagefault-trace --check: what this kernel and these rights offer, found out by trying."""
+"""pagefault-trace --check: what this kernel and these privileges allow, found by trying."""
 
 import contextlib
 import os
@@ -57,7 +57,7 @@ _NEEDS = {
 
 @dataclass(frozen=True)
 class Line:
-    """One question: the answer, in words why, and what to do about it."""
+    """One check: its result, the reason, and what to do about it."""
 
     name: str
     answer: Answer
@@ -67,7 +67,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Tried:
-    """What came of attaching a probe and, if it worked, of the walk of page tables."""
+    """The result of attaching a probe and, if that worked, of its walk of page tables."""
 
     refusal: str = ""  # "": it works
     walk: DirectMap | None = None
@@ -126,7 +126,7 @@ def _wrapped(text: str, width: int) -> list[str]:
 
 
 def verdict(tried: dict[str, Tried]) -> str:
-    """Which probe `--probe auto` takes, and why."""
+    """Which probe `--probe auto` selects, and why."""
     works = [name for name, each in tried.items() if not each.refusal]
     if not works:
         return "No probe works here: nothing can be traced."
@@ -210,7 +210,7 @@ def _btf() -> Line:
 
 
 def _try(name: str, root: bool) -> Tried:
-    """Compile, load and attach a probe, calibrate its walk, and take it off again."""
+    """Compile, load and attach a probe, calibrate its walk, and detach it again."""
     if not root:
         return Tried(_NOT_TRIED)
     try:

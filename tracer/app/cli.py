@@ -1,4 +1,4 @@
-"""pagefault-trace: options and exit codes. What a trace is made of is wired up in tracer.app.run.
+"""pagefault-trace: options and exit codes. A trace is set up in tracer.app.run.
 
 Nothing heavy is imported here (numpy, rich, bcc): --help, --version and a
 mistyped option answer at once.
@@ -218,7 +218,7 @@ def command_line(**given: Any) -> int:
 
 
 def _trace(options: Options, timings: Timings) -> int:
-    """Import what a trace takes while the probe is compiled."""
+    """Import what a trace needs while the probe is compiled."""
     from tracer.common.resources import bpf_dir
     from tracer.probes.compilation import Compilation
     from tracer.target.rights import require_rights
@@ -234,7 +234,7 @@ def _trace(options: Options, timings: Timings) -> int:
 
 
 def _warn(options: Options) -> None:
-    """Say now what there may be no chance to say later."""
+    """Print now what may not be printable later."""
     if said := warning(options.buffer):
         complain(said)
 
@@ -301,7 +301,7 @@ def _validate(options: Options) -> None:
 
 
 def _validate_words(options: Options) -> None:
-    """Raise TraceError for an empty word: most likely a shell variable that is not set."""
+    """Raise TraceError for an empty argument: most likely a shell variable that is not set."""
     words = (
         ("csv", options.csv),
         ("pages-csv", options.pages_csv),
@@ -362,7 +362,7 @@ def _is_command_mode(arguments: list[str]) -> bool:
 
 
 def _open_standard_files() -> None:
-    """Descriptors 0 to 2 must be open, or a file of ours would take the place of a closed one."""
+    """Open descriptors 0 to 2, so that no file of ours gets the number of a closed one."""
     for fd in (0, 2):
         try:
             os.fstat(fd)

@@ -1,4 +1,4 @@
-"""The command line of pagefault-trace as values: what it holds, and how its words are read.
+"""The options of pagefault-trace as values, and how their arguments are parsed.
 
 The readers raise click.BadParameter, whose message click completes with the
 option's name. Nothing heavy is imported: --help and a mistyped option answer at once.
@@ -33,7 +33,7 @@ _SHIFTS = {"": 0, "K": 10, "M": 20, "G": 30}
 
 
 class Whole(click.IntRange):
-    """An integer from `min` on; what click says of other words should not be its own jargon."""
+    """An integer from `min` on, with a plain message for anything else."""
 
     name = "whole number"
 
@@ -130,7 +130,7 @@ def _one_pid_each(arguments: list[str], with_value: set[str]) -> list[str]:
         value = match["short"] or match["long"]
         if value is None:
             if not words:
-                return [*found, word]  # which click complains of
+                return [*found, word]  # reported by click
             value = words.pop()
         pids = [value]
         if _SEVERAL.fullmatch(value):
@@ -199,7 +199,7 @@ def seconds_or_none(text: str) -> float:
 
 
 def _number(text: str) -> float:
-    """A plain decimal number; not a number where it is not one."""
+    """A plain decimal number; NaN for anything else."""
     return float(text) if re.fullmatch(r"\d+\.?\d*|\.\d+", text, re.ASCII) else math.nan
 
 

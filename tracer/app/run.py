@@ -108,7 +108,7 @@ def _record(
                 stack.callback(screen.leave)
             signals.follow(session)
             result = session.run(started=begin)
-            attached.close()  # nobody shall pay for a picture that is only looked at
+            attached.close()  # no tracing overhead while the last picture is shown
             if screen is not None and not report.failed:
                 screen.linger(result, signals)
     report.finish(result)
@@ -143,7 +143,7 @@ def _live_screen(
 
 
 class Targets(Closing):
-    """The processes named by --pid, held so that none is mistaken for a later one of its number."""
+    """The processes named by --pid, held by pidfd: a reused pid is not mistaken for one."""
 
     def __init__(self, pids: tuple[int, ...]) -> None:
         """Raises TraceError (Exit.NO_TARGET) where one is not there or cannot be traced."""
@@ -167,7 +167,7 @@ class Targets(Closing):
                 raise _ended(pid)
 
     def close(self) -> None:
-        """Let go of them."""
+        """Close the pidfds."""
         for pidfd in self._pidfds.values():
             os.close(pidfd)
         self._pidfds.clear()
@@ -210,12 +210,12 @@ class Signals:
         return self._came
 
     def follow(self, session: Session) -> None:
-        """There is a trace to stop now."""
+        """From now on signals stop this session."""
         self.ending, self.hurry = lambda: session.ending, session.hurry
         self.stop = session.stop
 
     def wait(self) -> int:
-        """The command's exit status once it has ended, or ours where signals end the waiting.
+        """The command's exit status once it has ended, or ours where signals end the wait.
 
         The trace is over by then; the command is still a child of ours.
         """
@@ -230,7 +230,7 @@ class Signals:
 
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:
-        """Inside, a first signal waits for the end; a second does not (a pipe nobody reads)."""
+        """Inside, a first signal waits for the end; a second does not (a pipe that is not read)."""
         self._held = True
         try:
             yield

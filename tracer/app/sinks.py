@@ -1,4 +1,4 @@
-"""What the user gets of a trace: the files, the lines as they come, the summary, the facts."""
+"""The outputs of a trace: files, lines as they come, the summary, the facts."""
 
 import contextlib
 import os
@@ -47,7 +47,7 @@ _CLOCK_SLACK_NS = 100_000_000  # the two clocks are not read at one moment
 class Files(Closing):
     """The files a run writes, opened before it starts so that a bad path is known at once.
 
-    Left before `keep`, however that comes about, it takes back what it made.
+    Closed before `keep`, for whatever reason, it removes what it made.
     """
 
     def __init__(self, options: Options) -> None:
@@ -98,9 +98,9 @@ class Files(Closing):
 
 
 class Report:
-    """Hangs the outputs onto a session, and closes the account when it is over.
+    """Attaches the outputs to a session, and writes the summary and the books at its end.
 
-    `status` is the exit status as far as the tracer has a say in it, and `verdict` the part of
+    `status` is the exit status as far as the tracer determines it, and `verdict` the part of
     it that --strict and --fail-if have; `failed` that of the first file that could not be written.
     """
 
@@ -109,7 +109,7 @@ class Report:
     ) -> None:
         self.status = self.verdict = self.failed = 0
         self._unsaid: list[str] | None = [] if options.live else None  # until the screen is left
-        self._rows_lack = False  # there are faults that the CSV does not tell of in full
+        self._rows_lack = False  # some faults are not in the CSV in full
         self._begun = False
         self._options, self._files, self._session = options, files, session
         self._summary = Summary()
@@ -139,7 +139,7 @@ class Report:
             session.outputs.meanwhile = DrainLine()
 
     def _follow_stacks(self) -> "Callers | None":
-        """What is done with call stacks, where they are wanted: their file comes before the CSV."""
+        """The counts by call stack, if requested; their file is written before the CSV."""
         session, file = self._session, self._files.stacks
         if session.stacks is None or session.naming is None:
             return None
@@ -154,7 +154,7 @@ class Report:
 
     @property
     def callers(self) -> "Callers | None":
-        """What was counted by call stack, where those are taken."""
+        """Counts by call stack, where those are recorded."""
         return self._callers
 
     @property
@@ -177,7 +177,7 @@ class Report:
         return RowSymbols(naming, lambda: self._session.at_once)
 
     def begin(self) -> None:
-        """The hooks are in place, the targets are there."""
+        """Tracing begins: the hooks are attached, the targets exist."""
         if self._files.meta is not None:
             self._files.meta.start(self._info)
         self._files.keep()
@@ -199,7 +199,7 @@ class Report:
             yield
             finished = True
         finally:
-            if self._begun:  # else `Files` takes back what it made
+            if self._begun:  # else `Files` removes what it made
                 with contextlib.ExitStack() as stack:  # each, even where another fails
                     if not finished:
                         stack.callback(self._give_up)
@@ -207,18 +207,18 @@ class Report:
                     self._screen_left()
 
     def _screen_left(self) -> None:
-        """Whatever was not to be said on top of a picture."""
+        """Print the messages held back while the screen was filled."""
         unsaid, self._unsaid = self._unsaid or [], None
         for line in unsaid:
             self._say(line)
 
     def _output_failed(self, output: Output, error: TraceError) -> None:
-        """It takes no more; the others do."""
+        """One output failed; the others go on."""
         self._rows_lack |= output in (self._csv, self._files.stacks)
         self._fail(error)
 
     def _fail(self, error: TraceError) -> None:
-        """A file is not whole: said at once, and in what is written later."""
+        """A file is incomplete: report it at once, and in what is written later."""
         if self._unsaid is not None:
             self._unsaid.append(str(error))
         else:
@@ -247,7 +247,7 @@ class Report:
                 self._files.meta.fail(self._info)
 
     def finish(self, result: Result) -> None:
-        """The summary, the pages and the facts; each of them even where another fails."""
+        """Write the summary, the pages and the facts; each of them even where another fails."""
         info = self._info
         info.ended_monotonic_ns = result.ended_ns
         self._compare_clocks()
@@ -281,7 +281,7 @@ class Report:
             self._fail(error)
 
     def _compare_clocks(self) -> None:
-        """Whether the wall clock was set: CLOCK_MONOTONIC, by which all is recorded, cannot be."""
+        """Whether the wall clock was set: CLOCK_MONOTONIC, which timestamps use, cannot be."""
         info = self._info
         before = info.started_wall_ns - info.started_monotonic_ns
         moved = time.time_ns() - time.monotonic_ns() - before
@@ -299,7 +299,7 @@ class Report:
         return verdict_of(books, values, options.fail_if, options.strict)
 
     def _complain(self) -> None:
-        """What is wrong by --strict and --fail-if: said last, and in the exit status."""
+        """Report what violates --strict and --fail-if: last, and in the exit status."""
         verdict = self._info.verdict
         if verdict is not None and verdict.status:
             self.status = self.verdict = verdict.status
@@ -307,7 +307,7 @@ class Report:
                 self._say(line)
 
     def _say(self, line: str) -> None:
-        """On stderr, where nothing else can tell it any more."""
+        """Print on stderr, where no other output is left."""
         complain(line, hasty=self._session.at_once)
 
     def _left_out(self) -> list[str]:
@@ -319,7 +319,7 @@ class Report:
         return [f"{options} shows {picks.shown} of {picks.seen} faults; {whole} all {picks.seen}"]
 
     def _source_lines(self) -> "SourceLines | None":
-        """What takes long to find out of the frames of call stacks, once the trace is over."""
+        """Source lines and demangled names of stack frames, looked up once the trace is over."""
         session = self._session
         naming = session.naming
         if session.stacks is None or naming is None:
@@ -393,7 +393,7 @@ class Report:
             self._say_pages_left_out()
             file.discard()
         except TraceError:
-            self._info.pages_csv = ""  # what may be there is of another run
+            self._info.pages_csv = ""  # a file that exists is of another run
             with contextlib.suppress(TraceError):
                 file.discard()
             raise
@@ -410,7 +410,7 @@ class Report:
 
 
 def _picked(options: Options) -> dict[str, str]:
-    """What is shown only, as given."""
+    """The display filters, as given."""
     given = {
         "region": ",".join(options.region),
         "perms": options.perms,
@@ -443,14 +443,14 @@ def _facts(options: Options, attached: Attached) -> RunInfo:
 
 
 def _beside(csv: str | None, pages_csv: str | None) -> str:
-    """How to find the pages from where the CSV is; "" where one of them is no file."""
+    """The pages file relative to the CSV's directory; "" where one of them is no file."""
     if not csv or not pages_csv or "-" in (csv, pages_csv):
         return ""
     return os.path.relpath(pages_csv, os.path.dirname(csv) or ".")
 
 
 def _stacks_beside(options: Options) -> str:
-    """How to find the call stacks from where the CSV is; "" where there are none."""
+    """The call-stack file relative to the CSV's directory; "" where there is none."""
     if not options.stacks or not options.csv:
         return ""
     from tracer.outputs.stacks import SUFFIX
@@ -459,7 +459,7 @@ def _stacks_beside(options: Options) -> str:
 
 
 def _cautions(attached: Attached) -> list[str]:
-    """What a reader of this run should know of the probe from the start."""
+    """Limitations of the probe, for the notes of a run."""
     notes = []
     if not attached.direct_map.base:
         notes.append(f"frames are known from snapshots only: {attached.direct_map.reason}")

@@ -1,1 +1,1 @@
-"""Call stacks: which code it was, in functions and source lines."""
+"""Call stacks: unwound, and symbolized to functions and source lines."""

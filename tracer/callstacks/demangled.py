@@ -1,4 +1,4 @@
-"""Demangled names in few words: a C++ function without what it takes and returns.
+"""Short demangled names: C++ functions without parameter and return types.
 
 The grammar is that of what `__cxa_demangle` makes of Itanium C++ ABI names; other languages'
 names look alike (Go's `runtime.(*mcache).refill`) and are none of it.

@@ -1,4 +1,4 @@
-"""The frames of call stacks by name: function, module, and where a stack breaks off."""
+"""Symbolized frames of call stacks: function, module, and where a stack breaks off."""
 
 import ctypes
 import errno
@@ -22,7 +22,7 @@ VDSO = (1 << 32) - 1  # stands for its image, as if it were a file
 NO_FRAME_POINTERS = "no frame pointers"
 TRUNCATED = "truncated"
 
-# Where the stack of a thread begins: what has none of these at its end was not walked to it.
+# Thread entry points: a stack that ends in none of these was not walked to its start.
 _BEGINNINGS = frozenset(
     (
         *("_start", "__libc_start_main", "__libc_start_call_main", "_dl_start_user", "_dl_start"),
@@ -36,7 +36,7 @@ _BEGINNINGS = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """A place by name; names are raw, not printable."""
+    """A code location by name; names are raw, not printable."""
 
     kernel: bool
     function: str  # "" where there is no symbol
@@ -44,11 +44,11 @@ class Frame:
     module: str  # path, or "[kernel]", "[vdso]", "[jit]", "[anon]", …; "" where nothing is known
     module_offset: int | None  # in the file; None where no file is mapped
     build_id: str = ""
-    file: str = ""  # source file and line, where the file's DWARF tells them
+    file: str = ""  # source file and line, where the file's DWARF has them
     line: int = 0
 
     def text(self) -> str:
-        """As few words as tell it: the function, or module and offset."""
+        """The shortest identification: the function, or module and offset."""
         if self.function:
             return _plain(self.function)
         name = self.module.rpartition("/")[2] or "(unknown)"
@@ -69,20 +69,20 @@ def _plain(name: str) -> str:
         rest = rest[end:]
         if not match[1]:
             break
-    # Templates and operators are left to who knows all of it (source_lines.py).
+    # Templates and operators are left to the demangler (source_lines.py).
     whole = words and all(words) and (not match[1] or rest.startswith("E"))
     return "::".join(words) if whole else name
 
 
 class FrameNames:
-    """Names places (tracer.callstacks.stacks), each once."""
+    """Symbolizes places (tracer.callstacks.stacks), each once."""
 
     def __init__(self, symbols: Symbols, perf_maps: PerfMaps) -> None:
         self._symbols = symbols
         self._lookup = symbols.lookup
         self._perf_maps = perf_maps
         self._known: dict[Place, Frame] = {}
-        self._nameless: list[Place] = []  # of code made at run time; its process may tell later
+        self._nameless: list[Place] = []  # of JIT code; its perf map may name it later
         self._asked_s = 0.0  # time.monotonic()
 
     def frame(self, place: Place) -> Frame:
@@ -95,10 +95,10 @@ class FrameNames:
         return known
 
     def settled(self, place: Place) -> bool:
-        """Whether no more will be known of a place than is now."""
+        """Whether what is known of a place is final."""
         if place in self._known or place.kernel:
             return True
-        if place.tgid:  # of code made at run time its process may tell later
+        if place.tgid:  # of JIT code the perf map may name it later
             address = _code_at(place)
             found = self._perf_maps.at(place.tgid, address)
             return found is not None or self._perf_maps.ended(place.tgid, address)
@@ -108,7 +108,7 @@ class FrameNames:
         return whole and (file == VDSO or self._lookup.settled("build_id", file))
 
     def ask(self, places: Iterable[Place]) -> None:
-        """Ask for what is not known of these places, much at a time."""
+        """Request names of these places that are not known, many at a time."""
         files: dict[int, list[int]] = {}
         for place in places:
             if place in self._known or place.kernel:
@@ -121,11 +121,11 @@ class FrameNames:
             self._lookup.ask("functions", file, dict.fromkeys(offsets))
 
     def wait(self) -> None:
-        """Wait a moment for what was asked."""
+        """Wait briefly for what was requested."""
         self._lookup.wait_briefly()
 
     def found(self, place: Place) -> None:
-        """Name code made at run time as it is seen: its process may end, or put other there."""
+        """Name JIT code as soon as it is seen: its process may end, or replace the code."""
         if place.tgid and not self.frame(place).function and len(self._nameless) < _MOST_NAMELESS:
             self._nameless.append(place)
 
@@ -160,15 +160,15 @@ class FrameNames:
         return [each[0] if each else "" for each in found]
 
     def rule(self, place: Place) -> Rule | None:
-        """How the code there keeps its caller; None where nothing tells, or it is not known yet."""
+        """The unwind rule of the code there; None where there is none, or it is not known yet."""
         return self._lookup.rule(place.file, _offset(place)) if place.file else None
 
     def has_rule(self, place: Place) -> bool:
-        """Whether that is all that will be known of it."""
+        """Whether that answer is final."""
         return not place.file or self._lookup.settled("rules", place.file, _offset(place))
 
     def ask_rules(self, places: Iterable[Place]) -> None:
-        """Ask how the code at these places keeps its callers; wait for it, but not for long."""
+        """Request the unwind rules of these places; wait for them briefly."""
         files: dict[int, list[int]] = {}
         for place in places:
             if place.file:
@@ -212,24 +212,24 @@ class FrameNames:
 
 
 def _offset(place: Place) -> int:
-    """Where to look for it: a call is before the address to which it returns."""
+    """The offset to look up: a call is before its return address."""
     return place.offset - place.returns
 
 
 def _code_at(place: Place) -> int:
-    """The same, of code made at run time."""
+    """The address to look up, of JIT code."""
     return place.address - place.returns
 
 
 def _file(place: Place) -> int:
-    """The file to look in; 0: none, or not known which."""
+    """The number of the file to look in; 0: none or unknown."""
     if place.name == "[vdso]":
         return VDSO
     return place.file if place.name.startswith("/") else 0
 
 
 def opening_vdso(open_file: Callable[[int], int]) -> Callable[[int], int]:
-    """What opens files by number, our own vdso among them: the kernel gives all the same."""
+    """What opens files by number, our own vdso among them: all processes have the same."""
 
     def open_any(number: int) -> int:
         return _open_vdso() if number == VDSO else open_file(number)

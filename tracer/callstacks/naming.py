@@ -1,4 +1,4 @@
-"""What names the code of a trace: one place for the files, who reads them, and what was found."""
+"""Symbolization of a trace: its files, the process that reads them, and what was found."""
 
 import time
 import weakref
@@ -35,12 +35,12 @@ class Naming:
         self.lookup = Lookup(helper, opening_vdso(self.files.open))
         self.symbols = Symbols(regions, self.lookup)
         self.frames = FrameNames(self.symbols, self._perf_maps)
-        self.stacks: Stacks | None = None  # where call stacks are taken
+        self.stacks: Stacks | None = None  # where call stacks are recorded
         self._regions = regions
         self._impatient = False
 
     def stacks_of(self, spaces: Spaces) -> Stacks:
-        """The call stacks of a trace, which these names are for."""
+        """Create the call stacks of a trace, which these names are for."""
         names = self.frames
         self.stacks = Stacks(spaces, self._regions, names.kernel_names, names, names.found)
         return self.stacks
@@ -50,12 +50,12 @@ class Naming:
         self._helper.start()
 
     def prepare(self) -> None:
-        """Whatever else takes a while, before the trace begins."""
+        """Do what else takes a while, before the trace begins."""
         self.symbols.prepare()
         self._helper.ready(time.monotonic() + _START_S)
 
     def again(self, *, last: bool = False) -> None:
-        """Take what came to be known; cheap, for a loop. `last`: the targets may end any moment."""
+        """Read new answers; cheap, for a loop. `last`: the targets may end any moment."""
         answered = self.lookup.wait(WAIT_S if last else 0)
         if self.stacks is not None:
             self.frames.again(last=last)
@@ -63,7 +63,7 @@ class Naming:
                 self.stacks.revise()
 
     def settle(self, enough: Callable[[], bool] = lambda: False) -> None:
-        """Wait until all is known of the call stacks' code. Raises Enough."""
+        """Wait until the call stacks are symbolized. Raises Enough."""
         if self.stacks is None:
             return
         # Rules may be forgotten before the stack is walked that needs them: it asks again.
@@ -76,7 +76,7 @@ class Naming:
         self.wait(enough)
 
     def wait(self, enough: Callable[[], bool] = lambda: False) -> None:
-        """Wait until all that was asked is answered, for so long. Raises Enough."""
+        """Wait, within a limit, until all requests are answered. Raises Enough."""
         until = time.monotonic() + _PATIENCE_S
         while not self.lookup.wait():
             go_on(enough)
@@ -85,13 +85,13 @@ class Naming:
                 raise Enough
 
     def finish(self) -> None:
-        """There is no time for more: what is known by now is made the best of."""
+        """Stop waiting: what is known by now is used."""
         if self.stacks is not None:
             self.stacks.revise(self.stacks.unsure)
 
     @property
     def pids(self) -> set[int]:
-        """Processes of ours."""
+        """Process ids of our own helper."""
         return {self._helper.pid} - {0}
 
     def notes(self) -> list[str]:
@@ -118,7 +118,7 @@ def _close(helper: Helper, perf_maps: PerfMaps) -> None:
 
 
 class RowSymbols:
-    """What names the instructions at fault, for outputs (tracer.outputs.base.Symbolizer)."""
+    """Names the faulting instructions, for outputs (tracer.outputs.base.Symbolizer)."""
 
     def __init__(self, naming: Naming, enough: Callable[[], bool]) -> None:
         """`enough`: names are not waited for any longer."""
@@ -129,7 +129,7 @@ class RowSymbols:
         return self._names(rows, WAIT_S)
 
     def ask(self, rows: Rows) -> tuple[Sequence[str], bool]:
-        """The same without waiting for it."""
+        """`names` without waiting."""
         return self._names(rows, 0)
 
     def _names(self, rows: Rows, wait_s: float) -> tuple[Sequence[str], bool]:

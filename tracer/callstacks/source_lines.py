@@ -1,7 +1,7 @@
-"""Source lines of code, from DWARF, and names as the programmer wrote them.
+"""Source lines of code, from DWARF, and demangled names.
 
 Both take long, so they are asked for once the trace is over. Source lines need the package
-`symbolic` (from PyPI); without it there are none. Names of C++ and old Rust are undone by
+`symbolic` (from PyPI); without it there are none. Names of C++ and old Rust are demangled by
 libstdc++, which bcc needs anyway.
 """
 
@@ -19,7 +19,7 @@ class SourceLines:
     """What was found; truthy if there is anything."""
 
     lines: dict[tuple[int, int], tuple[str, int]] = field(default_factory=dict)
-    names: dict[str, str] = field(default_factory=dict)  # as the programmer wrote them
+    names: dict[str, str] = field(default_factory=dict)  # demangled
     lacking: str = ""  # why there are none, or none of some files
 
     def __bool__(self) -> bool:
@@ -38,9 +38,9 @@ def find(
     lookup: Lookup,
     enough: Callable[[], bool] = lambda: False,
 ) -> SourceLines:
-    """Look up the source lines of `places`, and what the names `functions` mean.
+    """Look up the source lines of `places`, and demangle `functions`.
 
-    Whatever goes wrong, there is less in the answer. Raises Enough.
+    What fails is left out of the answer. Raises Enough.
     """
     wanted: dict[int, list[int]] = {}
     for place in places:

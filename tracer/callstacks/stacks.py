@@ -1,7 +1,7 @@
-"""Call stacks: from the kernel's records to one number for each, and what its frames lie in.
+"""Call stacks: from the kernel's records to numbered stacks of code locations.
 
-The kernel sends the addresses of a stack once and stands a number for them in each fault's
-record (bpf/stack.bpf.h). Here a frame becomes a place in a mapped file, by the mappings of that
+The kernel sends the addresses of a stack once, and a number for them in each fault's
+record (bpf/stack.bpf.h). Here a frame becomes an offset in a mapped file, by the mappings of that
 time, so that all processes that run a file have the same frames, also those that have ended.
 """
 
@@ -21,13 +21,13 @@ from tracer.spaces.spaces import Spaces
 from tracer.symbolizing.rule import RBP, RSP, Rule
 from tracer.wire.shared import STACK_USER
 
-MOST_STACKS = 1 << 16  # told apart in one run
+MOST_STACKS = 1 << 16  # distinct stacks in one run
 _MOST_KNOWN = 1 << 17  # numbers of the kernel's: more than it remembers to have sent
 _MOST_RAW = 1 << 14  # stacks whose fault has not come yet
 _MOST_UNSURE = 1 << 12  # stacks that wait for rules
 _REVISED_AT_ONCE = 64
 
-# Where an exception comes in: what lies further in is the handling of the fault itself.
+# Exception entry points: frames further in are the handling of the fault itself.
 _ENTRIES = ("asm_exc_page_fault", "handle_mm_fault")
 _HOOKS = ("bpf_", "kretprobe_trampoline", "__kretprobe_trampoline", "arch_rethook_trampoline")
 
@@ -38,7 +38,7 @@ class Place:
 
     `name` is the mapped file's path or "[vdso]", "[anon]", …, and "" where nothing is known;
     `offset` is that in the file, else the address itself. `tgid`: the process, where code is
-    its own (made at run time), and `address` where it has it. `returns`: it is a return
+    its own (JIT-compiled), and `address` where it has it. `returns`: it is a return
     address, the call is before it. `file`: which file that is (tracer.spaces.code_files), 0 where
     none or not known.
     """
@@ -61,9 +61,9 @@ class Stack:
 
     frames: "array[int]"
     addresses: "array[int]"
-    truncated: bool  # the kernel took no more frames
+    truncated: bool  # the kernel's limit of frames was reached
     gap: int  # the first frame whose caller may be missing: code without frame pointers; -1: none
-    ended: bool = False  # the last frame says of itself that nothing called it
+    ended: bool = False  # the last frame is marked as outermost
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +75,7 @@ class _Raw:
     kernel: U64
     user: U64
     truncated: bool
-    caller: int  # what may have called the innermost function, where frame pointers do not tell
+    caller: int  # a possible caller of the innermost function, where frame pointers do not show it
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +88,7 @@ class _Placed:
     truncated: bool
 
     def digest(self) -> bytes:
-        """What tells it apart from others, whatever becomes of it."""
+        """A key that distinguishes it from others, whatever its walk gives."""
         each = [place for _, place in (*self.kernel, *self.found)]
         return blake2b(repr((each, self.has_caller)).encode("utf-8", "replace")).digest()
 
@@ -99,20 +99,20 @@ class _Walk(NamedTuple):
     frames: list[tuple[int, Place]]
     gap: int  # as in Stack
     ended: bool  # it came to the thread's beginning
-    sure: bool  # all rules were known that it needed
+    sure: bool  # all unwind rules that it needed were known
 
 
 class Rules(Protocol):
-    """Who knows how code keeps its callers; FrameNames does."""
+    """Source of unwind rules; FrameNames is one."""
 
     def ask_rules(self, places: Iterable[Place]) -> None:
-        """What will be asked of `rule`. Answers may come later; they are waited for, briefly."""
+        """Request what `rule` will be asked for. Waits briefly; answers may come later."""
 
     def rule(self, place: Place) -> Rule | None:
-        """How the code there keeps its caller; None: nothing tells, or it is not known yet."""
+        """The unwind rule of the code there; None: there is none, or it is not known yet."""
 
     def has_rule(self, place: Place) -> bool:
-        """Whether that is all that will be known."""
+        """Whether that answer is final."""
 
 
 class Stacks:
@@ -128,13 +128,13 @@ class Stacks:
     ) -> None:
         """`regions` as in rows.Names; `kernel_names` names kernel addresses, "" where unknown.
 
-        `found` hears of each new place.
+        `found` is called with each new place.
         """
         self.places: list[Place] = []
         self.stacks: list[Stack] = [Stack(array("I"), array("Q"), False, -1)]
         self.refused = 0  # stacks beyond MOST_STACKS
         self.unrevised = 0  # stacks that stay as they were walked, without all rules
-        self.revised = 0  # times that a stack became another, by rules that were known later
+        self.revised = 0  # times that a stack became another, by rules that became known later
         self._spaces = spaces
         self._regions = regions
         self._kernel_names = kernel_names
@@ -148,7 +148,7 @@ class Stacks:
         self._raw: dict[int, _Raw] = {}
 
     def learn(self, records: Structs) -> None:
-        """Take stack records (bpf/shared.h) as they come."""
+        """Receive stack records (bpf/shared.h) as they come."""
         for record in records:
             number = int(record["stack"])
             parts = self._parts.setdefault(number, [])
@@ -160,7 +160,7 @@ class Stacks:
                 del self._parts[number]
                 self._raw[number] = raw
         for waiting in (self._parts, self._raw):
-            while len(waiting) > _MOST_RAW:  # their faults were lost
+            while len(waiting) > _MOST_RAW:  # the records of their faults were dropped
                 del waiting[next(iter(waiting))]
 
     def numbers(self, faults: Columns, spaces: Ids) -> Ids:
@@ -187,7 +187,7 @@ class Stacks:
         return len(self._unsure)
 
     def revise(self, at_once: int = _REVISED_AT_ONCE) -> None:
-        """Walk the stacks again whose code's rules have come to be known since, some at a time."""
+        """Walk again the stacks whose unwind rules have become known since, some at a time."""
         for number in list(self._unsure)[:at_once]:
             placed = self._unsure.pop(number)
             walk = self._walked(placed)
@@ -204,7 +204,7 @@ class Stacks:
         known = self._known.pop(number, None)
         if known is None:
             if placed is None:
-                return 0  # its frames found no room in the ring, or it has none
+                return 0  # its frames were dropped, or it has none
             known = self._resolve(placed)
             if len(self._known) >= _MOST_KNOWN:
                 del self._known[next(iter(self._known))]
@@ -254,7 +254,7 @@ class Stacks:
         return Stack(frames, addresses, truncated, gap, walk.ended)
 
     def _ask_rules(self, placed: Iterable[_Placed]) -> None:
-        """Ask for what the walks of these need; most need nothing that is not known."""
+        """Request the rules these walks lack; most lack none."""
         if self._rules is not None:
             unsure = [each for each in placed if not self._walked(each).sure]
             if unsure:
@@ -269,7 +269,7 @@ class Stacks:
         return [(ip, Place(True, "", ip, returns=True)) for ip in addresses[start:]]
 
     def _user_places(self, raw: _Raw, space: int, time_ns: int) -> list[tuple[int, Place]]:
-        """The frames by frame pointers, after the first the one that may have called it."""
+        """The frames by frame pointers; after the first the one that may have called it."""
         ips = raw.user
         if not len(ips):
             return []
@@ -299,12 +299,12 @@ class Stacks:
         return places
 
     def _walked(self, placed: _Placed) -> _Walk:
-        """Of frames found by frame pointers those that are callers, and where one may be missing.
+        """Select the callers from frames found by frame pointers, and where one may be missing.
 
         A function that keeps no frame pointer leaves its caller's in place, and so hides its
         caller; one that uses the register for something else hides all there is above it. Where
-        there `has_caller`, the second frame was not found so: it holds where the first function
-        has pushed nothing.
+        caller; one that uses the register for something else hides all there is above it. If it
+        `has_caller`, the second frame is not by a frame pointer: it holds where the first function
         """
         found, has_caller = placed.found, placed.has_caller
         if not found:
@@ -347,7 +347,7 @@ def _assembled(parts: list[np.void]) -> _Raw | None:
         end = kernel if first < kernel else kernel + user
         count = max(0, min(room, end - first))
         if first != known:
-            return None  # one between was lost
+            return None  # a part in between was dropped
         ips[first : first + count] = part["ips"][:count]
         known += count
     if known < kernel + user:

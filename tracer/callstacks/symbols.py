@@ -1,6 +1,6 @@
 """Instruction addresses as function+offset.
 
-A user address is named by its place in the file that was mapped there at the
+A user address is named by its offset in the file that was mapped there at the
 time, so processes that have ended still have their names; a kernel address by
 kallsyms. What has no symbol is named by file and offset, never guessed.
 """
@@ -76,7 +76,7 @@ class Symbols:
     def name(self, where: int, region_id: int) -> str:
         """`names` of one instruction: by its offset in its region, in region 0 by its address.
 
-        What maps a file at ever new places, as programs do that are started anew,
+        What maps a file at ever new addresses, as programs do that are started anew,
         has the same few offsets in it.
         """
         return self._named(where, region_id)[0]
@@ -97,7 +97,7 @@ class Symbols:
         return name, settled
 
     def _ask(self, region_id: int, wanted: Sequence[int]) -> bool:
-        """Ask for functions that are not known; whether there are any."""
+        """Request functions that are not known; whether there are any."""
         file = self._file(region_id)
         unknown = [where for where in wanted if (where, region_id) not in self._known]
         if not file or not unknown:
@@ -106,7 +106,7 @@ class Symbols:
         return True
 
     def _file(self, region_id: int) -> int:
-        """Where names are to be looked for; 0: nowhere."""
+        """The file to look names up in; 0: none."""
         region = self._regions[region_id] if region_id else None
         return region.file if region is not None and region.name.startswith("/") else 0
 
@@ -130,7 +130,7 @@ class Symbols:
         return f"{ip:#x}" if ip else ""
 
     def prepare(self) -> tuple[list[int], list[str]]:
-        """Read the kernel's symbols now: later what is traced would have to wait for it."""
+        """Read the kernel's symbols now, so that tracing does not wait for it later."""
         if self._kernel is None:
             self._kernel = self._kallsyms()
         return self._kernel

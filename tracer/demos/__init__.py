@@ -1,1 +1,1 @@
-"""singlemap and multimap, the programs that the experiment began with."""
+"""singlemap and multimap, the demonstration programs."""

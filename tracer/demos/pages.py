@@ -50,7 +50,7 @@ def touch(memory: mmap.mmap, page: int = 0) -> None:
 
 
 def say(line: str) -> None:
-    """Print a line so that whoever reads a pipe sees it at once."""
+    """Print a line and flush it, so that a pipe's reader sees it at once."""
     print(line, flush=True)
 
 
@@ -97,7 +97,7 @@ def _seconds(text: str) -> float:
 
 
 def waiter(options: argparse.Namespace) -> Wait:
-    """What to call between two steps; it raises EOFError when nobody will press Enter any more."""
+    """What to call between two steps; it raises EOFError at the end of input."""
     if options.auto:
         interval = 0.5 if options.interval is None else options.interval
         return lambda: _pause(interval)

@@ -25,7 +25,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         pages.say(f"Allocated new map: {address:#x}")
         wait()
         for page in range(options.pages):
-            pages.touch(memory, page)  # first: whoever reads the line finds the page there
+            pages.touch(memory, page)  # first: when the line is read, the page is there
             pages.say(f"Writing data to {address + page * pages.PAGE_SIZE:#x}")
             wait()
 

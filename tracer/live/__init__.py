@@ -1,1 +1,1 @@
-"""--live: a full-screen view of the page map. Imported by nobody who does not ask for it."""
+"""--live: a full-screen view of the page map. Imported only where it is requested."""

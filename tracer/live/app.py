@@ -1,4 +1,4 @@
-"""The live view: hears of everything a trace finds, and draws it when there is time."""
+"""The live view: receives faults and page changes, and draws them when there is time."""
 
 import bisect
 import select
@@ -74,22 +74,22 @@ class Live:
         self._keys = Keys()
         self._painter = Painter(_colours())
         self._seen: dict[int, tuple[list[Region], tuple[Area, ...]]] = {}  # by space
-        self._known: set[int] = set()  # spaces that were looked at
+        self._known: set[int] = set()  # spaces that had a snapshot
         self._shown: tuple[object, ...] = ()
         self._drawn_ns = 0  # when the last picture was done
         self._pause_ns = 0  # until the next picture
         self._events = 0  # of frames, counted so far
-        self._resident: int | None = None  # by the last count that was told
+        self._resident: int | None = None  # as last counted
         self._pressed_ns = 0
         self._missed_ns = 0
         self._forced = False
         self._behind = False  # there is no time for more than counts
-        self._unheard: set[int] = set()  # spaces whose changes were not listened to
+        self._unheard: set[int] = set()  # spaces whose changes were skipped
 
     # -- an output -------------------------------------------------------------------
 
     def write(self, rows: Rows, names: Names) -> None:
-        """Take a batch of faults."""
+        """Receive a batch of faults."""
         self.model.write(rows, names)
 
     def close(self) -> None:
@@ -112,7 +112,7 @@ class Live:
         self.model.change(made)
 
     def lost(self, spaces: Ids, pages: U64, times: Times, causes: Bytes) -> None:
-        """Pages lost their frames."""
+        """Pages' frames were released."""
         if self._behind:
             self._unheard.update(distinct(spaces))
             return
@@ -129,7 +129,7 @@ class Live:
         lost_ns: Times,
         causes: Bytes,
     ) -> None:
-        """Pages gained frames and lost them, in turn."""
+        """Pages gained frames, and these were released again."""
         if self._behind:
             self._unheard.update(distinct(spaces))
             return
@@ -146,7 +146,7 @@ class Live:
 
     def show(self, recorder: Recorder) -> None:
         """Read the keys; draw a picture if it is time and the ring is not filling up."""
-        if not self.terminal.ours:  # the first look, before anything is shown
+        if not self.terminal.ours:  # the first snapshot, before anything is shown
             return
         now = time.monotonic_ns()
         self._tend(now)
@@ -185,7 +185,7 @@ class Live:
             self.model.resident(now, self._resident or 0)
 
     def _catch_up(self, recorder: Recorder, space: int) -> None:
-        """Take from the timeline what there was no time to listen to."""
+        """Read from the timeline the changes that were skipped for lack of time."""
         self._unheard.discard(space)
         timeline = recorder.parts.timeline
         at = timeline.ledger.touched(space)
@@ -203,7 +203,7 @@ class Live:
         self.model.change(made if table is None else newer(table, made))
 
     def looked(self, recorder: Recorder, space: int, shot: Snapshot) -> None:
-        """Take a snapshot's mappings and the pages that are in swap."""
+        """Read a snapshot's mappings and its swapped-out pages."""
         owner = recorder.parts.spaces.find(space)
         present = owner.history.present() if owner is not None else []
         regions = _told_apart(
@@ -246,7 +246,7 @@ class Live:
         model.version += 1
 
     def linger(self, leave: Callable[[], bool]) -> None:
-        """Keep the picture, to be looked at and gone through in time, until `q` or `leave`."""
+        """Keep the picture, to be read and gone through in time, until `q` or `leave`."""
         self._forced = True
         poller = select.poll()
         for fd in self.fds:
@@ -257,12 +257,12 @@ class Live:
             if self._due(now):
                 self._draw(now, time.thread_time_ns())
             poller.poll(_FRAME_NS // 2_000_000)
-            time.sleep(0.02)  # a command that talks on is no reason for haste
+            time.sleep(0.02)  # output of the command is no reason for haste
 
     # -- pictures ------------------------------------------------------------------------
 
     def _tend(self, now: int) -> None:
-        """Take what was typed, and what the command said."""
+        """Read the keyboard and the command's output."""
         typed = self.terminal.read()
         keys = self._keys.feed(typed) if typed else []
         if typed:
@@ -316,7 +316,7 @@ class Live:
     # -- mappings ------------------------------------------------------------------------
 
     def _lay(self, recorder: Recorder, now: int) -> None:
-        """The mappings of the living spaces; those of the last, where none lives."""
+        """Set the mappings of the live address spaces; those of the last, where none lives."""
         areas: list[Area] = []
         spaces = [space for space in recorder.parts.spaces.alive() if space.members]
         for space in spaces[:_MOST_SPACES]:
@@ -341,7 +341,7 @@ class Live:
 
 
 def _told_apart(listed: Sequence[Region], present: Sequence[Region]) -> list[Region]:
-    """The mappings of /proc/PID/maps, anonymous ones cut where two were mapped that are one now."""
+    """The mappings of /proc/PID/maps; anonymous ones split where the kernel merged two."""
     cuts = sorted(region.start for region in present if region.name in ANONYMOUS)
     found = []
     for region in listed:

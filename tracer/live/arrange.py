@@ -21,7 +21,7 @@ _SECOND_NS = 1_000_000_000
 
 @dataclass(frozen=True)
 class Stat:
-    """What there is to say of an area at a moment."""
+    """Counts of an area at one moment."""
 
     area: Area
     mapped: int  # pages with a frame
@@ -29,14 +29,14 @@ class Stat:
     huge: int
     swapped: int
     lost: int
-    gained_ns: int  # when a page last gained a frame; 0: never since we came
+    gained_ns: int  # when a page last gained a frame; 0: never since tracing began
     faults: int  # of the whole run
     known: int  # pages of any kind that ever had a frame
 
 
 @dataclass(frozen=True)
 class Row:
-    """A line of an area in the map: cells, or a stretch of it where nothing is."""
+    """A line of an area in the map: cells, or an empty stretch."""
 
     first: int  # virtual page number
     cells: int
@@ -64,7 +64,7 @@ def stat_of(table: Table, area: Area, faults: int, kind: Kind | None) -> Stat:
 
 
 def of_kind(table: Table, kind: Kind | None) -> Table:
-    """The pages that faults of `kind` brought; all where it is None."""
+    """The pages mapped by faults of `kind`; all where it is None."""
     return table if kind is None else np.asarray(table[table["kind"] == kind])
 
 
@@ -95,7 +95,7 @@ Sortable = TypeVar("Sortable", bound=Countable)
 
 
 def ordered(pieces: Sequence[Sortable], sort: Sort, now_ns: int) -> list[Sortable]:
-    """In the order wanted; what is equal stays by address."""
+    """The pieces in the requested order; ties stay by address."""
     found = sorted(pieces, key=lambda piece: piece.stat.area.key)
     match sort:
         case "active":
@@ -111,7 +111,7 @@ def ordered(pieces: Sequence[Sortable], sort: Sort, now_ns: int) -> list[Sortabl
 
 
 def _idle(stat: Stat, now_ns: int) -> int:
-    """Smallest for what is at work, then by the second of the last gain: it must be readable."""
+    """Smallest for active areas, then by the second of the last gain: it must be readable."""
     if now_ns - stat.gained_ns < _ACTIVE_NS:
         return -now_ns
     return -(stat.gained_ns // _SECOND_NS)

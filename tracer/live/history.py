@@ -10,7 +10,7 @@ MOST = 1 << 20  # changes kept to go back by: 22 bytes each
 
 
 class History:
-    """Tables by space. The oldest changes beyond `most` can no longer be gone back over."""
+    """Tables by space. Beyond the last `most` changes no earlier moment can be shown."""
 
     def __init__(self, most: int = MOST) -> None:
         self.now: dict[int, Table] = {}
@@ -25,7 +25,7 @@ class History:
         return self._count
 
     def add(self, changes: Changes) -> None:
-        """Take changes, in order of arrival."""
+        """Add changes, in order of arrival."""
         if not len(changes):
             return
         for space, mine in by_space(changes).items():
@@ -46,7 +46,7 @@ class History:
         return tables
 
     def forget(self, spaces: Collection[int]) -> None:
-        """These ended, and no picture that can still be shown has them."""
+        """Drop spaces that ended and are in no moment that can still be shown."""
         for space in spaces:
             self.now.pop(space, None)
             self._base.pop(space, None)

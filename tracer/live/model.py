@@ -1,4 +1,4 @@
-"""Everything the live view shows, as data: fed by the trace, asked for a moment in time."""
+"""The data behind the live view: fed by the trace, queried by moment in time."""
 
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -19,13 +19,13 @@ from tracer.model.rows import ROW, Kind, Names, RowRecords, Rows
 Places = I64  # indices of areas
 
 _MOST_LINES = 4096
-_LINES_A_BATCH = 64  # nobody reads more
+_LINES_A_BATCH = 64  # more are not readable
 _MOST_LAYOUTS = 512
 _MOST_AREAS = 1 << 17  # in all layouts together
 _MOST_PLACELESS = 64  # batches …
 _MOST_PLACELESS_FAULTS = 1 << 20  # … or, when there is no time, so many faults of 16 bytes
 _PLACELESS = np.dtype([("space", "<u4"), ("address", "<u8"), ("region", "<u4")])
-_MOST_PENDING = 1 << 18  # changes that may wait for the next look
+_MOST_PENDING = 1 << 18  # changes that may wait to be merged
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,16 +55,16 @@ class Counts:
     """Counts of the whole run, as far as it has come."""
 
     faults: int = 0
-    lost: int = 0  # found no room in the ring
+    lost: int = 0  # events dropped: the ring was full
     missed: int = 0  # by the threads' counts; the books at the end say why
     lost_other: int = 0
 
 
 class Code(Protocol):
-    """What was counted by call stack (tracer.outputs.callers.Callers)."""
+    """Counts by call stack (tracer.outputs.callers.Callers)."""
 
     def leading(self, count: int) -> list[tuple[int, int, list[str]]]:
-        """The stacks that brought most memory: bytes, faults, frames in printable words."""
+        """The stacks that gained most memory: bytes, faults, frames in printable words."""
 
 
 @dataclass(frozen=True)
@@ -98,15 +98,15 @@ class Moment:
 
 
 class Model:
-    """Takes faults, page changes and layouts as they come."""
+    """Receives faults, page changes and layouts as they come."""
 
     def __init__(self, facts: Facts, names: Names, most: int = MOST) -> None:
         self.facts = facts
         self.names = names
         self.counts = Counts()
         self.ended = False
-        self.callers: Code | None = None  # where call stacks are taken
-        self.busy = False  # the map is behind, for there is no time
+        self.callers: Code | None = None  # where call stacks are recorded
+        self.busy = False  # the map lags, for lack of time
         self.latest_ns = facts.started_ns
         self.rates = Rates(facts.started_ns)
         self.history = History(most)
@@ -118,7 +118,7 @@ class Model:
         self._layouts: list[tuple[int, tuple[Area, ...]]] = []
         self._pending: list[Changes] = []
         self._pending_count = 0
-        self._placeless: list[Structs] = []  # faults whose areas are still to be told
+        self._placeless: list[Structs] = []  # faults whose areas are not known yet
         self._placeless_count = 0
         self._stamps: dict[tuple[int, int], int] = {}  # by Area.key: when its pages last changed
         self._settled = 0
@@ -128,7 +128,7 @@ class Model:
     # -- what comes in --------------------------------------------------------------
 
     def write(self, rows: Rows, names: Names) -> None:
-        """Take a batch of faults, in order of time."""
+        """Receive a batch of faults, in order of time."""
         if not len(rows):
             return
         self.version += 1
@@ -151,7 +151,7 @@ class Model:
             self._line_count -= len(self._lines.popleft())
 
     def change(self, changes: Changes, *, initial: bool = False) -> None:
-        """Take changes of pages; `initial`: those that were there before tracing began."""
+        """Receive changes of pages; `initial`: those present before tracing began."""
         if not len(changes):
             return
         self.version += 1
@@ -163,7 +163,7 @@ class Model:
             self.settle()
 
     def settle(self) -> None:
-        """Let the picture have all the changes that have come."""
+        """Merge all the changes that have come."""
         if self._pending:
             pending, self._pending, self._pending_count = self._pending, [], 0
             changes = np.concatenate(pending) if len(pending) > 1 else pending[0]
@@ -194,15 +194,15 @@ class Model:
         return touched
 
     def frames(self, time_ns: int, mapped: int, gained: int, lost: int) -> None:
-        """So many pages have a frame now, and so many gained and lost one since tracing began."""
+        """Record how many pages have a frame, and the frames gained and released so far."""
         self.rates.frames(time_ns, mapped, gained, lost)
 
     def resident(self, time_ns: int, pages: int) -> None:
-        """So many distinct frames there were, by the last count."""
+        """Record how many distinct frames there were at the last count."""
         self.rates.resident(time_ns, pages)
 
     def lay(self, time_ns: int, areas: tuple[Area, ...]) -> None:
-        """The mappings are these now."""
+        """Set the mappings as of now."""
         self.latest_ns = max(self.latest_ns, time_ns)
         self._place()
         if self._layouts and self._layouts[-1][1] == areas:
@@ -212,7 +212,7 @@ class Model:
         self._settled += 1
         known = set(self._layouts[-1][1]) if self._layouts else set()
         self._layouts.append((time_ns, areas))
-        # Nobody looked at what happened where an area was not.
+        # Changes outside of the areas then known were not tracked.
         for area in areas:
             if area not in known:
                 self._stamps[area.key] = self._settled
@@ -263,7 +263,7 @@ class Model:
         count: int,
         wanted: Callable[[RowRecords], RowRecords] = lambda rows: rows,
     ) -> RowRecords:
-        """The last `count` faults by then, of those still kept that `wanted` lets through."""
+        """The last `count` faults by then, of those still kept that `wanted` selects."""
         found: list[RowRecords] = []
         left = count
         for batch in reversed(self._lines):

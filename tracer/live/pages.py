@@ -1,4 +1,4 @@
-"""What the live view knows of pages: their state now, and how to take in what changed.
+"""Page states of the live view: a table for each address space, and how changes are merged.
 
 A table is one address space's pages that ever had a frame, sorted by page. A
 batch of changes is of any spaces, in order of arrival.
@@ -15,13 +15,13 @@ from tracer.model.sources import Loss
 
 
 class State(IntEnum):
-    """What is where a page is mapped."""
+    """The state of a page in a mapping."""
 
     ABSENT = 0  # no frame yet
     RESIDENT = 1
     ZERO = 2  # the shared zero page
     HUGE = 3  # one of 512 with the frames of a huge page
-    SWAPPED = 4  # or reclaimed otherwise: what it held is on a disk
+    SWAPPED = 4  # or reclaimed otherwise: its content is on a disk
     LOST = 5  # had a frame, and has none now
 
 
@@ -31,7 +31,7 @@ CHANGE = np.dtype(
         ("time_ns", "<i8"),  # CLOCK_MONOTONIC
         ("space", "<u4"),
         ("state", "u1"),
-        ("kind", "u1"),  # rows.Kind of the fault that brought it; UNKNOWN where none did
+        ("kind", "u1"),  # rows.Kind of the fault that mapped it; UNKNOWN where none did
     ]
 )
 TABLE = np.dtype([("page", "<u8"), ("time_ns", "<i8"), ("state", "u1"), ("kind", "u1")])
@@ -74,7 +74,7 @@ def losses(
     times: I64 | int,
     causes: U8 | int,
 ) -> Changes:
-    """Pages that lost their frames, by sources.Loss; NONE: they never had one after all."""
+    """Pages whose frames were released, by sources.Loss; NONE: they never had one after all."""
     made = np.empty(len(pages), CHANGE)
     made["page"], made["space"], made["time_ns"], made["kind"] = pages, spaces, times, Kind.UNKNOWN
     cause = np.asarray(causes)

@@ -38,7 +38,7 @@ _KEYS = (
 
 
 def title(canvas: Canvas, scene: Scene) -> None:
-    """What is traced, by which probe; lost events, always."""
+    """Title: what is traced, by which probe; dropped events, always."""
     model, facts = scene.model, scene.model.facts
     counts = model.counts
     canvas.put(0, 0, " " * canvas.width, "reverse")
@@ -68,13 +68,13 @@ def title(canvas: Canvas, scene: Scene) -> None:
 
 
 def _origin(scene: Scene) -> str:
-    """Where the picture comes from."""
+    """Where the data come from: probe, host, kernel."""
     facts = scene.model.facts
     return f"{facts.probe} on {facts.host} {facts.kernel}"
 
 
 def totals(canvas: Canvas, y: int, scene: Scene) -> None:
-    """What is mapped over time, what of it is resident where there is room, frames gained, lost."""
+    """Pages mapped over time, resident ones where there is room, frames gained and released."""
     until = scene.now_ns
     sums = scene.model.rates.totals(until)
     levels = [("mapped", MAPPED)]
@@ -198,7 +198,7 @@ def _who(
 
 
 def output(canvas: Canvas, x: int, y: int, width: int, end: int, scene: Scene) -> None:
-    """What the command says."""
+    """The command's output."""
     keys = "typing to the command; Esc ends" if scene.view.talking else "the command says"
     canvas.rule(x, y, width, keys, scene.look.line, ORANGE if scene.view.talking else FAINT)
     for number, line in enumerate(scene.output[-(end - y - 1) :]):
@@ -309,7 +309,7 @@ def _table_row(
     left = max(heads - at, 1)
     name = units.region(area.name, left, scene.look.units) if address else _name(area, left, scene)
     canvas.put(at, y, name, mark)
-    # What was counted of faults is of the whole run, not of a moment in it.
+    # Fault counts are of the whole run, not of a moment in it.
     faults = "" if scene.view.at_ns is not None and not scene.model.ended else f"{stat.faults}"
     values = [
         (units.size(area.end - area.start), GREY),
@@ -326,7 +326,7 @@ def _table_row(
 
 
 def code(canvas: Canvas, x: int, y: int, width: int, end: int, scene: Scene) -> None:
-    """The call stacks that brought most memory in the whole run, the code at fault first."""
+    """The call stacks that gained most memory in the whole run, the faulting code first."""
     canvas.rule(
         x, y, width, "which code brought the memory, at fault first", scene.look.line, FAINT
     )

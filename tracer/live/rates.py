@@ -16,7 +16,7 @@ Bins = I64
 
 
 class Rates:
-    """Faults by kind, frames gained and lost, pages mapped and resident: by bins of `width_ns`."""
+    """Faults by kind, frames gained and released, pages mapped, resident: bins of `width_ns`."""
 
     def __init__(self, started_ns: int, width_ns: int = _WIDTH_NS, most: int = _MOST) -> None:
         self.started_ns = started_ns
@@ -41,7 +41,7 @@ class Rates:
             self._bins[first : first + len(counts), :KINDS] += counts
 
     def frames(self, time_ns: int, mapped: int, gained: int, lost: int) -> None:
-        """So many pages have a frame now; so many gained and lost one since tracing began."""
+        """Record how many pages have a frame, and the frames gained and released so far."""
         at = int(self._places(np.array([time_ns]))[0])
         self._bins[at, GAINED] += gained - self._gained
         self._bins[at, LOST] += lost - self._lost
@@ -49,7 +49,7 @@ class Rates:
         self._level(at, MAPPED, mapped)
 
     def resident(self, time_ns: int, pages: int) -> None:
-        """So many distinct frames were counted."""
+        """Record how many distinct frames were counted."""
         self._level(int(self._places(np.array([time_ns]))[0]), RESIDENT, pages)
 
     def _level(self, at: int, column: int, pages: int) -> None:

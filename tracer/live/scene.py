@@ -18,7 +18,7 @@ class Scene:
     model: Model
     view: View
     moment: Moment
-    now_ns: int  # that of the picture, by which ages are told
+    now_ns: int  # that of the picture, from which ages are computed
     pieces: list[Piece]  # in the order they are shown
     look: Look
     output: list[str]  # the command's last lines, printable
@@ -26,7 +26,7 @@ class Scene:
 
     @cached_property
     def stats(self) -> list[Stat]:
-        """What is in the areas, in that order."""
+        """Counts of the areas, in that order."""
         return [piece.stat for piece in self.pieces]
 
     @cached_property

@@ -134,7 +134,7 @@ def _map(canvas: Canvas, scene: Scene, x: int, y: int, width: int, end: int) -> 
 
 
 def _fitted(scene: Scene, cells: int, height: int) -> int:
-    """The zoom with which the map fits; of the same regions looked for once a second."""
+    """The zoom with which the map fits; for the same regions it is computed once a second."""
     view, now = scene.view, scene.now_ns
     key = [stat.area for stat in scene.stats], cells, height, view.at_ns
     known = view.fitted

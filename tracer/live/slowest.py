@@ -23,7 +23,7 @@ class Slowest:
         self._kept: RowRecords = np.empty(0, ROW)
 
     def add(self, rows: Rows) -> None:
-        """Take a batch, in order of time."""
+        """Add a batch, in order of time."""
         found: list[int] = []
         kinds, latencies = np.asarray(rows["kind"]), np.asarray(rows["latency_ns"])
         for at in np.flatnonzero(latencies > self._floors[kinds]).tolist():
@@ -47,7 +47,7 @@ class Slowest:
         count: int,
         wanted: Callable[[RowRecords], RowRecords] = lambda rows: rows,
     ) -> RowRecords:
-        """The slowest `count` that ended by then, of those `wanted` lets through."""
+        """The slowest `count` that ended by then, of those `wanted` selects."""
         rows = wanted(self._kept[self._kept["time_ns"] <= time_ns])
         order = np.argsort(-rows["latency_ns"], kind="stable")
         return np.asarray(rows[order[:count]])

@@ -35,13 +35,13 @@ class Stage:
         self._over, self._end = os.pipe2(os.O_CLOEXEC)
 
     def resize(self, columns: int, rows: int) -> None:
-        """Tell it the size of the real terminal."""
+        """Set its size to that of the real terminal."""
         size = struct.pack("HHHH", rows, columns, 0, 0)
         with contextlib.suppress(OSError):
             fcntl.ioctl(self.ours, termios.TIOCSWINSZ, size)
 
     def read(self) -> bool:
-        """Take what the command has written; whether there was anything."""
+        """Read what the command has written; whether there was anything."""
         data = self._read()
         self._kept = (self._kept + data)[-_KEPT:]
         *whole, self._line = (self._line + data).split(b"\n")
@@ -55,7 +55,7 @@ class Stage:
         return [*self.lines, *([begun] if begun else [])]
 
     def send(self, data: bytes) -> None:
-        """Type something to the command; what it does not take is kept."""
+        """Type something to the command; what it does not read yet is kept."""
         self._sent = (self._sent + data)[-_KEPT:]
         with contextlib.suppress(BlockingIOError, OSError):
             while self._sent:

@@ -53,7 +53,7 @@ class LiveScreen:
         attached: Attached,
         callers: "Callers | None" = None,
     ) -> None:
-        """Show this session, from its first look on; `callers` counts by call stack."""
+        """Show this session, from its first snapshot on; `callers` counts by call stack."""
         self._command = session.plan.command
         what = " ".join(info.command) or ", ".join(f"pid {pid}" for pid in info.pids)
         facts = Facts(

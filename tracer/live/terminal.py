@@ -12,19 +12,19 @@ from typing import Self
 # xterm's private modes (ctlseqs): the alternate screen, the cursor, wrapping at the edge.
 _ENTER = "\x1b[?1049h\x1b[?25l\x1b[?7l\x1b[H\x1b[2J"
 _LEAVE = "\x1b[?2026l\x1b[0m\x1b[?7h\x1b[?25h\x1b[?1049l"
-_LAST_S = 1.0  # how long a terminal that takes nothing may hold up the end
+_LAST_S = 1.0  # how long a terminal that reads nothing may hold up the end
 
 
 class Terminal:
     """Inside, it is ours. Ctrl-C is a signal still; Ctrl-Z and Ctrl-\\ do nothing.
 
-    Nothing written ever waits for a slow terminal: what it does not take is kept
+    Nothing written ever waits for a slow terminal: what it does not accept is kept
     (`behind`), and goes out later.
     """
 
     def __init__(self, keyboard: int = 0, screen: int = 1) -> None:
         self.keyboard = keyboard
-        self.closed = False  # nobody is there any more
+        self.closed = False  # hung up
         self.resumed = False  # it was stopped, and others may have drawn on it
         self._given = screen
         self._out = -1
@@ -39,7 +39,7 @@ class Terminal:
 
     @property
     def behind(self) -> bool:
-        """Whether it has not taken all that was written."""
+        """Whether it has not accepted all that was written."""
         self._send()
         return bool(self._pending)
 
@@ -63,7 +63,7 @@ class Terminal:
         return typed
 
     def write(self, text: str) -> None:
-        """Send text and escape sequences, as far as it takes them."""
+        """Send text and escape sequences, as far as it accepts them."""
         self._pending += text.encode("utf-8", "replace")
         self._send()
 

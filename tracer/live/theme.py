@@ -1,6 +1,6 @@
-"""How pages look: a glyph that tells the state without colour, and a colour that tells its age.
+"""How pages look: a glyph that shows the state without colour, and a colour that shows its age.
 
-The colours are Okabe and Ito's, told apart with any colour vision.
+The colours are Okabe and Ito's, distinguishable with any colour vision.
 """
 
 from dataclasses import dataclass, field
@@ -15,7 +15,7 @@ GREEN, ORANGE, SKY, PINK, BLUE, RED, YELLOW = (
 GREY = "#8a8f94"
 FAINT = "#5a5f64"
 
-FRESH_NS = 1_000_000_000  # just gained, or just lost
+FRESH_NS = 1_000_000_000  # just gained, or just released
 YOUNG_NS = 6_000_000_000  # until its glow has faded
 _STEPS = 8  # of fading
 _ALARM = f"bold {RED} reverse"
@@ -52,7 +52,7 @@ def _fading(colours: tuple[str, ...], steps: int) -> list[str]:
     return found
 
 
-# Gained: yellow, orange, green; lost: red, then grey. By age, the youngest first.
+# Gained: yellow, orange, green; released: red, then grey. By age, the youngest first.
 GAINED = [f"bold {YELLOW}", *_fading((YELLOW, ORANGE, GREEN), _STEPS - 1)]
 GONE = [f"bold {RED}", *_fading((RED, FAINT), _STEPS - 1)]
 

@@ -29,7 +29,7 @@ class View:
     zoom: int | None = None  # pages a cell; None: what fits
     sort: Sort = "active"
     table: bool = False
-    code: bool = False  # which code brought the memory, in place of map and table
+    code: bool = False  # which code gained the memory, in place of map and table
     kind: Kind | None = None  # pages and faults of this kind only
     only: tuple[int, int] | None = None  # this region only
     find: str = ""  # regions whose name holds this

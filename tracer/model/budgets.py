@@ -1,7 +1,7 @@
 """Budgets for --fail-if: a figure of the run, a comparison, a number. docs/cli.md has the grammar.
 
 The grammar is closed: every figure has a name known beforehand, so that a
-mistyped one is told before anything is traced.
+mistyped one is reported before tracing starts.
 """
 
 import difflib
@@ -64,7 +64,7 @@ def _known() -> dict[str, Unit]:
 
 
 FIGURES: Mapping[str, Unit] = _known()  # every name a budget may use
-BOUNDS = ("peak",)  # of these, what may have been more than was counted
+BOUNDS = ("peak",)  # of these, those whose value may be a lower bound
 # … where calls filled memory that was gone unseen (Books.unseen_fills).
 FRAMES_CAME = (
     *("gained", "gained.populate", "given_up"),
@@ -73,7 +73,7 @@ FRAMES_CAME = (
 
 
 class BadBudget(ValueError):
-    """The expression is not understood; the message says why and what would be."""
+    """The expression cannot be parsed; the message says why, and what is accepted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,13 +86,13 @@ class Budget:
     limit: Fraction  # a count, bytes or nanoseconds
 
     def may_be_kept(self, least: int) -> bool:
-        """Whether a figure that is `least` or more, with which it is broken, may keep it."""
+        """Whether the budget, broken at `least`, may hold for a larger value."""
         return self.comparison in ("<", "<=", "==") or (
             self.comparison == "!=" and least < self.limit
         )
 
     def broken_by(self, actual: int | None) -> bool:
-        """Whether the figure's value breaks it; None, no value or none known, does not."""
+        """Whether the figure's value breaks it; None (no value, or unknown) does not."""
         if actual is None:
             return False
         return _COMPARISONS[self.comparison](Fraction(actual), self.limit)
@@ -118,7 +118,7 @@ def _limit(text: str, figure: str, unit: Unit) -> Fraction:
     scale = _UNITS[unit].get(match[2].replace("μ", "µ")) if match else None
     if match is None or scale is None:
         raise BadBudget(f"'{text}' is nothing to hold {figure} against; try {unit.value}")
-    # More digits than this are no number anyone means, and take their time.
+    # No sensible number has more digits than this, and they are slow to parse.
     limit = Fraction(match[1]) * scale if len(match[1]) <= 40 else Fraction(_LARGEST + 1)
     if abs(limit) > _LARGEST:
         raise BadBudget(f"'{text}' is more than {figure} can ever be")

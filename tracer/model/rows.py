@@ -1,4 +1,4 @@
-"""The joined row: what we say of one fault.
+"""The row of a fault: its record, joined with its mapping and what it did to the page.
 
 Everything downstream of the timeline (console, CSV, summary) takes batches
 of these. A batch is one numpy structured array of `ROW`, so nothing is done
@@ -21,7 +21,7 @@ UNKNOWN_LATENCY = -1
 
 
 class Kind(IntEnum):
-    """What happened to the page. docs/csv.md holds the table that decides."""
+    """What the fault did to the page; docs/csv.md has the table of rules."""
 
     UNKNOWN = 0
     ANON = 1  # a new zeroed page of its own
@@ -35,11 +35,11 @@ class Kind(IntEnum):
     HUGE = 9  # a PMD-mapped transparent huge page
     HUGETLB = 10
     NUMA = 11  # a NUMA-balancing hint
-    MIGRATION = 12  # waited for a page on the move
+    MIGRATION = 12  # waited for a page under migration
     SPURIOUS = 13  # nothing changed: another thread was first, or a stale TLB entry
     FAILED = 14  # SIGBUS, out of memory, poisoned
     SPECIAL = 15  # a frame without a struct page (VM_PFNMAP, vdso, vvar)
-    UFFD = 16  # waited for a page that userfaultfd gave
+    UFFD = 16  # waited for a page supplied through userfaultfd
 
 
 class Access(IntEnum):
@@ -54,11 +54,11 @@ class Cause(IntEnum):
     USER = 1  # an instruction of the program
     KERNEL = 2  # copy_to_user and its like, inside a system call
     POPULATE = 3  # mlock, MAP_POPULATE, get_user_pages on its own memory
-    REMOTE = 4  # another process reached into this memory
+    REMOTE = 4  # another process accessed this memory
 
 
 class Confirmed(IntEnum):
-    FAULT = 0  # the fault alone says so: gone, changed or moved on before a snapshot
+    FAULT = 0  # the fault alone: unmapped, replaced or moved before a snapshot
     BOTH = 1  # a later pagemap snapshot shows the same frame
 
 
@@ -70,9 +70,9 @@ ROW = np.dtype(
         ("latency_ns", "<i8"),  # UNKNOWN_LATENCY where the entry was not seen
         ("frame", "<u8"),  # physical address after; NO_FRAME where none
         ("frame_before", "<u8"),
-        ("offset", "<u8"),  # the page's place in the file its region maps, in bytes
+        ("offset", "<u8"),  # the page's offset in the file its region maps, in bytes
         ("ip", "<u8"),  # faulting instruction; 0 where there is none
-        ("ip_offset", "<u8"),  # its place in what is mapped there; without meaning for ip_region 0
+        ("ip_offset", "<u8"),  # its offset in what is mapped there; without meaning for ip_region 0
         ("count", "<u8"),  # the thread's min_flt + maj_flt, this fault included; 0 where unknown
         ("pid", "<u4"),  # whose memory: the owner of the address space
         ("space", "<u4"),  # the address space, a small integer from 1
@@ -81,11 +81,11 @@ ROW = np.dtype(
         ("cpu", "<u4"),
         ("pages", "<u4"),  # pages that gained a frame by this fault
         ("region", "<u4"),  # index into Names.regions
-        ("ip_region", "<u4"),  # the mapping the instruction is in; 0 unless symbols are wanted
+        ("ip_region", "<u4"),  # the mapping the instruction is in; 0 unless symbols are requested
         (
             "stack",
             "<u4",
-        ),  # the call stack's number (tracer.callstacks.stacks); 0: none, not known, not wanted
+        ),  # the call stack's number (tracer.callstacks.stacks); 0: none, unknown, not requested
         ("access", "u1"),
         ("cause", "u1"),
         ("kind", "u1"),
@@ -95,11 +95,11 @@ ROW = np.dtype(
 )
 
 _FIELDS = {name: np.dtype(kind) for name, (kind, *_) in (ROW.fields or {}).items()}
-_WRITTEN = ("kind", "pages", "confirmed")  # what is not known yet as a row is made
+_WRITTEN = ("kind", "pages", "confirmed")  # filled in after the row is made
 _NOTHING = np.zeros(1, np.uint64)
 
 
-RowRecords = Structs  # of dtype ROW: what is wanted of few rows, one by one
+RowRecords = Structs  # of dtype ROW: for reading a few rows one by one
 
 
 class Rows:
@@ -116,9 +116,9 @@ class Rows:
 
     @classmethod
     def of(cls, columns: Mapping[str, npt.NDArray[Any]]) -> "Rows":
-        """Rows made of arrays of one length, by column; what is not among them is 0.
+        """Rows from arrays of equal length, by column; columns not given are 0.
 
-        Arrays that are views are copied: rows may be kept for long, what is behind them not.
+        Arrays that are views are copied: rows may outlive the buffers behind them.
         """
         count = len(next(iter(columns.values())))
         made = {}
@@ -141,12 +141,12 @@ class Rows:
 
     @classmethod
     def from_records(cls, records: RowRecords) -> "Rows":
-        """A structured array of dtype ROW by column, where it lies."""
+        """A structured array of dtype ROW by column, not copied."""
         return cls({name: records[name] for name in _FIELDS}, len(records))
 
     @classmethod
     def together(cls, parts: "Sequence[Rows]") -> "Rows":
-        """One after another."""
+        """The parts concatenated."""
         every = {name: np.concatenate([part[name] for part in parts]) for name in _FIELDS}
         return cls.of(every)
 
@@ -191,31 +191,31 @@ class Region(NamedTuple):
     offset: int
     name: str
     device: int = 0  # the file system's, where one is mapped
-    file: int = 0  # of code whose names are wanted: which file it is (tracer.spaces.code_files)
+    file: int = 0  # of code to be symbolized: which file it is (tracer.spaces.code_files)
 
     @property
     def shift(self) -> int:
-        """What to add to an address for its place in the file, modulo 2**64."""
+        """What to add to an address for its file offset, modulo 2**64."""
         return (self.offset - self.start) % (1 << 64)
 
 
 NO_REGION = Region(0, 0, "", 0, "")
-# What many mappings of one process are called: private, and shared (mm/shmem.c:shmem_zero_setup)
+# Names shared by many mappings: private, and shared (mm/shmem.c:shmem_zero_setup)
 ANONYMOUS = ("[anon]", "/dev/zero (deleted)")
-MOST_ARRAYS = 4096  # mappings of one name that are told apart in a run
-THREAD_STACKS = "thread stacks"  # what these are told apart by
+MOST_ARRAYS = 4096  # mappings of one name that are distinguished in a run
+THREAD_STACKS = "thread stacks"  # the label of those that are threads' stacks
 
 
 @dataclass
 class Names:
     """Interned strings and regions, shared by all rows of a run. Index 0 is "unknown".
 
-    `fold`: mappings are told apart by name, file and permissions only, their addresses
-    and offsets are 0: a program that maps for hours what it unmaps again, or
-    starts others, each with its libraries elsewhere, would fill our memory
-    otherwise. What is needed of a fault's place in its mapping is in its row.
+    `fold`: mappings are distinguished by name, file and permissions only, their addresses
+    and offsets are 0: a program that maps and unmaps for hours, or starts others,
+    each with its libraries elsewhere, would exhaust our memory otherwise. A fault's
+    offset in its mapping is in its row.
 
-    `arrays`: what mappings of one name are told apart by in tables, in words; a
+    `arrays`: what distinguishes mappings of one name in tables, in words; a
     region's number into it is in `array_of`, where it is not 0 (tracer.spaces.arrays).
     Those in `stacks` are threads' stacks; of those in `whole` nothing that adjoins is a part.
     """
@@ -257,13 +257,13 @@ class Names:
         return number
 
     def name_stack(self, array: int) -> None:
-        """A mapping turned out to be a thread's stack."""
+        """Record that a mapping is a thread's stack."""
         self.stacks.add(array)
         self.whole.add(array)
         self.arrays[array] = THREAD_STACKS
 
     def by_address(self, array: int) -> bool:
-        """Whether a number stands for a mapping of which nothing but its address is known."""
+        """Whether a number stands for a mapping of which only the address is known."""
         return self.arrays[array].startswith("0x")
 
     @property
@@ -280,7 +280,7 @@ class Names:
     def region(self, region: Region, array: int = 0) -> int:
         """The index of `region` in `regions`, added if new; of several alike that of `array`."""
         if self.fold and region.end:
-            # Asked for each mapping at each change of another: by what is left of it.
+            # Called for each mapping whenever another changes: what is left of it is looked up.
             folded = region.perms, region.name, region.device, region.file, array
             known = self._folded_ids.get(folded)
             if known is None:

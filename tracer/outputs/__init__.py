@@ -1,1 +1,1 @@
-"""What a trace is told to: console, CSV, pages, summary, budgets, verdict."""
+"""Outputs of a trace: console, CSV, pages, summary, budgets, verdict."""

@@ -1,4 +1,4 @@
-"""What every output implements, and who names the code of the rows that it is given."""
+"""The interfaces of outputs, and of what names the instructions in their rows."""
 
 from collections.abc import Sequence
 from typing import Protocol
@@ -10,23 +10,23 @@ class Symbolizer(Protocol):
     """Names the instructions at fault."""
 
     def names(self, rows: Rows) -> tuple[Sequence[str], bool]:
-        """One string a row, "" where unknown, raw (not printable), as far as they are known now.
+        """One string a row, "" where unknown, raw (not printable), as far as known now.
 
-        And whether that is all that will be known of them. Waits for it, but not for long.
+        And whether these are final. Waits for names, but briefly.
         """
 
     def ask(self, rows: Rows) -> tuple[Sequence[str], bool]:
-        """The same without waiting for it."""
+        """`names` without waiting."""
 
     def settle(self) -> None:
-        """Wait until it is. Raises Enough where there is no time for it."""
+        """Wait until all names are final. Raises Enough where there is no time for it."""
 
 
 class Output(Protocol):
-    """Takes batches of joined rows as they come and the closing facts at the end."""
+    """Receives batches of joined rows as they come."""
 
     def write(self, rows: Rows, names: Names) -> None:
-        """Take one batch, in time order. Must not keep a reference to `rows`."""
+        """Receive one batch, in time order. Must not keep a reference to `rows`."""
 
     def close(self) -> None:
         """Flush and release. Called once, also after an error."""

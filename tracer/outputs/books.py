@@ -44,7 +44,7 @@ def _frames(books: Books, glyphs: Glyphs) -> str:
 
 
 def memory(books: Books, glyphs: Glyphs) -> str:
-    """One line: bytes gained in all and net of losses, and what there is in the end.
+    """One line: bytes gained, gross and net, and what is resident and mapped at the end.
 
     Resident counts each frame once, mapped in each address space that has it.
     """
@@ -53,7 +53,7 @@ def memory(books: Books, glyphs: Glyphs) -> str:
     text = f"memory: {least}{units.size(gross)} gained in all, "
     text += f"{units.net(net, glyphs)} net of losses"
     text += f"; resident at the end {_bytes(books.resident)}"
-    if books.resident_peak:  # that it was at least nothing says nothing
+    if books.resident_peak:  # a lower bound of 0 says nothing
         text += f" (peak at least {_bytes(books.resident_peak)})"
     text += f", mapped {_bytes(books.mapped)}"
     unseen = books.resident is None and books.mapped is not None

@@ -1,4 +1,4 @@
-"""Where memory came from: the call stacks that brought most of it, and how many are not whole."""
+"""Call stacks by the memory their faults gained, and how many stacks are incomplete."""
 
 from collections.abc import Sequence
 
@@ -17,13 +17,13 @@ from tracer.common.units import Glyphs
 from tracer.model.rows import Names, Rows
 
 MOST_STACKS = 8  # shown
-_WIDEST = 160  # of a stack in words, where no terminal says less
+_WIDEST = 160  # characters of a stack, where no terminal is narrower
 _MOST_MERGED = 4  # stacks that may come to one line
 _MOST_MODULES = 3  # named
 
 
 class Callers:
-    """An Output that counts faults and pages by call stack; says so in a table at the end."""
+    """An Output that counts faults and pages by call stack, for a table at the end."""
 
     def __init__(self, stacks: Stacks, names: FrameNames) -> None:
         self._stacks, self._names = stacks, names
@@ -50,7 +50,7 @@ class Callers:
     def table(
         self, lines: SourceLines, glyphs: Glyphs
     ) -> tuple[list[Column], list[dict[str, Cell]]]:
-        """The stacks that brought most memory, lost since or not; the code at fault first."""
+        """The stacks that gained most memory, released since or not; the faulting code first."""
         rows: list[dict[str, Cell]] = [
             {
                 "GROSS": (units.size(size), "bold"),
@@ -80,23 +80,23 @@ class Callers:
         return words
 
     def top(self, count: int, lines: SourceLines) -> list[tuple[int, int, list[str]]]:
-        """The stacks that brought most memory so far: bytes, faults, frames in printable words."""
+        """The stacks that gained most memory so far: bytes, faults, frames in printable words."""
         order = np.lexsort((-self._faults, -self._pages))[: _MOST_MERGED * (count + 1)].tolist()
         sums: dict[tuple[str, ...], tuple[int, int]] = {}
         for at in order:
             if at and self._faults[at]:
-                words = tuple(self._words(at, lines))  # several places in a function are one line
+                words = tuple(self._words(at, lines))  # call sites in one function are one line
                 pages, faults = sums.get(words, (0, 0))
                 sums[words] = pages + int(self._pages[at]), faults + int(self._faults[at])
         leading = sorted(sums.items(), key=lambda item: item[1], reverse=True)[:count]
         return [(pages * PAGE_SIZE, faults, list(words)) for words, (pages, faults) in leading]
 
     def leading(self, count: int) -> list[tuple[int, int, list[str]]]:
-        """`top` while the trace runs, when names are as the linker has them."""
+        """`top` while the trace runs, with names not yet demangled."""
         return self.top(count, SourceLines())
 
     def notes(self) -> list[str]:
-        """What the stacks lack, and what to do about it."""
+        """What is missing from the stacks, and what to do about it."""
         notes = []
         total = int(self._pages.sum())
         broken = self._marked(NO_FRAME_POINTERS)
@@ -143,6 +143,6 @@ class Callers:
 
 
 def _short(frame: Frame, complete: Frame) -> str:
-    """A frame in few words: without what a C++ function takes and returns."""
+    """The short name of a frame: C++ functions without parameter and return types."""
     text = complete.text()
     return without_types(text) if is_cpp(frame.function) else text

@@ -64,7 +64,7 @@ class RegionCells:
         self._no_file = np.empty(0, bool)
 
     def extend(self, names: Names) -> None:
-        """Take in the regions added since the last call."""
+        """Add the regions that are new since the last call."""
         new = names.regions[len(self._cells) :]
         if not new:
             return

@@ -16,7 +16,7 @@ from tracer.outputs.merge import Line, merge
 
 MERGE_ABOVE = 50  # lines a batch; the session's batches come up to five times a second
 
-# Okabe and Ito's palette: told apart with any colour vision, on dark and on light.
+# Okabe and Ito's palette: distinguishable with any colour vision, on dark and on light.
 _GREEN, _ORANGE, _SKY, _PINK, _BLUE, _RED = (
     *("#009e73", "#e69f00", "#56b4e9", "#cc79a7", "#0072b2", "#d55e00"),
 )
@@ -34,7 +34,7 @@ STYLES: dict[Kind, str] = {
     Kind.UFFD: "italic " + _GREEN,
     Kind.FAILED: "bold reverse " + _RED,
 }
-LOUD = "bold " + _RED  # a fault that waited for a disk
+LOUD = "bold " + _RED  # a major fault
 
 
 def _columns(time: TimeMode, symbols: bool) -> list[Column]:

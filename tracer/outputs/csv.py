@@ -28,7 +28,7 @@ COLUMNS = (
     *("region", "perms", "offset", "ip", "symbol", "count", "confirmed"),
 )
 
-STACK = "stack"  # the last column, where call stacks were taken
+STACK = "stack"  # the last column, where call stacks were recorded
 
 CHUNK = 16384  # rows formatted at once
 MOST_HELD = 1 << 17  # rows that wait for names at most
@@ -42,7 +42,7 @@ def columns(stacks: bool) -> tuple[str, ...]:
 class CsvOutput:
     """Writes batches of rows to an open file (`tracer.files.output.open_output`).
 
-    Raises TraceError(code=Exit.OUTPUT) where the file takes no more, and
+    Raises TraceError(code=Exit.OUTPUT) where the file cannot be written, and
     BrokenPipeError where its reader is gone; the file then ends with a whole line.
     """
 
@@ -62,7 +62,7 @@ class CsvOutput:
     def write(self, rows: Rows, names: Names) -> None:
         """Append one line a row. The data are in the kernel when this returns.
 
-        But for rows whose instructions have no names yet: they, and what comes after them, are
+        Except rows whose instructions have no names yet: they, and what comes after them, are
         written by a later call, or by `close`.
         """
         self._start()
@@ -84,7 +84,7 @@ class CsvOutput:
             self._file.close()
 
     def discard(self) -> None:
-        """Close without a trace: a file we made is removed, one that was there is as it was."""
+        """Close and undo: a file we made is removed, one that existed is unchanged."""
         self._file.discard()
 
     def _start(self) -> None:
@@ -94,7 +94,7 @@ class CsvOutput:
 
     def _add(self, rows: Rows) -> None:
         if self._held and self._symbols is not None:
-            self._symbols.ask(rows)  # to be known once it is their turn
+            self._symbols.ask(rows)  # to be known by their turn
         self._held.append(rows)
         self._held_rows += len(rows)
         self._write_named(MOST_HELD)

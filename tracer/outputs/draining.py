@@ -1,4 +1,4 @@
-"""The line that a terminal shows while a trace that is to end reads what is left."""
+"""The progress line on a terminal while an ending trace drains its remaining records."""
 
 import select
 import time
@@ -9,7 +9,7 @@ from rich.control import Control
 from rich.segment import ControlType
 from rich.text import Text
 
-_PATIENCE_S = 0.3  # what ends sooner needs no word
+_PATIENCE_S = 0.3  # shorter drains are not shown
 _EVERY_S = 0.25
 
 
@@ -26,7 +26,7 @@ class DrainLine:
         self._shown = False
 
     def show(self, records: int) -> None:
-        """So many records are left: said now and then, from a moment after the first call on."""
+        """Show how many records are left, at intervals, from a moment after the first call on."""
         if not self._able:
             return
         now = self._clock()
@@ -50,10 +50,10 @@ class DrainLine:
             self._console.control(Control(start, (ControlType.ERASE_IN_LINE, 2)))
 
     def _takes_more(self) -> bool:
-        """Whether it would not hold us up, as a terminal does that was stopped (Ctrl-S)."""
+        """Whether writing would not block, as it does on a terminal stopped by Ctrl-S."""
         try:
             return bool(select.select([], [self._console.file], [], 0)[1])
-        except (OSError, ValueError):  # no file of the kernel's
+        except (OSError, ValueError):  # not a file descriptor
             return True
 
 

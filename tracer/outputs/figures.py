@@ -1,4 +1,4 @@
-"""The figures of a run that budgets (tracer.model.budgets) are held against, counted as it goes.
+"""The figures of a run that budgets (tracer.model.budgets) check, counted as rows come.
 
 Of all faults with a row, whatever --region, --perms and --kind show.
 """
@@ -62,7 +62,7 @@ class Figures:
             **{f"given_up.{s.name.lower()}": books.lost_by.get(s.name.lower(), 0) for s in Loss},
             "resident": _bytes(books.resident),
             "growth": _bytes(books.resident_growth),
-            # A bound that lacks the end is none of the run.
+            # Without the end it is no bound of the run.
             "peak": None if books.resident is None else _bytes(books.resident_peak),
             **{name: latencies.quantile(q) if known else None for name, q in PERCENTILES.items()},
             "max": latencies.max if known else None,

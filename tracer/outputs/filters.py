@@ -1,4 +1,4 @@
-"""What the user wants to see: --region, --perms, --kind. The log has every fault all the same."""
+"""Display filters: --region, --perms, --kind. The log has every fault regardless."""
 
 import fnmatch
 from dataclasses import dataclass, field, replace
@@ -12,7 +12,7 @@ from tracer.model.rows import Kind, Names, Region, Rows
 
 @dataclass
 class Picks:
-    """Empty means everything. `seen` and `shown` count rows that came by and that passed."""
+    """Empty means everything. `seen` and `shown` count rows tested and rows that passed."""
 
     regions: tuple[str, ...] = ()  # substrings of the name, or patterns with * and ?
     perms: str = ""  # letters that must all be there: "rwx", "w", "p"
@@ -56,7 +56,7 @@ class Picks:
         )
 
     def region_mask(self, names: Names) -> Bools:
-        """Which of names.regions are wanted."""
+        """Which of names.regions to show."""
         for region in names.regions[len(self._passes) :]:
             self._passes.append(self.wants(region))
         return np.array(self._passes, np.bool_)

@@ -49,7 +49,7 @@ def lines(columns: Sequence[Column], rows: int) -> Iterator[memoryview]:
 
 
 def _merged(columns: Sequence[Column]) -> list[Column]:
-    """With neighbours that are the same in every row made one."""
+    """The columns, constant neighbours joined into one."""
     merged: list[Column] = []
     cells = b""
     for column in columns:

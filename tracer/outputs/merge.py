@@ -62,7 +62,7 @@ def merge(rows: Rows, above: int) -> list[Line]:
 
 
 def _key(rows: Rows, fields: Sequence[str]) -> U64:
-    """A number for each row, the same where all the fields are, and else as good as never."""
+    """A key for each row: equal where all the fields are, else almost never."""
     key = np.zeros(len(rows), np.uint64)
     for name in fields:
         key = (key ^ rows[name]) * _ODD
@@ -81,7 +81,7 @@ def _sorted(key: U64, page: U64) -> tuple[Index, Bools]:
 def _gaps(pages: U32, page: U64) -> Bools:
     """Where a page does not follow the one before it.
 
-    A fault that brought neighbours may sit anywhere among them, so two windows
+    A fault that mapped neighbours may sit anywhere among them, so two windows
     of n pages side by side may have their faults up to 2n - 1 pages apart.
     """
     window = np.maximum(pages, 1).astype(np.int64)

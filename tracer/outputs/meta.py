@@ -1,7 +1,7 @@
-"""FILE.meta.json: what the CSV beside it does not say of itself.
+"""FILE.meta.json: the facts of a run that the CSV beside it does not hold.
 
 Written twice, each time whole: at the start with the state "running", so that
-a trace that was killed can be told from one that ended, and at the end with
+a trace that was killed is distinguishable from one that ended, and at the end with
 the books. A reader sees the one or the other, never half a file. Room for the
 last version is kept, in case the disk is full by then.
 """
@@ -58,7 +58,7 @@ class MetaFile:
             self._replace(describe(info, "failed"))
 
     def discard(self) -> None:
-        """Give the name up again, where nothing was written yet; harmless otherwise."""
+        """Release the name, where nothing was written yet; harmless otherwise."""
         self._give_room()
         if self._file is not None:
             self._file.discard()

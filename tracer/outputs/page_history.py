@@ -1,4 +1,4 @@
-"""The pages' story: each page's first frame where they are few, else frames by source."""
+"""Page history: each page's first frame where pages are few, else frames by source."""
 
 import numpy as np
 
@@ -12,7 +12,7 @@ from tracer.model.rows import Kind, Names
 from tracer.model.sources import Loss, Source
 from tracer.outputs.console import STYLES
 
-MOST_PAGES = 32  # told one by one
+MOST_PAGES = 32  # listed one by one
 
 Table = tuple[list[Column], list[dict[str, Cell]]]
 
@@ -109,7 +109,7 @@ def _now(first: int, last: int, loss: Loss, glyphs: Glyphs) -> str:
 
 
 def sources(books: Books, glyphs: Glyphs) -> list[Table]:
-    """Frames gained by source and lost by cause: a table each, where there is anything to tell."""
+    """Frames gained by source and released by cause: a table each, where not empty."""
     gained = {word.name.lower(): text for word, text in SOURCE_WORDS.items()}
     lost = {word.name.lower(): text for word, text in LOSS_WORDS.items()}
     tables = []

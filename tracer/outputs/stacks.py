@@ -1,8 +1,8 @@
 """FILE.stacks.csv: one row a frame of each call stack. docs/csv.md describes every column.
 
 Rows are appended as stacks come to be known, before the faults that refer to them, so that
-a trace that was killed leaves what its CSV needs. What takes longer (source lines, names as
-the programmer wrote them) is filled in at the end, when the file is made anew.
+a trace that was killed leaves what its CSV needs. What takes longer (source lines, demangled
+names) is filled in at the end, when the file is rewritten.
 """
 
 import itertools
@@ -51,7 +51,7 @@ class StacksFile:
         self._hasty = self._file.hasty = hasty
 
     def follow(self, stacks: Stacks, names: FrameNames) -> None:
-        """Whose stacks they are; before the first batch."""
+        """Set the stacks to write; before the first batch."""
         self._stacks, self._names = stacks, names
 
     def write(self, rows: Rows, names: Names) -> None:
@@ -80,7 +80,7 @@ class StacksFile:
             self._file.write(header)
 
     def finish(self, lines: SourceLines, enough: Callable[[], bool] = lambda: False) -> None:
-        """Make the file anew, with source lines and demangled names. Raises TraceError.
+        """Rewrite the file, with source lines and demangled names. Raises TraceError.
 
         Raises Enough where it is `enough` before that is done: the file stays as it is, and so
         does one that has failed.
@@ -97,7 +97,7 @@ class StacksFile:
         replace_file(self.path, b"".join(text), self._owner, self._hasty)
 
     def discard(self) -> None:
-        """Close without a trace."""
+        """Close and undo what was written."""
         self._file.discard()
 
     def _parts(self, first: int, end: int) -> Iterator[range]:

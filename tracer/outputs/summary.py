@@ -1,4 +1,4 @@
-"""What a run comes to: faults by kind and by region, the pages' story, and the books.
+"""The summary of a run: faults by kind and by region, page history, and the books.
 
 Memory is constant however many faults there are: counts, and latencies in
 buckets (tracer.common.quantiles).
@@ -63,7 +63,7 @@ class _Line:
     """A row of the table of regions."""
 
     group: _Group
-    gained: int  # pages, by whatever
+    gained: int  # pages, by any source
     lost: int
     name: str
     perms: str
@@ -250,7 +250,7 @@ class Summary:
         return rows
 
     def _frames(self, books: Books) -> tuple[dict[_Key, int], dict[_Key, int]]:
-        """Pages gained and lost during the run, by region."""
+        """Pages gained and released during the run, by region."""
         gained: dict[_Key, int] = {}
         lost: dict[_Key, int] = {}
         for sums, counts in ((gained, books.gained_in), (lost, books.lost_in)):
@@ -263,7 +263,7 @@ class Summary:
 def _few(tables: Sequence[PageTable]) -> PageTable | None:
     """All pages, or those that gained a frame during the run; None: more than a screen, or none.
 
-    The others were there and stayed.
+    The others were present throughout.
     """
     if sum(len(pages.page) for pages in tables) > MOST_PAGES:
         keep = [(each.first_source != Source.INITIAL) | (each.gains > 1) for each in tables]
@@ -316,7 +316,7 @@ def _numbers(group: _Group, glyphs: Glyphs) -> dict[str, Cell]:
 
 
 def _frame_cells(gained: int, lost: int, glyphs: Glyphs) -> dict[str, Cell]:
-    """Pages, then bytes: all that was gained, and what of it is left after what was lost."""
+    """Pages, then bytes: all that was gained, and what is left of it after releases."""
     return {
         "GAINED": (str(gained), ""),
         "LOST": (str(lost), "" if lost else "dim"),
@@ -325,7 +325,7 @@ def _frame_cells(gained: int, lost: int, glyphs: Glyphs) -> dict[str, Cell]:
     }
 
 
-# What gives way on a narrow terminal: the highest first.
+# What is dropped on a narrow terminal: the highest first.
 _RANKS = {
     **{"GROSS": 10, "P50": 9, "LOST": 8, "NET": 7, "PERMS": 6, "MAJOR": 5, "SHARE": 4},
     **{"P99": 3, "MAX": 2},
@@ -379,7 +379,7 @@ def _table(
 
 
 def _head(faults: int, info: RunInfo) -> list[Text]:
-    """Who was traced, how long, and how."""
+    """What was traced, how long, and how."""
     count = f"{faults} fault{'' if faults == 1 else 's'}"
     who = shlex.join(printable(word) for word in info.command)
     pids = ", ".join(map(str, info.pids[:8])) + (", …" if len(info.pids) > 8 else "")

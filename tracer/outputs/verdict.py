@@ -1,4 +1,4 @@
-"""What --strict and --fail-if make of a run: exit status, the reasons, the budgets' figures."""
+"""--strict and --fail-if applied to a run: exit status, the reasons, the budgets' figures."""
 
 from collections.abc import Mapping, Sequence
 
@@ -13,10 +13,10 @@ def verdict_of(
     budgets: Sequence[Budget],
     strict: bool,
 ) -> Verdict:
-    """Hold a finished run against what was asked of it; `values` by the names of FIGURES.
+    """Check a finished run against its options; `values` by the names of FIGURES.
 
     An inexact record comes before a broken budget: its figures cannot be trusted. So does
-    a figure that is not known: whether its budget is broken nobody can say.
+    an unknown figure: whether its budget is broken cannot be decided.
     """
     inexact = tuple(_inexact(books))
     bounds = (*BOUNDS, *FRAMES_CAME) if books.unseen_fills else BOUNDS
@@ -42,7 +42,7 @@ def complaints(verdict: Verdict) -> list[str]:
 
 
 def _inexact(books: Books) -> list[str]:
-    """Why not every fault has its row and every frame its place; what a probe is blind to aside."""
+    """Why the record is not exact, in sentences; what a probe is blind to aside."""
     said = []
     if books.lost:
         said.append(f"{_count(books.lost, 'fault')} lost: they came faster than they were read")
@@ -81,7 +81,7 @@ def _inexact(books: Books) -> list[str]:
 def _check(budget: Budget, actual: int | None, bounds: Sequence[str]) -> Checked:
     """`bounds`: the figures that are at least what was counted."""
     unit = FIGURES[budget.figure]
-    # A latency is of faults, and of none there is none: that breaks nothing.
+    # Without faults there is no latency: that breaks nothing.
     unknown = actual is None and unit != Unit.TIME
     shown = _shown(actual, unit)
     broken = budget.broken_by(actual)

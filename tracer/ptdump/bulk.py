@@ -18,7 +18,7 @@ from tracer.procfs.entries import PFN_MASK, PRESENT, read_into
 from tracer.procfs.maps import Mapping
 from tracer.ptdump.dump import FRAME_END, Endings, Look, frame_text, tail
 
-_DIGITS = 3  # hex digits of a page's number that tell its row in the matrix
+_DIGITS = 3  # hex digits of a page's number that select its row in the matrix
 _ROWS = 16**_DIGITS
 _BLOCK = _ROWS * PAGE_SIZE
 _ZEROS = "000"  # the end of every page's address

@@ -173,7 +173,7 @@ def _explain_hidden(dump: Dump) -> None:
 def _watch(dump: Dump, interval: float) -> None:
     from tracer.ptdump.watch import watch
 
-    with dump.look() as look:  # mistakes are told before the screen is taken
+    with dump.look() as look:  # mistakes are reported before the screen is filled
         if dump.each_page and look.pages() > _WATCH_PAGES:
             raise TraceError(
                 f"process {dump.pid} spans {look.pages()} pages, too many to watch",

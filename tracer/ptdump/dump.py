@@ -60,7 +60,7 @@ class Choice(NamedTuple):
     clip: bool = False  # only the pages within start..end, not whole regions
 
     def of(self, mapping: Mapping) -> bool:
-        """Whether the choice takes this mapping (or a part of it)."""
+        """Whether the choice selects this mapping (or a part of it)."""
         if self.name:
             return self.name == mapping.name or self.name in mapping.path
         return mapping.start < self.end and self.start < mapping.end
@@ -85,7 +85,7 @@ def parse_choice(text: str) -> Choice:
 
 
 def chosen(mappings: Sequence[Mapping], choice: Choice | None, each_page: bool) -> list[Mapping]:
-    """The mappings `choice` takes; with `each_page` cut to its range."""
+    """The mappings `choice` selects; with `each_page` cut to its range."""
     if choice is None:
         return list(mappings)
     taken = [mapping for mapping in mappings if choice.of(mapping)]
@@ -121,7 +121,7 @@ class Dump(NamedTuple):
 
 
 class Look(Closing):
-    """One look at a process; closes its pagemap as a context manager."""
+    """One reading of a process's page table; closes its pagemap as a context manager."""
 
     def __init__(self, dump: Dump, descriptor: int, mappings: list[Mapping]) -> None:
         self.dump = dump

@@ -14,7 +14,7 @@ _GAINED = "bold black on green"
 
 
 class RichScreen:
-    """Draws looks into a Live display, cut to the console's size."""
+    """Draws snapshots into a Live display, cut to the console's size."""
 
     def __init__(self, console: Console, live: Live) -> None:
         self._console = console

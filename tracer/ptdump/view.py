@@ -1,4 +1,4 @@
-"""What of a dump is in sight, and how a page that just gained a frame is marked."""
+"""Which rows of a dump are in sight, and how a page that just gained a frame is marked."""
 
 from tracer.ptdump.dump import Row, line
 

@@ -24,7 +24,7 @@ _TERMINATED = 128 + signal.SIGTERM
 
 
 class Gains:
-    """Which pages gained a frame lately, told by comparing each look with the one before."""
+    """Which pages gained a frame lately, by comparing each snapshot with the one before."""
 
     def __init__(self, seconds: float) -> None:
         """`seconds`: for how long a gain counts as recent."""
@@ -49,7 +49,7 @@ class Gains:
 
 
 class Screen(Protocol):
-    """Where the looks are drawn."""
+    """Where the snapshots are drawn."""
 
     def draw(self, dump: Dump, rows: Sequence[Row], gained: set[int]) -> None: ...
 
@@ -86,7 +86,7 @@ def watch(
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], None] = time.sleep,
 ) -> None:
-    """Look every `interval` seconds until Ctrl-C, or until the process ends (said on stderr).
+    """Read every `interval` seconds until Ctrl-C, or until the process ends (said on stderr).
 
     The terminal is put back as it was in every case, SIGTERM included.
     """

@@ -1,4 +1,4 @@
-"""pagefault-report: what a finished trace says, from the files it left.
+"""pagefault-report: reports on a finished trace, from the files it wrote.
 
 Needs no root, no bcc and no Linux; the tracer imports nothing of it.
 """

@@ -1,4 +1,4 @@
-"""pagefault-report: subcommands and exit codes. Reports themselves are imported when wanted."""
+"""pagefault-report: subcommands and exit codes. Reports themselves are imported on demand."""
 
 import sys
 from collections.abc import Callable, Iterator, Sequence

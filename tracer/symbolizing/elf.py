@@ -1,10 +1,10 @@
 """The functions of an ELF file, by offset in the file (elf(5)).
 
-The file is another user's: nothing in it is trusted, and what makes no sense
-is taken as "no symbols". Only the few sections needed are read, the symbol
+The file is another user's: nothing in it is trusted, and malformed data
+counts as "no symbols". Only the few sections needed are read, the symbol
 table as one numpy array; a library that parses symbols one by one takes
-seconds for a large program. What a file may claim has a limit in all: a hole
-costs nobody anything to make, and all who read it its size.
+seconds for a large program. What is read of a file is limited in all: a hole
+costs nothing to make, and its whole size to read.
 """
 
 import lzma
@@ -25,9 +25,9 @@ _LARGEST = 1 << 26  # bytes of any one section
 _MOST_READ = 1 << 28  # bytes of one file, however many sections claim some
 _MOST_UNPACKING = 1 << 27  # bytes that unpacking takes; what xz -9 makes takes half of that
 _MOST_SEGMENTS = 64  # a linker makes four or five to load
-_MOST_ALIASES = 64  # names of one function that are looked at
+_MOST_ALIASES = 64  # names of one function that are compared
 _MOST_NAMES = 1 << 20  # bytes of the names of all sections
-_MOST_NOTES = 64  # sections of notes that are looked at; a file has three or four
+_MOST_NOTES = 64  # sections of notes that are read; a file has three or four
 _LONGEST = 4096  # bytes of a name
 _LONGEST_ID = 64  # bytes of a build ID; linkers make 8 to 20
 _SYMTAB, _NOTE, _DYNSYM = 2, 7, 11  # SHT_*
@@ -145,7 +145,7 @@ def _address(segments: Structs, offset: int) -> int:
 
 
 def _preference(info: int, name: str) -> tuple[bool, int, int, str]:
-    """Of several names of one function a public one, with few underscores, short."""
+    """Sort key among names of one function: a public one, with few underscores, short."""
     is_local = info >> 4 == 0
     return is_local, len(name) - len(name.lstrip("_")), len(name), name
 
@@ -318,7 +318,7 @@ class _Image:
     def frames(self) -> tuple[int, int, int] | None:
         """Where .eh_frame_hdr is: offset in the file, address, bytes; None where there is none.
 
-        Nor of 32 bits: nobody asks how a 32-bit program keeps its callers.
+        Nor in 32-bit files: unwind rules of 32-bit programs are not needed.
         """
         if self._in_file[_PHDR] is not _PHDR:
             return None

@@ -1,6 +1,6 @@
-"""The process that answers about files, as the tracer has it: started, asked, ended, started again.
+"""The tracer's side of the process that reads files: start, questions, end, restart.
 
-Nothing here waits for it unless told how long. It has one question at a time, so that what it
+Every wait is bounded by the caller. It has one question at a time, so that what it
 dies of is known: that is not asked about again.
 """
 
@@ -40,7 +40,7 @@ Subject = Hashable
 @dataclass(frozen=True, slots=True)
 class Question:
     """`make` gives the message and descriptors to go with it (which are then closed), as it is
-    sent; None: there is nothing to ask any more. It is told how often the process was started.
+    sent; None: there is nothing to ask any more. It gets how often the process was started.
 
     `take` gets the answer, or None and why there is none; it raises BadMessage (or what comes
     of such a thing: LookupError, TypeError, ValueError) where the answer makes no sense.
@@ -53,16 +53,16 @@ class Question:
 
 
 class Asked(Protocol):
-    """Whom to ask."""
+    """The interface to ask questions through."""
 
-    lacking: str  # why there are no source lines; "" as long as nothing is known against them
+    lacking: str  # why there are no source lines; "" while no reason is known
     since_s: float  # time.monotonic(): since when it has something to answer, or had last
 
     def ask(self, question: Question) -> None:
         """Queue a question. Its answer may come at once, or in `turn`."""
 
     def turn(self, until: float = 0.0) -> bool:
-        """Take what answers there are, and wait for more until then (time.monotonic()).
+        """Receive the answers there are, and wait for more until then (time.monotonic()).
 
         Whether all that was asked is answered.
         """
@@ -148,7 +148,7 @@ class Helper:
             self._pump()
 
     def turn(self, until: float = 0.0) -> bool:
-        """Answers that came, or come until then (Asked.turn)."""
+        """Receive answers that came, or come until then (Asked.turn)."""
         while True:
             self._pump()
             left = until - time.monotonic()
@@ -210,7 +210,7 @@ class Helper:
         try:
             while (message := self._inbox.take()) is not None:
                 self._take(message)
-        except Exception:  # whatever it is that was made of it
+        except Exception:  # whatever a malformed answer leads to
             self._died("its answer made no sense")
         return True
 
@@ -229,7 +229,7 @@ class Helper:
         self._count(question)
 
     def _count(self, question: Question) -> None:
-        """What the answer took, by the kernel's count."""
+        """Add the processor time of the answer, by the kernel's count."""
         seconds = _processor_time(self.pid)
         took, self._counted_s = seconds - self._counted_s, seconds
         about = question.about
@@ -329,12 +329,12 @@ class Helper:
 
 
 def _words(text: Any) -> str:
-    """What it says, fit to be shown."""
+    """Its text, made printable."""
     return printable(str(text)[:200])
 
 
 def _cause(status: int | None, question: Question | None) -> str:
-    """Of what it ended, in words."""
+    """Why it ended, in words."""
     if status is None:
         return "what reads it answers no more"
     if -status == signal.SIGXCPU and question is not None:
@@ -347,7 +347,7 @@ def _cause(status: int | None, question: Question | None) -> str:
 
 
 def _processor_time(pid: int) -> float:
-    """Seconds that a process has had; 0 where it is gone, or nobody can say."""
+    """Seconds of processor time of a process; 0 where it is gone, or unknown."""
     try:
         return processor_time(pid)
     except (TraceError, OSError):  # too few descriptors for us, say

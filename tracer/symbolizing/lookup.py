@@ -1,8 +1,8 @@
-"""What is known of the code in mapped files, by number and offset: asked once, answered later.
+"""Functions, unwind rules and lines of mapped files, by number and offset: asked once.
 
-Whatever is not known yet is None for now; `settled` tells that from what will stay unknown. The
-files are other users', and the process that answers has read them: its answers are taken for
-what they can be, and no more.
+Whatever is not known yet is None for now; `settled` distinguishes that from what stays unknown.
+The files are other users', and the process that answers has read them: its answers are
+validated, and not trusted further.
 """
 
 import errno
@@ -41,7 +41,7 @@ def no_file(number: int) -> int:
 
 
 class Lookup:
-    """Functions, rules, build IDs and source lines of files, and what mangled names mean."""
+    """Functions, rules, build IDs and source lines of files, and demangled names."""
 
     def __init__(
         self,
@@ -72,12 +72,12 @@ class Lookup:
         return found
 
     def rule(self, file: int, offset: int) -> Rule | None:
-        """How the code at `offset` keeps its caller."""
+        """The unwind rule of the code at `offset`."""
         found: Rule | None = self._value("rules", file, offset)
         return found
 
     def build_id(self, file: int) -> str:
-        """In hexadecimal; "" where there is none, or it is not known yet."""
+        """The build ID in hexadecimal; "" where there is none, or it is not known yet."""
         return self._value("build_id", file, 0) or ""
 
     def line(self, file: int, offset: int) -> tuple[str, int]:
@@ -85,11 +85,11 @@ class Lookup:
         return self._known["lines"].get((file, offset)) or ("", 0)
 
     def demangled(self, name: str) -> str:
-        """A mangled name as the programmer wrote it, once it was asked for; "" where it is none."""
+        """A mangled name demangled, once it was asked for; "" where it is none."""
         return self._demangled.get(name, "")
 
     def settled(self, kind: Kind, file: int, offset: int = 0) -> bool:
-        """Whether what there is to know of that is known."""
+        """Whether the answer to that is final."""
         return (file, offset) in self._known[kind]
 
     def ask(self, kind: Kind, file: int, offsets: Iterable[int]) -> None:
@@ -103,7 +103,7 @@ class Lookup:
         if not wanted:
             return
         if kind in ("functions", "lines"):
-            self.ask("build_id", file, [0])  # that tells where its debug file would be
+            self.ask("build_id", file, [0])  # by which its debug file is found
         at_once = _LINES_AT_ONCE if kind == "lines" else _AT_ONCE
         for start in range(0, len(wanted), at_once):
             part = wanted[start : start + at_once]
@@ -118,7 +118,7 @@ class Lookup:
             )
 
     def ask_names(self, names: Iterable[str]) -> None:
-        """Ask what mangled names mean."""
+        """Request demangled names."""
         wanted = sorted({name for name in names if name not in self._demangled})
         for start in range(0, len(wanted), _NAMES_AT_ONCE):
             self._ask_names(wanted[start : start + _NAMES_AT_ONCE])
@@ -146,7 +146,7 @@ class Lookup:
         descriptors = []
         try:
             descriptors.append(self._open_file(file))
-        except OSError as error:  # whoever is asked may have it still
+        except OSError as error:  # the helper may have it still
             self._unopened[file] = error.strerror or str(error)
         else:
             self._unopened.pop(file, None)

@@ -1,7 +1,7 @@
-"""What goes between the tracer and the process that reads files for it.
+"""The protocol between the tracer and the process that reads files for it.
 
 A message is its length (4 bytes, little-endian), then JSON; descriptors come with its first byte
-(SCM_RIGHTS, unix(7)). JSON and nothing that could name code to run: who answers has read what
+(SCM_RIGHTS, unix(7)). JSON and nothing that could name code to run: the other end has read what
 a target wrote.
 """
 
@@ -19,11 +19,11 @@ _LENGTH = struct.Struct("<I")
 
 
 class BadMessage(ValueError):
-    """That is no message."""
+    """Not a valid message."""
 
 
 def packed(message: Any) -> bytes:
-    """As it is sent. Lone surrogates, which stand for bytes that are no UTF-8, come through."""
+    """The bytes to send. Lone surrogates, which stand for bytes that are no UTF-8, come through."""
     text = json.dumps(message, separators=(",", ":")).encode()
     return _LENGTH.pack(len(text)) + text
 
@@ -35,11 +35,11 @@ class Inbox:
         self._data = bytearray()
 
     def add(self, data: bytes) -> None:
-        """What came next."""
+        """Append received bytes."""
         self._data += data
 
     def take(self) -> dict[str, Any] | None:
-        """The first message, None where it is not all there yet. Raises BadMessage."""
+        """Pop the first message, None where it is not all there yet. Raises BadMessage."""
         if len(self._data) < _LENGTH.size:
             return None
         (length,) = _LENGTH.unpack_from(self._data)

@@ -1,8 +1,8 @@
-"""The functions that a process compiled at run time, out of its /tmp/perf-PID.map.
+"""JIT-compiled functions of a process, parsed from its /tmp/perf-PID.map.
 
 The format is perf's (tools/perf/Documentation/jit-interface.txt): a line a function, start and
 size in hexadecimal, then its name. Java, Node.js, .NET and Python write it when asked to, and
-append to it as they compile. Whoever wrote the file may have written anything.
+append to it as they compile. The content is not trusted.
 """
 
 import os
@@ -26,14 +26,14 @@ _LAST = (1 << 64) - 1
 class PerfMap:
     """One process's functions, and how far its file has been read.
 
-    The text is kept as it is, and where in it the functions are told of: a million of them take
+    The text is kept as it is, and the positions of the functions in it: a million of them take
     a quarter of what they would as Python's objects.
     """
 
     def __init__(self) -> None:
         self._text = bytearray()
-        # Each by start, ascending: where it ends, and where its name is in the text. A start
-        # that is told of again is what was told last.
+        # Each by start, ascending: where it ends, and where its name is in the text. Of several
+        # entries for a start the last one counts.
         self._starts, self._ends, self._names = (np.empty(0, np.uint64) for _ in range(3))
 
     @property
@@ -42,13 +42,13 @@ class PerfMap:
         return len(self._text)
 
     def read(self, descriptor: int, *, last: bool = False) -> None:
-        """What was appended to its file. A line that may still be written is left unless `last`."""
+        """Read what was appended to its file; a line perhaps still being written only if `last`."""
         end = min(os.fstat(descriptor).st_size, _MOST_BYTES)
         text = os.pread(descriptor, max(end - self.size, 0), self.size)
         self.add(text if last else text[: text.rfind(b"\n") + 1])
 
     def add(self, text: bytes) -> None:
-        """What comes next in it, whole lines."""
+        """Append text: whole lines."""
         if not text:
             return
         starts, ends, names = array("Q"), array("Q"), array("Q")
@@ -63,7 +63,7 @@ class PerfMap:
         self._take(*(np.frombuffer(each, np.uint64) for each in (starts, ends, names)))
 
     def find(self, address: int) -> tuple[str, int] | None:
-        """(name, bytes into it) of the function that was told of last at an address."""
+        """(name, bytes into it) of the function that was recorded last at an address."""
         if not 0 <= address < _LAST:
             return None
         at = int(np.searchsorted(self._starts, np.uint64(address), side="right"))
@@ -79,7 +79,7 @@ class PerfMap:
         starts = np.concatenate([self._starts, starts])
         ends = np.concatenate([self._ends, ends])
         names = np.concatenate([self._names, names])
-        order = np.argsort(starts, kind="stable")  # of one start the last told comes last
+        order = np.argsort(starts, kind="stable")  # of equal starts the last recorded stays last
         starts = starts[order]
         kept = np.append(starts[1:] != starts[:-1], np.ones(min(len(starts), 1), bool))
         order = order[kept]

@@ -1,8 +1,8 @@
-"""Functions that a process compiled at run time, by /tmp/perf-PID.map.
+"""JIT-compiled functions, by /tmp/perf-PID.map: which file is trusted, and when it is read.
 
-Whose file that is is settled here: only an ordinary one of the process's own user, or root's, is
-handed on to be read (tracer.symbolizing.perf_map). It grows while the program runs, which nothing
-tells of; so it is looked at again.
+Its owner is checked here: only a regular file of the process's own user, or root's, is
+handed on to be read (tracer.symbolizing.perf_map). It grows while the program runs, without
+notice; so it is polled.
 """
 
 import os
@@ -18,7 +18,7 @@ from tracer.procfs.roots import OURS, Roots, Whose
 from tracer.symbolizing.helper import Asked, Question
 from tracer.symbolizing.lookup import Found, found_of, number_of
 
-AGAIN_S = 0.2  # a map is looked at again after that at the earliest
+AGAIN_S = 0.2  # a map is polled again after that at the earliest
 _MOST_MAPS = 64  # processes whose maps are known
 _MOST_LOOKS = 10_000  # at one process's file
 _MOST_FOUND = 1 << 16  # functions of one process that are remembered
@@ -33,9 +33,9 @@ class _Map:
     user: int | None = None  # whom the process runs as; None: it was gone when first asked about
     looked_s: float = 0.0  # time.monotonic()
     looks: int = 0
-    ended: bool = False  # and looked at since
+    ended: bool = False  # and its map read since
     file: tuple[int, int] | None = None  # st_dev, st_ino
-    size: int = 0  # of the file, when last looked at
+    size: int = 0  # of the file, when last checked
     fresh: bool = True  # it is to be read from its beginning
     descriptor: int | None = None  # to read what is new in it
     started: int = 0  # by which process it is read, as the helper counts them
@@ -45,12 +45,12 @@ class _Map:
     sent: list[int] = field(default_factory=list)  # … of these in the question under way
 
     def take_descriptor(self) -> int | None:
-        """The descriptor, whose owner the caller is now."""
+        """Return the descriptor; the caller owns it now."""
         descriptor, self.descriptor = self.descriptor, None
         return descriptor
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file."""
         if (descriptor := self.take_descriptor()) is not None:
             os.close(descriptor)
 
@@ -90,17 +90,17 @@ class PerfMaps:
             self._helper.ask(Question(("perf map", pid), partial(self._make, pid, known), take))
 
     def hurry(self) -> None:
-        """Whatever is asked next, its map is looked at again, however lately it was."""
+        """Check the map again at the next question, however recent the last check."""
         for known in self._maps.values():
             known.looked_s = 0.0
 
     def ended(self, pid: int, address: int) -> bool:
-        """Whether a process is gone, and no more will be known of that address than is now."""
+        """Whether a process is gone, and what is known of that address is final."""
         known = self._maps.get(pid)
         return known is not None and known.ended and address in known.unknown
 
     def close(self) -> None:
-        """Let go of the files."""
+        """Close the files."""
         for known in self._maps.values():
             known.close()
 
@@ -116,7 +116,7 @@ class PerfMaps:
     # -- questions and answers ---------------------------------------------------------------
 
     def _make(self, pid: int, known: _Map, started: int) -> tuple[dict[str, Any], list[int]]:
-        if known.started != started:  # who is asked has nothing of it yet
+        if known.started != started:  # that process has read nothing of it yet
             if known.started:
                 known.file, known.ended = None, False
                 self._look_at(pid, known)
@@ -206,7 +206,7 @@ class PerfMaps:
         return True
 
     def _look(self, pid: int, known: _Map) -> None:
-        """A living process's number in its own namespace, and its effective user."""
+        """Read a living process's pid in its own namespace, and its effective user."""
         try:
             with open(f"{self._roots.proc}/{pid}/status", "rb") as file:
                 text = file.read()

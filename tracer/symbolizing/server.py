@@ -1,8 +1,8 @@
-"""The process that reads what targets chose: ELF files, DWARF, perf maps, mangled names.
+"""The unprivileged process that reads targets' files: ELF, DWARF, perf maps, mangled names.
 
 It is a fresh interpreter as nobody, without capabilities or a way to new ones, that may open
-and write nothing: it has the descriptors that it is given, bounded memory, and so much processor
-time for each question. Whoever takes it over from a file has that, and answers that
+and write nothing: it has the descriptors that it is given, bounded memory, and limited processor
+time for each question. An exploit in a file gains that, and answers that
 `lookup` distrusts.
 """
 
@@ -137,7 +137,7 @@ class Server:
         }
 
     def answer(self, question: Any, descriptors: list[int]) -> Any:
-        """What there is to say; raises whatever the files make the parsers raise.
+        """The answer to a question; raises whatever the files make the parsers raise.
 
         The descriptors are kept, or closed.
         """
@@ -229,7 +229,7 @@ class Server:
 
 
 def told(found: Iterable[Found]) -> dict[str, Any]:
-    """As it is sent: each text once. One name may be that of a whole file's code."""
+    """Answers as they are sent: each text once. One name may be that of a whole file's code."""
     texts: dict[str, int] = {}
     sent: list[tuple[int, int] | None] = []
     room = _MOST_TEXT
@@ -274,10 +274,10 @@ def main() -> None:
 
 
 def _give_up_rights() -> None:
-    """Nothing but what is open, as far as the kernel can hold us to it.
+    """Drop all but the open descriptors, as far as the kernel enforces it.
 
-    The network and what System V IPC there is go where there is a right to leave them, and so
-    does the file system: what is to be imported has been.
+    The network and System V IPC are left where that is permitted, and
+    so is the file system: all imports are done.
     """
     if os.geteuid() == 0:
         _leave_file_system()
@@ -301,7 +301,7 @@ def _give_up_rights() -> None:
 
 
 def _leave_file_system() -> None:
-    """Into an empty folder that is gone: nothing can be opened or made there."""
+    """Change the root to a deleted empty folder: nothing can be opened or made there."""
     with contextlib.suppress(OSError):
         folder = tempfile.mkdtemp(prefix="pagefault-")
         os.chdir(folder)
@@ -310,7 +310,7 @@ def _leave_file_system() -> None:
 
 
 def _limit(which: int, value: int, *, hard: bool = False) -> None:
-    """Hold us to a limit, or to the one there is if that is lower (who started us has one)."""
+    """Set a limit, or keep the one there is if that is lower (who started us has one)."""
     _, most = resource.getrlimit(which)
     value = value if most == resource.RLIM_INFINITY else min(value, most)
     resource.setrlimit(which, (value, value if hard else most))
@@ -337,7 +337,7 @@ def _libstdcxx() -> "ctypes.CDLL | None":
 
 
 def _demangled(library: "ctypes.CDLL | None", name: str) -> str:
-    """A name as the programmer wrote it; "" where it is none."""
+    """The demangled name; "" where it is none."""
     if library is None:
         return ""
     status = ctypes.c_int()

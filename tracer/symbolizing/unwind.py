@@ -1,9 +1,9 @@
-"""Where a function keeps its caller's address: the call frame information of an ELF file.
+"""Unwind rules of an ELF file, from its call frame information.
 
-Of .eh_frame (Linux Standard Base, chapter 10; DWARF 4, 6.4) just what tells whether a walk by
-frame pointers was right at an address: what the canonical frame address (CFA) is reckoned
+Of .eh_frame (Linux Standard Base, chapter 10; DWARF 4, 6.4) just what shows whether a walk by
+frame pointers was right at an address: what the canonical frame address (CFA) is computed
 from, and whether the frame pointer is the caller's still. The file is another user's: what
-makes no sense gives None. Nothing of it is kept: its table of functions may claim megabytes,
+is malformed gives None. Nothing of it is kept: its table of functions may claim megabytes,
 and many files' are at hand.
 """
 

@@ -1,1 +1,1 @@
-"""What the faults and pages of a run come to, as numbers."""
+"""Statistics of the faults and pages of a run."""

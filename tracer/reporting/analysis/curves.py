@@ -1,4 +1,4 @@
-"""How much memory there was when, as far as the files tell: mapped, and resident."""
+"""Memory over time, as far as the files record it: mapped, and resident."""
 
 from dataclasses import dataclass
 
@@ -10,7 +10,7 @@ from tracer.reporting.reading.run import Faults, Run, identity
 
 @dataclass(frozen=True)
 class Curve:
-    """So many pages: `pages[i]` from `time_ns[i]` on. `how` says what is known of it."""
+    """Pages over time: `pages[i]` from `time_ns[i]` on. `how` says what is known of it."""
 
     time_ns: I64
     pages: I64
@@ -42,16 +42,16 @@ class Curve:
 def mapped(run: Run) -> Curve:
     """Pages with a frame, in each space that has them: by the tracer's counts, else by gains.
 
-    A page counts from its first frame to its last. Whether it was gone for a
-    while in between only a look tells: it finds so many fewer, and each page
-    that is gained once more afterwards is taken to be one of them.
+    A page counts from its first frame to its last. Whether it was released in
+    between only a snapshot shows: it finds so many fewer, and each page that is
+    gained once more afterwards is taken to be one of them.
     """
     times, change, how = _changes(run)
     pages = np.cumsum(change)
     looks, seen = run.facts.mapped_ns, run.facts.mapped_pages
     if not len(looks):
         return Curve(times, pages, how)
-    away = _upto(times, pages, looks) - seen  # at each look
+    away = _upto(times, pages, looks) - seen  # at each snapshot
     back = _back(run, looks)
     moments = np.unique(np.concatenate([times, looks, back]))
     look = np.searchsorted(looks, moments, side="right") - 1
@@ -81,7 +81,7 @@ def _upto(times: I64, pages: I64, moments: I64) -> I64:
 
 
 def _back(run: Run, looks: I64) -> I64:
-    """When a fault brought a page that had been gained before the last look, in order."""
+    """When a fault gained a page that had been gained before the last snapshot, in order."""
     faults = run.faults
     single = np.flatnonzero((faults.pages == 1) & ~faults.replaced)
     keys = identity(faults.space[single], faults.page[single])
@@ -98,7 +98,7 @@ def _back(run: Run, looks: I64) -> I64:
 
 
 def _net(faults: Faults) -> I64:
-    """Pages more by each fault. One that comes to a page again tells that it was lost before."""
+    """Net pages of each fault. A second gain of a page means that it was released before."""
     net = faults.pages.astype(np.int64) - ((faults.pages > 0) & faults.replaced)
     single = np.flatnonzero(faults.pages == 1)
     keys = identity(faults.space[single], faults.page[single])

@@ -1,4 +1,4 @@
-"""What a run's faults tell beyond their number: order, huge pages, working set, latencies."""
+"""Access order, huge-page coverage, working set and latencies of a run's faults."""
 
 from dataclasses import dataclass
 
@@ -9,7 +9,7 @@ from tracer.reporting.reading.codes import Codes
 from tracer.reporting.reading.run import Faults, Run, identity
 
 HUGE = 512  # 4 KiB pages in a huge page
-WINDOW = 16  # pages that fault-around brings at most by default, and so the next fault's distance
+WINDOW = 16  # pages that fault-around maps at most by default, and so the next fault's distance
 _ANONYMOUS = ("anon", "cow", "huge", "swap", "zero")
 _LOWEST, _HIGHEST = 8, 34  # latencies are sorted into octaves from 256 ns to 17 s
 
@@ -37,7 +37,7 @@ class Steps:
 
 
 def steps(run: Run, place: Codes, count: int) -> list[Steps]:
-    """For each place: how the faults that gained a frame follow one another, thread by thread."""
+    """For each region: how the faults that gained a frame follow one another, thread by thread."""
     gained = np.flatnonzero(run.faults.pages > 0)
     faults = run.faults.take(gained) if len(gained) < len(run.faults) else run.faults
     place = place[gained]
@@ -76,7 +76,7 @@ class Coverage:
 
 
 def coverage(faults: Faults) -> Coverage:
-    """Huge-page coverage of the memory that faults brought."""
+    """Huge-page coverage of the memory gained by faults."""
     anonymous = faults.kind.mask(*_ANONYMOUS) & (faults.pages > 0)
     huge = anonymous & (faults.pages >= HUGE)
     small = anonymous & ~huge

@@ -16,8 +16,8 @@ _FIRST = np.uint64(~(HUGE - 1) & (1 << 64) - 1)
 class Gains:
     """One element a gain, in the order of time: `span` pages from `page` on (1, or a huge page).
 
-    `label` is the fault's kind; "around" for pages of files that came with a
-    neighbour; else the source. `new` tells whether the page had no frame before
+    `label` is the fault's kind; "around" for pages of files mapped along with a
+    neighbour; else the source. `new`: the page had no frame before
     in this run.
     """
 
@@ -33,9 +33,9 @@ class Gains:
 
 
 def gains(run: Run, initial: bool = False) -> Gains:
-    """All gains that the files tell where they happened.
+    """All gains whose addresses the files record.
 
-    With a pages file neighbours and gains without a fault have their place, too,
+    With a pages file neighbours and gains without a fault have their addresses, too,
     and with `initial` the pages that were there when tracing started.
     """
     parts = [_by_faults(run.faults)]
@@ -56,7 +56,7 @@ def gains(run: Run, initial: bool = False) -> Gains:
 
 
 def unplaced(run: Run) -> int:
-    """Pages that came along with a fault, of which the files do not say where they are."""
+    """Pages mapped along with a fault, whose addresses the files do not record."""
     if run.pages is not None:
         return 0
     pages = run.faults.pages.astype(np.int64)

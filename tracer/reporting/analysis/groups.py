@@ -1,4 +1,4 @@
-"""Faults in groups: how many, what they brought, how long they took."""
+"""Faults in groups: counts, pages gained, latencies."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -84,7 +84,7 @@ def whole(faults: Faults) -> Group:
 
 
 def places(run: Run) -> tuple[Codes, list[tuple[str, str]]]:
-    """The place of each fault: a mapping's name and permissions together."""
+    """The region of each fault: a mapping's name and permissions together."""
     region, perms = run.faults.region, run.faults.perms
     codes, pairs = combined((region.codes, len(region.words)), (perms.codes, len(perms.words)))
     return codes, [(region.words[name], perms.words[perm]) for name, perm in pairs]

@@ -1,4 +1,4 @@
-"""What stood behind each fault, outermost first: the input of flame graphs.
+"""The stack of each fault, outermost first: the input of flame graphs.
 
 The thread, then its call stack where the trace has them (--stacks). Without,
 a "stack" is thread, instruction (with --symbols), region and kind.

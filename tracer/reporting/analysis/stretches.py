@@ -1,4 +1,4 @@
-"""Anonymous memory told apart by address: the files do not say where a mapping begins and ends."""
+"""Anonymous memory split by address: the files do not say where a mapping begins and ends."""
 
 import numpy as np
 
@@ -19,7 +19,7 @@ Place = tuple[str, str]  # name and permissions; of anonymous memory the name sa
 
 
 def places_apart(run: Run) -> tuple[Codes, list[Place], dict[Place, int]]:
-    """The place of each fault, and how many pages of each have a frame at the end."""
+    """The region of each fault, and how many pages of each have a frame at the end."""
     region, perms, pages = run.faults.region, run.faults.perms, run.pages
     numbers = np.zeros(len(run.faults), np.int64)  # of stretches, from 1
     left = np.zeros(len(pages) if pages is not None else 0, np.int64)  # the same of pages

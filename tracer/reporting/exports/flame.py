@@ -15,7 +15,7 @@ def folded(run: Run, weight: str = "bytes") -> Iterator[bytes]:
     """A line a stack: frames joined by semicolons, a blank, the sum of `weight`.
 
     A semicolon in a name becomes a colon: the format knows no other way. Kernel
-    functions end in _[k], code made at run time in _[j], as flamegraph.pl colours them.
+    functions end in _[k], JIT-compiled code in _[j], as flamegraph.pl colours them.
     """
     found: Counter[str] = Counter()
     for frames, total in stacks_of(run).weigh(weights(run.faults)[weight]):

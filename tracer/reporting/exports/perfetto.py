@@ -2,7 +2,7 @@
 
 Field numbers are those of perfetto/protos/perfetto/trace/*.proto. Times are
 CLOCK_MONOTONIC, given as Perfetto's own clock, BOOTTIME: the two differ by the
-time the machine slept before, which no file tells.
+time the machine was suspended before, which no file records.
 """
 
 from collections.abc import Iterable, Iterator

@@ -27,7 +27,7 @@ class Tracks:
     """A slice a fault, in the order of tracks and within a track of time.
 
     `row` is the fault, `begin_ns` and `end_ns` its slice (CLOCK_MONOTONIC); no two
-    slices of a track overlap. `timed` tells whether the latency is known; else begin is end.
+    slices of a track overlap. `timed`: the latency is known; else begin is end.
     """
 
     tracks: list[Track]
@@ -36,7 +36,7 @@ class Tracks:
     begin_ns: I64
     end_ns: I64
     timed: Bools
-    memory: dict[str, Curve]  # by name: what there was when
+    memory: dict[str, Curve]  # memory over time, by name
 
     def processes(self) -> dict[int, str]:
         """Each process's name: its main thread's, or the first that is known."""

@@ -56,7 +56,7 @@ def page(run: Run) -> bytes:
         "tables": "\n".join(_table(table) for table in _tables(tables)),
         "version": escape(__version__),
     }
-    # In one go: what is put in is never looked through for further holes.
+    # In one go: what is put in is never searched for further holes.
     return _HOLE.sub(lambda hole: values[hole[1]], _part("page.html")).encode()
 
 

@@ -28,7 +28,7 @@ class Events:
     cell: U32
     kind: U8  # of the last gain; 255 where there was none
     new: U32  # pages that had no frame before in this run
-    gone: U32  # pages that lost theirs for good
+    gone: U32  # pages whose frame was released permanently
 
 
 @dataclass(frozen=True)
@@ -129,7 +129,7 @@ def _events(run: Run, points: Gains, axis: Axis, per_cell: int, steps: int) -> E
 def _first_gains(points: Gains) -> Bools:
     """Which gains are their page's first; `points` are in the order of time.
 
-    A huge page and its first page are not the same: what either brings does not tell whether
+    A huge page and its first page are not the same: what either gains does not say whether
     the rest of the huge one had been there.
     """
     keys = identity(points.space, points.page)

@@ -1,6 +1,6 @@
 """Colours and marks of kinds and sources: the same in every picture.
 
-Okabe and Ito's palette, as on the terminal: told apart with any colour vision.
+Okabe and Ito's palette, as on the terminal: distinguishable with any colour vision.
 """
 
 INK, MUTED, RULE, BAND, PAPER = "#1b1f24", "#667080", "#dfe3e8", "#f4f6f8", "#ffffff"

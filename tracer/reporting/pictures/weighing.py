@@ -1,4 +1,4 @@
-"""What the boxes of a flame graph may be weighed by, and what to say of each."""
+"""The weights of a flame graph's boxes, and a note on what each leaves out."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -29,7 +29,7 @@ MEANINGS: dict[Weight, str] = {
     "faults": "faults of a stack",
 }
 _IN_PLACE = ("migrate", "collapse", "ksm", "split")  # another frame for the same memory
-_TRIES = 8  # faults of one nanosecond that are looked at
+_TRIES = 8  # faults of one nanosecond that are compared
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ def shown(weight: Weight) -> Callable[[int], str]:
 
 
 def _resident(run: Run, pages: Pages) -> Weighed:
-    """Each page that has a frame at the end, for the fault that brought this frame."""
+    """Each page that has a frame at the end, for the fault that gained this frame."""
     rows = np.flatnonzero(pages.present)
     fault = np.full(len(rows), -1, np.int64)
     own, kept = (pages.latest.mask(*words)[rows] for words in (("fault", "around"), _IN_PLACE))

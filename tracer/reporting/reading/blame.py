@@ -1,7 +1,7 @@
 """Finding the line that is wrong, and saying what is wrong with it.
 
 pyarrow says that a file cannot be read, not always where. What it could read
-is known, so that only the rest is looked at, line by line.
+is known, so that only the rest is read, line by line.
 """
 
 import csv

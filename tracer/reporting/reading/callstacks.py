@@ -24,12 +24,12 @@ OTHER = 4  # a note of which this program does not know
 
 
 class Function(NamedTuple):
-    """What a box of a flame graph is. `side` is "" where it is nobody's function."""
+    """What a box of a flame graph is. `side` is "" where it is no function."""
 
     name: str
     side: str
     module: str
-    known: bool = True  # False: there is no symbol, and the name is a place
+    known: bool = True  # False: there is no symbol, and the name is an offset or address
 
     @property
     def marked(self) -> str:
@@ -196,7 +196,7 @@ def _named(table: Table) -> tuple[list[Function], list[Place], I64, I64]:
     function, module, side = (table.words[name] for name in ("function", "module", "side"))
     file, line = table.words["file"], table.numbers["line"]
     nameless = np.array([not word for word in function.words] or [True])[function.codes]
-    # Where no symbol tells, the place in the file does; without a file, the address.
+    # Where there is no symbol, the offset in the file; without a file, the address.
     plain = np.array([_is_path(word) for word in module.words] or [False])[module.codes]
     offset = np.where(nameless & plain, table.numbers["module_offset"], 0)
     unmapped = np.array([not word for word in module.words] or [False])[module.codes]

@@ -1,4 +1,4 @@
-"""FILE.meta.json: what the CSV file does not say of itself. All of it may be missing."""
+"""FILE.meta.json: the facts of a run that the CSV does not hold. All of it may be missing."""
 
 import json
 import shlex
@@ -27,7 +27,7 @@ OLD_FORMAT = (
 
 @dataclass(frozen=True)
 class Facts:
-    """The run as its meta file tells it; None, "" or nothing where it does not."""
+    """The run as its meta file describes it; None, "" or nothing where it does not."""
 
     there: bool = False
     host: str = UNKNOWN
@@ -44,10 +44,10 @@ class Facts:
     books: dict[str, Any] = field(default_factory=dict)
     filters: dict[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
-    # Pages with a frame in each address space, by what faults and looks told.
+    # Pages with a frame in each address space, by faults and snapshots.
     mapped_ns: I64 = field(default_factory=lambda: np.empty(0, np.int64))
     mapped_pages: I64 = field(default_factory=lambda: np.empty(0, np.int64))
-    # Distinct frames, at looks; nothing where a tracer of format 1 did not count them.
+    # Distinct frames, at snapshots; nothing where a tracer of format 1 did not count them.
     resident_ns: I64 = field(default_factory=lambda: np.empty(0, np.int64))
     resident_pages: I64 = field(default_factory=lambda: np.empty(0, np.int64))
     pages_csv: str = ""

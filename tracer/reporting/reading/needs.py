@@ -1,4 +1,4 @@
-"""The libraries only reports want, imported when they are wanted."""
+"""The libraries only reports need, imported on demand."""
 
 import importlib
 import shlex

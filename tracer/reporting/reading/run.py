@@ -82,7 +82,7 @@ class Pages:
     present: Bools  # at the end
     gains: U32
     losses: U32
-    last_ns: I64  # when it last changed; -1 where the file does not tell
+    last_ns: I64  # when it last changed; -1 where not recorded
     loss: Words
     latest: Words  # where its latest frame came from
 
@@ -104,7 +104,7 @@ class Run:
 
     @property
     def start_ns(self) -> int:
-        """When tracing began: CLOCK_MONOTONIC; where not told, when the first fault began."""
+        """When tracing began: CLOCK_MONOTONIC; where not recorded, when the first fault began."""
         if self.facts.started_ns is not None:
             return self.facts.started_ns
         if not len(self.faults):
@@ -113,7 +113,7 @@ class Run:
 
     @property
     def end_ns(self) -> int:
-        """When tracing ended; where not told, when the last fault was done."""
+        """When tracing ended; where not recorded, when the last fault was done."""
         latest = int(self.faults.time_ns[-1]) if len(self.faults) else self.start_ns
         return max(latest, self.facts.ended_ns or 0)
 
@@ -173,7 +173,7 @@ def load(
 
 
 def no_pages() -> TraceError:
-    """The error of a report that wants a file of pages."""
+    """The error of a report that needs a file of pages."""
     return TraceError(
         "what is resident at the end is in the pages file, and there is none",
         "trace with --pages-csv, or give the file to --pages",

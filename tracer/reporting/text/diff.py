@@ -198,7 +198,7 @@ def by_function(a: dict[Function, int], b: dict[Function, int]) -> Table:
 
 
 def first_touch(a: Side, b: Side) -> Table:
-    """The order in which regions were touched first, and who moved."""
+    """The order in which regions were touched first, and which moved."""
     order_a, order_b = a.order(), b.order()
     rank_a = {place: at for at, place in enumerate(order_a, 1)}
     rank_b = {place: at for at, place in enumerate(order_b, 1)}

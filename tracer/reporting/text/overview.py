@@ -1,4 +1,4 @@
-"""A run in words: its head, which every picture carries, and what stands out."""
+"""A run in sentences: the head of every report, and what stands out."""
 
 import os
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from tracer.reporting.text.tables import GLYPHS, Tables
 
 @dataclass(frozen=True)
 class Head:
-    """What every picture states."""
+    """The head that every picture carries."""
 
     what: str
     origin: str
@@ -44,7 +44,7 @@ def head(run: Run) -> Head:
 
 
 def interval(seconds: float) -> str:
-    """A length of time, in digits that tell."""
+    """A length of time, in significant digits."""
     return f"{seconds:.3f} s" if seconds < 100 else f"{seconds:,.1f} s"
 
 

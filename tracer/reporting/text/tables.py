@@ -111,7 +111,7 @@ def _grouped(
 class Tables:
     """The tables of one run; what several of them need is worked out once.
 
-    `apart`: anonymous memory is told apart by address, which means nothing in another run.
+    `apart`: anonymous memory is split by address, which means nothing in another run.
     """
 
     def __init__(self, run: Run, curve: Curve, *, apart: bool = True) -> None:
@@ -300,7 +300,7 @@ class Tables:
         return table
 
     def stacks(self, most: int) -> Table:
-        """The call stacks that brought most memory; empty without any."""
+        """The call stacks that gained most memory; empty without any."""
         table = Table(
             "Call stacks",
             ["GAINED", "GROSS", "SHARE", "FAULTS", "TIME IN FAULTS", "STACK"],
