@@ -41,13 +41,13 @@ def _options() -> argparse.Namespace:
 
 
 def _measure(section: Section, quick: bool) -> bool:
-    """Measure, keep and show one section; False where it could not be."""
+    """Measure, save and print one section; False where that failed."""
     print(f"== {section.title}", flush=True)
     try:
         data = section.measure(*(section.quick if quick else ()))
     except (storm.StormError, ToolError, ValueError) as error:
         print(f"bench: {section.name}: {error}", file=sys.stderr)
-        return section.name == "instructions"  # they come from another run
+        return section.name == "instructions"  # its counts come from another run
     print(section.render(data), flush=True)
     if not quick:
         results.save(section.name, data)

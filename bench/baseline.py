@@ -1,7 +1,7 @@
-"""The committed instruction counts, and whether a change made faults dearer.
+"""The committed instruction counts, and the check that a change adds no instructions to faults.
 
 The count is the same for a given kernel package, libbcc (its clang compiles the programs) and
-QEMU; with any of them changed there is nothing to compare, and the new figures are to be
+QEMU; if any of them changes there is nothing to compare with, and the new counts are to be
 committed (`python -m bench.guests --update`).
 """
 
@@ -19,7 +19,7 @@ MOST_MORE = 0.03  # the share by which an added instruction count may grow
 
 @dataclass(frozen=True)
 class Toolchain:
-    """What decides a count, besides our own code."""
+    """The versions that a count depends on, besides our own code."""
 
     kernel: str
     bcc: str
@@ -31,7 +31,7 @@ class Toolchain:
 
 
 def qemu_version() -> str:
-    """The distribution's version of QEMU, as it names itself."""
+    """The distribution's version of QEMU, as QEMU reports it."""
     said = subprocess.run(
         ["qemu-system-x86_64", "--version"], capture_output=True, text=True, check=True
     ).stdout
@@ -46,7 +46,7 @@ def load(path: Path = FILE) -> dict[str, dict[str, float]]:
 
 
 def save(found: Mapping[str, Mapping[str, float]], path: Path = FILE) -> None:
-    """Put these in the place of what was known of the same kernel series (6.12, 7)."""
+    """Save these counts, replacing those of the same kernel series (6.12, 7)."""
     series = {_series(key) for key in found}
     kept: dict[str, Any] = {
         key: counts for key, counts in load(path).items() if _series(key) not in series
@@ -58,7 +58,7 @@ def save(found: Mapping[str, Mapping[str, float]], path: Path = FILE) -> None:
 def regressions(
     key: str, added: Mapping[str, float], committed: Mapping[str, Mapping[str, float]]
 ) -> list[str]:
-    """A sentence for each probe that adds over MOST_MORE more than it did; none if all is well."""
+    """A sentence for each probe whose added count grew by over MOST_MORE; none if all is well."""
     before = committed.get(key, {})
     return [
         f"{probe} adds {now:,.0f} instructions to a fault, {now / before[probe] - 1:.1%} more than"
@@ -69,6 +69,6 @@ def regressions(
 
 
 def _series(key: str) -> str:
-    """The kernel's series: the newest is followed by its major number, others are stable ones."""
+    """The kernel's series: of the newest kernel its major number, of others the stable series."""
     major, minor = key.split(".")[:2]
     return f"{major}.{minor}" if int(major) < 7 else major

@@ -1,9 +1,9 @@
-"""What following a program costs that maps, discards and unmaps memory without pause.
+"""Cost of tracing a program that maps, discards and unmaps memory without pause.
 
     python -m bench churn
 
-Each tracer starts the program (bench/churn.c, and `make -j2` of many small C files); what
-it takes is its own processor time, the program's taken off.
+Each tracer starts the program (bench/churn.c, and `make -j2` of many small C files); its cost
+is its own CPU time, without the program's.
 """
 
 import json
@@ -32,7 +32,7 @@ SIZES = {
     "map": (10_000, 20_000, 100_000),
     "threads": (100, 400),
 }
-_SLOW = 100_000  # more rounds than that are for ours alone
+_SLOW = 100_000  # more rounds than that are only run with pagefault-trace
 _THREADS = 64
 _FILES = 300
 
@@ -95,7 +95,7 @@ def _there(program: str) -> bool:
 
 
 def _run(tracer: str, command: Sequence[str], folder: Path) -> dict[str, float]:
-    """Processor seconds of tracer and program, wall seconds, peak memory; when it was over."""
+    """CPU seconds of tracer and program, wall seconds, peak memory; when it was over."""
     before = _TRACERS[tracer].command(folder) if tracer else []
     with (folder / "said").open("wb") as said:
         began = time.monotonic()
@@ -125,7 +125,7 @@ def _middle(found: list[dict[str, float]]) -> dict[str, float]:
 
 
 def _build(folder: Path, runs: int, files: int) -> dict[str, Any]:
-    """`make -j2` of small C files, afresh each time, under each tracer in turn."""
+    """`make -j2` of small C files, from scratch each time, under each tracer in turn."""
     source = folder / "source"
     source.mkdir()
     for number in range(files):
@@ -136,7 +136,7 @@ def _build(folder: Path, runs: int, files: int) -> dict[str, Any]:
     names = " ".join(f"f{number}.o" for number in range(files))
     (source / "Makefile").write_text(f"all: {names}\nclean:\n\trm -f *.o\n")
     make = f"make -s -j2 -C {source} CC=cc all"
-    # What the program takes, and not when the tracer is done: it says so itself.
+    # The program's own duration, without the tracer's end: it prints it itself.
     command = [
         "sh",
         "-c",

@@ -1,4 +1,4 @@
-"""What a fault costs its program while it is traced: tools side by side, in one run."""
+"""Cost of a fault to the traced program: tools side by side, in one run."""
 
 import random
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ STORM_CPUS, TOOL_CPUS = (0,), (1,)
 
 
 def measure(rounds: int = 12, pages: int = 50_000, bursts: int = 3) -> dict[str, Any]:
-    """`rounds` storms a tool, of `bursts` times `pages` faults; the tools take turns."""
+    """`rounds` storms per tool, of `bursts` times `pages` faults; the tools alternate."""
     there, refused = probes_here()
     tools = [*others(), *floors(), *(ours(name) for name in there)]
     tools += [perf_record(stacks=True), *(ours(name, stacks=True) for name in there)]
@@ -67,7 +67,7 @@ def _cell(tool: Tool | None, pages: int, bursts: int) -> dict[str, float]:
 
 
 def times(rounds: Sequence[Round]) -> dict[str, float]:
-    """What a storm's rounds took, in nanoseconds a fault, and how many faults they had."""
+    """Nanoseconds per fault of a storm's rounds, and how many faults they had."""
     return {
         "cpu_ns": cpu_per_fault(rounds),
         "wall_ns": wall_per_fault(rounds),
@@ -76,7 +76,7 @@ def times(rounds: Sequence[Round]) -> dict[str, float]:
 
 
 def summary(data: dict[str, Any], name: str, clock: str) -> tuple[Spread, Spread]:
-    """Nanoseconds a fault, and times untraced; `clock` is cpu_ns or wall_ns."""
+    """Nanoseconds per fault, and the ratio to untraced; `clock` is cpu_ns or wall_ns."""
     cells = data["cells"]
     values = [cell[clock] for cell in cells[name]]
     base = [cell[clock] for cell in cells[UNTRACED]]
@@ -93,7 +93,7 @@ def lost(data: dict[str, Any], name: str) -> tuple[int, int] | None:
 
 
 def render(data: dict[str, Any]) -> str:
-    """The table, and what it says."""
+    """The table, and notes on it."""
     rounds = len(data["cells"][UNTRACED])
     lines = [
         f"A storm of {data['bursts']} × {data['pages']:,} first writes to fresh anonymous memory"
@@ -147,7 +147,7 @@ def _notes(data: dict[str, Any]) -> list[str]:
 
 
 def _limits(data: dict[str, Any]) -> str:
-    """What the cost of our own probe is made of."""
+    """The parts of our own probe's cost."""
     empty, floor, ours = (
         summary(data, name, "wall_ns")[1].median - 1 for name in ("empty", "floor", "perf")
     )

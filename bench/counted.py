@@ -1,4 +1,4 @@
-"""What a fault costs to the instruction: the committed counts, and what a run of them left."""
+"""Cost of a fault in instructions: the committed counts, and the results of the last run."""
 
 import json
 from pathlib import Path
@@ -10,7 +10,7 @@ FOUND = Path(__file__).parents[1] / "build" / "kernels"
 
 
 def measure(folder: Path = FOUND) -> dict[str, Any]:
-    """What `make test-kernels` counted on each kernel: by QEMU image, as it wrote it.
+    """The counts of `make test-kernels` on each kernel, by QEMU image, as it wrote them.
 
     Raises ValueError if it was not run.
     """
@@ -24,7 +24,7 @@ def measure(folder: Path = FOUND) -> dict[str, Any]:
 
 
 def render(data: dict[str, Any]) -> str:
-    """A table of the committed counts; what one of others' faults pays, from `measure`'s."""
+    """A table of the committed counts; the cost to other processes' faults is from `measure`."""
     lines = [
         "Inside stock kernels under QEMU, where a guest's nanosecond is an instruction: what"
         " tracing adds to a first write to fresh anonymous memory, with frame, kind, latency and"
@@ -51,7 +51,7 @@ def render(data: dict[str, Any]) -> str:
 
 
 def _of(key: str, data: dict[str, Any]) -> dict[str, Any]:
-    """What `measure` found on the kernel of a committed count: 6.12.107+… is that of 6.12."""
+    """`measure`'s counts on the kernel of a committed count: 6.12.107+… is that of 6.12."""
     for series, found in data["kernels"].items():
         if key.startswith(f"{series}."):
             return dict(found)
@@ -59,7 +59,7 @@ def _of(key: str, data: dict[str, Any]) -> dict[str, Any]:
 
 
 def _beside(found: dict[str, Any], probe: str, added: float, what: str) -> float:
-    """What else that run counted, without the untraced; 0 if its count is not the committed one."""
+    """Another count of that run, less the untraced; 0 if its count is not the committed one."""
     for cost in found.get("costs", ()):
         now = cost.get("target", 0.0) - found["untraced"]
         same = abs(now - added) < baseline.MOST_MORE * added

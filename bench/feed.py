@@ -1,8 +1,8 @@
-"""Records as the ring delivers them, made up and always the same: what bench.throughput reads.
+"""Synthetic records as in the ring, the same in every run: the input of bench.throughput.
 
-`storm` is what one thread faulting through a large anonymous region sends, `mixture` what
-a small family of processes does to files, forks, huge pages and each other. The page tables
-behind them are simulated, so that every record follows from those before it.
+`storm` has the records of one thread faulting through a large anonymous region, `mixture`
+those of a few related processes with files, forks, huge pages and remote faults. Their page
+tables are simulated, so that every record is consistent with those before it.
 """
 
 import random
@@ -41,9 +41,9 @@ Bytes = npt.NDArray[np.uint8]
 
 @dataclass
 class Feed:
-    """Records in the ring's order, shape (n, RECORD_SIZE), and whose memory it is.
+    """Records in the ring's order, shape (n, RECORD_SIZE), and the mappings of PID at the start.
 
-    `last` is what the page table of PID shows at the end: its pages and their frames.
+    `last` is the page table of PID at the end: its pages and their frames.
     """
 
     records: Bytes
@@ -52,7 +52,7 @@ class Feed:
 
 
 def mappings() -> list[Mapping]:
-    """The regions of PID as the trace begins."""
+    """The mappings of PID at the start of the trace."""
     size = _PAGES * PAGE
     return [
         Mapping(_CODE, _CODE + 256 * PAGE, "r-xp", 0, _DEVICE, 77, "/usr/bin/worker"),
@@ -64,9 +64,9 @@ def mappings() -> list[Mapping]:
 
 
 def storm(layout: Layout, faults: int, *, own_mapping: bool = True) -> Feed:
-    """First writes of one thread to `faults` pages in a row.
+    """First writes of one thread to `faults` successive pages.
 
-    `own_mapping`: the records bring their mapping along, as those of fentry and kprobe do.
+    `own_mapping`: the records have their mapping, as those of fentry and kprobe do.
     """
     made = np.zeros(faults, layout.fault)
     chance = _chance(faults)
@@ -98,7 +98,7 @@ def storm(layout: Layout, faults: int, *, own_mapping: bool = True) -> Feed:
 
 
 def _chance(count: int) -> npt.NDArray[np.uint64]:
-    """Numbers all over the place, the same with every version of numpy (splitmix64)."""
+    """Pseudo-random numbers, the same with every version of numpy (splitmix64)."""
     mixed = np.arange(1, count + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
     for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
         mixed = (mixed ^ (mixed >> np.uint64(shift))) * np.uint64(factor)
@@ -106,7 +106,7 @@ def _chance(count: int) -> npt.NDArray[np.uint64]:
 
 
 def _frames(count: int) -> npt.NDArray[np.uint64]:
-    """Frames as the buddy allocator hands them out: short runs, from anywhere in 64 GiB."""
+    """Frames as from the buddy allocator: short contiguous runs, anywhere in 64 GiB."""
     runs = np.argsort(_chance(count // 32 + 1), kind="stable").astype(np.uint64)
     base = (runs * np.uint64(4801) % np.uint64(1 << 19)) * np.uint64(32)
     frame: npt.NDArray[np.uint64] = np.add(base[:, None], np.arange(32, dtype=np.uint64))
@@ -132,7 +132,7 @@ class _Process:
 
 
 class _World:
-    """The processes, their page tables, and the records of what they do."""
+    """The processes, their page tables, and their records."""
 
     def __init__(self, layout: Layout, own_mapping: bool) -> None:
         self.layout = layout
@@ -147,7 +147,7 @@ class _World:
         self.first.threads[0].count = COUNT
 
     def frame(self) -> int:
-        """The next free frame's address; now and then the allocator jumps."""
+        """The address of the next free frame; not always contiguous with the one before."""
         self._frame += 1 if self.random.random() < 0.9 else self.random.randrange(2, 4000)
         return self._frame * PAGE
 
@@ -161,7 +161,7 @@ class _World:
         window: dict[int, int] | None = None,
         **fields: Any,
     ) -> None:
-        """One fault: `after` is the entry it leaves, `window` the neighbours it brings."""
+        """One fault: `after` is the entry after it, `window` the other entries it maps."""
         process, draw = thread.process, self.random
         took = 300 + int(draw.expovariate(1 / 500)) + (90_000 if fields.get("result") else 0)
         self.now += took + draw.randrange(80, 400)
@@ -239,7 +239,7 @@ class _World:
         self.out.append(record.tobytes())
 
     def syscall(self, thread: _Thread, number: int, *args: int) -> None:
-        """A system call that worked."""
+        """A system call that succeeded."""
         self.now += 900
         record = np.zeros(1, self.layout.syscall)
         record["type"], record["time_ns"] = RecordType.SYSCALL, self.now
@@ -271,7 +271,7 @@ class _World:
         self.task(RecordType.FORK, parent, comm=b"helper", task=thread.tid << 12, **ids)
 
     def leave(self, thread: _Thread) -> None:
-        """A thread's end; with the last one its process's."""
+        """A thread's exit; the last one's ends the process."""
         process = thread.process
         process.threads.remove(thread)
         self.task(RecordType.EXIT, thread, group_dead=not process.threads, task=thread.tid << 12)
@@ -285,7 +285,7 @@ class _World:
 
 
 def mixture(layout: Layout, faults: int, *, own_mapping: bool = True) -> Feed:
-    """About `faults` faults of many kinds, with what processes do in between."""
+    """About `faults` faults of many kinds, with system calls and lifecycle events in between."""
     world = _World(layout, own_mapping)
     alive = [world.first]
     draw = world.random
@@ -329,7 +329,7 @@ def _anonymous(world: _World, thread: _Thread) -> None:
 
 
 def _file(world: _World, thread: _Thread) -> None:
-    """Pages of a mapped file, with what the page cache has around them."""
+    """Pages of a mapped file, with fault-around."""
     process, draw = thread.process, world.random
     for _ in range(draw.randrange(1, 6)):
         page = process.next_file
@@ -345,7 +345,7 @@ def _file(world: _World, thread: _Thread) -> None:
 
 
 def _heap(world: _World, thread: _Thread) -> None:
-    """Scattered pages; from swap where they were swapped out."""
+    """Scattered pages, some of them swapped out before."""
     process, draw = thread.process, world.random
     for _ in range(draw.randrange(1, 10)):
         page = (_HEAP >> 12) + draw.randrange(512)
@@ -357,7 +357,7 @@ def _heap(world: _World, thread: _Thread) -> None:
 
 
 def _again(world: _World, thread: _Thread) -> None:
-    """Writes to pages that are there: copied after a fork, made writable, or nothing to do."""
+    """Writes to present pages: copy-on-write after a fork, made writable, or spurious."""
     process, draw = thread.process, world.random
     last = process.next_anon
     for _ in range(draw.randrange(1, 12)):
@@ -398,7 +398,7 @@ def _huge(world: _World, thread: _Thread) -> None:
 
 
 def _odd(world: _World, thread: _Thread) -> None:
-    """Faults that fail, of the kernel, or by nobody's instruction."""
+    """Failed faults, faults in kernel mode, and faults without an instruction."""
     process = thread.process
     which = world.random.randrange(3)
     if which == 0:
@@ -428,6 +428,6 @@ def _gives_back(world: _World, thread: _Thread) -> None:
 
 
 def _renamed(world: _World, thread: _Thread) -> None:
-    """A thread's new name, commas and quotes and all."""
+    """A thread's new name, with commas and quotes."""
     name = world.random.choice((b"io", b'a "b", c', b"=1+1", b"w\xc3\xb6rker"))
     world.task(RecordType.RENAME, thread, comm=name)

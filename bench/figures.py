@@ -7,7 +7,7 @@ from statistics import median
 
 @dataclass(frozen=True)
 class Spread:
-    """The median of some figures, and the quarter of them on either side of it."""
+    """The median of some figures, and their quartiles."""
 
     median: float
     low: float  # first quartile
@@ -28,7 +28,7 @@ def spread(values: Sequence[float]) -> Spread:
 
 
 def ratios(values: Sequence[float], base: Sequence[float]) -> list[float]:
-    """Each round's value by the same round's base: what drifts from round to round cancels."""
+    """Each round's value divided by the same round's base, so that drift cancels."""
     return [value / against for value, against in zip(values, base, strict=True)]
 
 

@@ -1,9 +1,9 @@
-"""Runs bench/floor.c: the least that a record of each fault can cost, or an empty program.
+"""Runs bench/floor.c: the lower bound of the cost of a record per fault, or an empty program.
 
     python -m bench.floor [--empty] PID
 
-Prints `ready`, and the address of each fault once it is interrupted. It uses
-the tracer's own way of reading a ring.
+Prints `ready`, and the address of each fault once it is interrupted. It reads
+the ring with the tracer's own code.
 """
 
 import argparse

@@ -1,9 +1,9 @@
 """Guest instructions that a probe adds to a page fault, counted in an emulated machine.
 
-With one CPU and `-icount shift=0`, QEMU advances the guest's clock by one nanosecond an
-instruction, so CPU time read in the guest is a count of instructions: it repeats to within a
-per mille on any host, however busy, where wall-clock times scatter by a tenth. It counts
-instructions, not cache misses; bench's wall-clock ratios say what those cost.
+With one CPU and `-icount shift=0`, QEMU advances the guest's clock by one nanosecond per
+instruction, so CPU time read in the guest is a count of instructions: it repeats to within 0.1 %
+on any host, however busy, where wall-clock times scatter by 10 %. It counts instructions, not
+cache misses; bench's wall-clock ratios include those.
 """
 
 import argparse
@@ -32,7 +32,7 @@ ICOUNT = "--qemu-opts=-icount shift=0,sleep=off"
 
 @dataclass(frozen=True)
 class Cost:
-    """Instructions a fault with one probe: of the target, and of a process that is no target."""
+    """Instructions per fault with one probe: of the target, and of a process that is no target."""
 
     probe: str
     target: float = 0.0
@@ -45,7 +45,7 @@ class Cost:
 
 @dataclass(frozen=True)
 class Counts:
-    """What was counted on one kernel, and by what (`baseline.Toolchain.key`)."""
+    """The counts on one kernel, and the toolchain (`baseline.Toolchain.key`)."""
 
     key: str
     release: str
@@ -53,7 +53,7 @@ class Counts:
     costs: list[Cost]
 
     def complete(self) -> bool:
-        """Whether each probe recorded every fault; one that misses them is cheap."""
+        """Whether each probe recorded every fault: one that misses some looks cheaper."""
         return all(cost.recorded >= cost.counted > 0 for cost in self.costs)
 
     def added(self) -> dict[str, float]:
@@ -66,7 +66,7 @@ class Counts:
 
 
 def count_inside(probes: Sequence[str]) -> tuple[float, list[Cost]]:
-    """Run in the guest: instructions an untraced fault takes, and the cost of each probe."""
+    """Run in the guest: instructions of an untraced fault, and the cost of each probe."""
     untraced = storm.cpu_per_fault(storm.run(PAGES, ROUNDS))
     return untraced, [_cost(probe) for probe in probes]
 
@@ -83,7 +83,7 @@ def _cost(name: str) -> Cost:
     except TraceError as error:
         return Cost(name, refused=str(error))
     program = attached.program
-    program.expect_large_folios(False)  # as a trace says where none are switched on
+    program.expect_large_folios(False)  # as in a trace where none are enabled
     layout = program.layout
     try:
         bystander = storm.cpu_per_fault(storm.run(PAGES, ROUNDS))
@@ -99,7 +99,7 @@ def _cost(name: str) -> Cost:
 
 
 def _floor(name: str) -> float:
-    """Instructions a fault takes with bench/floor_hooks.c on the probe's hooks."""
+    """Instructions of a fault with bench/floor_hooks.c on the probe's hooks."""
     import ctypes
 
     from bcc import BPF, PerfType
@@ -133,7 +133,7 @@ def _floor(name: str) -> float:
 
 
 def count(image: "Image", out: Path, root: Path, probes: Sequence[str] = PROBES) -> Counts | str:
-    """Boot `image` and count `probes` inside, with the sources in `root`; why not, if it failed."""
+    """Boot `image` and count `probes` inside, with the sources in `root`; or why it failed."""
     from tests.kernels.boot import boot
 
     out.mkdir(parents=True, exist_ok=True)
@@ -152,15 +152,15 @@ def count(image: "Image", out: Path, root: Path, probes: Sequence[str] = PROBES)
 def measure(
     image: "Image", out: Path, root: Path, probes: Sequence[str] = PROBES
 ) -> tuple[str, bool]:
-    """`count` on `image`; the text to print and whether it is good, as `judged` has them."""
+    """`count` on `image`; returns the text to print and whether it is good, as `judged` does."""
     counts = count(image, out, root, probes)
     return (counts, False) if isinstance(counts, str) else judged(counts)
 
 
 def judged(counts: Counts) -> tuple[str, bool]:
-    """The table, and whether every fault was recorded and none costs noticeably more than it did.
+    """The table, and whether every fault was recorded and no probe is noticeably more expensive.
 
-    What it did is what is committed: bench/baseline.py.
+    Compared with the committed counts: bench/baseline.py.
     """
     lines = [render(counts.release, counts.untraced, counts.costs)]
     committed = baseline.load()
@@ -171,7 +171,7 @@ def judged(counts: Counts) -> tuple[str, bool]:
 
 
 def render(release: str, untraced: float, costs: Sequence[Cost]) -> str:
-    """The table, in instructions a fault."""
+    """The table, in instructions per fault."""
     lines = [
         f"Guest instructions a fault on {release} ({PAGES} pages × {ROUNDS} rounds, median)",
         f"{'':10} {'a fault':>9} {'added':>8} {'the floor':>10} {'added to others':>16}",
@@ -191,7 +191,7 @@ def render(release: str, untraced: float, costs: Sequence[Cost]) -> str:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """`python -m bench.instructions --inside FILE PROBE…`: what the guest runs."""
+    """`python -m bench.instructions --inside FILE PROBE…`, run in the guest."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--inside", type=Path, required=True, metavar="FILE")
     parser.add_argument("probes", nargs="+", choices=PROBES)

@@ -1,4 +1,4 @@
-"""Whether faults are lost: one CPU at full speed, two that share with the tracer, and the limit."""
+"""Whether records are dropped: one CPU at full speed, two shared with the tracer, and the limit."""
 
 from typing import Any
 
@@ -17,7 +17,7 @@ def measure(faults: int = 2_000_000, seconds: float = 15.0, steps: int = _STEPS)
 
 
 def find_limit(seconds: float, steps: int, most: float) -> dict[str, Any]:
-    """The rate at which loss starts, between 0 and `most` faults a second, and what was tried."""
+    """The fault rate at which drops start, from 0 to `most` per second, and the rates tried."""
     tries = []
     good, bad = 0.0, most
     for _ in range(steps):
@@ -37,7 +37,7 @@ def _storm(
     storm_cpus: tuple[int, ...] = (),
     tracer_cpus: tuple[int, ...] = (),
 ) -> dict[str, Any]:
-    """One storm traced into CSV: what the storm and the tracer's books count."""
+    """One storm traced into CSV: the counts of the storm and of the tracer's books."""
     pages = max(min(_BURST, faults // threads), 1)
     rounds = max(faults // threads // pages, 1)
     storm = Storm(pages, rounds, threads=threads, rate=rate // threads, cpus=storm_cpus)

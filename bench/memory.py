@@ -1,9 +1,9 @@
-"""How much memory the tracer takes while tens of millions of faults go through it.
+"""Resident memory of the tracer while it traces tens of millions of faults.
 
     python -m bench.memory [--events N]
 
-The target writes to the same pages again and again and gives them back (bench/rounds.c), as
-fast as it can; the tracer writes every fault to a CSV file. What of the ring is mapped counts.
+The target repeatedly writes to the same pages and releases them (bench/rounds.c), as fast as it
+can; the tracer writes every fault to a CSV file. The mapped part of the ring counts as resident.
 """
 
 import argparse
@@ -22,11 +22,11 @@ EVENTS = 50_000_000
 PAGES = 50_000
 _EVERY_S = 0.5
 _MOST_POINTS = 200
-_MARGIN = 1.02  # some may find no room in the ring
+_MARGIN = 1.02  # some may be dropped
 
 
 def measure(events: int = EVENTS) -> dict[str, Any]:
-    """Bytes resident over time, and the faults that were traced and lost meanwhile."""
+    """Resident bytes over time, and the numbers of faults traced and dropped."""
     # It ends the tracer, which leaves it ignored where it was, as in a shell's background job.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     rounds = round(events * _MARGIN / PAGES)
@@ -52,7 +52,7 @@ def measure(events: int = EVENTS) -> dict[str, Any]:
 
 
 class _Samples:
-    """What a process has resident, twice a second until it ends."""
+    """The resident memory of a process, sampled twice a second until it ends."""
 
     def __init__(self, pid: int) -> None:
         self._points: list[dict[str, float]] = []
@@ -71,7 +71,7 @@ class _Samples:
             fields = dict(re.findall(r"^(VmHWM|VmRSS|RssAnon):\s+(\d+) kB$", text, re.M))
             if len(fields) < 3:  # a zombie
                 return
-            # VmHWM also knows what was there between two samples.
+            # VmHWM includes peaks between two samples.
             self._points.append(
                 {
                     "seconds": passed,

@@ -1,4 +1,4 @@
-"""Reading what the tools write: which faults each of them recorded."""
+"""Parsing the tools' outputs: the faults that each of them recorded."""
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
@@ -13,12 +13,12 @@ _TRACE = re.compile(rb"(?:min|maj)fault \[.*\] => (?:.*@)?0x([0-9a-f]+) \(")
 
 
 def perf_script_addresses(path: Path) -> Iterator[int]:
-    """Of `perf script -F …,event,addr,…`."""
+    """Fault addresses in the output of `perf script -F …,event,addr,…`."""
     return _matches(path, _SCRIPT)
 
 
 def perf_trace_addresses(path: Path) -> Iterator[int]:
-    """Of `perf trace -F all`: a fault is `minfault [where] => what@0xADDRESS (d.)`."""
+    """Fault addresses of `perf trace -F all`: `minfault [where] => what@0xADDRESS (d.)`."""
     return _matches(path, _TRACE)
 
 
@@ -31,7 +31,7 @@ def _matches(path: Path, pattern: re.Pattern[bytes]) -> Iterator[int]:
 
 
 def line_addresses(path: Path, field: int) -> Iterator[int]:
-    """Of lines of words, the address in hex in one of them; what is no such line is left out."""
+    """The hexadecimal address in word `field` of each line; lines without one are skipped."""
     with path.open("rb") as lines:
         for line in lines:
             words = line.split()
@@ -43,7 +43,7 @@ def line_addresses(path: Path, field: int) -> Iterator[int]:
 
 
 def csv_addresses(path: Path) -> Iterator[int]:
-    """Of pagefault-trace's CSV, of a program whose name has no comma."""
+    """Fault addresses of pagefault-trace's CSV, for a program whose name has no comma."""
     with path.open("rb") as lines:
         at = next(lines).split(b",").index(b"address")
         for line in lines:
@@ -70,8 +70,8 @@ def first_csv_time(path: Path) -> int:
 def recorded(addresses: Iterable[int], rounds: Sequence[Round], pages: int) -> int:
     """How many faults of the storm's rounds, of `pages` pages each, are among `addresses`.
 
-    A page takes one fault a round; what is there more often (perf record writes some samples
-    twice) is counted once, what the storm was asked for to see whether a tool is ready, not at all.
+    A page takes one fault a round. Duplicates (perf record writes some samples twice) are counted
+    once; faults made only to see whether a tool is ready, not at all.
     """
     seen, times = np.unique(np.fromiter(addresses, np.uint64) // PAGE, return_counts=True)
     starts = np.sort(np.array([each.address // PAGE for each in rounds], np.uint64))

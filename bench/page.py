@@ -1,4 +1,4 @@
-"""docs/performance.md: a section for each kind of measurement, from what was measured last."""
+"""Writes docs/performance.md: a section for each kind of measurement, from the latest results."""
 
 import re
 import textwrap
@@ -36,9 +36,9 @@ different sections need not be.
 
 @dataclass(frozen=True)
 class Section:
-    """One part of the page: measured and rendered by functions of its own.
+    """One part of the page, with functions to measure and render it.
 
-    `quick` are arguments to `measure` for a look at whether it works.
+    `quick` are arguments to `measure` for a short test run.
     """
 
     name: str
@@ -66,7 +66,7 @@ SECTIONS = (
 
 
 def page(found: dict[str, dict[str, Any]]) -> str:
-    """The page; `found` is by section. What was never measured says so."""
+    """The page; `found` has the results by section. It names those never measured."""
     parts = [_HEAD]
     for section in SECTIONS:
         data = found.get(section.name)
@@ -83,7 +83,7 @@ def page(found: dict[str, dict[str, Any]]) -> str:
 
 
 def _wrapped(part: str) -> str:
-    """A paragraph in lines of 100 columns, but for tables, headings and pictures."""
+    """A paragraph wrapped to 100 columns, except for tables, headings and pictures."""
     if part.startswith(("|", "#", "![")):
         return part
     kept = re.sub(r"`[^`]+`", lambda code: code[0].replace(" ", "\0"), part)
@@ -98,15 +98,15 @@ def _where(facts: dict[str, Any]) -> str:
 
 
 def load_all(folder: Path = results.FOLDER) -> dict[str, dict[str, Any]]:
-    """What was measured, by section."""
+    """The results, by section."""
     found = {section.name: results.load(section.name, folder) for section in SECTIONS}
-    # Its counts are committed by themselves; what may be missing is the rest.
+    # Its counts are committed separately; only its other results may be missing.
     found["instructions"] = found["instructions"] or {"kernels": {}}
     return {name: data for name, data in found.items() if data is not None}
 
 
 def write() -> None:
-    """Write the page and its picture from what is kept in bench/results."""
+    """Write the page and its picture from bench/results."""
     found = load_all()
     PAGE.write_text(page(found))
     if "cost" in found:

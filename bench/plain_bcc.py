@@ -1,4 +1,4 @@
-"""A page-fault tracer as BCC's examples write one: a Python call and a printed line each fault.
+"""A page-fault tracer in the style of BCC's examples: a Python call and a line per fault.
 
     python bench/plain_bcc.py PID
 
@@ -44,7 +44,7 @@ STAND_IN_FLAGS = ["-I/usr/include", "-I/usr/include/x86_64-linux-gnu"]
 
 
 def main() -> None:
-    # linux/sched.h is what BCC's own tools include; stand-ins for headers have nothing of the kind.
+    # BCC's own tools include linux/sched.h; the stand-ins for headers do not have it.
     stand_in = "STAND_IN" in os.environ
     flags = [f"-DTARGET={int(sys.argv[1])}", *(STAND_IN_FLAGS if stand_in else [])]
     bpf = BPF(text=(STAND_IN if stand_in else INCLUDE) + TEXT, cflags=flags)

@@ -1,4 +1,4 @@
-"""The picture of the comparison: bars of what a fault takes, as SVG. Drawn by matplotlib."""
+"""The picture of the comparison: bars of the time per fault, as SVG. Drawn by matplotlib."""
 
 import io
 from typing import Any
@@ -21,7 +21,7 @@ _FONT: Any = {
 
 
 def draw(data: dict[str, Any], file_format: str = "svg") -> bytes:
-    """The picture of what `bench.cost` measured."""
+    """The picture of `bench.cost`'s results."""
     names = [name for name in data["cells"] if name != UNTRACED]
     names.sort(key=lambda name: summary(data, name, "wall_ns")[1].median)
     with matplotlib.rc_context(_FONT):

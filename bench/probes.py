@@ -1,4 +1,4 @@
-"""Says as JSON why each probe cannot be used here; nothing for one that can.
+"""Prints as JSON why each probe cannot be used here; empty for one that can.
 
 python -m bench.probes
 """
@@ -11,7 +11,7 @@ from tracer.probes.choose import attach
 
 
 def refusals() -> dict[str, str]:
-    """By probe, in the order of preference."""
+    """Reasons by probe, in the order of preference."""
     found = {}
     for name in ("fentry", "kprobe", "perf"):
         try:

@@ -1,4 +1,4 @@
-"""The C programs of bench/, and what a command costs."""
+"""Building and running the C programs of bench/, and measuring the CPU time of a command."""
 
 import os
 import subprocess
@@ -13,14 +13,14 @@ ROOT = Path(__file__).parents[1]
 
 
 def built(name: str) -> str:
-    """The path of build/`name`, made by the Makefile where its source is newer."""
+    """The path of build/`name`, built by the Makefile if its source is newer."""
     subprocess.run(["make", "--silent", f"build/{name}"], cwd=ROOT, check=True)
     return str(ROOT / "build" / name)
 
 
 @dataclass
 class Target:
-    """A program that said `ready PID` and waits for its stdin."""
+    """A program that printed `ready PID` and waits on its stdin."""
 
     process: "subprocess.Popen[str]"
     pid: int
@@ -39,7 +39,7 @@ class Target:
 
 @contextmanager
 def target(name: str, *arguments: int) -> Iterator[Target]:
-    """build/`name` while it waits; its stdin ends with the block."""
+    """build/`name`, started and waiting; its stdin is closed at the end of the block."""
     command = [built(name), *map(str, arguments)]
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
@@ -53,14 +53,14 @@ def target(name: str, *arguments: int) -> Iterator[Target]:
 
 @dataclass(frozen=True)
 class Cost:
-    """Seconds: processor time (user and system), and the wall clock's."""
+    """Seconds: CPU time (user and system), and wall-clock time."""
 
     cpu: float
     wall: float
 
 
 def cost(command: Sequence[str], output: str) -> Cost:
-    """What `command` costs, its output in the file `output`; RuntimeError if it fails."""
+    """Run `command`, its output into file `output`; returns its cost. RuntimeError if it fails."""
     with open(output, "wb") as file:
         began = time.perf_counter()
         process = subprocess.Popen(command, stdout=file)

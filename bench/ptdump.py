@@ -1,10 +1,10 @@
-"""What ptdump takes on a process of two million pages, against C programs that do the same.
+"""CPU time of ptdump on a process of two million pages, compared with equivalent C programs.
 
     python -m bench.ptdump [--pages N] [--rounds N]
 
-bench/pagemap.c reads the same pagemap and drops it (what the kernel takes to hand it over),
-or prints the same lines with printf. The programs take turns, so that a busy machine is busy
-for all of them; ratios are of one round each. The lines are compared byte for byte.
+bench/pagemap.c reads the same pagemap and discards it (the kernel's part of the cost), or prints
+the same lines with printf. The programs alternate, so that load on the machine affects all of
+them; ratios are within a round. The lines are compared byte for byte.
 """
 
 import argparse
@@ -23,7 +23,7 @@ _PTDUMP = str(Path(sys.executable).with_name("ptdump"))
 
 
 def measure(pages: int = PAGES, rounds: int = ROUNDS) -> dict[str, Any]:
-    """Seconds of processor time and wall clock of each command, and their ratios to C's."""
+    """CPU and wall-clock seconds of each command, and their ratios to C's."""
     base = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
     with tempfile.TemporaryDirectory(dir=base) as folder, target("resident", pages, 1) as process:
         pid, ours, theirs = str(process.pid), f"{folder}/ours", f"{folder}/theirs"

@@ -1,6 +1,6 @@
-"""A feed of records put through the tracer as a trace would be, without a kernel behind it.
+"""Replays a feed of records through the tracer, without tracing a kernel.
 
-What a recorder otherwise asks of the machine it runs on is answered the same everywhere.
+What a recorder otherwise reads from the machine is replaced by fixed values.
 """
 
 import mmap
@@ -22,11 +22,11 @@ from tracer.wire.records import Layout
 from tracer.wire.ring import MappedRing
 from tracer.wire.shared import COUNTER_NAMES
 
-CAPACITY = 1 << 18  # records: what the tracer's default buffer holds
+CAPACITY = 1 << 18  # records: the capacity of the tracer's default buffer
 
 
 class FedRing:
-    """The programs' side of a mapped ring of `capacity` records, in memory of our own."""
+    """The producer side of a mapped ring of `capacity` records, in our own memory."""
 
     def __init__(self, capacity: int = CAPACITY, record_size: int = 176) -> None:
         self.capacity, self.record_size = capacity, record_size
@@ -40,11 +40,11 @@ class FedRing:
         self.records = np.frombuffer(self._maps[1], np.uint8).reshape(capacity, record_size)
 
     def open(self) -> MappedRing:
-        """A reader of it."""
+        """A reader of the ring."""
         return MappedRing(*self._fds, self.capacity, self.record_size)
 
     def put(self, records: Bytes) -> None:
-        """Add records; the reader must have made room for them."""
+        """Add records; the ring must have room for them."""
         numbers = int(self.positions[0]) + np.arange(len(records), dtype=np.uint64)
         at = numbers & np.uint64(self.capacity - 1)
         self.records[at] = records
@@ -52,7 +52,7 @@ class FedRing:
         self.positions[0] += np.uint64(len(records))
 
     def close(self) -> None:
-        """Give the memory back."""
+        """Release the memory."""
         del self.positions, self.records
         for memory, fd in zip(self._maps, self._fds, strict=True):
             memory.close()

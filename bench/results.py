@@ -1,4 +1,4 @@
-"""What was measured, kept as JSON: bench/results/SECTION.json, with where and when."""
+"""Results kept as JSON: bench/results/SECTION.json, with machine, kernel, date and versions."""
 
 import json
 import os
@@ -20,7 +20,7 @@ _VERSIONS = {
 
 
 def circumstances() -> dict[str, Any]:
-    """Where and when: machine, kernel, date, versions."""
+    """Machine, kernel, date and versions."""
     return {
         "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "kernel": platform.release(),
@@ -51,7 +51,7 @@ def _versions() -> dict[str, str]:
 
 
 def bcc_version() -> str:
-    """Of the BPF Compiler Collection; empty where it is not there."""
+    """Version of the BPF Compiler Collection; empty where it is not installed."""
     try:
         from bcc import __version__ as version
     except ImportError:
@@ -60,13 +60,13 @@ def bcc_version() -> str:
 
 
 def save(name: str, data: dict[str, Any], folder: Path = FOLDER) -> None:
-    """Keep what section `name` measured just now."""
+    """Save the results of section `name`."""
     folder.mkdir(exist_ok=True)
     whole = {"circumstances": circumstances(), **data}
     (folder / f"{name}.json").write_text(json.dumps(whole, indent=1) + "\n")
 
 
 def load(name: str, folder: Path = FOLDER) -> dict[str, Any] | None:
-    """What section `name` measured last; None if it never was."""
+    """The latest results of section `name`; None if there are none."""
     path = folder / f"{name}.json"
     return dict(json.loads(path.read_text())) if path.exists() else None

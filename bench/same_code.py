@@ -1,9 +1,9 @@
-"""Whether two folders of BPF sources compile to the same: `python -m bench.same_code OLD NEW`.
+"""Compare the compiled code of two folders of BPF sources: `python -m bench.same_code OLD NEW`.
 
-For changes that move code, or rename what is in it. Each probe is compiled with every
-combination of what a kernel may have or lack, and compared function by function: the
-instructions, without the descriptors of maps, which are names here, and the maps. Needs leave
-to make maps; the kernel's own offsets serve for all. Exits with 1 where anything differs.
+For changes that move or rename code. Each probe is compiled with every combination of kernel
+features, and compared function by function: the instructions, with map names for descriptors,
+and the maps. Needs the right to create maps; the running kernel's offsets are used for all.
+Exits with 1 where anything differs.
 """
 
 import argparse
@@ -23,14 +23,14 @@ from tracer.probes.compiled import Answer, Function, decode, encode
 from tracer.probes.compiler import Build, builds_for
 
 _CAST = 1  # a BTF id: any
-# What a kernel has and a build then defines (compiler.py).
+# Kernel features and the macros that a build then defines (compiler.py).
 FEATURES = {
     "namespace": ("-DPID_NAMESPACE",),
     "ring": ("-DMAPPED_RING",),
     "preemptible": ("-DPREEMPTIBLE_HANDLERS",),
     "casts": ("-DCAST_CALL=2125266945", "-DTYPE_WORDS=1", "-DTYPE_VMA=2"),
 }
-# One more: five levels, and a kernel without the members that may be missing.
+# One more: five page-table levels, and a kernel without the optional members.
 _BARE = "five levels, no optional member"
 _OPTIONAL = (
     *("O_MM_OWNER", "O_UFFD_MM", "O_TASK_THREAD", "O_THREAD_SP", "O_FORK_REGS"),
@@ -54,7 +54,7 @@ class Variant:
 
 @dataclass(frozen=True)
 class Compared:
-    """What came of one build of both folders."""
+    """The result of one build of both folders."""
 
     variant: Variant
     functions: int
@@ -63,7 +63,7 @@ class Compared:
 
 
 def variants() -> Iterator[Variant]:
-    """Every build there is, by the running kernel's offsets."""
+    """Every variant, with the running kernel's offsets."""
     with Btf() as btf:
         builds = {stacks: builds_for(btf, stacks=stacks) for stacks in (False, True)}
     some = itertools.chain.from_iterable(
@@ -75,7 +75,7 @@ def variants() -> Iterator[Variant]:
 
 
 def _with(build: Build, features: Sequence[str]) -> Build:
-    """`build` on a kernel that has just these features."""
+    """`build` on a kernel that has exactly these features."""
     varied = {flag.partition("=")[0] for flags in FEATURES.values() for flag in flags}
     bare = _BARE in features
     if bare:
@@ -124,7 +124,7 @@ def instructions(function: Function) -> list[tuple[int | str, ...]]:
 
 
 def compared(variant: Variant, folders: Sequence[Path]) -> Compared:
-    """Compile both folders, each in a process of its own: clang keeps what it took."""
+    """Compile both folders, each in a process of its own, as clang does not free its memory."""
     old, new = (_compiled(variant.build, folder) for folder in folders)
     count = sum(len(each.code) // _INSTRUCTION.size for each in new.functions)
     return Compared(variant, len(new.functions), count, compare(old, new))
@@ -161,7 +161,7 @@ def _counts(each: Compared) -> tuple[int, int, int]:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """The folders to compare, or `--inside REQUEST`: what each process is to compile."""
+    """Compare two folders, or with `--inside REQUEST` compile one, in a process of its own."""
     if arguments[:1] == ["--inside"]:
         compile_inside(arguments[1])
         return 0
@@ -169,7 +169,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("old", type=Path, metavar="OLD_BPF_DIR")
     parser.add_argument("new", type=Path, metavar="NEW_BPF_DIR")
     options = parser.parse_args(arguments)
-    folders = options.old.resolve(), options.new.resolve()  # bcc dies of others
+    folders = options.old.resolve(), options.new.resolve()  # bcc crashes on relative paths
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         results = list(pool.map(lambda variant: compared(variant, folders), variants()))
     print(render(results))

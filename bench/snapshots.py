@@ -1,10 +1,10 @@
-"""What a snapshot costs, against what the kernel takes to hand over the same pagemap.
+"""Cost of a snapshot, compared with only reading the same pagemap.
 
     python -m bench.snapshots [--pages N] [--rounds N]
 
-A snapshot is all of it: mappings, pagemap, and holding it against the page timeline. Each
-round reads the pagemap bare, too (the same entries, dropped), so that ratios are of one
-moment; all of it is processor time of one thread.
+A snapshot reads the mappings and the pagemap, and compares it with the page timeline. Each
+round also only reads the pagemap (the same entries, discarded), so that ratios are within a
+round; all figures are CPU time of one thread.
 """
 
 import argparse
@@ -27,13 +27,13 @@ from tracer.timeline.timeline import Timeline
 PAGES = 2_000_000
 ROUNDS = 11
 CHANGED = 1000
-_SPARSE_PAGES, _SPARSE_STRIDE = 1000, 1 << 18  # a page a GiB, nearly a tebibyte
+_SPARSE_PAGES, _SPARSE_STRIDE = 1000, 1 << 18  # a page per GiB, nearly 1 TiB
 _SPACE = 1
 _CHUNK = 1 << 16
 
 
 class Looks:
-    """Snapshots of one process, one after the other, and its timeline."""
+    """Successive snapshots of one process, and its timeline."""
 
     def __init__(self, pid: int) -> None:
         self._pid = pid
@@ -43,7 +43,7 @@ class Looks:
         self._reconciler.view(_SPACE, Source.INITIAL)
 
     def look(self) -> float:
-        """Seconds that the next one takes."""
+        """CPU seconds of the next snapshot."""
         began = time.thread_time()
         shot = take(self._pid, self._reconciler.last_seen(_SPACE))
         self._reconciler.observe(
@@ -54,7 +54,7 @@ class Looks:
         return time.thread_time() - began
 
     def bare(self) -> float:
-        """Seconds that reading the same pagemap takes, mapping by mapping."""
+        """CPU seconds of only reading the same pagemap, mapping by mapping."""
         buffer = np.empty(_CHUNK, np.uint64)
         step = _CHUNK * mmap.PAGESIZE
         with PageMap(self._pid) as pagemap:
@@ -69,7 +69,7 @@ class Looks:
 
 
 def measure(pages: int = PAGES, rounds: int = ROUNDS) -> dict[str, Any]:
-    """Seconds of each kind of look, and its ratio to the bare read of the same round."""
+    """Seconds of each kind of snapshot, and its ratio to the bare read of the same round."""
     data: dict[str, Any] = {"pages": pages, "rounds": rounds, "cases": {}}
     with target("resident", pages, 1) as process:
         looks = Looks(process.pid)
@@ -97,7 +97,7 @@ def _case(process: Target, looks: Looks, rounds: int, changed: int) -> dict[str,
             process.say(str(changed))
             if process.hear() != "done":
                 raise RuntimeError("the target did not change its pages")
-        # Each page that changed with no fault on record is looked at twice.
+        # Each page that changed without a recorded fault is read twice.
         times.append((looks.bare(), looks.look()))
     return {
         "changed": changed,

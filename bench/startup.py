@@ -1,4 +1,4 @@
-"""From a command to its first traced fault: pagefault-trace cold and warm, and the others."""
+"""Time from a tool's start to its first traced fault: pagefault-trace cold and warm, and others."""
 
 import compileall
 import os
@@ -20,7 +20,7 @@ from bench.figures import spread
 from bench.storm import BINARY, Storm
 from bench.tools import PROGRAM, ROOT, Tool, ToolError, bpftrace, ours, plain_bcc, stand_in
 
-_TICKS = 1000  # faults a second of the program that is traced
+_TICKS = 1000  # faults per second of the traced program
 _MOST_TICKS = 600_000
 _PART = re.compile(r"^ *([\d.]+) ms  (.+)$", re.MULTILINE)
 _PATIENCE_S = 60.0
@@ -29,12 +29,12 @@ Start = Callable[[Path], dict[str, Any]]  # one start: milliseconds, and its par
 
 
 def measure(rounds: int = 10) -> dict[str, Any]:
-    """Each kind of start, `rounds` times in turn; with bytecode, as an installed program has it."""
+    """Each kind of start, `rounds` times in turn; with bytecode, as of an installed program."""
     compileall.compile_dir(ROOT / "tracer", quiet=1)
     why_not: dict[str, str] = {}
     with tempfile.TemporaryDirectory(prefix="bench.") as name:
         starts = _starts(Path(name), why_not)
-        for start in starts.values():  # once for nothing: files are in memory from then on
+        for start in starts.values():  # once unmeasured, to fill the page cache
             _try(start)
         found: dict[str, list[dict[str, Any]]] = {title: [] for title in starts}
         for number in range(rounds):
@@ -50,7 +50,7 @@ def _try(start: Start) -> dict[str, Any]:
 
 
 def _starts(caches: Path, why_not: dict[str, str]) -> dict[str, Start]:
-    """By title. What cannot be measured here goes into `why_not`."""
+    """The starts by title. Reasons for those not possible here go into `why_not`."""
     warm, number = str(caches / "warm"), iter(range(1 << 30))
 
     def cold(folder: Path) -> dict[str, Any]:
@@ -83,7 +83,7 @@ def _starts(caches: Path, why_not: dict[str, str]) -> dict[str, Start]:
 def real_headers(
     modules: Path = Path("/lib/modules"), own: str = os.uname().release
 ) -> tuple[str, str]:
-    """The kernel with whose headers to compile: the running one or, for the time it takes, another.
+    """The kernel whose headers to compile with: the running one or, to measure the time, another.
 
     Empty, and why, where there is none.
     """
@@ -96,7 +96,7 @@ def real_headers(
 
 
 def _with_headers(release: str) -> Tool:
-    """The BCC script, compiled with the headers of `release`, which BCC takes for our kernel's."""
+    """The BCC script, compiled with the headers of `release` as if of the running kernel."""
     here = f"/lib/modules/{os.uname().release}"
     theirs = [Path(f"/lib/modules/{release}") / name for name in ("build", "source")]
     links = [
@@ -109,7 +109,7 @@ def _with_headers(release: str) -> Tool:
 
 
 def _attached(tool: Tool, folder: Path) -> dict[str, Any]:
-    """Trace a program that faults every millisecond, until a fault of it is recorded."""
+    """Trace a program that faults every millisecond, until one of its faults is recorded."""
     assert tool.first_time is not None
     with Storm(_MOST_TICKS, 1, rate=_TICKS) as storm:
         storm.go()
@@ -163,7 +163,7 @@ def _faults(pid: int) -> int:
 
 
 def imports(most: int = 12) -> str:
-    """The modules that importing the tracer takes longest for: `python -X importtime`."""
+    """The slowest imports of the tracer: `python -X importtime`."""
     command = [sys.executable, "-X", "importtime", "-c", "import tracer.app.cli, tracer.app.run"]
     said = subprocess.run(command, capture_output=True, text=True, check=True).stderr
     rows = [line.split("|") for line in said.splitlines()[1:]]
@@ -172,7 +172,7 @@ def imports(most: int = 12) -> str:
 
 
 def render(data: dict[str, Any]) -> str:
-    """Times to the first fault, and the parts of our own."""
+    """Times to the first fault, and the steps of our own."""
     rounds = len(next(iter(data["starts"].values())))
     lines = [
         f"From starting the command to the time of the first fault that it records, {rounds} starts"
@@ -203,7 +203,7 @@ def render(data: dict[str, Any]) -> str:
 
 
 def _in_order(data: dict[str, Any], titles: list[str]) -> Callable[[str], int]:
-    """Parts as the start with most of them has them."""
+    """Sort key of the steps: their order in the start with most of them."""
     longest: dict[str, Any] = max(
         (data["starts"][title][0]["parts"] for title in titles), key=len, default={}
     )

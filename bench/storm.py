@@ -1,4 +1,4 @@
-"""Running bench/storm.c: build it, and time its rounds with or without a tracer."""
+"""Building and running bench/storm.c, and timing its rounds with or without a tracer."""
 
 import os
 import select
@@ -18,7 +18,7 @@ _PATIENCE_S = 60.0  # until a tracer shows its first fault
 
 
 class StormError(Exception):
-    """The storm could not be run, or did not do as its protocol says."""
+    """The storm could not be run, or violated its protocol."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Round:
 
 
 def build() -> Path:
-    """The compiled storm, made anew when its source is newer."""
+    """The compiled storm, rebuilt if its source is newer."""
     if BINARY.exists() and BINARY.stat().st_mtime >= SOURCE.stat().st_mtime:
         return BINARY
     BINARY.parent.mkdir(exist_ok=True)
@@ -66,7 +66,7 @@ class Storm:
         cpus: Iterable[int] = (),
     ) -> None:
         self.pages, self.expected = pages, rounds * threads
-        self.seconds = 0.0  # that the whole storm took, once it is over
+        self.seconds = 0.0  # duration of the whole storm, once it is over
         options = ["-t", str(threads), "-r", str(rate)]
         self._process = subprocess.Popen(
             [str(BINARY), *options, str(pages), str(rounds)],
@@ -85,7 +85,7 @@ class Storm:
         self.pid = int(pid)
 
     def poke_until(self, seen: Callable[[], bool], faults: int = 1) -> None:
-        """Let it fault, `faults` at a time, until a tracer has `seen` one.
+        """Make it fault, `faults` at a time, until a tracer has `seen` one.
 
         Raises StormError if none does.
         """
@@ -99,13 +99,13 @@ class Storm:
             select.select([], [], [], 0.01)  # leave the CPU to the tracer
 
     def go(self) -> None:
-        """Let the storm begin; it needs no more input."""
+        """Start the storm; it needs no more input."""
         self._began = time.monotonic()
         self._write("go\n")
         self._stdin.close()
 
     def rounds(self) -> list[Round]:
-        """What its rounds took, once it has ended.
+        """Its rounds, once it has ended.
 
         Raises StormError where a round took fewer faults than it has pages.
         """
@@ -119,7 +119,7 @@ class Storm:
         return found
 
     def close(self) -> None:
-        """End it, whatever it does."""
+        """Kill it if it is running."""
         self._process.kill()
         self._process.wait()
         self._stdin.close()
@@ -145,7 +145,7 @@ class Storm:
 
 
 def pinned(cpus: Iterable[int]) -> Callable[[], None] | None:
-    """For a new process, before its program begins: let it run on `cpus` only."""
+    """A function for a new process to call before exec, which pins it to `cpus`."""
     allowed = set(cpus)
     return (lambda: os.sched_setaffinity(0, allowed)) if allowed else None
 
@@ -162,10 +162,10 @@ def run(pages: int, rounds: int, attach: Callable[[int], None] = lambda pid: Non
 
 
 def cpu_per_fault(rounds: Iterable[Round]) -> float:
-    """Median over the rounds of CPU nanoseconds a fault."""
+    """Median over the rounds of CPU nanoseconds per fault."""
     return median(each.cpu_ns / each.faults for each in rounds)
 
 
 def wall_per_fault(rounds: Iterable[Round]) -> float:
-    """Median over the rounds of wall-clock nanoseconds a fault."""
+    """Median over the rounds of wall-clock nanoseconds per fault."""
     return median(each.wall_ns / each.faults for each in rounds)

@@ -1,4 +1,4 @@
-"""Many threads that fault at once: what they wait for each other, traced and not."""
+"""Contention of many threads that fault at once, traced and untraced."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ _UNTRACED = "untraced"
 
 
 def measure(rounds: int = 10, pages: int = 20_000, bursts: int = 4) -> dict[str, Any]:
-    """Storms of more and more threads on all CPUs: untraced, with the floor, with ours."""
+    """Storms of a growing number of threads on all CPUs: untraced, with the floor, with ours."""
     tools = {tool.name: tool for tool in (*floors(), ours()) if tool.name != "empty"}
     cells: dict[str, dict[str, list[dict[str, float]]]] = {}
     for _ in range(rounds):
@@ -38,7 +38,7 @@ def _cell(tool: Tool | None, threads: int, pages: int, bursts: int) -> dict[str,
 
 
 def render(data: dict[str, Any]) -> str:
-    """A row for each number of threads: CPU time a fault, and times untraced."""
+    """A row for each number of threads: CPU time per fault, and the ratio to untraced."""
     titles = data["titles"]
     lines = [
         f"Threads of one process, each with a mapping of its own ({data['bursts']} × "

@@ -1,10 +1,10 @@
-"""What an event costs between the ring and the CSV file: CPU time, stage by stage.
+"""CPU time of an event between the ring and the CSV file, stage by stage.
 
     python -m bench.throughput [--faults N] [--rounds N] [--only NAME] [--markdown]
 
 The feeds (bench.feed) are the same every time, and go through the tracer's own
-parts in one thread. The best of several rounds is shown: nothing makes code
-faster than it is, a busy machine makes it slower.
+code in one thread. The best of several rounds is shown: load on the machine only
+makes a round slower.
 """
 
 import argparse
@@ -52,15 +52,15 @@ _PARTS = 8  # rows become due in the middle of the reading, not after it
 
 
 class Stages:
-    """CPU time by stage; what runs inside another stage is not counted for that one."""
+    """CPU time by stage; a nested stage is not counted for the outer one."""
 
     def __init__(self) -> None:
         self.ns: dict[str, int] = {}
-        self._open: list[list[int]] = []  # by nesting: when it began, what was inside it
+        self._open: list[list[int]] = []  # by nesting: start time, and time of inner stages
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """Count what is done inside for `name`."""
+        """A block whose CPU time is counted for stage `name`."""
         self._open.append([time.thread_time_ns(), 0])
         try:
             yield
@@ -72,11 +72,11 @@ class Stages:
                 self._open[-1][1] += took
 
     def watch(self, owner: type, method: str, name: str) -> Any:
-        """A patch that counts every call of a method."""
+        """A patch that counts every call of a method for stage `name`."""
         return patch.object(owner, method, self.counted(getattr(owner, method), name))
 
     def counted(self, function: Callable[..., Any], name: str) -> Callable[..., Any]:
-        """`function`, its calls counted."""
+        """`function` with its calls counted for stage `name`."""
 
         @wraps(function)
         def timed(*args: Any, **options: Any) -> Any:
@@ -87,7 +87,7 @@ class Stages:
 
 
 def replay(feed: Feed, layout: Layout, file: OutputFile) -> tuple[Stages, int]:
-    """One run of `feed` into `file`: the stages, and how many rows came of it."""
+    """One run of `feed` into `file`: the stages, and the number of rows."""
     stages, ring = Stages(), FedRing()
     csv, summary = CsvOutput(file), Summary()
     waiting = PendingRows()
@@ -119,7 +119,7 @@ def replay(feed: Feed, layout: Layout, file: OutputFile) -> tuple[Stages, int]:
 
 
 def read_only(feed: Feed, layout: Layout) -> int:
-    """CPU nanoseconds from the ring to numpy, and no further."""
+    """CPU nanoseconds from the ring to numpy only."""
     ring = FedRing()
     spent = 0
     try:
@@ -137,7 +137,7 @@ def read_only(feed: Feed, layout: Layout) -> int:
 
 
 def _batches(stages: Stages, recorder: Recorder) -> Iterator[Rows]:
-    """The recorder's rows, its work counted."""
+    """The recorder's rows; its CPU time is counted."""
     while recorder.parts.ring.pending():
         cycle = recorder.cycle()
         while True:
@@ -178,7 +178,7 @@ class Measured:
     records: int
     rows: int
     ns: dict[str, int]  # CPU time by stage
-    reading_ns: int  # from the ring to numpy, and no further
+    reading_ns: int  # from the ring to numpy only
 
     @property
     def total_ns(self) -> int:
@@ -186,7 +186,7 @@ class Measured:
 
 
 def measure(name: str, feed: Feed, layout: Layout, rounds: int, folder: Path) -> Measured:
-    """What a feed costs, by stage: the best of `rounds`."""
+    """Cost of a feed, by stage: the best of `rounds`."""
     best: tuple[int, Stages, int] | None = None
     reading = min(read_only(feed, layout) for _ in range(rounds))
     for _ in range(rounds):
@@ -201,7 +201,7 @@ def measure(name: str, feed: Feed, layout: Layout, rounds: int, folder: Path) ->
 
 
 def table(measured: Measured) -> str:
-    """Nanoseconds an event by stage, for a terminal."""
+    """Nanoseconds per event by stage, for a terminal."""
     rows, total = measured.rows, measured.total_ns
     lines = [f"{measured.name}: {measured.records} records, {rows} rows"]
     lines += [f"  {stage:<18}{ns / rows:8.0f} ns a row" for stage, ns in measured.ns.items()]
@@ -252,7 +252,7 @@ def main() -> None:
         "storm, perf": lambda: storm(layout, options.faults, own_mapping=False),
         "mixture": lambda: mixture(layout, options.faults // 8),
     }
-    # On tmpfs where there is one: what a disk costs is not what is asked here.
+    # On tmpfs where there is one: the cost of a disk is not measured here.
     base = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
     with tempfile.TemporaryDirectory(dir=base) as folder:
         for name, make in feeds.items():

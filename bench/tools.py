@@ -1,7 +1,7 @@
-"""The tracers that are measured side by side: how each is started, seen ready, ended and counted.
+"""The tracers to compare: how each is started, known to be ready, ended, and its faults counted.
 
 A tool is attached to a storm that waits. It is ready once it shows a fault that
-the storm was asked for, or says so itself; no time is waited for.
+the storm was made to take, or reports it itself; there are no fixed delays.
 """
 
 import json
@@ -24,9 +24,9 @@ from tracer.common.resources import bpf_dir
 HERE = Path(__file__).parent
 ROOT = HERE.parent
 PROGRAM = Path(sys.executable).with_name("pagefault-trace")
-_POKES = 256  # faults: more lines than stdio keeps back
+_POKES = 256  # faults: more lines than stdio buffers
 _ENDING_S = 300.0
-# perf and bpftrace look for tracepoints there; a mount of their own leaves the machine as it is.
+# perf and bpftrace look for tracepoints there; a private mount leaves the machine unchanged.
 _TRACEFS = "{ mountpoint -q /sys/kernel/tracing || mount -t tracefs none /sys/kernel/tracing; }"
 
 
@@ -36,7 +36,7 @@ class ToolError(Exception):
 
 @dataclass(frozen=True)
 class Work:
-    """A tool at work: its process, its folder, and the descriptors it is controlled by."""
+    """A running tool: its process, its folder, and the descriptors that control it."""
 
     process: subprocess.Popen[bytes]
     folder: Path
@@ -65,17 +65,17 @@ class Tool:
     command: Callable[[int, Path], list[str]]
     addresses: Callable[[Path], Iterable[int]] | None  # of the faults recorded, from its folder
     first_time: Callable[[Path], int] | None = None  # when the first of them was, CLOCK_MONOTONIC
-    ready: str = ""  # what stderr or stdout says once it traces; else it shows a poked fault
+    ready: str = ""  # text on stderr or stdout once it traces; else it shows a poked fault
     interrupted: bool = False  # it does not end with the storm by itself
     controlled: bool = False  # perf record's --control
-    after: Callable[[Path], list[str]] | None = None  # a command that makes lines of what it wrote
+    after: Callable[[Path], list[str]] | None = None  # a command that converts its output to lines
     environment: Mapping[str, str] = field(default_factory=dict)
     mounts: str = ""  # shell commands that come before it, in a mount namespace of its own
-    program: str = ""  # what has to be installed
-    package: str = ""  # what Debian's package of it is called
+    program: str = ""  # the program that has to be installed
+    package: str = ""  # the name of Debian's package of it
 
     def missing(self) -> str:
-        """Why it cannot be tried, or nothing."""
+        """Why it cannot be run, or ""."""
         if self.program and not shutil.which(self.program):
             return f"{self.program} is not installed (Debian: {self.package})"
         return ""
@@ -118,7 +118,7 @@ class Tool:
         storm.poke_until(lambda: self.traces(work), _POKES)
 
     def traces(self, work: Work) -> bool:
-        """Whether it says or shows that it traces. Raises ToolError where it has ended."""
+        """Whether it reports or shows that it traces. Raises ToolError where it has ended."""
         if work.process.poll() is not None:
             raise ToolError(work.said())
         if self.ready:
@@ -127,7 +127,7 @@ class Tool:
         return work.out.exists() and any(True for _ in self.addresses(work.folder))
 
     def end(self, work: Work) -> None:
-        """Once the storm has ended: wait for the tool to be done with what it recorded."""
+        """After the end of the storm: wait until the tool has written what it recorded."""
         if self.interrupted and work.process.poll() is None:
             work.process.send_signal(signal.SIGINT)
         try:
@@ -136,7 +136,7 @@ class Tool:
             self.close(work)
 
     def close(self, work: Work) -> None:
-        """End it, whatever it does."""
+        """Kill it if it is running."""
         if work.process.poll() is None:
             work.process.kill()
             work.process.wait()
@@ -144,7 +144,7 @@ class Tool:
             end.close()
 
     def make_lines(self, folder: Path) -> float:
-        """Run what makes lines of the recording; the CPU seconds it took."""
+        """Run `after`, which converts the recording to lines; returns its CPU seconds."""
         if self.after is None:
             return 0.0
         before = _children_s()
@@ -198,7 +198,7 @@ def _ours(*options: str) -> Callable[[int, Path], list[str]]:
 
 
 def ours(probe: str = "auto", cache: str | None = None, *, stacks: bool = False) -> Tool:
-    """pagefault-trace writing CSV; `cache` is the folder of what was compiled."""
+    """pagefault-trace writing CSV; `cache` is the folder of compiled probes."""
     name = probe if probe != "auto" else "pagefault-trace"
     options = ("--probe", probe, *(["--stacks"] if stacks else []))
     return Tool(
@@ -224,7 +224,7 @@ def stand_in() -> dict[str, str]:
 
 
 def plain_bcc(environment: Mapping[str, str]) -> Tool:
-    """A plain BCC script; `environment` says whose headers it is compiled with."""
+    """A plain BCC script; `environment` selects the headers it is compiled with."""
     return Tool(
         name="bcc",
         title="BCC script, a Python callback a fault",
@@ -251,7 +251,7 @@ def bpftrace() -> Tool:
 
 
 def floors() -> list[Tool]:
-    """An empty program on the hooks of the perf probe, and one that emits a record a fault."""
+    """An empty program on the perf probe's hooks, and one that emits a record per fault."""
     return [
         Tool(
             name="empty",
@@ -273,7 +273,7 @@ def floors() -> list[Tool]:
 
 
 def perf_record(*, stacks: bool = False) -> Tool:
-    """perf record, with call stacks by frame pointers or without; perf script makes the lines."""
+    """perf record, with call stacks by frame pointers or without; perf script prints the lines."""
     options = ("-g",) if stacks else ()
     return Tool(
         name="perf-record-stacks" if stacks else "perf-record",
@@ -307,7 +307,7 @@ def others() -> list[Tool]:
 
 
 def probes_here() -> tuple[list[str], dict[str, str]]:
-    """The probes this kernel has, and of the others why not."""
+    """The probes this kernel supports, and why it does not support the others."""
     command = _mounted(_TRACEFS, [sys.executable, "-m", "bench.probes"])
     said = subprocess.run(command, capture_output=True, check=True, cwd=ROOT).stdout
     refused = json.loads(said)
@@ -327,7 +327,7 @@ T = TypeVar("T")
 def run_under(
     tool: Tool, storm: Storm, cpus: Iterable[int], read: Callable[[Path], T]
 ) -> tuple[list[Round], T]:
-    """Trace a storm from when it is ready to its end: its rounds, and what `read` finds.
+    """Trace a storm from when it is ready to its end: its rounds, and the result of `read`.
 
     `read` gets the folder of the tool's output once that is complete. Raises ToolError, StormError.
     """
@@ -344,6 +344,6 @@ def run_under(
 
 
 def books(folder: Path) -> dict[str, int]:
-    """What pagefault-trace itself says of a run: the books in its meta.json."""
+    """The books of a run of pagefault-trace, from its meta.json."""
     meta = json.loads((folder / "csv.meta.json").read_text())
     return dict(meta["books"])

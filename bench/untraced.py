@@ -1,4 +1,4 @@
-"""What a fault of a process that is not traced costs while another one is."""
+"""Cost of a fault in an untraced process while another process is traced."""
 
 import tempfile
 from pathlib import Path
@@ -13,7 +13,7 @@ _NONE = "nothing"
 
 
 def measure(rounds: int = 12, pages: int = 50_000, bursts: int = 3) -> dict[str, Any]:
-    """A storm beside another process, which is traced with each tool in turn, or not."""
+    """Storms beside another process, which is untraced, or traced with each tool in turn."""
     tools = [tool for tool in (*floors(), ours(), bpftrace()) if not tool.missing()]
     cells: dict[str, list[dict[str, float]]] = {_NONE: [], **{tool.name: [] for tool in tools}}
     for number in range(rounds):
@@ -32,7 +32,7 @@ def _storm(pages: int, bursts: int) -> dict[str, float]:
 
 
 def _beside(tool: Tool, pages: int, bursts: int) -> dict[str, float]:
-    """The target is another storm, which only shows that it is traced."""
+    """Run a storm while another one, the target, only shows that it is traced."""
     with (
         Storm(1, 1, cpus=TOOL_CPUS) as target,
         tempfile.TemporaryDirectory(prefix="bench.") as folder,

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: (MIT OR GPL-2.0) */
 /*
- * System calls that change mappings or take pages away, as x86-64 has them
+ * System calls that change mappings or release pages, as x86-64 has them
  * (arch/x86/entry/syscalls/syscall_64.tbl). Those a 32-bit program makes, or
  * a 64-bit one by `int 0x80`, have numbers and registers of their own
- * (syscall_32.tbl); they are told as the x86-64 call that does the same. Numbers: shared.h.
+ * (syscall_32.tbl); they are reported as the equivalent x86-64 call. Numbers: shared.h.
  */
 #ifndef PAGEFAULT_CALLS_H
 #define PAGEFAULT_CALLS_H
@@ -50,7 +50,7 @@ static __always_inline u64 number_of_i386(u32 number)
 	return 0;
 }
 
-/* Whether a call can take pages away; `number` may be of either table, the registers are not read. */
+/* Whether a call can release pages; `number` may be from either table. Registers are not read. */
 static __always_inline int may_take_pages(u64 number)
 {
 	u64 other = number_of_i386(number);
@@ -71,7 +71,7 @@ static __always_inline int is_compat(u64 task)
 	return status & TS_COMPAT;
 }
 
-/* The call that `frame` (struct pt_regs *) is of; 0 if it changes no mappings. */
+/* Decode the call in `frame` (struct pt_regs *); 0 if it changes no mappings. */
 static __always_inline int read_call(u64 frame, u64 task, struct call *c)
 {
 	struct pt_regs regs;

@@ -1,20 +1,20 @@
 /* SPDX-License-Identifier: (MIT OR GPL-2.0) */
 /*
- * The page-table entry of a fault: as it was when the fault began, and as the fault left it.
+ * Reads the page-table entry of a fault, at its entry and at its completion.
  */
 #ifndef PAGEFAULT_ENTRIES_BPF_H
 #define PAGEFAULT_ENTRIES_BPF_H
 
 /*
- * Which page table an address is in, as long as the targets' mappings stay: only their changes
- * free tables of tables. 0 stands for none.
+ * Identifies the page table of an address until the targets' mappings change: only that frees
+ * upper-level tables. 0 stands for none.
  */
 static __always_inline u64 table_key(u64 address)
 {
 	return (*MAPPINGS << 36 | address >> 21) + 1;
 }
 
-/* From the page directory down; 0 where that cannot be. */
+/* Walk from the PGD down; 0 where that is not possible. */
 static __always_inline int walk_down(u64 mm, u64 address, struct walk *w)
 {
 	u64 base = SETTINGS->direct_map, pgd;
@@ -28,7 +28,7 @@ static __always_inline int walk_down(u64 mm, u64 address, struct walk *w)
 	return 1;
 }
 
-/* Notes the entry before, and what is around it. */
+/* Record the entry before the fault, and which of its neighbours are present. */
 static __always_inline void note_before(struct pending *p, struct walk *before, u64 address,
 					u32 state, u32 marks)
 {
@@ -47,7 +47,7 @@ static __always_inline void note_before(struct pending *p, struct walk *before, 
 			look_beside(before->slot, &p->lower, &p->upper);
 			return;
 		}
-		state |= STATE_AROUND; /* nothing is there, nor in the whole window */
+		state |= STATE_AROUND; /* no page of the whole window is present */
 	}
 #endif
 	p->state = state;
@@ -65,7 +65,7 @@ static __always_inline void note_before(struct pending *p, struct walk *before, 
 	look_for_room(p, before, state);
 }
 
-/* The entry before: by way of the page table that the thread's last fault was in, if it is in it. */
+/* Read the entry before: in the page table of the thread's previous fault, if it is the same. */
 static __always_inline void look_before(struct pending *p, u64 mm, u64 address, u32 state,
 					u32 marks)
 {
@@ -73,7 +73,7 @@ static __always_inline void look_before(struct pending *p, u64 mm, u64 address, 
 	struct walk before = {};
 
 #ifdef CAST_CALL
-	/* The table itself may have made way for a huge page. */
+	/* The table itself may have been replaced by a huge page. */
 	if (p->table == key && p->record.mm == mm && LOAD64(p->above_slot) == p->above) {
 		before.slot = (p->slot & ~4095UL) | (address >> 9 & 0xff8);
 		before.entry = LOAD64(before.slot);
@@ -90,7 +90,7 @@ static __always_inline void look_before(struct pending *p, u64 mm, u64 address, 
 	note_before(p, &before, address, state, marks);
 }
 
-/* The entry at completion; it is where it was, if what led there is as it was. */
+/* Read the entry at completion: at the same address, if the entry above it is unchanged. */
 static __always_inline void look_after(struct pending *p, struct walk *after)
 {
 #ifdef CAST_CALL

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: (MIT OR GPL-2.0) */
 /*
- * What every probe does with a fault that is over: fill its record and send it, or count why
- * none was sent.
+ * Completion of a fault, for every probe: fill and submit its record, or count why there is
+ * none.
  */
 #ifndef PAGEFAULT_FAULT_BPF_H
 #define PAGEFAULT_FAULT_BPF_H
@@ -14,12 +14,12 @@
 	__builtin_memcpy(&(to)->first, &(from)->first, MEMBERS(first, end))
 #define CLEAR_MEMBERS(in, first, end) __builtin_memset(&(in)->first, 0, MEMBERS(first, end))
 
-/* What a place knows of a fault, in its record; all but how it ended and its first word. */
+/* Copy a fault from the thread's slot to its record; all but the outcome and the first word. */
 static __always_inline void describe(struct fault_record *r, struct pending *p, u64 task, u32 state)
 {
 	COPY_MEMBERS(r, &p->record, tgid, vm_start);
 #ifdef PROBE_PERF
-	CLEAR_MEMBERS(r, vm_start, entry_after); /* it knows of no mapping */
+	CLEAR_MEMBERS(r, vm_start, entry_after); /* the mapping is not known */
 #else
 	COPY_MEMBERS(r, &p->record, vm_start, vm_pgoff);
 	if (state & (STATE_FILE | STATE_REMOTE))
@@ -39,7 +39,7 @@ static __always_inline void describe(struct fault_record *r, struct pending *p, 
 /* Members of a fault's first word: `marks` and `level_after`. */
 #define FIRST_WORD(marks, level) ((u64)(marks) << 8 | (u64)(level) << 24)
 
-/* A fault's first word: what its place has of it, and `more` of its members. */
+/* Write a record's first word, from the thread's slot and `more`, and submit the record. */
 static __always_inline void submit_fault(struct fault_record *r, struct pending *p, u64 more,
 					 u64 sequence)
 {
@@ -59,18 +59,18 @@ static __always_inline int is_filtered(struct settings *set, struct pending *p, 
 		return 1;
 	if (!set->min_latency_ns)
 		return 0;
-	/* `perf` is not told when one has failed: on no probe is there a latency to hold against it. */
+	/* `perf` gets no event when a fault fails, so no probe filters those by latency. */
 	return failed || (p->record.start_ns && now - p->record.start_ns < set->min_latency_ns);
 }
 
 /*
- * A fault that no record tells of. The kernel does not count a failed one, and one by another
- * process on that one's account: they have counters of their own, beside what is to balance.
+ * Count a fault that gets no record. The kernel does not count a failed one, and charges one by
+ * another process to that process: both have counters of their own, outside the balance.
  */
 static __always_inline void not_sent(struct pending *p, u64 task, u32 result, int filtered)
 {
 	if (result & VM_FAULT_ERROR) {
-		/* `seen` stays: with `perf` it was noted at the beginning, and a failed fault adds nothing. */
+		/* `seen` stays: `perf` set it at entry, and a failed fault is not counted. */
 		count(filtered ? COUNT_FAILED_FILTERED : COUNT_FAILED_LOST);
 		return;
 	}
@@ -81,7 +81,7 @@ static __always_inline void not_sent(struct pending *p, u64 task, u32 result, in
 		count(filtered ? COUNT_FILTERED : COUNT_LOST);
 }
 
-/* Fills and sends `r`, the record of a fault that is over; `after` is its entry now. */
+/* Fill and submit `r`, the record of a completed fault; `after` is its entry now. */
 static __always_inline void send(struct fault_record *r, u64 sequence, struct pending *p, u64 task,
 				 u64 now, struct walk *after, u32 state, u32 result, u64 marks)
 {
@@ -105,8 +105,8 @@ static __always_inline void send(struct fault_record *r, u64 sequence, struct pe
 #endif
 
 /*
- * The same as finish() does, for most faults: those of one page in memory that is no file's, which
- * did not fail. 0 if this is none of them.
+ * Fast path of finish(), for most faults: of one page in memory that is no file's, and not
+ * failed. 0 if this is none of them.
  */
 static __always_inline int finish_plain(u64 task, struct pending *p, u32 result)
 {
@@ -138,7 +138,7 @@ static __always_inline int finish_plain(u64 task, struct pending *p, u32 result)
 }
 #endif
 
-/* One fault is over: emit its record, after the windows in which neighbours came along. */
+/* Complete a fault: emit its record, after the windows in which other pages became present. */
 static __always_inline void finish(void *ctx, u64 task, struct pending *p, u32 result)
 {
 	u64 now = bpf_ktime_get_ns();
@@ -166,7 +166,7 @@ static __always_inline void finish(void *ctx, u64 task, struct pending *p, u32 r
 		take_stack(ctx, p, task, s, in_kernel(&p->record), p->record.marks & MARK_FOREIGN);
 #endif
 	look_after(p, &after);
-	/* The windows go first: whoever reads the fault's record has them already. */
+	/* The windows go first: the reader has them when it gets the fault's record. */
 	if ((p->state & (STATE_AROUND | STATE_BESIDE)) && look_for_neighbours(p, &after, window))
 		emit_neighbours(p, id_of(task), now, &after, window);
 	r = reserve(&sequence);

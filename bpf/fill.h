@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: (MIT OR GPL-2.0) */
 /*
- * Calls that fill memory in advance: mmap with MAP_POPULATE or MAP_LOCKED, or after
- * mlockall(MCL_FUTURE), mlock and madvise. The faults they take for it raise no exception, which
- * is all that perf's events tell of; what is mapped as they return is told instead.
+ * Calls that populate memory: mmap with MAP_POPULATE or MAP_LOCKED, or after
+ * mlockall(MCL_FUTURE), mlock and madvise. Their faults raise no exception, and perf's events
+ * report only those that do; what is mapped as the call returns is reported instead.
  */
 #ifndef PAGEFAULT_FILL_H
 #define PAGEFAULT_FILL_H
@@ -17,7 +17,7 @@
 
 #define FILLED_TABLES 16 /* of a call's range: 32 MiB */
 
-/* Whether what this memory maps is filled at once: mlockall(MCL_FUTURE). */
+/* Whether new mappings of this mm are populated at once: mlockall(MCL_FUTURE). */
 static __always_inline int fills_all(u64 mm)
 {
 	u32 flags = 0;
@@ -28,7 +28,7 @@ static __always_inline int fills_all(u64 mm)
 	return (flags & (CALL_VM_LOCKED | CALL_VM_LOCKONFAULT)) == CALL_VM_LOCKED;
 }
 
-/* Whether a call that returned may have filled a range, and which: [*start, *end). */
+/* Whether a call that returned may have populated a range, and which: [*start, *end). */
 static __always_inline int asks_to_fill(struct call *c, u64 mm, u64 result, u64 *start, u64 *end)
 {
 	*start = c->args[0] & ~4095UL;
@@ -47,13 +47,13 @@ static __always_inline int asks_to_fill(struct call *c, u64 mm, u64 result, u64 
 	return 0;
 }
 
-/* Whether it may have, and the range is the program's: beyond are the kernel's own page tables. */
+/* The same, for ranges in user space only: beyond are the kernel's own page tables. */
 static __always_inline int fills(struct call *c, u64 mm, u64 result, u64 *start, u64 *end)
 {
 	return asks_to_fill(c, mm, result, start, end) && *start < *end && *end <= USER_TOP;
 }
 
-/* The lesser of two, without a branch, which the verifier would follow: they differ by no 2^63. */
+/* The lesser of two that differ by less than 2^63; no branch, which the verifier would follow. */
 static __always_inline u64 least(u64 one, u64 other)
 {
 	u64 less = one - other, negative;
@@ -64,8 +64,8 @@ static __always_inline u64 least(u64 one, u64 other)
 }
 
 /*
- * Which of `pages` from `address` on are in [start, end): number of the first, and of the one
- * after the last.
+ * Which of the `pages` pages from `address` on are in [start, end): number of the first, and of
+ * the one after the last.
  */
 static __always_inline u64 part_of(u64 address, u64 pages, u64 start, u64 end)
 {

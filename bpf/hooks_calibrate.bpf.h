@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: (MIT OR GPL-2.0) */
 /*
- * A walk of the tracer's own memory, which it asks for to find the direct map's base
+ * Walks the tracer's own page tables on request, to find the direct map's base
  * (tracer/kernel/paging.py).
  */
 #ifndef PAGEFAULT_HOOKS_CALIBRATE_BPF_H
@@ -29,7 +29,7 @@ int hook__calibrate(struct bpf_raw_tracepoint_args *ctx)
 	ask->value = value;
 	ask->entry = found.entry;
 	ask->level = found.level;
-	/* What the thread's own number is one of, is its namespace: the last of struct pid's. */
+	/* The thread's PID namespace is that of the last of struct pid's numbers. */
 	READ(pid, task, O_TASK_THREAD_PID);
 	READ(level, pid, O_PID_LEVEL);
 	READ(ask->namespace, pid, O_PID_NUMBERS + level * 16 + O_UPID_NS);

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: (MIT OR GPL-2.0) */
 /*
- * The hooks of the probes `fentry` and `kprobe`: handle_mm_fault(), mm/memory.c.
+ * The hooks of the probes `fentry` and `kprobe`, on handle_mm_fault() (mm/memory.c).
  */
 #ifndef PAGEFAULT_HOOKS_HANDLE_MM_FAULT_BPF_H
 #define PAGEFAULT_HOOKS_HANDLE_MM_FAULT_BPF_H
@@ -22,7 +22,7 @@ typedef struct pt_regs hook_context;
 #define HOOK_IP(ctx) MEMBER64(TYPED_WORDS((ctx)->cx), __builtin_offsetof(struct pt_regs, ip))
 #endif
 
-/* Notes which mapping it is; whether it is one of a file. */
+/* Read the VMA's fields; whether it maps a file. */
 static __always_inline int read_mapping(struct fault_record *r, u64 vma)
 {
 	u64 file = MEMBER64(vma, O_VMA_FILE), inode, super;
@@ -63,17 +63,17 @@ static __always_inline int begin(hook_context *ctx, u64 task, u32 marks)
 		return 0;
 	if (p->state) {
 		if ((p->state & STATE_RETRIED) && p->record.address == HOOK_ADDRESS(ctx)) {
-			/* The same fault, again after VM_FAULT_RETRY: the kernel counts it once. */
+			/* The same fault, after VM_FAULT_RETRY: the kernel counts it once. */
 			p->record.calls++;
 			p->state = (p->state & ~(STATE_RETRIED | STATE_TRIED | STATE_SLOT)) |
 				   (HOOK_FLAGS(ctx) & FAULT_FLAG_TRIED);
 			return 0;
 		}
-		/* It was broken off: the kernel counts none, and nothing was done. */
+		/* The pending fault was abandoned: not counted by the kernel, nothing mapped. */
 		p->record.calls = 1;
 	}
 #if defined(STACKS) && defined(PROBE_KPROBE)
-	/* Not at the return: older kernels cannot walk the stack beyond the return probe. */
+	/* Not at the return: older kernels cannot unwind past the return probe. */
 	u32 zero = 0;
 	struct stack *s = stacks.lookup(&zero);
 
@@ -110,7 +110,7 @@ static __always_inline int enter(hook_context *ctx)
 
 	if (is_active(id_of(task) >> 32))
 		return begin(ctx, task, MARK_ENTRY | MARK_MAPPING);
-	/* A thread that is no target may still touch a target's memory. */
+	/* A thread that is no target may still access a target's memory. */
 	if ((HOOK_FLAGS(ctx) & FAULT_FLAG_REMOTE) && is_active(owner_of_vma(HOOK_VMA(ctx))))
 		return begin(ctx, task, MARK_ENTRY | MARK_MAPPING | MARK_FOREIGN);
 	return 0;
@@ -136,14 +136,14 @@ static __always_inline int leave(void *ctx, u32 result)
 		p->state |= STATE_RETRIED;
 		return 0;
 	}
-	/* To mm_account_fault(), a call is major that says so, and one that is a second try. */
+	/* mm_account_fault() counts as major a call with VM_FAULT_MAJOR, and any retry. */
 	finish(ctx, task, p, result | (p->state & STATE_TRIED ? VM_FAULT_MAJOR : 0));
 	p->record.calls = 1;
 	p->state = 0;
 	return 0;
 }
 
-/* Where the compiler left it a function; nothing depends on it. */
+/* Only where the compiler did not inline it; nothing depends on it. */
 static __always_inline int enter_anonymous(void)
 {
 	struct pending *p = own_place(this_task());

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: (MIT OR GPL-2.0) */
 /*
- * The life of targets: threads, children, exec, exit, the end of their memory, names.
+ * The lifecycle hooks of targets: fork, exec, exit, free of the task_struct, rename.
  */
 #ifndef PAGEFAULT_HOOKS_LIFECYCLE_BPF_H
 #define PAGEFAULT_HOOKS_LIFECYCLE_BPF_H
@@ -23,7 +23,7 @@ static __always_inline struct task_record *new_task_record(u8 type, u32 tgid, u3
 	return r;
 }
 
-/* What happens once in a task's life; exec, which may come again, is told apart by its number. */
+/* Events that happen once to a task; an exec, which may repeat, is identified by self_exec_id. */
 enum { TOLD_FORK, TOLD_EXIT, TOLD_FREE, TOLD_EXEC };
 
 #ifdef PREEMPTIBLE_HANDLERS
@@ -31,9 +31,9 @@ enum { TOLD_FORK, TOLD_EXIT, TOLD_FREE, TOLD_EXEC };
 /*
  * Newer kernels run tracepoint handlers preemptibly, and skip one that is still running on that CPU
  * for a task preempted in it. So these are attached several times (program.py), and the first of an
- * event's handlers that does run tells of it. `start_time`: a task's memory is used again. They
- * ask for every task there is: with the calls that the kernel skipped, the counters say how many
- * events none of them ran for (tracer/accounting/totals.py).
+ * event's handlers that does run reports it. `start_time`: a task_struct is reused. The check is
+ * made for every task of the system: together with the calls that the kernel skipped, the
+ * counters give the number of events without any handler (tracer/accounting/totals.py).
  */
 struct told {
 	u64 task, start_time, event;
@@ -63,7 +63,7 @@ static __always_inline int is_told(u64 task, u64 event)
 }
 #endif
 
-/* While user space lists threads: this one's end is told. `base`: its count before the trace. */
+/* While user space lists threads: note this one's end. `base`: its count before the trace. */
 static __always_inline void watch_end(u64 id, u64 base)
 {
 	u64 *known = watched.lookup(&id), value = base | WATCHED_ENDED;
@@ -83,12 +83,12 @@ static __always_inline void thread_begins(u64 id)
 		count(COUNT_UNLISTED);
 }
 
-/* The running thread ends: its count so far is in the totals, whatever becomes of the record. */
+/* The running thread exits: add its count to the totals, with or without a record. */
 static __always_inline void thread_ends(u64 task, u64 id)
 {
 	struct leaving left = {.id = id, .count = own_fault_count(task), .key = place_key(task)};
 	struct pending *p;
-	/* A copy: to the verifier, what a helper has had a pointer to is no pointer any more. */
+	/* A copy: a variable whose address a helper had is no pointer to the verifier any more. */
 	u64 address = task;
 
 	__sync_fetch_and_add(&TOTALS->ended, 1);
@@ -97,14 +97,14 @@ static __always_inline void thread_ends(u64 task, u64 id)
 		count(COUNT_UNLISTED);
 	if (WATCH != WATCH_ON)
 		return;
-	/* One that was there before it was a target: nothing of it was seen before its first fault. */
+	/* A thread that existed before it was a target: nothing was seen before its first fault. */
 	p = own_place(task);
 	watch_end(id, p ? p->first : left.count);
 }
 
 /*
- * A thread that has ended is gone: what it came to since, and what of it all `perf` did not see.
- * `now`: its count.
+ * The task_struct of an exited thread is freed: add its faults since the exit to the totals, and
+ * those `perf` did not see. `now`: its final count.
  */
 static __always_inline void thread_is_gone(u64 task, struct leaving *left, u32 key, u64 now)
 {
@@ -114,12 +114,12 @@ static __always_inline void thread_is_gone(u64 task, struct leaving *left, u32 k
 	__sync_fetch_and_add(&TOTALS->blind, p ? blind_growth(p, now) : now);
 #endif
 	__sync_fetch_and_add(&TOTALS->faults, now - left->count);
-	/* Where exec gave its number to another thread, that one goes on. */
+	/* Where exec gave its tid to another thread, that thread goes on. */
 	if (WATCH == WATCH_ON && key == left->key)
 		watch_end(left->id, left->count);
 }
 
-/* A process is no target any more as its leader is gone; `tid` is that of the thread that is. */
+/* A process stops being a target when its leader is freed; `tid` is the freed thread's. */
 static __always_inline void target_is_gone(u64 task, u32 tgid, u32 tid, struct target *target)
 {
 	if (tid == tgid && (!target->leader || target->leader == task)) {
@@ -129,9 +129,9 @@ static __always_inline void target_is_gone(u64 task, u32 tgid, u32 tid, struct t
 }
 
 /*
- * The memory of a thread that has ended is another's, though no handler ran as it was freed: seen on
- * 6.18, once in a thousand, and the kernel counts no skipped call. Its last count is the one seen
- * last; it writes to no memory afterwards but what it shares (mm_release(), kernel/fork.c).
+ * The task_struct of an exited thread is reused, though no handler ran as it was freed: seen on
+ * 6.18, once in a thousand, and the kernel counts no skipped call. Its final count is the last one
+ * seen; after that it writes only to memory it shares (mm_release(), kernel/fork.c).
  */
 static __always_inline void was_freed(u64 task)
 {
@@ -154,7 +154,7 @@ static __always_inline void was_freed(u64 task)
 	leaving.delete(&task);
 }
 
-/* The user stack pointer of a thread that was made and has not run (copy_thread(), process.c). */
+/* The user stack pointer of a new thread that has not run yet (copy_thread(), process.c). */
 static __always_inline u64 first_stack_pointer(u64 task)
 {
 	u64 frame = 0, sp = 0;
@@ -179,12 +179,12 @@ RAW_TRACEPOINT_PROBE(sched_process_fork)
 
 	if (is_told(child, TOLD_FORK))
 		return 0;
-	/* What may be left of another thread that had this struct task_struct, and of its number. */
+	/* Remove what is left of an earlier thread with this struct task_struct, or this pid. */
 	was_freed(child);
 	READ(key, child, O_TASK_PID);
 	free_place(child, key);
 	if (child_tgid != tgid && !(target && (target->state & TARGET_CHILDREN))) {
-		/* No target's child: if its number was a target's, that one has ended. */
+		/* Not a target's child: a target that had this tgid has ended. */
 		targets.delete(&child_tgid);
 		set_active(child_tgid, 0);
 		return 0;
@@ -216,7 +216,7 @@ RAW_TRACEPOINT_PROBE(sched_process_fork)
 	return 0;
 }
 
-/* What the command's memory is from here on. */
+/* Note the command's new mm. */
 static __always_inline void note_command(u64 task, u32 tgid)
 {
 	u32 zero = 0;
@@ -243,7 +243,7 @@ RAW_TRACEPOINT_PROBE(sched_process_exec)
 	if (!target)
 		return 0;
 	if (target->leader)
-		target->leader = task; /* a thread that was not the leader has become it */
+		target->leader = task; /* exec may make another thread the leader */
 	if (target->state & TARGET_WAITS) {
 		target->state = (target->state & ~TARGET_WAITS) | TARGET_ACTIVE;
 		__sync_fetch_and_add(&TOTALS->begun, 1);
@@ -305,8 +305,8 @@ RAW_TRACEPOINT_PROBE(sched_process_free)
 	left = leaving.lookup(&task);
 	if (!left) {
 		/*
-		 * No target's any more; but if the trace is just ending, what it came to while it was
-		 * one is in its place alone.
+		 * Not a target's thread any more; but while a trace ends, its count as a target is
+		 * only in its slot.
 		 */
 		if (WATCH != WATCH_ON)
 			free_place(task, key);
@@ -315,7 +315,7 @@ RAW_TRACEPOINT_PROBE(sched_process_free)
 	thread_is_gone(task, left, key, fault_count(task));
 	free_place(task, left->key);
 	tgid = left->id >> 32;
-	/* A leader whose number exec gave to another thread ends with that one's, and as nobody. */
+	/* A leader whose tid exec gave to another thread ends with that one's: it has none. */
 	tid = key == left->key ? (u32)left->id : 0;
 	leaving.delete(&task);
 	target = targets.lookup(&tgid);

@@ -18,8 +18,8 @@ static __always_inline u64 ip_of(u64 regs)
 }
 
 /*
- * An exception that no completion followed: it failed, or it was no page's fault at all.
- * Told by a signal, or by the thread's next exception.
+ * Report an exception without a completion: it failed, or was no fault on a page.
+ * Noticed by a signal, or by the thread's next exception.
  */
 static __always_inline void emit_failed(u64 task, struct pending *p, u32 result)
 {
@@ -61,7 +61,7 @@ int hook__exception(struct bpf_raw_tracepoint_args *ctx)
 
 	if (!is_active(id_of(task) >> 32) || IS_KERNEL_ADDRESS(EXCEPTION_ADDRESS(ctx)))
 		return 0;
-	/* The kernel's own attempt, given up where the page is not there: a signal's frame, a futex. */
+	/* With page faults disabled a kernel access fails on absent pages: signal frame, futex. */
 	if (!(EXCEPTION_CODE(ctx) & ERROR_CODE_USER) &&
 	    OWN32(task, O_TASK_NO_FAULTS) > DISABLED_BY_US)
 		state |= STATE_ATTEMPT;
@@ -76,7 +76,7 @@ int hook__exception(struct bpf_raw_tracepoint_args *ctx)
 #endif
 	if (p->state && !(p->state & STATE_ATTEMPT)) {
 		if (state & STATE_ATTEMPT)
-			return 0; /* a profiler's, in the middle of a fault */
+			return 0; /* a profiler's access in the middle of a fault */
 		if (p->record.address == EXCEPTION_ADDRESS(ctx)) {
 			/* A signal interrupted the fault and the instruction ran again. */
 			p->record.calls++;
@@ -88,14 +88,14 @@ int hook__exception(struct bpf_raw_tracepoint_args *ctx)
 	if (counted != p->seen)
 		note_blind(p, counted);
 	if (p->state && !(p->state & STATE_ATTEMPT)) {
-		/* In user mode it did not fail: there was no signal for it, but one that broke off its wait. */
+		/* A user-mode fault got no SIGBUS or SIGSEGV: its wait was interrupted. */
 		if (!(p->record.flags & ERROR_CODE_USER))
 			emit_failed(task, p, 0);
 		p->record.calls = 1;
 	}
 	p->record.start_ns = bpf_ktime_get_ns();
 	p->record.flags = EXCEPTION_CODE(ctx);
-	/* The completion brings it along. What fails in user mode ends before these registers do. */
+	/* The completion has the ip; a failed user-mode fault is reported while regs are valid. */
 	p->record.ip = EXCEPTION_REGS(ctx);
 	if (!(EXCEPTION_CODE(ctx) & ERROR_CODE_USER))
 		p->record.ip = ip_of(p->record.ip);
@@ -108,7 +108,7 @@ int hook__exception(struct bpf_raw_tracepoint_args *ctx)
 	return 0;
 }
 
-/* A fault that fails in user mode ends in a signal to its own thread (force_sig_fault()). */
+/* A user-mode fault that fails sends a signal to its own thread (force_sig_fault()). */
 RAW_TRACEPOINT_PROBE(signal_generate)
 {
 	u64 task = this_task();
@@ -144,7 +144,7 @@ static __always_inline int resolved(struct bpf_perf_event_data *ctx, u32 result)
 		}
 		p->state = 0;
 		note_blind(p, counted);
-		/* It was under way when tracing began: no entry time, no state before. */
+		/* It began before the trace: no entry time, no state before. */
 		*(u32 *)&p->record = RECORD_FAULT;
 		p->record.start_ns = 0;
 		p->record.entry_before = 0;

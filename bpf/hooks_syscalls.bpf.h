@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: (MIT OR GPL-2.0) */
 /*
- * The hooks of system calls. What they did to mappings and pages is told as they return and, where
- * other threads may fault meanwhile, as they begin; of `perf`, which sees no fault that a call
- * takes, also what a call filled in advance or wrote in another process.
+ * The hooks of system calls. Calls that change mappings or pages are reported at exit and, where
+ * other threads may fault meanwhile, at entry. For `perf`, which sees no fault taken inside a
+ * call, also what a call populated or wrote in another process.
  */
 #ifndef PAGEFAULT_HOOKS_SYSCALLS_BPF_H
 #define PAGEFAULT_HOOKS_SYSCALLS_BPF_H
@@ -29,7 +29,7 @@ static __always_inline void emit_call(u8 type, u64 id, u64 mm, struct call *c, u
 	submit(r, sequence);
 }
 
-/* A call that is on no list: does it concern userfaultfd? `active`: a target makes it. */
+/* Report a userfaultfd ioctl, if the call is one. `active`: a target makes it. */
 static __always_inline void userfault_call(u64 frame, u64 result, u64 id, int active)
 {
 #ifdef O_UFFD_MM
@@ -65,7 +65,7 @@ static __always_inline void userfault_call(u64 frame, u64 result, u64 id, int ac
 }
 
 #ifdef PROBE_PERF
-/* A FILLED record in its place in the ring, all but what it tells; 0 if there was no room for it. */
+/* Start a FILLED record: everything but `seen` and `entries`; 0 if the ring had no room. */
 static __always_inline struct window_record *new_filled(u64 which, u64 *sequence, u64 id, u64 mm,
 							u64 address, u32 level)
 {
@@ -84,7 +84,7 @@ static __always_inline struct window_record *new_filled(u64 which, u64 *sequence
 	return w;
 }
 
-/* One window, or huge page, that `at` leads to, of [start, end); 0 if there was no room for it. */
+/* Report the window or huge page at `at`, as far as in [start, end); 0 if the ring had no room. */
 static __always_inline int emit_filled(u64 which, u64 id, u64 mm, u64 address, u64 start, u64 end,
 				       u32 level, struct walk *at)
 {
@@ -104,7 +104,7 @@ static __always_inline int emit_filled(u64 which, u64 id, u64 mm, u64 address, u
 	return 1;
 }
 
-/* How far of [start, end) was told. */
+/* Report up to which address [start, end) was reported. */
 static __always_inline void emit_told(u64 id, u64 mm, u64 start, u64 end, u64 until)
 {
 	u64 sequence, first;
@@ -122,11 +122,11 @@ static __always_inline void emit_told(u64 id, u64 mm, u64 start, u64 end, u64 un
 }
 
 /*
- * What is mapped now in [start, end), which a call has filled: as much as FILLED_TABLES hold, and
- * while the ring has room for what cannot be told later.
+ * Report what is mapped now in [start, end), which a call has populated: up to FILLED_TABLES page
+ * tables, and while at least half of the ring is free for records that cannot be had later.
  *
- * Room is claimed for a page table at once: with a search for room in the inner loop the verifier
- * sees too many ways through it.
+ * Room is claimed for a whole page table: a search for room in the inner loop gives the verifier
+ * too many paths.
  */
 static __always_inline void emit_all_filled(u64 id, u64 mm, u64 start, u64 end)
 {
@@ -172,7 +172,7 @@ static __always_inline void emit_all_filled(u64 id, u64 mm, u64 start, u64 end)
 	emit_told(id, mm, start, end, address);
 }
 
-/* Whether the numbers that a task gives for processes mean what they mean to us. */
+/* Whether a task is in the tracer's PID namespace, so that pids in its arguments are ours. */
 static __always_inline int counts_as_we_do(u64 task)
 {
 	u32 level = 0, ours = 0;
@@ -190,7 +190,7 @@ static __always_inline int counts_as_we_do(u64 task)
 	return level == ours;
 }
 
-/* A call that is on no list: has it written in a target's memory? */
+/* Report a process_vm_writev() into a target's memory, if the call is one. */
 static __always_inline void remote_write(u64 frame, u64 result)
 {
 	u64 left = result, bytes, task = bpf_get_current_task();
@@ -246,8 +246,8 @@ RAW_TRACEPOINT_PROBE(sys_exit)
 }
 
 /*
- * Whether one of those who use this memory is the tracer's own pin, under which nobody faults.
- * After an exec the command has other memory, and the address may be another process's.
+ * Whether one of the mm's users is the tracer's own pin, which takes no faults.
+ * After an exec the command has another mm, and this one's address may be reused.
  */
 static __always_inline int is_held(u64 mm)
 {
@@ -259,8 +259,8 @@ static __always_inline int is_held(u64 mm)
 }
 
 /*
- * While a call takes pages away, the process's other threads may fault on them: when it began
- * tells before and after apart. Where nobody shares the memory, its end is enough.
+ * While a call releases pages, other threads of the process may fault on them: the time of its
+ * entry separates before from after. Without other users of the mm, its exit is enough.
  */
 RAW_TRACEPOINT_PROBE(sys_enter)
 {

@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: (MIT OR GPL-2.0) */
 /*
- * Reading the kernel's memory, and the values of our own maps.
+ * Access to kernel memory, and to the values of our own maps.
  *
  * Where the kernel has bpf_rdonly_cast (since 6.2), an address becomes a pointer that a program
- * may load through: a dozen instructions where the helper takes eighty. A load that faults
+ * may load through: a dozen instructions instead of the helper's eighty. A load that faults
  * gives 0, as does one of a user space address. User space then defines CAST_CALL, the number
- * it looks for to put the function's BTF id in (bcc knows no kernel functions), TYPE_WORDS, the
+ * it replaces by the function's BTF id (bcc has no kernel functions), TYPE_WORDS, the
  * BTF id of a struct that begins with an unsigned long, and TYPE_VMA.
  */
 #ifndef PAGEFAULT_KERNEL_H
@@ -22,7 +22,7 @@ static u64 (*user_registers)(u64 task) = (void *)175;   /* bpf_task_pt_regs, sin
 #define LOAD32(address) (*(u32 *)cast_address(address, TYPE_WORDS))
 #define TYPED_WORDS(address) cast_address(address, TYPE_WORDS)
 #define TYPED_VMA(vma) cast_address(vma, TYPE_VMA)
-/* Of a pointer whose type the verifier knows: a typed one's member, or an argument of fentry's. */
+/* For pointers whose type the verifier knows: a member of a typed one, or an fentry argument. */
 #define MEMBER64(pointer, offset) (*(u64 *)((pointer) + (offset)))
 #define MEMBER32(pointer, offset) (*(u32 *)((pointer) + (offset)))
 #define MEMBER16(pointer, offset) (*(u16 *)((pointer) + (offset)))
@@ -52,7 +52,7 @@ static __always_inline u32 load32(u64 address)
 #define MEMBER16(pointer, offset) ((u16)load32((pointer) + (offset)))
 #endif
 
-/* The running thread: struct task_struct *. Its members are the verifier's to check. */
+/* The running thread: struct task_struct *. The verifier checks access to its members. */
 static __always_inline u64 this_task(void)
 {
 #ifdef CAST_CALL
@@ -62,7 +62,7 @@ static __always_inline u64 this_task(void)
 #endif
 }
 
-/* Members of what this_task() gave; task_struct.pagefault_disabled while it is read counts us. */
+/* Members of this_task()'s result; reading task_struct.pagefault_disabled may raise it itself. */
 #ifdef CAST_CALL
 #define DISABLED_BY_US 0
 #define OWN64(task, offset) (*(u64 *)((task) + (offset)))
@@ -73,12 +73,12 @@ static __always_inline u64 this_task(void)
 #define OWN32(task, offset) load32((task) + (offset))
 #endif
 
-/* Keeps the compiler from counting in pointers, and from dropping a bound the verifier needs. */
+/* Keeps the compiler from turning indices into pointers, and from dropping a needed bound. */
 #define COUNTED(i) asm volatile("" : "+r"(i))
 
 /*
- * The value of a map that is an array of one element: `number` is what user space puts the
- * map's descriptor in for (probes/compiler.py).
+ * The value of a map that is an array of one element: user space replaces `number` by the
+ * map's descriptor (probes/compiler.py).
  */
 u64 value_of_map(u64 kind, u64 number) asm("llvm.bpf.pseudo");
 #define MAP_VALUE(number) value_of_map(2 /* BPF_PSEUDO_MAP_VALUE */, number)

@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: (MIT OR GPL-2.0) */
 /*
- * The maps that several parts use, or user space; what one part alone uses stands there.
+ * The maps used by several parts, or by user space; a map of one part alone is defined there.
  */
 #ifndef PAGEFAULT_MAPS_BPF_H
 #define PAGEFAULT_MAPS_BPF_H
 
-/* What the records go through; the loader makes it as large as it is told. */
+/* The ring of records; the loader sets its size. */
 #ifdef MAPPED_RING
 struct record {
 	u64 words[RECORD_SIZE / 8];
@@ -19,7 +19,7 @@ BPF_RINGBUF_OUTPUT(records, 1);
 
 BPF_HASH(targets, u32, struct target, 65536);
 BPF_HASH(pending, u32, struct pending, 32768);
-BPF_HASH(owners, u32, u64, PLACES); /* of places, by their number: who has it first, has it */
+BPF_HASH(owners, u32, u64, PLACES); /* of slots, by number: the first to insert owns the slot */
 BPF_ARRAY(settings, struct settings, 1);
 BPF_ARRAY(calibration, struct calibration, 1);
 BPF_ARRAY(userfaults, u64, 1); /* whether a target uses userfaultfd: then others' ioctls matter */
@@ -29,16 +29,16 @@ BPF_ARRAY(held, u64, 1); /* struct mm_struct * that the tracer holds a reference
 BPF_ARRAY(totals, struct totals, 1);
 BPF_HASH(leaving, u64, struct leaving, 32768); /* by struct task_struct * */
 /*
- * While user space lists threads it watches: those that begin and end meanwhile, by id, tell it
- * which of what it found is in the totals already (tracer/accounting/totals.py).
+ * While user space lists threads, `watched` has those that begin and end meanwhile, by id: they
+ * show what of the listing is in the totals already (tracer/accounting/totals.py).
  */
 BPF_ARRAY(watch, u64, 1);
 BPF_HASH(watched, u64, u64, 16384);
 BPF_PERCPU_ARRAY(counters, u64, COUNTERS);
 
 /*
- * Maps that user space makes, and that are used in place: for each process's number whether it
- * is a target whose faults count (what `targets` says, for less), and struct pending[PLACES].
+ * Maps that user space makes, and that are used in place: for each tgid whether it is an active
+ * target (as in `targets`, but cheaper to read), and struct pending[PLACES].
  */
 #define ACTIVE ((u8 *)MAP_VALUE(VALUE_ACTIVE))
 #define PLACE(tid) ((struct pending *)MAP_VALUE(VALUE_PLACES) + ((tid) & (PLACES - 1)))

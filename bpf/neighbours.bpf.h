@@ -1,30 +1,30 @@
 /* SPDX-License-Identifier: (MIT OR GPL-2.0) */
 /*
- * Pages that a fault brings along: those around it by fault-around, and the rest of a large
- * folio. What is present around it is looked at before and after; the windows in which pages
- * came to be present are records of their own.
+ * Other pages that a fault maps: those around it by fault-around, and the rest of a large
+ * folio. The present pages around it are read before and after; the windows in which pages
+ * became present are records of their own.
  */
 #ifndef PAGEFAULT_NEIGHBOURS_BPF_H
 #define PAGEFAULT_NEIGHBOURS_BPF_H
 
 /*
- * Whether the other page of an aligned pair is there already. A large folio of anonymous memory,
- * aligned as a rule (swapped out, and its mapping moved, it need not be), would have brought it: the
- * window is hardly ever needed then, and its state before is not worth the price.
+ * Whether the other page of an aligned pair is present already. A large anonymous folio, aligned
+ * as a rule (not after swap-out and mremap), would have mapped both: the window is hardly ever
+ * needed then, and its state before is not worth the cost.
  */
 static __always_inline int has_its_pair(struct pending *p, u64 slot)
 {
 	return (slot & 8 ? p->lower : p->upper) & ENTRY_IS_PRESENT;
 }
 
-/* What is present where neighbours may come. */
+/* Record which pages are present where the fault may map others. */
 static __always_inline void look_for_room(struct pending *p, struct walk *before, u32 state)
 {
 	u64 window[WINDOW_SLOTS];
 
 	p->mask_before = p->mask_next = 0;
 	p->beyond = 0;
-	if (before->level != 1) /* nothing is: then the window tells all afterwards */
+	if (before->level != 1) /* none: the window after the fault is enough */
 		return;
 	if (!look_around(before, window))
 		return;
@@ -34,7 +34,7 @@ static __always_inline void look_for_room(struct pending *p, struct walk *before
 		p->mask_next = window_mask(window);
 }
 
-/* Whether a page beside has come that has the frame beside. */
+/* Whether an adjacent page was mapped to the adjacent frame. */
 static __always_inline int came_beside(struct pending *p, struct walk *after)
 {
 	u64 beside;
@@ -50,7 +50,7 @@ static __always_inline int came_beside(struct pending *p, struct walk *after)
 	return is_present(beside) && maps_frame(beside, (after->entry & ENTRY_TABLE) + 4096);
 }
 
-/* Whether neighbours may have come; then `window` and after->mask are filled. */
+/* Whether other pages may have been mapped; then `window` and after->mask are filled. */
 static __always_inline int look_for_neighbours(struct pending *p, struct walk *after, u64 *window)
 {
 	if (after->level != 1)
@@ -90,7 +90,7 @@ static __always_inline void emit_window(struct pending *p, u64 id, u64 now, u64 
 	submit(w, sequence);
 }
 
-/* A large folio that reaches beyond the windows; the arguments are row_of_frames()'s. */
+/* Report a large folio that extends beyond the windows; the arguments are row_of_frames()'s. */
 static __always_inline void emit_row(struct pending *p, u64 id, u64 now, u64 table, u32 number,
 				     u64 frame, int step, u64 *window)
 {
@@ -116,7 +116,7 @@ static __always_inline void emit_row(struct pending *p, u64 id, u64 now, u64 tab
 	submit(w, sequence);
 }
 
-/* The windows in which pages other than the fault's own have come to be present. */
+/* Report the windows in which pages other than the fault's own became present. */
 static __always_inline void emit_neighbours(struct pending *p, u64 id, u64 now, struct walk *after,
 					    u64 *window)
 {
@@ -129,7 +129,7 @@ static __always_inline void emit_neighbours(struct pending *p, u64 id, u64 now, 
 	if (fresh & ~own)
 		emit_window(p, id, now, p->record.address, p->mask_before | (u64)after->mask << 16,
 			    window + 1);
-	/* Only a page that was absent, and in no huge page, brings a folio along. */
+	/* Only a fault on an absent page, outside a huge page, maps the rest of a folio. */
 	if (!(p->record.marks & MARK_BEFORE) || is_present(p->record.entry_before))
 		fresh = 0;
 	if ((p->beyond & 1) || !maps_frame(window[0], bottom - 4096))

@@ -1,29 +1,29 @@
 /* SPDX-License-Identifier: (MIT OR GPL-2.0) */
 /*
- * The list of the parts. Compiled by BCC, once for each probe (the first part of a function's
- * name says what type of program it is, see tracer/probes/program.py):
+ * Main file: includes all parts. Compiled by BCC, once for each probe (the first part of a
+ * function's name gives its program type, see tracer/probes/program.py):
  *
  *   PROBE_FENTRY  fentry/fexit on handle_mm_fault
  *   PROBE_KPROBE  kprobe/kretprobe on the same function
  *   PROBE_PERF    raw tracepoints page_fault_user/kernel before, and the
  *                 software events page-faults-min/maj after a fault
  *
- * User space gives, as -D flags, the number of page-table levels (walk.h), the offsets of the
- * kernel structures' members, from BTF (O_STRUCT_MEMBER), and what the kernel can do
+ * User space passes as -D flags the number of page-table levels (walk.h), the offsets of kernel
+ * structure members, from BTF (O_STRUCT_MEMBER), and the features of the kernel
  * (tracer/probes/compiler.py).
  *
- * BCC takes operations on maps (map.lookup() and the like) for what they are in its main file
- * only. So each part that uses maps, X.bpf.h, is put in the place of its line below before BCC
- * gets the whole (tracer/probes/source.py); they include nothing themselves. The other headers
- * are included as usual. There __always_inline is no more than inline (include/uapi/linux/stddef.h),
- * while BCC makes every function of its main file always_inline: a function that moves from one
- * kind to the other may compile to other instructions (python -m bench.same_code tells).
+ * BCC rewrites operations on maps (map.lookup() and the like) in its main file only. So each part
+ * that uses maps, X.bpf.h, replaces its line below before BCC gets the whole
+ * (tracer/probes/source.py); these parts include nothing. The other headers are included as
+ * usual. There __always_inline is no more than inline (include/uapi/linux/stddef.h), while BCC
+ * makes every function of its main file always_inline: a function that moves from one kind to the
+ * other may compile to other instructions (python -m bench.same_code checks that).
  */
 #include <linux/types.h>
 #include <uapi/linux/ptrace.h>
 #include <uapi/linux/bpf_perf_event.h>
 
-/* what user space knows, too; reading the kernel, its page tables, and arguments of calls */
+/* definitions shared with user space; reading kernel memory, page tables, system call arguments */
 #include "shared.h"
 #include "kernel.h"
 #include "walk.h"
@@ -33,19 +33,19 @@
 #include "remote_write.h"
 #include "stack.h"
 
-/* what the others stand on: the maps, the ring, who is traced, each thread's place */
+/* used by all that follow: the maps, the ring, task ids and targets, each thread's slot */
 #include "maps.bpf.h"
 #include "ring.bpf.h"
 #include "tasks.bpf.h"
 #include "pending.bpf.h"
 
-/* a fault, from its beginning to its record */
+/* a fault, from its entry to its record */
 #include "neighbours.bpf.h"
 #include "entries.bpf.h"
 #include "stack.bpf.h"
 #include "fault.bpf.h"
 
-/* the programs, by what they are attached to */
+/* the programs, by their hooks */
 #include "hooks_handle_mm_fault.bpf.h"
 #include "hooks_perf.bpf.h"
 #include "hooks_lifecycle.bpf.h"

@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: (MIT OR GPL-2.0) */
 /*
- * Each thread's place (struct pending): what is known of its fault that is under way, and of
- * the thread from one fault to the next.
+ * Each thread's slot (struct pending): the state of its fault under way, and of the thread
+ * between faults.
  */
 #ifndef PAGEFAULT_PENDING_BPF_H
 #define PAGEFAULT_PENDING_BPF_H
 
-/* The running thread's number, the kernel's own: what places go by. */
+/* The running thread's pid in the initial namespace, the key of its slot. */
 static __always_inline u32 place_key(u64 task)
 {
 #ifdef CAST_CALL
@@ -16,7 +16,7 @@ static __always_inline u32 place_key(u64 task)
 #endif
 }
 
-/* The running thread's place, if it has one. */
+/* The running thread's slot, if it has one. */
 static __always_inline struct pending *own_place(u64 task)
 {
 	u32 key = place_key(task), again;
@@ -33,7 +33,7 @@ static __always_inline struct pending *own_place(u64 task)
 	return p && p->task == task ? p : 0;
 }
 
-/* The same, made where there is none; 0 where there is no room for one more thread. */
+/* Make the running thread's slot; 0 where there is no room for one more thread. */
 static __always_inline struct pending *new_place(u64 task)
 {
 	u32 key = place_key(task), number = key & (PLACES - 1);
@@ -61,7 +61,7 @@ static __always_inline struct pending *new_place(u64 task)
 	return p;
 }
 
-/* The place of any thread, by the number it got it with. */
+/* The slot of any thread, by the pid it had when it got it. */
 static __always_inline struct pending *place_of(u64 task, u32 key)
 {
 	struct pending *p = PLACE(key);
@@ -74,7 +74,7 @@ static __always_inline struct pending *place_of(u64 task, u32 key)
 	return p && p->task == task ? p : 0;
 }
 
-/* A thread is gone, or has another number: its place is free. */
+/* Free the slot of a thread that is gone, or has another pid. */
 static __always_inline void free_place(u64 task, u32 key)
 {
 	u32 number = key & (PLACES - 1);
@@ -93,8 +93,8 @@ static __always_inline void free_place(u64 task, u32 key)
 
 #ifdef PROBE_PERF
 /*
- * Faults that no exception announced. Growth since an exception that never completed may be that
- * one's fault: it is no blind one then, but missed.
+ * Faults without an exception, by the growth of the count. One of them may be of an exception
+ * that never completed: that fault is not blind, but missed.
  */
 static __always_inline u64 blind_growth(struct pending *p, u64 now)
 {
@@ -111,7 +111,7 @@ static __always_inline void note_blind(struct pending *p, u64 now)
 	p->seen = now;
 }
 
-/* A thread goes on without its place: it starts from nothing again, as it did the first time. */
+/* A live thread's slot is freed: its next one starts from zero, as its first did. */
 static __always_inline void forget_seen(struct pending *p)
 {
 	__sync_fetch_and_add(&TOTALS->blind, -p->seen);
@@ -122,14 +122,14 @@ static __always_inline void forget_seen(struct pending *p)
 }
 #endif
 
-/* exec has given a thread that was not the leader the leader's number: both have other places. */
+/* exec gave a thread that was not the leader the leader's pid: both need other slots. */
 static __always_inline void change_places(u64 task, u32 before, u64 id)
 {
 	u32 key = bpf_get_current_pid_tgid();
 	struct pending *p = place_of(task, before);
 
 	if (WATCH == WATCH_ON)
-		count(COUNT_UNLISTED); /* what user space finds may be it by either number */
+		count(COUNT_UNLISTED); /* user space may find it by either pid */
 	if (p) {
 		forget_seen(p);
 		free_place(task, before);

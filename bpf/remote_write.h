@@ -1,17 +1,18 @@
 /* SPDX-License-Identifier: (MIT OR GPL-2.0) */
 /*
- * process_vm_writev(2): what it writes in another process's memory raises no exception, which is
- * all that perf's events tell of. Passed on as a call of the process that is written to, with
+ * process_vm_writev(2): its writes to another process's memory raise no exception, and perf's
+ * events report only faults that do. Reported as a call of the process that is written to, with
  * up to three ranges as its arguments (address, length) and the bytes written from the first of
- * them on as its result. A 32-bit program's (number 348, ranges of half the size) is not told.
+ * them on as its result. A 32-bit program's (number 348, ranges of half the size) is not
+ * reported.
  */
 #ifndef PAGEFAULT_REMOTE_WRITE_H
 #define PAGEFAULT_REMOTE_WRITE_H
 
-#define WRITTEN_PARTS 24 /* ranges of a call that are told of */
+#define WRITTEN_PARTS 24 /* ranges of a call that are reported */
 #define WRITTEN_AT_ONCE 3
 
-/* The parts from `first` on, 0 where there are no more; their bytes in all. */
+/* Read the ranges from `first` on, 0 where there are no more; returns their bytes in all. */
 static __always_inline u64 read_parts(u64 ranges, u32 first, u32 count, u64 *args)
 {
 	u64 bytes = 0;

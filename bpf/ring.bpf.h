@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: (MIT OR GPL-2.0) */
 /*
- * The ring that records go through, and the counters of what found no room in it.
+ * The ring of records, and the counters of records dropped for want of room.
  */
 #ifndef PAGEFAULT_RING_BPF_H
 #define PAGEFAULT_RING_BPF_H
@@ -14,17 +14,17 @@ static __always_inline void count(u32 which)
 }
 
 /*
- * Room for a record, in the order in which they are read; 0 where there is none. Whoever got it
- * fills it and submits it, with what reserve() gave for `sequence` (in the upper half of it, as in
- * a record's first word). What is read stops there until then: nothing that waits may come between.
+ * reserve() gives room for a record, in the order in which they are read; 0 where there is none.
+ * The caller fills the record and submits it, with reserve()'s `sequence` (in its upper half, as
+ * in a record's first word). The reader stops there until then: the caller must not wait.
  *
- * The kernel's ring buffer (5.8) takes two calls for that, and a lock. A program that may
+ * The kernel's ring buffer (5.8) takes two calls for that, and a lock. A program that can
  * compare and swap (5.12) does it in an array: tracer/wire/ring.py says how it is read.
  */
 #ifdef MAPPED_RING
-#define CLAIM_TRIES 64 /* each that fails is one that another CPU won; then it counts as lost */
+#define CLAIM_TRIES 64 /* a try fails where another CPU won; after the last the record is dropped */
 
-/* Room for `records` of them, the first of which is number `*first`; 0 where there is none. */
+/* Claim room for `records` records, the first of which is number `*first`; 0 if there is none. */
 static __always_inline int claim(u64 records, u64 *first)
 {
 	struct positions *ring = POSITIONS;
@@ -33,7 +33,7 @@ static __always_inline int claim(u64 records, u64 *first)
 #pragma clang loop unroll(disable)
 	for (int tries = 0; tries < CLAIM_TRIES; tries++) {
 		head = *(volatile u64 *)&ring->head;
-		/* Signed: others may have claimed records since, and the tail be ahead of that head. */
+		/* Signed: by now the tail may be ahead of the head that was read. */
 		if ((s64)(head - *(volatile u64 *)&ring->tail) > (s64)(mask - (records - 1)))
 			return 0;
 		found = __sync_val_compare_and_swap(&ring->head, head, head + records);
@@ -46,7 +46,7 @@ static __always_inline int claim(u64 records, u64 *first)
 	return 0;
 }
 
-/* One of the records that claim() gave room for; each of them must be submitted. */
+/* One of the records claimed by claim(); each of them must be submitted. */
 static __always_inline void *claimed(u64 which, u64 *sequence)
 {
 	u32 number = which & POSITIONS->mask;
@@ -83,7 +83,7 @@ static __always_inline void *reserve(u64 *sequence)
 	return records.ringbuf_reserve(RECORD_SIZE);
 }
 
-/* It knows no more than one at a time. */
+/* This ring reserves one record at a time. */
 static __always_inline int claim(u64 records, u64 *first)
 {
 	*first = 0;
@@ -97,7 +97,7 @@ static __always_inline void *claimed(u64 which, u64 *sequence)
 
 static __always_inline int is_half_full(void)
 {
-	return 0; /* not asked: bcc 0.26 does not know bpf_ringbuf_query() */
+	return 0; /* not known: bcc 0.26 lacks bpf_ringbuf_query() */
 }
 
 static __always_inline void submit(void *record, u64 sequence)
@@ -107,7 +107,7 @@ static __always_inline void submit(void *record, u64 sequence)
 }
 #endif
 
-/* All but the first word, whose sequence is submit()'s to write. */
+/* Clear all but the first word, whose sequence submit() writes. */
 #define CLEAR_BODY(record) __builtin_memset((u8 *)(record) + 8, 0, RECORD_SIZE - 8)
 
 #endif

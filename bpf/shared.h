@@ -1,12 +1,11 @@
 /* SPDX-License-Identifier: (MIT OR GPL-2.0) */
 /*
- * What the programs and user space both know, all of it, and nothing else: records, the values of
- * maps, and numbers that mean the same to both.
+ * The interface between the programs and user space: records, the values of maps, and constants.
  *
- * tracer/wire/shared.py parses this file at every start, makes its own layouts of the structs, and
- * refuses to run where a number is another than it has. So here stand only #defines of a number
- * and structs of u8 to u64 (and of structs above), a member a line, naturally aligned, without
- * padding.
+ * tracer/wire/shared.py parses this file at every start, derives numpy layouts from the structs,
+ * and refuses to run where a constant differs from its own. So this file has only #defines of a
+ * number and structs of u8 to u64 (and of structs above), a member a line, naturally aligned,
+ * without padding.
  */
 #ifndef PAGEFAULT_SHARED_H
 #define PAGEFAULT_SHARED_H
@@ -15,30 +14,30 @@
 
 /*
  * Every record is RECORD_SIZE bytes and starts with the same header, so that user space can view
- * a whole batch as one numpy structured array. `sequence` is the ring's: which record this is,
+ * a whole batch as one numpy structured array. `sequence` is the record's number in the ring,
  * written last (MappedRing, tracer/wire/ring.py).
  */
 #define RECORD_SIZE 176
 
 /* record types */
 #define RECORD_FAULT   1 /* one completed (or failed) fault */
-#define RECORD_WINDOW  2 /* entries around a fault that brought neighbours; comes before it */
+#define RECORD_WINDOW  2 /* entries around a fault that mapped other pages; comes before it */
 #define RECORD_FORK    3 /* a target made a thread or a process */
 #define RECORD_EXEC    4 /* a target replaced its address space */
 #define RECORD_EXIT    5 /* a target's thread is ending */
 #define RECORD_FREE    6 /* a target's thread is gone; its final fault count */
 #define RECORD_RENAME  7 /* a target's thread changed its name */
 #define RECORD_SYSCALL 8 /* a target changed its mappings */
-#define RECORD_CALL    9 /* a target begins such a call, which may take pages from other threads */
+#define RECORD_CALL    9 /* a target enters such a call, which may release other threads' pages */
 #define RECORD_STACK  10 /* part of a call stack; comes before the first fault with that stack */
-#define RECORD_FILLED 11 /* a window of what a call filled in advance; comes after its SYSCALL */
+#define RECORD_FILLED 11 /* a window of what a call populated; comes after its SYSCALL */
 
 /* fault_record.marks */
 #define MARK_BEFORE    0x01 /* entry_before and level_before are known */
 #define MARK_AFTER     0x02 /* entry_after and level_after are known */
 #define MARK_MAPPING   0x04 /* vm_* are those of the mapping the fault was in */
-#define MARK_ENTRY     0x08 /* start_ns is known: latency can be told */
-#define MARK_FAILED    0x10 /* the fault ended without resolving (no count step) */
+#define MARK_ENTRY     0x08 /* start_ns is known, and so is the latency */
+#define MARK_FAILED    0x10 /* the fault was not resolved (and not counted) */
 #define MARK_ANON_FN   0x20 /* do_anonymous_page ran inside this fault */
 #define MARK_FOREIGN   0x40 /* the thread is no target; only the memory is */
 #define MARK_ERRORCODE 0x80 /* flags holds the x86 error code, not fault_flag bits */
@@ -61,8 +60,8 @@
 #define WINDOW_PAGES 16 /* fault-around's default: 64 KiB, aligned */
 
 /* window_record.marks */
-#define WINDOW_ROW     0x01 /* no window: pages of a page table, in a row of frames */
-#define WINDOW_UNTOLD  0x02 /* what was there before is not known: seen has a row of frames as new */
+#define WINDOW_ROW     0x01 /* no window: pages of a page table, in contiguous frames */
+#define WINDOW_UNTOLD  0x02 /* state before not known: in `seen` contiguous frames count as new */
 
 struct fault_record {
 	u8  type;
@@ -75,7 +74,7 @@ struct fault_record {
 	u32 tid;
 	u64 mm;           /* struct mm_struct * of the memory */
 	u64 address;      /* faulting virtual address */
-	u64 start_ns;     /* CLOCK_MONOTONIC at entry of the first call, before anything is looked at */
+	u64 start_ns;     /* CLOCK_MONOTONIC at entry of the first call, before anything is read */
 	u64 ip;           /* faulting instruction; 0 where there is none */
 	u64 entry_before; /* raw page-table entry at entry */
 	u32 flags;        /* fault_flag bits, or the x86 error code (MARK_ERRORCODE) */
@@ -94,7 +93,7 @@ struct fault_record {
 	u64 unused;       /* not written */
 	u32 result;       /* vm_fault_t; on perf VM_FAULT_MAJOR, _SIGBUS and _SIGSEGV (the signal), or 0 */
 	u32 cpu;
-	u64 stack;        /* the call stack: stack_record.stack; 0 where none was taken */
+	u64 stack;        /* the call stack: stack_record.stack; 0 where none was captured */
 };
 
 struct window_record { /* WINDOW, FILLED */
@@ -107,17 +106,17 @@ struct window_record { /* WINDOW, FILLED */
 	u32 tgid;
 	u32 tid;
 	u64 mm;
-	u64 address;      /* the window's first page; of a row the page table's */
+	u64 address;      /* the window's first page; WINDOW_ROW: the page table's */
 	/*
 	 * Which pages are present: low 16 bits before, next 16 after. FILLED: which are the call's,
 	 * the number of the first in the low 16 bits, that of the one after the last in the next.
 	 */
 	u64 seen;
 	/*
-	 * Raw page-table entries at completion. Of a row: the frame that the first page would have,
-	 * then eight words of bits: which pages are mapped, each to its frame in the row. FILLED:
-	 * where `level` is 2 the first is a huge page's, and there are no others. Last comes one with
-	 * `level` 0: of the range that begins and ends at the first two, all up to `address` was told.
+	 * Raw page-table entries at completion. WINDOW_ROW: the frame that the first page would have,
+	 * then eight words of bits: which pages are mapped, each to its contiguous frame. FILLED:
+	 * where `level` is 2 the first is a huge page's, and there are no others. The last one has
+	 * `level` 0: the range from the first to the second word is reported up to `address`.
 	 */
 	u64 entries[16];
 };
@@ -157,22 +156,22 @@ struct syscall_record { /* SYSCALL, CALL */
 	u64 reserved[10];
 };
 
-struct stack_record { /* STACK: a stack comes in as many as it takes, one after another */
+struct stack_record { /* STACK: a stack is in as many as needed, one after another */
 	u8  type;
-	u8  kernel;       /* frames of the kernel's, which come first */
-	u8  user;         /* frames of the program's, after them */
+	u8  kernel;       /* number of kernel frames, which come first */
+	u8  user;         /* number of user frames, after them */
 	u8  first;        /* number of ips[0], 0 being the innermost; the others are of the same side */
 	u32 sequence;
 	u64 time_ns;
 	u32 tgid;         /* the thread whose stack it is */
 	u32 tid;
-	u64 mm;           /* its memory */
-	u64 stack;        /* stands for these frames in this memory */
+	u64 mm;           /* its mm */
+	u64 stack;        /* id of these frames in this mm */
 	u64 caller;       /* what the stack pointer points to, where it is right after a call; else 0 */
 	u64 ips[16];
 };
 
-#define STACK_USER 127 /* frames of the program's at most: kernel.perf_event_max_stack, as a rule */
+#define STACK_USER 127 /* user frames at most: kernel.perf_event_max_stack, as a rule */
 
 /* ---- system calls: syscall_record.number and .args ---- */
 
@@ -211,7 +210,7 @@ struct stack_record { /* STACK: a stack comes in as many as it takes, one after 
 #define UFFD_MOVE 0x05
 #define UFFD_CONTINUE 0x07
 
-/* ---- what user space tells the programs ---- */
+/* ---- set by user space ---- */
 
 /* targets: what to do with a process's faults */
 #define TARGET_ACTIVE 1
@@ -219,7 +218,7 @@ struct stack_record { /* STACK: a stack comes in as many as it takes, one after 
 #define TARGET_CHILDREN 4 /* its children become targets */
 
 struct target {
-	u64 leader; /* struct task_struct *, 0 where not known: a process that was there before us */
+	u64 leader; /* struct task_struct *, 0 where not known: a process older than the trace */
 	u32 state;
 	u32 spare;
 };
@@ -233,18 +232,18 @@ struct settings {
 	u64 namespace;      /* the tracer's own struct pid_namespace *, where it is not the initial one */
 	u64 namespace_level;
 	u32 always;         /* STATE_… of every fault: STATE_FILTER, or nothing */
-	u32 anonymous;      /* of one in memory that is no file's: that, and what to look at */
+	u32 anonymous;      /* of one in memory that is no file's: that, and what to read around it */
 };
 
-/* The command that the tracer starts: its memory may be held past its end. */
+/* The command that the tracer starts: its memory may be pinned past its exit. */
 struct command {
-	u64 tgid; /* user space says */
+	u64 tgid; /* set by user space */
 	u64 mm;   /* struct mm_struct *, since its last exec */
 };
 
 /* A request to walk the tracer's own memory, to find or to verify the direct map's base. */
 struct calibration {
-	u64 nonce; /* what the asking system call has for its first argument; 0 when none asks */
+	u64 nonce; /* first argument of the requesting system call; 0 without a request */
 	u64 address;
 	u64 direct_map;
 	u64 symbol; /* address of page_offset_base, 0 where it is not known */
@@ -252,87 +251,87 @@ struct calibration {
 	u64 entry;
 	u64 level;
 	u64 value; /* *page_offset_base */
-	u64 namespace; /* the asking thread's PID namespace: struct pid_namespace *, and its depth */
+	u64 namespace; /* the requester's PID namespace: struct pid_namespace *, and its depth */
 	u64 namespace_level;
 };
 
-/* ---- what the programs keep ---- */
+/* ---- state of the programs ---- */
 
-/* The mapped ring's, without its records. */
+/* The mapped ring's head and tail. */
 struct positions {
 	u64 head;      /* records claimed, ever; on a cache line that user space does not write to */
 	u64 apart[15];
-	u64 tail;      /* records read, ever: user space says */
-	u64 mask;      /* how many there is room for, a power of two, less one */
+	u64 tail;      /* records read, ever: set by user space */
+	u64 mask;      /* capacity in records, a power of two, less one */
 };
 
 /*
- * A fault between its entry and its completion. A thread keeps its place from its first fault
- * on: one of PLACES, by its number, and where another thread has that, one in `pending`.
+ * A thread's slot: its fault between entry and completion. A thread keeps its slot from its
+ * first fault on: one of PLACES, by its pid, or where another thread has that, one in `pending`.
  */
 struct pending {
-	struct fault_record record; /* what is known of it; the rest at its completion. calls: 1 at rest */
-	u64 table;      /* which page table `slot` is in, for how long: table_key() */
+	struct fault_record record; /* filled in so far. calls: 1 while no fault is under way */
+	u64 table;      /* the page table that `slot` is in, and its validity: table_key() */
 	u64 slot;       /* kernel address of entry_before, where level_before is 1 */
-	u64 above;      /* the entry that leads there */
-	u64 above_slot; /* and its address */
+	u64 above;      /* the PMD entry that points to the table */
+	u64 above_slot; /* and its kernel address */
 	u32 state;      /* STATE_… */
 	u16 mask_before; /* STATE_AROUND: present pages of the window */
 	u16 mask_next;  /* and of the next one */
-	u16 lower;      /* STATE_BESIDE: of the entries beside, what says whether they are present */
+	u16 lower;      /* STATE_BESIDE: low bits of the adjacent entries, with ENTRY_IS_PRESENT */
 	u16 upper;
 	u32 beyond;     /* what is present on either side of the window: 1 below, 2 above */
-	u64 task;       /* whose place this is: a thread's number is used again */
-	u32 tid;        /* that number, as the tracer has it */
-	u32 crowded;    /* another thread is in `pending` because this place was taken */
-	u64 first;      /* the thread's count when it got this place */
+	u64 task;       /* the slot's thread; a pid alone may be reused */
+	u32 tid;        /* its tid in the tracer's PID namespace */
+	u32 crowded;    /* another thread is in `pending` because this slot was in use */
+	u64 first;      /* the thread's count when it got this slot */
 	/*
-	 * Its count at the last moment that is accounted for: a fault's completion, and with `perf`
-	 * its beginning, too. What it has grown by until the next is what `perf` is blind to.
+	 * Its count when last read: at a fault's completion, and with `perf` at its entry, too.
+	 * Growth until the next fault is of faults that `perf` is blind to.
 	 */
 	u64 seen;
 };
 
 /* struct pending.state; 0 while no fault is under way */
 #define STATE_OPEN 0x01    /* begun and not completed */
-#define STATE_AROUND 0x02  /* neighbours may come along: the window is looked at, before and after */
+#define STATE_AROUND 0x02  /* other pages may be mapped: the window is read, before and after */
 /*
- * Only a large folio's pages may, one of which is beside the fault's own: these two entries are
- * looked at, before and after, and the window afterwards where one has come. Without STATE_AROUND
- * it is not known what was there before.
+ * Only a large folio's pages may be, one of which is adjacent to the fault's own: these two
+ * entries are read, before and after, and the window only after, where one was mapped. Without
+ * STATE_AROUND the window's state before is not known.
  */
 #define STATE_BESIDE 0x04
 #define STATE_READS 0x08   /* a read of what may be a file: fault-around is possible */
-#define STATE_SLOT 0x10    /* in its only call; the entry it found is in `slot` */
-#define STATE_TRIED 0x20   /* its last call says FAULT_FLAG_TRIED */
+#define STATE_SLOT 0x10    /* in its only call; `slot` has its entry's address */
+#define STATE_TRIED 0x20   /* its last call has FAULT_FLAG_TRIED */
 #define STATE_RETRIED 0x40 /* its last call ended with VM_FAULT_RETRY */
 #define STATE_ATTEMPT 0x80 /* of the kernel's, with faults disabled: no fault, unless it completes */
-#define STATE_STACK 0x100  /* its stack is being read: exceptions meanwhile are the reading's own */
+#define STATE_STACK 0x100  /* its stack is being read: exceptions meanwhile come from that */
 #define STATE_FILE 0x200   /* its mapping is one of a file: vm_pgoff, inode and magic are known */
 #define STATE_FILTER 0x400 /* range_end or min_latency_ns may leave it out */
 #define STATE_REMOTE 0x800 /* the memory may be another process's: `owner` is known */
 
-/* What the kernel counted, added up here: no record that finds no room changes it. */
+/* Sums of the kernel's counts; dropped records do not change them. */
 struct totals {
 	u64 begun;  /* threads that began under trace, by fork or, of a command, by its exec */
 	u64 ended;  /* threads that ended under trace */
-	u64 faults; /* of those: their counts as they ended, and what they still came to */
-	u64 base;   /* of commands: their counts as they began by exec */
-	u64 blind;  /* faults without an exception of their own, from a thread's very first on */
+	u64 faults; /* of those: their counts at exit, and their faults after it */
+	u64 base;   /* of commands: their counts at the exec that began the trace */
+	u64 blind;  /* faults without an exception of their own, from each thread's start on */
 };
 
-/* A thread between its end and its last moment, when its memory is freed. */
+/* A thread between its exit and the free of its task_struct. */
 struct leaving {
 	u64 id;
-	u64 count; /* when it ended: in totals.faults already */
-	u32 key;   /* its number then, the kernel's own: exec may give it another's */
+	u64 count; /* at exit: in totals.faults already */
+	u32 key;   /* its pid then, in the initial namespace: exec may change it */
 	u32 spare;
 };
 
-/* map `watch`, and what `watched` says of a thread (maps.bpf.h) */
+/* map `watch`, and the values in `watched` (maps.bpf.h) */
 #define WATCH_ON 1
-#define WATCH_OVER 2 /* the trace is over: the totals stay, and so do threads' last places */
-#define WATCHED_BEGUN (1ULL << 62) /* its number in `watched`; the rest is its base */
+#define WATCH_OVER 2 /* the trace is over: the totals stay, and so do threads' last slots */
+#define WATCHED_BEGUN (1ULL << 62) /* bits of the value in `watched`; the rest is its base */
 #define WATCHED_ENDED (1ULL << 63)
 
 /* counters */
@@ -340,16 +339,16 @@ struct leaving {
 #define COUNT_LOST_OTHER 1 /* other records it had no room for */
 #define COUNT_FILTERED 2   /* faults that --range or --min-latency left out */
 #define COUNT_CROWDED 3    /* faults whose entry found no room in `pending` */
-#define COUNT_ORPHANS 4    /* completions whose entry was not seen, and that no record tells of */
+#define COUNT_ORPHANS 4    /* completions whose entry was not seen; they have no record */
 /* Of faults that no thread of a target is charged for: they are in no thread's count. */
 #define COUNT_FAILED_LOST 5      /* COUNT_LOST, of faults that failed */
 #define COUNT_FAILED_FILTERED 6  /* COUNT_FILTERED, of these */
 #define COUNT_FOREIGN_LOST 7     /* COUNT_LOST, of faults by threads that are no target's */
 #define COUNT_FOREIGN_FILTERED 8 /* COUNT_FILTERED, of these */
-#define COUNT_UNLISTED 9 /* threads and processes that could not be noted, or not told apart */
-/* Where handlers can be skipped (is_told): what of threads' lives they have run for. */
+#define COUNT_UNLISTED 9 /* threads and processes that could not be noted, or not distinguished */
+/* Where handlers can be skipped (is_told): lifecycle events they ran for. */
 #define COUNT_HANDLED 10 /* calls of any copy of a handler */
-#define COUNT_TOLD 11    /* events, whichever copy came first */
+#define COUNT_TOLD 11    /* events that at least one copy ran for */
 #define COUNTERS 12
 
 #endif

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: (MIT OR GPL-2.0) */
 /*
- * Taking a call stack and sending its frames, where stacks are wanted (STACKS).
+ * Captures a call stack and sends its frames, with STACKS (--stacks).
  */
 #ifndef PAGEFAULT_STACK_BPF_H
 #define PAGEFAULT_STACK_BPF_H
@@ -12,7 +12,7 @@
 BPF_PERCPU_ARRAY(stacks, struct stack, 1);
 BPF_TABLE("lru_hash", u64, u8, sent_stacks, 65536);
 
-/* Send the frames of one side of a stack; 0 if there was no room for all of them. */
+/* Send the kernel or the user frames of a stack; 0 if there was no room for all of them. */
 static __always_inline int emit_frames(u64 *ips, u32 count_of_them, u32 most, u32 before,
 				       struct stack_record *head)
 {
@@ -41,9 +41,9 @@ static __always_inline int emit_frames(u64 *ips, u32 count_of_them, u32 most, u3
 }
 
 /*
- * The return address of a function that has pushed nothing yet, as memset and its like never do:
- * frame pointers do not tell it. What is found may be a value that only looks like one; user
- * space knows by the function's unwind information. 0 where there is none.
+ * The return address of a function that has pushed nothing, as memset and other leaf functions
+ * never do: unwinding by frame pointers misses it. The word found may only look like one; user
+ * space decides by the function's unwind information. 0 where there is none.
  */
 static __always_inline u64 innermost_caller(u64 task)
 {
@@ -52,7 +52,7 @@ static __always_inline u64 innermost_caller(u64 task)
 	u64 regs = user_registers(task);
 	u64 sp = *(u64 *)(regs + __builtin_offsetof(struct pt_regs, sp));
 
-	/* To read where nothing is mapped costs an exception: not for a small number, then. */
+	/* Reading an unmapped address costs an exception: small numbers are excluded first. */
 	if (bpf_probe_read_user(&caller, sizeof(caller), (void *)sp) || caller < LOWEST_CODE ||
 	    caller > USER_END || bpf_probe_read_user(&code, sizeof(code), (void *)(caller - 8)) ||
 	    !ends_in_call(code))
@@ -62,9 +62,9 @@ static __always_inline u64 innermost_caller(u64 task)
 }
 
 /*
- * The number of the running thread's call stack, its frames sent before if they were not lately.
- * Only a fault in kernel mode has frames of the kernel's that say anything: those of one in user
- * mode are the fault handler itself. Of a thread that is no target the mappings are not followed.
+ * The id of the running thread's call stack; its frames are sent first unless they were lately.
+ * Kernel frames are useful only for a fault in kernel mode: those of a user-mode fault are the
+ * fault handler itself. No user frames for a foreign thread, whose mappings are not tracked.
  */
 static __always_inline u64 take_stack(void *ctx, struct pending *p, u64 task, struct stack *s,
 				      int in_kernel, int foreign)
@@ -89,7 +89,7 @@ static __always_inline u64 take_stack(void *ctx, struct pending *p, u64 task, st
 	p->state &= ~STATE_STACK;
 	if (!(kernel + user))
 		return 0;
-	/* Memory is used again; after an exec the same addresses are other code. */
+	/* An mm_struct is reused; after an exec the same addresses are other code. */
 	READ(mm, task, O_TASK_MM);
 	READ(exec_id, task, O_TASK_EXEC_ID);
 	number = stack_mix(stack_mix(stack_mix(kernel, mm), exec_id), caller);

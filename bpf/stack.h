@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: (MIT OR GPL-2.0) */
 /*
- * Call stacks, where they are wanted (STACKS). One that was not seen lately is sent whole; a
- * fault's record has its number alone.
+ * Call stacks, with STACKS (--stacks). One that was not seen lately is sent whole; a fault's
+ * record has only its id.
  */
 #ifndef PAGEFAULT_STACK_H
 #define PAGEFAULT_STACK_H
@@ -15,12 +15,12 @@
 struct stack {
 	struct stack_record head; /* without ips */
 	u64 window[WINDOW_SLOTS];
-	/* What is copied into the last record is in these, too. */
+	/* With room for a whole last record. */
 	u64 kernel[STACK_KERNEL + STACK_IPS];
 	u64 user[STACK_USER + STACK_IPS];
 };
 
-/* Stands for a stack: two that differ have the same with a likelihood of one to 2^64. */
+/* A hash that identifies a stack: two that differ collide with a probability of 2^-64. */
 static __always_inline u64 stack_mix(u64 hash, u64 value)
 {
 	hash = (hash ^ value) * 0x9e3779b97f4a7c15ULL;

@@ -1,9 +1,8 @@
 /* SPDX-License-Identifier: (MIT OR GPL-2.0) */
 /*
- * Who: processes and threads have the numbers that the tracer's PID namespace gives them, in
- * maps and records alike. The initial namespace's are at hand; those of another come from
- * struct pid, and one that is not in it has the number 0, which no target has. Which of them
- * are traced, and what the kernel counts of them.
+ * Ids of processes and threads, whether they are traced, and their fault counts. Maps and
+ * records have the ids of the tracer's PID namespace. Those of the initial one are in
+ * task_struct, those of another in struct pid; a task outside it has 0, which no target has.
  */
 #ifndef PAGEFAULT_TASKS_BPF_H
 #define PAGEFAULT_TASKS_BPF_H
@@ -58,7 +57,7 @@ static __always_inline u32 tgid_of(u64 task)
 	return tgid;
 }
 
-/* Of the running thread. */
+/* The running thread's tgid and tid. */
 static __always_inline u64 id_of(u64 task)
 {
 #ifdef CAST_CALL
@@ -84,7 +83,7 @@ static __always_inline void set_active(u32 tgid, u32 state)
 	ACTIVE[tgid & (ACTIVE_BYTES - 1)] = (state & TARGET_ACTIVE) != 0;
 }
 
-/* The thread's min_flt + maj_flt: mm_account_fault() raises them before handle_mm_fault() returns. */
+/* The thread's min_flt + maj_flt; mm_account_fault() raises them inside handle_mm_fault(). */
 static __always_inline u64 fault_count(u64 task)
 {
 	u64 counts[2] = {};
@@ -98,7 +97,7 @@ static __always_inline u64 fault_count(u64 task)
 	return counts[0] + counts[1];
 }
 
-/* fault_count() of the running thread, task being what this_task() gave. */
+/* fault_count() of the running thread; `task` is from this_task(). */
 static __always_inline u64 own_fault_count(u64 task)
 {
 #ifdef CAST_CALL
@@ -108,7 +107,7 @@ static __always_inline u64 own_fault_count(u64 task)
 #endif
 }
 
-/* The process whose memory this is (CONFIG_MEMCG keeps mm->owner); 0 where that is not known. */
+/* The tgid of the mm's owner (CONFIG_MEMCG keeps mm->owner); 0 where that is not known. */
 static __always_inline u32 owner_of(u64 mm)
 {
 	u32 tgid = 0;

@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: (MIT OR GPL-2.0) */
 /*
- * ioctls on a userfaultfd: they fill memory that nobody faulted on, of the process that made
- * the descriptor, whoever holds it now. Structures: include/uapi/linux/userfaultfd.h.
+ * ioctls on a userfaultfd: they fill memory without a fault, in the process that created the
+ * descriptor, whichever process holds it. Structures: include/uapi/linux/userfaultfd.h.
  *
- * Passed on as a call of number CALL_IOCTL with the arguments: the ioctl's number, the start
- * of the range it was done for, its length in bytes, and where the frames came from
- * (UFFDIO_MOVE) or the mode (UFFDIO_REGISTER).
+ * Reported as a call of number CALL_IOCTL with the arguments: the ioctl's number, the start of
+ * the range that was done, its length in bytes, and the source of the frames (UFFDIO_MOVE) or
+ * the mode (UFFDIO_REGISTER).
  */
 #ifndef PAGEFAULT_USERFAULT_H
 #define PAGEFAULT_USERFAULT_H
@@ -14,17 +14,17 @@
 #define UFFD_NEW 0x0000AA00 /* /dev/userfaultfd: makes a descriptor */
 
 struct userfault {
-	u64 mm; /* the memory it is about */
+	u64 mm; /* the mm it was created for */
 	u64 command, start, length, other;
 };
 
-/* Whether a call that succeeded has made a userfaultfd. */
+/* Whether a call that succeeded created a userfaultfd. */
 static __always_inline int makes_userfault(u64 number, u64 command)
 {
 	return number == CALL_USERFAULTFD || (number == CALL_IOCTL && command == UFFD_NEW);
 }
 
-/* Five words hold every argument structure; the kernel has written its answer into them. */
+/* Five words hold every argument structure; the kernel has written its result into them. */
 static __always_inline int parse_userfault(u64 command, u64 argument, u64 result,
 					   struct userfault *u)
 {
@@ -48,7 +48,7 @@ static __always_inline int parse_userfault(u64 command, u64 argument, u64 result
 	u->other = words[2];
 	if (u->command == UFFD_REGISTER || u->command == UFFD_UNREGISTER)
 		return result == 0;
-	/* What was done of it, in bytes; an error, too, may come after a part was done. */
+	/* Bytes done; also with an error a part may have been done. */
 	done = words[3];
 	if (u->command == UFFD_COPY || u->command == UFFD_MOVE) {
 		u->other = words[1];
@@ -64,7 +64,7 @@ static __always_inline int parse_userfault(u64 command, u64 argument, u64 result
 }
 
 #ifdef O_UFFD_MM
-/* The memory that the calling thread's descriptor `fd` is about. */
+/* The mm that the calling thread's userfaultfd `fd` was created for. */
 static __always_inline u64 userfault_memory(u64 task, u32 fd)
 {
 	u64 files = 0, table = 0, all = 0, file = 0, context = 0, mm = 0;

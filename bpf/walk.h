@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: (MIT OR GPL-2.0) */
 /*
- * The page-table walk: what does the hardware see at this address, right now?
+ * The page-table walk: the entry of an address as the hardware sees it now.
  *
  * Needs the direct map's base (calibrated by user space against
  * /proc/self/pagemap) and LEVELS (4 or 5). All reads survive a bad address
- * (kernel.h), so a table freed under us yields a failed or a stale read, never
- * a crash; the pagemap snapshot is the judge.
+ * (kernel.h), so a table freed meanwhile yields a failed or a stale read, never
+ * a crash; results are checked against pagemap snapshots.
  */
 #ifndef PAGEFAULT_WALK_H
 #define PAGEFAULT_WALK_H
@@ -26,8 +26,8 @@ struct walk {
 	u32 level; /* its level: 1 PTE, 2 PMD, 3 PUD, 4 P4D, 5 PGD; 0 the walk failed */
 	u32 mask;  /* present pages of the 16-page window around the address, once it is read */
 	u64 slot;  /* kernel address of the entry */
-	u64 above; /* the entry that leads there, where level is 1 */
-	u64 above_slot; /* and its address */
+	u64 above; /* the PMD entry that points to the table, where level is 1 */
+	u64 above_slot; /* and its kernel address */
 };
 
 static __always_inline int entry_is_table(u64 entry)
@@ -56,13 +56,13 @@ static __always_inline u64 next_table(u64 base, struct walk *w)
 	return (w->entry & ENTRY_TABLE) + base;
 }
 
-/* 1 or 0, of ENTRY_PRESENT and ENTRY_PROTNONE; without a branch, which the verifier would follow. */
+/* 1 with ENTRY_PRESENT or ENTRY_PROTNONE, else 0; no branch, which the verifier would follow. */
 static __always_inline u32 is_present(u64 entry)
 {
 	return (entry | entry >> 8) & 1;
 }
 
-/* Which of a window's pages are present; `entries` its first page's. */
+/* Bit mask of a window's present pages; `entries` begins with its first page's. */
 static __always_inline u32 window_mask(u64 *entries)
 {
 	u32 mask = 0;
@@ -73,7 +73,7 @@ static __always_inline u32 window_mask(u64 *entries)
 	return mask;
 }
 
-/* The window's entries at `slot` and those on either side, 0 where the page table ends. */
+/* Read the window's entries at `slot` and those on either side, 0 where the page table ends. */
 static __always_inline int read_window(u64 slot, u64 *window)
 {
 	u32 number = (slot >> 3) & 511 & ~(WINDOW_PAGES - 1);
@@ -105,7 +105,7 @@ static __always_inline void walk_page(u64 base, u64 pgd, u64 address, struct wal
 	walk_step(next_table(base, w), address, 12, 1, w);
 }
 
-/* Where the window begins in which a walk ended. */
+/* Kernel address of the first entry of the window in which a walk ended. */
 static __always_inline u64 window_slot(struct walk *w)
 {
 	return w->slot & ~(u64)(WINDOW_PAGES * 8 - 1);
@@ -124,7 +124,7 @@ static __always_inline int look_around(struct walk *w, u64 *window)
 }
 
 /*
- * The window after the one the walk ended in; 0 where the page table ends.
+ * Read the window after the one the walk ended in; 0 where the page table ends.
  * Fault-around begins at the mapping's start where that lies inside a window,
  * and then reaches into the next one (do_fault_around(), mm/memory.c).
  */
@@ -142,8 +142,8 @@ static __always_inline int maps_frame(u64 entry, u64 frame)
 }
 
 /*
- * What says of the entries next to the one at `slot` whether they are present (ENTRY_IS_PRESENT).
- * Beyond the table all are.
+ * The low bits of the entries on either side of `slot`, with ENTRY_IS_PRESENT. An entry beyond
+ * the table counts as present.
  */
 static __always_inline void look_beside(u64 slot, u16 *lower, u16 *upper)
 {
@@ -160,7 +160,7 @@ static __always_inline void look_beside(u64 slot, u16 *lower, u16 *upper)
 	}
 }
 
-/* Which of a window's pages are mapped to a row of frames, of which `first` is its first page's. */
+/* Which of a window's pages map contiguous frames, `first` being that of its first page. */
 static __always_inline u32 in_row_of_frames(u64 *entries, u64 first)
 {
 	u32 same = 0;
@@ -175,7 +175,7 @@ static __always_inline u32 in_row_of_frames(u64 *entries, u64 first)
 	return same;
 }
 
-/* Which of the window's pages are in a row of frames with the page walked to, itself included. */
+/* Which of the window's pages map frames contiguous with the walked page's, itself included. */
 static __always_inline u32 row_in_window(struct walk *w, u64 *entries)
 {
 	u32 own = (w->slot >> 3) & (WINDOW_PAGES - 1), row = 1u << own;
@@ -188,10 +188,10 @@ static __always_inline u32 row_in_window(struct walk *w, u64 *entries)
 }
 
 /*
- * Which pages of a page table are mapped to a row of frames, of which `frame` would be that of the
- * table's first page: bits in `found`, by window. From window `number` on, upwards (step 1) or
- * downwards (-1), to the first that has none: a large folio's, which may lack some (one of its
- * pages was copied before). `window` is overwritten.
+ * Which pages of a page table map contiguous frames, `frame` being that of the table's first
+ * page: bits in `found`, by window. From window `number` on, upwards (step 1) or downwards (-1),
+ * to the first that has none: a large folio's, of which some pages may be missing (after
+ * copy-on-write). `window` is overwritten.
  */
 static __always_inline void row_of_frames(u64 table, u32 number, u64 frame, int step, u64 *window,
 					  u16 *found)
@@ -201,7 +201,7 @@ static __always_inline void row_of_frames(u64 table, u32 number, u64 frame, int 
 	for (int i = 1; i < WINDOWS; i++) {
 		if (number >= WINDOWS) /* below 0, too */
 			break;
-		/* What cannot be read comes out as zeroes: absent. */
+		/* An unreadable window reads as zeroes: absent. */
 		bpf_probe_read_kernel(window, WINDOW_PAGES * 8,
 				      (void *)(table + number * WINDOW_PAGES * 8));
 		same = in_row_of_frames(window, frame + number * WINDOW_PAGES * 4096);

@@ -1,1 +1,1 @@
-"""What every part may use: errors, text, units, arrays."""
+"""Modules that every package may use: errors, text, units, arrays."""

@@ -1,4 +1,4 @@
-"""What is closed as a `with` statement ends."""
+"""Base class of objects that are closed at the end of a `with` statement."""
 
 from abc import ABC, abstractmethod
 from typing import Self
@@ -15,4 +15,4 @@ class Closing(ABC):
 
     @abstractmethod
     def close(self) -> None:
-        """Let go of what it holds."""
+        """Release its resources."""

@@ -1,7 +1,7 @@
-"""How much may still be done once a trace is to end.
+"""The time limit on the work left when a trace is to end.
 
-From that moment on everything counts: reading the ring, looking at memory, holding one against
-the other. The bound is processor time, so that a busy machine takes nothing from it.
+From that moment on all work counts: reading the ring, snapshots, comparing the two. The limit
+is CPU time, so that other load on the machine does not shorten it.
 """
 
 import contextlib
@@ -13,22 +13,22 @@ DRAIN_S = 10.0  # unless --drain says otherwise
 
 
 class Enough(Exception):
-    """There is no time for what was under way: it was broken off."""
+    """The time is up: the work under way was interrupted."""
 
 
 class Stalled(Exception):
-    """Whoever reads an output takes nothing, and it is not to be waited for any longer."""
+    """The reader of an output reads nothing, and is not waited for any longer."""
 
 
 def go_on(enough: Callable[[], bool]) -> None:
-    """Raise Enough where it is."""
+    """Raise Enough if `enough()`."""
     if enough():
         raise Enough
 
 
 @dataclass
 class Drain:
-    """The bound on what comes after the end; `hurry` (a second signal) makes it nothing."""
+    """The limit on the work after the end of a trace; `hurry` (a second signal) makes it 0."""
 
     seconds: float = DRAIN_S
     clock: Callable[[], float] = time.process_time
@@ -42,12 +42,12 @@ class Drain:
         return self._until is not None
 
     def begin(self) -> None:
-        """The trace is to end: from now on time counts; safe in a signal handler."""
+        """Start the limit: the trace is to end. Safe in a signal handler."""
         if self._until is None:
             self._until = self.clock() + self.seconds
 
     def hurry(self) -> None:
-        """It is to end at once; raises Enough where what is under way is `breakable`."""
+        """End the limit at once; raises Enough if the work under way is `breakable`."""
         self.begin()
         self.hurried = True
         if self._breakable:
@@ -56,9 +56,9 @@ class Drain:
 
     @contextlib.contextmanager
     def breakable(self) -> Iterator[None]:
-        """What is done inside ends with Enough, wherever it is, once it is to end at once.
+        """A block that `hurry` interrupts with Enough, at any point.
 
-        Only for what changes nothing that is needed after: a signal's handler breaks it off.
+        Only for work that modifies nothing needed later: a signal handler interrupts it.
         """
         go_on(lambda: self.hurried)
         self._breakable = True
@@ -69,9 +69,9 @@ class Drain:
             self._breakable = False
 
     def over(self) -> bool:
-        """Whether nothing more is to be read or looked at."""
+        """Whether the time is up."""
         return self.hurried or (self._until is not None and self.clock() >= self._until)
 
     def check(self) -> None:
-        """Raise Enough where it is over."""
+        """Raise Enough if the time is up."""
         go_on(self.over)

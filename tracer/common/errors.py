@@ -14,7 +14,7 @@ from enum import IntEnum
 from tracer.common.text import harmless
 
 _WRITING = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF)
-_PATIENCE_S = 0.3  # with whoever reads stderr, where there is haste
+_PATIENCE_S = 0.3  # wait for the reader of stderr, when `hasty`
 
 
 class Exit(IntEnum):
@@ -25,12 +25,12 @@ class Exit(IntEnum):
     NO_TARGET = 3  # no such process, a kernel thread, or it ended during attach
     NO_RIGHTS = 4  # not root, or a capability is missing
     NO_BCC = 5  # bcc is missing, or it is the unrelated package of that name
-    NO_PROBE = 6  # this kernel refuses the probe that was asked for, or all of them
+    NO_PROBE = 6  # this kernel refuses the requested probe, or all of them
     OUTPUT = 7  # a file cannot be written, or the disk is full
     UNSUPPORTED = 8  # architecture or kernel this program does not run on
     INPUT = 9  # pagefault-report: a file that cannot be read, or is not what --csv wrote
     NO_LIBRARY = 10  # pagefault-report: pyarrow or matplotlib is missing
-    # --strict: events were lost, or the books do not balance; --fail-if: a figure is not known
+    # --strict: events were dropped, or the books do not balance; --fail-if: a figure is not known
     INEXACT = 121
     OVER_BUDGET = 122  # --fail-if: a budget is broken
     TRACER_FAILED = 125  # command mode: the tracer failed, as timeout(1) and env(1) say
@@ -39,7 +39,7 @@ class Exit(IntEnum):
 
 
 class TraceError(Exception):
-    """Something the user can understand and mend.
+    """An error that the user can understand and fix.
 
     `message` says what happened and why; `hint` says what to do (may be empty).
     """
@@ -55,7 +55,7 @@ class TraceError(Exception):
 
 
 class Interrupted(BaseException):
-    """A signal that ends the program without more ado, as its default action would."""
+    """A signal that ends the program at once, as its default action would."""
 
     def __init__(self, number: int) -> None:
         super().__init__(number)
@@ -63,13 +63,13 @@ class Interrupted(BaseException):
 
 
 def of_stdout(error: OSError) -> bool:
-    """Whether it may come of writing to standard output, which is nowhere wrapped."""
+    """Whether `error` may be from writing to standard output, which has no wrapper."""
     return error.filename is None and error.errno in _WRITING
 
 
 def unexpected(error: OSError) -> str:
-    """What to say of an error that nobody saw coming: what, and where."""
-    import traceback  # it takes as long as all the rest
+    """The message for an unexpected error: what, and where."""
+    import traceback  # slow to import: as long as all the rest
 
     where = traceback.extract_tb(error.__traceback__)[-1]
     name = f" {error.filename!r}" if error.filename is not None else ""
@@ -78,9 +78,9 @@ def unexpected(error: OSError) -> str:
 
 
 def complain(message: str, program: str = "pagefault-trace", *, hasty: bool = False) -> None:
-    """Say `message` on stderr in one line, safe for a terminal.
+    """Print `message` on stderr in one line, safe for a terminal.
 
-    `hasty`: not where that takes nothing for a while.
+    `hasty`: skip it if stderr is not writable for a while.
     """
     line = " ".join(harmless(part.strip()) for part in message.splitlines())
     with contextlib.suppress(OSError, ValueError, AttributeError):  # it is full, or closed (None)

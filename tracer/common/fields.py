@@ -1,4 +1,4 @@
-"""Arrays of records by field: each field an array of its own, which numpy is quickest with."""
+"""Arrays of records by field: each field a contiguous array, which is fastest in numpy."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, overload
@@ -11,11 +11,11 @@ from tracer.common.types import U64, Bools, Index, Integers, Structs
 Picked = slice | Integers | Bools
 
 
-BLOCK = 1024  # records turned at once: they stay in a core's own cache
+BLOCK = 1024  # records transposed at once: they fit a core's own cache
 
 
 class Words:
-    """Records turned on their side: `words`, shape (size // 8, n), has their nth words together."""
+    """Transposed records: `words`, shape (size // 8, n), has the nth words of all in a row."""
 
     def __init__(self, words: U64, dtype: np.dtype[np.void]) -> None:
         self._words = words
@@ -25,18 +25,18 @@ class Words:
         return len(self._words[0])
 
     def __getitem__(self, name: str) -> npt.NDArray[Any]:
-        """A field of all of them, shape (n,); not one that is an array itself."""
+        """A field of all records, shape (n,); not a field that is an array itself."""
         kind, offset = self._fields[name][:2]
         parts: npt.NDArray[Any] = self._words[offset // 8].view(kind)
         return parts[offset % 8 // kind.itemsize :: 8 // kind.itemsize]
 
 
 class Columns:
-    """Records of one kind by field; each field is copied out of them once, when first asked for.
+    """Records of one kind by field; each field is copied from them once, on first use.
 
-    Records lie 176 bytes apart in memory: what looks at a field several times, or does
-    arithmetic on it, is quicker on an array of its own. `columns["tid"]` is such an array, to
-    be read only; `columns[slice, mask or indices]` are some of the records.
+    Records are 176 bytes apart in memory: code that reads a field several times, or does
+    arithmetic on it, is faster on a contiguous array. `columns["tid"]` is such an array,
+    read-only; `columns[slice, mask or indices]` selects records.
     """
 
     def __init__(
@@ -51,12 +51,12 @@ class Columns:
 
     @classmethod
     def of(cls, records: "Records") -> "Columns":
-        """The columns of a structured array; columns as they are."""
+        """The columns of a structured array; Columns are returned unchanged."""
         return records if isinstance(records, Columns) else cls(records)
 
     @classmethod
     def together(cls, parts: "Sequence[Columns]") -> "Columns":
-        """One after another what is of the same records."""
+        """The concatenation of selections from the same records."""
         first, slices = parts[0], [part._chosen for part in parts]
         if len(parts) == 1:
             return first
@@ -96,7 +96,7 @@ class Columns:
 
 Records = Structs | Columns
 
-FEW = 64  # so many are done with one by one: plain Python beats the cost of calling numpy
+FEW = 64  # up to so many are handled one by one: plain Python is faster than calls of numpy
 
 
 def repeated(value: npt.NDArray[Any], count: int) -> npt.NDArray[Any]:
@@ -105,12 +105,12 @@ def repeated(value: npt.NDArray[Any], count: int) -> npt.NDArray[Any]:
 
 
 def alike(values: Integers) -> int | None:
-    """The value all of an array have, where it is kept only once (at a stride of 0)."""
+    """The common value of an array of stride 0 (`repeated`); None for another array."""
     return int(values[0]) if len(values) and not values.strides[0] else None
 
 
 def distinct(values: Integers) -> list[int]:
-    """The different values of non-negative integers, in any order; mostly they are few and small.
+    """The distinct values of non-negative integers, in any order; usually few and small.
 
     np.unique would sort them.
     """
@@ -126,7 +126,7 @@ def distinct(values: Integers) -> list[int]:
 
 
 def runs(*columns: npt.NDArray[Any]) -> Index:
-    """Where each run of rows begins that are the same in all `columns`, arrays of one length."""
+    """Start index of each run of rows that are equal in all `columns`, arrays of one length."""
     changed = np.zeros(len(columns[0]), np.bool_)
     changed[:1] = True
     for column in columns:

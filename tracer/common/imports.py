@@ -1,4 +1,4 @@
-"""What importing much costs besides its time."""
+"""Importing numpy with little memory, few threads and a tuned garbage collector."""
 
 import gc
 import mmap
@@ -7,15 +7,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 _BLAS_THREADS = "OPENBLAS_NUM_THREADS"
-_NUMPY = 88 << 20  # bytes of addresses that it takes, as measured (2.4), 32 MiB of them its BLAS's
-_YOUNG = 50_000  # objects made and not freed before the collector looks for cycles among them
+_NUMPY = 88 << 20  # bytes of address space it needs, as measured (2.4), 32 MiB for its BLAS
+_YOUNG = 50_000  # net allocations before the collector searches them for cycles
 
 
 def require_room() -> None:
-    """Raise MemoryError where there are no addresses for numpy.
+    """Raise MemoryError where the address space limit is too low for numpy.
 
-    Its BLAS ends the process where it gets none, and says nothing of why
-    (blas_memory_alloc, OpenBLAS).
+    Its BLAS would end the process without a reason (blas_memory_alloc, OpenBLAS).
     """
     try:
         mmap.mmap(-1, _NUMPY, mmap.MAP_PRIVATE, 0).close()  # PROT_NONE: no memory
@@ -25,12 +24,12 @@ def require_room() -> None:
 
 @contextmanager
 def imports_for_much_data() -> Iterator[None]:
-    """Import numpy and what works on much data, once, in here.
+    """A block in which to import numpy and the modules that use it, once.
 
-    numpy's BLAS starts a thread for each processor, and each spins for some 25 ms
+    numpy's BLAS starts a thread for each CPU, and each spins for some 25 ms
     (`blas_thread_server`, OpenBLAS); nothing here multiplies matrices. The environment is
-    afterwards as it was. What is imported stays, and what is made of data has few cycles:
-    the collector has little to find, and looks seldom. Raises MemoryError.
+    restored. Imported objects stay, and those made of data have few cycles: the garbage
+    collector has little to find, and runs seldom. Raises MemoryError.
     """
     require_room()
     chosen = os.environ.get(_BLAS_THREADS)

@@ -1,4 +1,4 @@
-"""Columns of text fitted to a terminal, or as wide as they like elsewhere."""
+"""Columns of text fitted to a terminal's width, or at their best width elsewhere."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,14 +12,14 @@ Cell = tuple[str, str]  # text, rich style
 
 @dataclass(frozen=True)
 class Column:
-    """How wide a column is, and how early it gives way where there is no room for all."""
+    """A column's widths, and its rank when there is no room for all."""
 
     name: str
     least: int  # cells it needs; with fewer it is left out
     best: int  # cells it takes where there is room
-    rank: int  # the highest goes first
+    rank: int  # the highest is left out first
     right: bool = False
-    rest: bool = False  # takes what is left over
+    rest: bool = False  # gets the remaining width
 
 
 def fit(columns: Sequence[Column], width: int) -> dict[str, int]:
@@ -41,14 +41,14 @@ def fit(columns: Sequence[Column], width: int) -> dict[str, int]:
 
 
 def unfitted(columns: Sequence[Column]) -> dict[str, int]:
-    """The cells every column likes best."""
+    """Every column at its best width."""
     return {column.name: column.best for column in columns}
 
 
 def join(
     columns: Sequence[Column], cells: dict[str, int], row: dict[str, Cell], glyphs: Glyphs | None
 ) -> Text:
-    """One line: the cells padded to their columns, a blank between; cut too where `glyphs`."""
+    """One line: the cells padded to their columns, a blank between; clipped, too, if `glyphs`."""
     text = Text()
     shown = [column for column in columns if column.name in cells]
     for column in shown:

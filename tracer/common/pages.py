@@ -1,4 +1,4 @@
-"""Pages and frames as numbers: x86-64's smallest page, and what stands for no frame."""
+"""Pages and frames as numbers: the base page size of x86-64, and the value for no frame."""
 
 PAGE_SHIFT = 12
 PAGE_SIZE = 1 << PAGE_SHIFT  # the unit of every count of pages

@@ -1,4 +1,4 @@
-"""Leaving quietly when whoever reads our output has gone (`| head`)."""
+"""Exiting quietly when the reader of our output is gone (`| head`)."""
 
 import contextlib
 import os
@@ -8,7 +8,7 @@ PIPE_CLOSED = 141  # 128 + SIGPIPE: what a shell shows of a program that pipe en
 
 
 def discard_stdout() -> None:
-    """Point stdout at nothing: the interpreter flushes it once more at exit, and would complain."""
+    """Redirect stdout to /dev/null: the interpreter's flush at exit would fail and complain."""
     with contextlib.suppress(OSError, ValueError):
         null = os.open(os.devnull, os.O_WRONLY)
         os.dup2(null, sys.stdout.fileno())

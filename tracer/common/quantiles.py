@@ -6,7 +6,7 @@ import numpy as np
 
 from tracer.common.types import I64, Index
 
-EXACT = 4096  # this many are kept as they are
+EXACT = 4096  # up to this many are kept exactly
 _SUB = 6  # 64 buckets an octave: a bucket's middle is within 0.8 % of what is in it
 _LINEAR = 1 << (_SUB + 1)  # below this a bucket is one nanosecond
 _TABLED = 1 << 14  # nanoseconds; the buckets of shorter latencies are looked up
@@ -25,7 +25,7 @@ class Latencies:
         self._buckets: Nanoseconds | None = None
 
     def add(self, values: Nanoseconds) -> None:
-        """Take in known latencies, in nanoseconds, none negative."""
+        """Add known latencies, in nanoseconds, none negative."""
         if not len(values):
             return
         self.count += len(values)
@@ -38,13 +38,13 @@ class Latencies:
         self._buckets += np.bincount(_bucket(values), minlength=_BUCKETS)
 
     def _spill(self) -> None:
-        """From values to buckets."""
+        """Convert the values to buckets."""
         if self._buckets is None:
             self._buckets = np.bincount(_bucket(self._values), minlength=_BUCKETS)
             self._values = np.empty(0, np.int64)
 
     def merge(self, other: "Latencies") -> None:
-        """Take in all of another's."""
+        """Add all latencies of another."""
         count, longest = self.count + other.count, max(self.max, other.max)
         self.add(other._values)
         if other._buckets is not None:
@@ -54,7 +54,7 @@ class Latencies:
         self.count, self.max = count, longest
 
     def quantile(self, share: float) -> int:
-        """The smallest latency that at least `share` of all do not exceed; -1 where none is."""
+        """The smallest latency that at least `share` of all do not exceed; -1 without any."""
         if not self.count:
             return -1
         rank = max(1, int(np.ceil(share * self.count)))
@@ -65,9 +65,9 @@ class Latencies:
 
 
 def _bucket(values: Nanoseconds) -> Index:
-    """Linear below _LINEAR; above, the highest _SUB + 1 bits and how far they were shifted."""
+    """Bucket: linear below _LINEAR; above, the highest _SUB + 1 bits and their shift."""
     table = _table()
-    found = table.take(values, mode="clip")  # a wrong one where there is none: they are few
+    found = table.take(values, mode="clip")  # wrong beyond the table: computed below, few
     longer = np.flatnonzero(values >= len(table))
     if len(longer):
         found[longer] = _computed(values[longer])

@@ -1,10 +1,10 @@
-"""Where the BPF sources are: beside the package in a checkout, inside it when installed."""
+"""The folder of the BPF sources: beside the package in a checkout, inside it when installed."""
 
 from pathlib import Path
 
 from tracer.common.errors import Exit, TraceError
 
-_MARKER = "shared.h"  # a folder called bpf without it is somebody else's
+_MARKER = "shared.h"  # a folder called bpf without it is an unrelated one
 
 
 def bpf_dir(package: Path | None = None) -> Path:

@@ -1,6 +1,6 @@
-"""Telling that memory is short from every other failure, and saying which limit it was.
+"""Detecting that a failure is a shortage of memory, and reporting the limits set.
 
-Imports little, and nothing heavy: it is wanted where nothing else finds room.
+Imports nothing heavy: it is used when memory is short.
 """
 
 import errno
@@ -9,12 +9,12 @@ from pathlib import Path
 
 from tracer.common.errors import Exit, TraceError
 
-# What the tracer takes beside the ring, as measured; of addresses, bcc while it compiles.
+# The tracer's memory besides the ring, as measured; address space: bcc while it compiles.
 NEEDS_RESIDENT = 80 << 20
 NEEDS_ADDRESSES = 300 << 20
 _CGROUPS = Path("/sys/fs/cgroup")
 _NO_LIMIT = 1 << 60  # memory.limit_in_bytes is nearly 2**63 where there is none
-# What the C library, the dynamic linker, LLVM and C++ say (dlopen's message is all there is of it).
+# Messages of the C library, the dynamic linker, LLVM and C++ (dlopen gives only a message).
 _WORDS = (
     "cannot allocate memory",
     "failed to map segment",
@@ -43,16 +43,16 @@ def is_short(error: BaseException | None) -> bool:
 
 
 def says_so(text: str) -> bool:
-    """Whether a message speaks of memory."""
+    """Whether a message is about a shortage of memory."""
     text = text.lower()
     return any(words in text for words in _WORDS)
 
 
 def short(during: str, *, buffer: int = 0, needs: str = "") -> TraceError:
-    """The error to raise; `during` what was done, "" where that is not known.
+    """The error to raise; `during`: the failed step, "" where that is not known.
 
-    `buffer`: bytes of the ring; `needs`: what takes how much, if not the tracer. Where more
-    than one limit is set, which one it was is not known.
+    `buffer`: bytes of the ring; `needs`: what needs how much memory, if not the tracer. Where
+    several limits are set, the message names them all: which one was hit is not known.
     """
     limits = [f"{limit >> 20} MiB {words}" for limit, words in limits_set()]
     message = "there is not enough memory" + (f" {during}" if during else "")
@@ -69,9 +69,9 @@ def short(during: str, *, buffer: int = 0, needs: str = "") -> TraceError:
 
 
 def warning(buffer: int) -> str:
-    """What to say beforehand where a control group has too little; "" where it has enough.
+    """A warning at the start where a control group's limit is too low; "" where it is not.
 
-    The kernel kills the process that takes more, and then there is nothing to say any more.
+    The kernel kills a process that exceeds it, and then no message is possible.
     """
     limit, needs = group_limit(), NEEDS_RESIDENT + buffer
     if limit is None or limit >= needs:
@@ -84,12 +84,12 @@ def warning(buffer: int) -> str:
 
 
 def told(error: BaseException, during: str = "", *, buffer: int = 0) -> TraceError | None:
-    """The error in words where memory was short; else None."""
+    """The TraceError for `error` if memory was short; else None."""
     return short(during, buffer=buffer) if is_short(error) else None
 
 
 def limits_set() -> list[tuple[int, str]]:
-    """The limits on this process's memory, in bytes, and by what."""
+    """The limits on this process's memory: bytes, and which limit it is."""
     found = []
     for number, words in (
         (resource.RLIMIT_AS, "of addresses (ulimit -v)"),
@@ -107,7 +107,7 @@ def limits_set() -> list[tuple[int, str]]:
 def group_limit(root: Path = _CGROUPS, own: Path = Path("/proc/self/cgroup")) -> int | None:
     """The lowest memory limit, in bytes, of the control groups this process is in; None: none.
 
-    Of either version: proc_pid_cgroup(5), cgroups(7).
+    Both versions: proc_pid_cgroup(5), cgroups(7).
     """
     limits = []
     try:

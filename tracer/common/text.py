@@ -1,9 +1,9 @@
-"""Making names that other processes chose safe to show.
+"""Escaping names that other processes chose, for safe output.
 
 comm, mapped file names and symbols may hold anything but NUL: escape
 sequences, newlines, bidirectional overrides, invalid UTF-8. Outside
 this module they travel as str decoded with "surrogateescape"; nothing is
-printed or written that has not come through here.
+printed or written that was not escaped here.
 """
 
 import re
@@ -28,14 +28,14 @@ def decode(raw: bytes) -> str:
 def printable(text: str) -> str:
     r"""`text` with every character a terminal could act on shown as an escape.
 
-    Plain names come back unchanged (and unallocated); a backslash is doubled,
-    always, so that no two names look the same and each can be told from its escapes.
+    Plain names are returned unchanged (and not copied); a backslash is always
+    doubled, so that no two names look the same and escapes are unambiguous.
     """
     return harmless(text.replace("\\", "\\\\"))
 
 
 def harmless(text: str) -> str:
-    r"""The same for sentences, in which names are `printable` already: backslashes stay."""
+    r"""`printable` for sentences, whose names are `printable` already: backslashes stay."""
     if text.isascii() and text.isprintable():
         return text
     if not any(_is_unsafe(c) for c in text):

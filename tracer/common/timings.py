@@ -1,4 +1,4 @@
-"""What starting up took, part by part: shown on stderr with PAGEFAULT_TIMINGS=1."""
+"""Durations of the start-up steps, shown on stderr with PAGEFAULT_TIMINGS=1."""
 
 import os
 import sys
@@ -18,18 +18,18 @@ class Timings:
         self._laps: list[tuple[str, float]] = []
 
     def lap(self, name: str) -> None:
-        """`name` is done."""
+        """End the lap `name`."""
         if self._wanted:
             now = time.clock_gettime(time.CLOCK_BOOTTIME)
             self._laps.append((name, (now - self._since) * 1e3))
             self._since = now
 
     def detail(self, parts: Mapping[str, float]) -> None:
-        """What the last lap was made of, or waited for, in milliseconds."""
+        """Add the parts of the last lap, in milliseconds."""
         self._laps += [(f"  {name}", took) for name, took in parts.items()]
 
     def show(self) -> None:
-        """Print what there is, a part a line; once."""
+        """Print the laps, one a line; only once."""
         if not self._wanted:
             return
         self._wanted = False
@@ -40,6 +40,6 @@ class Timings:
 
 
 def _process_start() -> float:
-    """When this process began, in seconds since boot; to a tick, a hundredth (proc_pid_stat(5))."""
+    """Start of this process in seconds since boot, to a clock tick, 0.01 s (proc_pid_stat(5))."""
     fields = Path("/proc/self/stat").read_text().rpartition(")")[2].split()
     return int(fields[19]) / os.sysconf("SC_CLK_TCK")

@@ -1,4 +1,4 @@
-"""The types of arrays, by what an element is, and the page shift as an element of one."""
+"""Array types by element type, and the page shift as a uint64."""
 
 import numpy as np
 import numpy.typing as npt

@@ -1,4 +1,4 @@
-"""Numbers and names as people read them, in a given number of terminal cells."""
+"""Formatting of numbers and names for people, in a given number of terminal cells."""
 
 from dataclasses import astuple, dataclass
 from datetime import datetime
@@ -14,7 +14,7 @@ TimeMode = Literal["relative", "wall", "monotonic"]
 
 @dataclass(frozen=True)
 class Glyphs:
-    """The few characters outside ASCII, and what stands for them where they cannot be written."""
+    """The characters outside ASCII that are used; ASCII has their replacements."""
 
     micro: str = "µ"
     dots: str = "…"
@@ -28,7 +28,7 @@ ASCII = Glyphs("u", "..", "-", "-", "x", " <- ")
 
 
 def glyphs_for(encoding: str | None) -> Glyphs:
-    """Those `encoding` can write."""
+    """The glyphs that `encoding` can write."""
     fancy = Glyphs()
     try:
         "".join(astuple(fancy)).encode(encoding or "ascii")
@@ -65,7 +65,7 @@ def size(count: int) -> str:
 
 
 def net(count: int, glyphs: Glyphs) -> str:
-    """By how many bytes it is more or less: "+3.08 MiB", "−4 KiB", "0 B"."""
+    """A signed number of bytes: "+3.08 MiB", "−4 KiB", "0 B"."""
     sign = "+" if count > 0 else glyphs.minus if count < 0 else ""
     return sign + size(abs(count))
 
@@ -100,10 +100,10 @@ def clock(time_ns: int, mode: TimeMode, started_ns: int, wall_minus_monotonic: i
 
 
 def thread(comm: str, tid: int, pid: int, several: bool, width: int, glyphs: Glyphs) -> str:
-    """comm/tid, with the pid between where it says more; the comm gives way, not the numbers.
+    """comm/tid, with the pid between where there are several processes; the comm is clipped.
 
-    Where hardly anything of the comm is left, a process's only or first thread
-    is shown by its comm, others by their numbers.
+    Where there is hardly room for the comm, a process's only or first thread is
+    shown by its comm, others by their numbers.
     """
     numbers = f"/{pid}/{tid}" if several and pid != tid else f"/{tid}"
     room = width - len(numbers)
@@ -114,7 +114,7 @@ def thread(comm: str, tid: int, pid: int, several: bool, width: int, glyphs: Gly
 
 
 def clip(text: str, width: int, glyphs: Glyphs) -> str:
-    """`text` cut at the end to `width` cells, showing that it was."""
+    """`text` cut at the end to `width` cells, with dots if it was."""
     if cell_len(text) <= width:
         return text
     room = width - len(glyphs.dots)
@@ -129,7 +129,7 @@ def region(name: str, width: int, glyphs: Glyphs) -> str:
 
 
 def shorten(name: str, width: int, glyphs: Glyphs) -> str:
-    """A printable name in `width` cells: a path gives up its middle, then its directories."""
+    """A printable name in `width` cells: a path loses its middle, then its directories."""
     if cell_len(name) <= width:
         return name
     head, slash, base = name.rpartition("/")

@@ -1,1 +1,1 @@
-"""Output files, opened and written with the rights of whoever asked for them."""
+"""Output files, opened and written with the rights of the user who requested them."""

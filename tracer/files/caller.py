@@ -1,9 +1,9 @@
-"""The rights of whoever called sudo: output files are opened, renamed and removed with these.
+"""The rights of sudo's caller: output files are opened, renamed and removed with these.
 
-The caller names the files, and may have made the directories that lead there: with root's rights
-a symbolic link of the caller's own would reach what the caller does not. So the kernel decides,
-as it does for sudoedit(8). credentials(7): the file-system user and group IDs and the groups are
-a thread's own, as system calls have them (glibc's setgroups(3) would change all threads).
+The caller names the files, and may have created their directories: with root's rights a
+symbolic link of the caller's own would reach files that the caller cannot. So the kernel checks
+access, as for sudoedit(8). credentials(7): the file-system user and group IDs and the groups are
+per thread in system calls (glibc's setgroups(3) would change all threads).
 """
 
 import contextlib
@@ -17,14 +17,14 @@ from tracer.common.errors import Exit, TraceError
 from tracer.files.identity import resolve_user
 
 _NR_SETGROUPS, _NR_SETFSUID, _NR_SETFSGID = 116, 122, 123  # x86-64
-_UNCHANGED = -1  # refused, and so asks what it is
+_UNCHANGED = -1  # invalid, so that the call only returns the current id
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _acting = threading.local()
 
 
 class Caller(NamedTuple):
-    """Whoever called sudo."""
+    """The user who called sudo."""
 
     uid: int
     gid: int
@@ -32,16 +32,16 @@ class Caller(NamedTuple):
 
 
 def who_called() -> Caller | None:
-    """Whoever called sudo, if it was that. Raises TraceError: SUDO_UID is no number."""
+    """The user who called sudo; None without sudo. Raises TraceError: SUDO_UID is no number."""
     found = resolve_user(None, os.environ)
     return None if found is None else Caller(found.uid, found.gid, found.groups)
 
 
 @contextlib.contextmanager
 def acting_as(who: object) -> Iterator[None]:
-    """With the rights of `who` to files, if that is a Caller; of the calling thread only.
+    """A block run with the file rights of `who`, if that is a Caller; in this thread only.
 
-    Raises TraceError where these cannot be taken on: nothing is done with more.
+    Raises TraceError where these cannot be set: the block is not run with more rights.
     """
     if (
         not isinstance(who, Caller)
@@ -63,16 +63,16 @@ def acting_as(who: object) -> Iterator[None]:
     finally:
         _acting.as_caller = False
         if not _take_on(*before):
-            os._exit(Exit.TRACER_FAILED)  # it came from there: cannot be
+            os._exit(Exit.TRACER_FAILED)  # cannot happen: these were its rights before
 
 
 def _take_on(uid: int, gid: int, groups: tuple[int, ...]) -> bool:
-    """Whether the thread has these now."""
+    """Set the thread's ids and groups; whether that worked."""
     numbers = (ctypes.c_uint32 * len(groups))(*groups)
     if _call(_NR_SETGROUPS, len(groups), ctypes.addressof(numbers)):
         return False
     _call(_NR_SETFSGID, gid)
-    _call(_NR_SETFSUID, uid)  # with which go, or come back, root's capabilities to files
+    _call(_NR_SETFSUID, uid)  # drops, or restores, root's capabilities to files
     return (_call(_NR_SETFSGID, _UNCHANGED), _call(_NR_SETFSUID, _UNCHANGED)) == (gid, uid)
 
 

@@ -1,9 +1,9 @@
-"""A child process that writes for us where the kernel may wait for others, and for how long.
+"""A child process that makes system calls that may block, and the limits on waiting for it.
 
-A system call on FUSE or a network file system returns when somebody has answered it; until then
-no signal is handled, and perhaps not even SIGKILL. So a child makes it, and we wait for the
-child: with an ear for signals, and not beyond what the user has the patience for. A child that
-is given up is killed; it ends once the kernel lets it.
+A system call on FUSE or a network file system returns when its server has answered; until then
+no signal is handled, and perhaps not even SIGKILL. So a child makes the call, and we wait for the
+child: signals are handled, and the wait is limited. A child that is given up is killed; it ends
+once the kernel lets it.
 """
 
 import contextlib
@@ -21,30 +21,30 @@ from tracer.common.errors import Exit, TraceError, complain
 from tracer.common.text import printable
 
 _LENGTH = struct.Struct("<Q")
-_LOOK_MS = 50  # how often, while there is no answer, it is asked whether to wait for it
-_PATIENCE_S = 0.3  # once there is haste
-_WORD_S = 5.0  # then the user is told what is waited for
-_END_S = 0.2  # for a child that has been killed, or has nothing left to do
+_LOOK_MS = 50  # interval at which `hasty` is checked while there is no answer
+_PATIENCE_S = 0.3  # wait for an answer, when `hasty`
+_WORD_S = 5.0  # after which a message says what is waited for
+_END_S = 0.2  # wait for a child that has been killed, or has no more to do
 
 Handler = Callable[[str, tuple[Any, ...]], Any]
 
 
 class Unanswered(TraceError):
-    """A file system has not answered, and was not to be waited for any longer."""
+    """A file system has not answered within the time limit."""
 
 
 class Clerk:
-    """A child that does what it is asked to, one thing after another."""
+    """A child process that handles requests, one after another."""
 
     def __init__(self, name: str, handler: Handler, keep: Collection[int] = ()) -> None:
         """`name`: of the file, for messages. `handler` runs in the child, `keep` stays open there.
 
-        Raises TraceError where there can be no child.
+        Raises TraceError where no child can be started.
         """
         self._name = name
         self._told = False
         ours, theirs = socket.socketpair()
-        # Blocked, for good in the child: it is ours to end, and our handlers are not its own.
+        # Blocked, in the child permanently: only we end it, and it must not run our handlers.
         before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
         try:
             self._pid = os.fork()
@@ -66,10 +66,10 @@ class Clerk:
         hasty: Callable[[], bool] = lambda: False,
         patience_s: float = _PATIENCE_S,
     ) -> Any:
-        """What the handler returns, or raises.
+        """Return what the handler returns, or raise what it raises.
 
-        Unanswered where it does not, and there is haste, and TraceError where the child has
-        ended; the clerk is gone then, as it is where a signal's handler raises meanwhile.
+        Raises Unanswered without an answer when `hasty`, and TraceError where the child has
+        ended; then the clerk is closed, as it is when a signal handler raises meanwhile.
         """
         if self._socket is None:
             raise self._unanswered()
@@ -112,7 +112,7 @@ class Clerk:
         return Unanswered(message, hint, Exit.OUTPUT)
 
     def close(self) -> None:
-        """Let it end. Idempotent."""
+        """End the child. Idempotent."""
         if self._socket is not None:
             self._socket.close()
             self._socket = None
@@ -124,7 +124,7 @@ class Clerk:
         self.close()
 
     def _reap(self) -> None:
-        """Once it has ended; where the kernel does not let it, that is left to init."""
+        """Reap the child; if the kernel does not let it end, that is left to init."""
         deadline = time.monotonic() + _END_S
         with contextlib.suppress(ChildProcessError):
             while not os.waitpid(self._pid, os.WNOHANG)[0] and time.monotonic() < deadline:
@@ -132,7 +132,7 @@ class Clerk:
 
 
 def _serve(theirs: socket.socket, handler: Handler, keep: Collection[int]) -> NoReturn:
-    """The child: until our side is closed. Nothing of ours stays open, whatever it waits for."""
+    """Serve requests in the child until our side is closed. All other descriptors are closed."""
     try:
         os.setsid()
         above = -1
@@ -144,7 +144,7 @@ def _serve(theirs: socket.socket, handler: Handler, keep: Collection[int]) -> No
             what, arguments = _receive(theirs)
             try:
                 answer = True, handler(what, arguments)
-            except Exception as error:  # whatever it is, it is told
+            except Exception as error:  # any error is passed on
                 answer = False, error
             _send(theirs, answer)
     finally:

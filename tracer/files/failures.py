@@ -1,4 +1,4 @@
-"""What to say where a file cannot be opened, written or removed: why, and what to do."""
+"""Errors for files that cannot be opened, written or removed: the reason, and a hint."""
 
 import errno
 import os
@@ -30,7 +30,7 @@ _AS_CALLER = (
 
 
 def failure(path: str, what: str, error: Exception, owner: Owner | None = None) -> TraceError:
-    """The TraceError that tells of `error`: what could not be done to `path`, why, and a hint.
+    """The TraceError for `error`: what could not be done to `path`, why, and a hint.
 
     `owner`: whose rights were too few, if that is a Caller.
     """

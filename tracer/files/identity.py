@@ -1,4 +1,4 @@
-"""On whose behalf we run: the user a command runs as, and files written belong to."""
+"""The user that the command runs as and that output files belong to."""
 
 import os
 import pwd
@@ -8,14 +8,14 @@ from dataclasses import dataclass
 from tracer.common.errors import Exit, TraceError
 from tracer.common.text import printable
 
-# What sudo set for root and what says "you run by sudo's grace": neither is true of a command
+# Variables that sudo set for root, or that say the process runs under sudo: wrong for a command
 # that has the invoking user's rights again (pip, for one, acts on SUDO_UID).
 _SUDO_VARIABLES = ("SUDO_UID", "SUDO_GID", "SUDO_USER", "SUDO_COMMAND", "SUDO_HOME", "MAIL")
 
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """A user to be: ids, supplementary groups, and what login(1) would put in the environment."""
+    """A user's ids and supplementary groups, and what login(1) would put in the environment."""
 
     uid: int
     gid: int
@@ -25,7 +25,7 @@ class Identity:
     shell: str = "/bin/sh"
 
     def environment(self, env: Mapping[str, str]) -> dict[str, str]:
-        """`env` as this user's: HOME, USER, LOGNAME and SHELL are theirs, as `sudo -u` sets them.
+        """`env` with this user's HOME, USER, LOGNAME and SHELL, as `sudo -u` sets them.
 
         Sudo's own variables are dropped; everything else, PATH included, stays.
         """
@@ -38,7 +38,7 @@ class Identity:
         }
 
     def become(self) -> None:
-        """Drop to this user for good. Raises OSError."""
+        """Become this user permanently. Raises OSError."""
         os.setgroups(self.groups)
         os.setresgid(self.gid, self.gid, self.gid)
         os.setresuid(self.uid, self.uid, self.uid)
@@ -49,10 +49,10 @@ class Identity:
 
 
 def resolve_user(option: str | None, env: Mapping[str, str]) -> Identity | None:
-    """Who the command runs as and the files belong to; None: whoever we are already.
+    """The user that the command runs as and the files belong to; None: the current user.
 
     `option` is --user: a name or a number. Without it, root under sudo means the
-    user who called sudo (SUDO_UID, SUDO_GID); these are looked at only where the
+    user who called sudo (SUDO_UID, SUDO_GID); these are used only where the
     effective uid is 0, since anyone may set them.
     Raises TraceError: no such user, or no right to become them.
     """

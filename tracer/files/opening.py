@@ -1,6 +1,6 @@
-"""Opening files in folders that others may write to: nothing of theirs is followed.
+"""Opening files in directories that others may write to, without following their links.
 
-All of it may wait for the file system; where one may keep us waiting, a child does it
+All of it may block on the file system; for those that may, a child process does it
 (tracer.files.served_file).
 """
 
@@ -64,8 +64,8 @@ def _open_existing(
                 Exit.OUTPUT,
             )
         refuse_planted_file(parent, found, path, owner)
-        # Where others may write, it may be a link to a file elsewhere all the same, made and
-        # unmade meanwhile.
+        # Where others may write, it may still be a hard link to a file elsewhere, made and
+        # removed meanwhile.
         if stat.S_ISREG(found.st_mode) and (whole or others_may_write(os.fstat(parent), owner)):
             fd, draft = _draft(parent, name, owner)
             with _undone(fd, parent, draft):
@@ -82,14 +82,14 @@ def _open_existing(
 
 
 def _make_alike(fd: int, old: os.stat_result) -> None:
-    """What takes a file's place is its owner's, for whom it was."""
+    """Give a replacement the old file's owner and mode."""
     with suppress(PermissionError):
         os.fchown(fd, old.st_uid, old.st_gid)
     os.fchmod(fd, stat.S_IMODE(old.st_mode) & 0o777)
 
 
 def _draft(parent: int, name: str, owner: Owner | None) -> tuple[int, str]:
-    """A new file that is to take the place of `name`: a descriptor, and its name until then."""
+    """A new file that is to replace `name`: its descriptor, and its name until then."""
     # Bytes, for the limit of 255 is one of bytes.
     draft = os.fsdecode(b"." + os.fsencode(name)[:200] + b".%d" % os.getpid())
     with suppress(FileNotFoundError):  # left by a killed run with our process id
@@ -103,7 +103,7 @@ def _draft(parent: int, name: str, owner: Owner | None) -> tuple[int, str]:
 
 @contextmanager
 def _undone(fd: int, parent: int, name: str) -> Iterator[None]:
-    """Where what follows fails, a file just made is removed, and closed."""
+    """A block whose failure removes and closes a file just created."""
     try:
         yield
     except BaseException:
@@ -115,7 +115,7 @@ def _undone(fd: int, parent: int, name: str) -> Iterator[None]:
 
 
 def give(fd: int, owner: Owner | None) -> None:
-    # What a Caller makes is the caller's.
+    # Files created as a Caller belong to the caller already.
     if owner is not None and not isinstance(owner, Caller) and owner[0] != os.geteuid():
         with suppress(PermissionError):  # a file system without owners
             os.fchown(fd, *owner)

@@ -1,10 +1,10 @@
-"""Opening and writing the files a user asked for, safely: this program runs as root.
+"""Opening and writing output files safely, as this program runs as root.
 
-Files are opened before tracing starts, so that a bad path costs nothing, and
-belong to the user who called sudo. Nothing is overwritten unasked, and nothing
-that another user may have put in our way is followed (tracer.files.paths).
+Files are opened before tracing starts, so that a bad path fails early, and
+belong to the user who called sudo. Nothing is overwritten without --force, and
+no link that another user may have planted is followed (tracer.files.paths).
 
-Where a file system may keep us waiting, a child does all of it (tracer.files.served_file).
+Where a file system may block, a child process does all of it (tracer.files.served_file).
 """
 
 import os
@@ -33,8 +33,8 @@ def open_output(
 
     A new file is mode 0644 less the umask and belongs to `owner`. An existing
     file raises TraceError unless `force`; pipes and devices are written to as
-    they are. `whole`: a file on disk, an existing one too, is nothing else until
-    the new one is closed. Raises TraceError(code=Exit.OUTPUT) with what to do about it.
+    they are. `whole`: a file on disk appears, or replaces an existing one, only
+    when it is closed. Raises TraceError(code=Exit.OUTPUT) with a hint.
     """
     if path == "-":
         return _given("standard output", _checked(path, 1))
@@ -52,7 +52,7 @@ def replace_file(
     owner: Owner | None = None,
     hasty: Callable[[], bool] = lambda: False,
 ) -> None:
-    """Put a new file with `data` in the place of `path`, atomically: rename(2).
+    """Replace `path` by a new file with `data`, atomically: rename(2).
 
     Raises TraceError(code=Exit.OUTPUT); `path` is then as it was.
     """
@@ -67,10 +67,10 @@ def replace_file(
 
 
 def reserve(path: str, size: int, owner: Owner | None = None) -> int:
-    """Take so many bytes of the disk that `path` is on: they are free once this is closed.
+    """Reserve `size` bytes on the disk that `path` is on, until the descriptor is closed.
 
-    A descriptor of a file that has no name, and goes with us whatever ends us; -1 where the
-    disk or the file system has none, or may keep us waiting.
+    The descriptor is of an unnamed file, freed in any case when the process ends; -1 where the
+    disk has no room, the file system no such files, or it may block.
     """
     if may_stall(path):
         return -1
@@ -92,7 +92,7 @@ def reserve(path: str, size: int, owner: Owner | None = None) -> int:
 
 
 def _given(name: str, fd: int) -> OutputFile:
-    """What is open already; `fd` is ours."""
+    """An OutputFile of an open descriptor; `fd` is ours."""
     if not may_stall(os.readlink(f"/proc/self/fd/{fd}")):  # of a pipe it is no path
         return OutputFile(fd, name)
     try:

@@ -1,7 +1,7 @@
-"""A file, pipe or terminal that is written: whole or not at all where that is asked for.
+"""Writing a file, pipe or terminal; optionally a file appears whole or not at all.
 
-A file on disk has been written once the disk has it: the kernel takes what is written before that,
-and tells of a disk that fails, or a server without room, to who asks (fdatasync).
+A file counts as written when it is on disk: the kernel accepts writes before that, and reports
+a failing disk, or a server without room, only to fdatasync.
 """
 
 import fcntl
@@ -19,18 +19,18 @@ from tracer.files.clerk import Clerk, Unanswered
 from tracer.files.failures import failure, left_behind
 from tracer.files.paths import Owner
 
-_LOOK_MS = 50  # how often, while a reader takes nothing, it is asked whether to wait for it
-_PATIENCE_MS = 300  # for such a reader, in all, once there is haste
-_AT_A_TIME = 1 << 20  # bytes that a disk takes before anybody loses patience
+_LOOK_MS = 50  # interval at which `hasty` is checked while a reader reads nothing
+_PATIENCE_MS = 300  # total wait for such a reader, when `hasty`
+_AT_A_TIME = 1 << 20  # bytes that a disk writes without a noticeable delay
 
 
 class OutputFile:
-    """An open file that takes whole lines.
+    """An open file to which whole lines are written.
 
-    `created` tells whether it was made by us (`discard` then removes it again),
-    `regular` whether it is a file on disk, not a pipe, a terminal or a device.
-    `failed`: something could not be written; what was is all there will be.
-    `hasty` says whether who does not take what is written is not to be waited for any longer.
+    `created`: whether it was created here (`discard` then removes it again);
+    `regular`: whether it is a file on disk, not a pipe, a terminal or a device.
+    `failed`: a write failed; nothing more will be written.
+    `hasty` returns whether to stop waiting for a reader that reads nothing.
     """
 
     def __init__(
@@ -45,10 +45,10 @@ class OutputFile:
         whole: bool = False,
         owner: Owner | None = None,
     ) -> None:
-        """`becomes`: the name it takes in place of `entry`, both in `parent`, once written to.
+        """`becomes`: the name that `entry`, in `parent`, is renamed to at the first write.
 
-        `whole`: not before it has been written, and closed; it is nothing if it is not whole.
-        `owner`: if that is a Caller, names are changed with their rights.
+        `whole`: renamed only at `close`; removed if it could not be written completely.
+        `owner`: if that is a Caller, it is renamed and removed with their rights.
         """
         self.name = name
         self.created = created
@@ -58,7 +58,7 @@ class OutputFile:
         self._owner = owner
         self.failed = False
         self.hasty: Callable[[], bool] = lambda: False
-        self.waits = False  # whether nobody minds how long: this is a clerk's
+        self.waits = False  # whether it may block without limit: in a clerk's child
         found = os.fstat(fd)
         self._identity = found.st_dev, found.st_ino
         mode = found.st_mode
@@ -80,10 +80,10 @@ class OutputFile:
         """Write all of `data`, which ends a line.
 
         An existing file is emptied by the first write, not when it is opened.
-        Raises BrokenPipeError where the reader is gone, Stalled where it takes
-        nothing and there is haste, TraceError(code=OUTPUT) where the disk is full
-        or the device fails. A file on disk is then cut back to whole lines; what a
-        pipe has taken are whole lines, too, but for any longer than PIPE_BUF.
+        Raises BrokenPipeError where the reader is gone, Stalled where it reads
+        nothing and `hasty` is true, TraceError(code=OUTPUT) where the disk is full
+        or the device fails. A file on disk is then truncated to whole lines; a
+        pipe has got whole lines, too, except for any longer than PIPE_BUF.
         """
         try:
             if self._fresh:
@@ -108,7 +108,7 @@ class OutputFile:
                 _rename(self._parent, self._entry, self._becomes)
         except (OSError, TraceError):
             with suppress(OSError, TraceError):
-                self._remove()  # nothing else would
+                self._remove()  # nothing else removes it
             raise
         self._entry, self._becomes = self._becomes, ""
 
@@ -126,7 +126,7 @@ class OutputFile:
                 raise
 
     def _piece(self, data: memoryview, start: int) -> memoryview | bytes:
-        """What to write at once: of a pipe, lines that it takes whole or not at all (pipe(7))."""
+        """The next piece to write: to a pipe, whole lines that are written atomically (pipe(7))."""
         if not self._pipe:
             return data[start : start + select.PIPE_BUF] if self._blocks else data[start:]
         most = select.PIPE_BUF
@@ -136,7 +136,7 @@ class OutputFile:
         return piece[: piece.rfind(b"\n") + 1] or piece
 
     def _wait(self) -> None:
-        """Until it takes something."""
+        """Wait until it is writable."""
         poll = select.poll()
         poll.register(self._fd, select.POLLOUT)
         while not poll.poll(_LOOK_MS):
@@ -146,27 +146,27 @@ class OutputFile:
                     raise Stalled(self.name)
 
     def renew(self) -> None:
-        """What is written next is waited for anew."""
+        """Reset the total wait for a reader."""
         self._patience = _PATIENCE_MS
 
     def shorten(self, size: int) -> None:
-        """Take back all but the first `size` bytes of a file on disk that is ours alone."""
+        """Truncate a file on disk that is ours alone to `size` bytes."""
         if self.regular and self._parent >= 0:
             os.ftruncate(self._fd, size)
             os.lseek(self._fd, size, os.SEEK_SET)
 
     def _cut(self, written: memoryview) -> None:
-        """Take back what was written of a line that did not fit."""
+        """Remove the written part of an incomplete line."""
         partial = len(written) - (bytes(written).rfind(b"\n") + 1)
         if self.regular and partial:
             end = os.lseek(self._fd, -partial, os.SEEK_CUR)
             os.ftruncate(self._fd, end)
 
     def close(self) -> None:
-        """Close; an existing file without a write is emptied. Harmless when repeated.
+        """Close; an existing file without a write is emptied. Idempotent.
 
-        A file on disk is there then, also after a power failure; or this raises TraceError, and
-        what had to be whole is not there at all. Of a file that failed already nothing is said.
+        A file on disk then survives a power failure; or this raises TraceError, and a `whole`
+        file is removed. After an earlier failure it raises nothing.
         """
         if self._fd < 0:
             return
@@ -186,7 +186,7 @@ class OutputFile:
             self._let_go()
 
     def _complete(self) -> None:
-        """Each step that may fail, the last one first for those who look for the file."""
+        """The steps of `close` that may fail; the rename that makes the file visible is last."""
         if self._fresh:
             self._start()
         if self.regular and self._parent >= 0:
@@ -197,7 +197,7 @@ class OutputFile:
             self._take_place()
 
     def _sync(self) -> None:
-        """Have the disk take it. For much of it a child waits: until then no signal is heard."""
+        """fdatasync; of a large file in a child process, since no signal is handled meanwhile."""
         if self.hasty():
             return
         fd = self._fd
@@ -206,13 +206,13 @@ class OutputFile:
             return
         clerk = Clerk(self.name, lambda _, __: os.fdatasync(fd), keep=[fd])
         try:
-            with suppress(Unanswered):  # it is on its way
+            with suppress(Unanswered):  # the kernel goes on writing it
                 clerk.ask("sync", hasty=self.hasty)
         finally:
             clerk.close()
 
     def discard(self) -> None:
-        """Close, and remove the file if we made it. Raises TraceError where that cannot be."""
+        """Close, and remove the file if created here. Raises TraceError where that fails."""
         if self._fd < 0:
             return
         try:
@@ -224,7 +224,7 @@ class OutputFile:
             self._let_go()
 
     def _remove(self) -> None:
-        """The file that we made, if it has that name still."""
+        """Remove the created file, if the name still refers to it."""
         with suppress(FileNotFoundError), acting_as(self._owner):
             found = os.stat(self._entry, dir_fd=self._parent, follow_symlinks=False)
             if (found.st_dev, found.st_ino) == self._identity:
@@ -233,7 +233,7 @@ class OutputFile:
     def _let_go(self) -> None:
         fd, self._fd = self._fd, -1
         if fd >= 0:
-            with suppress(OSError):  # of a file that failed, or that nobody wants
+            with suppress(OSError):  # of a file that failed, or is discarded
                 os.close(fd)
         self._close_parent()
 
@@ -248,16 +248,16 @@ def _rename(parent: int, old: str, new: str) -> None:
 
 
 def _not_to_block(fd: int) -> int:
-    """A pipe or terminal opened anew: on others that use it too, O_NONBLOCK shall not be forced.
+    """Reopen a pipe or terminal with O_NONBLOCK, without setting it for other users of `fd`.
 
-    Where that cannot be, as it was; `fd` is closed otherwise.
+    Returns `fd` where that is not possible; else `fd` is closed.
     """
     if fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDONLY:
         return fd  # writing to it fails, as it should
     flags = os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
     try:
         own = os.open(f"/proc/self/fd/{fd}", flags)
-    except OSError:  # nobody reads it; no /proc
+    except OSError:  # no reader; no /proc
         return fd
     os.close(fd)
     return own

@@ -1,10 +1,10 @@
-"""The way to a file, by names another user may have had a hand in.
+"""Resolving a path without following links that another user may have planted.
 
 Root writes where others can write, too: a link there may lead anywhere, and
-the kernel's own guard (fs.protected_symlinks, fs.protected_hardlinks) may be
+the kernel's protection (fs.protected_symlinks, fs.protected_hardlinks) may be
 off. No symbolic link in a world-writable directory is followed; in one that
-others may write to by group or as its owners, only links of our own are. What
-is looked at is held open meanwhile (O_PATH): nobody can swap it in between.
+others may write to by group or as its owners, only links of our own are. Each
+component is held open while checked (O_PATH), so that it cannot be replaced.
 """
 
 import errno
@@ -15,7 +15,7 @@ from tracer.common.errors import Exit, TraceError
 from tracer.common.text import printable
 from tracer.files.caller import Caller
 
-Owner = tuple[int, int] | Caller  # uid, gid of whom new files are to be
+Owner = tuple[int, int] | Caller  # uid and gid that new files are to belong to
 
 _PARENT = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW
 _MAX_LINKS = 40  # as the kernel's own limit, path_resolution(7)
@@ -64,7 +64,7 @@ def _step(here: int, name: str) -> int:
 
 
 def _link(here: int, name: str, path: str, owner: Owner | None) -> str | None:
-    """Where the link `name` leads, None where it is no link; raises TraceError if it is planted."""
+    """The target of the link `name`, None if it is no link; raises TraceError if it is planted."""
     try:
         handle = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=here)
     except FileNotFoundError:
@@ -98,7 +98,7 @@ def _refuse_planted_link(
 
 
 def refuse_planted_file(parent: int, found: os.stat_result, path: str, owner: Owner | None) -> None:
-    """Raise TraceError for another's file in a directory for all, or one linked from elsewhere."""
+    """Raise TraceError for another user's file in a world-writable directory, or a hard link."""
     directory = os.fstat(parent)
     foreign = _anyone_may_write(directory) and found.st_uid not in _ours(owner)
     second = stat.S_ISREG(found.st_mode) and found.st_nlink > 1
@@ -113,7 +113,7 @@ def refuse_planted_file(parent: int, found: os.stat_result, path: str, owner: Ow
 
 
 def _ours(owner: Owner | None) -> set[int]:
-    """Users whose files and links are trusted: root's, ours, and whoever called sudo."""
+    """Users whose files and links are trusted: root, ours, and sudo's caller."""
     return {0, os.geteuid()} | ({owner[0]} if owner else set())
 
 
@@ -122,6 +122,6 @@ def _anyone_may_write(directory: os.stat_result) -> bool:
 
 
 def others_may_write(directory: os.stat_result, owner: Owner | None) -> bool:
-    """Whether another user may put something into it: as anyone, by group (or ACL), as owner."""
+    """Whether another user may create files in it: as anyone, by group (or ACL), as owner."""
     by_mode = directory.st_mode & (stat.S_IWOTH | stat.S_IWGRP)
     return bool(by_mode) or directory.st_uid not in _ours(owner)

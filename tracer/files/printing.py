@@ -1,4 +1,4 @@
-"""Lines of text to a terminal, cut or wrapped to its width, or plain to what is none."""
+"""Printing lines of text: to a terminal cut or wrapped to its width, elsewhere as plain text."""
 
 from collections.abc import Sequence
 

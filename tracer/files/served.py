@@ -1,6 +1,6 @@
-"""Which paths lead to file systems that others serve: there any system call may wait for them.
+"""Detects paths on FUSE and network file systems, where any system call may block.
 
-None of these is asked for anything to find out: the mounts tell, and links that are elsewhere.
+It makes no system call on them: it uses the mount table, and links on other file systems.
 """
 
 import os
@@ -10,23 +10,23 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from tracer.procfs.maps import Mount
 
-# Whoever serves these may be any program, or far away.
+# The server may be any program, or remote.
 _KINDS = ("fuse", "nfs", "cifs", "smb", "9p", "ceph", "virtiofs", "afs", "autofs")
 _MOST_LINKS = 40  # as path_resolution(7)
 
 
 def may_stall(path: str) -> bool:
-    """Whether the way to a file leads through such a file system."""
+    """Whether the path of a file leads through such a file system."""
     return _walk(path)[1]
 
 
 def resolved(path: str) -> str:
-    """As os.path.realpath, but links on such a file system are not followed."""
+    """os.path.realpath, but without following links on such a file system."""
     return _walk(path)[0]
 
 
 def _walk(path: str) -> tuple[str, bool]:
-    """The path without links, and whether it comes upon what others serve: up to there."""
+    """(the path without links, False), or (resolved up to such a file system, True)."""
     from tracer.procfs.maps import parse_mounts  # reports need no procfs for anything else
 
     try:
@@ -51,16 +51,16 @@ def _walk(path: str) -> tuple[str, bool]:
             here = "/" if target.startswith("/") else here
     except (OSError, ValueError):
         pass
-    return os.path.abspath(path), False  # to open it will tell what is wrong
+    return os.path.abspath(path), False  # opening it will raise the error
 
 
 def is_served(mounts: "Collection[Mount]", path: str) -> bool:
-    """Whether a path without links is on such a file system, by the table of mounts.
+    """Whether a path without links is on such a file system, by the mount table.
 
-    Not the root itself, which each path begins with: where that is served, so is all of us, and
-    what is mounted below it may be a disk.
+    Not the root itself, which each path begins with: where that is on one, so is this program,
+    and a disk may be mounted below it.
     """
     above = [mount for mount in mounts if mount.leads_to(path)]
-    # Of several at one place the last is seen.
+    # Of several at one mount point the last is visible.
     nearest = max(reversed(above), key=lambda mount: len(mount.point), default=None)
     return path != "/" and nearest is not None and nearest.kind.startswith(_KINDS)

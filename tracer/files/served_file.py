@@ -1,4 +1,4 @@
-"""Files on file systems that others serve, which may keep us waiting: a child writes them."""
+"""Output files on FUSE and network file systems, which may block: a child process writes them."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -13,14 +13,14 @@ _PATIENCE_TO_DISCARD_S = 1.0  # for a file system
 
 
 class ServedFile(OutputFile):
-    """One that a child opens and writes, since its file system may keep it waiting.
+    """An output file that a child process opens and writes, since its file system may block.
 
-    The child has an OutputFile. Where it gets no answer, and there is haste, Unanswered is
-    raised, and the file is as far as it has come.
+    The child has an OutputFile. If the file system does not answer and `hasty` is true,
+    Unanswered is raised, and the file is left incomplete.
     """
 
     def __init__(self, path: str, fd: int = -1, **how: Any) -> None:
-        """`fd`: what is open already, and is the child's then; `how` to open it otherwise."""
+        """`fd`: an open descriptor, passed to the child; otherwise `how` to open `path`."""
         self.name = path
         self.hasty = lambda: False
         self.failed = False
@@ -33,11 +33,11 @@ class ServedFile(OutputFile):
         self._open = True
 
     def fileno(self) -> int:
-        """None of ours."""
+        """-1: the descriptor is the child's."""
         return -1
 
     def isatty(self) -> bool:
-        """It is no device."""
+        """False: it is no device."""
         return False
 
     def write(self, data: bytes | memoryview) -> None:
@@ -49,7 +49,7 @@ class ServedFile(OutputFile):
             raise
 
     def renew(self) -> None:
-        """Whoever has not answered is gone for good."""
+        """Do nothing: a child that has not answered is gone permanently."""
 
     def shorten(self, size: int) -> None:
         """As an OutputFile does."""
@@ -74,7 +74,7 @@ class ServedFile(OutputFile):
 
 
 class Served:
-    """What a child does for a ServedFile."""
+    """The child's side of a ServedFile."""
 
     def __init__(self) -> None:
         self._file: OutputFile | None = None

@@ -1,12 +1,12 @@
-"""An output file as a text stream, for what prints."""
+"""A text stream on top of an OutputFile."""
 
 from tracer.files.output_file import OutputFile
 
 
 class TextFile:
-    """An OutputFile as the text stream that rich and others write to.
+    """An OutputFile as a text stream for rich and others.
 
-    Unlike sys.stdout it holds nothing back, and it raises what OutputFile.write does.
+    Unlike sys.stdout it is unbuffered, and it raises what OutputFile.write does.
     """
 
     def __init__(self, file: OutputFile, encoding: str = "utf-8") -> None:
@@ -19,12 +19,12 @@ class TextFile:
         return len(text)
 
     def flush(self) -> None:
-        """Every write is out already."""
+        """Do nothing: it is unbuffered."""
 
     def fileno(self) -> int:
-        """Where it goes."""
+        """The file's descriptor."""
         return self._file.fileno()
 
     def isatty(self) -> bool:
-        """Whether that is a terminal."""
+        """Whether the file is a terminal."""
         return self._file.isatty()

@@ -1,1 +1,1 @@
-"""What the running kernel says of itself: BTF, memory, mappings as they are made, perf events."""
+"""Interfaces of the running kernel: BTF, paging, perf events, and perf's mmap records."""

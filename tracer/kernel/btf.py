@@ -1,4 +1,4 @@
-"""Where the running kernel keeps its struct members: BTF, read through libbpf.
+"""Offsets of struct members, and ids of types and functions, from BTF through libbpf.
 
 The kernel describes its own types in /sys/kernel/btf/vmlinux
 (CONFIG_DEBUG_INFO_BTF; Documentation/bpf/btf.rst). libbpf, a dependency of
@@ -25,7 +25,7 @@ _LAST_PAGE = (1 << 8 * ctypes.sizeof(ctypes.c_void_p)) - 4096
 # BTF_KIND_* of include/uapi/linux/btf.h
 _STRUCT, _UNION, _ENUM, _TYPEDEF = 4, 5, 6, 8
 _VOLATILE, _CONST, _RESTRICT, _FUNC, _TYPE_TAG, _ENUM64 = 9, 10, 11, 12, 18, 19
-_DEEPEST = 64  # of anonymous members, and of typedefs; kernels come to five or so
+_DEEPEST = 64  # nesting of anonymous members, and of typedefs; kernels have five or so
 _SAME_LAYOUT = {_TYPEDEF, _VOLATILE, _CONST, _RESTRICT, _TYPE_TAG}
 
 
@@ -76,7 +76,7 @@ class Btf(Closing):
             )
 
     def close(self) -> None:
-        """Free the types; harmless when repeated."""
+        """Free the types. Idempotent."""
         if self._btf:
             self._lib.btf__free(self._btf)
             self._btf = None
@@ -113,7 +113,7 @@ class Btf(Closing):
         """The type number of the function `name`, by which fentry hooks it; 0 where BTF has none.
 
         0 also where the compiler inlined it everywhere. A number does not
-        promise that the kernel lets it be hooked.
+        mean that the kernel allows hooking it.
         """
         return self._find(name, _FUNC)
 
@@ -177,7 +177,7 @@ class Btf(Closing):
         for _ in range(_DEEPEST):
             if _unpack(self._type(number).info)[0] not in _SAME_LAYOUT:
                 return number
-            number = self._type(number).size  # the union's other face: the type referred to
+            number = self._type(number).size  # a union with `type`: the type referred to
         raise _senseless("names for names without end")
 
     def _type(self, number: int) -> _Type:

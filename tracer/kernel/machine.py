@@ -9,7 +9,7 @@ from tracer.common.errors import Exit, TraceError
 
 
 def check_architecture() -> None:
-    """Raise TraceError unless this is x86-64: the walk and the register frame are its own."""
+    """Raise TraceError unless this is x86-64, as the page-table walk and pt_regs require."""
     machine = platform.machine()
     if machine != "x86_64":
         raise TraceError(
@@ -40,7 +40,7 @@ def symbol_address(name: str) -> int:
 
 
 def has_symbol(name: str) -> bool:
-    """Whether kallsyms names `name`, also where addresses are hidden."""
+    """Whether kallsyms has `name`, also where addresses are hidden."""
     try:
         return f" {name}\n".encode() in Path("/proc/kallsyms").read_bytes()
     except OSError:
@@ -48,7 +48,7 @@ def has_symbol(name: str) -> bool:
 
 
 def highest_frame() -> int:
-    """The highest physical address /proc/iomem calls System RAM; where hidden, twice the memory."""
+    """The highest System RAM address of /proc/iomem; where hidden, twice the memory size."""
     highest = 0
     for line in Path("/proc/iomem").read_text().splitlines():
         if line.endswith("System RAM"):
@@ -82,7 +82,7 @@ def preemption() -> str:
 
 
 def preemptible() -> bool:
-    """Whether the kernel may preempt itself, and so a BPF program that does not forbid it."""
+    """Whether kernel code can be preempted, and so BPF programs that do not disable it."""
     return preemption() not in ("none", "voluntary")
 
 
@@ -104,7 +104,7 @@ def _boot_choice() -> str:
 
 
 def kernel_config() -> str:
-    """The options this kernel was built with, as in .config; "" where they are not published."""
+    """The kernel's .config; "" where it is not available."""
     try:
         return gzip.decompress(Path("/proc/config.gz").read_bytes()).decode()
     except OSError:

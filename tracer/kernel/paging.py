@@ -1,12 +1,12 @@
-"""Physical to virtual: the direct map's base, found and verified on every start.
+"""The direct map's base, found and verified at every start.
 
 The page-table walk reads tables by physical address through the kernel's
 direct map, whose base is randomised (CONFIG_RANDOMIZE_MEMORY). It is
 1 GiB-aligned (arch/x86/mm/kaslr.c) and lies below mm->pgd by that table's
 physical address, so there is one candidate for each GiB of memory. A candidate
-is right when walking our own pages gives what /proc/self/pagemap says of
-them. kallsyms, which takes longer to read than all of them to try, is asked for
-`page_offset_base` only if none is (it names it with CONFIG_KALLSYMS_ALL).
+is right when walking our own pages gives the same frames as /proc/self/pagemap.
+kallsyms takes longer to read than all candidates to try: it is searched for
+`page_offset_base` (there with CONFIG_KALLSYMS_ALL) only if none is right.
 """
 
 import ctypes
@@ -22,12 +22,12 @@ from tracer.kernel.machine import highest_frame, symbol_address
 GIB = 1 << 30
 _FRAME = 0x000FFFFFFFFFF000
 _PRESENT = 1
-_PAGES = 3  # agreeing on one page could be chance; on three it is not
+_PAGES = 3  # a match on one page could be chance; on three it is not
 
 
 @dataclass(frozen=True)
 class DirectMap:
-    """`base` is 0 where the walk must stay off; `reason` says why, or how the base was found."""
+    """The base, or 0 where the walk must stay off; `reason`: why, or how it was found."""
 
     base: int
     zero_frame: int  # physical address of the shared zero page
@@ -35,7 +35,7 @@ class DirectMap:
 
 
 class Walk(Protocol):
-    """One walk's answer: mm->pgd, the entry reached, its level, and the symbol's value."""
+    """Result of a walk: mm->pgd, the entry reached, its level, and the symbol's value."""
 
     pgd: int
     entry: int
@@ -44,7 +44,7 @@ class Walk(Protocol):
 
 
 class Walker(Protocol):
-    """Something in the kernel that walks our own page tables (probes/program.py)."""
+    """A program in the kernel that walks our own page tables (probes/program.py)."""
 
     def start_calibration(self) -> None: ...
 
@@ -54,7 +54,7 @@ class Walker(Protocol):
 
 
 def find_direct_map(program: Walker) -> DirectMap:
-    """Find the direct map's base and prove it against pagemap; also where the zero page is."""
+    """Find the direct map's base, verified against pagemap, and the zero page's frame."""
     pages = _OwnPages()
     program.start_calibration()
     try:
@@ -100,7 +100,7 @@ def _agrees(program: Walker, base: int, address: int, frame: int) -> bool:
 
 
 class _OwnPages:
-    """A few pages of our own, written, and one only read (which maps the zero page)."""
+    """A few pages of our own that are written, and one only read (which maps the zero page)."""
 
     def __init__(self) -> None:
         # One page more than needed: the last is read, not written.
@@ -126,7 +126,7 @@ class _OwnPages:
 
 
 def _own_frame(address: int) -> int:
-    """The physical address behind a page of ours; 0 when hidden (admin-guide/mm/pagemap.rst)."""
+    """Physical address of a page of ours; 0 where hidden (admin-guide/mm/pagemap.rst)."""
     fd = os.open("/proc/self/pagemap", os.O_RDONLY)
     try:
         entry = int.from_bytes(os.pread(fd, 8, address // mmap.PAGESIZE * 8), "little")

@@ -12,7 +12,7 @@ _NR_PERF_EVENT_OPEN = 298  # x86-64
 _FLAG_FD_CLOEXEC = 1 << 3
 _IOC_ENABLE, _IOC_SET_BPF = 0x2400, 0x40042408
 _FORMAT_TIME_ENABLED = 1 << 0
-_COARSE_S = 0.02  # twice what the coarsest clock takes for a step
+_COARSE_S = 0.02  # twice the coarsest clock's resolution
 
 SOFTWARE, TRACEPOINT = 1, 2  # enum perf_type_id
 
@@ -26,7 +26,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 def open_event(
     program: int, kind: int, config: int, cpu: int, *, function: str = "", period: int = 1
 ) -> int:
-    """An event of all tasks on `cpu` that runs `program` each time; the descriptor.
+    """Open an event for all tasks on `cpu` that runs `program`; returns the descriptor.
 
     `function` is a kprobe's. Raises OSError.
     """
@@ -50,20 +50,20 @@ def open_event(
 
 
 def is_absent(error: OSError) -> bool:
-    """Whether an event could not be opened because its CPU is offline, or not there."""
+    """Whether an event could not be opened because its CPU is offline or absent."""
     return error.errno in (errno.ENODEV, errno.ENXIO)
 
 
 def first_cpu() -> int:
-    """One that is online. A tracepoint's or kprobe's program runs on all, wherever it is opened."""
+    """An online CPU. A tracepoint's or kprobe's program runs on all, on whichever it is opened."""
     return min(os.sched_getaffinity(0))
 
 
 class CpuEvents:
-    """Software events on every online CPU, each of which runs a program; kept up by `refresh`."""
+    """Software events that run programs, on every online CPU; updated by `refresh`."""
 
     def __init__(self, programs: Mapping[int, int]) -> None:
-        """`programs`: what each event, by its number in the kernel, runs. Raises OSError."""
+        """`programs`: the program of each event, by the event's config. Raises OSError."""
         self._programs = dict(programs)
         self._fds: dict[int, list[int]] = {}
         try:
@@ -73,9 +73,9 @@ class CpuEvents:
             raise
 
     def refresh(self) -> bool:
-        """Attach to CPUs that came online since; True where there were such.
+        """Attach to CPUs that came online since; True if there were any.
 
-        A CPU that goes offline takes its events with it, for good, even if it comes back.
+        The events of a CPU that goes offline stop permanently, even if it comes back.
         """
         for cpu, fds in list(self._fds.items()):
             if not is_enabled(fds[0]):
@@ -114,10 +114,10 @@ class CpuEvents:
 
 
 def is_enabled(fd: int) -> bool:
-    """Whether an event of one CPU goes on; with its CPU it stops for good.
+    """Whether an event of one CPU still runs; it stops permanently when the CPU goes offline.
 
-    Told by the time for which it has been enabled (PERF_FORMAT_TOTAL_TIME_ENABLED), which grows
-    from one call to the next, or with a coarse clock (where the TSC is no good) a little later.
+    Determined by its enabled time (PERF_FORMAT_TOTAL_TIME_ENABLED), which grows from one call to
+    the next, or with a coarse clock (where the TSC is unusable) a little later.
     """
     before, deadline = _enabled_ns(fd), time.monotonic() + _COARSE_S
     while _enabled_ns(fd) <= before:

@@ -1,4 +1,4 @@
-"""Every new mapping of every process, as the kernel tells profilers: perf's MMAP2 records.
+"""New mappings of every process, from perf's MMAP2 records.
 
 A dummy software event on each CPU makes the kernel write a record into that
 event's buffer whenever `perf_event_mmap` runs (kernel/events/core.c): on
@@ -7,8 +7,8 @@ run on munmap or mremap. A record gives the extent of the mapping as it is
 *after* the call, merged with its neighbours where the kernel merged them.
 
 No BPF is involved, so this works wherever perf_event_open(2) does. Records
-are system-wide; other processes' are dropped by pid before anything else is
-looked at.
+are system-wide; those of other processes are discarded by pid before they are
+decoded.
 """
 
 import ctypes
@@ -30,11 +30,11 @@ from tracer.kernel.perf_events import is_enabled
 PAGE = mmap.PAGESIZE
 FOREVER = (1 << 64) - 1
 _SLACK_NS = 10_000_000  # records of the ring are not strictly in order of time
-_GRANTED_PAGES = 128  # with the control page what perf_event_mlock_kb (516) grants each CPU
+_GRANTED_PAGES = 128  # with the control page, perf_event_mlock_kb (516) of each CPU
 _MOST_PAGES = 1024  # of a CPU's buffer
-_ALL_PAGES = 4096  # of all CPUs' together, where more than what is granted
-_MOST_NAMED = 4096  # files, permissions and so on that are remembered
-_MOST_UNCLAIMED = 1 << 16  # records of processes that may come to be asked about: 25 MB
+_ALL_PAGES = 4096  # of all CPUs' buffers together, where that is more than granted
+_MOST_NAMED = 4096  # decoded file parts that are cached
+_MOST_UNCLAIMED = 1 << 16  # records of processes that may become targets: 25 MB
 
 # include/uapi/linux/perf_event.h
 _NR_PERF_EVENT_OPEN = 298  # x86-64
@@ -74,10 +74,9 @@ class MmapEvent:
 
     `perms` as in /proc/PID/maps; `pgoff` the offset in the file in bytes, 0
     for memory without one; `device` in kernel encoding (major << 20 | minor).
-    `path` is spelled as in maps, too, not made printable: "" for anonymous
-    memory, "[heap]", "[stack]", "[vdso]" as the kernel calls them. A file
-    whose path the kernel could not give has an inode and no path. `file` is ours to set:
-    tracer.spaces.code_files.
+    `path` as in maps, too, not made printable: "" for anonymous memory,
+    "[heap]", "[stack]", "[vdso]". A file whose path the kernel could not give
+    has an inode and no path. `file` is set later: tracer.spaces.code_files.
     """
 
     time_ns: int
@@ -114,9 +113,9 @@ def parse(
 ) -> tuple[list[Event], int, int]:
     """The events of `pids` (all when None) in whole records of one buffer.
 
-    Of those after `settled_ns` every process's are kept. Returns (events in the
-    buffer's order, records the kernel says it lost, bytes left over because a
-    record made no sense).
+    Events after `settled_ns` are kept for every process. Returns (events in the
+    buffer's order, number of records dropped by the kernel, bytes left over after
+    an invalid record).
     """
     raw, lost, left_over = parse_raw(data)
     events = [
@@ -129,13 +128,13 @@ def parse(
 
 _TIME: Final = 0  # of a _Raw
 _PID: Final = 1
-# A record not taken apart, as most are of processes that nobody asks about: CLOCK_MONOTONIC ns,
+# A record not decoded, as most are of processes that are not traced: CLOCK_MONOTONIC ns,
 # pid, tid, misc, kind, record.
 _Raw = tuple[int, int, int, int, int, bytes]
 
 
 def parse_raw(data: bytes) -> tuple[list[_Raw], int, int]:
-    """The records that tell of mappings, then what `parse` returns beside them."""
+    """The records of mappings and execs, undecoded, and the other two results of `parse`."""
     found: list[_Raw] = []
     lost = at = 0
     header, sample = _HEADER.unpack_from, _SAMPLE_ID.unpack_from
@@ -183,11 +182,11 @@ def _event(raw: _Raw) -> Event:
 
 
 _Named = tuple[bool, str, int, int, str]  # whether a file; perms, device, inode, path: MmapEvent's
-_named: dict[bytes, _Named] = {}  # by what _name takes apart: it is often the same
+_named: dict[bytes, _Named] = {}  # by the bytes _name decodes, which often repeat
 
 
 def _name(what: bytes, misc: int) -> _Named:
-    """What a record from its `maj` on says of the mapping, wherever that is."""
+    """Decode a record from its `maj` on: all of the mapping but its addresses."""
     major, minor, inode, _, prot, flags = _FILE.unpack_from(what)
     if misc & _MISC_BUILD_ID:
         major = minor = inode = 0
@@ -231,7 +230,7 @@ class _Buffer:
         return b"".join(kept)
 
     def rescue(self) -> None:
-        """Take all whole records out of the ring, for the next `drain`."""
+        """Move all whole records out of the ring, for the next `drain`."""
         head, tail = self._positions
         used = head - tail
         first = PAGE + tail % self._size
@@ -241,7 +240,7 @@ class _Buffer:
         self._kept.append(data)
         if used > self._size - _LARGEST:
             self.was_full = True
-            self._count_lost()  # a LOST record only comes with the next record: ask now
+            self._count_lost()  # a LOST record only comes with the next record: read the count
 
     def _count_lost(self) -> None:
         if self.counts_lost:
@@ -271,14 +270,14 @@ def _mapped(fd: int, data_pages: int) -> mmap.mmap:
 
 
 def _pages() -> int:
-    """Data pages of each CPU's buffer: more where they are few CPUs."""
+    """Data pages of each CPU's buffer: more where there are few CPUs."""
     share = _ALL_PAGES // os.sysconf("SC_NPROCESSORS_CONF")
     power = 1 << max(share.bit_length() - 1, 0)
     return min(max(power, _GRANTED_PAGES), _MOST_PAGES)
 
 
 def _open(cpu: int, watermark: int) -> tuple[int, bool]:
-    """(descriptor, whether reading it tells how many records were lost: kernels from 6.0)."""
+    """(descriptor, whether reading it gives the number of dropped records: kernels from 6.0)."""
     flags = _ATTR_MMAP | _ATTR_MMAP2 | _ATTR_MMAP_DATA
     flags |= _ATTR_COMM | _ATTR_COMM_EXEC
     flags |= _ATTR_SAMPLE_ID_ALL | _ATTR_USE_CLOCKID | _ATTR_WATERMARK
@@ -298,11 +297,11 @@ def _open(cpu: int, watermark: int) -> tuple[int, bool]:
 
 
 class Unclaimed:
-    """Records, by process, until it is asked about or it is settled that it will not be.
+    """Records by process, kept until they are due or the process is known to be no target.
 
-    Where the tracer falls behind, that takes as long as what it has still to read goes back. So
-    there is a bound: what comes then is refused, as are the records of its process's own fork,
-    which find the ring full.
+    Where the tracer falls behind, they are kept for as long as its backlog. So there is a bound,
+    beyond which records are refused; then the ring is full, too, and the process's own fork
+    record is dropped.
     """
 
     def __init__(self, most: int = _MOST_UNCLAIMED) -> None:
@@ -312,7 +311,7 @@ class Unclaimed:
         self._count = 0
 
     def add(self, found: list[_Raw], pids: Container[int] | None, settled_ns: int) -> None:
-        """All of `pids` (of all when None), and of others what came after `settled_ns`."""
+        """Add all records of `pids` (all when None), and of others those after `settled_ns`."""
         for raw in found:
             pid = raw[_PID]
             if pids is not None and pid not in pids:
@@ -328,7 +327,7 @@ class Unclaimed:
             self._count += 1
 
     def due(self, pids: Container[int] | None, now: int, settled_ns: int) -> list[Event]:
-        """The events of `pids` up to `now`, by time; those that nobody will ask for are dropped."""
+        """The events of `pids` up to `now`, by time; others up to `settled_ns` are discarded."""
         due: list[Event] = []
         self._count = 0
         for pid in list(self._by_pid):
@@ -360,7 +359,7 @@ class Sideband(Closing):
         self._buffers: dict[int, _Buffer] = {}
         self._unclaimed = Unclaimed()
         self._lost_before = 0  # by buffers closed since
-        self.corrupt = 0  # stretches of a buffer dropped because they made no sense
+        self.corrupt = 0  # parts of a buffer discarded after an invalid record
         try:
             self._attach_missing()
         except OSError as error:
@@ -368,20 +367,20 @@ class Sideband(Closing):
             raise _refused(error) from error
 
     def close(self) -> None:
-        """Detach; harmless when repeated."""
+        """Detach. Idempotent."""
         for buffer in self._buffers.values():
             buffer.close()
         self._buffers.clear()
 
     @property
     def lost(self) -> int:
-        """Records (of any process) that there was no room for, as far as is known."""
+        """Records (of any process) known to be dropped."""
         lost = self._lost_before + self._unclaimed.refused
         return lost + sum(buffer.lost for buffer in self._buffers.values())
 
     @property
     def was_full(self) -> bool:
-        """Whether a buffer has been so full that records may have been lost."""
+        """Whether a buffer has been so full that records may have been dropped."""
         return any(buffer.was_full for buffer in self._buffers.values()) or self.lost > 0
 
     def poll(
@@ -390,11 +389,11 @@ class Sideband(Closing):
         """New events of `pids` (tgids; all processes when None) up to this moment, by time.
 
         Read the fault ring *before* polling: then every mapping a fault could
-        have been in is told. `settled_ns` (CLOCK_MONOTONIC) is the moment up to
-        which all forks are known: the time of the last record taken from the
-        ring. Later events of processes not among `pids` are kept, so that a
-        child's first mappings come once it is; by default they are dropped.
-        When `lost` has grown, a look at /proc/PID/maps must fill the gap.
+        have been in is reported. `settled_ns` (CLOCK_MONOTONIC) is the time up
+        to which all forks are known: that of the last record read from the
+        ring. Later events of processes not in `pids` are kept, and returned once
+        the process, a new child, is in `pids`; by default they are discarded.
+        When `lost` has grown, /proc/PID/maps must be read to fill the gap.
         """
         now = time.clock_gettime_ns(time.CLOCK_MONOTONIC)
         settled_ns = now if settled_ns is None else settled_ns - _SLACK_NS
@@ -403,15 +402,15 @@ class Sideband(Closing):
         return self._unclaimed.due(pids, now, settled_ns)
 
     def rescue(self) -> None:
-        """Empty the kernel's buffers before they overflow; cheap, for who has no time to `poll`."""
+        """Empty the kernel's buffers before they overflow; cheaper than `poll`."""
         for buffer in self._buffers.values():
             buffer.rescue()
 
     def refresh(self) -> bool:
-        """Attach to CPUs that came online; True where that left a gap in what was seen.
+        """Attach to CPUs that came online; True if so: mappings on them were missed.
 
-        A CPU that goes offline takes its event with it, for good. What its
-        buffer still held comes with the next `poll`.
+        The event of a CPU that goes offline stops permanently. What its buffer
+        still held is returned by the next `poll`.
         """
         for cpu, buffer in list(self._buffers.items()):
             if not buffer.runs():
@@ -421,7 +420,7 @@ class Sideband(Closing):
         return self._attach_missing()
 
     def _take(self, buffer: _Buffer, pids: Container[int] | None, settled_ns: int) -> None:
-        """Let what a buffer holds wait, by process; other processes' only after `settled_ns`."""
+        """Drain a buffer into `_unclaimed`; of other processes only after `settled_ns`."""
         found, lost, left_over = parse_raw(buffer.drain())
         buffer.lost += lost if not buffer.counts_lost else 0
         self.corrupt += left_over > 0

@@ -1,1 +1,1 @@
-"""bpf/ compiled, loaded and attached: fentry, kprobe, perf. The only importer of bcc."""
+"""Compiling, loading and attaching bpf/: fentry, kprobe, perf. The only importer of bcc."""

@@ -1,4 +1,4 @@
-"""What the programs in the kernel say of threads and page tables, as values."""
+"""Values read from the programs' maps: totals, watched threads, slots, page-table walks."""
 
 from dataclasses import dataclass
 from enum import IntEnum
@@ -7,16 +7,16 @@ from tracer.wire.shared import WATCH_ON, WATCH_OVER
 
 
 class Watch(IntEnum):
-    """What the programs note of threads that begin and end (bpf/maps.bpf.h: watch)."""
+    """Whether the programs note threads that begin and end (bpf/maps.bpf.h: watch)."""
 
     OFF = 0
     ON = WATCH_ON
-    OVER = WATCH_OVER  # the trace is over: totals and places stay as they are
+    OVER = WATCH_OVER  # the trace is over: totals and slots stay as they are
 
 
 @dataclass(frozen=True)
 class KernelTotals:
-    """What the kernel counted, added up there (bpf/shared.h: struct totals)."""
+    """Sums of the kernel's counts, made in the kernel (bpf/shared.h: struct totals)."""
 
     begun: int
     ended: int
@@ -27,7 +27,7 @@ class KernelTotals:
 
 @dataclass(frozen=True)
 class Watched:
-    """A thread that began or ended while the programs watched; `base` faults are not ours."""
+    """A thread that began or ended while watched; its first `base` faults were not traced."""
 
     begun: bool
     ended: bool
@@ -36,17 +36,17 @@ class Watched:
 
 @dataclass(frozen=True)
 class Place:
-    """What the kernel keeps of a thread: its count as it got its place, and the last one seen."""
+    """A thread's slot: its fault count when it got the slot, and when last seen."""
 
     first: int
     seen: int
     open: bool  # a fault is under way
-    task: int  # struct task_struct *: numbers are used again
+    task: int  # struct task_struct *: tids are reused
 
 
 @dataclass
 class Walk:
-    """The answer to one walk of the tracer's own memory."""
+    """The result of one walk of the tracer's own page tables."""
 
     pgd: int
     entry: int

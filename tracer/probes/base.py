@@ -1,4 +1,4 @@
-"""What a probe is: one way to attach bpf/pagefault.c to this kernel."""
+"""The interface of a probe: one way to attach bpf/pagefault.c to this kernel."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,27 +16,27 @@ class Probe(Protocol):
     latency: str  # what latency_ns covers, one sentence
 
     def refused(self, btf_ids: Mapping[str, int]) -> str:
-        """Why this kernel cannot take it, as far as can be told without compiling it; else ""."""
+        """Why this kernel does not support it, as far as known before compiling; else ""."""
 
     def inexact(self) -> str:
-        """Why it would not see every fault here; "" where it does."""
+        """Why it would miss faults on this kernel; "" where it sees all."""
 
     def attach(self, program: "Program") -> None:
         """Attach its hooks; raises TraceError."""
 
     def attach_anonymous(self, program: "Program") -> None:
-        """Attach to do_anonymous_page, too, if it can be, and say so (hooks_anonymous).
+        """Attach to do_anonymous_page, too, if possible, and set hooks_anonymous.
 
-        Records of faults that came through it are then marked (MARK_ANON_FN). Nothing needs
-        that, and it costs every anonymous fault a hook more.
+        Records of faults that called it are then marked (MARK_ANON_FN). Nothing needs that, and
+        it costs every anonymous fault a hook more.
         """
 
     def missed(self, program: "Program") -> int:
-        """Hook calls the kernel says it skipped since the program was loaded."""
+        """Hook calls that the kernel reports as skipped since the program was loaded."""
 
 
 def tracefs() -> Path | None:
-    """Where tracefs is mounted; None where it is not."""
+    """The mount point of tracefs; None where it is not mounted."""
     for folder in (Path("/sys/kernel/tracing"), Path("/sys/kernel/debug/tracing")):
         if (folder / "available_events").exists():
             return folder

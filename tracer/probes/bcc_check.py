@@ -1,4 +1,4 @@
-"""Importing bcc, and a clear word where it is missing or is not bcc at all.
+"""Importing bcc, with a clear error where it is missing or an unrelated package.
 
 bcc's Python module comes with the distribution (python3-bpfcc and the like),
 for the distribution's own interpreter. The package called `bcc` on PyPI has
@@ -30,7 +30,7 @@ def import_bcc(
 
     Called by tracer/probes alone, with BCC_KERNEL_SOURCE already set. Raises
     TraceError (Exit.NO_BCC) when bcc is missing, does not load, or is
-    another package of that name; the message names the place it was found.
+    another package of that name; the message names the folder it was found in.
     """
     try:
         module = importer("bcc")
@@ -44,7 +44,7 @@ def import_bcc(
 def installed_bcc(
     finder: Callable[[str], ModuleSpec | None] = importlib.util.find_spec,
 ) -> str | None:
-    """Which bcc there is, without loading it: its place and version; None where that is unclear."""
+    """Folder and version of the installed bcc, without loading it; None where that is unclear."""
     folder = _folder(finder("bcc"))
     try:
         # Every bcc since 2015 has libbcc.py beside __init__.py; PyPI's has not.

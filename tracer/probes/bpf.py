@@ -51,7 +51,7 @@ class Refused(OSError):
 
 @dataclass(frozen=True)
 class Map:
-    """A map of ours: its descriptor and the bytes of a key and of a value."""
+    """A BPF map: its descriptor and the size in bytes of a key and of a value."""
 
     fd: int
     key_size: int
@@ -78,7 +78,7 @@ class Map:
         return value.raw
 
     def lookup_into(self, key: bytes, value: "ctypes.Array[ctypes.c_char]") -> None:
-        """The value of `key` into a buffer that is large enough. FileNotFoundError: none."""
+        """Read the value of `key` into a buffer large enough. FileNotFoundError: no such key."""
         keys = _buffer(key)
         where = ctypes.addressof(keys), ctypes.addressof(value)
         _bpf(_MAP_LOOKUP, _ELEMENT.pack(self.fd, *where, 0))
@@ -88,7 +88,7 @@ class Map:
         yield from self._batches(_LOOKUP_BATCH)
 
     def take(self) -> Iterator[tuple[bytes, bytes]]:
-        """The elements of a hash map, removed as they are handed out, in batches."""
+        """The elements of a hash map, removed in batches as they are read."""
         yield from self._batches(_LOOKUP_AND_DELETE_BATCH)
 
     def clear(self) -> None:
@@ -97,7 +97,7 @@ class Map:
             pass
 
     def memory(self) -> mmap.mmap:
-        """The value of an array of one that was made MMAPABLE, shared with the kernel."""
+        """The value of a one-element MMAPABLE array, shared with the kernel."""
         return mmap.mmap(self.fd, self.value_size)
 
     def _batches(self, command: int) -> Iterator[tuple[bytes, bytes]]:
@@ -139,7 +139,7 @@ def create_map(kind: int, key: int, value: int, entries: int, flags: int, name: 
 
 
 def load_program(kind: int, code: bytes, name: str, attach_type: int = 0, btf_id: int = 0) -> int:
-    """Load instructions; returns the descriptor. Raises Refused with the verifier's log."""
+    """Load a program; returns the descriptor. Raises Refused with the verifier's log."""
     licence, instructions = _buffer(b"GPL\0"), _buffer(code)
 
     def attr(log: "ctypes.Array[ctypes.c_char] | None" = None) -> bytes:
@@ -160,7 +160,7 @@ def load_program(kind: int, code: bytes, name: str, attach_type: int = 0, btf_id
 
 
 def open_raw_tracepoint(program: int, name: str = "") -> int:
-    """Attach to the tracepoint `name` or, a tracing program, to its function, until closed."""
+    """Attach to tracepoint `name`, a tracing program to its function; detached when closed."""
     text = _buffer(name.encode() + b"\0")
     return _bpf(
         _RAW_TRACEPOINT_OPEN, _TRACEPOINT.pack(ctypes.addressof(text) if name else 0, program)
@@ -168,7 +168,7 @@ def open_raw_tracepoint(program: int, name: str = "") -> int:
 
 
 def refuses_tracing(btf_id: int) -> str:
-    """Why this kernel does not take fentry on that function: tried with an empty program."""
+    """Why this kernel refuses fentry on that function: tried with an empty program; else ""."""
     try:
         program = load_program(TRACING, _EMPTY, "attempt", FENTRY, btf_id)
     except OSError as error:
@@ -212,7 +212,7 @@ def takes_atomics() -> bool:
 
 
 def with_kernel_calls(code: bytes, helper: int, function: int) -> bytes:
-    """Instructions with calls of the helper numbered `helper` made calls of a kernel function."""
+    """Instructions with calls of helper number `helper` replaced by calls of a kernel function."""
     out = bytearray(code)
     for at in range(0, len(out), 8):
         operation, registers, _, number = struct.unpack_from("<BBhi", out, at)
@@ -222,7 +222,7 @@ def with_kernel_calls(code: bytes, helper: int, function: int) -> bytes:
 
 
 def patched(code: bytes, places: Sequence[tuple[int, int]]) -> bytes:
-    """Instructions with the maps' descriptors put in, at (instruction number, descriptor)."""
+    """Instructions with map descriptors inserted; `places`: (instruction number, descriptor)."""
     out = bytearray(code)
     for number, fd in places:
         struct.pack_into("<i", out, 8 * number + 4, fd)
@@ -230,7 +230,7 @@ def patched(code: bytes, places: Sequence[tuple[int, int]]) -> bytes:
 
 
 def _with_memory(command: int, attr: bytes) -> int:
-    """The call, tried again without a limit of locked memory: to 5.10, maps count against it."""
+    """bpf(2), retried with RLIMIT_MEMLOCK lifted: up to 5.10, maps count against it."""
     try:
         return _bpf(command, attr)
     except OSError as error:
@@ -242,7 +242,7 @@ def _with_memory(command: int, attr: bytes) -> int:
     try:
         resource.setrlimit(resource.RLIMIT_MEMLOCK, unlimited)
         return _bpf(command, attr)
-    except ValueError:  # not allowed: what the kernel said is the reason
+    except ValueError:  # not allowed: the first error is the reason
         if _counts_as_locked() and before[0] != resource.RLIM_INFINITY:
             first = OSError(errno.ENOMEM, "")
         raise _refused(first) from None
@@ -252,9 +252,9 @@ def _with_memory(command: int, attr: bytes) -> int:
 
 
 def _counts_as_locked() -> bool:
-    """Whether what BPF takes is locked memory, of which EPERM says that there is too little.
+    """Whether BPF memory counts as locked, so that EPERM means RLIMIT_MEMLOCK is too low.
 
-    To 5.10 (bpf_charge_memlock, kernel/bpf/syscall.c); since then control groups count it.
+    Up to 5.10 (bpf_charge_memlock, kernel/bpf/syscall.c); since then control groups count it.
     """
     version = re.match(r"(\d+)\.(\d+)", os.uname().release)
     return version is not None and (int(version[1]), int(version[2])) < (5, 11)

@@ -1,9 +1,9 @@
-"""Compiled probes on disk: compiling the same for the same kernel takes clang a second each time.
+"""Cache of compiled probes on disk: compiling one takes clang a second each time.
 
-The key covers all that decides the outcome: our sources, the kernel's offsets, and
-bcc. What is found is as trusted as this program itself, so it must be the user's
-own (root's, that is), in a folder nobody else can write, and as it was written: a digest
-comes first. Anything else about it is no error: then it is compiled.
+The key covers all inputs: our sources, the kernel's offsets, and bcc. Cached files
+are as trusted as this program itself, so they must be owned by the user (root, that
+is), in a folder that no other user can write, and match the digest they begin with.
+Otherwise there is no error: the probe is compiled.
 """
 
 import contextlib
@@ -25,13 +25,13 @@ _LARGEST = 4 << 20
 
 
 def folder() -> Path | None:
-    """Where compiled probes are kept; None where PAGEFAULT_CACHE is set to nothing."""
+    """The folder of compiled probes; None where PAGEFAULT_CACHE is set to nothing."""
     name = os.environ.get(VARIABLE, FOLDER)
     return Path(name) if name else None
 
 
 def key_of(bpf_dir: Path, words: Iterable[str]) -> str:
-    """What stands for everything in `bpf_dir`, and `words`."""
+    """A digest of every file in `bpf_dir`, and of `words`."""
     digest = hashlib.sha256()
     for path in sorted(path for path in bpf_dir.rglob("*") if path.is_file()):
         digest.update(f"{path.relative_to(bpf_dir)}\0{path.stat().st_size}\0".encode())
@@ -41,7 +41,7 @@ def key_of(bpf_dir: Path, words: Iterable[str]) -> str:
 
 
 def load(place: Path | None, key: str) -> Answer | None:
-    """What was stored under `key`, if it is there and to be trusted."""
+    """The answer stored under `key`, if it exists and can be trusted."""
     if place is None:
         return None
     try:
@@ -61,14 +61,14 @@ def load(place: Path | None, key: str) -> Answer | None:
 
 
 def drop(place: Path | None, key: str) -> None:
-    """What was stored under `key` is no good."""
+    """Remove the file stored under `key`."""
     if place is not None:
         with contextlib.suppress(OSError):
             _path(place, key).unlink()
 
 
 def store(place: Path | None, key: str, answer: Answer) -> None:
-    """Keep `answer` under `key`; where that cannot be done, do without."""
+    """Store `answer` under `key`; failures are ignored."""
     if place is None:
         return
     with contextlib.suppress(OSError):
@@ -103,7 +103,7 @@ def _is_ours(facts: os.stat_result, is_kind: Callable[[int], bool]) -> bool:
 
 def _prune(place: Path) -> None:
     kept = sorted(place.glob("*.json"), key=lambda path: path.stat().st_mtime)
-    # Drafts of runs that were killed go, too.
+    # Remove drafts of killed runs, too.
     pids = ((path, path.suffix[1:]) for path in place.iterdir())
     left = [path for path, pid in pids if pid.isdecimal() and not exists(int(pid))]
     for path in [*kept[:-_MOST], *left]:

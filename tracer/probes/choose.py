@@ -1,4 +1,4 @@
-"""Attaching the probe asked for, or the best this kernel takes: exactness before cost."""
+"""Attaching the requested probe, or the best this kernel supports: exactness before cost."""
 
 import os
 import time
@@ -26,9 +26,9 @@ class Attached:
     probe: Probe
     program: Program
     direct_map: DirectMap
-    reason: str  # why this probe, in words
-    brief: str  # the same in a few
-    milliseconds: dict[str, float]  # what compiling and attaching took
+    reason: str  # why this probe
+    brief: str  # the same, shorter
+    milliseconds: dict[str, float]  # the durations of compiling and attaching
 
     def close(self) -> None:
         self.program.close()
@@ -43,11 +43,11 @@ def attach(
     anonymous: bool = False,
     stacks: bool = False,
 ) -> Attached:
-    """Compile, attach and calibrate the probe `wanted`, or for "auto" the best this kernel takes.
+    """Compile, attach and calibrate the probe `wanted`, or for "auto" the best supported one.
 
     `compilation` is one of `wanted` (and `stacks`: with call stacks) that was started before.
-    `anonymous`: hook do_anonymous_page, too, as PAGEFAULT_ANONYMOUS=1 says for a trace. Raises
-    TraceError (Exit.NO_PROBE) naming each probe's reason when none works.
+    `anonymous`: hook do_anonymous_page, too, as PAGEFAULT_ANONYMOUS=1 does for a trace. Raises
+    TraceError (Exit.NO_PROBE) with each probe's reason when none works.
     """
     check_architecture()
     tried: list[str] = []
@@ -65,7 +65,7 @@ def attach(
         except TraceError as error:
             if error.code != Exit.NO_PROBE:
                 raise
-            # It may be what is stored that the kernel refuses: compiled anew, then.
+            # The kernel may refuse only the cached program: compile it again.
             if answer.cached not in dropped and isinstance(error.__cause__, Refused):
                 dropped.add(answer.cached)
                 drop(folder(), answer.cached)

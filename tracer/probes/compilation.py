@@ -1,4 +1,4 @@
-"""The compiling process (compiler.py), as its parent sees it.
+"""Starts the compiling process (compiler.py) and reads its answer.
 
 It can be started before anything heavy is imported: clang then works while
 Python still loads. It gets our own module path, so that both find the same bcc.
@@ -16,7 +16,7 @@ from tracer.common.shortage import limits_set, says_so, short
 from tracer.common.text import printable
 from tracer.probes.compiled import Answer, decode
 
-# How a process ends that gets no memory: by the kernel (or a control group), by C++ or LLVM.
+# Signals that end a process out of memory: from the kernel (or a control group), C++ or LLVM.
 _OF_MEMORY = (signal.SIGKILL, signal.SIGABRT, signal.SIGSEGV, signal.SIGBUS)
 _START = (
     "import json, sys; sys.path[:] = json.loads(sys.argv[2]); "
@@ -25,10 +25,10 @@ _START = (
 
 
 class Compilation(Closing):
-    """One request under way. `close` ends it, whatever has become of it.
+    """One compilation under way. `close` ends it in any state.
 
     `wanted` is a probe's name, "auto", or "" to only look for bcc; `skip` names
-    probes that were tried already; `stacks`: take the call stack of each fault, too.
+    probes that were tried already; `stacks`: capture the call stack of each fault, too.
     """
 
     def __init__(
@@ -43,10 +43,10 @@ class Compilation(Closing):
         }
         home = str(Path(__file__).resolve().parents[2])
         path = [*sys.path, *([] if home in sys.path else [home])]
-        # Files in memory, not pipes: nobody need read while it runs.
+        # Memory files, not pipes: they need no reader while it runs.
         self._out = os.memfd_create("answer", os.MFD_CLOEXEC)
         self._err = os.memfd_create("complaints", os.MFD_CLOEXEC)
-        # -I -S: the surroundings are in the path; sites may take their time.
+        # -I -S: the path is passed in full; importing `site` may be slow.
         arguments = ["-I", "-S", "-c", _START, json.dumps(request), json.dumps(path)]
         self._pid = os.posix_spawn(
             sys.executable,
@@ -61,7 +61,7 @@ class Compilation(Closing):
         )
 
     def answer(self) -> Answer:
-        """Wait for it. Raises TraceError with its own error, or where it died."""
+        """Wait for the result. Raises TraceError with its own error, or where it died."""
         _, status = os.waitpid(self._pid, 0)
         self._pid = 0
         try:
@@ -74,7 +74,7 @@ class Compilation(Closing):
         return decode(said)
 
     def close(self) -> None:
-        """End it; harmless when repeated."""
+        """End the process. Idempotent."""
         if self._pid:
             os.kill(self._pid, signal.SIGKILL)
             os.waitpid(self._pid, 0)

@@ -1,12 +1,12 @@
-"""bpf/pagefault.c compiled for one probe: what the compiling process hands over."""
+"""Data types of a compiled probe: maps and instructions, as the compiling process returns them."""
 
 import base64
 import json
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-PIDS = 1 << 22  # PID_MAX_LIMIT, include/linux/threads.h: numbers are below it
-PLACES = 1 << 14  # threads with faults under way that need no look-up; 4 MB at most on 5.10
+PIDS = 1 << 22  # PID_MAX_LIMIT, include/linux/threads.h: pids are below it
+PLACES = 1 << 14  # slots of threads that need no hash look-up; 4 MB at most on 5.10
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class MapSpec:
 
 @dataclass(frozen=True)
 class Function:
-    """One program's instructions, and which of them hold which map's descriptor."""
+    """One program's instructions, and which of them load which map's descriptor."""
 
     name: str
     code: bytes
@@ -32,7 +32,7 @@ class Function:
 
 @dataclass(frozen=True)
 class Answer:
-    """What came of a request: the first probe of its list that compiled, if any."""
+    """The result of a request: the first probe of its list that compiled, if any."""
 
     bcc_version: str = ""
     bcc_folder: str = ""
@@ -41,7 +41,7 @@ class Answer:
     maps: list[MapSpec] = field(default_factory=list)
     functions: list[Function] = field(default_factory=list)
     btf_ids: dict[str, int] = field(default_factory=dict)  # of kernel functions that it may hook
-    milliseconds: dict[str, float] = field(default_factory=dict)  # what took how long
+    milliseconds: dict[str, float] = field(default_factory=dict)  # durations by step
     cached: str = ""  # the key under which it was found compiled already (probes/cache.py)
 
 

@@ -1,9 +1,9 @@
 """Compiling bpf/pagefault.c with bcc, in a process of its own (started by compilation.py).
 
-clang and LLVM stay resident once loaded, 200 MiB of them; here they go with
-the process. Nothing of it is attached or left behind: what the parent gets is
-instructions and the maps they want. This is the only module that imports bcc,
-and it imports nothing heavy besides.
+clang and LLVM, once loaded, keep 200 MiB resident; here that ends with the
+process. It attaches nothing: the parent gets instructions and the definitions
+of their maps. This is the only module that imports bcc, and it imports nothing
+else that is heavy.
 """
 
 import contextlib
@@ -96,7 +96,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 def main() -> None:
     """Answer the request in argv[1] (compilation.py) in JSON on standard output."""
-    # Signals of the terminal are the parent's, which ends us when it ends.
+    # The terminal's signals are for the parent; this process is killed when the parent ends.
     _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     request = json.loads(sys.argv[1])
@@ -115,28 +115,28 @@ def main() -> None:
     with open(out, "w", encoding="utf-8") as stream:
         stream.write(said)
     sys.stderr.flush()
-    os._exit(0)  # without LLVM's goodbyes
+    os._exit(0)  # without LLVM's destructors
 
 
 @dataclass(frozen=True)
 class Build:
-    """What is made of bpf/pagefault.c for one probe on one kernel; any machine with bcc can."""
+    """A build of bpf/pagefault.c for one probe on one kernel, possible wherever bcc is."""
 
     flags: tuple[str, ...]  # of clang
     cast: int  # the BTF id of the kernel's bpf_rdonly_cast; 0 for none
 
     def key(self, bpf_dir: Path, about: str) -> str:
-        """Where the cache keeps it. `about` says which bcc."""
+        """The key of this build in the cache. `about` identifies the bcc."""
         made = joined(bpf_dir), *map(str, (PLACES, PIDS, _VALUES))  # of the sources
         return cache.key_of(bpf_dir, [about, str(self.cast), *self.flags, *made])
 
     def compile(self, bpf_dir: Path, lap: Callable[[str], None] = lambda _: None) -> Answer:
-        """Raises TraceError (Exit.NO_PROBE, NO_BCC), with the line of clang's that matters."""
+        """Compile. Raises TraceError (Exit.NO_PROBE, NO_BCC) with clang's relevant line."""
         return _compile(bpf_dir.resolve(), self, lap)  # libbcc fails on relative paths
 
 
 def builds_for(btf: Btf, *, stacks: bool) -> dict[str, Build]:
-    """Of each probe, on the running kernel. Raises TraceError (Exit.UNSUPPORTED)."""
+    """The build of each probe on the running kernel. Raises TraceError (Exit.UNSUPPORTED)."""
     flags, cast = _flags(btf), _cast_function(btf)
     flags += _casts(btf) if cast else []
     flags += ["-DSTACKS"] if stacks else []
@@ -146,7 +146,7 @@ def builds_for(btf: Btf, *, stacks: bool) -> dict[str, Build]:
 def answer(bpf_dir: Path, wanted: str, skip: list[str], *, stacks: bool = False) -> Answer:
     """Compile the best probe of `wanted` ("auto": of all) that is not in `skip`.
 
-    `wanted` "" only looks for bcc. `stacks`: with the code that takes call stacks. Raises
+    `wanted` "" only looks for bcc. `stacks`: with the code that captures call stacks. Raises
     TraceError (Exit.NO_BCC, Exit.UNSUPPORTED).
     """
     clock = _Clock()
@@ -189,7 +189,7 @@ def _found(bcc: Any) -> Answer:
 
 
 class _Clock:
-    """How long each part took, in milliseconds of wall time."""
+    """Durations of the steps, in milliseconds of wall time."""
 
     def __init__(self) -> None:
         self.laps: dict[str, float] = {}
@@ -202,7 +202,7 @@ class _Clock:
 
 
 def _flags(btf: Btf) -> list[str]:
-    """The -D flags that tell the program where this kernel keeps its members."""
+    """The -D flags for the running kernel: offsets of structure members, and features."""
     found = btf.offsets([*_OFFSETS.values(), *_OPTIONAL_OFFSETS.values()])
     missing = [path for path in _OFFSETS.values() if path not in found]
     if missing:
@@ -226,7 +226,7 @@ def _flags(btf: Btf) -> list[str]:
 
 
 def _cast_function(btf: Btf) -> int:
-    """The BTF id of bpf_rdonly_cast; 0 where the kernel has none, or none for us."""
+    """The BTF id of bpf_rdonly_cast; 0 where the kernel lacks it or refuses its use."""
     function = btf.function_id(_CAST)
     return function if function and bpf.takes_casts(function, btf.struct_id(_WORDS)) else 0
 
@@ -238,11 +238,11 @@ def _casts(btf: Btf) -> list[str]:
 
 
 def _hide_symbols(bpf_dir: Path) -> None:
-    """Keep libbcc from reading 200,000 kernel symbols to find the one it asks for.
+    """Keep libbcc from reading 200,000 kernel symbols to find a single one.
 
-    Before each compile it looks whether the kernel has bpf_probe_read_kernel (5.5),
-    which takes as long as the compile. In a mount namespace of our own its
-    /proc/kallsyms says just that; where we get none, it takes the time.
+    Before each compile it checks whether the kernel has bpf_probe_read_kernel (5.5),
+    which takes as long as the compile. In a mount namespace of our own, /proc/kallsyms
+    has only that symbol; without such a namespace, libbcc reads all.
     """
     if _libc.unshare(_CLONE_NEWNS):
         return
@@ -259,7 +259,7 @@ def _compile(bpf_dir: Path, build: Build, lap: Callable[[str], None]) -> Answer:
 
     class Unattached(bcc.BPF):  # type: ignore[misc]
         def _trace_autoload(self) -> None:
-            """bcc would load and attach by name."""
+            """Do nothing: bcc would load and attach functions by name."""
 
     cflags = [
         f"-I{bpf_dir}",
@@ -284,7 +284,7 @@ def _compile(bpf_dir: Path, build: Build, lap: Callable[[str], None]) -> Answer:
 
 
 def _take_apart(lib: Any, module: Any, cast: int) -> tuple[list[MapSpec], list[Function]]:
-    """A module's maps and instructions; bcc made the maps already and put their descriptors in.
+    """A module's maps and instructions; bcc created the maps and inserted their descriptors.
 
     `cast` is the BTF id of bpf_rdonly_cast.
     """
@@ -313,7 +313,7 @@ def _take_apart(lib: Any, module: Any, cast: int) -> tuple[list[MapSpec], list[F
             )
         )
     each_place = next(spec.value_size for spec in maps if spec.name == "pending")
-    # bcc would keep a copy of the value; of its own it would be as large.
+    # Not created by bcc: it would keep a copy of the value, as large again.
     maps += [
         MapSpec("places", bpf.ARRAY, 4, PLACES * each_place, 1, 0),
         MapSpec("active", bpf.ARRAY, 4, PIDS, 1, bpf.MMAPABLE),
@@ -339,7 +339,7 @@ def _uses(code: bytes, names: dict[int, str]) -> Iterator[tuple[int, str]]:
 
 @contextlib.contextmanager
 def _quiet_stderr() -> Iterator[Callable[[], str]]:
-    """clang writes to descriptor 2: kept, to quote the reason and not a page of it."""
+    """Capture descriptor 2, which clang writes to; yields a function that reads the text."""
     sys.stderr.flush()
     with tempfile.TemporaryFile() as file:
         saved = os.dup(2)
@@ -357,7 +357,7 @@ def _quiet_stderr() -> Iterator[Callable[[], str]]:
 
 
 def _why(error: str, complaints: str) -> str:
-    """The line that matters of bcc's error and what it printed."""
+    """The relevant line of bcc's error and output."""
     if os.environ.get("PAGEFAULT_DEBUG"):
         return f"{error}\n{complaints}"
     for line in complaints.splitlines():

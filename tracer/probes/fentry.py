@@ -1,4 +1,4 @@
-"""fentry/fexit on handle_mm_fault, and fentry on do_anonymous_page where that is asked for."""
+"""fentry/fexit on handle_mm_fault, and fentry on do_anonymous_page where requested."""
 
 import contextlib
 import os
@@ -20,13 +20,13 @@ _ANONYMOUS = "fentry__do_anonymous_page"
 
 
 def refused(btf_ids: Mapping[str, int]) -> str:
-    """BTF must name the function; whether trampolines are allowed only an attempt tells."""
+    """Why it cannot be hooked: BTF must have the function; trampolines are tried."""
     number = btf_ids.get("handle_mm_fault", 0)
     return refuses_tracing(number) if number else "BTF does not name handle_mm_fault"
 
 
 def inexact() -> str:
-    """A preempted handler blinds its program on that CPU: 2 % missed by 16 threads on 7.2."""
+    """Why it misses faults: a preempted handler is skipped on its CPU (2 %, 16 threads, 7.2)."""
     if not preemptible():
         return ""
     model = preemption()
@@ -34,7 +34,7 @@ def inexact() -> str:
 
 
 def attach(program: "Program") -> None:
-    """Attach, the return first: an entry without one would be a fault that never ends."""
+    """Attach, the return first: a fault whose return is not hooked would never complete."""
     try:
         program.attach_tracing("fexit__handle_mm_fault")
         program.attach_tracing("fentry__handle_mm_fault")
@@ -46,7 +46,7 @@ def attach(program: "Program") -> None:
 
 
 def attach_anonymous(program: "Program") -> None:
-    """Not where it is an inline, and without a number in BTF, or notrace."""
+    """Hook do_anonymous_page, unless it is inlined, without a BTF id, or notrace."""
     if _ANONYMOUS in program.functions:
         with contextlib.suppress(OSError):
             program.attach_tracing(_ANONYMOUS)
@@ -54,7 +54,7 @@ def attach_anonymous(program: "Program") -> None:
 
 
 def missed(program: "Program") -> int:
-    """`recursion_misses` of the programs (fdinfo; absent on 5.10)."""
+    """Sum of the programs' `recursion_misses` (fdinfo; absent on 5.10)."""
     return sum(
         program.recursion_misses(name)
         for name in program.functions

@@ -1,9 +1,9 @@
-"""kprobe and kretprobe on handle_mm_fault, kprobe on do_anonymous_page where that is asked for.
+"""kprobe and kretprobe on handle_mm_fault, kprobe on do_anonymous_page where requested.
 
-The entries are kprobes of perf's own, which end with their descriptor. Those
-have no maxactive, which a return probe here must have; so the return is
-defined in tracefs, where the definition outlives us if we are killed:
-inactive, and swept by whoever attaches next.
+The entries are kprobes of perf's kprobe PMU, removed with their descriptor.
+Those have no maxactive, which the return probe needs; so the return is
+defined in tracefs, where the definition outlives a killed tracer: inactive,
+and removed by the next tracer that attaches.
 """
 
 import contextlib
@@ -25,8 +25,8 @@ name = "kprobe"
 define = "PROBE_KPROBE"
 latency = "entry of the first handle_mm_fault call to the return of the last"
 
-# Return probes have finite instances and faults sleep: 64 threads waiting in
-# userfaultfd lost half of their returns with the default.
+# Return probes have finite instances and faults sleep: of 64 threads waiting in
+# userfaultfd, half of the returns were missed with the default.
 MAXACTIVE = 1024
 
 _GROUP = "pagefault_trace"
@@ -34,7 +34,7 @@ _PMU = Path("/sys/bus/event_source/devices/kprobe/type")
 
 
 def refused(btf_ids: Mapping[str, int]) -> str:
-    """Kprobes must be compiled in: tracefs then has kprobe_events."""
+    """Why there are no kprobes: they must be compiled in, and tracefs mounted."""
     folder = tracefs()
     if folder is None:
         return "tracefs is not mounted (mount -t tracefs none /sys/kernel/tracing)"
@@ -48,7 +48,7 @@ def inexact() -> str:
 
 
 def attach(program: "Program") -> None:
-    """Attach, the return first: an entry without one would be a fault that never ends."""
+    """Attach, the return first: a fault whose return is not hooked would never complete."""
     folder = tracefs()
     assert folder is not None  # else refused
     try:
@@ -66,14 +66,14 @@ def attach(program: "Program") -> None:
 
 
 def attach_anonymous(program: "Program") -> None:
-    """Not where it is an inline."""
+    """Hook do_anonymous_page, unless it is inlined."""
     with contextlib.suppress(OSError):
         program.keep(_open(program, "kprobe__do_anonymous_page"))
         program.hooks_anonymous = True
 
 
 def _open(program: "Program", function: str, tracepoint: int = 0) -> int:
-    """Run a program at the defined event, or at the entry of what it is called after."""
+    """Run a program at a tracepoint, or at the entry of the function in its name."""
     fd, cpu = program.functions[function], events.first_cpu()
     if tracepoint:
         return events.open_event(fd, events.TRACEPOINT, tracepoint, cpu)
@@ -82,14 +82,14 @@ def _open(program: "Program", function: str, tracepoint: int = 0) -> int:
 
 
 def _define_return(folder: Path, function: str) -> str:
-    """Define the return probe; its name (Documentation/trace/kprobetrace.rst)."""
+    """Define the return probe; returns its name (Documentation/trace/kprobetrace.rst)."""
     event = f"{_GROUP}/{function}_{time.monotonic_ns()}_{os.getpid()}"
     _tell(folder, f"r{MAXACTIVE}:{event} {function}\n")
     return event
 
 
 def _sweep(folder: Path) -> None:
-    """Delete what tracers that were killed left defined."""
+    """Delete the definitions left by killed tracers."""
     for line in (folder / "kprobe_events").read_text().splitlines():
         event = line.partition(":")[2].split(" ")[0]  # r1024:GROUP/FUNCTION_PID FUNCTION
         owner = event.rpartition("_")[2]
@@ -108,7 +108,7 @@ def _delete(folder: Path, event: str) -> None:
 
 
 def _tell(folder: Path, line: str) -> None:
-    # Not Python's "a", which seeks to an end this file does not have; nor "w": that clears it.
+    # Not Python's "a", which seeks to the end: this file has none; nor "w", which clears it.
     fd = os.open(folder / "kprobe_events", os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
     try:
         os.write(fd, line.encode())
@@ -117,7 +117,7 @@ def _tell(folder: Path, line: str) -> None:
 
 
 def missed(program: "Program") -> int:
-    """Return probes that found no free instance: kprobe_profile's third column for ours."""
+    """Returns missed for want of a free instance: kprobe_profile's third column."""
     folder = tracefs()
     if folder is None:
         return 0

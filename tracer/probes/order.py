@@ -1,4 +1,4 @@
-"""Which probes to try, in which order: exactness before cost."""
+"""The probes, and the order in which to try them: exactness before cost."""
 
 from collections.abc import Mapping
 from typing import cast
@@ -11,9 +11,9 @@ PROBES: dict[str, Probe] = {module.name: cast(Probe, module) for module in (fent
 
 
 def order(wanted: str, skip: list[str], btf_ids: Mapping[str, int]) -> tuple[list[str], list[str]]:
-    """(the probes to try, why others are passed over); "auto" takes exact ones first.
+    """(the probes to try, why others are passed over); "auto" prefers exact ones.
 
-    `btf_ids`: the kernel's functions to hook, as far as BTF names them.
+    `btf_ids`: the kernel's functions to hook, as far as BTF has them.
     """
     reasons: list[str] = []
     exact: list[str] = []
@@ -32,5 +32,5 @@ def order(wanted: str, skip: list[str], btf_ids: Mapping[str, int]) -> tuple[lis
 
 
 def named(name: str, why: str) -> str:
-    """A reason that says whose it is."""
+    """The reason, prefixed with the probe's name."""
     return why if why.startswith(f"{name}:") else f"{name}: {why}"

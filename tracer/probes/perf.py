@@ -1,4 +1,4 @@
-"""Software events after a fault, exception tracepoints before it; no kprobes needed."""
+"""Exception tracepoints before a fault and perf's software events after it; no kprobes needed."""
 
 import os
 from collections.abc import Mapping
@@ -33,7 +33,7 @@ def inexact() -> str:
 
 
 def attach(program: "Program") -> None:
-    """One event for each kind and CPU, filtered by target in the program: nothing slips by."""
+    """Open an event of each kind on each CPU; the program filters by target, so none is missed."""
     try:
         for tracepoint in ("page_fault_user", "page_fault_kernel"):
             program.attach_raw_tracepoint("hook__exception", tracepoint)
@@ -49,7 +49,7 @@ def attach(program: "Program") -> None:
 
 
 def attach_anonymous(program: "Program") -> None:
-    """It has no hook there."""
+    """Do nothing: this probe has no hook there."""
 
 
 def missed(program: "Program") -> int:

@@ -1,4 +1,4 @@
-"""bpf/pagefault.c in the kernel: its programs, what they are attached to, and the shared maps.
+"""bpf/pagefault.c loaded in the kernel: its programs, their attachments, and the shared maps.
 
 One `Program` is one compiled probe (compilation.py); several traces may follow
 one another on it (`reset` between them).
@@ -46,18 +46,18 @@ _NR_GETPPID, _NR_MEMBARRIER = 110, 324  # x86-64
 _MEMBARRIER_CMD_GLOBAL = 1  # include/uapi/linux/membarrier.h
 _FIRST = bytes(4)  # the key of an array's only element
 
-# Where handlers can be preempted (told, bpf/hooks_lifecycle.bpf.h), those of threads' lives are
-# attached so many times: what one misses, as it is running on that CPU already, another sees.
+# Where handlers can be preempted (told, bpf/hooks_lifecycle.bpf.h), the lifecycle handlers are
+# attached so many times: an event one misses, running on that CPU already, is seen by another.
 _TRACEPOINT, _LIFE = "raw_tracepoint__", "raw_tracepoint__sched_process_"
 _TOLD, _COPIES = "told", 3
-_STEADY = 10  # tries to read counters that belong together
+_STEADY = 10  # tries to read a consistent set of counters
 
 _RECORDS, _POSITIONS = "records", "positions"  # maps: the ring (tracer/wire/ring.py)
 
 # By the first part of a function's name in the BPF sources: program type and attach type.
 _TYPES = {
-    "raw_tracepoint": (bpf.RAW_TRACEPOINT, 0),  # attached by `Program`, to what it is called after
-    "hook": (bpf.RAW_TRACEPOINT, 0),  # attached by whoever wants it
+    "raw_tracepoint": (bpf.RAW_TRACEPOINT, 0),  # attached by `Program`, to the one it is named by
+    "hook": (bpf.RAW_TRACEPOINT, 0),  # attached on demand
     "fentry": (bpf.TRACING, bpf.FENTRY),
     "fexit": (bpf.TRACING, bpf.FEXIT),
     "kprobe": (bpf.KPROBE, 0),
@@ -67,7 +67,7 @@ _TYPES = {
 
 
 class Program:
-    """bpf/pagefault.c loaded for one probe, following the life of targets.
+    """bpf/pagefault.c loaded for one probe, with the lifecycle hooks of targets attached.
 
     `functions` are the programs' descriptors by name. Raises TraceError
     (Exit.NO_PROBE) where the kernel refuses it.
@@ -126,7 +126,7 @@ class Program:
         self._load_functions(wanted, compiled.btf_ids)
 
     def _load_functions(self, wanted: list[tuple[str, Function]], btf_ids: dict[str, int]) -> None:
-        """All at once: the kernel's verifier takes long over some, and works on every CPU."""
+        """Load all functions in parallel: the verifier is slow on some, and runs on every CPU."""
         failed: list[Exception] = []
 
         def load(name: str, function: Function) -> None:
@@ -135,7 +135,7 @@ class Program:
             except Exception as error:  # raised below, in the caller's own thread
                 failed.append(error)
 
-        # A thread takes 8 MiB of addresses for its stack and 64 for its heap (malloc(3)).
+        # A thread needs 8 MiB of address space for its stack and 64 for its heap (malloc(3)).
         alone = resource.getrlimit(resource.RLIMIT_AS)[0] != resource.RLIM_INFINITY
         started = []
         for each in wanted:
@@ -184,11 +184,11 @@ class Program:
         self._undo.append(undo)
 
     def refresh(self) -> bool:
-        """Follow CPUs that came online; True where there were such, and faults went unseen."""
+        """Attach to CPUs that came online; True if there were any: faults on them were missed."""
         return self.cpu_events is not None and self.cpu_events.refresh()
 
     def map(self, name: str) -> bpf.Map:
-        """One of the maps that the programs share, by its name there."""
+        """One of the maps that the programs share, by name."""
         return self._maps[name]
 
     def _value(self, name: str, **members: int) -> bytes:
@@ -200,7 +200,7 @@ class Program:
         return unpack(self._structs[name], self._maps[name].lookup(_FIRST) or b"")
 
     def open_ring(self) -> Ring:
-        """The records, from where the last reader stopped; one reader at a time."""
+        """Open the ring, from where the last reader stopped; one reader at a time."""
         records, size = self._maps[_RECORDS].fd, self.layout.size
         if _POSITIONS not in self._maps:
             return KernelRing(records, self._ring_bytes, size)
@@ -208,7 +208,7 @@ class Program:
         return MappedRing(positions, records, self._ring_entries(bpf.ARRAY), size)
 
     def _ring_entries(self, kind: int) -> int:
-        """A power of two: of records in an array, of bytes in the kernel's ring buffer."""
+        """The ring's size, a power of two: records in an array, bytes in a kernel ring buffer."""
         if kind != bpf.ARRAY:
             return self._ring_bytes
         return 1 << (self._ring_bytes // self.layout.size).bit_length() - 1
@@ -216,14 +216,14 @@ class Program:
     # -- who is traced ------------------------------------------------------
 
     def add_target(self, tgid: int, *, children: bool, waits: bool = False) -> None:
-        """Trace process `tgid` (as our PID namespace has it) from now, or from its exec."""
+        """Trace process `tgid` (in our PID namespace) from now, or from its exec."""
         state = (TARGET_WAITS if waits else TARGET_ACTIVE) | (TARGET_CHILDREN if children else 0)
         self._maps["targets"].update(tgid.to_bytes(4, "little"), self._value("target", state=state))
         if not waits:
             self._active[tgid] = 1
 
     def expect_command(self, tgid: int) -> None:
-        """Process `tgid` is the command whose memory may be held (mm_pin.py), from its exec on."""
+        """Set the command's `tgid`: its mm may be pinned (mm_pin.py), from its exec on."""
         self._maps["command"].update(_FIRST, self._value("command", tgid=tgid))
 
     def command_memory(self) -> int:
@@ -231,14 +231,14 @@ class Program:
         return self._read("command")["mm"]
 
     def set_held(self, mm: int) -> None:
-        """The tracer holds one reference to `mm`, which makes no sharer of it; 0: to none.
+        """Set the mm that the tracer's pin holds a reference to; 0: none. It is no other user.
 
-        To be said after the hold began, and taken back before it ends.
+        To be set after the pin begins, and cleared before it ends.
         """
         self._maps["held"].update(_FIRST, mm.to_bytes(8, "little"))
 
     def expect_userfaults(self, used: bool = True) -> None:
-        """A target's memory may be filled through userfaultfd, by others, too: look at them."""
+        """Report userfaultfd ioctls of other processes, too: a target may be registered."""
         self._maps["userfaults"].update(_FIRST, used.to_bytes(8, "little"))
 
     def clear_targets(self) -> None:
@@ -250,8 +250,8 @@ class Program:
             self._active[int.from_bytes(tgid, "little")] = 0
 
     def wait_for_handlers(self) -> None:
-        """Until no program runs any more that began before this call."""
-        # What it waits for is a grace period of RCU, under which all of them run.
+        """Wait until no program runs that began before this call."""
+        # It waits for an RCU grace period; all of them run under RCU.
         ctypes.CDLL(None).syscall(_NR_MEMBARRIER, _MEMBARRIER_CMD_GLOBAL, 0, 0)
 
     # -- settings and counters ----------------------------------------------
@@ -267,9 +267,9 @@ class Program:
         self._store_settings()
 
     def expect_large_folios(self, expected: bool) -> None:
-        """Whether a fault may bring several pages that are no file's, which costs a look around.
+        """Set whether a fault may map several anonymous pages: then its neighbours are read.
 
-        Until this is said, it may.
+        By default, it may.
         """
         self._large_folios = expected
         self._store_settings()
@@ -304,7 +304,7 @@ class Program:
     # -- the kernel's own totals ----------------------------------------------
 
     def watch(self, what: Watch) -> None:
-        """From now on note threads that begin and end in `watched`, which is empty; or don't."""
+        """Start or stop noting threads that begin and end in `watched`, emptied at a start."""
         if what == Watch.ON:
             self._maps["watched"].clear()
         self._maps["watch"].update(_FIRST, what.to_bytes(8, "little"))
@@ -322,13 +322,13 @@ class Program:
         return found
 
     def totals(self) -> KernelTotals:
-        """Since the last `reset_targets`."""
+        """The kernel's totals since the last `reset_targets`."""
         return KernelTotals(**self._read("totals"))
 
     def leaving(self) -> dict[int, tuple[tuple[int, int], int]]:
-        """Threads that have ended and are not gone yet, and their counts as they ended.
+        """Exited threads whose task_struct is not freed yet, and their counts at exit.
 
-        By their struct task_struct *: exec may have given another thread the number of one.
+        By their struct task_struct *: exec may have given the tid of one to another thread.
         """
         entries = self._maps["leaving"].items()
         left = ((task, unpack(self._structs["leaving"], value)) for task, value in entries)
@@ -337,7 +337,7 @@ class Program:
         }
 
     def targets(self) -> list[int]:
-        """The processes that are traced now; not those that wait for their exec."""
+        """The processes traced now, without those that wait for their exec."""
         return [
             int.from_bytes(tgid, "little")
             for tgid, value in self._maps["targets"].items()
@@ -345,8 +345,8 @@ class Program:
         ]
 
     def places(self) -> list[tuple[int, Place]]:
-        """What is kept of each thread that has faulted, with its id."""
-        # The map's keys are the kernel's own numbers, not our PID namespace's.
+        """The slot of each thread that has faulted, with its tid."""
+        # The map's keys are pids of the initial PID namespace, not of ours.
         places = self._maps["places"]
         if self._places is None:
             self._places = ctypes.create_string_buffer(places.value_size)  # megabytes: kept
@@ -361,7 +361,7 @@ class Program:
         return [(tid, Place(*rest)) for tid, *rest in rows]
 
     def reset_targets(self) -> None:
-        """No process is a target, no fault is pending, nothing is filtered."""
+        """Clear targets, pending faults, totals and filters."""
         self.clear_targets()
         places = self._maps["places"]
         places.update(_FIRST, bytes(places.value_size))
@@ -375,7 +375,7 @@ class Program:
         self.set_filters()
 
     def reset(self) -> None:
-        """Forget targets, pending faults and counts, for another trace on this program."""
+        """Clear targets, pending faults and counters, for another trace on this program."""
         self.reset_targets()
         self._zero = {}
         self._zero = self.counters()
@@ -396,12 +396,12 @@ class Program:
         self._calibrator = -1
 
     def walk_own(self, address: int, direct_map: int, symbol: int = 0) -> Walk | None:
-        """Walk our own page tables to `address` with a candidate base; None if not answered."""
+        """Walk our own page tables to `address` with a candidate base; None without an answer."""
         table = self._maps["calibration"]
         nonce = secrets.randbits(63) | 1
         asked = {"address": address, "direct_map": direct_map, "symbol": symbol}
         table.update(_FIRST, self._value("calibration", nonce=nonce, **asked))
-        # It takes no argument; the program at its entry knows us by the one it gets.
+        # getppid takes no argument; the program recognises this call by the nonce passed as one.
         ctypes.CDLL(None).syscall(_NR_GETPPID, ctypes.c_uint64(nonce))
         answer = self._read("calibration")
         if answer["nonce"]:
@@ -423,14 +423,14 @@ class Program:
         return 0
 
     def skipped_tracepoints(self) -> int:
-        """How many calls of tracepoint handlers (life cycle, system calls) were for nobody.
+        """Number of skipped calls of tracepoint handlers (lifecycle, system calls) since `reset`.
 
-        Since `reset`: they can be preempted on kernels since 6.13, and then blind their program.
+        They can be preempted on kernels since 6.13, and are then skipped on that CPU.
         """
         return self.skipped_calls() + self.unheard_lives()
 
     def skipped_calls(self) -> int:
-        """The same of those handlers that do not follow the lives of threads."""
+        """The same for handlers other than the lifecycle ones."""
         return sum(
             self._skips(name)
             for name in self.functions
@@ -438,16 +438,16 @@ class Program:
         )
 
     def unheard_lives(self) -> int:
-        """How many beginnings and ends of threads, of any process, none of the handlers ran for.
+        """Number of lifecycle events, of any process, for which no copy of the handler ran.
 
-        Each event is one call of each copy, run or skipped; those run are counted, and so are
-        the events that any ran for.
+        Each event is one call of each copy, run or skipped; the calls that ran are counted, and
+        so are the events that at least one ran for.
         """
         if _TOLD not in self._maps:
             return sum(self._skips(name) for name in self.functions if name.startswith(_LIFE))
         calls = told = 0
         before: dict[str, int] = {}
-        for _ in range(_STEADY):  # until no event has come between the counts
+        for _ in range(_STEADY):  # until no event came between the reads
             counters = self.counters()
             if counters == before:
                 break
@@ -471,17 +471,17 @@ class Program:
 
 
 def _ids(number: int) -> tuple[int, int]:
-    """A process and a thread, as programs have them in one number."""
+    """(tgid, tid) of an id as the programs store it."""
     return number >> 32, number & 0xFFFF_FFFF
 
 
 def _original(name: str) -> str:
-    """The function that a copy ("name#2") is one of."""
+    """The name of the function that "name#2" is a copy of."""
     return name.partition("#")[0]
 
 
 def _why(error: OSError) -> str:
-    """What the kernel says: of the verifier's log, the reason at its end."""
+    """The kernel's error, with the last line of the verifier's log."""
     said = f"the kernel refuses the programs: {os.strerror(error.errno or 0)}"
     log = getattr(error, "log", "")
     if os.environ.get("PAGEFAULT_DEBUG"):

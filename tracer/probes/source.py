@@ -1,8 +1,8 @@
-"""bpf/pagefault.c and its parts, as the one text that bcc compiles.
+"""Joins bpf/pagefault.c and its parts into the one text that bcc compiles.
 
 bcc rewrites operations on maps in the main file alone, and makes each of its functions
 always_inline (BTypeVisitor, src/cc/frontends/clang/b_frontend_action.cc). So parts that use
-maps, X.bpf.h, are put into it; other headers are left to clang.
+maps, X.bpf.h, are inserted into it; other headers are left to clang.
 """
 
 import re
@@ -17,8 +17,7 @@ _PART = re.compile(r'#include "(\w+\.bpf\.h)"')
 def joined(bpf_dir: Path) -> str:
     """The main file with each part in place of the line that includes it.
 
-    What clang finds wrong it tells by the part's own name and line. Raises TraceError where a
-    part is missing.
+    clang's errors have the part's own name and line. Raises TraceError where a part is missing.
     """
     try:
         return _joined(bpf_dir)

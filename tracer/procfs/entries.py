@@ -1,7 +1,7 @@
 """Reading /proc/PID/pagemap without numpy: entry bits, raw reads, PAGEMAP_SCAN.
 
 Facts: Documentation/admin-guide/mm/pagemap.rst and fs/proc/task_mmu.c. Addresses and
-sizes are in bytes. tracer/procfs/pagemap.py is the numpy face of this module.
+sizes are in bytes. tracer/procfs/pagemap.py is the numpy interface to this module.
 """
 
 import errno
@@ -17,7 +17,7 @@ from tracer.procfs.errors import ProcessGone, path_of, reading
 
 ENTRY_SIZE = 8
 
-PFN_MASK = (1 << 55) - 1  # of a present page; of a swapped one type (bits 0-4) and offset
+PFN_MASK = (1 << 55) - 1  # if present the frame; if swapped the type (bits 0-4) and offset
 SOFT_DIRTY = 1 << 55
 EXCLUSIVE = 1 << 56  # mapped once (an estimate under CONFIG_NO_PAGE_MAPCOUNT)
 UFFD_WP = 1 << 57
@@ -26,7 +26,7 @@ FILE_OR_SHARED = 1 << 61
 SWAPPED = 1 << 62  # in swap; markers, migration and poison entries too
 PRESENT = 1 << 63
 
-# A hole's soft-dirty bit says nothing: it is set all over fresh mappings.
+# The soft-dirty bit of an absent page means nothing: it is set throughout new mappings.
 HELD = PRESENT | SWAPPED
 
 USER_LIMIT = 1 << 63  # addresses from here on are the kernel's (vsyscall) on 64-bit machines
@@ -41,9 +41,9 @@ _FALLBACK_PAGES = 1 << 16
 
 
 def open_pagemap(pid: int, tid: int | None = None) -> int:
-    """A descriptor for the address space the process has now.
+    """A descriptor of the pagemap of the process's current address space.
 
-    It stays with that address space: after exec or exit it reads as gone. Raises
+    It refers to that address space: after exec or exit it reads as gone. Raises
     ProcessGone, or TraceError without PTRACE_MODE_READ on the process.
     """
     with reading(pid):
@@ -53,7 +53,7 @@ def open_pagemap(pid: int, tid: int | None = None) -> int:
 def is_gone(descriptor: int) -> bool:
     """Whether the address space behind an open pagemap is gone (or never was: a kernel thread).
 
-    The kernel then answers every read with nothing; page 0 is otherwise always readable.
+    The kernel then returns 0 bytes for every read; page 0 is otherwise always readable.
     """
     try:
         return not os.pread(descriptor, ENTRY_SIZE, 0)
@@ -92,7 +92,7 @@ def read_entries(descriptor: int, pid: int, start: int, pages: int) -> "array[in
 def frames_visible() -> bool:
     """Whether the kernel shows this process the frame numbers in pagemap (CAP_SYS_ADMIN).
 
-    Tried, not asked: our own memory is looked up, at an object that is surely present.
+    Tested by reading the entry of an object of ours, which is surely present.
     """
     touched = object()
     page = id(touched) // PAGE_SIZE * PAGE_SIZE  # CPython: the address of the object
@@ -115,15 +115,14 @@ def scan_held(
     """Ranges [first, last) of pages present or swapped within `spans`, ascending.
 
     `spans` are mappings' [start, end), ascending, below USER_LIMIT; `skip` lies in them and is
-    not looked at. By PAGEMAP_SCAN (6.7 on),
-    whose cost goes with the page tables there are, not with the addresses: it looks between
-    the spans, too. Before, by reading all entries of the spans, and then a range may hold some
-    pages that are neither. Mappings without struct pages (VM_PFNMAP) are never in a range;
-    pagemap shows nothing of them either. Raises ProcessGone.
+    not scanned. Uses PAGEMAP_SCAN (6.7 on), whose cost depends on the page tables, not on the
+    size of the address range: it also scans between the spans. Before, all entries of the spans
+    are read, and a range may have pages that are neither. Mappings without struct pages
+    (VM_PFNMAP) are never in a range; pagemap shows nothing of them either. Raises ProcessGone.
     """
     if not spans:
         return
-    # Before 6.16 the ioctl reaches through a null mm where there is none: look first.
+    # Before 6.16 the ioctl dereferences a null mm where there is none: check first.
     if is_gone(descriptor):
         raise ProcessGone(pid)
     try:
@@ -136,7 +135,7 @@ def scan_held(
             raise
         for start, end in without(spans, skip):
             yield from _scan_by_reading(descriptor, pid, start, end)
-    # Of an address space that went away meanwhile the scan says "nothing there".
+    # For an address space that ended meanwhile the scan finds nothing.
     if is_gone(descriptor):
         raise ProcessGone(pid)
 
@@ -144,7 +143,7 @@ def scan_held(
 def without(
     spans: Iterable[tuple[int, int]], skip: Iterable[tuple[int, int]]
 ) -> Iterator[tuple[int, int]]:
-    """What is left of `spans` where `skip` is taken out; both ascending, each without overlaps."""
+    """`spans` less `skip`; both ascending, each without overlaps."""
     rest = iter(skip)
     taken = next(rest, None)
     for start, end in spans:
@@ -179,9 +178,9 @@ def _scan(descriptor: int, start: int, end: int) -> Iterator[tuple[int, int]]:
                 _SCAN_ARG.size, 0, start, end, 0, address, _REGIONS_A_CALL, 0, 0, 0, held, 0
             )
         )
-        # How far it came (walk_end) is not asked: the kernel works in pieces of 512 ranges, and
-        # up to 6.18 at least it says where the last piece ended that was full. It stops only
-        # at the end or when there is no room for another range.
+        # walk_end is not used: the kernel works in batches of 512 ranges, and up to 6.18 at
+        # least it is the end of the last full batch. The scan stops only at the end or when
+        # there is no room for another range.
         count = fcntl.ioctl(descriptor, _PAGEMAP_SCAN, argument)
         _check_scan(0 <= count <= _REGIONS_A_CALL)
         for index in range(0, count * _REGION_WORDS, _REGION_WORDS):
@@ -201,14 +200,14 @@ def _scan(descriptor: int, start: int, end: int) -> Iterator[tuple[int, int]]:
 
 
 def _check_scan(sense: bool) -> None:
-    """Whoever reads the ranges trusts that they ascend, and that there is an end to them."""
+    """Raise TraceError unless `sense`: callers rely on ranges that ascend and end."""
     if not sense:
         raise TraceError("PAGEMAP_SCAN said what makes no sense", "please report it: a bug")
 
 
 def _scan_by_reading(descriptor: int, pid: int, start: int, end: int) -> Iterator[tuple[int, int]]:
     step = _FALLBACK_PAGES * PAGE_SIZE
-    # What untouched memory reads as, compared at memory speed.
+    # Entries of untouched memory, compared as a whole for speed.
     untouched = [array("Q", [entry]) * _FALLBACK_PAGES for entry in (0, SOFT_DIRTY)]
     for first in range(start, end, step):
         last = min(first + step, end)

@@ -1,4 +1,4 @@
-"""How a failed read of /proc/PID is told: gone, or not allowed."""
+"""Errors of reading /proc/PID: the process is gone, or access is not allowed."""
 
 import os
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""How this machine hands out large pages (Documentation/admin-guide/mm/transhuge.rst)."""
+"""The machine's settings for huge pages (Documentation/admin-guide/mm/transhuge.rst)."""
 
 import re
 from pathlib import Path
@@ -23,10 +23,10 @@ def transparent_shmem(folder: Path = _THP) -> str:
 
 
 def folio_sizes(folder: Path = _THP) -> dict[int, str]:
-    """Sizes in KiB in which a fault may bring anonymous memory, ascending, and when.
+    """Sizes in KiB of folios that an anonymous fault may map, ascending, and their settings.
 
     A size whose setting is "inherit" has the general one; those never used are
-    left out. Empty before 6.8, where all but the largest were unknown.
+    left out. Empty before 6.8, which has only the largest.
     """
     general = transparent(folder)
     sizes = {}

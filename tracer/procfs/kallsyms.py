@@ -1,4 +1,4 @@
-"""The kernel's functions by address, from /proc/kallsyms (kernel/kallsyms.c)."""
+"""Kernel functions by address, from /proc/kallsyms (kernel/kallsyms.c)."""
 
 import re
 from pathlib import Path

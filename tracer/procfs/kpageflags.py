@@ -1,7 +1,7 @@
-"""/proc/kpageflags and /proc/kpagecount: what the kernel knows of a frame. Root only.
+"""/proc/kpageflags and /proc/kpagecount: flags and map count of each frame. Root only.
 
-Bits: include/uapi/linux/kernel-page-flags.h. Mind kernel 6.12.107, which calls every
-anonymous page KSM, and 5.10 and 6.1, where the tails of a compound page lack most flags.
+Bits: include/uapi/linux/kernel-page-flags.h. Kernel 6.12.107 sets KSM on every anonymous
+page; on 5.10 and 6.1 the tails of a compound page lack most flags.
 """
 
 import ctypes
@@ -47,11 +47,11 @@ MLOCKED = 1 << 33
 Words = U64
 
 _WORD_SIZE = 8
-_GAP = 16  # frames: reading a few too many costs less than another system call
+_GAP = 16  # frames: reading a few unneeded words costs less than another system call
 
 
 def flags(pfns: Words) -> Words:
-    """The flag word of each frame number, in the order asked; NOPAGE beyond the last frame.
+    """The flag word of each of `pfns`, in their order; NOPAGE beyond the last frame.
 
     Raises TraceError where /proc/kpageflags cannot be read.
     """
@@ -59,12 +59,12 @@ def flags(pfns: Words) -> Words:
 
 
 def counts(pfns: Words) -> Words:
-    """How often each frame is mapped (an estimate under CONFIG_NO_PAGE_MAPCOUNT)."""
+    """The map count of each frame (an estimate under CONFIG_NO_PAGE_MAPCOUNT)."""
     return _read_words("/proc/kpagecount", pfns, 0)
 
 
 def are_zero(frames: Words) -> Bools:
-    """Which of these frames (addresses) are a zero page's, the huge one's too; none if unknown."""
+    """Which of `frames` (addresses) are of the zero page or the huge one; none if unknown."""
     try:
         return np.asarray((flags(frames >> PAGE_BITS) & np.uint64(ZERO_PAGE)) != 0)
     except TraceError:
@@ -72,9 +72,9 @@ def are_zero(frames: Words) -> Bools:
 
 
 def calls_all_ksm() -> bool:
-    """Whether this kernel shows every anonymous page as KSM's, as 6.12.107 does: tried on our own.
+    """Whether this kernel sets KSM on every anonymous page, as 6.12.107: tested on one of ours.
 
-    True also where it cannot be told: then the flag proves nothing.
+    True also where that is unknown: then the flag proves nothing.
     """
     with mmap.mmap(-1, PAGE_SIZE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) as memory:
         memory[0] = 1

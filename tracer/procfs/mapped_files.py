@@ -1,4 +1,4 @@
-"""What a mapped file holds where, by /proc/PID/map_files: root only; deleted files, too."""
+"""Holes and data of mapped files, by /proc/PID/map_files: root only; deleted files, too."""
 
 import os
 import stat
@@ -8,24 +8,24 @@ from dataclasses import dataclass
 from tracer.procfs.errors import ProcessGone
 from tracer.procfs.maps import Mapping, mount_filesystems
 
-# Whoever serves these may be the process we look at, or far away: not asked.
+# Not read: the server may be the traced process itself, or remote.
 _REMOTE = ("fuse", "nfs", "cifs", "smb", "9p", "ceph", "virtiofs")
 _IN_MEMORY = ("tmpfs", "devtmpfs", "")  # the kernel's own mounts are in no table: memfd, shm
 
 
 @dataclass(frozen=True)
 class Contents:
-    """Of some places in a file, whether it holds anything there; `in_memory`: and nowhere else."""
+    """Which offsets of a file have no data; `in_memory`: the file has no other storage."""
 
     missing: list[bool]  # in a hole, or past the file's end
     in_memory: bool
 
 
 def contents(pid: int, mapping: Mapping, offsets: Sequence[int]) -> Contents | None:
-    """What the file of a mapping holds at `offsets` (ascending, bytes).
+    """Whether the file of a mapping has data at `offsets` (ascending, bytes).
 
-    None where that cannot be told: no regular file, one of a file system that
-    others serve, or the mapping is gone.
+    None where that is unknown: no regular file, a file on a remote or FUSE file
+    system, or the mapping is gone.
     """
     try:
         kind = mount_filesystems(pid).get(mapping.device, "")
@@ -46,7 +46,7 @@ def contents(pid: int, mapping: Mapping, offsets: Sequence[int]) -> Contents | N
 def _missing(descriptor: int, offsets: Sequence[int]) -> list[bool]:
     size = os.fstat(descriptor).st_size
     result = []
-    data = hole = 0  # the stretch of data last asked for: [data, hole)
+    data = hole = 0  # the data extent found last: [data, hole)
     for offset in offsets:
         if hole <= offset < size:
             try:

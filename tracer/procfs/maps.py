@@ -16,12 +16,12 @@ _ESCAPE = re.compile(rb"\\([0-7]{3})")
 
 
 class Mapping(NamedTuple):
-    """One region, half-open [start, end).
+    """One mapping, half-open [start, end).
 
     `offset` in the file, in bytes; `device` as the kernel encodes it (major << 20 |
     minor, like s_dev), 0 for anonymous memory; `path` as the kernel shows it, with
-    its escapes and " (deleted)", not made printable, "" where it shows none; `file` is
-    not of maps: which file it is, where that was settled (tracer.spaces.code_files).
+    its escapes and " (deleted)", not made printable, "" where it shows none; `file`, not
+    from maps, identifies the file where that is known (tracer.spaces.code_files).
     """
 
     start: int
@@ -45,7 +45,7 @@ def kernel_device(major: int, minor: int) -> int:
 
 
 def parse_maps(text: bytes) -> list[Mapping]:
-    r"""The mappings a maps file's bytes list, in order of address.
+    r"""The mappings in a maps file's bytes, in order of address.
 
     The path is padded with blanks in front only; in it the kernel writes a newline as \012.
     """
@@ -84,10 +84,10 @@ def parse_maps(text: bytes) -> list[Mapping]:
 def read_maps(pid: int, tid: int | None = None) -> list[Mapping]:
     """The mappings of a process, or of the thread `tid` (whose leader may have ended).
 
-    While the target runs this is no one moment's picture, but addresses never go
-    backwards and what is there all the time is listed (Documentation/filesystems/proc.rst).
+    While the target runs this is not an atomic snapshot, but addresses never go
+    backwards and a mapping that exists throughout is listed (Documentation/filesystems/proc.rst).
     [] for a kernel thread. Raises ProcessGone where the process, or its memory
-    (a zombie), is gone; TraceError without the right to look.
+    (a zombie), is gone; TraceError without the right to read it.
     """
     text = read_bytes(pid, "maps", tid)
     if not text and not is_kernel_thread(pid):
@@ -96,7 +96,7 @@ def read_maps(pid: int, tid: int | None = None) -> list[Mapping]:
 
 
 class Mount(NamedTuple):
-    """A line of mountinfo (proc(5)): the mount's number, its file system's device, where it is."""
+    """A line of mountinfo (proc(5)): mount id, device and mount point, and file system type."""
 
     number: int
     device: int  # kernel encoding
@@ -104,7 +104,7 @@ class Mount(NamedTuple):
     kind: str  # "ext4", "fuse.sshfs", …
 
     def leads_to(self, path: str) -> bool:
-        """Whether a walk along `path` comes through it, unless another is mounted above."""
+        """Whether `path` passes through its mount point; another may be mounted over it."""
         return path == self.point or path.startswith(self.point.rstrip("/") + "/")
 
 
@@ -117,7 +117,7 @@ def parse_mounts(text: bytes) -> list[Mount]:
 
 
 def _unescaped(text: bytes) -> str:
-    """A path of mountinfo, in which blanks and such are octal."""
+    """A path of mountinfo, its octal escapes decoded."""
     return decode(_ESCAPE.sub(lambda match: bytes([int(match[1], 8) & 0xFF]), text))
 
 

@@ -1,6 +1,6 @@
 """/proc/PID/pagemap in numpy arrays: one uint64 entry a page.
 
-The bits and the raw reads are in tracer/procfs/entries.py. "Frame" here is a
+The bits and the raw reads are in tracer/procfs/entries.py. A frame here is its
 physical address in bytes, as ptdump prints it; NO_FRAME where there is none.
 """
 
@@ -50,7 +50,7 @@ def held(entries: Entries) -> Bools:
 
 
 def exclusive(entries: Entries) -> Bools:
-    """Which pages are mapped once only, present ones."""
+    """Which present pages are mapped exactly once."""
     return _any_bit(entries, raw.EXCLUSIVE)
 
 
@@ -62,7 +62,7 @@ def file_or_shared(entries: Entries) -> Bools:
 def frames(entries: Entries) -> Entries:
     """The physical address of each page's frame; NO_FRAME where it is not present.
 
-    Without CAP_SYS_ADMIN the kernel shows frame 0 for every present page: ask
+    Without CAP_SYS_ADMIN the kernel shows frame 0 for every present page: check
     `frames_visible` first.
     """
     shift = np.uint64(PAGE_SIZE.bit_length() - 1)
@@ -71,27 +71,27 @@ def frames(entries: Entries) -> Entries:
 
 
 class PageMap(Closing):
-    """The pagemap of the address space a process has at this moment.
+    """The pagemap of a process's current address space.
 
     After exec or exit that address space is gone and every method raises
-    ProcessGone; open a new PageMap for what came after. Use as a context manager.
+    ProcessGone; open a new PageMap for the next one. Use as a context manager.
     """
 
     def __init__(self, pid: int, tid: int | None = None) -> None:
-        """Open it. Raises ProcessGone, or TraceError without the right to look."""
+        """Open it. Raises ProcessGone, or TraceError without the right to read it."""
         self.pid = pid
         self._descriptor = raw.open_pagemap(pid, tid)
 
     @classmethod
     def held(cls, pid: int, descriptor: int) -> "PageMap":
-        """One over a descriptor opened before; the caller's stays open."""
+        """A PageMap of an open descriptor; the caller's stays open."""
         pagemap = cls.__new__(cls)
         pagemap.pid = pid
         pagemap._descriptor = os.dup(descriptor)
         return pagemap
 
     def close(self) -> None:
-        """Give the descriptor back; harmless when done twice."""
+        """Close the descriptor. Idempotent."""
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1
@@ -101,7 +101,7 @@ class PageMap(Closing):
         return raw.is_gone(self._descriptor)
 
     def read(self, start: int, end: int) -> Entries:
-        """The entries of all pages in [start, end), page-aligned, in one read as a rule.
+        """The entries of all pages in [start, end), page-aligned, usually by one read.
 
         Eight bytes a page, mapped or not: use `read_ranges` where it may be sparse.
         Pages outside the user address space (vsyscall) read as 0.
@@ -126,12 +126,12 @@ class PageMap(Closing):
     ) -> Iterator[tuple[int, Entries]]:
         """Every present or swapped page of `spans` ([start, end), ascending).
 
-        `likely`: where most pages will be, read without asking for them first.
+        `likely`: ranges with most of the pages, read without a scan first.
 
         Yields (address of the first page, entries of the pages from there on), ascending, at
-        most 65,536 pages long. Pages that are neither may be among the entries, and such as
-        lie between two spans; long runs of them are not, so sparse terabytes cost nothing
-        where the kernel has PAGEMAP_SCAN.
+        most 65,536 pages long. The entries may include pages that are neither, and pages between
+        two spans, but no long runs of them: sparse terabytes cost nothing where the kernel has
+        PAGEMAP_SCAN.
         """
         below = [span for span in spans if span[0] < raw.USER_LIMIT]
         known = list(_shared(_joined(below, 0), likely))
@@ -147,7 +147,7 @@ def _any_bit(entries: Entries, bits: int) -> Bools:
 
 
 def _joined(ranges: Iterable[tuple[int, int]], gap: int) -> Iterator[tuple[int, int]]:
-    """Ranges that lie no more than `gap` bytes apart, made one."""
+    """The ranges, merged where no more than `gap` bytes apart."""
     pending: tuple[int, int] | None = None
     for first, last in ranges:
         if pending is not None and first - pending[1] <= gap:
@@ -163,7 +163,7 @@ def _joined(ranges: Iterable[tuple[int, int]], gap: int) -> Iterator[tuple[int, 
 def _shared(
     spans: Iterable[tuple[int, int]], others: Sequence[tuple[int, int]]
 ) -> Iterator[tuple[int, int]]:
-    """What lies in both; each ascending, without overlaps."""
+    """The intersection of both; each ascending, without overlaps."""
     low = 0
     for start, end in spans:
         while low < len(others) and others[low][1] <= start:

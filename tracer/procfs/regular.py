@@ -1,4 +1,4 @@
-"""Opening files that other users chose: ordinary ones only."""
+"""Opening files by paths that other users chose: regular files only."""
 
 import ctypes
 import errno
@@ -13,10 +13,10 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 def open_below(root: str, path: str, *, links: bool = False) -> int:
-    """An O_PATH descriptor of `path` as it is below the directory `root`; raises OSError.
+    """An O_PATH descriptor of `path`, resolved below the directory `root`; raises OSError.
 
-    No symbolic link is followed, since the paths that the kernel shows have none in them; with
-    `links` those of folders are, within `root`.
+    No symbolic link is followed, since paths shown by the kernel have none; with `links`, links
+    in the directory part are, within `root`.
     """
     below = os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
@@ -34,9 +34,9 @@ def open_below(root: str, path: str, *, links: bool = False) -> int:
 
 
 def reopened(handle: int) -> int:
-    """A descriptor to read what an O_PATH descriptor is of; raises OSError unless it is a file.
+    """A readable descriptor of an O_PATH descriptor's file; raises OSError unless it is regular.
 
-    To open a device may do something: it is looked at before.
+    That is checked first: opening a device may have side effects.
     """
     if not stat.S_ISREG(os.fstat(handle).st_mode):
         raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))

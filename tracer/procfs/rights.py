@@ -1,4 +1,4 @@
-"""What this process may do: its capabilities, and in whose eyes (capabilities(7))."""
+"""The capabilities of this process, and the namespaces they hold in (capabilities(7))."""
 
 import os
 from pathlib import Path
@@ -23,7 +23,7 @@ def has_capability(number: int) -> bool:
 
 
 def in_initial_user_namespace() -> bool:
-    """Whether ids are the machine's own: elsewhere even all capabilities do not allow BPF.
+    """Whether this is the initial user namespace: elsewhere no capability allows BPF.
 
     The initial namespace maps every id to itself (user_namespaces(7)).
     """
@@ -32,13 +32,13 @@ def in_initial_user_namespace() -> bool:
 
 
 def in_initial_pid_namespace() -> bool:
-    """Whether our pids are the kernel's own numbers (pid_namespaces(7))."""
+    """Whether this is the initial PID namespace (pid_namespaces(7))."""
     return os.stat("/proc/self/ns/pid").st_ino == _INITIAL_PID_NAMESPACE
 
 
 def proc_is_ours() -> bool:
-    """Whether /proc shows the processes of our own PID namespace, under our numbers for them."""
+    """Whether /proc is of our own PID namespace."""
     try:
         return os.readlink("/proc/self") == str(os.getpid())
-    except OSError:  # one that does not know us at all
+    except OSError:  # of one that this process is not in
         return False

@@ -1,7 +1,7 @@
-"""Opening paths as a process sees them, from its own root, but nothing that FUSE serves.
+"""Opening paths below a process's own root, but nothing on FUSE.
 
-FUSE asks a program of some user's for each step of a path and all there is to know of a file,
-and may wait for the answer as long as that program likes.
+FUSE asks a user's program for each component of a path and each attribute of a file, and that
+program may delay the answer indefinitely.
 """
 
 import ctypes
@@ -23,7 +23,7 @@ Whose = int | str  # a process, or OURS
 
 
 class Roots:
-    """The roots of processes, and what is mounted below them, as it is at each call."""
+    """The root directories of processes, and the mounts below them, as of each call."""
 
     def __init__(self, proc: str = "/proc") -> None:
         """`proc`: where procfs is mounted."""
@@ -31,7 +31,7 @@ class Roots:
         self._ours = _OwnMounts(f"{proc}/{OURS}/mountinfo")
 
     def open(self, whose: Whose, path: str, *, links: bool = False) -> int:
-        """An O_PATH descriptor of an absolute path; raises OSError, also where FUSE is on the way.
+        """An O_PATH descriptor of an absolute path; raises OSError, also if FUSE is on the path.
 
         `links` as for open_below.
         """
@@ -46,15 +46,15 @@ class Roots:
         return handle
 
     def by_fuse(self, handle: int, whose: Whose) -> bool:
-        """Whether FUSE serves a file; by the mount table, where that has it: statfs asks FUSE.
+        """Whether a file is on FUSE; by the mount table if it has the mount, as statfs asks FUSE.
 
-        virtiofs, which calls itself FUSE, too, is served by the machine this one runs in.
+        virtiofs, which has FUSE's magic, too, is served by the host of this machine.
         """
         mount = self.mount(handle, OURS) or self.mount(handle, whose)
         return _fuse(mount) if mount is not None else _magic(handle) == _FUSE
 
     def mount(self, handle: int, whose: Whose) -> Mount | None:
-        """The mount that an O_PATH descriptor came through, if it is in that process's table."""
+        """The mount of an O_PATH descriptor, if it is in that process's mount table."""
         try:
             with open(f"/proc/self/fdinfo/{handle}", "rb") as file:
                 number = re.search(rb"^mnt_id:\s*(\d+)$", file.read(), re.MULTILINE)
@@ -74,7 +74,7 @@ class Roots:
 
 
 class _OwnMounts:
-    """Our own mounts, read anew when they have changed, which poll(2) tells (proc(5))."""
+    """Our own mounts, read again when they have changed, which poll(2) reports (proc(5))."""
 
     def __init__(self, path: str) -> None:
         self._path = path
@@ -82,8 +82,8 @@ class _OwnMounts:
         self._poll: select.poll | None = None
 
     def read(self) -> list[Mount]:
-        """What there is now; raises OSError."""
-        changed = self._changed()  # before it is read: what comes after is told the next time
+        """The current mounts; raises OSError."""
+        changed = self._changed()  # before reading: later changes are reported the next time
         if changed or self._mounts is None:
             with open(self._path, "rb") as file:
                 self._mounts = parse_mounts(file.read())

@@ -1,4 +1,4 @@
-"""What the kernel's own books say of processes and threads: /proc/PID/{stat,task,comm,smaps}.
+"""State and fault counts of processes and threads: /proc/PID/{stat,status,task,comm,syscall}.
 
 Everything here works without privileges on one's own processes and without numpy.
 A process or thread that is gone raises ProcessGone. Field numbers are those of proc(5).
@@ -42,15 +42,15 @@ def fault_count(pid: int, tid: int) -> int:
 
 @dataclass(frozen=True)
 class Life:
-    """A thread at some moment: its `fault_count`, and how far its end has come."""
+    """A thread's `fault_count`, and whether it is exiting or dead."""
 
     faults: int
-    exiting: bool  # it has begun to end
-    dead: bool  # nothing is left of it but what its parent may ask for
+    exiting: bool  # PF_EXITING
+    dead: bool  # a zombie, or dead
 
 
 def life(pid: int, tid: int) -> Life:
-    """How it is with a thread."""
+    """The fault count and state of a thread."""
     fields = _stat(pid, tid)
     return Life(
         faults=_field(fields, _MIN_FLT) + _field(fields, _MAJ_FLT),
@@ -60,7 +60,7 @@ def life(pid: int, tid: int) -> Life:
 
 
 def processor_time(pid: int) -> float:
-    """Seconds of processor time, user and system, that a process has had."""
+    """Seconds of CPU time, user and system, that a process has used."""
     fields = _stat(pid)
     return (_field(fields, _UTIME) + _field(fields, _STIME)) / os.sysconf("SC_CLK_TCK")
 
@@ -79,7 +79,7 @@ def parent(pid: int) -> int:
 
 
 def start_time(pid: int, tid: int | None = None) -> int:
-    """When it started, in clock ticks since boot: tells a reused pid from the old one."""
+    """Start time in clock ticks since boot: distinguishes a reused pid from the old one."""
     return _field(_stat(pid, tid), _START_TIME)
 
 
@@ -107,7 +107,7 @@ def comm(pid: int, tid: int | None = None) -> str:
 
 
 def stack_pointer(pid: int, tid: int) -> int:
-    """Of a thread that is blocked; 0 where it runs, or that may not be asked."""
+    """User stack pointer of a blocked thread; 0 where it runs, or reading is not permitted."""
     try:
         words = read_bytes(pid, "syscall", tid).split()  # proc(5): … SP PC, or "running"
         return int(words[-2], 16) if len(words) > 2 else 0
@@ -122,7 +122,7 @@ def threads(pid: int) -> list[int]:
 
 
 def living_thread(pid: int) -> int:
-    """A thread through which the process's memory can be seen: its first, if that still runs.
+    """A thread through which the process's memory can be read: the leader, if it is alive.
 
     Raises ProcessGone where all have ended, as in a zombie.
     """
@@ -138,7 +138,7 @@ def living_thread(pid: int) -> int:
 def children(pid: int) -> list[int]:
     """All living descendants of a process, parents before their children.
 
-    A look at a moving thing: those forked or reparented meanwhile may be missing.
+    Not atomic: those forked or reparented meanwhile may be missing.
     """
     found: list[int] = []
     pending = [pid]
@@ -168,7 +168,7 @@ def _direct_children(pid: int) -> list[int]:
 
 
 def _parents() -> dict[int, int]:
-    """pid -> parent's pid of every process there is."""
+    """pid -> parent's pid of every process."""
     parents: dict[int, int] = {}
     for name in os.listdir("/proc"):
         if name.isdigit():

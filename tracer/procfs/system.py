@@ -1,4 +1,4 @@
-"""Machine-wide files of /proc and /sys: what the kernel moved, which file systems there are."""
+"""System-wide files of /proc and /sys: page migration and reclaim, swap, file systems, CPUs."""
 
 import contextlib
 import os
@@ -29,9 +29,9 @@ _MOVERS = {
 
 
 def movement_counters() -> dict[str, int]:
-    """How often the kernel moved pages of anyone since boot, by kind of movement (/proc/vmstat).
+    """System-wide counts of pages moved or reclaimed since boot, by kind (/proc/vmstat).
 
-    A counter that is what it was proves that this movement did not happen.
+    An unchanged counter proves that there was none of that kind.
     """
     totals: dict[str, int] = {}
     for line in Path("/proc/vmstat").read_text().splitlines():
@@ -40,7 +40,7 @@ def movement_counters() -> dict[str, int]:
             totals[_MOVERS[name]] = totals.get(_MOVERS[name], 0) + int(value)
     ksm = Path("/sys/kernel/mm/ksm")
     if ksm.exists():
-        # Taking all merged pages apart (2 in `run`) sets the scans back to 0.
+        # Unmerging all pages (2 in `run`) resets the scans to 0.
         apart = int(ksm.joinpath("run").read_text()) == 2
         scans = int(ksm.joinpath("full_scans").read_text())
         totals["ksm"] = totals.get("ksm", 0) + 2 * scans + apart
@@ -48,14 +48,14 @@ def movement_counters() -> dict[str, int]:
 
 
 class SwapAreas:
-    """How many swap areas have been taken away: no counter of the kernel's tells."""
+    """Counts swapoffs by reading /proc/swaps: the kernel has no counter of them."""
 
     def __init__(self) -> None:
         self._on = _swap_areas()
         self._off = 0
 
     def taken_away(self) -> int:
-        """So many since the beginning."""
+        """Number of swap areas removed since this was created."""
         now = _swap_areas()
         self._off += len(self._on - now)
         self._on = now
@@ -63,7 +63,7 @@ class SwapAreas:
 
 
 def _swap_areas() -> set[str]:
-    """The devices and files that are swapped to now (proc(5), swaps)."""
+    """The devices and files in use as swap (proc(5), swaps)."""
     lines = Path("/proc/swaps").read_text(errors="surrogateescape").splitlines()
     return {line.split(maxsplit=1)[0] for line in lines[1:]}
 
@@ -72,15 +72,15 @@ _MFD_HUGETLB, _HUGE_SHIFT = 0x4, 26  # include/uapi/linux/memfd.h
 
 
 class FileSystems:
-    """Which file system a mapping's device is, in whatever mount namespace it was mapped."""
+    """The file system type of a mapping's device, in any mount namespace."""
 
     def __init__(self) -> None:
         self._known = {0: ""} | mount_filesystems(os.getpid()) | _own_mounts()
 
     def of(self, device: int, pids: Iterable[int] = ()) -> str:
-        """The type of the file system on `device` (kernel encoding), "" where nobody knows.
+        """The type of the file system on `device` (kernel encoding), "" where unknown.
 
-        `pids`: whose mounts to look at where it is none of ours.
+        `pids`: processes whose mounts to read where it is none of ours.
         """
         if device not in self._known:
             seen: set[str] = set()
@@ -95,7 +95,7 @@ class FileSystems:
 
 
 def _own_mounts() -> dict[int, str]:
-    """The kernel's own mounts, which are in no table: memory without a path lies there."""
+    """The kernel-internal mounts of memfd and shared anonymous memory, not in mountinfo."""
     flags = {0: "tmpfs"}
     for folder in Path("/sys/kernel/mm/hugepages").glob("hugepages-*kB"):
         size = int(folder.name.removeprefix("hugepages-").removesuffix("kB")) << 10
@@ -122,9 +122,9 @@ def large_anonymous_folios() -> bool:
 
 
 def shows_vvar() -> bool:
-    """Whether pagemap shows the kernel's clock pages, [vvar]: tried on our own.
+    """Whether pagemap shows the vDSO data pages, [vvar]: tested on our own.
 
-    It leaves VM_PFNMAP mappings out (fs/proc/task_mmu.c); older kernels map [vvar] so.
+    It omits VM_PFNMAP mappings (fs/proc/task_mmu.c), which [vvar] is on older kernels.
     """
     time.monotonic_ns()  # the vdso reads the clock page: it is mapped now
     with PageMap(os.getpid()) as pagemap:
@@ -135,7 +135,7 @@ def shows_vvar() -> bool:
 
 
 def online_cpus() -> str:
-    """Which CPUs run, as the kernel lists them ("0-3,5"); "" where it does not say."""
+    """The online CPUs, as the kernel lists them ("0-3,5"); "" where unknown."""
     try:
         return Path("/sys/devices/system/cpu/online").read_text().strip()
     except OSError:
@@ -143,7 +143,7 @@ def online_cpus() -> str:
 
 
 def possible_cpus() -> int:
-    """How many CPUs there can be: so many values a per-CPU map has (possible in cpu/possible)."""
+    """Number of possible CPUs (cpu/possible), and so of a per-CPU map's values."""
     count = 0
     for part in Path("/sys/devices/system/cpu/possible").read_text().strip().split(","):
         first, _, last = part.partition("-")

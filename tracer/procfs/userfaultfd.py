@@ -1,4 +1,4 @@
-"""Which memory of a process userfaultfd fills: by its descriptors, and smaps' VmFlags (proc(5))."""
+"""Ranges of a process registered with userfaultfd: by its descriptors and smaps (proc(5))."""
 
 import os
 import re
@@ -12,9 +12,9 @@ _LINE = re.compile(
 
 
 def registered(pid: int) -> list[tuple[int, int]] | None:
-    """The ranges [start, end) registered for missing pages; None if it holds no descriptor.
+    """The ranges [start, end) registered for missing pages; None if it has no userfaultfd.
 
-    smaps is read only where there is one: it walks all page tables. Raises ProcessGone.
+    smaps is read only if it has one: that walks all page tables. Raises ProcessGone.
     """
     if not _has_descriptor(pid):
         return None

@@ -1,1 +1,1 @@
-"""Who is traced: processes that exist, or a command that is started."""
+"""The target: an existing process, or a command that the tracer starts, and its pinned memory."""

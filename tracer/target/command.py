@@ -1,10 +1,10 @@
-"""Who is traced: a process that exists, or a command we start.
+"""Checks of an existing target process, and the start of a command as the target.
 
 A command is forked first and waits, already as the user it will run as, for
-`Command.start`: the hooks go in between. It keeps our stdin, terminal and
-process group, so that Ctrl-C reaches it as ever. At its exec its memory is
-pinned (tracer.target.mm_pin) for a last look at it after its end; ptrace is used to
-stop it for that moment only, so that the program runs with nothing attached.
+`Command.start`: the hooks are attached in between. It keeps our stdin, terminal
+and process group, so that Ctrl-C reaches it as usual. At its exec its memory is
+pinned (tracer.target.mm_pin) for a last snapshot after its exit; ptrace stops it
+only for that moment, so that the program runs with nothing attached.
 """
 
 import contextlib
@@ -74,9 +74,9 @@ def _no_target(message: str, hint: str = "see `ps -e` for those there are") -> T
 
 
 def resolve_command(name: str, env: Mapping[str, str], fallback: Iterable[str] = ()) -> str:
-    """The path `name` stands for: itself if it has a slash, else the first match in PATH.
+    """The path of command `name`: itself if it has a slash, else the first match in PATH.
 
-    `fallback` directories come after PATH: ours, since sudo's secure_path knows no
+    `fallback` directories come after PATH: ours, since sudo's secure_path has no
     virtual environment. Raises TraceError: Exit.NOT_FOUND, Exit.NOT_EXECUTABLE.
     """
     shown = printable(name)
@@ -102,14 +102,14 @@ def resolve_command(name: str, env: Mapping[str, str], fallback: Iterable[str] =
 
 
 def own_directories() -> list[str]:
-    """Where the programs installed beside this one are."""
+    """The directories of the programs installed beside this one."""
     started_as = Path(sys.argv[0])
     beside = [str(started_as.resolve().parent)] if started_as.is_file() else []
     return [*beside, os.path.join(sys.prefix, "bin")]
 
 
 class _Stage(IntEnum):
-    """What the waiting child reports, with an errno."""
+    """The step that the waiting child reports, with an errno."""
 
     READY = 0
     USER = 1  # could not become the user
@@ -118,13 +118,13 @@ class _Stage(IntEnum):
 
 
 class Command(Closing):
-    """A command that waits for `start`; from then on a child of ours like any other.
+    """A command that waits for `start`; from then on an ordinary child process.
 
-    Make it early, before other threads and before what opens descriptors that are not
+    Create it early, before other threads and before code that opens descriptors that are not
     close-on-exec: those open now and inheritable are the command's, too, as with env(1).
-    `start`, and the thread it is called in, is the only use of ptrace.
-    Its memory is held from `start` to `release_pin` or `close`: release soon after it ends.
-    Raises TraceError when the program is not there or cannot be run by that user.
+    ptrace is used only in `start`, from the thread that calls it.
+    Its memory is pinned from `start` to `release_pin` or `close`: release soon after it ends.
+    Raises TraceError when the program does not exist or cannot be run by that user.
     """
 
     def __init__(
@@ -136,7 +136,7 @@ class Command(Closing):
         pin: bool = True,
         terminal: int | None = None,
     ) -> None:
-        """`terminal`: a descriptor of one that takes the place of ours as its stdin and stdout."""
+        """`terminal`: descriptor of one that replaces ours as its stdin, stdout and stderr."""
         self.argv = list(argv)
         self.identity = identity
         self.pin: MmPin | None = None
@@ -146,7 +146,7 @@ class Command(Closing):
         self._started = False
         path = resolve_command(argv[0], env, own_directories())
         if signal.getsignal(signal.SIGCHLD) == signal.SIG_IGN:
-            signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # ignored, it would lose us exit statuses
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # if ignored, exit statuses are lost
         if pin:
             self._prepare_helper()
         theirs = identity.environment(env) if identity else dict(env)
@@ -159,10 +159,10 @@ class Command(Closing):
         self._expect_ready()
 
     def start(self, at_exec: Callable[[], None] = lambda: None) -> None:
-        """Let the command begin; returns once its program is in place. Raises TraceError if not.
+        """Start the command; returns after its exec. Raises TraceError if that fails.
 
-        `at_exec` is called while it stands before its first instruction, where ptrace
-        lets us (that is, where `pin` is had), and not otherwise.
+        `at_exec` is called while it is stopped before its first instruction, if ptrace
+        is permitted (as `pin` needs), and not otherwise.
         """
         self._started = True
         traced = self._helper is not None and self._seize()
@@ -172,7 +172,7 @@ class Command(Closing):
         self._go = -1
         if traced:
             self._pin_at_exec(at_exec)
-        failure = os.read(self._report, 8)  # end of file: close-on-exec did its work
+        failure = os.read(self._report, 8)  # end of file: closed by the exec
         os.close(self._report)
         self._report = -1
         if failure:
@@ -185,10 +185,10 @@ class Command(Closing):
             if self.pin is None:
                 self._take_pin()  # ptrace was refused: late, and perhaps too late
             if self.pin is not None:
-                self._prepare_helper()  # for a later exec, where there is no time to make one
+                self._prepare_helper()  # for a later exec, when there is no time to start one
 
     def repin(self) -> None:
-        """Pin anew after a later exec: `pin` is the new memory's, or None (see `pin_reason`)."""
+        """Pin again after a later exec: `pin` is of the new mm, or None (see `pin_reason`)."""
         if self.pin_reason == NOT_ASKED_FOR:
             return
         if self.poll() is not None:
@@ -204,16 +204,17 @@ class Command(Closing):
             old.close()
 
     def release_pin(self) -> None:
-        """Let the kernel have the memory back, if the command has ended. Idempotent."""
+        """Release the pin; the kernel frees the memory if the command has ended. Idempotent."""
         if self.pin is not None:
             self.pin.close()
             self.pin = None
             self.pin_reason = "released"
 
     def poll(self) -> int | None:
-        """The exit status as a shell would show it (128 + signal when killed); None: still running.
+        """The exit status as in a shell (128 + signal when killed); None: still running.
 
-        The process is left a zombie, so that its pid and its /proc stay its own until `close`.
+        The process is left a zombie, so that its pid is not reused and its /proc stays until
+        `close`.
         """
         if self._status is not None:
             return self._status
@@ -228,11 +229,11 @@ class Command(Closing):
 
     @property
     def started(self) -> bool:
-        """Whether `start` has let it begin: then it runs on, whatever becomes of the trace."""
+        """Whether `start` has started it: from then on it runs on if the trace fails."""
         return self._started
 
     def wait(self, seconds: float | None = None) -> int | None:
-        """`poll` once it has ended, or after `seconds`. `pidfd` is readable then, too."""
+        """`poll` once it has ended, or after `seconds`. `pidfd` is readable once it has ended."""
         if self._status is None:
             waiter = select.poll()
             waiter.register(self.pidfd, select.POLLIN)
@@ -240,16 +241,16 @@ class Command(Closing):
         return self.poll()
 
     def send_signal(self, number: int) -> None:
-        """Send a signal; nothing happens if it has ended."""
+        """Send a signal; does nothing if it has ended."""
         if self._status is not None:
             return
         with contextlib.suppress(ProcessLookupError):
             signal.pidfd_send_signal(self.pidfd, number)
 
     def close(self) -> None:
-        """Release everything: a command not yet started never runs; one that runs, runs on.
+        """Release everything: a command not yet started never runs; a running one runs on.
 
-        Idempotent. One that has ended is reaped; `poll` still tells its status.
+        Idempotent. One that has ended is reaped; `poll` still returns its status.
         """
         self.release_pin()
         self._drop_helper()
@@ -298,7 +299,7 @@ class Command(Closing):
         self._fail(report)
 
     def _fail(self, report: bytes) -> NoReturn:
-        """Raise what the child reported; `report` is empty if it said nothing."""
+        """Raise the error that the child reported; `report` is empty without a report."""
         stage, number = struct.unpack("ii", report) if report else (_Stage.EXEC, 0)
         name = printable(self.argv[0])
         why = os.strerror(number) if number else "the process ended before it could begin"
@@ -323,7 +324,7 @@ class Command(Closing):
         return number == 0
 
     def _pin_at_exec(self, at_exec: Callable[[], None]) -> None:
-        """Wait for the exec stop, pin there, detach; signals meanwhile go where they were going."""
+        """Wait for the exec stop, pin there, detach; signals meanwhile are delivered."""
         while True:
             _, status = os.waitpid(self.pid, 0)
             if not os.WIFSTOPPED(status):  # the report says why, or a signal ended it
@@ -366,7 +367,7 @@ def _spawn(
     identity: Identity | None,
     terminal: int | None = None,
 ) -> tuple[int, int, int]:
-    """Fork the waiting child: its pid, the pipe it waits on, the pipe it reports on."""
+    """Fork the waiting child; returns its pid, the pipe it waits on, the pipe it reports on."""
     theirs_go, go = os.pipe()
     report, theirs_report = os.pipe()
     keep = [*_inheritable(), theirs_go, theirs_report]
@@ -434,7 +435,7 @@ def _close_all_but(keep: list[int]) -> None:
 
 
 def _restore_signals() -> None:
-    """As exec would find them had Python not changed them: what nohup(1) ignores stays ignored."""
+    """Undo Python's changes to signals before exec: those that nohup(1) ignores stay ignored."""
     for number in signal.valid_signals():
         handler = signal.getsignal(number)
         if callable(handler) or number in _SIGNALS_PYTHON_IGNORES:

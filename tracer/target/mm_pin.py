@@ -1,22 +1,22 @@
-"""Keeping a process's memory readable past its end, with nothing attached to it.
+"""Pins an address space: keeps it readable after the process exits, with nothing attached.
 
 `/proc/PID/pagemap` shows nothing once a process's last thread has left its
-address space, and ptrace, which could hold it there, is visible to it and
-takes the place a debugger may want. A pin holds the address space instead: a
+address space, and ptrace, which could keep it there, is visible to it and
+excludes a debugger. A pin holds the address space instead: a
 helper process of ours starts a read of the target's pagemap into a page of
 its own that is registered with userfaultfd and not present. The kernel
 (`pagemap_read`, fs/proc/task_mmu.c) takes a reference on the address space
 (`mmget_not_zero`), walks, and copies the result to that page with no lock of
 the target's held; there the helper sleeps, and its reference keeps
-`exit_mm` from tearing the memory down. The target runs and ends as ever.
+`exit_mm` from tearing the memory down. The target runs and exits as usual.
 
 The helper is a process of its own session, not a thread of ours: a job
 control stop of ours would make a thread waiting in such a fault spin, since
 the kernel retries the fault at once while a signal is pending. The
-userfaultfd's only descriptor is ours, so that the pin ends with us, whatever
-ends us: its last close lets the fault go on.
+userfaultfd's only descriptor is ours, so that the pin ends with the tracer in
+every case: its last close lets the fault go on.
 
-While pinned, descriptors opened before the end keep working: pagemap always,
+While pinned, descriptors opened before the exit keep working: pagemap always,
 maps and smaps until the process is reaped (they look its task up first).
 """
 
@@ -46,16 +46,16 @@ _EVENT_BYTES = 32
 
 
 class PinUnavailable(Exception):
-    """The address space cannot be pinned; the text says why, as half a sentence."""
+    """The address space cannot be pinned; the text says why, as a clause."""
 
 
 class MmPin(Closing):
-    """The address space `pid` has now, held until `close`.
+    """A pin on the current address space of `pid`, held until `close`.
 
-    `helper` is one made earlier, where the moment counts. Raises
+    `helper` is one started earlier, where time is critical. Raises
     PinUnavailable, leaving nothing behind, when the process is gone, has no
     memory of its own or may not be read, and where the kernel has no
-    userfaultfd. Not for use by several threads at once.
+    userfaultfd. Not thread-safe.
     """
 
     def __init__(self, pid: int, helper: "PinHelper | None" = None) -> None:
@@ -73,7 +73,7 @@ class MmPin(Closing):
 
     @property
     def pinned(self) -> bool:
-        """Whether the memory is being held: True from construction to `release`."""
+        """Whether the pin is held: True from construction to `close`."""
         return self._helper.holding
 
     def read_maps(self) -> bytes:
@@ -89,10 +89,10 @@ class MmPin(Closing):
         return b"".join(chunks)
 
     def tend(self) -> None:
-        """Cheap, for a loop: take the pin afresh if something disturbed the helper's sleep.
+        """Renew the pin if the helper's sleep was interrupted; cheap, to be called in a loop.
 
-        Suspending the machine or freezing a cgroup does; the helper would spin until released.
-        Where the memory has gone in between, the pin is released.
+        Suspending the machine or freezing a cgroup interrupts it; the helper would then spin.
+        Where the memory was freed in between, the pin is released.
         """
         if not self._helper.disturbed():
             return
@@ -109,7 +109,7 @@ class MmPin(Closing):
         self._helper = fresh
 
     def close(self) -> None:
-        """Let the memory go; the kernel frees it here if the process has ended. Idempotent."""
+        """Release the pin; the kernel frees the memory if the process has ended. Idempotent."""
         self._helper.close()
         for fd in (self.pagemap_fd, self.maps_fd):
             if fd >= 0:
@@ -118,9 +118,9 @@ class MmPin(Closing):
 
 
 class PinHelper:
-    """A process that can hold one address space; made in advance, it takes about 0.1 ms to hold.
+    """A process that can pin one address space; started in advance, it pins in about 0.1 ms.
 
-    Raises PinUnavailable where the kernel gives us no userfaultfd.
+    Raises PinUnavailable where the kernel refuses a userfaultfd.
     """
 
     def __init__(self) -> None:
@@ -146,7 +146,7 @@ class PinHelper:
         return self._pid
 
     def hold(self, pagemap_fd: int) -> None:
-        """Start the read that pins; returns when the kernel says that it sleeps in the copy."""
+        """Start the read that pins; returns when userfaultfd reports that it sleeps in the copy."""
         try:
             _send_fd(self._socket, b"hold", pagemap_fd)
         except OSError as error:
@@ -159,7 +159,7 @@ class PinHelper:
         self.holding = True
 
     def disturbed(self) -> bool:
-        """Whether the sleeping fault was taken again (see `MmPin.tend`)."""
+        """Whether the helper's fault was taken again (see `MmPin.tend`)."""
         if not self.holding:
             return False
         try:
@@ -168,7 +168,7 @@ class PinHelper:
             return False
 
     def close(self) -> None:
-        """End the helper, and with it the hold. Idempotent."""
+        """End the helper, and with it the pin. Idempotent."""
         self.holding = False
         self._socket.close()
         if self._pid:
@@ -201,7 +201,7 @@ def _send_fd(channel: socket.socket, text: bytes, fd: int) -> None:
 
 
 def _receive_fd(channel: socket.socket) -> tuple[str, int | None]:
-    """The peer's message and the descriptor sent with it; ("", None) when it said nothing."""
+    """The peer's message and the descriptor sent with it; ("", None) without a message."""
     try:
         text, ancillary, _, _ = channel.recvmsg(256, socket.CMSG_SPACE(4), socket.MSG_CMSG_CLOEXEC)
     except OSError:
@@ -220,7 +220,7 @@ def _receive_text(channel: socket.socket) -> str:
 
 
 def _fork_helper(channel: socket.socket) -> int:
-    # Nothing may run in the child but _helper: signals wait until it has blocked them for good.
+    # Only _helper may run in the child, no signal handler: it keeps all signals blocked.
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
     try:
         pid = os.fork()
@@ -235,7 +235,7 @@ def _fork_helper(channel: socket.socket) -> int:
 
 
 def _helper(channel: socket.socket) -> None:
-    """The helper's whole life: hand over the userfaultfd, take a pagemap, read it, end."""
+    """The helper process: send the userfaultfd, receive a pagemap, read it, end."""
     os.setsid()
     keep = channel.fileno()
     os.closerange(0, keep)
@@ -259,7 +259,7 @@ def _helper(channel: socket.socket) -> None:
 
 
 def _missing_page() -> tuple[int, ctypes.Array[ctypes.c_char]]:
-    """A userfaultfd of this process and eight bytes on the page whose absence it guards.
+    """A userfaultfd of this process, and eight bytes on the missing page registered with it.
 
     Raises OSError: ENOSYS without CONFIG_USERFAULTFD, EPERM without CAP_SYS_PTRACE.
     """

@@ -1,4 +1,4 @@
-"""Whether tracing is allowed at all: asked before anything is started."""
+"""Check of the rights to trace, before anything is started."""
 
 from tracer.common.errors import Exit, TraceError
 from tracer.procfs.rights import (
@@ -10,7 +10,7 @@ from tracer.procfs.rights import (
 
 
 def require_rights() -> None:
-    """Raise TraceError unless we hold CAP_SYS_ADMIN, which BPF and pagemap's frames want."""
+    """Raise TraceError unless we hold CAP_SYS_ADMIN, which BPF and pagemap's frames need."""
     if not has_capability(CAP_SYS_ADMIN):
         raise TraceError("tracing needs root", "run it with sudo", Exit.NO_RIGHTS)
     if not in_initial_user_namespace():

@@ -1,1 +1,1 @@
-"""From the ring to numpy: the records and how they are read."""
+"""The kernel interface: record layouts, the ring, and batches of records in numpy."""

@@ -1,4 +1,4 @@
-"""What the ring holds, taken apart: the faults turned into columns, everything else as it is."""
+"""Batches of records from the ring: the faults as columns, all other records unchanged."""
 
 from dataclasses import dataclass
 
@@ -25,16 +25,16 @@ class RawBatch:
 
 
 def take(records: U8, fault: np.dtype[np.void]) -> RawBatch:
-    """Copy `records` (at least one), as the ring shows them; `fault` is the faults' dtype.
+    """Decode `records` (at least one) from the ring into copies; `fault` is the faults' dtype.
 
-    Raises TraceError for what no program of ours sends; nothing after it could be trusted.
+    Raises TraceError for a record that no program of ours sends; later ones are not trusted.
     """
     count, size = records.shape
     words = np.empty((size // 8, count), np.uint64)
     faults = 0
-    parts, at = [], []  # of what is no fault, and where it is
+    parts, at = [], []  # the other records, and their indices
     for start in range(0, count, BLOCK):
-        # The ring's memory is read in order; what is turned is in the core's cache then.
+        # The ring's memory is read in order; a block is transposed while in the core's cache.
         block = np.ascontiguousarray(records[start : start + BLOCK])
         is_fault = block[:, 0] == RecordType.FAULT
         if not is_fault.all():

@@ -1,7 +1,7 @@
 """The ring's records, as bpf/shared.h defines them: numpy dtypes, types and marks.
 
-A field added there appears here by name; the types and marks below are what user space
-knows by meaning, checked against the header at start-up.
+A field added there appears here by name; the types and marks below are checked against the
+header at start-up.
 """
 
 from dataclasses import dataclass
@@ -29,7 +29,7 @@ class RecordType(IntEnum):
 
 
 class Mark(IntFlag):
-    """fault_record.marks: what is known of a fault."""
+    """fault_record.marks: which fields of a fault are known."""
 
     BEFORE = 0x01
     AFTER = 0x02
@@ -43,7 +43,7 @@ class Mark(IntFlag):
 
 @dataclass(frozen=True)
 class Layout:
-    """dtypes of the five record shapes, each exactly `size` bytes, and all else of the header."""
+    """dtypes of the five record structs, each `size` bytes, and the header's other definitions."""
 
     size: int
     fault: np.dtype[np.void]
@@ -56,7 +56,7 @@ class Layout:
 
 
 def parse_layout(header: str) -> Layout:
-    """The layout that bpf/shared.h (its text) defines; raises TraceError where we know another."""
+    """The layout that bpf/shared.h (its text) defines; raises TraceError where it differs here."""
     shared = parse(header)
     agree(shared, _named("RECORD", RecordType) | _named("MARK", Mark), "tracer/wire/records.py")
     try:

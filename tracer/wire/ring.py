@@ -1,12 +1,12 @@
-"""How records leave the kernel: mapped memory, as numpy batches, without a call per event.
+"""The ring: records read from memory shared with the kernel, in batches, without a call each.
 
 `MappedRing` is an array map that bpf/ring.bpf.h fills in place: `records`, one element a
 record, and `positions`. A program claims the next element by comparing and swapping the head,
-fills it, and writes its `sequence` last; the reader takes what has the sequence expected at its
-place, copies it, and moves the tail. `KernelRing` is the kernel's own ring buffer
+fills it, and writes its `sequence` last; the reader copies the elements that have the sequence
+expected at their position, and moves the tail. `KernelRing` is the kernel's own ring buffer
 (kernel/bpf/ringbuf.c), for kernels whose programs cannot compare and swap: two calls and a lock
-a record. Both keep the order in which records were claimed, and both know exactly what found
-no room.
+a record. Both keep the order in which records were claimed, and both count dropped records
+exactly.
 
 All that is mapped counts as resident, so the data is mapped a few megabytes at a time.
 """
@@ -32,43 +32,42 @@ def _broken(what: str) -> TraceError:
 
 
 class Ring(Closing):
-    """Reads records of `record_size` bytes; `capacity` is how many there is room for."""
+    """Reader of records of `record_size` bytes; `capacity` is the ring's size in records."""
 
     record_size: int
     capacity: int
 
     @abstractmethod
     def pending(self) -> int:
-        """Records begun and not yet read."""
+        """Number of records claimed and not yet read."""
 
     @abstractmethod
     def peek(self, most: int = 1 << 16) -> U8:
         """Up to `most` complete records, uint8 (n, record_size), in the ring's order.
 
-        There may be more of them: then the next call has them. They are to be copied before
-        `advance` lets the kernel write over them. Stops at the first record that is still being
-        written. Raises TraceError, and takes nothing, when what it finds is none of our records
-        or the positions are too far apart, which means that the ring is not ours or was
-        overwritten.
+        There may be more of them: then the next call returns them. They must be copied before
+        `advance` lets the kernel overwrite them. Stops at the first record that is still being
+        written. Raises TraceError, and consumes nothing, when it finds an invalid record or the
+        positions are too far apart, which means that the ring is not ours or was overwritten.
         """
 
     @abstractmethod
     def advance(self) -> None:
-        """The records of the last `peek` are done with: only now may the kernel write over them."""
+        """Consume the records of the last `peek`: the kernel may overwrite them from now on."""
 
     @abstractmethod
     def close(self) -> None:
-        """Unmap. The maps themselves go with their descriptors."""
+        """Unmap the memory. The BPF maps are freed with their descriptors."""
 
     def read(self, most: int = 1 << 16) -> U8:
-        """`peek`, copied and taken, as often as it takes."""
+        """Up to `most` records, copied and consumed: `peek` and `advance` repeated."""
         parts = [np.empty((0, self.record_size), np.uint8)]
         while most > 0:
             try:
                 records = self.peek(most)
             except TraceError:
                 if len(parts) > 1:
-                    break  # those before it are good; the next call tells
+                    break  # those before it are good; the next call raises
                 raise
             parts.append(records.copy())
             most -= len(records)
@@ -82,8 +81,8 @@ class MappedRing(Ring):
     """Records in place in an array map.
 
     `positions` and `records` are the maps' descriptors, `capacity` is a power of two. Records
-    are numbered from `capacity` on; a sequence is the lower half of that number. So memory that
-    nobody wrote to yet, which is 0, has none that is expected there.
+    are numbered from `capacity` on; a sequence is the lower half of that number. So memory not
+    written yet, which is 0, never has the expected sequence.
     """
 
     TAIL = POSITION_OF["positions", "tail"]
@@ -121,12 +120,12 @@ class MappedRing(Ring):
         return view
 
     def _sequences(self, first: int, count: int) -> U32:
-        """Those of `count` records from number `first` on."""
+        """The sequences of `count` records from number `first` on."""
         first &= 0xFFFF_FFFF
         return np.arange(first, first + count, dtype=np.uint64).astype(np.uint32)
 
     def _unwritten(self, number: int) -> tuple[int, int]:
-        """What the place of a record has for its sequence until that is written."""
+        """The sequences that record `number`'s element may have before it is written."""
         return 0, (number - self.capacity) & 0xFFFF_FFFF
 
     def advance(self) -> None:
@@ -135,7 +134,7 @@ class MappedRing(Ring):
     def close(self) -> None:
         del self._head, self._tail
         self._data.close()
-        # The traceback of a failed read still has views of it: it goes with them.
+        # The traceback of a failed read may hold views of it: then it is unmapped with them.
         with contextlib.suppress(BufferError):
             self._positions.close()
 
@@ -144,8 +143,8 @@ class KernelRing(Ring):
     """The BPF ring buffer behind `fd`.
 
     Layout: a consumer page (ours to write), a producer page, then `size` bytes of data (a power
-    of two), which the kernel offers twice in a row so that no record wraps; we put together the
-    one that does. Each record has an 8-byte header: its length with a busy and a discard bit,
+    of two), which the kernel maps twice in a row so that no record wraps; here a wrapped record
+    is joined instead. Each record has an 8-byte header: its length with a busy and a discard bit,
     and a page offset. All our records have one size (a multiple of 8), so the data is an array
     with a constant stride and a whole batch is one strided view.
     """
@@ -164,7 +163,7 @@ class KernelRing(Ring):
         self._consumer = np.frombuffer(self._consumer_map, "<u8", 1)
         self._producer = np.frombuffer(self._producer_map, "<u8", 1)
         self._data = _Data(fd, 2 * page, size, self.stride)
-        self._taken = int(self._consumer[0])  # up to here `advance` goes
+        self._taken = int(self._consumer[0])  # `advance` consumes up to here
 
     def pending(self) -> int:
         return (int(self._producer[0]) - int(self._consumer[0])) // self.stride
@@ -191,7 +190,7 @@ class KernelRing(Ring):
         self._consumer[0] = self._taken
 
     def _complete(self, headers: U32) -> U32:
-        """Those before the first that is still being written."""
+        """The headers before the first record that is still being written."""
         busy = np.flatnonzero(headers & np.uint32(self.BUSY))
         if busy.size:
             headers = headers[: int(busy[0])]
@@ -212,36 +211,37 @@ class KernelRing(Ring):
         del self._consumer, self._producer
         self._data.close()
         for mapping in (self._consumer_map, self._producer_map):
-            # The traceback of a failed read still has views of it: it goes with them.
+            # The traceback of a failed read may hold views of it: then it is unmapped with them.
             with contextlib.suppress(BufferError):
                 mapping.close()
 
 
 class SpillingRing(Ring):
-    """A ring whose records spill to our own memory while it is more than half full.
+    """A ring whose records spill to the tracer's own memory while it is more than half full.
 
-    There is room for as many there as in the ring: a burst may be twice as long before the
-    kernel finds no room, and without one no memory is taken for it.
+    That memory holds as many records as the ring: a burst may be twice as long before records
+    are dropped, and memory is used only during a burst.
     """
 
     def __init__(self, ring: Ring) -> None:
         self._ring = ring
         self.record_size, self.capacity = ring.record_size, ring.capacity
-        self._spilled: deque[U8] = deque()  # before what the ring holds, in order
-        self._count = 0  # of records in these
+        self._spilled: deque[U8] = deque()  # older than what the ring holds, in order
+        self._count = 0  # of records in `_spilled`
         self._peeked: int | None = None  # how many, until `advance`
 
     def spill(self) -> None:
-        """Cheap where there is no need: for now and then, between `advance` and `peek`.
+        """Move records out of the ring if it is half full; cheap otherwise.
 
-        Half the room at least, or nothing: what spills bit by bit is read bit by bit.
+        To be called between `advance` and `peek`. Moves half the capacity at least, or nothing:
+        small pieces would be read as small batches.
         """
-        left = self._ring.pending()  # what comes meanwhile stays: it would come bit by bit, too
+        left = self._ring.pending()  # later records stay: they would be small pieces, too
         much = 2 * left > self.capacity >= 2 * self._count
         if not much or self._peeked is not None:
             return
         left = min(left, self.capacity - self._count)
-        with contextlib.suppress(TraceError):  # `peek` comes to it, too, once it is at that place
+        with contextlib.suppress(TraceError):  # `peek` raises it, too, when it gets there
             while left > 0:
                 records = self._ring.peek(min(left, _SPILLED)).copy()
                 self._ring.advance()
@@ -277,7 +277,7 @@ class SpillingRing(Ring):
 
 
 class _Data:
-    """A map's data, `size` bytes from `offset` on: a window on it that moves along, read-only."""
+    """A map's data, `size` bytes from `offset` on, mapped read-only through a moving window."""
 
     def __init__(self, fd: int, offset: int, size: int, stride: int) -> None:
         self._fd, self._offset, self._size, self._stride = fd, offset, size, stride
@@ -296,7 +296,7 @@ class _Data:
         return self.window[at : at + count * self._stride].reshape(count, self._stride)
 
     def mapped(self, start: int, end: int) -> U8:
-        """The bytes from `start` to `end`, mapped for as long as somebody looks at them."""
+        """The bytes from `start` to `end`, mapped as long as the array is referenced."""
         first = start - start % mmap.PAGESIZE
         part = mmap.mmap(
             self._fd, end - first, mmap.MAP_SHARED, mmap.PROT_READ, offset=self._offset + first
@@ -304,5 +304,5 @@ class _Data:
         return np.frombuffer(part, np.uint8)[start - first :]
 
     def close(self) -> None:
-        """Let the window go."""
+        """Release the window."""
         self.window = np.empty(0, np.uint8)

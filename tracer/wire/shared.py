@@ -1,8 +1,8 @@
-"""What the BPF programs and Python both know: bpf/shared.h is the one definition of it.
+"""Constants and struct layouts shared with the BPF programs, defined by bpf/shared.h.
 
-The layouts of its structs are made from the header, so a member that moves there moves here.
-The numbers are below, for those who need them before there is a program; `parse` refuses a
-header that gives one of them another value, or none.
+The layouts of its structs are derived from the header, so a member that moves there moves here.
+The constants are below, for use before a program is loaded; `parse` refuses a header that lacks
+one of them or gives it another value.
 """
 
 import re
@@ -24,7 +24,7 @@ VM_FAULT_MAJOR, VM_FAULT_SIGSEGV = 0x04, 0x40
 WINDOW_PAGES = 16
 WINDOW_ROW, WINDOW_UNTOLD = 0x01, 0x02
 
-STACK_USER = 127  # frames of the program's at most
+STACK_USER = 127  # user frames at most
 
 # syscall_record.number and .args
 CALL_MMAP, CALL_MUNMAP, CALL_BRK, CALL_MREMAP, CALL_MADVISE = 9, 11, 12, 25, 28
@@ -36,7 +36,7 @@ CALL_MADV_POPULATE_READ, CALL_MADV_POPULATE_WRITE = 22, 23
 UFFD_REGISTER, UFFD_UNREGISTER, UFFD_COPY, UFFD_ZEROPAGE = 0, 1, 3, 4
 UFFD_MOVE, UFFD_CONTINUE = 5, 7
 
-# What the programs are told, and what they keep.
+# Values in the programs' maps.
 TARGET_ACTIVE, TARGET_WAITS, TARGET_CHILDREN = 1, 2, 4
 STATE_AROUND, STATE_BESIDE, STATE_ATTEMPT, STATE_FILTER = 0x02, 0x04, 0x80, 0x400
 WATCH_ON, WATCH_OVER = 1, 2
@@ -49,14 +49,14 @@ COUNTER_NAMES = (
     *("unlisted", "handled", "told"),
 )
 
-# Where MappedRing (ring.py) finds them: it works without a header.
+# Offsets for MappedRing (ring.py), which works without a header.
 POSITION_OF = {
     ("positions", "head"): 0,
     ("positions", "tail"): 128,
     ("fault_record", "sequence"): 4,
 }
 
-# What is read or set here of the values of maps.
+# Members of map values that user space reads or sets.
 _MEMBERS = {
     "target": "leader state",
     "settings": "direct_map range_start range_end min_latency_ns namespace namespace_level always"
@@ -96,7 +96,7 @@ class Shared:
 
 
 def parse(header: str) -> Shared:
-    """What bpf/shared.h (its text) defines; raises TraceError where that is not what we know."""
+    """Definitions of bpf/shared.h (its text); raises TraceError where they differ from ours."""
     text = _COMMENT.sub("", header)
     shared = Shared({name: _number(name, value) for name, value in _DEFINE.findall(text)}, {})
     for name, body in _STRUCT.findall(text):
@@ -129,7 +129,7 @@ def pack(struct: Struct, **members: int) -> bytes:
 
 
 def unpack(struct: Struct, data: bytes) -> dict[str, int]:
-    """The members of a value that has only numbers."""
+    """The members of a value, all of them numbers."""
     row = np.frombuffer(data, struct, 1)[0]
     return {name: int(row[name]) for name in struct.names or ()}
 
@@ -172,7 +172,7 @@ def _kind(kind: str, structs: Mapping[str, Struct]) -> np.dtype[np.generic]:
 
 
 def _alignment(kind: np.dtype[np.generic]) -> int:
-    """As C has it: of a struct, its largest member's."""
+    """Alignment as in C: a struct has that of its largest member."""
     if kind.subdtype is not None:
         return _alignment(kind.subdtype[0])
     if kind.fields is None:
