@@ -84,8 +84,8 @@ def test_no_such_process(fails: Fails, tmp_path: Path) -> None:
     with subprocess.Popen(["true"]) as process:
         process.wait()
     told = fails(Exit.NO_TARGET, "--pid", process.pid, "--csv", tmp_path / "a.csv")
-    assert f"no process {process.pid}" in told
-    assert "no process 9999999999" in fails(Exit.NO_TARGET, "-p", "9999999999")
+    assert f"no such process: {process.pid}" in told
+    assert "no such process: 9999999999" in fails(Exit.NO_TARGET, "-p", "9999999999")
 
 
 @pytest.mark.usefixtures("never_attached")
@@ -294,7 +294,7 @@ def test_few_addresses(tmp_path: Path, mebibytes: int) -> None:
         assert "the kernel counted" in done.stdout
         return
     assert done.returncode == Exit.TRACER_FAILED, done.stderr
-    assert f"the limit is {mebibytes} MiB of addresses (ulimit -v)" in done.stderr
+    assert f"the limit is {mebibytes} MiB of address space (ulimit -v)" in done.stderr
     assert done.stderr.startswith("pagefault-trace: there is not enough memory")
     assert done.stderr.count("\n") == 1
     assert not list(tmp_path.iterdir())

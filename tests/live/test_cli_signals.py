@@ -218,7 +218,7 @@ def test_check_on_a_terminal() -> None:
     assert "\x1b[" in it.said
     plain = re.sub(r"\x1b\[[0-9;]*m", "", it.said)
     assert max(map(len, plain.split("\r\n"))) <= 80
-    assert "--probe auto takes" in plain
+    assert "--probe auto selects" in plain
 
 
 def test_a_signal_during_set_up_leaves_nothing() -> None:
@@ -302,7 +302,7 @@ def test_what_is_left_at_the_end_is_read_within_a_bound(
     assert (done.status, done.err) == (0, "")
     assert "books:" in done.out
     assert _accounted(csv_file)["lost"] > 0
-    assert "still in the ring when the trace was to end" in _notes(csv_file)
+    assert "still in the ring when reading stopped" in _notes(csv_file)
     assert "left out" not in _notes(csv_file)
 
 
@@ -319,7 +319,7 @@ def test_a_second_signal_ends_it_at_once(storm: int, tmp_path: Path, first: sign
     assert (done.status, done.err) == (0, "")
     assert "books:" in done.out
     assert _accounted(csv_file)["lost"] > 0
-    assert "the table of pages was left out: the trace was to end at once" in _notes(csv_file)
+    assert "the table of pages was left out: an immediate end was requested" in _notes(csv_file)
 
 
 def test_a_signal_while_the_duration_is_over_ends_it_at_once(storm: int, tmp_path: Path) -> None:
@@ -333,7 +333,7 @@ def test_a_signal_while_the_duration_is_over_ends_it_at_once(storm: int, tmp_pat
         done = attached.end(signal.SIGINT)
     assert (done.status, done.err) == (0, "")
     _accounted(csv_file)
-    assert "to end at once" in _notes(csv_file)
+    assert "an immediate end was requested" in _notes(csv_file)
 
 
 def test_a_terminal_is_told_what_is_left(storm: int, tmp_path: Path) -> None:
@@ -350,7 +350,7 @@ def test_a_terminal_is_told_what_is_left(storm: int, tmp_path: Path) -> None:
             it.type("\x03")
         it.expect("Ctrl-C to stop")
         assert re.search(
-            r"reading what is left: [\d,.]+( million)? records; Ctrl-C to stop", it.said
+            r"reading the rest of the ring: [\d,.]+( million)? records; Ctrl-C to stop", it.said
         )
         it.type("\x03")
         assert it.status() == 0

@@ -143,7 +143,7 @@ def test_a_last_program_that_ends_at_once(attached: Attached) -> None:
     check_books(traced, books.missed if traced.probe == "perf" else 0)
     if traced.result.notes:
         (note,) = traced.result.notes
-        assert "for a last look" in note or "before a last look" in note
+        assert "for the last snapshot" in note or "before the last snapshot" in note
     first = traced.pages.space == 1
     assert set(traced.pages.last_loss[first & (traced.pages.losses > 0)].tolist()) <= {
         Loss.EXIT,

@@ -204,5 +204,5 @@ def test_a_half_written_report_that_cannot_be_removed_is_named(
     steps.fail("WRITE|UNLINK", path.name, 1, errno.EIO, once=False)
     assert report.run(["export", "--folded", str(recorded), "-o", str(path)]) == Exit.OUTPUT
     first, second = capsys.readouterr().err.splitlines()
-    assert f"cannot remove {path}: Input/output error; remove it, it is not whole" in first
+    assert f"cannot remove {path}: Input/output error; remove it: it is incomplete" in first
     assert f"cannot write {path}: Input/output error; " in second

@@ -182,7 +182,7 @@ for _ in range(50):
     assert gross is not None
     assert float(gross[1]) > 50 > float(gross[2]) > 1
     header = next(line for line in done.out.splitlines() if "REGION" in line)
-    assert header.split()[1:5] == ["GAINED", "LOST", "GROSS", "NET"]
+    assert header.split()[1:5] == ["GAINED", "GONE", "GROSS", "NET"]
 
 
 def test_a_budget_for_what_is_resident(tmp_path: Path) -> None:

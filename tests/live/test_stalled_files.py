@@ -98,7 +98,7 @@ def test_while_rows_are_written(slow: Disk, target: int, number: signal.Signals)
         done = ended(tracer, number)
     assert done.status == Exit.OUTPUT
     assert failing.failed(done) == {CSV}
-    assert "its file system does not answer; see to what serves it" in done.err
+    assert "its file system does not answer; check its server" in done.err
     assert "books: " in done.out
     slow.go_on()
     assert cli.meta(slow.folder / CSV)["state"] == "failed"
@@ -143,7 +143,7 @@ def test_whoever_waits_is_told_for_what(slow: Disk, target: int) -> None:
     told = tracer.stderr.readline()
     assert told == (
         f"pagefault-trace: waiting for {slow.folder / CSV}, whose file system does not answer; "
-        "Ctrl-C twice ends that\n"
+        "press Ctrl-C twice to give up\n"
     )
     slow.go_on()
     tracer.send_signal(signal.SIGINT)

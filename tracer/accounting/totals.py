@@ -108,7 +108,7 @@ class Totals:
             read()
             before = places
         else:
-            self._doubts.append("faults went on while the trace was to end")
+            self._doubts.append("faults continued while the trace was ending")
         return self._sum(places)
 
     def _sum(self, every: list[tuple[int, Place]]) -> KernelCount:
@@ -135,9 +135,9 @@ class Totals:
     def _doubt(self, lacking: bool) -> None:
         """Note what may have kept a thread, or its end, from being counted."""
         if lacking:
-            self._doubts.append("threads that lived at the end could not be found")
+            self._doubts.append("threads alive at the end were not found")
         if self.program.counters()["unlisted"]:
-            self._doubts.append("there were threads and processes that could not be noted")
+            self._doubts.append("some threads or processes could not be recorded")
         if unheard := self.program.unheard_lives():
             self._doubts.append(f"it skipped the handlers that follow threads {unheard} times")
 

@@ -47,7 +47,7 @@ _STYLES: dict[Answer, str] = {
     "": "",
 }
 _AS_ROOT = "run it with sudo"
-_NOT_TRIED = "not tried: it takes root"
+_NOT_TRIED = "not tried: needs root"
 _NEEDS = {
     "fentry": "needs BTF and CONFIG_FUNCTION_TRACER, and no lockdown or filter against it",
     "kprobe": "needs CONFIG_KPROBES and CONFIG_KPROBE_EVENTS, and tracefs mounted",
@@ -138,7 +138,7 @@ def verdict(tried: dict[str, Tried]) -> str:
         if list(tried).index(other) < list(tried).index(name)
     ]
     why = f": {', '.join(passed)}" if passed else ", the cheapest, and exact here"
-    return f"--probe auto takes {name}{why}."
+    return f"--probe auto selects {name}{why}."
 
 
 # -- rights and program ---------------------------------------------------------------
@@ -158,7 +158,7 @@ def _rights() -> Iterator[Line]:
             why = "not held: no probe can be tried, and frames are hidden"
             yield Line(name, "no", why, _AS_ROOT)
         elif held >> rights.CAP_SYS_ADMIN & 1:
-            yield Line(name, "", "not held; CAP_SYS_ADMIN stands in for it")
+            yield Line(name, "", "not held; CAP_SYS_ADMIN includes it")
         else:
             yield Line(name, "no", "not held")
     if not rights.in_initial_user_namespace():
@@ -252,16 +252,16 @@ def _anonymous(tried: dict[str, Tried]) -> Line:
     if by:
         return Line(name, "yes", f"can be hooked by {' and '.join(by)}")
     if not has_symbol(name):
-        return Line(name, "", "inlined by the compiler: page-table entries tell the same")
-    return Line(name, "", "cannot be hooked here: page-table entries tell the same")
+        return Line(name, "", "inlined by the compiler: page-table entries are used instead")
+    return Line(name, "", "cannot be hooked here: page-table entries are used instead")
 
 
 def _preemption() -> Line:
     model = preemption()
     if model in ("none", "voluntary"):
-        return Line("preemption", "", f"{model}: handlers run to their end, fentry is exact")
+        return Line("preemption", "", f"{model}: handlers are not preempted, fentry is exact")
     if model == "unknown":
-        return Line("preemption", "", "not known: fentry is taken to miss faults")
+        return Line("preemption", "", "not known: fentry is assumed to miss faults")
     return Line("preemption", "", f"{model}: a preempted handler makes fentry miss faults")
 
 
@@ -282,7 +282,7 @@ def _walk(tried: dict[str, Tried]) -> Line:
             return Line(name, "yes", f"page-table walk {walk.reason}")
     if walks:
         return Line(name, "no", walks[0].reason, "frames are known from snapshots only")
-    return Line(name, "no", "no probe works that could look")
+    return Line(name, "no", "no probe works that could walk page tables")
 
 
 def _scan() -> Line:
@@ -290,7 +290,7 @@ def _scan() -> Line:
     try:
         descriptor = open_pagemap(os.getpid())
         if scan_available(descriptor):
-            return Line("PAGEMAP_SCAN", "yes", "snapshots skip what is not there")
+            return Line("PAGEMAP_SCAN", "yes", "snapshots skip unpopulated ranges")
         why = "since Linux 6.7; without it snapshots of huge mappings take longer"
         return Line("PAGEMAP_SCAN", "", why)
     except (TraceError, OSError) as error:
@@ -306,7 +306,7 @@ def _sideband() -> Line:
         Sideband().close()
     except TraceError as error:
         return Line(name, "no", error.message, error.hint)
-    return Line(name, "yes", "perf tells of each as it is made")
+    return Line(name, "yes", "reported by perf as they are made")
 
 
 def _pin() -> Line:
@@ -314,8 +314,8 @@ def _pin() -> Line:
     try:
         PinHelper().close()
     except PinUnavailable as error:
-        return Line(name, "no", f"{error}: no last look at a command's memory")
-    return Line(name, "yes", "held by userfaultfd for a last look")
+        return Line(name, "no", f"{error}: no last snapshot of a command's memory")
+    return Line(name, "yes", "kept by userfaultfd for the last snapshot")
 
 
 # -- large pages -----------------------------------------------------------------------
@@ -340,9 +340,9 @@ def _shmem() -> Line:
 def _folios() -> Line:
     sizes = hugepages.folio_sizes()
     if not sizes:
-        return Line("sizes", "", "a fault brings one page")
+        return Line("sizes", "", "a fault maps one page")
     each = ", ".join(f"{_size(kib)} {setting}" for kib, setting in sizes.items())
-    return Line("sizes", "yes", f"{each}: a fault may bring as much at once")
+    return Line("sizes", "yes", f"{each}: a fault may map as much at once")
 
 
 def _hugetlb() -> Line:

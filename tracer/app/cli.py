@@ -71,17 +71,17 @@ Examples:
 @click.option(
     "--csv",
     metavar="FILE",
-    help="Write every fault to FILE ('-': stdout); facts of the run go to FILE.meta.json.",
+    help="Write every fault to FILE ('-': stdout); metadata of the run goes to FILE.meta.json.",
 )
 @click.option(
     "--pages-csv",
     metavar="FILE",
-    help="Write one row a page: when, how and from where it gained its frame.",
+    help="Write one row per page to FILE: when and how it gained its frame.",
 )
 @click.option(
     "-o", "--output", metavar="FILE", help="Write lines and summary to FILE instead of stdout."
 )
-@click.option("--force", is_flag=True, help="Overwrite files that exist.")
+@click.option("--force", is_flag=True, help="Overwrite existing files.")
 @click.option(
     "-d",
     "--duration",
@@ -95,7 +95,7 @@ Examples:
     default="10",
     show_default=True,
     callback=reader(seconds_or_none),
-    help="Processor time for what is left to read at the end; the rest is counted as lost.",
+    help="CPU time for reading the rest of the ring at the end; unread events count as lost.",
 )
 @click.option(
     "--probe",
@@ -110,7 +110,7 @@ Examples:
     type=Whole(10),
     default=1000,
     show_default=True,
-    help="Look at pagemap this often where something happened.",
+    help="Interval between pagemap snapshots; idle address spaces are skipped.",
 )
 @click.option(
     "--buffer",
@@ -118,26 +118,26 @@ Examples:
     default="64M",
     show_default=True,
     callback=reader(ring_bytes),
-    help="Memory for faults not read yet; what finds no room there is counted as lost.",
+    help="Size of the ring buffer; events that find no room in it count as lost.",
 )
 @click.option(
     "--range",
     metavar="START-END",
     callback=reader(address_range),
-    help="Record only faults on these addresses, in hex as in maps (in the kernel).",
+    help="Record only faults in this address range, in hex as in maps; filtered in the kernel.",
 )
 @click.option(
     "--min-latency",
     metavar="TIME",
     default="0ns",
     callback=reader(nanoseconds),
-    help="Record only faults that took this long, e.g. 20us (in the kernel).",
+    help="Record only faults that took at least TIME, e.g. 20us; filtered in the kernel.",
 )
 @click.option(
     "--region",
     metavar="NAME",
     multiple=True,
-    help="Show only regions whose name holds NAME (or matches it with * and ?); repeatable.",
+    help="Show only regions whose name contains NAME (or matches it with * and ?); repeatable.",
 )
 @click.option(
     "--perms",
@@ -155,25 +155,25 @@ Examples:
     "--children/--no-children",
     default=True,
     show_default=True,
-    help="Trace processes that targets start, too.",
+    help="Follow forks: trace child processes, too.",
 )
 @click.option(
     "--time",
     type=click.Choice(["relative", "wall", "monotonic"]),
     default="relative",
     show_default=True,
-    help="Which clock the lines show.",
+    help="Clock of the timestamps on lines.",
 )
 @click.option("--symbols", is_flag=True, help="Name the faulting instruction as function+offset.")
 @click.option(
     "--stacks",
     is_flag=True,
-    help="Take the call stack of each fault: which code made pages resident.",
+    help="Record the call stack of each fault: which code made pages resident.",
 )
 @click.option(
     "--user",
     metavar="USER",
-    help="Run the command as USER. [default: under sudo, whoever called it]",
+    help="Run the command as USER. [default: under sudo, the user who called it]",
 )
 @click.option(
     "--strict",
@@ -185,12 +185,14 @@ Examples:
     metavar="BUDGET",
     multiple=True,
     callback=budgets,
-    help="Exit with 122 if it holds, e.g. 'major>0' or 'p99>2ms'; repeatable.",
+    help="Exit with 122 if BUDGET holds, e.g. 'major>0' or 'p99>2ms'; repeatable.",
 )
 @click.option("-q", "--quiet", is_flag=True, help="Print the summary only.")
-@click.option("--live", is_flag=True, help="Fill the terminal with a live map of the pages.")
+@click.option("--live", is_flag=True, help="Show a live full-screen map of the pages.")
 @click.option(
-    "--check", is_flag=True, help="Say what this kernel and these rights offer, and stop."
+    "--check",
+    is_flag=True,
+    help="Report what works on this kernel with these privileges, and exit.",
 )
 @click.version_option(__version__, prog_name=PROGRAM, message="%(prog)s %(version)s")
 @click.argument(
@@ -202,9 +204,9 @@ Examples:
 def command_line(**given: Any) -> int:
     """Trace the page faults of a process and print when each page gained its physical frame.
 
-    Give --pid for a process that runs already, or a COMMAND to trace from its
-    first instruction. --region, --perms and --kind choose what is shown; the
-    CSV has every fault all the same.
+    Give --pid for a running process, or a COMMAND to trace from its first
+    instruction. --region, --perms and --kind choose what is shown; the CSV
+    always has every fault.
     """
     timings = Timings()
     options = Options(**{name: value for name, value in given.items() if value is not None})
@@ -349,8 +351,8 @@ def _validate_terminal(options: Options) -> None:
         )
     if not (os.isatty(0) and os.isatty(1)) or os.environ.get("TERM", "dumb") == "dumb":
         raise TraceError(
-            "--live needs a terminal that it can fill, on standard input and output",
-            "leave it out to have lines",
+            "--live needs a terminal on standard input and output",
+            "run without --live to get lines",
             Exit.USAGE,
         )
 

@@ -157,7 +157,7 @@ def address_range(text: str) -> tuple[int, int]:
     """START-END in hexadecimal, as /proc/PID/maps writes it (0x may precede); END is left out."""
     match = _RANGE.fullmatch(text.strip())
     if match is None:
-        raise click.BadParameter(f"'{text}' is no range; write it as in maps: 7f00-7f80 (hex)")
+        raise click.BadParameter(f"'{text}' is not a range; write it as in maps: 7f00-7f80 (hex)")
     start, end = int(match[1], 16), int(match[2], 16)
     if start >= end:
         raise click.BadParameter(f"'{text}' is empty: START must be below END")
@@ -169,7 +169,7 @@ def nanoseconds(text: str) -> int:
     match = _TIME.fullmatch(text.strip().lower().replace("μ", "µ"))
     number = _number(match[1]) if match else math.nan
     if match is None or not number * 1e9 < 1e18:
-        raise click.BadParameter(f"'{text}' is no time; try 500ns, 20us, 1.5ms or 2s")
+        raise click.BadParameter(f"'{text}' is not a time; try 500ns, 20us, 1.5ms or 2s")
     return round(number * _NANOSECONDS[match[2]])
 
 
@@ -178,7 +178,7 @@ def ring_bytes(text: str) -> int:
     match = _SIZE.fullmatch(text.strip().upper())
     size = int(match[1]) << _SHIFTS[match[2]] if match else 0
     if not 1 << 12 <= size <= 1 << 30:
-        raise click.BadParameter(f"'{text}' is no size from 4K to 1G")
+        raise click.BadParameter(f"'{text}' is not a size from 4K to 1G")
     return 1 << (size - 1).bit_length()
 
 
@@ -186,7 +186,7 @@ def seconds(text: str) -> float:
     """A number of seconds above 0."""
     number = _number(text.strip().removesuffix("s"))
     if not 0 < number < 1e9:
-        raise click.BadParameter(f"'{text}' is no number of seconds above 0")
+        raise click.BadParameter(f"'{text}' is not a number of seconds above 0")
     return number
 
 
@@ -194,7 +194,7 @@ def seconds_or_none(text: str) -> float:
     """A number of seconds; 0 is one, too."""
     number = _number(text.strip().removesuffix("s"))
     if not 0 <= number < 1e9:
-        raise click.BadParameter(f"'{text}' is no number of seconds from 0 on")
+        raise click.BadParameter(f"'{text}' is not a number of seconds, 0 or more")
     return number
 
 
@@ -213,7 +213,8 @@ def kinds(text: str) -> "frozenset[Kind]":
             chosen.add(Kind[word.strip().upper()])
         except KeyError:
             known = ", ".join(kind.name.lower() for kind in Kind)
-            raise click.BadParameter(f"'{word}' is no kind of fault; there are {known}") from None
+            message = f"'{word}' is not a kind of fault; kinds are {known}"
+            raise click.BadParameter(message) from None
     return frozenset(chosen)
 
 
@@ -222,6 +223,6 @@ def permissions(text: str) -> str:
     letters = text.strip().replace("-", "").lower()
     if not letters or set(letters) - set(_PERMISSIONS):
         raise click.BadParameter(
-            f"'{text}' are no permissions; use letters of {_PERMISSIONS}, such as rwx"
+            f"'{text}' are not permissions; use letters of {_PERMISSIONS}, such as rwx"
         )
     return letters

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from tracer.outputs.stacks import StacksFile
 
 
-_AT_ONCE = "the trace was to end at once"
+_AT_ONCE = "an immediate end was requested"
 _CLOCK_SLACK_NS = 100_000_000  # the two clocks are not read at one moment
 
 
@@ -223,7 +223,7 @@ class Report:
             self._unsaid.append(str(error))
         else:
             self._say(str(error))
-        self._info.notes.append(f"not all was written: {error.message}")
+        self._info.notes.append(f"output is incomplete: {error.message}")
         self.failed = self.failed or error.code
 
     def _close_csv(self) -> None:
@@ -265,7 +265,7 @@ class Report:
         if self._callers is not None:
             info.notes += self._callers.notes()
         if lines is not None and lines.lacking and self._files.stacks is not None:
-            info.notes.append(f"stacks: without source lines, for {lines.lacking}")
+            info.notes.append(f"stacks: no source lines: {lines.lacking}")
         info.verdict = self._judge(result.books)
         with contextlib.ExitStack() as stack:
             stack.callback(self._complain)
@@ -289,8 +289,8 @@ class Report:
             return
         info.wall_moved_ns = moved
         info.notes.append(
-            f"the clock was set by {moved / 1e9:+.1f} s during the trace, or the machine slept: "
-            "times of day are by the clock as it was at the start"
+            f"the clock was set by {moved / 1e9:+.1f} s during the trace, or the machine was "
+            "suspended: times of day are by the clock as it was at the start"
         )
 
     def _judge(self, books: Books) -> Verdict:
@@ -333,7 +333,7 @@ class Report:
             return find(places, functions, naming.lookup, lambda: session.at_once)
         except Enough:
             naming.finish()
-            why = _AT_ONCE if session.at_once else "there was no time for them"
+            why = _AT_ONCE if session.at_once else "there was no time left"
             return SourceLines(lacking=why)
 
     def _write_stacks(self, lines: "SourceLines | None") -> None:
@@ -342,7 +342,7 @@ class Report:
         try:
             self._files.stacks.finish(lines, lambda: self._session.at_once)
         except Enough:
-            self._info.notes.append(f"stacks: without source lines, for {_AT_ONCE}")
+            self._info.notes.append(f"stacks: no source lines: {_AT_ONCE}")
         except TraceError:
             self._rows_lack = True
             raise
@@ -369,7 +369,7 @@ class Report:
             self._close_text()
             raise
         except Stalled as error:
-            self._say(f"the summary was left out: nobody reads {error}, and {_AT_ONCE}")
+            self._say(f"the summary was left out: {error} is not being read, and {_AT_ONCE}")
             self.status = PIPE_CLOSED
 
     def _close_text(self) -> None:

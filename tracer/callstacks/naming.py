@@ -100,15 +100,17 @@ class Naming:
         maps = self._perf_maps.failed.items()
         failed |= {f"the perf map of process {pid}": why for pid, why in maps}
         notes = [
-            f"names: code of {printable(name)} has none: {why}"
+            f"names: functions of {printable(name)} are unresolved: {why}"
             for name, why in list(failed.items())[:_MOST_NOTES]
         ]
         if len(failed) > _MOST_NOTES:
-            notes.append(f"names: nor has code of {len(failed) - _MOST_NOTES} more files")
+            notes.append(f"names: so are those of {len(failed) - _MOST_NOTES} more files")
         if self._impatient:
-            notes.append(f"names: not all were known within {_PATIENCE_S:.0f} s of the end")
+            notes.append(f"names: not all were resolved within {_PATIENCE_S:.0f} s of the end")
         if self.stacks is not None and (unsure := self.stacks.unsure + self.stacks.unrevised):
-            notes.append(f"stacks: {unsure} may have frames too many: their code's rules came late")
+            notes.append(
+                f"stacks: {unsure} may have surplus frames: unwind information was read too late"
+            )
         return notes
 
 

@@ -60,7 +60,7 @@ def short(during: str, *, buffer: int = 0, needs: str = "") -> TraceError:
         message += f": the limit is {' and '.join(limits)}"
     needs = needs or (
         f"the tracer takes some {NEEDS_RESIDENT >> 20} MiB ({NEEDS_ADDRESSES >> 20} MiB of "
-        "addresses while it compiles), and --buffer besides"
+        "address space while it compiles), and --buffer besides"
     )
     less = "raise the limit" if limits else "free some"
     if buffer > 1 << 20:
@@ -92,7 +92,7 @@ def limits_set() -> list[tuple[int, str]]:
     """The limits on this process's memory: bytes, and which limit it is."""
     found = []
     for number, words in (
-        (resource.RLIMIT_AS, "of addresses (ulimit -v)"),
+        (resource.RLIMIT_AS, "of address space (ulimit -v)"),
         (resource.RLIMIT_DATA, "of data (ulimit -d)"),
     ):
         limit = resource.getrlimit(number)[0]

@@ -55,7 +55,7 @@ def acting_as(who: object) -> Iterator[None]:
     try:
         if not _take_on(*who):
             raise TraceError(
-                f"cannot take on the rights of user {who.uid}, who called sudo, to files",
+                f"cannot open files with the rights of user {who.uid}, who called sudo",
                 "write to standard output: --csv - | sudo tee FILE",
                 Exit.OUTPUT,
             )

@@ -103,12 +103,12 @@ class Clerk:
                 self._told = True
                 complain(
                     f"waiting for {printable(self._name)}, whose file system does not answer; "
-                    "Ctrl-C twice ends that"
+                    "press Ctrl-C twice to give up"
                 )
 
     def _unanswered(self) -> Unanswered:
         message = f"cannot write {printable(self._name)}: its file system does not answer"
-        hint = "see to what serves it, or write to another one"
+        hint = "check its server, or write to another one"
         return Unanswered(message, hint, Exit.OUTPUT)
 
     def close(self) -> None:

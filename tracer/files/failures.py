@@ -16,15 +16,15 @@ _HINTS = {
     errno.EISDIR: "name a file in it",
     errno.EACCES: "choose a directory you may write to",
     errno.EROFS: "choose a directory you may write to",
-    errno.EIO: "see what the kernel says of that disk (dmesg), and write to another one",
-    errno.ESTALE: "see to what serves that file system, or write to another one",
-    errno.ENOTCONN: "see to what serves that file system, or write to another one",
-    errno.ECONNABORTED: "see to what serves that file system, or write to another one",
+    errno.EIO: "check dmesg for errors of that disk, and write to another one",
+    errno.ESTALE: "check the server of that file system, or write to another one",
+    errno.ENOTCONN: "check the server of that file system, or write to another one",
+    errno.ECONNABORTED: "check the server of that file system, or write to another one",
     errno.EBADF: "give it an open standard output, or name a file",
 }
 _REFUSED = (errno.EACCES, errno.EPERM)
 _AS_CALLER = (
-    "under sudo, files are written with the rights of whoever called it; for more: "
+    "under sudo, files are written with the rights of the user who called it; for other places: "
     "--csv - | sudo tee FILE"
 )
 
@@ -45,5 +45,5 @@ def failure(path: str, what: str, error: Exception, owner: Owner | None = None) 
 def left_behind(path: str, error: OSError) -> TraceError:
     reason = os.strerror(error.errno or 0)
     return TraceError(
-        f"cannot remove {printable(path)}: {reason}", "remove it, it is not whole", Exit.OUTPUT
+        f"cannot remove {printable(path)}: {reason}", "remove it: it is incomplete", Exit.OUTPUT
     )

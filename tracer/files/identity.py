@@ -67,7 +67,7 @@ def resolve_user(option: str | None, env: Mapping[str, str]) -> Identity | None:
         raise TraceError(
             f"SUDO_UID and SUDO_GID are '{printable(env['SUDO_UID'])}' and "
             f"'{printable(env.get('SUDO_GID', ''))}', not numbers",
-            "say who the command is to run as with --user",
+            "give the user to run the command as: --user USER",
             Exit.USAGE,
         ) from None
     if uid == 0:

@@ -104,9 +104,9 @@ def refuse_planted_file(parent: int, found: os.stat_result, path: str, owner: Ow
     second = stat.S_ISREG(found.st_mode) and found.st_nlink > 1
     if foreign or (second and others_may_write(directory, owner)):
         raise TraceError(
-            f"{printable(path)} was put there by another user"
+            f"{printable(path)} belongs to another user"
             if foreign
-            else f"{printable(path)} has a second name (hard link), and others may write there",
+            else f"{printable(path)} has several hard links, and others may write there",
             "choose another name, in a directory of your own",
             Exit.OUTPUT,
         )

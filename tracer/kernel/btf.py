@@ -70,7 +70,7 @@ class Btf(Closing):
             self._btf = None
             why = "is not there" if not path.exists() else "cannot be read as BTF"
             raise TraceError(
-                f"{path} {why}: where this kernel keeps its structures is not known",
+                f"{path} {why}: the layout of this kernel's structures is unknown",
                 "use a kernel built with CONFIG_DEBUG_INFO_BTF=y",
                 Exit.UNSUPPORTED,
             )
@@ -156,7 +156,7 @@ class Btf(Closing):
     def _member(self, number: int, wanted: str, depth: int = 0) -> tuple[int, int] | None:
         """(byte offset, type number) of a member, searching anonymous ones in C's order."""
         if depth > _DEEPEST:
-            raise _senseless("structures within each other without end")
+            raise _senseless("endlessly nested structures")
         number = self._strip(number)
         kind, count, bitfields = _unpack(self._type(number).info)
         if kind not in (_STRUCT, _UNION):
@@ -178,7 +178,7 @@ class Btf(Closing):
             if _unpack(self._type(number).info)[0] not in _SAME_LAYOUT:
                 return number
             number = self._type(number).size  # a union with `type`: the type referred to
-        raise _senseless("names for names without end")
+        raise _senseless("an endless chain of typedefs")
 
     def _type(self, number: int) -> _Type:
         pointer = self._lib.btf__type_by_id(self._btf, number)
@@ -196,7 +196,7 @@ class Btf(Closing):
 
 def _senseless(what: str) -> TraceError:
     return TraceError(
-        f"the kernel's BTF makes no sense: {what}", "use another kernel", Exit.UNSUPPORTED
+        f"the kernel's BTF is invalid: {what}", "use another kernel", Exit.UNSUPPORTED
     )
 
 

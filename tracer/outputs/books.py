@@ -34,7 +34,7 @@ def _faults(books: Books) -> str:
 def _frames(books: Books, glyphs: Glyphs) -> str:
     net = books.gained - books.given_up
     least = "at least " * bool(books.unseen_fills)
-    text = f"frames: {least}{books.gained} gained {glyphs.minus} {books.given_up} lost"
+    text = f"frames: {least}{books.gained} gained {glyphs.minus} {books.given_up} released"
     if books.mapped_change is None:
         return f"{text} = {_signed(net, glyphs)}; mapped pages not known"
     if books.mapped_change == net:
@@ -51,13 +51,13 @@ def memory(books: Books, glyphs: Glyphs) -> str:
     gross, net = books.gained * PAGE_SIZE, (books.gained - books.given_up) * PAGE_SIZE
     least = "at least " * bool(books.unseen_fills)
     text = f"memory: {least}{units.size(gross)} gained in all, "
-    text += f"{units.net(net, glyphs)} net of losses"
+    text += f"{units.net(net, glyphs)} net of releases"
     text += f"; resident at the end {_bytes(books.resident)}"
     if books.resident_peak:  # a lower bound of 0 says nothing
         text += f" (peak at least {_bytes(books.resident_peak)})"
     text += f", mapped {_bytes(books.mapped)}"
     unseen = books.resident is None and books.mapped is not None
-    return text + " by the records alone" * unseen
+    return text + " (from records only)" * unseen
 
 
 def _bytes(pages: int | None) -> str:
@@ -70,27 +70,30 @@ def reasons(books: Books, glyphs: Glyphs) -> list[str]:
     if books.failed:
         said.append(
             f"{_count(books.failed, 'fault')} failed (bad access or no memory): "
-            "rows of their own, which the kernel does not count"
+            "they have rows, but are not in the kernel's count"
         )
     if books.foreign:
         said.append(
-            f"{_count(books.foreign, 'fault')} in this memory by other processes: "
-            "rows here, but counted on their account"
+            f"{_count(books.foreign, 'fault')} in the targets' memory by other processes: "
+            "they have rows, but the kernel counts them for those processes"
         )
     said += _beside(books)
     if books.lost:
         said.append(
-            f"{_count(books.lost, 'event')} lost: they came faster than they were read; "
-            "filter in the kernel (--range, --min-latency)"
+            f"{_count(books.lost, 'event')} lost: no room in the ring, or not read in time; "
+            "enlarge it (--buffer), or filter in the kernel (--range, --min-latency)"
         )
     if books.missed:
-        reason = books.missed_reason or "no reason known"
-        said.append(f"{_count(books.missed, 'fault')} counted but seen by no hook: {reason}")
+        reason = books.missed_reason or "cause unknown"
+        said.append(
+            f"{_count(books.missed, 'fault')} counted by the kernel, but missed by the probe: "
+            f"{reason}"
+        )
     if books.unseen_fills:
         said.append(
-            f"{_count(books.unseen_fills, 'call')} filled memory that no record tells of "
-            "(mlockall, or beyond 32 MiB of a call), and some of it was gone before a snapshot: "
-            "gained and lost are at least what is shown"
+            f"{_count(books.unseen_fills, 'call')} populated pages without records "
+            "(mlockall, or beyond 32 MiB of a call), and some were released before a snapshot: "
+            "gained and released are lower bounds"
         )
     if books.kernel_at_least:
         said.append(
@@ -98,8 +101,8 @@ def reasons(books: Books, glyphs: Glyphs) -> list[str]:
         )
     if books.unfollowed:
         said.append(
-            f"{_count(books.unfollowed, 'beginning or end', 'beginnings and ends')} of threads "
-            "may have gone unheard, since the kernel skipped the handlers: faults of such a "
+            f"{_count(books.unfollowed, 'thread start or exit', 'thread starts and exits')} "
+            "may have been missed, since the kernel skipped the handlers: faults of such a "
             "thread may be in neither count"
         )
     return [*said, *_trouble(books, glyphs)]
@@ -108,20 +111,22 @@ def reasons(books: Books, glyphs: Glyphs) -> list[str]:
 def _beside(books: Books) -> list[str]:
     """Faults without a row that the kernel's count of the targets does not have either."""
     said = []
-    for lost, filtered, what in (
-        (books.failed_lost, books.failed_filtered, "failed"),
-        (books.foreign_lost, books.foreign_filtered, "by other processes"),
+    for lost, filtered, one, several in (
+        (books.failed_lost, books.failed_filtered, "failed fault", "failed faults"),
+        (
+            books.foreign_lost,
+            books.foreign_filtered,
+            "fault by another process",
+            "faults by other processes",
+        ),
     ):
         if lost:
             said.append(
-                f"{_count(lost, 'fault')} {what} lost: they came faster than they were read, and "
-                "the kernel's count does not have them"
+                f"{_count(lost, one, several)} lost: no room in the ring, or not read in time; "
+                "not in the kernel's count"
             )
         if filtered:
-            said.append(
-                f"{_count(filtered, 'fault')} {what} filtered out: the kernel's count does not "
-                "have them"
-            )
+            said.append(f"{_count(filtered, one, several)} filtered out: not in the kernel's count")
     return said
 
 
@@ -130,11 +135,11 @@ def _trouble(books: Books, glyphs: Glyphs) -> list[str]:
     seen = books.traced - books.foreign + books.filtered + books.lost + books.missed
     if seen != books.kernel:
         gap = _signed(books.kernel - seen, glyphs)
-        said.append(f"the books do not balance: {gap} between the kernel's count and ours")
+        said.append(f"the books do not balance: the kernel's count differs by {gap}")
     if books.conflict:
         said.append(
-            f"{_count(books.conflict, 'fault')} contradicted by pagemap with nothing to explain "
-            "it: a bug, please report it"
+            f"{_count(books.conflict, 'fault')} contradicted by pagemap without an "
+            "explanation: a bug, please report it"
         )
     return said
 

@@ -104,21 +104,21 @@ class Callers:
         if share:
             modules = self._modules(broken)
             notes.append(
-                f"stacks: {share / total:.0%} of what gained a frame did so where the stack breaks"
-                f" off, in code without frame pointers ({modules}): its callers are missing; build"
-                " with -fno-omit-frame-pointer to have them"
+                f"stacks: {share / total:.0%} of the memory gained has incomplete stacks: their"
+                f" callers are missing, in code without frame pointers ({modules}); build it with"
+                " -fno-omit-frame-pointer"
             )
         if cut := self._marked(TRUNCATED):
             notes.append(
-                f"stacks: of {len(cut)} the outermost frames are missing, which are more than the"
-                " kernel takes"
+                f"stacks: {len(cut)} are truncated, with more frames than the kernel captures: the"
+                " outermost are missing"
             )
         if self._faults[0]:
-            notes.append(f"stacks: {int(self._faults[0])} faults are without one")
+            notes.append(f"stacks: {int(self._faults[0])} faults have no stack")
         if self._stacks.refused:
             notes.append(
-                f"stacks: {self._stacks.refused} different ones beyond"
-                f" {len(self._stacks.stacks) - 1} were not kept"
+                f"stacks: {self._stacks.refused} more were not stored, beyond the limit of"
+                f" {len(self._stacks.stacks) - 1} different ones"
             )
         return notes
 

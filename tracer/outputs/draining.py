@@ -35,7 +35,11 @@ class DrainLine:
         if now < self._due or not self._takes_more():
             return
         self._due = now + _EVERY_S
-        what = f"reading what is left: {_spelled(records)}" if records else "looking at memory"
+        what = (
+            f"reading the rest of the ring: {_spelled(records)}"
+            if records
+            else "taking the last snapshot"
+        )
         self.erase()
         text = Text(f"{what}; Ctrl-C to stop", "dim", no_wrap=True, overflow="ellipsis", end="")
         text.truncate(max(1, self._console.width - 1))

@@ -17,36 +17,36 @@ MOST_PAGES = 32  # listed one by one
 Table = tuple[list[Column], list[dict[str, Cell]]]
 
 SOURCE_WORDS: dict[Source, str] = {
-    Source.INITIAL: "there at the start",
+    Source.INITIAL: "present at the start",
     Source.FAULT: "by its own fault",
-    Source.AROUND: "brought along by a neighbour's fault",
+    Source.AROUND: "mapped along with another page's fault (fault-around, large folio)",
     Source.FORK: "copied from the parent by fork",
-    Source.POPULATE: "populated ahead of touch (MAP_POPULATE, mlock, madvise)",
+    Source.POPULATE: "populated before access (MAP_POPULATE, mlock, madvise)",
     Source.REMOTE: "written by another process",
     Source.COLLAPSE: "collapsed into a huge page",
     Source.MIGRATE: "migrated to another frame",
     Source.MOVE: "moved here by mremap",
-    Source.KSM: "merged with an equal page (KSM)",
+    Source.KSM: "merged with an identical page (KSM)",
     Source.UFFD: "filled in through userfaultfd",
-    Source.SWAPOFF: "brought back by swapoff",
+    Source.SWAPOFF: "swapped in by swapoff",
     Source.EXEC: "set up by exec",
-    Source.UNKNOWN: "seen in pagemap; how it came is not known",
-    Source.MISSED: "by a fault no hook saw",
-    Source.FILTERED: "by a fault that a filter left out",
+    Source.UNKNOWN: "seen in pagemap; source unknown",
+    Source.MISSED: "by a fault the probe missed",
+    Source.FILTERED: "by a fault that was filtered out",
     Source.SPLIT: "the zero page, where a huge page was split",
 }
 LOSS_WORDS: dict[Loss, str] = {
     Loss.MUNMAP: "unmapped",
-    Loss.MADVISE: "given back by madvise",
+    Loss.MADVISE: "discarded by madvise",
     Loss.RECLAIM: "reclaimed: swapped out or dropped",
     Loss.MOVE: "moved away by mremap",
     Loss.REPLACED: "replaced by another frame (copy-on-write, migration)",
     Loss.EXIT: "its process ended or called exec",
-    Loss.TRUNCATE: "no longer in its file: truncated, or a hole was made",
-    Loss.UNKNOWN: "gone from pagemap; why is not known",
-    Loss.MISSED: "by a call or fault no hook saw",
+    Loss.TRUNCATE: "its file was truncated, or a hole punched",
+    Loss.UNKNOWN: "gone from pagemap; cause unknown",
+    Loss.MISSED: "by a call or fault the probe missed",
     Loss.SPLIT: "unmapped to split its file's huge page",
-    Loss.COLLAPSE: "unmapped to make its file's pages a huge one",
+    Loss.COLLAPSE: "unmapped to collapse its file's pages into a huge page",
 }
 
 
@@ -115,7 +115,7 @@ def sources(books: Books, glyphs: Glyphs) -> list[Table]:
     tables = []
     for title, counts, texts in (
         ("GAINED", books.gained_by, gained),
-        ("LOST", books.lost_by, lost),
+        ("RELEASED", books.lost_by, lost),
     ):
         rows: list[dict[str, Cell]] = [
             {

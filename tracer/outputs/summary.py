@@ -319,7 +319,7 @@ def _frame_cells(gained: int, lost: int, glyphs: Glyphs) -> dict[str, Cell]:
     """Pages, then bytes: all that was gained, and what is left of it after releases."""
     return {
         "GAINED": (str(gained), ""),
-        "LOST": (str(lost), "" if lost else "dim"),
+        "GONE": (str(lost), "" if lost else "dim"),
         "GROSS": (units.size(gained * PAGE_SIZE), ""),
         "NET": (units.net((gained - lost) * PAGE_SIZE, glyphs), ""),
     }
@@ -327,7 +327,7 @@ def _frame_cells(gained: int, lost: int, glyphs: Glyphs) -> dict[str, Cell]:
 
 # What is dropped on a narrow terminal: the highest first.
 _RANKS = {
-    **{"GROSS": 10, "P50": 9, "LOST": 8, "NET": 7, "PERMS": 6, "MAJOR": 5, "SHARE": 4},
+    **{"GROSS": 10, "P50": 9, "GONE": 8, "NET": 7, "PERMS": 6, "MAJOR": 5, "SHARE": 4},
     **{"P99": 3, "MAX": 2},
 }
 
@@ -344,7 +344,7 @@ def _columns(rows: Sequence[dict[str, Cell]], names: Sequence[str], left: str) -
 
 
 def _region_columns(rows: Sequence[dict[str, Cell]], glyphs: Glyphs) -> list[Column]:
-    names = ["FAULTS", "GAINED", "LOST", "GROSS", "NET", "P50", "P99", "MAX", "PERMS"]
+    names = ["FAULTS", "GAINED", "GONE", "GROSS", "NET", "P50", "P99", "MAX", "PERMS"]
     more = [cell_len(row["MORE"][0]) if "MORE" in row else 0 for row in rows]
     longest = max(len(row["REGION"][0]) + of for row, of in zip(rows, more, strict=True))
     least = 12 if not any(more) else 21  # "[anon] 0x7f1234567000"

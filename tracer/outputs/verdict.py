@@ -45,31 +45,31 @@ def _inexact(books: Books) -> list[str]:
     """Why the record is not exact, in sentences; what a probe is blind to aside."""
     said = []
     if books.lost:
-        said.append(f"{_count(books.lost, 'fault')} lost: they came faster than they were read")
+        said.append(f"{_count(books.lost, 'fault')} lost: no room in the ring, or not read in time")
     if books.failed_lost:
-        said.append(f"{_count(books.failed_lost, 'fault')} that failed lost: no row tells of them")
+        said.append(f"{_count(books.failed_lost, 'failed fault')} lost: they have no rows")
     if books.foreign_lost:
         said.append(f"{_count(books.foreign_lost, 'fault')} by other processes lost")
     if books.lost_other:
         said.append(
-            f"{_count(books.lost_other, 'record')} of threads, mappings and neighbours lost"
+            f"{_count(books.lost_other, 'record')} of threads, mappings and surrounding pages lost"
         )
     if books.unfollowed:
-        said.append(f"{_count(books.unfollowed, 'event')} of threads' lives may have gone unheard")
+        said.append(f"starts and exits of threads that may have been missed: {books.unfollowed}")
     if books.kernel_at_least:
         said.append(f"the kernel may have counted more: {books.kernel_reason}")
     if books.missed and not books.blind:
-        reason = books.missed_reason or "no reason known"
+        reason = books.missed_reason or "cause unknown"
         unseen = books.missed - books.blind_faults - books.under_way
-        said.append(f"{_count(unseen, 'fault')} seen by no hook: {reason}")
+        said.append(f"{_count(unseen, 'fault')} missed by the probe: {reason}")
     if books.unaccounted():
         said.append(f"the kernel counted {books.unaccounted():+d} faults that no row explains")
     for what, pages in (
         ("gained", books.gained_by.get("unknown", 0)),
-        ("lost", books.lost_by.get("unknown", 0)),
+        ("released", books.lost_by.get("unknown", 0)),
     ):
         if pages:
-            said.append(f"{_count(pages, 'page')} {what}, and nothing tells by what")
+            said.append(f"{_count(pages, 'page')} {what}, cause unknown")
     if books.conflict:
         said.append(f"{_count(books.conflict, 'fault')} contradicted by pagemap")
     net = books.gained - books.given_up

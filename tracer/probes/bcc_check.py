@@ -73,7 +73,7 @@ def _failed(error: Exception, spec: ModuleSpec | None) -> TraceError:
 
 def _missing() -> TraceError:
     return TraceError(
-        f"bcc, the BPF Compiler Collection, is not there for {printable(sys.executable)}",
+        f"bcc, the BPF Compiler Collection, is not installed for {printable(sys.executable)}",
         f"install the distribution's package ({PACKAGES}; not PyPI's bcc, which is unrelated) "
         "and run under the distribution's python3: tools/bootstrap does both",
         Exit.NO_BCC,

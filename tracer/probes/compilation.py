@@ -97,6 +97,6 @@ def _died(status: int, complaints: str) -> TraceError:
         return short(f"to compile the probe (bcc's process {how})")
     return TraceError(
         f"the process that compiles the probe {how}" + (f": {printable(last)}" if last else ""),
-        "see whether memory is short, or install bcc again",
+        "check for a shortage of memory, or reinstall bcc",
         Exit.TRACER_FAILED,
     )

@@ -208,7 +208,7 @@ def _flags(btf: Btf) -> list[str]:
     if missing:
         raise TraceError(
             f"this kernel's BTF does not describe {', '.join(missing)}",
-            "it is newer than this program knows; please report its version",
+            "the kernel is newer than this program supports; please report its version",
             Exit.UNSUPPORTED,
         )
     flags = [

@@ -52,7 +52,7 @@ class Delivery:
                 outputs.remove(output)
                 self.stalled = True
                 self._notes.append(
-                    f"{error} ends early: its reader took nothing, and the trace was to end at once"
+                    f"{error} ends early: it is not being read, and an immediate end was requested"
                 )
             except TraceError as error:
                 if self._outputs.failed is None:

@@ -106,10 +106,10 @@ def _why_missed(recorder: Recorder, skips: int, missed: int, crowded: int) -> st
     if skips:
         return f"the kernel skipped the probe's handler {skips} times"
     if crowded:
-        return "more threads were faulting at once than there is room for"
+        return "more threads faulted at once than there are slots"
     if recorder.buffers.cpu_gaps:
-        return "a CPU came online, and its first faults went unseen"
-    return "no hook saw them"
+        return "a CPU came online, and its first faults were not traced"
+    return "cause unknown"
 
 
 def _reasons(why: str, unexplained: int, blind: int, under_way: int) -> str:

@@ -24,7 +24,7 @@ from tracer.target.command import NOT_ASKED_FOR, Command
 if TYPE_CHECKING:
     from tracer.callstacks.naming import Naming
 
-PAGES_LEFT_OUT = "the table of pages was left out: the trace was to end at once"
+PAGES_LEFT_OUT = "the table of pages was left out: an immediate end was requested"
 
 
 class Shutdown:
@@ -119,7 +119,7 @@ class Shutdown:
                 self._parts.closed.update(shots)
             self._looked_last = True
         except Enough:
-            self._notes.append("memory was not looked at once more: there was no time for it")
+            self._notes.append("no last snapshot was taken: there was no time left")
         return shots
 
     def _seen_last(self, status: int | None) -> bool:
@@ -147,18 +147,18 @@ class Shutdown:
         program, unread = self._program, self._gaps.unread
         if others := program.counters()["lost_other"] + unread.other:
             self._notes.append(
-                f"{others} records of threads, mappings and neighbours were lost: regions and "
-                "sources may be off"
+                f"{others} records of threads, mappings and surrounding pages were lost: regions "
+                "and sources may be wrong"
             )
         if unread.faults:
             why = (
-                "it was to end at once"
+                "an immediate end was requested"
                 if self._ending.drain.hurried
-                else "--drain gives them more time"
+                else "--drain allows more time"
             )
             self._notes.append(
-                f"{unread.faults} faults were still in the ring when the trace was to end, and are "
-                f"among the lost: {why}"
+                f"{unread.faults} faults were still in the ring when reading stopped, and "
+                f"count as lost: {why}"
             )
         if skipped := program.skipped_tracepoints():
             self._notes.append(
@@ -174,18 +174,19 @@ class Shutdown:
             return {}
         if command.pin is None or not command.pin.pinned:
             self._notes.append(
-                f"the command's memory could not be held for a last look: {command.pin_reason}"
+                "the command's memory could not be kept for the last snapshot: "
+                f"{command.pin_reason}"
             )
             return {}
         if not self._held.is_held(space.mm or 0):
             # The pin holds the memory before its last exec, which was seen too late.
-            self._notes.append("the command's memory was gone before a last look")
+            self._notes.append("the command's memory was gone before the last snapshot")
             return {}
         try:
             with PageMap.held(command.pid, command.pin.pagemap_fd) as pagemap:
                 shot = take_pinned(command.pid, command.pin.read_maps(), pagemap, self._ending.late)
         except (ProcessGone, TraceError, OSError):
-            self._notes.append("the command's memory was gone before a last look")
+            self._notes.append("the command's memory was gone before the last snapshot")
             return {}
         self._snapshots.observe_last(number, shot)
         return {number: shot}

@@ -204,7 +204,7 @@ class Rules:
 
     def _read(self, at: int, size: int) -> bytes:
         if not 0 <= at < 1 << 63:
-            raise ValueError("a strange offset")
+            raise ValueError("an invalid offset")
         return os.pread(self._file.fileno(), size, at)
 
 
@@ -280,13 +280,13 @@ class _Image:
         if len(ident) < _IDENT or ident[:4] != b"\x7fELF" or ident[5] != 1:
             raise BadElf("not a little-endian ELF file")
         if ident[4] not in _CLASSES:
-            raise BadElf("neither of 32 nor of 64 bits")
+            raise BadElf("neither 32 nor 64 bits")
         dtype, self._in_file = _CLASSES[ident[4]]
         (header,) = np.frombuffer(self._table(dtype.itemsize, 0, 1), dtype)
         if header["phnum"] and header["phentsize"] != self._in_file[_PHDR].itemsize:
-            raise BadElf("program headers of a strange size")
+            raise BadElf("program headers of an invalid size")
         if header["shnum"] and header["shentsize"] != self._in_file[_SHDR].itemsize:
-            raise BadElf("section headers of a strange size")
+            raise BadElf("section headers of an invalid size")
         programs = self._array(_PHDR, int(header["phoff"]), int(header["phnum"]))
         self.segments = programs[programs["type"] == _LOAD]
         self._programs = programs
@@ -340,7 +340,7 @@ class _Image:
     def _content(self, section: np.void) -> bytes:
         size = int(section["size"])
         if size > _LARGEST:
-            raise BadElf("a section of a strange size")
+            raise BadElf("a section of an invalid size")
         return self._pread(int(section["offset"]), size)
 
     def _array(self, dtype: np.dtype[np.void], at: int, count: int) -> Structs:
@@ -358,12 +358,12 @@ class _Image:
         size = count * entry
         data = self._pread(at, size) if size <= _LARGEST else b""
         if len(data) != size:
-            raise BadElf("a table that is not all there")
+            raise BadElf("a truncated table")
         return data
 
     def _pread(self, at: int, size: int) -> bytes:
         if at >= 1 << 63:
-            raise BadElf("a strange offset")
+            raise BadElf("an invalid offset")
         self._left -= size
         if self._left < 0:
             raise BadElf("more to read than any file needs")

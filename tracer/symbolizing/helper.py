@@ -211,7 +211,7 @@ class Helper:
             while (message := self._inbox.take()) is not None:
                 self._take(message)
         except Exception:  # whatever a malformed answer leads to
-            self._died("its answer made no sense")
+            self._died("its answer was malformed")
         return True
 
     def _take(self, message: dict[str, Any]) -> None:
@@ -294,7 +294,7 @@ class Helper:
         if question is not None:
             self._refuse(question.about, why)
         if self._deaths >= MOST_DEATHS or not self._ready:
-            self._give_up(f"what reads them ended {self._deaths} times: {why}")
+            self._give_up(f"the process that reads them ended {self._deaths} times: {why}")
         if question is not None:
             question.take(None, why)
 
@@ -336,14 +336,14 @@ def _words(text: Any) -> str:
 def _cause(status: int | None, question: Question | None) -> str:
     """Why it ended, in words."""
     if status is None:
-        return "what reads it answers no more"
+        return "the process that reads it does not answer"
     if -status == signal.SIGXCPU and question is not None:
         return f"it took more than {question.seconds:.0f} s of processor time"
     if status >= 0:
-        return f"what reads it ended with status {status}"
+        return f"the process that reads it ended with status {status}"
     with contextlib.suppress(ValueError):
-        return f"what reads it was ended by {signal.Signals(-status).name}"
-    return f"what reads it was ended by signal {-status}"
+        return f"the process that reads it was killed by {signal.Signals(-status).name}"
+    return f"the process that reads it was killed by signal {-status}"
 
 
 def _processor_time(pid: int) -> float:

@@ -267,9 +267,9 @@ def main() -> None:
         try:
             answer = {"answer": server.answer(question, descriptors)}
         except MemoryError:
-            answer = {"why": "it takes more memory than it may"}
+            answer = {"why": "it needs more memory than is allowed"}
         except Exception as error:  # whatever a parser makes of a strange file
-            answer = {"why": f"it makes no sense ({type(error).__name__})"}
+            answer = {"why": f"it is malformed ({type(error).__name__})"}
         connection.sendall(packed(answer))
 
 

@@ -51,7 +51,7 @@ class Unwinding:
         self._count = int.from_bytes(header[skip : skip + 4], "little")
         self._table = frames_at + skip + 4
         if self._count > _MOST_ENTRIES or skip + 4 + 8 * self._count > size:
-            raise ValueError("a table that is not all there")
+            raise ValueError("a truncated table")
         if not self._count or len(self._entries(self._count - 1, 1)) != 2:
             raise ValueError("a table without entries")
 
@@ -97,10 +97,10 @@ class Unwinding:
         """What follows the length of the entry at an address."""
         (length,) = struct.unpack("<I", self._read(where + self._shift, 4))
         if not 4 <= length <= longest:
-            raise ValueError("an entry of a strange length")
+            raise ValueError("an entry of an invalid length")
         self._left -= length
         if self._left < 0:
-            raise ValueError("enough was read of this file")
+            raise ValueError("the limit for reading one file was reached")
         return self._read(where + self._shift + 4, length)
 
 
@@ -148,7 +148,7 @@ class _Reader:
             if byte < 0x80:
                 return value
             if shift > 63:
-                raise ValueError("a number without end")
+                raise ValueError("an unterminated number")
 
     def sleb(self) -> int:
         start = self.at
@@ -164,13 +164,13 @@ class _Reader:
         if encoding & 0x70 == _PCREL:
             value += place
         elif encoding & 0x70:
-            raise ValueError("a pointer of a strange kind")
+            raise ValueError("a pointer of an unknown encoding")
         return value
 
 
 def _parse_cie(body: bytes) -> _Cie:
     if struct.unpack_from("<I", body)[0]:
-        raise ValueError("no common entry")
+        raise ValueError("no common information entry (CIE)")
     reader = _Reader(body, 4)
     version = reader.byte()
     end = body.index(b"\0", reader.at)
@@ -195,7 +195,7 @@ def _parse_cie(body: bytes) -> _Cie:
                 reader.at += _SIZES[kind & 0x0F]
         reader.at = after
     elif augmentation:
-        raise ValueError("an augmentation nobody knows")
+        raise ValueError("an unknown augmentation")
     return _Cie(code_unit, data_unit, encoding, augmentation[:1] == b"z", body[reader.at :])
 
 
@@ -254,7 +254,7 @@ def _run(
         elif low == 0x2E:  # GNU_args_size
             reader.uleb()
         elif low:
-            raise ValueError("an instruction nobody knows")
+            raise ValueError("an unknown instruction")
         if step:
             location += step
             if location > address:

@@ -55,9 +55,9 @@ def validate_pid(pid: int) -> None:
                 f"trace the process with --pid {leader}; its threads are all traced",
             )
         if stat.state(pid) in "ZX" and not _has_living_thread(pid):
-            raise _no_target(f"process {pid} has ended; its parent has not yet waited for it")
+            raise _no_target(f"process {pid} is a zombie: its parent has not waited for it")
     except ProcessGone:
-        raise _no_target(f"no process {pid}: it has ended, or never was") from None
+        raise _no_target(f"no such process: {pid}") from None
 
 
 def _has_living_thread(pid: int) -> bool:
@@ -69,7 +69,7 @@ def _has_living_thread(pid: int) -> bool:
     return True
 
 
-def _no_target(message: str, hint: str = "see `ps -e` for those there are") -> TraceError:
+def _no_target(message: str, hint: str = "`ps -e` lists the processes") -> TraceError:
     return TraceError(message, hint, Exit.NO_TARGET)
 
 
@@ -179,7 +179,7 @@ class Command(Closing):
             self.close()
             self._fail(failure)
         if self._status is not None:
-            self.pin_reason = "it was ended before it began"
+            self.pin_reason = "it ended before its exec"
             self._drop_helper()
         elif self.pin_reason != NOT_ASKED_FOR:
             if self.pin is None:
@@ -302,7 +302,7 @@ class Command(Closing):
         """Raise the error that the child reported; `report` is empty without a report."""
         stage, number = struct.unpack("ii", report) if report else (_Stage.EXEC, 0)
         name = printable(self.argv[0])
-        why = os.strerror(number) if number else "the process ended before it could begin"
+        why = os.strerror(number) if number else "the process ended before its exec"
         if stage == _Stage.USER and self.identity:
             raise TraceError(f"cannot become user {printable(self.identity.name)}: {why}")
         if stage == _Stage.ACCESS and self.identity:
@@ -310,8 +310,8 @@ class Command(Closing):
             hint = "use --user root to run it as root"
             raise TraceError(f"{name}: {why} for user {user}", hint, Exit.NOT_EXECUTABLE)
         if number == errno.ENOENT:
-            hint = "see its #! line"
-            raise TraceError(f"{name}: its interpreter is not there", hint, Exit.NOT_FOUND)
+            hint = "check its #! line"
+            raise TraceError(f"{name}: its interpreter was not found", hint, Exit.NOT_FOUND)
         if number == errno.ENOEXEC:
             hint = f"if it is a script, give it a #! line or name its interpreter: sh {name}"
             raise TraceError(f"{name}: not a program ({why})", hint, Exit.NOT_EXECUTABLE)

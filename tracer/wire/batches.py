@@ -55,6 +55,6 @@ def take(records: U8, fault: np.dtype[np.void]) -> RawBatch:
 
 def _check(types: U8, *times: U64) -> None:
     if len(types) and (types.min() < _FIRST or types.max() > _LAST):
-        raise TraceError("the kernel's records are of no known type", "please report it: a bug")
+        raise TraceError("the kernel's records are of an unknown type", "please report it: a bug")
     if max(int(each.max(initial=0)) for each in times) > _LATEST_NS:
-        raise TraceError("the kernel's records are of no known time", "please report it: a bug")
+        raise TraceError("the kernel's records have an invalid time", "please report it: a bug")

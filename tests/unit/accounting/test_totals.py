@@ -268,7 +268,7 @@ def test_it_does_not_read_for_ever(kernel: Kernel) -> None:
         reads += 1
         kernel.every = [(PID, place(reads))]
 
-    assert made.settle(read).at_least == "faults went on while the trace was to end"
+    assert made.settle(read).at_least == "faults continued while the trace was ending"
     assert reads == 20
 
 
@@ -308,12 +308,12 @@ def test_a_thread_that_is_nowhere_makes_it_a_bound(kernel: Kernel) -> None:
     kernel.lives[PID, PID] = running(40)
     made = attached(kernel)
     kernel.sums = KernelTotals(begun=1, ended=0, faults=0, base=0, blind=0)
-    assert ended(made).at_least == "threads that lived at the end could not be found"
+    assert ended(made).at_least == "threads alive at the end were not found"
 
 
 def test_a_full_map_makes_it_a_bound(kernel: Kernel) -> None:
     kernel.unlisted = 1
-    assert bound(kernel) == "there were threads and processes that could not be noted"
+    assert bound(kernel) == "some threads or processes could not be recorded"
 
 
 def test_unheard_handlers_make_it_a_bound(kernel: Kernel) -> None:

@@ -49,12 +49,12 @@ def judged(monkeypatch: pytest.MonkeyPatch, inexact: str, **refusals: str) -> st
 
 def test_the_verdict_is_autos(monkeypatch: pytest.MonkeyPatch) -> None:
     """Exact before cheap, as tracer.probes.choose has it."""
-    assert "takes fentry, the cheapest, and exact here" in judged(monkeypatch, "")
-    assert "takes kprobe: fentry would miss faults" in judged(monkeypatch, "preempted")
+    assert "selects fentry, the cheapest, and exact here" in judged(monkeypatch, "")
+    assert "selects kprobe: fentry would miss faults" in judged(monkeypatch, "preempted")
     only = judged(monkeypatch, "preempted", kprobe="no", perf="no")
-    assert "takes fentry" in only
+    assert "selects fentry" in only
     third = judged(monkeypatch, "", fentry="no", kprobe="no")
-    assert "takes perf: fentry does not work, kprobe does not work" in third
+    assert "selects perf: fentry does not work, kprobe does not work" in third
     assert "nothing can be traced" in judged(monkeypatch, "", fentry="a", kprobe="b", perf="c")
 
 
@@ -68,7 +68,7 @@ def test_without_rights_every_line_has_a_word(
     for line in said.splitlines():
         if line.startswith("  ") and line.strip():
             assert len(line.split()) >= 2
-    assert said.count("not tried: it takes root") == 3
+    assert said.count("not tried: needs root") == 3
     assert said.count("→ run it with sudo") >= 4
 
 

@@ -40,7 +40,7 @@ def refused(capsys: pytest.CaptureFixture[str], status: int, *arguments: str) ->
         (["--duration", "0", "-p", "1"], "above 0"),
         (["--snapshot-interval", "1", "-p", "1"], "x>=10"),
         (["--probe", "uprobe", "-p", "1"], "'fentry', 'kprobe', 'perf'"),
-        (["--kind", "big", "-p", "1"], "no kind of fault"),
+        (["--kind", "big", "-p", "1"], "not a kind of fault"),
         (["--perms", "z", "-p", "1"], "letters of rwxps"),
         (["--time", "local", "-p", "1"], "'monotonic'"),
         (["--no-such", "-p", "1"], "No such option"),

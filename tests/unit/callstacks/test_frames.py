@@ -325,7 +325,7 @@ def test_which_code_brought_most() -> None:
         ("8 KiB", "2", "inner ← outer"),
     ]
     notes = callers.notes()
-    assert any("1 faults are without one" in note for note in notes)
+    assert any("1 faults have no stack" in note for note in notes)
     assert any("[jit]" in note and "99%" in note for note in notes)
     assert callers.table(SourceLines(), units.glyphs_for("ascii"))[1][1]["CODE"][0] == (
         "inner <- outer"

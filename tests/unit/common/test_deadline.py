@@ -106,10 +106,10 @@ def test_a_line_that_is_written_over() -> None:
     it.erase()
     assert said.getvalue() == ERASE.join(
         [
-            "reading what is left: 1.2 million records; Ctrl-C to stop",
-            "reading what is left: 23,543 records; Ctrl-C to stop",
-            "reading what is left: 1 record; Ctrl-C to stop",
-            "looking at memory; Ctrl-C to stop",
+            "reading the rest of the ring: 1.2 million records; Ctrl-C to stop",
+            "reading the rest of the ring: 23,543 records; Ctrl-C to stop",
+            "reading the rest of the ring: 1 record; Ctrl-C to stop",
+            "taking the last snapshot; Ctrl-C to stop",
             "",
         ]
     )

@@ -85,15 +85,15 @@ def test_files_that_are_not_what_they_should_be(tmp_path: Path, own: str) -> Non
 
 
 def test_what_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    limits = [(300 << 20, "of addresses (ulimit -v)"), (64 << 20, "of its control group")]
+    limits = [(300 << 20, "of address space (ulimit -v)"), (64 << 20, "of its control group")]
     monkeypatch.setattr(shortage, "limits_set", lambda: limits)
     error = shortage.short("to load the probe", buffer=64 << 20)
     assert error.code == Exit.TRACER_FAILED
     assert str(error) == (
-        "there is not enough memory to load the probe: the limit is 300 MiB of addresses "
-        "(ulimit -v) and 64 MiB of its control group; raise the limit, or give a smaller --buffer "
-        "than 64M: the tracer takes some 80 MiB (300 MiB of addresses while it compiles), and "
-        "--buffer besides"
+        "there is not enough memory to load the probe: the limit is 300 MiB of address "
+        "space (ulimit -v) and 64 MiB of its control group; raise the limit, or give a smaller "
+        "--buffer than 64M: the tracer takes some 80 MiB (300 MiB of address space while it "
+        "compiles), and --buffer besides"
     )
     monkeypatch.setattr(shortage, "limits_set", list)
     assert "there is not enough memory; free some: " in str(shortage.short(""))

@@ -73,7 +73,7 @@ refused here)
 KIND FAULTS  SHARE MAJOR     P50     P99     MAX
 anon      5 100.0%     0 1.45 µs 12.3 µs 12.3 µs
 
-FAULTS GAINED LOST  GROSS     NET     P50     P99     MAX PERMS REGION
+FAULTS GAINED GONE  GROSS     NET     P50     P99     MAX PERMS REGION
      5      5    0 20 KiB +20 KiB 1.45 µs 12.3 µs 12.3 µs rwxp  [anon]
 
 PAGE           GAINED AT FRAME       BY             CONFIRMED NOW
@@ -84,9 +84,9 @@ PAGE           GAINED AT FRAME       BY             CONFIRMED NOW
 0x7f03141a2000  0.004000 0x199f4000  fault 5 (anon) both      same
 
 books: 5 faults traced = 5 the kernel counted; 0 lost, 0 missed
-frames: 5 gained − 0 lost = +5 mapped
-memory: 20 KiB gained in all, +20 KiB net of losses; resident at the end 16 KiB
-  (peak at least 24 KiB), mapped 20 KiB"""
+frames: 5 gained − 0 released = +5 mapped
+memory: 20 KiB gained in all, +20 KiB net of releases; resident at the end 16
+  KiB (peak at least 24 KiB), mapped 20 KiB"""
 
 
 def test_the_demo() -> None:
@@ -95,7 +95,7 @@ def test_the_demo() -> None:
 
 def test_the_demo_in_a_pipe() -> None:
     one_line = DEMO_80.replace("are\nrefused", "are refused").replace("\nframes", "; frames")
-    one_line = one_line.replace("KiB\n ", "KiB")
+    one_line = one_line.replace("16\n ", "16")
     assert "\n".join(rendered([five()], names(), pages=table(five()))) == one_line
 
 
@@ -118,7 +118,7 @@ def test_an_empty_run(width: int) -> None:
     assert shown[:3] == ["", "0 faults in 1.235 s of process 42, probe perf", ""]
     assert " ".join(" ".join(shown[3:]).replace("missed;", "missed").split()) == (
         "books: 0 faults traced = 0 the kernel counted; 0 lost, 0 missed "
-        "frames: 0 gained − 0 lost = +0 mapped memory: 0 B gained in all, 0 B net of losses; "
+        "frames: 0 gained − 0 released = +0 mapped memory: 0 B gained in all, 0 B net of releases; "
         "resident at the end not known, mapped not known"
     )
     assert rendered([rows(0)], Names(), width, Books(mapped_change=0), None, facts) == shown
@@ -134,7 +134,7 @@ def test_pages_without_faults_are_told() -> None:
         first_fault=np.zeros(5, np.uint64),
     )
     shown = rendered([], names(), books=Books(mapped_change=0), pages=pages)
-    assert sum("before" in line and "there at the start pagemap" in line for line in shown) == 5
+    assert sum("before" in line and "present at the start pagemap" in line for line in shown) == 5
     assert not any("REGION" in line for line in shown)  # nothing gained, no faults
 
 
@@ -157,7 +157,7 @@ def test_regions_by_name_and_permissions() -> None:
     shown = rendered([batch], known)
     start = next(n for n, line in enumerate(shown) if "REGION" in line)
     assert [line.split() for line in shown[start : start + 4]] == [
-        ["FAULTS", "GAINED", "LOST", "GROSS", "NET", "P50", "P99", "MAX", "PERMS", "REGION"],
+        ["FAULTS", "GAINED", "GONE", "GROSS", "NET", "P50", "P99", "MAX", "PERMS", "REGION"],
         ["6", "6", "0", "24", "KiB", "+24", "KiB", *["1.38", "µs"] * 3, "rw-p", "[heap]"],
         ["1", "16", "0", "64", "KiB", "+64", "KiB", *["1.38", "µs"] * 3, "r-xp", "/bin/x"],
         ["1", "0", "0", "0", "B", "0", "B", *["1.38", "µs"] * 3, "–", "(unknown)"],
@@ -203,7 +203,7 @@ def test_the_story_of_pages_that_moved_on() -> None:
         "fault 1 (anon)                 fault     gone (madvise)",
         "along with fault 2 (file)      both      gone",
         "copied from the parent by fork pagemap   0x1000",
-        "by a fault no hook saw         pagemap   same",
+        "by a fault the probe missed    pagemap   same",
         "fault 5 (zero)                 both      same",
     ]
 
@@ -214,7 +214,7 @@ def test_more_pages_are_told_by_source() -> None:
     shown = rendered([batch], names(), books=books, pages=table(batch))
     assert "    33 fault    by its own fault" in shown
     assert "     7 fork     copied from the parent by fork" in shown
-    assert "     2 madvise  given back by madvise" in shown
+    assert "       2 madvise  discarded by madvise" in shown
     assert not any("ksm" in line for line in shown)
 
 
@@ -245,7 +245,7 @@ def test_books_that_balance() -> None:
     books = Books(traced=523, kernel=523, gained=801, given_up=12, mapped_change=789)
     assert balance(books, GLYPHS) == (
         "books: 523 faults traced = 523 the kernel counted; 0 lost, 0 missed; "
-        "frames: 801 gained − 12 lost = +789 mapped"
+        "frames: 801 gained − 12 released = +789 mapped"
     )
     assert reasons(books, GLYPHS) == []
 
@@ -266,7 +266,7 @@ def test_books_with_every_difference_named() -> None:
     assert books.balanced()
     assert balance(books, GLYPHS) == (
         "books: 90 faults traced + 3 filtered out + 5 lost + 7 missed = 105 the kernel counted; "
-        "frames: 0 gained − 4 lost = −4; mapped pages not known"
+        "frames: 0 gained − 4 released = −4; mapped pages not known"
     )
     said = reasons(books, GLYPHS)
     assert [line.split()[:2] for line in said] == [
@@ -279,13 +279,13 @@ def test_memory_gross_and_net_resident_and_mapped() -> None:
     """A buffer that came fifty times is gained fifty times, and there once."""
     books = Books(gained=12_800, given_up=12_544, mapped=300, resident=256, resident_peak=270)
     assert memory(books, GLYPHS) == (
-        "memory: 50 MiB gained in all, +1 MiB net of losses; "
+        "memory: 50 MiB gained in all, +1 MiB net of releases; "
         "resident at the end 1 MiB (peak at least 1.05 MiB), mapped 1.17 MiB"
     )
     shrunk = Books(given_up=4, mapped=300, resident=None)
     assert memory(shrunk, GLYPHS) == (
-        "memory: 0 B gained in all, −16 KiB net of losses; "
-        "resident at the end not known, mapped 1.17 MiB by the records alone"
+        "memory: 0 B gained in all, −16 KiB net of releases; "
+        "resident at the end not known, mapped 1.17 MiB (from records only)"
     )
 
 
@@ -295,19 +295,19 @@ def test_books_say_whose_faults_they_may_lack() -> None:
         books, GLYPHS
     )
     (why,) = reasons(books, GLYPHS)
-    assert why.startswith("2 beginnings and ends of threads may have gone unheard, ")
+    assert why.startswith("2 thread starts and exits may have been missed, ")
     (why,) = reasons(Books(unfollowed=1), GLYPHS)
-    assert why.startswith("1 beginning or end of threads may have gone unheard, ")
+    assert why.startswith("1 thread start or exit may have been missed, ")
 
 
 def test_books_say_that_what_was_gained_is_a_bound() -> None:
     books = Books(gained=9, given_up=4, unseen_fills=2, gained_by={"populate": 8, "fault": 1})
     assert balance(books, GLYPHS).endswith(
-        "frames: at least 9 gained − 4 lost = +5; mapped pages not known"
+        "frames: at least 9 gained − 4 released = +5; mapped pages not known"
     )
     assert memory(books, GLYPHS).startswith("memory: at least 36 KiB gained in all, +20 KiB net")
     (why,) = reasons(books, GLYPHS)
-    assert why.startswith("2 calls filled memory that no record tells of ")
+    assert why.startswith("2 calls populated pages without records ")
     (_, rows), *_ = sources(books, GLYPHS)
     told = {row["HOW"][0]: row[""][0] for row in rows}
     assert told["populate"].endswith("; at least")
@@ -334,9 +334,9 @@ def test_books_name_what_the_kernel_does_not_count() -> None:
     )
     assert books.balanced()
     assert [line.split(":")[0] for line in reasons(books, GLYPHS)] == [
-        "3 faults failed lost",
-        "1 fault failed filtered out",
-        "1 fault by other processes lost",
+        "3 failed faults lost",
+        "1 failed fault filtered out",
+        "1 fault by another process lost",
         "4 faults by other processes filtered out",
     ]
 
@@ -346,8 +346,8 @@ def test_books_that_do_not_balance_say_so() -> None:
     assert "5 faults traced but 8 the kernel counted" in balance(books, GLYPHS)
     assert "+1, but mapped pages changed by +3" in balance(books, GLYPHS)
     assert reasons(books, GLYPHS) == [
-        "the books do not balance: +3 between the kernel's count and ours",
-        "2 faults contradicted by pagemap with nothing to explain it: a bug, please report it",
+        "the books do not balance: the kernel's count differs by +3",
+        "2 faults contradicted by pagemap without an explanation: a bug, please report it",
     ]
 
 

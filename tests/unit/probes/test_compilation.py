@@ -95,13 +95,13 @@ def test_it_dies(monkeypatch: pytest.MonkeyPatch, script: str, said: str) -> Non
 def test_it_dies_of_too_little_memory(monkeypatch: pytest.MonkeyPatch, script: str) -> None:
     """By its last words or, where a limit is set, by how it ended."""
     pretend(monkeypatch, script)
-    limits = [(300 << 20, "of addresses (ulimit -v)")]
+    limits = [(300 << 20, "of address space (ulimit -v)")]
     for where in ("tracer.common.shortage.limits_set", "tracer.probes.compilation.limits_set"):
         monkeypatch.setattr(where, lambda: limits)
     with Compilation("auto", Path("/none")) as under_way, pytest.raises(TraceError) as caught:
         under_way.answer()
     assert caught.value.message.startswith("there is not enough memory to compile the probe (bcc's")
-    assert caught.value.message.endswith("the limit is 300 MiB of addresses (ulimit -v)")
+    assert caught.value.message.endswith("the limit is 300 MiB of address space (ulimit -v)")
     assert caught.value.code == Exit.TRACER_FAILED
 
 

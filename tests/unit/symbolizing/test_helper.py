@@ -110,7 +110,7 @@ def test_what_it_dies_of_is_not_tried_again(helper: Helper, folder: Path) -> Non
     os.kill(pid_of(helper), signal.SIGKILL)
     assert lookup.wait(LONG_S)
     assert lookup.function(1, 0x1108) is None
-    assert lookup.failed == {1: "what reads it was ended by SIGKILL"}
+    assert lookup.failed == {1: "the process that reads it was killed by SIGKILL"}
     assert function(lookup, 2, 0x1208) == ("alias", 8)
     assert helper.started == 2
     assert function(lookup, 1, 0x1118) is None
@@ -314,7 +314,7 @@ def test_its_end_is_told_whatever_it_was(helper: Helper, folder: Path) -> None:
     os.kill(pid_of(helper), 40)  # which has no name
     os.kill(pid_of(helper), signal.SIGCONT)
     assert lookup.wait(LONG_S)
-    assert lookup.failed in ({1: "what reads it was ended by signal 40"}, {})
+    assert lookup.failed in ({1: "the process that reads it was killed by signal 40"}, {})
 
 
 def test_descriptors_that_run_out_cost_no_names(folder: Path) -> None:
