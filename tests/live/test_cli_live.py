@@ -126,7 +126,7 @@ def books(screen: str) -> None:
 def test_multimap_page_by_page(tmp_path: Path) -> None:
     """Enter lets the demo go on; its five pages come one after another; then back in time."""
     with tmux(tmp_path, "--live", "--perms", "rwx", "--probe", "perf", "--", *DEMO) as it:
-        screen = it.wait("page map", "faults a second", "lost 0", r"pid: \d+", "● live")
+        screen = it.wait("page map", "faults/s", "lost 0", r"pid: \d+", "● live")
         assert it.alternate()
         assert "slowest faults" in screen
         assert "latest faults" in screen
@@ -147,7 +147,7 @@ def test_multimap_page_by_page(tmp_path: Path) -> None:
         it.wait("● ended 5 faults")
         # The picture stays, and can be gone back over.
         it.keys("Home")
-        it.wait(r"none yet|no fault is kept", r"━")
+        it.wait(r"none yet|no faults kept", r"━")
         it.keys("End")
         it.wait(*addresses)
         it.keys("q")
@@ -167,13 +167,13 @@ def test_keys_on_a_running_process(tmp_path: Path) -> None:
         with tmux(tmp_path, "--live", "--pid", process.pid, size=(80, 24)) as it:
             it.wait("page map", "● live", r"anon .*/s", rf"pid {process.pid}")
             it.keys("?")
-            it.wait("step through the regions", "made from: .*probe|made from: pid")
+            it.wait("step through the regions", "traced: .*probe|traced: pid")
             it.keys("x", "t")
             it.wait("^  region +size +mapped")
             it.keys("t", "/", "h", "e", "a", "p")
-            it.wait("name holds: heap_")
+            it.wait("name contains: heap_")
             it.keys("Enter")
-            screen = it.wait("only name heap")
+            screen = it.wait("filter: name heap")
             assert re.search(r"\[heap\] +rw-p", screen)
             assert "[stack]" not in screen
             it.keys("Escape")
@@ -183,14 +183,14 @@ def test_keys_on_a_running_process(tmp_path: Path) -> None:
             it.keys("Down")
             it.wait("▶")
             it.keys("f")
-            it.wait("only this region")
+            it.wait("filter: this region")
             it.keys("Escape", "k")
-            it.wait("only kind anon")
+            it.wait("filter: kind anon")
             it.keys("Escape", "Space")
-            it.wait("● stopped", "━")
+            it.wait("● paused", "━")
             stopped = it.screen()
             it.keys("Left", "Left", "Left")
-            it.wait(r"● stopped")
+            it.wait(r"● paused")
             it.keys("Space")
             it.wait("● live")
             assert stopped != it.screen()
@@ -220,7 +220,7 @@ print("done", os.getpid(), flush=True)
 input()
 """
     with tmux(tmp_path, "--live", "--", *cli.python(script), size=(120, 60)) as it:
-        it.wait("the command says", "^ done", rf"rwxp +{PAGES}/{PAGES} ")
+        it.wait("command output", "^ done", rf"rwxp +{PAGES}/{PAGES} ")
         pid = int(re.findall(r"^ done (\d+)", it.screen(), re.M)[0])
         it.keys("s")
         it.wait("by address")
@@ -285,7 +285,7 @@ def test_quitting_leaves_a_command_its_terminal(tmp_path: Path) -> None:
     """The trace ends, the command goes on; what is typed reaches it, its status is ours."""
     script = "print('ready'); got = input(); print('got', got); raise SystemExit(9)"
     with tmux(tmp_path, "--live", "--", *cli.python(script)) as it:
-        it.wait("the command says", "ready")
+        it.wait("command output", "ready")
         it.keys("q")
         books(it.wait("books:"))
         it.keys("hello", "Enter")
@@ -298,11 +298,11 @@ def test_typing_to_the_command(tmp_path: Path) -> None:
     with tmux(tmp_path, "--live", "--", *cli.python(script)) as it:
         it.wait(r"name\?")
         it.keys("i")
-        it.wait("typing to the command")
+        it.wait("keys go to the command")
         it.keys("q", "u", "i", "t", "Enter")
         it.wait("got quit")
         it.keys("Escape")
-        it.wait("the command says")
+        it.wait("command output")
         it.keys("Enter")
         it.wait("● ended")
         it.keys("q")

@@ -22,18 +22,18 @@ _ROOMY = 100  # columns
 _LEAST_DIGITS = 6  # of an address: 16 MiB and less apart
 _WINDOW_NS = 60_000_000_000  # of the sparklines, in a long run
 _KEYS = (
-    ("space", "stop the picture, and go on; the trace runs all the while"),
+    ("space", "freeze the display, and resume; the trace keeps running"),
     ("left right , .", "back and forth in time; < > ten steps; Home start; End now"),
     ("up down Tab", "step through the regions; PgUp and PgDn scroll"),
-    ("f", "the selected region only, and all again"),
-    ("/", "only regions whose name holds what you type; Esc: all again"),
-    ("k K", "only pages and faults of one kind: the next, the one before"),
+    ("f", "only the selected region; again: all regions"),
+    ("/", "only regions whose name contains what you type; Esc: all"),
+    ("k K", "only pages and faults of one kind: next, previous"),
     ("s", "sort: by activity, address, pages mapped, faults, name"),
-    ("t", "table or map"),
-    ("c", "the code that brought most memory (with --stacks), and back"),
-    ("+ - 0", "fewer pages a cell, more, as many as fit"),
-    ("Enter", "goes to the command; i types to it until Esc"),
-    ("q", "end the trace and leave; Ctrl-C as without --live"),
+    ("t", "switch between table and map"),
+    ("c", "call stacks by memory gained (needs --stacks), and back"),
+    ("+ - 0", "fewer or more pages per cell; 0: fit to the window"),
+    ("Enter", "sent to the command; i: send all keys to it until Esc"),
+    ("q", "stop tracing and quit; Ctrl-C works as without --live"),
 )
 
 
@@ -53,7 +53,7 @@ def title(canvas: Canvas, scene: Scene) -> None:
     if model.ended:
         state = f" {dot} ended "
     elif scene.view.at_ns is not None:
-        state = f" {dot} stopped "
+        state = f" {dot} paused "
     elif model.busy:
         state = f" {dot} live, map behind "
     else:
@@ -84,14 +84,14 @@ def totals(canvas: Canvas, y: int, scene: Scene) -> None:
     for word, column in levels:
         x = canvas.put(x, y, f"{word} ", GREY)
         x = canvas.put(x, y, f"{units.size(int(sums[column]) << PAGE_SHIFT):>8} ", f"bold {GREEN}")
-    width = max(canvas.width - 46 - x, 12)
+    width = max(canvas.width - 50 - x, 12)
     bins, _ = scene.model.rates.spans(until, width, _WINDOW_NS)
     x = canvas.put(x, y, spark([int(n) for n in bins[:, MAPPED]], width, scene), GREEN)
     recent = scene.model.rates.second(until)
     x = canvas.put(x, y, "  frames", GREY)
     for word, column, style, sign in (
         ("gained", GAINED, YELLOW, "+"),
-        ("lost", LOST, RED, scene.look.units.minus),
+        ("released", LOST, RED, scene.look.units.minus),
     ):
         x = canvas.put(x, y, f" {word} ", GREY)
         x = canvas.put(x, y, f"{int(sums[column])}", f"bold {style}")
@@ -117,7 +117,7 @@ def rates(canvas: Canvas, x: int, y: int, width: int, end: int, scene: Scene) ->
     room = max(width - 24, 8)
     bins, span = scene.model.rates.spans(until, room, _WINDOW_NS)
     recent = scene.model.rates.second(until)
-    title = f"faults a second by kind, {span / 1e9:.3g} s a bar"
+    title = f"faults/s by kind, {span / 1e9:.3g} s per bar"
     canvas.rule(x, y, width, title, scene.look.line, FAINT)
     sums = scene.model.rates.totals(until)
     kinds = sorted((k for k in Kind if sums[k]), key=lambda k: -sums[k])
@@ -164,7 +164,7 @@ def lines(canvas: Canvas, x: int, y: int, width: int, end: int, scene: Scene) ->
     canvas.rule(x, y, width, "latest faults", scene.look.line, FAINT)
     rows = scene.model.lines(scene.now_ns, max(end - y - 1, 0), scene.wanted)
     if not len(rows):
-        what = "no fault is kept of that time" if scene.view.at_ns is not None else "none yet"
+        what = "no faults kept from that time" if scene.view.at_ns is not None else "none yet"
         canvas.put(x + 1, y + 1, what, GREY)
     names, glyphs = scene.model.names, scene.look.units
     started = scene.model.facts.started_ns
@@ -199,7 +199,7 @@ def _who(
 
 def output(canvas: Canvas, x: int, y: int, width: int, end: int, scene: Scene) -> None:
     """The command's output."""
-    keys = "typing to the command; Esc ends" if scene.view.talking else "the command says"
+    keys = "keys go to the command; Esc ends" if scene.view.talking else "command output"
     canvas.rule(x, y, width, keys, scene.look.line, ORANGE if scene.view.talking else FAINT)
     for number, line in enumerate(scene.output[-(end - y - 1) :]):
         canvas.put(x + 1, y + 1 + number, units.clip(line, width - 1, scene.look.units))
@@ -210,7 +210,7 @@ def map_title(
 ) -> None:
     """What a cell is, and the legend."""
     look = scene.look
-    cell = "a page a cell" if zoom == 1 else f"{units.size(zoom << PAGE_SHIFT)} a cell"
+    cell = "1 page/cell" if zoom == 1 else f"{units.size(zoom << PAGE_SHIFT)}/cell"
     title = f"page map, {cell}"
     canvas.rule(x, y, width, title, look.line, FAINT)
     at = x + len(title) + 3
@@ -220,7 +220,7 @@ def map_title(
         (look.states[State.ZERO], "zero", SKY),
         (look.states[State.HUGE], "huge", theme.PINK),
         (look.states[State.SWAPPED], "swap", theme.BLUE),
-        (look.states[State.LOST], "lost", RED),
+        (look.states[State.LOST], "gone", RED),
         (look.states[State.ABSENT], "none", GREY),
     ]
     most = " " + _place(scene, rows, height)
@@ -327,16 +327,15 @@ def _table_row(
 
 def code(canvas: Canvas, x: int, y: int, width: int, end: int, scene: Scene) -> None:
     """The call stacks that gained most memory in the whole run, the faulting code first."""
-    canvas.rule(
-        x, y, width, "which code brought the memory, at fault first", scene.look.line, FAINT
-    )
+    title = "call stacks by memory gained, innermost function first"
+    canvas.rule(x, y, width, title, scene.look.line, FAINT)
     if scene.model.callers is None:
-        canvas.put(x + 2, y + 1, "start the trace with --stacks to see that", GREY)
+        canvas.put(x + 2, y + 1, "needs a trace started with --stacks", GREY)
         return
     stacks = scene.model.callers.leading(max(end - y - 2, 1))
     canvas.right(x + 10, y + 1, "gained", f"bold {GREY}")
     canvas.right(x + 18, y + 1, "faults", f"bold {GREY}")
-    canvas.put(x + 20, y + 1, "code", f"bold {GREY}")
+    canvas.put(x + 20, y + 1, "call stack", f"bold {GREY}")
     for number, (size, faults, words) in enumerate(stacks):
         at = y + 2 + number
         canvas.right(x + 10, at, units.size(size), f"bold {GREEN}")
@@ -355,7 +354,7 @@ def footer(canvas: Canvas, y: int, scene: Scene) -> None:
     """The keys, or where in time the picture is."""
     view, model = scene.view, scene.model
     if view.typing:
-        x = canvas.put(0, y, " name holds: ", f"bold {ORANGE}")
+        x = canvas.put(0, y, " name contains: ", f"bold {ORANGE}")
         canvas.put(x, y, printable(view.find) + "_", "bold")
         return
     clock = units.clock(scene.now_ns, "relative", model.facts.started_ns)[:-3] + " s "
@@ -363,13 +362,13 @@ def footer(canvas: Canvas, y: int, scene: Scene) -> None:
     at = 0
     filters = view.filters([stat.area for stat in scene.stats])
     if filters:
-        at = canvas.put(0, y, f" only {printable(filters)} ", f"bold {ORANGE} reverse", edge)
-        at = canvas.put(at, y, " Esc: all ", GREY, edge - at)
+        at = canvas.put(0, y, f" filter: {printable(filters)} ", f"bold {ORANGE} reverse", edge)
+        at = canvas.put(at, y, " Esc: clear ", GREY, edge - at)
     if view.at_ns is not None:
         _scrubber(canvas, at + 1, y, edge - at - 2, scene)
         return
-    hints = ["q quit", "? help", "space stop", "arrows time, regions", "k kind", "/ name", "s sort"]
-    hints += ["t table", *(["c code"] if model.callers is not None else []), "+- zoom"]
+    hints = ["q quit", "? help", "space pause", "arrows time, regions", "k kind", "/ name"]
+    hints += ["s sort", "t table", *(["c stacks"] if model.callers is not None else []), "+- zoom"]
     for hint in hints:
         key, _, word = hint.partition(" ")
         if at + len(hint) + 2 > edge:
@@ -383,9 +382,10 @@ def _scrubber(canvas: Canvas, x: int, y: int, width: int, scene: Scene) -> None:
     model, look = scene.model, scene.look
     start, end = model.start_ns, max(model.latest_ns, model.start_ns + 1)
     label = f"{units.clock(start, 'relative', model.facts.started_ns)[:-4]} "
-    tail = f" {units.clock(end, 'relative', model.facts.started_ns)[:-4]} s  space: on, End: now"
-    if width < len(label) + len(tail) + 12:
-        tail = f" {units.clock(end, 'relative', model.facts.started_ns)[:-4]} s"
+    tail = f" {units.clock(end, 'relative', model.facts.started_ns)[:-4]} s"
+    keys = "  space: resume, End: now"
+    if width >= len(label) + len(tail) + len(keys) + 12:
+        tail += keys
     room = max(width - len(label) - len(tail), 4)
     place = round((scene.now_ns - start) / (end - start) * (room - 1))
     at = canvas.put(x, y, label, GREY)
@@ -408,16 +408,16 @@ def help_page(canvas: Canvas, y: int, end: int, scene: Scene) -> None:
     look = scene.look
     meanings = [
         (look.states[State.ABSENT], "no frame yet", GREY),
-        (look.fresh, "frame gained within the last second; its colour fades for five more", YELLOW),
+        (look.fresh, "gained a frame in the last second; fades over five more", YELLOW),
         (
             look.states[State.RESIDENT],
-            f"has a frame; {look.fill} where a cell is many pages",
+            f"has a frame; {look.fill}: how many of a cell's pages have one",
             GREEN,
         ),
-        (look.states[State.ZERO], "the shared zero page: a frame, but not its own", SKY),
+        (look.states[State.ZERO], "mapped to the shared zero page", SKY),
         (look.states[State.HUGE], "part of a huge page", theme.PINK),
-        (look.states[State.SWAPPED], "reclaimed: in swap, or dropped", theme.BLUE),
-        (look.states[State.LOST], "had a frame and lost it", RED),
+        (look.states[State.SWAPPED], "reclaimed: swapped out, or dropped", theme.BLUE),
+        (look.states[State.LOST], "had a frame, which was released", RED),
     ]
     at += 1 if end - at > len(meanings) else 0
     for glyph, words, style in meanings:
@@ -428,7 +428,7 @@ def help_page(canvas: Canvas, y: int, end: int, scene: Scene) -> None:
         at += 1
     facts, glyphs = scene.model.facts, look.units
     counts, seconds = scene.model.counts, (scene.now_ns - facts.started_ns) / 1e9
-    made = f"made from: {facts.what}, {_origin(scene)}, {counts.faults} faults, {counts.lost} lost"
+    made = f"traced: {facts.what}, {_origin(scene)}, {counts.faults} faults, {counts.lost} lost"
     made += f", {seconds:.3f} s"
     canvas.put(2, end, units.clip(made, canvas.width - 24, glyphs), GREY)
-    canvas.right(canvas.width - 1, end, "any key goes back", "bold")
+    canvas.right(canvas.width - 1, end, "any key: back", "bold")

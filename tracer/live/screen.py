@@ -32,7 +32,7 @@ def compose(
     """
     canvas = Canvas(width, height)
     if width < 40 or height < 10:
-        canvas.put(0, 0, "this window is too small", "bold")
+        canvas.put(0, 0, "window too small: needs 40x10", "bold")
         return canvas
     scene = _scene(model, view, look, now_ns, output)
     panels.title(canvas, scene)
@@ -130,7 +130,8 @@ def _map(canvas: Canvas, scene: Scene, x: int, y: int, width: int, end: int) -> 
             continue
         canvas.cells(x + label, at, *piece.cells(row, zoom, scene.now_ns, scene.look))
     if not rows:
-        canvas.put(x + 2, y + 1, "no region is mapped, or none passes the filter (Esc)", GREY)
+        what = "no region is mapped, or none matches the filter (Esc: clear)"
+        canvas.put(x + 2, y + 1, what, GREY)
 
 
 def _fitted(scene: Scene, cells: int, height: int) -> int:

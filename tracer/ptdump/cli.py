@@ -36,26 +36,26 @@ def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="ptdump",
         usage="ptdump [-g] [--region REGION] [--watch [SECONDS]] PID",
-        description="Show the page table of a process: a line a region (its first page), "
-        "or a line a page.",
-        epilog="Physical addresses are shown to root only; others read 'hidden' there.",
+        description="Show the page table of a process: one line per region (its first page), "
+        "or one line per page.",
+        epilog="Physical addresses need CAP_SYS_ADMIN (root); without it they read 'hidden'.",
     )
-    parser.add_argument("-g", dest="each_page", action="store_true", help="a line a page")
+    parser.add_argument("-g", dest="each_page", action="store_true", help="one line per page")
     parser.add_argument(
         "--region",
         metavar="REGION",
-        help="only the regions with this name (or a part of it), the one at 0xADDRESS, "
-        "or what lies within START-END",
+        help="only regions whose name contains this, the region at 0xADDRESS, "
+        "or the range START-END",
     )
     parser.add_argument(
         "--watch",
         metavar="SECONDS",
         nargs="?",
         const="",
-        help=f"look again every SECONDS (default {_WATCH_SECONDS}); a page that just gained "
-        "a frame stands out",
+        help=f"refresh every SECONDS (default {_WATCH_SECONDS}); pages that just gained "
+        "a frame are highlighted",
     )
-    parser.add_argument("pid", metavar="PID", nargs="?", help="the process to look at")
+    parser.add_argument("pid", metavar="PID", nargs="?", help="the process to dump")
     return parser
 
 
@@ -86,7 +86,7 @@ def _main(argv: Sequence[str] | None) -> int:
     if pid is None and watch:  # `ptdump --watch PID`
         watch, pid = "", watch
     if pid is None:
-        raise TraceError("which process?", "give its PID, see ptdump --help", Exit.USAGE)
+        raise TraceError("no PID given", "see ptdump --help", Exit.USAGE)
     interval = None if watch is None else _seconds(watch)
     choice = None if options.region is None else parse_choice(options.region)
     dump = Dump(_process(pid), options.each_page, choice, frames_visible())
@@ -177,7 +177,7 @@ def _watch(dump: Dump, interval: float) -> None:
         if dump.each_page and look.pages() > _WATCH_PAGES:
             raise TraceError(
                 f"process {dump.pid} spans {look.pages()} pages, too many to watch",
-                "choose some with --region",
+                "select some with --region",
                 Exit.USAGE,
             )
     _explain_hidden(dump)

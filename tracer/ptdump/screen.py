@@ -43,7 +43,7 @@ class RichScreen:
             else:
                 text.append(marked(row, dump.visible, is_new), style="not bold")
         if len(window) < len(rows):
-            note = f"\n{window.start + 1}-{window.stop} of {len(rows)}; choose with --region"
+            note = f"\n{window.start + 1}-{window.stop} of {len(rows)}; select with --region"
             text.append(note, style="not bold dim")
         return text
 

@@ -47,28 +47,30 @@ class _Commands(click.Group):
 )
 @click.version_option(__version__, prog_name=PROGRAM, message="%(prog)s %(version)s")
 def command_line() -> None:
-    """Say what a finished trace shows: in words and tables, in pictures, as a page, for viewers.
+    """Analyse a finished trace: summary, plots, flame graph, HTML page, export to other viewers.
 
-    FILE is what pagefault-trace --csv wrote; FILE.meta.json and the files of --pages-csv and
-    --stacks beside it are used where they are there. Needs no root. FILE alone means: summary FILE.
+    FILE is the output of pagefault-trace --csv; FILE.meta.json and the output of --pages-csv and
+    --stacks next to it are read if they exist. Needs no root. FILE alone means: summary FILE.
     """
 
 
 _FILE = click.argument("file", metavar="FILE")
 _PAGES = click.option(
-    "--pages", metavar="FILE", help="What --pages-csv wrote. [default: what FILE.meta.json names]"
+    "--pages",
+    metavar="FILE",
+    help="Output of --pages-csv. [default: the file that FILE.meta.json names]",
 )
 _STACKS = click.option(
     "--stacks",
     metavar="FILE",
-    help="What --stacks wrote. [default: what FILE.meta.json names, or FILE.stacks.csv]",
+    help="Output of --stacks. [default: the file that FILE.meta.json names, or FILE.stacks.csv]",
 )
 _FORCE = click.option("--force", is_flag=True, help="Overwrite a file that exists.")
 
 
 def _output(suffix: str) -> Callable[[Any], Any]:
     return click.option(
-        "-o", "--output", metavar="FILE", help=f"Where to write. [default: FILE with {suffix}]"
+        "-o", "--output", metavar="FILE", help=f"Output file. [default: FILE with {suffix}]"
     )
 
 
@@ -77,10 +79,10 @@ def _output(suffix: str) -> Callable[[Any], Any]:
 @_PAGES
 @_STACKS
 @click.option(
-    "-n", "--top", type=click.IntRange(1), default=20, show_default=True, help="Rows of a table."
+    "-n", "--top", type=click.IntRange(1), default=20, show_default=True, help="Rows per table."
 )
 def summary(file: str, pages: str | None, stacks: str | None, top: int) -> None:
-    """Print what happened: by kind, region, thread, function, in which order, how long it took."""
+    """Print a summary. It has faults by kind, region, thread, function; access order; latencies."""
     from tracer.reporting.reading.run import load
     from tracer.reporting.text.summary import console, print_summary
 
@@ -97,8 +99,8 @@ def summary(file: str, pages: str | None, stacks: str | None, top: int) -> None:
     type=click.Choice(["gained", "resident", "time", "faults"]),
     default="gained",
     show_default=True,
-    help="Width: memory that gained a frame, what of it is mapped at the end (which wants a "
-    "pages file), nanoseconds in faults, or faults.",
+    help="What the width of a box means: memory that gained a frame, memory still mapped at the "
+    "end (needs a pages file), time in faults, or number of faults.",
 )
 @_FORCE
 def flame(
@@ -109,7 +111,7 @@ def flame(
     weight: str,
     force: bool,
 ) -> None:
-    """Draw a flame graph: which code made pages resident. Wants a trace made with --stacks."""
+    """Draw a flame graph: which code made pages resident. Needs a trace made with --stacks."""
     from tracer.reporting.pictures.flamesvg import svg
     from tracer.reporting.reading.run import load
     from tracer.reporting.writing import beside, writing
@@ -127,11 +129,11 @@ def flame(
 @click.option(
     "--only",
     type=click.Choice(["map", "resident", "latency"]),
-    help="One part of the picture: memory over time, its size, or latencies.",
+    help="Draw one plot only: frames gained over time, memory size, or latencies.",
 )
 @_FORCE
 def plot(file: str, pages: str | None, output: str | None, only: str | None, force: bool) -> None:
-    """Draw every frame gained, memory's size and latencies over time, as a PNG or SVG file."""
+    """Plot frames gained, memory size and fault latencies over time, as a PNG or SVG file."""
     from tracer.reporting.pictures.plot import format_of, picture
     from tracer.reporting.reading.needs import library
     from tracer.reporting.reading.run import load
@@ -151,7 +153,7 @@ def plot(file: str, pages: str | None, output: str | None, only: str | None, for
 @_output(".html")
 @_FORCE
 def html(file: str, pages: str | None, stacks: str | None, output: str | None, force: bool) -> None:
-    """Make one page that works by itself: the page map replayed, the plots, sortable tables."""
+    """Write a self-contained HTML page. It has a replay of the page map, plots, sortable tables."""
     from tracer.reporting.pictures.html import page
     from tracer.reporting.reading.run import load
     from tracer.reporting.writing import beside, writing
@@ -164,7 +166,7 @@ def html(file: str, pages: str | None, stacks: str | None, output: str | None, f
 @click.argument("before", metavar="A")
 @click.argument("after", metavar="B")
 @click.option(
-    "-n", "--top", type=click.IntRange(1), default=20, show_default=True, help="Rows of a table."
+    "-n", "--top", type=click.IntRange(1), default=20, show_default=True, help="Rows per table."
 )
 def diff(before: str, after: str, top: int) -> None:
     """Compare two runs: faults, frames, regions, order of first touch, latency."""
@@ -209,7 +211,7 @@ def export(
     output: str | None,
     force: bool,
 ) -> None:
-    """Write the faults in a form that other viewers read: one of the first four options."""
+    """Export the faults for another viewer. Give one of the first four options."""
     if form is None:
         raise click.UsageError("give one of --perfetto, --chrome, --folded, --speedscope")
     from tracer.reporting.reading.run import load
@@ -256,7 +258,7 @@ def run(arguments: Sequence[str]) -> int:
     except (MemoryError, ImportError, RuntimeError) as error:
         if not is_short(error):
             raise
-        complain(str(short("", needs="a report takes some 100 bytes a fault")), PROGRAM)
+        complain(str(short("", needs="a report needs some 100 bytes of memory per fault")), PROGRAM)
         return Exit.TRACER_FAILED
     except KeyboardInterrupt:
         return 130  # 128 + SIGINT

@@ -61,7 +61,7 @@ def press(view: View, model: Model, keys: str, command: bool = False) -> str:
 
 def test_pause_and_scrub(model: Model) -> None:
     view = View()
-    assert "stopped" not in press(view, model, "space")  # it has ended
+    assert "paused" not in press(view, model, "space")  # it has ended
     assert view.at_ns == model.latest_ns
     press(view, model, "left left")
     assert view.at_ns is not None
@@ -80,7 +80,7 @@ def test_stopped_the_picture_stays() -> None:
     model = live_tape.load().play(2_000_000_000)
     view = View()
     press(view, model, "space")
-    assert "stopped" in compose(model, view, 120, 40, Look()).plain()
+    assert "paused" in compose(model, view, 120, 40, Look()).plain()
     before = compose(model, view, 120, 40, Look(), model.latest_ns).plain().splitlines()[2:]
     model.write(Rows.from_records(live_tape.load().rows[-50:]), model.names)
     later = model.latest_ns + 5_000_000_000
@@ -111,17 +111,17 @@ def test_filters_and_back(model: Model) -> None:
     drawn = press(view, model, "/ h e a P backspace p enter")
     assert view.find == "heap"
     assert len(view.listed) == 1
-    assert "only name heap" in drawn
+    assert "filter: name heap" in drawn
     press(view, model, "escape")
     assert len(view.listed) == everything[1]
     press(view, model, "down down f")
     assert len(view.listed) == 1
-    assert "only this region" in press(view, model, "t")
+    assert "filter: this region" in press(view, model, "t")
     press(view, model, "t f")
     assert len(view.listed) == everything[1]
     drawn = press(view, model, "k")
     assert view.kind == model.kinds()[0]
-    assert f"only kind {model.kinds()[0].name.lower()}" in drawn
+    assert f"filter: kind {model.kinds()[0].name.lower()}" in drawn
     press(view, model, "K")
     assert view.kind is None
     press(view, model, "K")
@@ -161,7 +161,7 @@ def test_keys_for_the_command(model: Model) -> None:
     assert view.sent == []  # there is none
     drawn = press(view, model, "enter i q space x enter", command=True)
     assert view.sent == [b"\n", b"q", b" ", b"x", b"\n"]
-    assert "typing to the command" in drawn
+    assert "keys go to the command" in drawn
     assert not view.leaving
-    assert "the command says" in press(view, model, "escape", command=True)
+    assert "command output" in press(view, model, "escape", command=True)
     assert not view.talking

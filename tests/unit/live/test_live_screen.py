@@ -83,7 +83,7 @@ def test_which_code_it_was() -> None:
     for width in (80, 120):
         canvas = compose(model, View(code=True), width, 24, Look())
         drawn = canvas.plain()
-        assert "c code" in drawn or width == 80
+        assert "c stacks" in drawn or width == 80
         assert "1 MiB" in drawn
         assert max(map(cell_len, drawn.split("\n"))) <= width
     view = View()

@@ -324,7 +324,7 @@ def test_screen_highlights_and_scrolls_to_the_gain() -> None:
         (line,) = [line for line in shown.splitlines() if "0xa000" in line]
         assert ("\x1b[1;30;42m" in line) is colour
         assert (" + " in line) is not colour
-        assert "66-75 of 99; choose with --region" in shown
+        assert "66-75 of 99; select with --region" in shown
 
 
 def test_screen_of_nothing() -> None:
@@ -338,7 +338,7 @@ def test_screen_of_nothing() -> None:
 @pytest.mark.parametrize(
     ("arguments", "code", "word"),
     [
-        ([], Exit.USAGE, "which process"),
+        ([], Exit.USAGE, "no PID given"),
         (["abc"], Exit.USAGE, "not a process id: 'abc'"),
         (["-5"], Exit.USAGE, "not a process id: '-5'"),
         (["\x1b[31m1"], Exit.USAGE, "\\x1b"),
@@ -388,7 +388,7 @@ def test_too_many_pages_to_watch(
 ) -> None:
     monkeypatch.setattr(cli, "_WATCH_PAGES", 10)
     assert cli.main(["-g", "--watch", "1", str(os.getpid())]) == Exit.USAGE
-    assert "choose some with --region" in capsys.readouterr().err
+    assert "select some with --region" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("visible", [True, False])

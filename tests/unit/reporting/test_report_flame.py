@@ -152,8 +152,8 @@ def test_it_states_what_it_was_made_from_and_what_is_missing(tmp_path: Path) -> 
         "multimap --auto",
         "host host, kernel 6.12.1, probe perf",
         "Weight: memory gained. 10 faults, 0 lost; 1.235 s",
-        "Width: memory that gained a frame by the faults of a stack, 100 KiB in all.",
-        "Of 10 faults 7 (70%) have a whole call stack.",
+        "Width: memory gained by the faults of each call stack, 100 KiB in total.",
+        "Of 10 faults 7 (70%) have a complete call stack.",
         "-fno-omit-frame-pointer",
         "1 is deeper than the kernel's limit",
     ):
@@ -164,8 +164,8 @@ def test_it_states_what_it_was_made_from_and_what_is_missing(tmp_path: Path) -> 
 def test_boxes_tell_their_module_and_share(tmp_path: Path) -> None:
     root = picture(stacked(tmp_path / "t.csv"))
     titles = [group.findtext(f"{SVG}title") for group in root.iter(f"{SVG}g")]
-    assert f"fill\n{APP}\n12 KiB, 12.0% of the whole\n4 KiB by itself" in titles
-    assert "copy_to_user\n[kernel]\n64 KiB, 64.0% of the whole" in titles
+    assert f"fill\n{APP}\n12 KiB, 12.0% of total\n4 KiB self" in titles
+    assert "copy_to_user\n[kernel]\n64 KiB, 64.0% of total" in titles
 
 
 def test_sides_and_modules_have_colours(tmp_path: Path) -> None:
@@ -334,13 +334,13 @@ def test_a_click_zooms_and_escape_goes_back(browser: Browser, tmp_path: Path) ->
 def test_pointing_at_a_box_tells_of_it(browser: Browser, tmp_path: Path) -> None:
     tab = opened(browser, stacked(tmp_path / "t.csv"))
     said = "document.querySelector('.said').textContent"
-    assert tab.evaluate(said).startswith("Width: memory that gained a frame")
+    assert tab.evaluate(said).startswith("Width: memory gained by the faults")
     x, y = tab.evaluate(
         f"(() => {{ const b = {BOX.format('vfs_read')}.getBoundingClientRect();"
         " return [b.x + b.width / 2, b.y + b.height / 2]; })()"
     )
     tab.move(x, y)
-    assert tab.evaluate(said) == "vfs_read · [kernel] · 64 KiB, 64.0% of the whole"
+    assert tab.evaluate(said) == "vfs_read · [kernel] · 64 KiB, 64.0% of total"
 
 
 def test_search_marks_boxes_and_adds_them_up(browser: Browser, tmp_path: Path) -> None:
@@ -349,9 +349,9 @@ def test_search_marks_boxes_and_adds_them_up(browser: Browser, tmp_path: Path) -
     tab.call("Input.insertText", text="RECURSE")
     assert tab.evaluate("document.querySelectorAll('g.hit').length") == 7
     said = "document.querySelector('.said').textContent"
-    assert tab.evaluate(said) == "7 boxes hold “RECURSE”: 4.0 % of the whole."
+    assert tab.evaluate(said) == "7 boxes match “RECURSE”: 4.0 % of total."
     tab.call("Input.insertText", text="<b>")
-    assert tab.evaluate(said) == "0 boxes hold “RECURSE<b>”: 0.0 % of the whole."
+    assert tab.evaluate(said) == "0 boxes match “RECURSE<b>”: 0.0 % of total."
     tab.key("Escape", 27)
     assert tab.evaluate("document.querySelectorAll('g.hit').length") == 0
     assert tab.complaints() == []
@@ -407,9 +407,9 @@ def test_the_page_without_scripts(browser: Browser, tmp_path: Path, with_stacks:
         assert (
             tab.evaluate("getComputedStyle(document.querySelector('.by-gained')).display") == "none"
         )
-        assert "Of 10 faults 7 (70%) have a whole call stack." in said
+        assert "Of 10 faults 7 (70%) have a complete call stack." in said
     else:
-        assert "t.csv has no call stacks: trace with --stacks to have them" in said
+        assert "t.csv has no call stacks: trace with --stacks to record them" in said
 
 
 def test_names_in_the_page_are_text(browser: Browser, tmp_path: Path) -> None:

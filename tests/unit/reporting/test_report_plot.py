@@ -188,7 +188,7 @@ def test_many_processes_are_not_squeezed_in(tmp_path: Path) -> None:
 def test_the_name_says_the_format() -> None:
     assert format_of("a.svg") == "svg"
     assert format_of("A.PNG") == format_of("-") == "png"
-    with pytest.raises(TraceError, match="neither a PNG nor an SVG") as caught:
+    with pytest.raises(TraceError, match="not the name of a PNG or SVG") as caught:
         format_of("x.pdf")
     assert caught.value.code == Exit.USAGE
 

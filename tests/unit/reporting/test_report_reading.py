@@ -127,7 +127,7 @@ def test_a_trace_that_was_killed_is_told(tmp_path: Path) -> None:
     meta.write_text(json.dumps(content))
     run = load(path)
     assert run.facts.lost is None
-    assert "did not end as it should" in run.notes[0]
+    assert "did not end cleanly" in run.notes[0]
 
 
 def _broken(tmp_path: Path, change: str, line: int = 3) -> str:
@@ -153,14 +153,17 @@ GOOD = "2,5,1,1,1,c,0,0x1000,,,anon,false,7,,,1,,,,,,,fault"
         ("", "line 3 is empty"),
         ("1,2,3", "line 3 has 3 cells where the header has 23"),
         (GOOD + ",", "line 3 has 24 cells where the header has 23"),
-        (GOOD.replace(",5,", ",,"), "line 3 is wrong: column 'time_ns' holds '', which is never"),
-        (GOOD.replace(",5,", ",soon,"), "column 'time_ns' holds 'soon', no whole number"),
-        (GOOD.replace("0x1000", "0xzz"), "column 'address' holds '0xzz', no whole number"),
+        (
+            GOOD.replace(",5,", ",,"),
+            "line 3 is wrong: column 'time_ns' holds '', which must not be empty",
+        ),
+        (GOOD.replace(",5,", ",soon,"), "column 'time_ns' holds 'soon', not an integer"),
+        (GOOD.replace("0x1000", "0xzz"), "column 'address' holds '0xzz', not an integer"),
         (GOOD.replace("false", "maybe"), "column 'major' holds 'maybe', neither true nor false"),
         (GOOD.replace("1,1,1", "1,1,5000000000"), "'tid' holds '5000000000', out of range"),
-        (GOOD.replace(",c,", ',"c,'), "line 3 is no line of a CSV file"),
+        (GOOD.replace(",c,", ',"c,'), "line 3 is not valid CSV"),
         (GOOD.replace(",c,", ",\udcff,"), "line 3 is not UTF-8 from its byte 11 on"),
-        (GOOD.replace("1,1,1", "1,1,\x1b[2J"), r"'tid' holds '\x1b[2J', no whole number"),
+        (GOOD.replace("1,1,1", "1,1,\x1b[2J"), r"'tid' holds '\x1b[2J', not an integer"),
     ],
 )
 def test_the_wrong_line_is_named(tmp_path: Path, line: str, said: str) -> None:
@@ -181,8 +184,8 @@ def test_a_wrong_line_far_into_the_file_is_named(tmp_path: Path) -> None:
     ("time_ns", "latency_ns", "said"),
     [
         (START, START, ""),
-        (START, START + 1, "line 4 tells of a fault that took longer than the clock had been"),
-        (START, (1 << 63) - 1, "line 4 tells of a fault that took longer than the clock had been"),
+        (START, START + 1, "line 4 has a latency_ns larger than its time_ns"),
+        (START, (1 << 63) - 1, "line 4 has a latency_ns larger than its time_ns"),
         (-1, 0, "line 4 has a time below 0"),
         (START, -5, "line 4 has a time below 0"),
         (1 << 62, 0, "line 4 has a time of more than a hundred years"),
@@ -209,10 +212,13 @@ def test_times_that_no_fault_can_have(
     ("content", "said"),
     [
         (b"", "it is empty: line 1, the header, is missing"),
-        (b"\n", "line 1 is no header"),
-        (b"\x7fELF\xff\x01\x01\0\0\n\xff\xfe", "line 1 is no header but something that is not"),
-        (b"a,b,c\n1,2,3\n", "line 1 is not its header: column 'time_ns', 'pid', 'space', …"),
-        (b"no newline at all", "line 1 is not its header"),
+        (b"\n", "line 1 is not a header"),
+        (b"\x7fELF\xff\x01\x01\0\0\n\xff\xfe", "line 1 is not a header: it is not text"),
+        (
+            b"a,b,c\n1,2,3\n",
+            "line 1 is not the expected header: column 'time_ns', 'pid', 'space', …",
+        ),
+        (b"no newline at all", "line 1 is not the expected header"),
     ],
 )
 def test_foreign_files(tmp_path: Path, content: bytes, said: str) -> None:
@@ -273,10 +279,10 @@ def test_no_bytes_crash_the_reader(junk: bytes, at: int) -> None:
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        ("", "line 1 is no JSON"),
-        ('{"format": 1,\n oops', "line 2 is no JSON"),
-        ("[1, 2]", "pagefault-trace did not write"),
-        ('{"name": "x"}', "pagefault-trace did not write"),
+        ("", "line 1 is not valid JSON"),
+        ('{"format": 1,\n oops', "line 2 is not valid JSON"),
+        ("[1, 2]", "line 1 is not what pagefault-trace writes"),
+        ('{"name": "x"}', "line 1 is not what pagefault-trace writes"),
         ('{"format": 3}', "its format is 3, newer"),
         ('{"format": 1, "lost": ' + "9" * 5_000_000 + "}", "has more than 40 digits"),
     ],
@@ -316,7 +322,7 @@ def test_mapped_memory_by_looks_and_faults(tmp_path: Path) -> None:
     curve = mapped(run)
     at = np.array([-1, 0, 1, 2, 3, 4, 5, 8, 10]) * MS + START
     assert curve.at(at).tolist() == [0, 1, 2, 3, 4, 4, 2, 2, 2]
-    assert curve.how == "2 counts by the tracer, faults in between"
+    assert curve.how == "2 counts by the tracer, plus faults since"
 
 
 def test_mapped_memory_without_looks(tmp_path: Path) -> None:
@@ -330,7 +336,7 @@ def test_mapped_memory_without_looks(tmp_path: Path) -> None:
     meta.unlink()
     curve = mapped(load(path))
     assert curve.at(at).tolist() == [1, 4, 4, 4]
-    assert curve.how == "gained by faults; losses are not known"
+    assert curve.how == "gained by faults; releases are not known"
 
 
 def test_format_1_called_resident_what_is_mapped(tmp_path: Path) -> None:
@@ -370,7 +376,8 @@ def test_distinct_frames_are_read_and_shown(tmp_path: Path) -> None:
     assert counted is not None
     assert (counted.pages.tolist(), counted.how) == ([0, 5, 3], "3 counts of distinct frames")
     tables = Tables(run, mapped(run))
-    assert "12 KiB resident, each frame once (at its peak at least 20 KiB)." in sentences(tables)[0]
+    said = "12 KiB resident, each frame counted once (at its peak at least 20 KiB)."
+    assert said in sentences(tables)[0]
     assert tables.working_set().columns[-2:] == ["MAPPED", "RESIDENT"]
     assert tables.working_set().rows[-1][-1].text == "12 KiB"
 

@@ -43,7 +43,7 @@ def test_neighbours_are_of_the_fault_they_came_with(tmp_path: Path) -> None:
     run = load(written(tmp_path / "t.csv", faults, pages=pages))
     assert pages_of(run) == [16, 1]
     assert weigh(run, "resident").left_out == (
-        "Not shown, as no fault of this trace brought it: 12 KiB by being there at the start."
+        "Not shown, as no fault of this trace brought it: 12 KiB present at the start."
     )
 
 
@@ -69,7 +69,7 @@ def test_faults_that_were_filtered_out_are_told(tmp_path: Path) -> None:
     pages = table(faults)
     run = load(written(tmp_path / "t.csv", faults[:2], pages=pages))
     assert pages_of(run) == [1, 1]
-    assert "4 KiB by faults that the CSV has no row of" in weigh(run, "resident").left_out
+    assert "4 KiB by faults without a row in the CSV" in weigh(run, "resident").left_out
 
 
 def test_pages_that_are_gone_count_for_nobody(tmp_path: Path) -> None:

@@ -64,11 +64,11 @@ def test_deep_stacks_are_told_in_short(tmp_path: Path) -> None:
 def test_what_is_missing_is_said_and_what_to_do(tmp_path: Path) -> None:
     run = load(stacked(tmp_path / "t.csv"))
     assert health(run) == [
-        "Of 10 faults 7 (70%) have a whole call stack.",
+        "Of 10 faults 7 (70%) have a complete call stack.",
         f"1 breaks off in code built without frame pointers, in {LIBC}: the callers are missing; "
-        "build that with -fno-omit-frame-pointer, or take a build that has them.",
+        "build that with -fno-omit-frame-pointer, or use a build that has them.",
         "1 is deeper than the kernel's limit: the outermost callers are missing.",
-        "1 has none: the kernel gave none, or it was not kept.",
+        "1 has none: the kernel gave none, or it was not recorded.",
         f"1 was taken in code without a symbol, in {APP}: keep its symbols, or install its debug "
         "symbols.",
     ]

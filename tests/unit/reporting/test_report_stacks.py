@@ -94,7 +94,7 @@ def test_the_file_is_found_where_meta_says_and_beside(tmp_path: Path) -> None:
     beside.rename(elsewhere)
     run = load(path)
     assert run.callstacks is None
-    assert "t.csv.stacks.csv, the file of call stacks, is not there" in run.notes[0]
+    assert "call stacks file t.csv.stacks.csv not found" in run.notes[0]
     assert run.faults.stack.tolist() == [0] * 10
     assert load(path, None, str(elsewhere)).callstacks is not None
     meta = Path(path + ".meta.json")
@@ -113,7 +113,7 @@ def test_a_trace_without_stacks_says_how_to_get_them(
     run = load(path)
     assert run.callstacks is None
     assert run.notes == []
-    assert run.stackless == "t.csv has no call stacks: trace with --stacks to have them"
+    assert run.stackless == "t.csv has no call stacks: trace with --stacks to record them"
     assert cli.run(["flame", path]) == Exit.INPUT
     assert "trace with --stacks" in capsys.readouterr().err
 
@@ -137,11 +137,11 @@ def test_a_missing_caller_is_shown_where_it_is_missing(tmp_path: Path) -> None:
     assert stack_of(run, 2) == ["(no frame pointers)", "odd", *start[1:], "read"]
     assert stack_of(run, 3) == ["(broken)", "f"]
     assert health(run) == [
-        "Of 4 faults 0 (0%) have a whole call stack.",
-        "2 may lack a caller in between, that of code built without frame pointers, in "
+        "Of 4 faults 0 (0%) have a complete call stack.",
+        "2 may lack a caller, skipped in code built without frame pointers, in "
         f"{LIBC}; build that with -fno-omit-frame-pointer.",
         f"1 breaks off in code built without frame pointers, in {LIBC}: the callers are missing; "
-        "build that with -fno-omit-frame-pointer, or take a build that has them.",
+        "build that with -fno-omit-frame-pointer, or use a build that has them.",
         "1 breaks off (broken): the callers are missing.",
     ]
 
@@ -182,14 +182,17 @@ def said_of(tmp_path: Path, change: str, line: int = 3) -> str:
     ("change", "said"),
     [
         ("1,1,user,fill", "line 3 has 4 cells where the header has 12"),
-        ("1,x,user,fill,0x1,m,0x1,,,,0x1,", "line 3 is wrong: column 'frame' holds 'x', no whole"),
+        ("1,x,user,fill,0x1,m,0x1,,,,0x1,", "line 3 is wrong: column 'frame' holds 'x', not an"),
         ("-1,1,user,fill,0x1,m,0x1,,,,0x1,", "line 3 is wrong: column 'stack' holds '-1', out of"),
-        (",1,user,fill,0x1,m,0x1,,,,0x1,", "line 3 is wrong: column 'stack' holds '', which is"),
-        ("0,1,user,fill,0x1,m,0x1,,,,0x1,", "line 3 is of stack 0: they count from 1"),
-        ("1,1,nobody,fill,0x1,m,0x1,,,,0x1,", "line 3 is of a side that is neither"),
-        ("1,7,user,fill,0x1,m,0x1,,,,0x1,", "is a frame whose inner neighbour is missing"),
-        ("1,0,user,fill,0x1,m,0x1,,,,0x1,", "is a frame whose inner neighbour is missing"),
-        ("1,1,kernel,fill,0x1,m,0x1,,,,0x1,", "line 3 is a kernel's frame outside of a user's"),
+        (",1,user,fill,0x1,m,0x1,,,,0x1,", "line 3 is wrong: column 'stack' holds '', which must"),
+        ("0,1,user,fill,0x1,m,0x1,,,,0x1,", "line 3 has stack number 0: they start at 1"),
+        ("1,1,nobody,fill,0x1,m,0x1,,,,0x1,", "line 3 has a side that is neither"),
+        ("1,7,user,fill,0x1,m,0x1,,,,0x1,", "has a frame number that is out of sequence"),
+        ("1,0,user,fill,0x1,m,0x1,,,,0x1,", "has a frame number that is out of sequence"),
+        (
+            "1,1,kernel,fill,0x1,m,0x1,,,,0x1,",
+            "line 3 has a kernel frame as the caller of a user frame",
+        ),
         ("", "line 3 is empty"),
     ],
 )
@@ -201,9 +204,9 @@ def test_the_wrong_line_is_named(tmp_path: Path, change: str, said: str) -> None
     ("content", "said"),
     [
         (b"", "it is empty"),
-        (b"name,value\n1,2\n", "line 1 is not its header"),
-        (b"\x89PNG\r\n\x1a\n", "line 1 is no header"),
-        (b"stack,frame,side,function,module", "line 1 is not its header"),
+        (b"name,value\n1,2\n", "line 1 is not the expected header"),
+        (b"\x89PNG\r\n\x1a\n", "line 1 is not a header"),
+        (b"stack,frame,side,function,module", "line 1 is not the expected header"),
     ],
 )
 def test_foreign_files(tmp_path: Path, content: bytes, said: str) -> None:

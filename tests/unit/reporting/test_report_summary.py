@@ -196,8 +196,8 @@ def test_combinations_can_be_told_apart(pairs: list[tuple[int, int]]) -> None:
 
 def test_words(tmp_path: Path) -> None:
     assert sentences(tables(mixed(tmp_path / "t.csv"))) == [
-        "10 faults brought 54 pages (216 KiB) in 0.020 s; 1 of them waited for a disk. "
-        "At the end 216 KiB were mapped (gained by faults; losses are not known); how much was "
+        "10 faults brought 54 pages (216 KiB) in 0.020 s; 1 of them major (waited for I/O). "
+        "At the end 216 KiB were mapped (gained by faults; releases are not known); how much was "
         "resident is not known.",
         "60% were of kind anon; 60% were in [anon] 0x7f03141a2000, the most faulted of 3 regions.",
         "Within a region a thread's next new page was just above the last one in 71% of all "

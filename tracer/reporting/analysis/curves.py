@@ -62,7 +62,7 @@ def mapped(run: Run) -> Curve:
     return Curve(
         moments,
         np.maximum(counted, 0),
-        f"{len(looks)} count{'s' * (len(looks) > 1)} by the tracer, faults in between",
+        f"{len(looks)} count{'s' * (len(looks) > 1)} by the tracer, plus faults since",
     )
 
 
@@ -114,11 +114,11 @@ def _changes(run: Run) -> tuple[I64, I64, str]:
     if pages is None:
         net = _net(run.faults)
         changed = net != 0
-        return run.faults.time_ns[changed], net[changed], "gained by faults; losses are not known"
+        return run.faults.time_ns[changed], net[changed], "gained by faults; releases are not known"
     there = pages.source.mask("initial")
     first = np.where(there, run.start_ns, pages.first_ns)
     gone = ~pages.present & (pages.last_ns >= 0)
     times = np.concatenate([first, pages.last_ns[gone]])
     change = np.concatenate([np.ones(len(first), np.int64), -np.ones(int(gone.sum()), np.int64)])
     order = np.argsort(times, kind="stable")
-    return times[order], change[order], "each page from its first frame to its last"
+    return times[order], change[order], "each page counted from its first frame to its last"

@@ -8,7 +8,7 @@
 
   function start(svg) {
     const said = svg.querySelector(".said");
-    const usual = `${said.textContent} Click a box to zoom in, one above it or Escape to zoom out.`;
+    const usual = `${said.textContent} Click a box to zoom in; click one above it or press Escape to zoom out.`;
     const left = Number(svg.dataset.left);
     const width = Number(svg.dataset.width);
     const boxes = [...svg.querySelectorAll("g.b")].map((group) => {
@@ -20,7 +20,7 @@
         text: group.querySelector("text"),
         title: lines.join(" · "),
         name: lines[0],
-        names: lines.slice(0, lines.findIndex((line) => line.endsWith("of the whole"))).join(" "),
+        names: lines.slice(0, lines.findIndex((line) => line.endsWith("of total"))).join(" "),
         start: Number(group.dataset.s),
         size: Number(group.dataset.n),
         depth: Number(group.dataset.d),
@@ -88,7 +88,7 @@
         sum += box.size;
       }
       const part = ((100 * sum) / root.size).toFixed(1);
-      say(wanted ? `${hits.length} boxes hold “${words.trim()}”: ${part} % of the whole.` : usual);
+      say(wanted ? `${hits.length} boxes match “${words.trim()}”: ${part} % of total.` : usual);
     }
 
     function say(words) {

@@ -62,9 +62,9 @@ def flames(run: Run, weight: Weight, palette: Palette | None = None, most: int =
         raise no_pages()
     weighed = weigh(run, weight)
     found = tree(run.callstacks, run.faults.stack, run.faults.comm, weighed.values)
-    notes = [f"Width: {MEANINGS[weight]}, {shown(weight)(found.total)} in all.", *health(run)]
+    notes = [f"Width: {MEANINGS[weight]}, {shown(weight)(found.total)} in total.", *health(run)]
     if not found.total:
-        notes.append("So there is nothing to draw.")
+        notes.append("There is nothing to draw.")
     if weighed.left_out:
         notes.append(weighed.left_out)
     return Flames(weight, found, notes, palette_of(found) if palette is None else palette, most)
@@ -118,7 +118,7 @@ def drawing(
     levels = int(found.tree.depth[boxes].max(initial=0)) + 1
     below = first + levels * ROW + 22
     notes = found.notes[1:] + _narrow(narrow)
-    made = f"Made by pagefault-report {__version__}; it fetches nothing."
+    made = f"Made by pagefault-report {__version__}; loads nothing from the network."
     texts = [line for note in [*notes, *origin, made] for line in _wrapped(note)] if title else []
     height = below + 17 * len(texts) if title else below - 14
     place = f"{WIDTH - LEFT - 220} {8 if title else 6}"
@@ -185,9 +185,9 @@ def _boxes(found: Flames, chosen: I64, top: int) -> Iterator[str]:
         label = drawn.labels[at]
         x, y, width = LEFT + start * scale, top + depth * ROW, weight * scale
         said = [label.name, label.module] if label.module else [label.name]
-        said.append(f"{written(weight)}, {weight / drawn.total:.1%} of the whole")
+        said.append(f"{written(weight)}, {weight / drawn.total:.1%} of total")
         if label.side and alone and alone != weight:
-            said.append(f"{written(alone)} by itself")
+            said.append(f"{written(alone)} self")
         title = "\n".join(_text(line) for line in said)
         name = _cut(label.name, width)
         text = f'<text x="{x + PAD:.2f}" y="{y + 12.5}">{_text(name)}</text>' if name else ""

@@ -180,9 +180,9 @@ function legend() {
     mark.style.background = each.colour;
     box.append(mark, each.name || "not known");
   });
-  const rest = data.per_cell === 1 ? "a cell is a page" : `a cell is ${data.per_cell} pages`;
+  const rest = data.per_cell === 1 ? "a cell is one page" : `a cell is ${data.per_cell} pages`;
   box.append(document.createElement("br"));
-  box.append(`${rest}; grey: no frame yet; framed: lost it again; bright: just gained`);
+  box.append(`${rest}; grey: no frame yet; outlined: released; bright: just gained`);
 }
 
 canvas.addEventListener("mousemove", (event) => {

@@ -56,8 +56,8 @@ def format_of(path: str) -> Format:
     if ending == "svg":
         return "svg"
     raise TraceError(
-        f"{printable(path)} is the name of neither a PNG nor an SVG file",
-        "let it end in .png or .svg",
+        f"{printable(path)} is not the name of a PNG or SVG file",
+        "use a name that ends in .png or .svg",
         Exit.USAGE,
     )
 

@@ -46,8 +46,8 @@ _MARKS = {
 
 MEANINGS = {
     "": "not known",
-    "around": "came with a neighbour's fault",
-    "initial": "there at the start",
+    "around": "mapped with a neighbour's fault",
+    "initial": "present at the start",
     "fork": "copied by fork",
     "exec": "set up by exec",
 }

@@ -23,10 +23,10 @@ TITLES: dict[Weight, str] = {
     "faults": "Faults",
 }
 MEANINGS: dict[Weight, str] = {
-    "gained": "memory that gained a frame by the faults of a stack",
-    "resident": "memory with a frame at the end, by the stack of the fault that brought it",
-    "time": "time spent in the faults of a stack",
-    "faults": "faults of a stack",
+    "gained": "memory gained by the faults of each call stack",
+    "resident": "memory still mapped at the end, by the call stack of the fault that brought it",
+    "time": "time spent in the faults of each call stack",
+    "faults": "faults of each call stack",
 }
 _IN_PLACE = ("migrate", "collapse", "ksm", "split")  # another frame for the same memory
 _TRIES = 8  # faults of one nanosecond that are compared
@@ -121,24 +121,25 @@ def _without(pages: Pages, rows: Index, own: Bools) -> str:
     """What is mapped and came by no fault that a row shows."""
     counts = pages.latest.take(rows[~own]).counts()
     parts = [
-        f"{size(int(counts[at]) * PAGE)} by {_SOURCES.get(word, word or 'not known')}"
+        f"{size(int(counts[at]) * PAGE)} {_SOURCES.get(word) or 'by ' + word}"
         for at, word in enumerate(pages.latest.words)
         if counts[at]
     ]
     if own.any():
-        parts.append(f"{size(int(own.sum()) * PAGE)} by faults that the CSV has no row of")
+        parts.append(f"{size(int(own.sum()) * PAGE)} by faults without a row in the CSV")
     if not parts:
         return ""
     return f"Not shown, as no fault of this trace brought it: {', '.join(parts)}."
 
 
 _SOURCES = {
-    "initial": "being there at the start",
-    "missed": "faults that no hook saw",
-    "filtered": "faults that were filtered out",
-    "move": "mremap",
-    "populate": "MAP_POPULATE, mlock or madvise",
-    "remote": "another process",
-    "uffd": "userfaultfd",
-    "unknown": "a way not known",
+    "": "from an unknown source",
+    "initial": "present at the start",
+    "missed": "by faults that no hook saw",
+    "filtered": "by faults that were filtered out",
+    "move": "by mremap",
+    "populate": "by MAP_POPULATE, mlock or madvise",
+    "remote": "by another process",
+    "uffd": "by userfaultfd",
+    "unknown": "from an unknown source",
 }

@@ -46,7 +46,7 @@ def _fault(raw: bytes, header: Sequence[str], columns: Mapping[str, Column]) -> 
     except UnicodeDecodeError as error:
         return f"is not UTF-8 from its byte {error.start + 1} on"
     except csv.Error as error:
-        return f"is no line of a CSV file ({error})"
+        return f"is not valid CSV ({error})"
     if not line:
         return "is empty"
     if len(cells) != len(header):
@@ -62,11 +62,11 @@ def _wrong(cell: str, column: Column) -> str:
     if column.sort == "word":
         return ""
     if not cell:
-        return "which is never empty" if column.blank is None else ""
+        return "which must not be empty" if column.blank is None else ""
     if column.sort == "flag":
         return "" if cell in ("true", "false") else "neither true nor false"
     if not _NUMBER.fullmatch(cell):
-        return "no whole number"
+        return "not an integer"
     limits = np.iinfo(column.dtype)
     try:
         number = int(cell, 0 if "x" in cell else 10)

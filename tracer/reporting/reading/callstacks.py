@@ -171,18 +171,18 @@ def _checked(path: str, table: Table) -> Index:
     order = np.lexsort((frame, stack))
     side = table.words["side"]
     kernel = side.mask(KERNEL)
-    _refuse(path, stack == 0, "is of stack 0: they count from 1")
-    _refuse(path, ~kernel & ~side.mask(USER), "is of a side that is neither kernel nor user")
+    _refuse(path, stack == 0, "has stack number 0: they start at 1")
+    _refuse(path, ~kernel & ~side.mask(USER), "has a side that is neither kernel nor user")
     first = np.diff(stack[order], prepend=0) != 0
     due = np.where(
         first, 0, np.concatenate([[0], frame[order][:-1].astype(np.int64) + 1])[: len(order)]
     )
     astray = np.zeros(len(order), np.bool_)
     astray[order] = frame[order] != due
-    _refuse(path, astray, "is a frame whose inner neighbour is missing, or is there twice")
+    _refuse(path, astray, "has a frame number that is out of sequence")
     above = np.zeros(len(order), np.bool_)
     above[order[1:]] = ~first[1:] & kernel[order[1:]] & ~kernel[order[:-1]]
-    _refuse(path, above, "is a kernel's frame outside of a user's")
+    _refuse(path, above, "has a kernel frame as the caller of a user frame")
     return order
 
 

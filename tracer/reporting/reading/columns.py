@@ -100,7 +100,7 @@ def _mapped(path: str, option: Option) -> mmap.mmap:
             f"cannot read {printable(path)}: {error.strerror}", "name a CSV file", Exit.INPUT
         ) from None
     if not os.path.isfile(path):
-        raise wrong(path, "it is no file on disk", option)
+        raise wrong(path, "it is not a regular file", option)
     raise wrong(path, "it is empty: line 1, the header, is missing", option)
 
 
@@ -123,7 +123,7 @@ def _header(path: str, data: mmap.mmap, columns: Mapping[str, Column], option: O
 
 def _foreign(missing: Sequence[str], header: Sequence[str]) -> str:
     if not header:
-        return "line 1 is no header but something that is not text"
+        return "line 1 is not a header: it is not text"
     if "first_source" in header and "address" in missing:
         return "line 1 is the header of a file that --pages-csv wrote; give that one to --pages"
     if {"stack", "side"} <= set(header) and {"latency_ns", "first_source"} & set(missing):
@@ -131,7 +131,8 @@ def _foreign(missing: Sequence[str], header: Sequence[str]) -> str:
     if "latency_ns" in header and {"page", "module"} & set(missing):
         return "line 1 is the header of a file that --csv wrote"
     names = ", ".join(repr(name) for name in missing[:3]) + (", …" if len(missing) > 3 else "")
-    return f"line 1 is not its header: column {names} is not in '{safe(','.join(header)[:60])}'"
+    found = safe(",".join(header)[:60])
+    return f"line 1 is not the expected header: column {names} is not in '{found}'"
 
 
 def _cut_off(path: str, data: mmap.mmap, end: int) -> list[str]:
@@ -149,7 +150,7 @@ def wrong(path: str, fault: str, option: Option) -> TraceError:
     """The error of a file that is not what `option` writes."""
     return TraceError(
         f"{printable(path)}: {fault}",
-        f"reports are made from what pagefault-trace {option} FILE wrote",
+        f"give a file that pagefault-trace {option} FILE wrote",
         Exit.INPUT,
     )
 

@@ -20,8 +20,8 @@ _DIGITS = 40
 _NO_POINTS = np.empty(0, np.int64), np.empty(0, np.int64)
 _RENAMED = {"resident": "mapped", "resident_change": "mapped_change"}  # since format 1
 OLD_FORMAT = (
-    "traced by an older pagefault-trace: what its meta file calls resident is what all processes "
-    "have mapped, and is called so here; distinct frames were not counted"
+    "traced by an older pagefault-trace: what its meta file calls resident is mapped memory, "
+    "summed over processes, and is shown as mapped; distinct frames were not counted"
 )
 
 
@@ -82,13 +82,13 @@ def read_facts(csv_path: str) -> Facts:
     except OSError as error:
         raise _wrong(path, error.strerror or "cannot be read") from None
     except json.JSONDecodeError as error:
-        raise _wrong(path, f"line {error.lineno} is no JSON: {error.msg}") from None
+        raise _wrong(path, f"line {error.lineno} is not valid JSON: {error.msg}") from None
     except _TooLong:
         raise _wrong(path, f"a number in it has more than {_DIGITS} digits") from None
     except (UnicodeDecodeError, RecursionError):
-        raise _wrong(path, "it is no JSON") from None
+        raise _wrong(path, "it is not valid JSON") from None
     if not isinstance(content, dict) or not isinstance(content.get("format"), int):
-        raise _wrong(path, "line 1 begins something that pagefault-trace did not write")
+        raise _wrong(path, "line 1 is not what pagefault-trace writes")
     if content["format"] not in (1, 2):
         raise _wrong(path, f"its format is {content['format']}, newer than this pagefault-report")
     return _facts(content)
@@ -107,7 +107,7 @@ def _integer(text: str) -> int:
 def _wrong(path: str, why: str) -> TraceError:
     return TraceError(
         f"{printable(path)}: {why}",
-        "move it away to have a report without what it says",
+        "move it away for a report without it",
         Exit.INPUT,
     )
 

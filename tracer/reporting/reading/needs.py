@@ -20,7 +20,7 @@ def library(name: str) -> Any:
             raise  # it is there, but broken: its own message says more
         pip = f"{shlex.quote(sys.executable)} -m pip install {' '.join(EXTRA)}"
         raise TraceError(
-            f"pagefault-report needs {top}, which is not there for {sys.executable}",
+            f"pagefault-report needs {top}, which is not installed for {sys.executable}",
             f"install it: {pip}",
             Exit.NO_LIBRARY,
         ) from None

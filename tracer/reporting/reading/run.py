@@ -158,9 +158,10 @@ def load(
     faults, notes = _faults(table, csv_path)
     if not facts.there:
         name = printable(os.path.basename(csv_path))
-        notes.append(f"there is no {name}.meta.json: host, kernel, command and losses not known")
+        what = "host, kernel, command and lost events"
+        notes.append(f"there is no {name}.meta.json: {what} not known")
     elif facts.state != "finished":
-        notes.append("the trace did not end as it should: there may be faults that no row shows")
+        notes.append("the trace did not end cleanly: the CSV may lack faults")
     pages = None
     if pages_path is not None:
         pages, more = _pages(read_table(pages_path, PAGES, "--pages-csv"), pages_path)
@@ -175,7 +176,7 @@ def load(
 def no_pages() -> TraceError:
     """The error of a report that needs a file of pages."""
     return TraceError(
-        "what is resident at the end is in the pages file, and there is none",
+        "memory mapped at the end is in the pages file, and there is none",
         "trace with --pages-csv, or give the file to --pages",
         Exit.INPUT,
     )
@@ -187,12 +188,12 @@ def _stacks_file(
     """The file of the call stacks; without, the second says why."""
     name = printable(os.path.basename(csv_path))
     if not recorded:
-        return None, f"{name} has no call stacks: trace with --stacks to have them"
+        return None, f"{name} has no call stacks: trace with --stacks to record them"
     beside = os.path.join(os.path.dirname(csv_path), named)
     places = [beside] * bool(named) + [csv_path + SUFFIX]
     path = given or next(filter(os.path.isfile, places), None)
     if path is None:
-        return None, f"{name}{SUFFIX}, the file of call stacks, is not there; give it to --stacks"
+        return None, f"call stacks file {name}{SUFFIX} not found; name it with --stacks"
     return path, ""
 
 
@@ -228,7 +229,7 @@ def _check_times(time_ns: I64, latency_ns: I64, path: str) -> None:
     odd = np.flatnonzero(_strange(time_ns) | (latency_ns < -1) | (latency_ns > time_ns))
     if len(odd):
         row = int(odd[0])  # line 1 is the header, and no cell holds a line's end
-        fault = f"line {row + 2} tells of a fault that took longer than the clock had been running"
+        fault = f"line {row + 2} has a latency_ns larger than its time_ns"
         if time_ns[row] < 0 or latency_ns[row] < -1:
             fault = f"line {row + 2} has a time below 0"
         elif time_ns[row] >= LATEST_NS:

@@ -100,7 +100,7 @@ def cautions(before: Run, after: Run) -> list[str]:
         if one != other:
             said.append(f"{what} {one} in A, {other} in B: times may differ for that alone")
     if before.facts.left_out != after.facts.left_out:
-        said.append("the two were filtered differently")
+        said.append("A and B have different filters")
     if (before.callstacks is None) != (after.callstacks is None):
         which = "A" if before.callstacks is None else "B"
         said.append(
@@ -114,7 +114,7 @@ def cautions(before: Run, after: Run) -> list[str]:
 
 def overall(a: Side, b: Side) -> Table:
     """One line a figure."""
-    table = Table("In all", ["", "A", "B", "CHANGE", "%"], frozenset([""]))
+    table = Table("Total", ["", "A", "B", "CHANGE", "%"], frozenset([""]))
     huge_a, huge_b = findings.coverage(a.run.faults), findings.coverage(b.run.faults)
 
     def add(name: str, one: float, other: float, shown: Callable[[float], str]) -> None:
@@ -125,7 +125,7 @@ def overall(a: Side, b: Side) -> Table:
     add("major faults", a.total.major, b.total.major, _count)
     add("pages gained", a.total.gained, b.total.gained, _count)
     add("memory gained", a.total.gained * PAGE, b.total.gained * PAGE, _bytes)
-    add("mapped at most", a.most * PAGE, b.most * PAGE, _bytes)
+    add("mapped peak", a.most * PAGE, b.most * PAGE, _bytes)
     peaks = [each.run.facts.book("resident_peak") for each in (a, b)]
     if peaks[0] is not None and peaks[1] is not None:
         add("resident peak, at least", peaks[0] * PAGE, peaks[1] * PAGE, _bytes)
@@ -183,7 +183,7 @@ def by_function(a: dict[Function, int], b: dict[Function, int]) -> Table:
         "By function",
         ["FUNCTION", "MODULE", "GAINED A", "GAINED B", "CHANGE", "%"],
         frozenset(("FUNCTION", "MODULE")),
-        note="memory that came as the function itself ran",
+        note="memory gained by faults in the function itself, without callees",
     )
 
     def size_of(function: Function) -> tuple[int, int, Function]:
@@ -212,7 +212,7 @@ def first_touch(a: Side, b: Side) -> Table:
         ["# A", "# B", "ORDER A", "ORDER B", "REGION", "PERMS"],
         frozenset(("ORDER A", "ORDER B", "REGION", "PERMS")),
         note=f"{len(both)} regions in both: "
-        + (f"{moved} at another place in the order" if moved else _SAME_ORDER),
+        + (f"{moved} in a different position" if moved else _SAME_ORDER),
     )
     words = [_words(each) for each in (a, b)]
     for place in [*order_b, *(place for place in order_a if place not in rank_b)]:

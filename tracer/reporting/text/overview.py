@@ -69,7 +69,7 @@ def _gained(tables: Tables) -> str:
         f"({size(total.gained * PAGE)}) in {interval(run.seconds)}"
     )
     if total.major:
-        text += f"; {total.major:,} of them waited for a disk"
+        text += f"; {total.major:,} of them major (waited for I/O)"
     if len(tables.curve.pages):
         last = int(tables.curve.pages[-1])
         text += f". At the end {size(last * PAGE)} were mapped ({tables.curve.how})"
@@ -82,7 +82,7 @@ def _resident(run: Run) -> str:
     resident, peak = run.facts.book("resident"), run.facts.book("resident_peak")
     if resident is None:
         return "; how much was resident is not known" if "resident" in run.facts.books else ""
-    text = f", {size(resident * PAGE)} resident, each frame once"
+    text = f", {size(resident * PAGE)} resident, each frame counted once"
     return text if peak is None else f"{text} (at its peak at least {size(peak * PAGE)})"
 
 

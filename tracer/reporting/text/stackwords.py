@@ -20,7 +20,8 @@ def health(run: Run) -> list[str]:
     counts = np.bincount(run.faults.stack, minlength=len(stacks)).astype(np.int64)
     broken = np.array([bool(word) for word in stacks.broken])
     whole = total - int(counts[0]) - int(counts[broken].sum())
-    said = [f"Of {plural(total, 'fault')} {whole:,} ({whole / total:.0%}) have a whole call stack."]
+    part = f"{whole:,} ({whole / total:.0%})"
+    said = [f"Of {plural(total, 'fault')} {part} have a complete call stack."]
     for word in dict.fromkeys(filter(None, stacks.broken)):
         chosen = np.array([each == word for each in stacks.broken])
         if faults := int(counts[chosen].sum()):
@@ -29,7 +30,7 @@ def health(run: Run) -> list[str]:
         one = counts[0] == 1
         said.append(
             f"{int(counts[0]):,} {'has' if one else 'have'} none: the kernel gave none, "
-            "or it was not kept."
+            "or it was not recorded."
         )
     return said + _nameless(stacks, counts)
 
@@ -42,7 +43,7 @@ def _broken(stacks: CallStacks, word: str, faults: int, counts: I64) -> str:
         )
     if word == GAP:
         return (
-            f"{faults:,} may lack a caller in between, that of code built without frame pointers"
+            f"{faults:,} may lack a caller, skipped in code built without frame pointers"
             f"{_mostly(stacks.ends_in, counts)}; build that with -fno-omit-frame-pointer."
         )
     ends = "breaks off" if faults == 1 else "break off"
@@ -50,7 +51,7 @@ def _broken(stacks: CallStacks, word: str, faults: int, counts: I64) -> str:
         return (
             f"{faults:,} {ends} in code built without frame pointers"
             f"{_mostly(stacks.ends_in, counts)}: the callers are missing; build that with "
-            "-fno-omit-frame-pointer, or take a build that has them."
+            "-fno-omit-frame-pointer, or use a build that has them."
         )
     return f"{faults:,} {ends} ({word}): the callers are missing."
 
@@ -63,7 +64,7 @@ def _nameless(stacks: CallStacks, counts: I64) -> list[str]:
     modules = [each.module for each in functions]
     heaviest = _heaviest(modules, nameless)
     advice = (
-        "have its runtime write a map for perf (perf-PID.map)"
+        "have its runtime write /tmp/perf-PID.map, as for perf"
         if heaviest in _RUNTIME
         else "let the tracer read kernel symbols (kernel.kptr_restrict)"
         if heaviest == "[kernel]"

@@ -142,10 +142,10 @@ class Tables:
             self.total,
             lambda at: (self.places[at][0] or "(not known)", self.places[at][1]),
         )
-        table.note = "GROSS: all that faults brought, what was lost and came back each time"
+        table.note = "GROSS: all that faults brought, counted again after each release"
         if self.run.pages is not None:
             table.columns.append("NET")
-            table.note += "; NET: what is there at the end, however it came"
+            table.note += "; NET: what has a frame at the end, from any source"
         table.columns.append("ORDER")
         table.left |= {"ORDER"}
         for row, at in zip(table.rows, largest(self.by_place), strict=True):
@@ -184,7 +184,7 @@ class Tables:
             "First touch",
             ["#", "FIRST", "LAST", "FAULTS", "GAINED", "ORDER", "REGION", "PERMS"],
             frozenset(("ORDER", "REGION", "PERMS")),
-            note="seconds since the start; ORDER is how each thread went through the pages",
+            note="seconds since the start; ORDER: the direction in which each thread touched pages",
         )
         order = sorted(range(len(self.places)), key=lambda at: self.by_place[at].first_ns)
         for number, at in enumerate(order, 1):
@@ -209,7 +209,7 @@ class Tables:
             "Working set over time",
             ["FROM", "TO", "FAULTS", "GAINED", "TOUCHED", "MAPPED"],
             frozenset(),
-            note=f"TOUCHED: different pages that faulted; MAPPED: {self.curve.how}",
+            note=f"TOUCHED: distinct pages that faulted; MAPPED: {self.curve.how}",
         )
         curves = [self.curve]
         if (counted := resident(self.run)) is not None:
@@ -274,8 +274,8 @@ class Tables:
             "By function",
             ["FUNCTION", "MODULE", *columns],
             frozenset(("FUNCTION", "MODULE")),
-            note="memory that came as the function itself ran, lost since or not; WITH CALLEES, as "
-            "those it called",
+            note="memory gained by faults in the function itself, released since or not; WITH "
+            "CALLEES: in those it called, too",
         )
         stacks = self.run.callstacks
         if stacks is None:
@@ -305,7 +305,7 @@ class Tables:
             "Call stacks",
             ["GAINED", "GROSS", "SHARE", "FAULTS", "TIME IN FAULTS", "STACK"],
             frozenset(["STACK"]),
-            note="the function that faulted first, its callers behind it; GROSS, lost since or not",
+            note="innermost function first; GROSS: released since or not",
         )
         stacks = self.run.callstacks
         if stacks is None:
@@ -333,7 +333,7 @@ class Tables:
                 if counts[at]:
                     cells = [count(counts[at]), memory(counts[at]), count(gone[at])]
                     table.rows.append([text(pages.source.words[at]), *cells])
-            table.note = "how each page came by its first frame; GONE: without one at the end"
+            table.note = "how each page got its first frame; GONE: no frame at the end"
         return table
 
 
