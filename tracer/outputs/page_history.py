@@ -44,7 +44,7 @@ LOSS_WORDS: dict[Loss, str] = {
     Loss.EXIT: "its process ended or called exec",
     Loss.TRUNCATE: "its file was truncated, or a hole punched",
     Loss.UNKNOWN: "gone from pagemap; cause unknown",
-    Loss.MISSED: "by a call or fault the probe missed",
+    Loss.MISSED: "by a call the probe missed",
     Loss.SPLIT: "unmapped to split its file's huge page",
     Loss.COLLAPSE: "unmapped to collapse its file's pages into a huge page",
 }
