@@ -51,7 +51,7 @@ class Parts:
     @property
     def blind_to_others(self) -> bool:
         """Whether the probe sees only faults that raise an exception (perf)."""
-        return self.attached.probe.name == "perf"
+        return _blind_to_others(self.attached)
 
     @property
     def zero_frame(self) -> int:
@@ -96,7 +96,7 @@ def open_parts(
     timeline = Timeline(most_archived)
     machine = Machine(
         zero_frame=attached.direct_map.zero_frame,
-        blind_to_others=attached.probe.name == "perf",
+        blind_to_others=_blind_to_others(attached),
         ksm_flag=not kpageflags.calls_all_ksm(),
     )
     large_anon = large_anonymous_folios()
@@ -126,3 +126,7 @@ def open_parts(
         layout=attached.program.layout,
         notes=notes,
     )
+
+
+def _blind_to_others(attached: Attached) -> bool:
+    return attached.probe.name == "perf"

@@ -6,7 +6,7 @@ import re
 import time
 from contextlib import suppress
 from pathlib import Path
-from typing import TextIO
+from typing import TextIO, cast
 
 import numpy as np
 import pytest
@@ -16,12 +16,12 @@ from rich.cells import cell_len
 from rich.console import Console
 
 from tests.unit.outputs_data import HOSTILE, PAGE, START, five, names, rows
-from tests.unit.text_stream import text_stream
 from tracer.common import units
 from tracer.common.errors import Exit, TraceError
 from tracer.common.pages import NO_FRAME
 from tracer.common.units import Glyphs
 from tracer.files.output import open_output
+from tracer.files.text_file import TextFile
 from tracer.model.rows import UNKNOWN_LATENCY, Access, Kind, Names, Region, Rows
 from tracer.outputs.console import ConsoleOutput
 from tracer.outputs.merge import merge
@@ -196,23 +196,24 @@ def test_an_ascii_stream() -> None:
 
 def test_a_file_gets_plain_text(tmp_path: Path) -> None:
     path = tmp_path / "text"
-    stream = text_stream(open_output(str(path)))
-    ConsoleOutput(Console(file=stream), START).write(five(), names())
-    stream.close()
+    file = open_output(str(path))
+    ConsoleOutput(Console(file=cast(TextIO, TextFile(file))), START).write(five(), names())
+    file.close()
     assert path.read_text() == printed([five()], names())
 
 
 @pytest.mark.parametrize("wrapped", [True, False])
 def test_a_full_disk_is_a_trace_error(wrapped: bool) -> None:
+    stream: TextIO = open("/dev/full", "w")  # noqa: SIM115  its close fails too
+    file = open_output("/dev/full")
     if wrapped:
-        stream: TextIO = text_stream(open_output("/dev/full"))
-    else:
-        stream = open("/dev/full", "w")  # noqa: SIM115  its close fails too
+        stream.close()
+        stream = cast(TextIO, TextFile(file))
     with pytest.raises(TraceError, match="No space left") as caught:
         ConsoleOutput(Console(file=stream), START).write(five(), names())
     assert caught.value.code == Exit.OUTPUT
-    with suppress(OSError):
-        stream.close()
+    with suppress(OSError, TraceError):
+        (file if wrapped else stream).close()
 
 
 def test_a_reader_that_left_is_a_broken_pipe() -> None:
