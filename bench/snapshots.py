@@ -20,7 +20,7 @@ from tracer.model.sources import Source
 from tracer.procfs.maps import read_maps
 from tracer.procfs.pagemap import PageMap
 from tracer.snapshots.reconcile import Reconciler
-from tracer.snapshots.snapshots import take
+from tracer.snapshots.snapshots import take_snapshot
 from tracer.snapshots.unrecorded import Unrecorded
 from tracer.timeline.timeline import Timeline
 
@@ -45,7 +45,7 @@ class Looks:
     def look(self) -> float:
         """CPU seconds of the next snapshot."""
         began = time.thread_time()
-        shot = take(self._pid, self._reconciler.last_seen(_SPACE))
+        shot = take_snapshot(self._pid, self._reconciler.last_seen(_SPACE))
         self._reconciler.observe(
             _SPACE, shot, lambda pages: shot.regions(self._names, pages), Unrecorded()
         )

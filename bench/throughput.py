@@ -32,7 +32,7 @@ from tracer.session.pending_rows import PendingRows
 from tracer.session.recorder import Recorder
 from tracer.spaces.spaces import Spaces
 from tracer.timeline.schedule import Schedule
-from tracer.wire.batches import take
+from tracer.wire.batches import decode_batch
 from tracer.wire.records import Layout, load_layout
 from tracer.wire.ring import MappedRing
 
@@ -94,10 +94,12 @@ def replay(feed: Feed, layout: Layout, file: OutputFile) -> tuple[Stages, int]:
     rows_made = 0
     watched = [
         stages.watch(MappedRing, "peek", "ring to numpy"),
-        patch("tracer.session.recorder.take", stages.counted(take, "ring to numpy")),
+        patch(
+            "tracer.session.recorder.decode_batch", stages.counted(decode_batch, "ring to numpy")
+        ),
         stages.watch(Spaces, "resolve", "spaces, mappings"),
         stages.watch(Spaces, "places", "spaces, mappings"),
-        stages.watch(Schedule, "tell", "page timeline"),
+        stages.watch(Schedule, "apply", "page timeline"),
         stages.watch(OutputFile, "write", "write(2)"),
     ]
     try:
@@ -128,7 +130,7 @@ def read_only(feed: Feed, layout: Layout) -> int:
                 ring.put(part)
                 began = time.thread_time_ns()
                 while len(records := reader.peek(1 << 14)):
-                    take(records, layout.fault)
+                    decode_batch(records, layout.fault)
                     reader.advance()
                 spent += time.thread_time_ns() - began
     finally:

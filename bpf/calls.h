@@ -51,7 +51,7 @@ static __always_inline u64 number_of_i386(u32 number)
 }
 
 /* Whether a call can release pages; `number` may be from either table. Registers are not read. */
-static __always_inline int may_take_pages(u64 number)
+static __always_inline int may_release_pages(u64 number)
 {
 	u64 other = number_of_i386(number);
 

@@ -32,19 +32,19 @@ static __always_inline int walk_down(u64 mm, u64 address, struct walk *w)
 static __always_inline void note_before(struct pending *p, struct walk *before, u64 address,
 					u32 state, u32 marks)
 {
-	p->slot = before->slot;
+	p->entry_at = before->entry_at;
 	p->record.address = address;
 	p->record.entry_before = before->entry;
 	if (before->level)
 		marks |= MARK_BEFORE;
 	if (before->level == 1)
-		state |= STATE_SLOT;
+		state |= STATE_ENTRY;
 	*(u32 *)&p->record = RECORD_FAULT | marks << 8 | before->level << 16;
 #ifdef PROBE_PERF
 	if ((state & (STATE_AROUND | STATE_BESIDE)) == STATE_BESIDE) {
 		if (before->level == 1) {
 			p->state = state;
-			look_beside(before->slot, &p->lower, &p->upper);
+			read_beside(before->entry_at, &p->lower, &p->upper);
 			return;
 		}
 		state |= STATE_AROUND; /* no page of the whole window is present */
@@ -56,17 +56,17 @@ static __always_inline void note_before(struct pending *p, struct walk *before, 
 	if (state & STATE_BESIDE) {
 		p->lower = p->upper = 0;
 		if (before->level == 1)
-			look_beside(before->slot, &p->lower, &p->upper);
-		if (has_its_pair(p, before->slot)) {
+			read_beside(before->entry_at, &p->lower, &p->upper);
+		if (has_its_pair(p, before->entry_at)) {
 			p->state = state & ~STATE_AROUND;
 			return;
 		}
 	}
-	look_for_room(p, before, state);
+	note_around(p, before, state);
 }
 
 /* Read the entry before: in the page table of the thread's previous fault, if it is the same. */
-static __always_inline void look_before(struct pending *p, u64 mm, u64 address, u32 state,
+static __always_inline void read_before(struct pending *p, u64 mm, u64 address, u32 state,
 					u32 marks)
 {
 	u64 key = table_key(address);
@@ -74,9 +74,9 @@ static __always_inline void look_before(struct pending *p, u64 mm, u64 address, 
 
 #ifdef CAST_CALL
 	/* The table itself may have been replaced by a huge page. */
-	if (p->table == key && p->record.mm == mm && LOAD64(p->above_slot) == p->above) {
-		before.slot = (p->slot & ~4095UL) | (address >> 9 & 0xff8);
-		before.entry = LOAD64(before.slot);
+	if (p->table == key && p->record.mm == mm && LOAD64(p->above_at) == p->above) {
+		before.entry_at = (p->entry_at & ~4095UL) | (address >> 9 & 0xff8);
+		before.entry = LOAD64(before.entry_at);
 		before.level = 1;
 		note_before(p, &before, address, state, marks);
 		return;
@@ -85,18 +85,18 @@ static __always_inline void look_before(struct pending *p, u64 mm, u64 address, 
 	walk_down(mm, address, &before);
 	p->table = before.level == 1 ? key : 0;
 	p->above = before.above;
-	p->above_slot = before.above_slot;
+	p->above_at = before.above_at;
 	p->record.mm = mm;
 	note_before(p, &before, address, state, marks);
 }
 
 /* Read the entry at completion: at the same address, if the entry above it is unchanged. */
-static __always_inline void look_after(struct pending *p, struct walk *after)
+static __always_inline void read_after(struct pending *p, struct walk *after)
 {
 #ifdef CAST_CALL
-	if ((p->state & STATE_SLOT) && LOAD64(p->above_slot) == p->above) {
-		after->slot = p->slot;
-		after->entry = LOAD64(p->slot);
+	if ((p->state & STATE_ENTRY) && LOAD64(p->above_at) == p->above) {
+		after->entry_at = p->entry_at;
+		after->entry = LOAD64(p->entry_at);
 		after->level = 1;
 		return;
 	}

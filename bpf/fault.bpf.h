@@ -99,9 +99,9 @@ static __always_inline void send(struct fault_record *r, u64 sequence, struct pe
 
 #if defined(CAST_CALL) && !defined(STACKS)
 #ifdef PROBE_PERF
-#define STATE_PLAIN (STATE_OPEN | STATE_SLOT | STATE_BESIDE)
+#define STATE_PLAIN (STATE_OPEN | STATE_ENTRY | STATE_BESIDE)
 #else
-#define STATE_PLAIN (STATE_OPEN | STATE_SLOT)
+#define STATE_PLAIN (STATE_OPEN | STATE_ENTRY)
 #endif
 
 /*
@@ -117,11 +117,11 @@ static __always_inline int finish_plain(u64 task, struct pending *p, u32 result)
 	if (p->state != STATE_PLAIN || result & (VM_FAULT_ERROR | VM_FAULT_RETRY))
 		return 0;
 	now = bpf_ktime_get_ns();
-	if (LOAD64(p->above_slot) != p->above)
+	if (LOAD64(p->above_at) != p->above)
 		return 0;
-	after.slot = p->slot;
+	after.entry_at = p->entry_at;
 #ifdef PROBE_PERF
-	after.entry = LOAD64(after.slot);
+	after.entry = LOAD64(after.entry_at);
 	if (came_beside(p, &after))
 		return 0;
 #endif
@@ -131,7 +131,7 @@ static __always_inline int finish_plain(u64 task, struct pending *p, u32 result)
 		return 1;
 	}
 #ifndef PROBE_PERF
-	after.entry = LOAD64(after.slot); /* now: registers are few */
+	after.entry = LOAD64(after.entry_at); /* now: registers are few */
 #endif
 	send(r, sequence, p, task, now, &after, STATE_PLAIN, result, 0);
 	return 1;
@@ -154,7 +154,7 @@ static __always_inline void finish(void *ctx, u64 task, struct pending *p, u32 r
 		return;
 	window = s->window;
 #else
-	u64 window[WINDOW_SLOTS];
+	u64 window[WINDOW_ENTRIES];
 #endif
 
 	if ((p->state & STATE_FILTER) && is_filtered(SETTINGS, p, now, result & VM_FAULT_ERROR)) {
@@ -162,12 +162,12 @@ static __always_inline void finish(void *ctx, u64 task, struct pending *p, u32 r
 		return;
 	}
 #if defined(STACKS) && !defined(PROBE_KPROBE)
-	p->record.stack =
-		take_stack(ctx, p, task, s, in_kernel(&p->record), p->record.marks & MARK_FOREIGN);
+	p->record.stack = capture_stack(ctx, p, task, s, in_kernel(&p->record),
+					p->record.marks & MARK_FOREIGN);
 #endif
-	look_after(p, &after);
+	read_after(p, &after);
 	/* The windows go first: the reader has them when it gets the fault's record. */
-	if ((p->state & (STATE_AROUND | STATE_BESIDE)) && look_for_neighbours(p, &after, window))
+	if ((p->state & (STATE_AROUND | STATE_BESIDE)) && find_neighbours(p, &after, window))
 		emit_neighbours(p, id_of(task), now, &after, window);
 	r = reserve(&sequence);
 	if (!r) {

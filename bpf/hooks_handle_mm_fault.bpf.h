@@ -56,16 +56,16 @@ static __always_inline int begin(hook_context *ctx, u64 task, u32 marks)
 	u32 state;
 	u64 vma;
 
-	p = own_place(task);
+	p = own_slot(task);
 	if (!p)
-		p = new_place(task);
+		p = new_slot(task);
 	if (!p)
 		return 0;
 	if (p->state) {
 		if ((p->state & STATE_RETRIED) && p->record.address == HOOK_ADDRESS(ctx)) {
 			/* The same fault, after VM_FAULT_RETRY: the kernel counts it once. */
 			p->record.calls++;
-			p->state = (p->state & ~(STATE_RETRIED | STATE_TRIED | STATE_SLOT)) |
+			p->state = (p->state & ~(STATE_RETRIED | STATE_TRIED | STATE_ENTRY)) |
 				   (HOOK_FLAGS(ctx) & FAULT_FLAG_TRIED);
 			return 0;
 		}
@@ -79,8 +79,9 @@ static __always_inline int begin(hook_context *ctx, u64 task, u32 marks)
 
 	p->record.stack = 0;
 	if (s)
-		p->record.stack = take_stack(ctx, p, task, s, !(HOOK_FLAGS(ctx) & FAULT_FLAG_USER),
-					     marks & MARK_FOREIGN);
+		p->record.stack =
+			capture_stack(ctx, p, task, s, !(HOOK_FLAGS(ctx) & FAULT_FLAG_USER),
+				      marks & MARK_FOREIGN);
 #endif
 	p->record.start_ns = bpf_ktime_get_ns();
 	p->record.flags = HOOK_FLAGS(ctx);
@@ -100,7 +101,7 @@ static __always_inline int begin(hook_context *ctx, u64 task, u32 marks)
 			state |= STATE_REMOTE;
 		}
 	}
-	look_before(p, MEMBER64(vma, O_VMA_MM), HOOK_ADDRESS(ctx), state, marks);
+	read_before(p, MEMBER64(vma, O_VMA_MM), HOOK_ADDRESS(ctx), state, marks);
 	return 0;
 }
 
@@ -119,7 +120,7 @@ static __always_inline int enter(hook_context *ctx)
 static __always_inline int leave(void *ctx, u32 result)
 {
 	u64 task = this_task();
-	struct pending *p = own_place(task);
+	struct pending *p = own_slot(task);
 
 	if (!p || !p->state) {
 		if (is_active(id_of(task) >> 32) && !(result & (VM_FAULT_ERROR | VM_FAULT_RETRY)))
@@ -146,7 +147,7 @@ static __always_inline int leave(void *ctx, u32 result)
 /* Only where the compiler did not inline it; nothing depends on it. */
 static __always_inline int enter_anonymous(void)
 {
-	struct pending *p = own_place(this_task());
+	struct pending *p = own_slot(this_task());
 
 	if (p && p->state)
 		p->record.marks |= MARK_ANON_FN;

@@ -24,7 +24,7 @@ static __always_inline struct task_record *new_task_record(u8 type, u32 tgid, u3
 }
 
 /* Events that happen once to a task; an exec, which may repeat, is identified by self_exec_id. */
-enum { TOLD_FORK, TOLD_EXIT, TOLD_FREE, TOLD_EXEC };
+enum { EVENT_FORK, EVENT_EXIT, EVENT_FREE, EVENT_EXEC };
 
 #ifdef PREEMPTIBLE_HANDLERS
 #define EEXIST 17
@@ -35,29 +35,29 @@ enum { TOLD_FORK, TOLD_EXIT, TOLD_FREE, TOLD_EXEC };
  * made for every task of the system: together with the calls that the kernel skipped, the
  * counters give the number of events without any handler (tracer/accounting/totals.py).
  */
-struct told {
+struct handled {
 	u64 task, start_time, event;
 };
-BPF_TABLE("lru_hash", struct told, u8, told, 16384);
+BPF_TABLE("lru_hash", struct handled, u8, handled, 16384);
 
-static __always_inline int is_told(u64 task, u64 event)
+static __always_inline int is_handled(u64 task, u64 event)
 {
-	struct told what = {.task = task, .event = event};
+	struct handled what = {.task = task, .event = event};
 	u8 yes = 1;
 
 	READ(what.start_time, task, O_TASK_START_TIME);
-	if (event == TOLD_EXEC) {
+	if (event == EVENT_EXEC) {
 		READ(what.event, task, O_TASK_EXEC_ID);
-		what.event = what.event << 2 | TOLD_EXEC;
+		what.event = what.event << 2 | EVENT_EXEC;
 	}
-	count(COUNT_HANDLED);
-	if (told.insert(&what, &yes) == -EEXIST)
+	count(COUNT_HANDLER_CALLS);
+	if (handled.insert(&what, &yes) == -EEXIST)
 		return 1;
-	count(COUNT_TOLD);
+	count(COUNT_EVENTS);
 	return 0;
 }
 #else
-static __always_inline int is_told(u64 task, u64 event)
+static __always_inline int is_handled(u64 task, u64 event)
 {
 	return 0;
 }
@@ -86,7 +86,7 @@ static __always_inline void thread_begins(u64 id)
 /* The running thread exits: add its count to the totals, with or without a record. */
 static __always_inline void thread_ends(u64 task, u64 id)
 {
-	struct leaving left = {.id = id, .count = own_fault_count(task), .key = place_key(task)};
+	struct leaving left = {.id = id, .count = own_fault_count(task), .key = slot_key(task)};
 	struct pending *p;
 	/* A copy: a variable whose address a helper had is no pointer to the verifier any more. */
 	u64 address = task;
@@ -98,7 +98,7 @@ static __always_inline void thread_ends(u64 task, u64 id)
 	if (WATCH != WATCH_ON)
 		return;
 	/* A thread that existed before it was a target: nothing was seen before its first fault. */
-	p = own_place(task);
+	p = own_slot(task);
 	watch_end(id, p ? p->first : left.count);
 }
 
@@ -109,7 +109,7 @@ static __always_inline void thread_ends(u64 task, u64 id)
 static __always_inline void thread_is_gone(u64 task, struct leaving *left, u32 key, u64 now)
 {
 #ifdef PROBE_PERF
-	struct pending *p = place_of(task, left->key);
+	struct pending *p = slot_of(task, left->key);
 
 	__sync_fetch_and_add(&TOTALS->blind, p ? blind_growth(p, now) : now);
 #endif
@@ -143,10 +143,10 @@ static __always_inline void was_freed(u64 task)
 
 	if (!left || WATCH == WATCH_OVER)
 		return;
-	p = place_of(task, left->key);
+	p = slot_of(task, left->key);
 	now = p && p->seen > left->count ? p->seen : left->count;
 	thread_is_gone(task, left, left->key, now);
-	free_place(task, left->key);
+	free_slot(task, left->key);
 	tgid = left->id >> 32;
 	target = targets.lookup(&tgid);
 	if (target)
@@ -177,12 +177,12 @@ RAW_TRACEPOINT_PROBE(sched_process_fork)
 	u64 sequence;
 	u32 key = 0;
 
-	if (is_told(child, TOLD_FORK))
+	if (is_handled(child, EVENT_FORK))
 		return 0;
 	/* Remove what is left of an earlier thread with this struct task_struct, or this pid. */
 	was_freed(child);
 	READ(key, child, O_TASK_PID);
-	free_place(child, key);
+	free_slot(child, key);
 	if (child_tgid != tgid && !(target && (target->state & TARGET_CHILDREN))) {
 		/* Not a target's child: a target that had this tgid has ended. */
 		targets.delete(&child_tgid);
@@ -236,10 +236,10 @@ RAW_TRACEPOINT_PROBE(sched_process_exec)
 	struct task_record *r;
 	u64 sequence;
 
-	if (is_told(task, TOLD_EXEC))
+	if (is_handled(task, EVENT_EXEC))
 		return 0;
 	if (before != (u32)bpf_get_current_pid_tgid())
-		change_places(task, before, id);
+		change_slots(task, before, id);
 	if (!target)
 		return 0;
 	if (target->leader)
@@ -273,7 +273,7 @@ RAW_TRACEPOINT_PROBE(sched_process_exit)
 	struct task_record *r;
 	u64 sequence;
 
-	if (is_told(task, TOLD_EXIT) || !is_active(id >> 32))
+	if (is_handled(task, EVENT_EXIT) || !is_active(id >> 32))
 		return 0;
 	thread_ends(this_task(), id);
 	r = new_task_record(RECORD_EXIT, id >> 32, tid, &sequence);
@@ -299,7 +299,7 @@ RAW_TRACEPOINT_PROBE(sched_process_free)
 	struct target *target;
 	struct task_record *r;
 
-	if (is_told(task, TOLD_FREE) || WATCH == WATCH_OVER)
+	if (is_handled(task, EVENT_FREE) || WATCH == WATCH_OVER)
 		return 0;
 	READ(key, task, O_TASK_PID);
 	left = leaving.lookup(&task);
@@ -309,11 +309,11 @@ RAW_TRACEPOINT_PROBE(sched_process_free)
 		 * only in its slot.
 		 */
 		if (WATCH != WATCH_ON)
-			free_place(task, key);
+			free_slot(task, key);
 		return 0;
 	}
 	thread_is_gone(task, left, key, fault_count(task));
-	free_place(task, left->key);
+	free_slot(task, left->key);
 	tgid = left->id >> 32;
 	/* A leader whose tid exec gave to another thread ends with that one's: it has none. */
 	tid = key == left->key ? (u32)left->id : 0;

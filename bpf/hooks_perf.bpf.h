@@ -65,9 +65,9 @@ int hook__exception(struct bpf_raw_tracepoint_args *ctx)
 	if (!(EXCEPTION_CODE(ctx) & ERROR_CODE_USER) &&
 	    OWN32(task, O_TASK_NO_FAULTS) > DISABLED_BY_US)
 		state |= STATE_ATTEMPT;
-	p = own_place(task);
+	p = own_slot(task);
 	if (!p)
-		p = new_place(task);
+		p = new_slot(task);
 	if (!p)
 		return 0;
 #ifdef STACKS
@@ -80,7 +80,7 @@ int hook__exception(struct bpf_raw_tracepoint_args *ctx)
 		if (p->record.address == EXCEPTION_ADDRESS(ctx)) {
 			/* A signal interrupted the fault and the instruction ran again. */
 			p->record.calls++;
-			p->state &= ~STATE_SLOT;
+			p->state &= ~STATE_ENTRY;
 			return 0;
 		}
 	}
@@ -103,7 +103,7 @@ int hook__exception(struct bpf_raw_tracepoint_args *ctx)
 		state |= SETTINGS->always | STATE_AROUND | STATE_READS;
 	else
 		state |= SETTINGS->anonymous | STATE_BESIDE;
-	look_before(p, OWN64(task, O_TASK_MM), EXCEPTION_ADDRESS(ctx), state,
+	read_before(p, OWN64(task, O_TASK_MM), EXCEPTION_ADDRESS(ctx), state,
 		    MARK_ENTRY | MARK_ERRORCODE);
 	return 0;
 }
@@ -118,7 +118,7 @@ RAW_TRACEPOINT_PROBE(signal_generate)
 		return 0;
 	if (ctx->args[2] != task)
 		return 0;
-	p = own_place(task);
+	p = own_slot(task);
 	if (!p || !p->state || p->state & STATE_ATTEMPT)
 		return 0;
 	emit_failed(task, p, ctx->args[0] == SIGBUS ? VM_FAULT_SIGBUS : VM_FAULT_SIGSEGV);
@@ -130,14 +130,14 @@ RAW_TRACEPOINT_PROBE(signal_generate)
 static __always_inline int resolved(struct bpf_perf_event_data *ctx, u32 result)
 {
 	u64 task = this_task(), counted;
-	struct pending *p = own_place(task);
+	struct pending *p = own_slot(task);
 
 	if (!p || !p->state) {
 		if (!is_active(id_of(task) >> 32))
 			return 0;
 		counted = own_fault_count(task) - 1;
 		if (!p) {
-			p = new_place(task);
+			p = new_slot(task);
 			if (!p)
 				return 0;
 			p->first = counted;

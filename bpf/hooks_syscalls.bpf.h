@@ -95,7 +95,7 @@ static __always_inline int emit_filled(u64 which, u64 id, u64 mm, u64 address, u
 		return 0;
 	w->seen = part_of(address, level == 1 ? WINDOW_PAGES : 512, start, end);
 	if (level == 1) {
-		bpf_probe_read_kernel(w->entries, sizeof(w->entries), (void *)at->slot);
+		bpf_probe_read_kernel(w->entries, sizeof(w->entries), (void *)at->entry_at);
 	} else {
 		__builtin_memset(w->entries, 0, sizeof(w->entries));
 		w->entries[0] = at->entry;
@@ -105,7 +105,7 @@ static __always_inline int emit_filled(u64 which, u64 id, u64 mm, u64 address, u
 }
 
 /* Report up to which address [start, end) was reported. */
-static __always_inline void emit_told(u64 id, u64 mm, u64 start, u64 end, u64 until)
+static __always_inline void emit_filled_end(u64 id, u64 mm, u64 start, u64 end, u64 until)
 {
 	u64 sequence, first;
 	struct window_record *w;
@@ -156,7 +156,7 @@ static __always_inline void emit_all_filled(u64 id, u64 mm, u64 start, u64 end)
 			count(COUNT_LOST_OTHER);
 			break;
 		}
-		at.slot = window_slot(&at);
+		at.entry_at = window_at(&at);
 		for (u32 i = 0; i < WINDOWS; i++) {
 			if (i >= windows)
 				break;
@@ -165,11 +165,11 @@ static __always_inline void emit_all_filled(u64 id, u64 mm, u64 start, u64 end)
 				count(COUNT_LOST_OTHER);
 				return;
 			}
-			at.slot += WINDOW_PAGES * 8;
+			at.entry_at += WINDOW_PAGES * 8;
 			address += WINDOW_BYTES;
 		}
 	}
-	emit_told(id, mm, start, end, address);
+	emit_filled_end(id, mm, start, end, address);
 }
 
 /* Whether a task is in the tracer's PID namespace, so that pids in its arguments are ours. */
@@ -268,7 +268,7 @@ RAW_TRACEPOINT_PROBE(sys_enter)
 	u32 users = 0;
 	struct call c;
 
-	if (!may_take_pages(ctx->args[1]))
+	if (!may_release_pages(ctx->args[1]))
 		return 0;
 	id = current_id();
 	if (!is_active(id >> 32))

@@ -19,7 +19,7 @@ BPF_RINGBUF_OUTPUT(records, 1);
 
 BPF_HASH(targets, u32, struct target, 65536);
 BPF_HASH(pending, u32, struct pending, 32768);
-BPF_HASH(owners, u32, u64, PLACES); /* of slots, by number: the first to insert owns the slot */
+BPF_HASH(owners, u32, u64, SLOTS); /* of slots, by number: the first to insert owns the slot */
 BPF_ARRAY(settings, struct settings, 1);
 BPF_ARRAY(calibration, struct calibration, 1);
 BPF_ARRAY(userfaults, u64, 1); /* whether a target uses userfaultfd: then others' ioctls matter */
@@ -38,10 +38,10 @@ BPF_PERCPU_ARRAY(counters, u64, COUNTERS);
 
 /*
  * Maps that user space makes, and that are used in place: for each tgid whether it is an active
- * target (as in `targets`, but cheaper to read), and struct pending[PLACES].
+ * target (as in `targets`, but cheaper to read), and struct pending[SLOTS].
  */
 #define ACTIVE ((u8 *)MAP_VALUE(VALUE_ACTIVE))
-#define PLACE(tid) ((struct pending *)MAP_VALUE(VALUE_PLACES) + ((tid) & (PLACES - 1)))
+#define SLOT(tid) ((struct pending *)MAP_VALUE(VALUE_SLOTS) + ((tid) & (SLOTS - 1)))
 #define MAPPINGS ((u64 *)MAP_VALUE(VALUE_MAPPINGS))
 #define SETTINGS ((struct settings *)MAP_VALUE(VALUE_SETTINGS))
 #define POSITIONS ((struct positions *)MAP_VALUE(VALUE_POSITIONS))

@@ -12,24 +12,24 @@
  * as a rule (not after swap-out and mremap), would have mapped both: the window is hardly ever
  * needed then, and its state before is not worth the cost.
  */
-static __always_inline int has_its_pair(struct pending *p, u64 slot)
+static __always_inline int has_its_pair(struct pending *p, u64 entry_at)
 {
-	return (slot & 8 ? p->lower : p->upper) & ENTRY_IS_PRESENT;
+	return (entry_at & 8 ? p->lower : p->upper) & ENTRY_IS_PRESENT;
 }
 
 /* Record which pages are present where the fault may map others. */
-static __always_inline void look_for_room(struct pending *p, struct walk *before, u32 state)
+static __always_inline void note_around(struct pending *p, struct walk *before, u32 state)
 {
-	u64 window[WINDOW_SLOTS];
+	u64 window[WINDOW_ENTRIES];
 
 	p->mask_before = p->mask_next = 0;
 	p->beyond = 0;
 	if (before->level != 1) /* none: the window after the fault is enough */
 		return;
-	if (!look_around(before, window))
+	if (!read_around(before, window))
 		return;
 	p->mask_before = before->mask;
-	p->beyond = is_present(window[0]) | is_present(window[WINDOW_SLOTS - 1]) << 1;
+	p->beyond = is_present(window[0]) | is_present(window[WINDOW_ENTRIES - 1]) << 1;
 	if ((state & STATE_READS) && next_window(before, p->record.address, window))
 		p->mask_next = window_mask(window);
 }
@@ -40,27 +40,27 @@ static __always_inline int came_beside(struct pending *p, struct walk *after)
 	u64 beside;
 
 	if (!(p->lower & ENTRY_IS_PRESENT)) {
-		beside = LOAD64(after->slot - 8);
+		beside = LOAD64(after->entry_at - 8);
 		if (is_present(beside) && maps_frame(beside, (after->entry & ENTRY_TABLE) - 4096))
 			return 1;
 	}
 	if (p->upper & ENTRY_IS_PRESENT)
 		return 0;
-	beside = LOAD64(after->slot + 8);
+	beside = LOAD64(after->entry_at + 8);
 	return is_present(beside) && maps_frame(beside, (after->entry & ENTRY_TABLE) + 4096);
 }
 
 /* Whether other pages may have been mapped; then `window` and after->mask are filled. */
-static __always_inline int look_for_neighbours(struct pending *p, struct walk *after, u64 *window)
+static __always_inline int find_neighbours(struct pending *p, struct walk *after, u64 *window)
 {
 	if (after->level != 1)
 		return 0;
 	if ((p->state & STATE_BESIDE) && !came_beside(p, after))
 		return 0;
-	if (!look_around(after, window))
+	if (!read_around(after, window))
 		return 0;
 	if (!(p->state & STATE_AROUND)) {
-		p->mask_before = after->mask & ~row_in_window(after, window + 1);
+		p->mask_before = after->mask & ~contiguous_in_window(after, window + 1);
 		p->beyond = 0;
 	}
 	return 1;
@@ -77,7 +77,7 @@ static __always_inline void emit_window(struct pending *p, u64 id, u64 now, u64 
 		return;
 	}
 	w->type = RECORD_WINDOW;
-	w->marks = p->state & STATE_AROUND ? 0 : WINDOW_UNTOLD;
+	w->marks = p->state & STATE_AROUND ? 0 : WINDOW_UNKNOWN;
 	w->level = 1;
 	w->spare = 0;
 	w->time_ns = now;
@@ -90,9 +90,9 @@ static __always_inline void emit_window(struct pending *p, u64 id, u64 now, u64 
 	submit(w, sequence);
 }
 
-/* Report a large folio that extends beyond the windows; the arguments are row_of_frames()'s. */
-static __always_inline void emit_row(struct pending *p, u64 id, u64 now, u64 table, u32 number,
-				     u64 frame, int step, u64 *window)
+/* Report a large folio that extends beyond the windows; arguments: contiguous_frames()'s. */
+static __always_inline void emit_contiguous(struct pending *p, u64 id, u64 now, u64 table,
+					    u32 number, u64 frame, int step, u64 *window)
 {
 	u64 sequence;
 	struct window_record *w = reserve(&sequence);
@@ -103,7 +103,7 @@ static __always_inline void emit_row(struct pending *p, u64 id, u64 now, u64 tab
 	}
 	CLEAR_BODY(w);
 	w->type = RECORD_WINDOW;
-	w->marks = WINDOW_ROW;
+	w->marks = WINDOW_CONTIGUOUS;
 	w->level = 1;
 	w->spare = 0;
 	w->time_ns = now;
@@ -112,7 +112,7 @@ static __always_inline void emit_row(struct pending *p, u64 id, u64 now, u64 tab
 	w->mm = p->record.mm;
 	w->address = p->record.address & HUGE_PAGE;
 	w->entries[0] = frame;
-	row_of_frames(table, number, frame, step, window, (u16 *)(w->entries + 1));
+	contiguous_frames(table, number, frame, step, window, (u16 *)(w->entries + 1));
 	submit(w, sequence);
 }
 
@@ -123,7 +123,7 @@ static __always_inline void emit_neighbours(struct pending *p, u64 id, u64 now, 
 	u32 number = (p->record.address >> 12) & 511, start = number & ~(WINDOW_PAGES - 1);
 	u32 own = 1u << (number - start), fresh = after->mask & ~p->mask_before, mask;
 	u32 above = start + WINDOW_PAGES;
-	u64 table = window_slot(after) - start * 8;
+	u64 table = window_at(after) - start * 8;
 	u64 bottom = window[1] & ENTRY_TABLE, top = window[WINDOW_PAGES] & ENTRY_TABLE;
 
 	if (fresh & ~own)
@@ -148,11 +148,11 @@ static __always_inline void emit_neighbours(struct pending *p, u64 id, u64 now, 
 		}
 	}
 	if (fresh & LAST_OF_WINDOW)
-		emit_row(p, id, now, table, above / WINDOW_PAGES, top - (above - 1) * 4096, 1,
-			 window);
+		emit_contiguous(p, id, now, table, above / WINDOW_PAGES, top - (above - 1) * 4096,
+				1, window);
 	if (fresh & 1)
-		emit_row(p, id, now, table, start / WINDOW_PAGES - 1, bottom - start * 4096, -1,
-			 window);
+		emit_contiguous(p, id, now, table, start / WINDOW_PAGES - 1, bottom - start * 4096,
+				-1, window);
 }
 
 #endif

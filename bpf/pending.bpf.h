@@ -7,7 +7,7 @@
 #define PAGEFAULT_PENDING_BPF_H
 
 /* The running thread's pid in the initial namespace, the key of its slot. */
-static __always_inline u32 place_key(u64 task)
+static __always_inline u32 slot_key(u64 task)
 {
 #ifdef CAST_CALL
 	return OWN32(task, O_TASK_PID);
@@ -17,10 +17,10 @@ static __always_inline u32 place_key(u64 task)
 }
 
 /* The running thread's slot, if it has one. */
-static __always_inline struct pending *own_place(u64 task)
+static __always_inline struct pending *own_slot(u64 task)
 {
-	u32 key = place_key(task), again;
-	struct pending *p = PLACE(key);
+	u32 key = slot_key(task), again;
+	struct pending *p = SLOT(key);
 
 	if (p->task == task) {
 		__builtin_assume(p != 0); /* the callers' tests of it are for the other path */
@@ -28,17 +28,17 @@ static __always_inline struct pending *own_place(u64 task)
 	}
 	if (!p->crowded)
 		return 0;
-	again = place_key(task); /* on the stack on this path alone */
+	again = slot_key(task); /* on the stack on this path alone */
 	p = pending.lookup(&again);
 	return p && p->task == task ? p : 0;
 }
 
 /* Make the running thread's slot; 0 where there is no room for one more thread. */
-static __always_inline struct pending *new_place(u64 task)
+static __always_inline struct pending *new_slot(u64 task)
 {
-	u32 key = place_key(task), number = key & (PLACES - 1);
+	u32 key = slot_key(task), number = key & (SLOTS - 1);
 	u64 id = id_of(task), first = own_fault_count(task); /* before a helper has had &task */
-	struct pending *p = PLACE(key);
+	struct pending *p = SLOT(key);
 
 	if (p->task || owners.insert(&number, &task)) {
 		p->crowded = 1;
@@ -62,9 +62,9 @@ static __always_inline struct pending *new_place(u64 task)
 }
 
 /* The slot of any thread, by the pid it had when it got it. */
-static __always_inline struct pending *place_of(u64 task, u32 key)
+static __always_inline struct pending *slot_of(u64 task, u32 key)
 {
-	struct pending *p = PLACE(key);
+	struct pending *p = SLOT(key);
 
 	if (p->task == task)
 		return p;
@@ -75,10 +75,10 @@ static __always_inline struct pending *place_of(u64 task, u32 key)
 }
 
 /* Free the slot of a thread that is gone, or has another pid. */
-static __always_inline void free_place(u64 task, u32 key)
+static __always_inline void free_slot(u64 task, u32 key)
 {
-	u32 number = key & (PLACES - 1);
-	struct pending *p = PLACE(key);
+	u32 number = key & (SLOTS - 1);
+	struct pending *p = SLOT(key);
 
 	if (p->task == task) {
 		p->seen = 0;
@@ -123,21 +123,21 @@ static __always_inline void forget_seen(struct pending *p)
 #endif
 
 /* exec gave a thread that was not the leader the leader's pid: both need other slots. */
-static __always_inline void change_places(u64 task, u32 before, u64 id)
+static __always_inline void change_slots(u64 task, u32 before, u64 id)
 {
 	u32 key = bpf_get_current_pid_tgid();
-	struct pending *p = place_of(task, before);
+	struct pending *p = slot_of(task, before);
 
 	if (WATCH == WATCH_ON)
 		count(COUNT_UNLISTED); /* user space may find it by either pid */
 	if (p) {
 		forget_seen(p);
-		free_place(task, before);
+		free_slot(task, before);
 	}
-	p = PLACE(key);
+	p = SLOT(key);
 	if (p->task != task && p->task && p->tid == (u32)id) {
 		forget_seen(p);
-		free_place(p->task, key);
+		free_slot(p->task, key);
 		return;
 	}
 	if (!p->crowded)

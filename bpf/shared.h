@@ -60,8 +60,8 @@
 #define WINDOW_PAGES 16 /* fault-around's default: 64 KiB, aligned */
 
 /* window_record.marks */
-#define WINDOW_ROW     0x01 /* no window: pages of a page table, in contiguous frames */
-#define WINDOW_UNTOLD  0x02 /* state before not known: in `seen` contiguous frames count as new */
+#define WINDOW_CONTIGUOUS 0x01 /* no window: pages of a page table, in contiguous frames */
+#define WINDOW_UNKNOWN    0x02 /* state before not known: contiguous frames in `seen` are new */
 
 struct fault_record {
 	u8  type;
@@ -106,17 +106,18 @@ struct window_record { /* WINDOW, FILLED */
 	u32 tgid;
 	u32 tid;
 	u64 mm;
-	u64 address;      /* the window's first page; WINDOW_ROW: the page table's */
+	u64 address;      /* the window's first page; WINDOW_CONTIGUOUS: the page table's */
 	/*
 	 * Which pages are present: low 16 bits before, next 16 after. FILLED: which are the call's,
 	 * the number of the first in the low 16 bits, that of the one after the last in the next.
 	 */
 	u64 seen;
 	/*
-	 * Raw page-table entries at completion. WINDOW_ROW: the frame that the first page would have,
-	 * then eight words of bits: which pages are mapped, each to its contiguous frame. FILLED:
-	 * where `level` is 2 the first is a huge page's, and there are no others. The last one has
-	 * `level` 0: the range from the first to the second word is reported up to `address`.
+	 * Raw page-table entries at completion. WINDOW_CONTIGUOUS: the frame that the first page
+	 * would have, then eight words of bits: which pages are mapped, each to its contiguous
+	 * frame. FILLED: where `level` is 2 the first is a huge page's, and there are no others.
+	 * The last one has `level` 0: the range from the first to the second word is reported up
+	 * to `address`.
 	 */
 	u64 entries[16];
 };
@@ -267,14 +268,14 @@ struct positions {
 
 /*
  * A thread's slot: its fault between entry and completion. A thread keeps its slot from its
- * first fault on: one of PLACES, by its pid, or where another thread has that, one in `pending`.
+ * first fault on: one of SLOTS, by its pid, or where another thread has that, one in `pending`.
  */
 struct pending {
 	struct fault_record record; /* filled in so far. calls: 1 while no fault is under way */
-	u64 table;      /* the page table that `slot` is in, and its validity: table_key() */
-	u64 slot;       /* kernel address of entry_before, where level_before is 1 */
+	u64 table;      /* the page table that `entry_at` is in, and its validity: table_key() */
+	u64 entry_at;   /* kernel address of entry_before, where level_before is 1 */
 	u64 above;      /* the PMD entry that points to the table */
-	u64 above_slot; /* and its kernel address */
+	u64 above_at;   /* and its kernel address */
 	u32 state;      /* STATE_… */
 	u16 mask_before; /* STATE_AROUND: present pages of the window */
 	u16 mask_next;  /* and of the next one */
@@ -302,7 +303,7 @@ struct pending {
  */
 #define STATE_BESIDE 0x04
 #define STATE_READS 0x08   /* a read of what may be a file: fault-around is possible */
-#define STATE_SLOT 0x10    /* in its only call; `slot` has its entry's address */
+#define STATE_ENTRY 0x10   /* in its only call; `entry_at` is set */
 #define STATE_TRIED 0x20   /* its last call has FAULT_FLAG_TRIED */
 #define STATE_RETRIED 0x40 /* its last call ended with VM_FAULT_RETRY */
 #define STATE_ATTEMPT 0x80 /* of the kernel's, with faults disabled: no fault, unless it completes */
@@ -346,9 +347,9 @@ struct leaving {
 #define COUNT_FOREIGN_LOST 7     /* COUNT_LOST, of faults by threads that are no target's */
 #define COUNT_FOREIGN_FILTERED 8 /* COUNT_FILTERED, of these */
 #define COUNT_UNLISTED 9 /* threads and processes that could not be noted, or not distinguished */
-/* Where handlers can be skipped (is_told): lifecycle events they ran for. */
-#define COUNT_HANDLED 10 /* calls of any copy of a handler */
-#define COUNT_TOLD 11    /* events that at least one copy ran for */
+/* Where handlers can be skipped (is_handled): lifecycle events they ran for. */
+#define COUNT_HANDLER_CALLS 10 /* calls of any copy of a handler */
+#define COUNT_EVENTS 11        /* events that at least one copy ran for */
 #define COUNTERS 12
 
 #endif

@@ -66,8 +66,8 @@ static __always_inline u64 innermost_caller(u64 task)
  * Kernel frames are useful only for a fault in kernel mode: those of a user-mode fault are the
  * fault handler itself. No user frames for a foreign thread, whose mappings are not tracked.
  */
-static __always_inline u64 take_stack(void *ctx, struct pending *p, u64 task, struct stack *s,
-				      int in_kernel, int foreign)
+static __always_inline u64 capture_stack(void *ctx, struct pending *p, u64 task, struct stack *s,
+					 int in_kernel, int foreign)
 {
 	u32 kernel = 0, user = 0;
 	u64 number, mm = 0, exec_id = 0, caller = 0, id = id_of(task);

@@ -14,7 +14,7 @@
 /* Too large for a program's own stack. */
 struct stack {
 	struct stack_record head; /* without ips */
-	u64 window[WINDOW_SLOTS];
+	u64 window[WINDOW_ENTRIES];
 	/* With room for a whole last record. */
 	u64 kernel[STACK_KERNEL + STACK_IPS];
 	u64 user[STACK_USER + STACK_IPS];

@@ -12,7 +12,7 @@
 
 #define WINDOWS (512 / WINDOW_PAGES) /* of a page table */
 #define LAST_OF_WINDOW (1u << (WINDOW_PAGES - 1))
-#define WINDOW_SLOTS (WINDOW_PAGES + 2) /* with the entry on either side */
+#define WINDOW_ENTRIES (WINDOW_PAGES + 2) /* with the entry on either side */
 
 #define ENTRY_PRESENT 0x001ULL
 #define ENTRY_LEAF 0x080ULL     /* PSE: the entry maps a huge page */
@@ -22,12 +22,12 @@
 #define HUGE_PAGE (~(u64)((1 << 21) - 1)) /* of an address: where its page table begins */
 
 struct walk {
-	u64 entry; /* the last entry read; 0 where there is none */
-	u32 level; /* its level: 1 PTE, 2 PMD, 3 PUD, 4 P4D, 5 PGD; 0 the walk failed */
-	u32 mask;  /* present pages of the 16-page window around the address, once it is read */
-	u64 slot;  /* kernel address of the entry */
-	u64 above; /* the PMD entry that points to the table, where level is 1 */
-	u64 above_slot; /* and its kernel address */
+	u64 entry;    /* the last entry read; 0 where there is none */
+	u32 level;    /* its level: 1 PTE, 2 PMD, 3 PUD, 4 P4D, 5 PGD; 0 the walk failed */
+	u32 mask;     /* present pages of the 16-page window around the address, once it is read */
+	u64 entry_at; /* kernel address of the entry */
+	u64 above;    /* the PMD entry that points to the table, where level is 1 */
+	u64 above_at; /* and its kernel address */
 };
 
 static __always_inline int entry_is_table(u64 entry)
@@ -37,12 +37,12 @@ static __always_inline int entry_is_table(u64 entry)
 
 static __always_inline int walk_step(u64 table, u64 address, u32 shift, u32 level, struct walk *w)
 {
-	w->slot = table + ((address >> shift) & 511) * 8;
+	w->entry_at = table + ((address >> shift) & 511) * 8;
 	w->level = level;
 #ifdef CAST_CALL
-	w->entry = LOAD64(w->slot);
+	w->entry = LOAD64(w->entry_at);
 #else
-	if (bpf_probe_read_kernel(&w->entry, 8, (void *)w->slot)) {
+	if (bpf_probe_read_kernel(&w->entry, 8, (void *)w->entry_at)) {
 		w->entry = 0;
 		w->level = 0;
 		return 0;
@@ -73,17 +73,18 @@ static __always_inline u32 window_mask(u64 *entries)
 	return mask;
 }
 
-/* Read the window's entries at `slot` and those on either side, 0 where the page table ends. */
-static __always_inline int read_window(u64 slot, u64 *window)
+/* Read the window's entries at `entry_at` and those on either side, 0 where the page table ends. */
+static __always_inline int read_window(u64 entry_at, u64 *window)
 {
-	u32 number = (slot >> 3) & 511 & ~(WINDOW_PAGES - 1);
+	u32 number = (entry_at >> 3) & 511 & ~(WINDOW_PAGES - 1);
 
-	window[0] = window[WINDOW_SLOTS - 1] = 0;
+	window[0] = window[WINDOW_ENTRIES - 1] = 0;
 	if (number == 0)
-		return bpf_probe_read_kernel(window + 1, (WINDOW_PAGES + 1) * 8, (void *)slot);
+		return bpf_probe_read_kernel(window + 1, (WINDOW_PAGES + 1) * 8, (void *)entry_at);
 	if (number == 512 - WINDOW_PAGES)
-		return bpf_probe_read_kernel(window, (WINDOW_PAGES + 1) * 8, (void *)(slot - 8));
-	return bpf_probe_read_kernel(window, WINDOW_SLOTS * 8, (void *)(slot - 8));
+		return bpf_probe_read_kernel(window, (WINDOW_PAGES + 1) * 8,
+					     (void *)(entry_at - 8));
+	return bpf_probe_read_kernel(window, WINDOW_ENTRIES * 8, (void *)(entry_at - 8));
 }
 
 /* Walk from `pgd` (already a kernel virtual address) to the entry for `address`. */
@@ -101,23 +102,23 @@ static __always_inline void walk_page(u64 base, u64 pgd, u64 address, struct wal
 	if (!walk_step(next_table(base, w), address, 21, 2, w))
 		return;
 	w->above = w->entry;
-	w->above_slot = w->slot;
+	w->above_at = w->entry_at;
 	walk_step(next_table(base, w), address, 12, 1, w);
 }
 
 /* Kernel address of the first entry of the window in which a walk ended. */
-static __always_inline u64 window_slot(struct walk *w)
+static __always_inline u64 window_at(struct walk *w)
 {
-	return w->slot & ~(u64)(WINDOW_PAGES * 8 - 1);
+	return w->entry_at & ~(u64)(WINDOW_PAGES * 8 - 1);
 }
 
 /*
- * Having walked to a page-table entry, read those around it into `window` (WINDOW_SLOTS long)
+ * Having walked to a page-table entry, read those around it into `window` (WINDOW_ENTRIES long)
  * and which are present into w->mask; 0 if that fails.
  */
-static __always_inline int look_around(struct walk *w, u64 *window)
+static __always_inline int read_around(struct walk *w, u64 *window)
 {
-	if (read_window(window_slot(w), window))
+	if (read_window(window_at(w), window))
 		return 0;
 	w->mask = window_mask(window + 1);
 	return 1;
@@ -133,7 +134,7 @@ static __always_inline int next_window(struct walk *w, u64 address, u64 *entries
 	if (((address >> 12) & 511) >= 512 - WINDOW_PAGES)
 		return 0;
 	return !bpf_probe_read_kernel(entries, WINDOW_PAGES * 8,
-				      (void *)(window_slot(w) + WINDOW_PAGES * 8));
+				      (void *)(window_at(w) + WINDOW_PAGES * 8));
 }
 
 static __always_inline int maps_frame(u64 entry, u64 frame)
@@ -142,13 +143,13 @@ static __always_inline int maps_frame(u64 entry, u64 frame)
 }
 
 /*
- * The low bits of the entries on either side of `slot`, with ENTRY_IS_PRESENT. An entry beyond
+ * The low bits of the entries on either side of `entry_at`, with ENTRY_IS_PRESENT. An entry beyond
  * the table counts as present.
  */
-static __always_inline void look_beside(u64 slot, u16 *lower, u16 *upper)
+static __always_inline void read_beside(u64 entry_at, u16 *lower, u16 *upper)
 {
-	u64 words = TYPED_WORDS(slot - 8);
-	u32 next = (slot + 8) & 0xff8;
+	u64 words = TYPED_WORDS(entry_at - 8);
+	u32 next = (entry_at + 8) & 0xff8;
 
 	*lower = MEMBER16(words, 0);
 	*upper = MEMBER16(words, 16);
@@ -161,7 +162,7 @@ static __always_inline void look_beside(u64 slot, u16 *lower, u16 *upper)
 }
 
 /* Which of a window's pages map contiguous frames, `first` being that of its first page. */
-static __always_inline u32 in_row_of_frames(u64 *entries, u64 first)
+static __always_inline u32 is_contiguous(u64 *entries, u64 first)
 {
 	u32 same = 0;
 	u64 other;
@@ -176,15 +177,15 @@ static __always_inline u32 in_row_of_frames(u64 *entries, u64 first)
 }
 
 /* Which of the window's pages map frames contiguous with the walked page's, itself included. */
-static __always_inline u32 row_in_window(struct walk *w, u64 *entries)
+static __always_inline u32 contiguous_in_window(struct walk *w, u64 *entries)
 {
-	u32 own = (w->slot >> 3) & (WINDOW_PAGES - 1), row = 1u << own;
-	u32 same = in_row_of_frames(entries, (w->entry & ENTRY_TABLE) - own * 4096);
+	u32 own = (w->entry_at >> 3) & (WINDOW_PAGES - 1), found = 1u << own;
+	u32 same = is_contiguous(entries, (w->entry & ENTRY_TABLE) - own * 4096);
 
 #pragma unroll
 	for (int i = 1; i < WINDOW_PAGES; i++)
-		row |= (row << 1 | row >> 1) & same;
-	return row;
+		found |= (found << 1 | found >> 1) & same;
+	return found;
 }
 
 /*
@@ -193,8 +194,8 @@ static __always_inline u32 row_in_window(struct walk *w, u64 *entries)
  * to the first that has none: a large folio's, of which some pages may be missing (after
  * copy-on-write). `window` is overwritten.
  */
-static __always_inline void row_of_frames(u64 table, u32 number, u64 frame, int step, u64 *window,
-					  u16 *found)
+static __always_inline void contiguous_frames(u64 table, u32 number, u64 frame, int step,
+					      u64 *window, u16 *found)
 {
 	u32 same;
 
@@ -204,7 +205,7 @@ static __always_inline void row_of_frames(u64 table, u32 number, u64 frame, int 
 		/* An unreadable window reads as zeroes: absent. */
 		bpf_probe_read_kernel(window, WINDOW_PAGES * 8,
 				      (void *)(table + number * WINDOW_PAGES * 8));
-		same = in_row_of_frames(window, frame + number * WINDOW_PAGES * 4096);
+		same = is_contiguous(window, frame + number * WINDOW_PAGES * 4096);
 		if (!same)
 			break;
 		COUNTED(number);

@@ -50,7 +50,7 @@ def take(folder: Path) -> None:
     while (folder / WANTED).exists() and time.monotonic() < deadline:
         if made.exists():
             for key, answer in json.loads(made.read_text()).items():
-                cache.store(cache.folder(), key, decode(json.loads(answer)))
+                cache.store(cache.default_folder(), key, decode(json.loads(answer)))
             return
         time.sleep(_LOOK_SECONDS)
 

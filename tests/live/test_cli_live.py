@@ -16,7 +16,7 @@ import pytest
 
 from tests.live import cli
 from tests.live.workload import Workload
-from tracer.snapshots.snapshots import take
+from tracer.snapshots.snapshots import take_snapshot
 
 pytestmark = pytest.mark.skipif(
     shutil.which("tmux") is None and not os.environ.get("CI"),
@@ -224,7 +224,7 @@ input()
         pid = int(re.findall(r"^ done (\d+)", it.screen(), re.M)[0])
         it.keys("s")
         it.wait("by address")
-        shot = take(pid)
+        shot = take_snapshot(pid)
         wanted = []
         for mapping in shot.mappings:
             first, last = mapping.start >> 12, mapping.end >> 12

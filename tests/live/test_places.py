@@ -5,21 +5,21 @@ import pytest
 
 from tests.live.tracing import check_all, trace
 from tracer.probes.choose import Attached
-from tracer.probes.compiled import PLACES
+from tracer.probes.compiled import SLOTS
 
 
 @pytest.mark.parametrize(("name", "numbers"), [("threads", (17, 16)), ("late-threads", (31, 7))])
 def test_threads_whose_places_are_taken(
     attached: Attached, name: str, numbers: tuple[int, ...]
 ) -> None:
-    """Threads with the same number modulo PLACES: here others have all of the places.
+    """Threads with the same number modulo SLOTS: here others have all of the slots.
 
     These go by a hash map, and nothing else changes.
     """
-    places = attached.program.map("places")
-    taken = np.zeros((PLACES, places.value_size // PLACES), np.uint8)
+    slots = attached.program.map("slots")
+    taken = np.zeros((SLOTS, slots.value_size // SLOTS), np.uint8)
     taken.view(attached.program.layout.structs["pending"])["task"] = 1
-    places.update(bytes(4), taken.tobytes())
+    slots.update(bytes(4), taken.tobytes())
     traced = trace(attached, name, *numbers)
     check_all(traced, "anon")
     assert attached.program.counters()["crowded"] == 0

@@ -28,9 +28,9 @@ def small(attached: Attached) -> Iterator[Attached]:
 
 def test_it_is_mapped_where_programs_can_compare_and_swap(attached: Attached) -> None:
     version = tuple(map(int, os.uname().release.split(".")[:2]))
-    assert bpf.takes_atomics() == (version >= (5, 12))
+    assert bpf.supports_atomics() == (version >= (5, 12))
     with attached.program.open_ring() as ring:
-        assert isinstance(ring, MappedRing) == bpf.takes_atomics()
+        assert isinstance(ring, MappedRing) == bpf.supports_atomics()
 
 
 def test_it_holds_as_many_as_there_is_room_for(small: Attached) -> None:

@@ -172,7 +172,7 @@ def frame(recorder: Recorder, page: int, space: int = 1) -> int:
 
 
 def lost(recorder: Recorder) -> dict[Loss, int]:
-    tally = recorder.parts.timeline.ledger.tally.lost
+    tally = recorder.parts.timeline.ledger.tally.released
     return {loss: int(tally[loss]) for loss in Loss if tally[loss]}
 
 

@@ -81,29 +81,29 @@ def see(line: Timeline, page: int, frame: int, time: int, source: Source) -> Non
 
 
 def tallies(line: Timeline) -> tuple[dict[Source, int], dict[Loss, int]]:
-    gained, lost = line.ledger.tally.gained, line.ledger.tally.lost
+    gained, released = line.ledger.tally.gained, line.ledger.tally.released
     return (
         {s: int(gained[s]) for s in Source if gained[s]},
-        {loss: int(lost[loss]) for loss in Loss if lost[loss]},
+        {cause: int(released[cause]) for cause in Loss if released[cause]},
     )
 
 
 def lost(line: Timeline) -> dict[str, int]:
     return {
-        cause.name: int(line.ledger.tally.lost[cause])
+        cause.name: int(line.ledger.tally.released[cause])
         for cause in Loss
-        if line.ledger.tally.lost[cause]
+        if line.ledger.tally.released[cause]
     }
 
 
 def check_books(line: Timeline, *spaces: int) -> None:
-    """Gained less lost is what is resident; the regions' tallies add up to the same."""
+    """Gained less released is what is resident; the regions' tallies add up to the same."""
     resident = 0
     for space in spaces:
         at = line.ledger.resident(space)
         resident += int((~line.ledger["assumed"][at]).sum())
-    gained, lost = line.ledger.tally.gained, line.ledger.tally.lost
+    gained, released = line.ledger.tally.gained, line.ledger.tally.released
     assert (gained >= 0).all()
-    assert int(gained.sum() - lost.sum()) == resident
+    assert int(gained.sum() - released.sum()) == resident
     assert sum(line.ledger.tally.gained_in.values()) == int(gained.sum() - gained[Source.INITIAL])
-    assert sum(line.ledger.tally.lost_in.values()) == int(lost.sum())
+    assert sum(line.ledger.tally.released_in.values()) == int(released.sum())

@@ -34,14 +34,14 @@ class MissedExits:
         """`lost`: how many records were dropped so far. `exists`: of a process, and its thread."""
         self._lost, self._exists = lost, exists
         self._lost_before = 0
-        self._looked_ns = self._asked_ns = 0
+        self._checked_ns = self._asked_ns = 0
         self._gone: list[Gone] = []
 
     def ask(self, threads: Threads, now_ns: int) -> None:
         """Check which threads are gone, if it is time to, and records of ends may be dropped."""
-        if self._gone or now_ns - self._looked_ns < _EVERY_NS:
+        if self._gone or now_ns - self._checked_ns < _EVERY_NS:
             return
-        self._looked_ns = now_ns
+        self._checked_ns = now_ns
         self._asked_ns = self._asked_ns or now_ns
         lost = self._lost()
         if lost == self._lost_before and now_ns - self._asked_ns < _ANYWAY_NS:

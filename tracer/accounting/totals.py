@@ -10,13 +10,13 @@ import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from tracer.probes.answers import Place, Watch
+from tracer.probes.answers import Slot, Watch
 from tracer.probes.program import Program
 from tracer.procfs import stat
 from tracer.procfs.errors import ProcessGone
 from tracer.procfs.stat import Life
 
-_LOOKS = 8  # reads of a process's thread list, until there are no new ones
+_READS = 8  # reads of a process's thread list, until there are no new ones
 _ROUNDS = 20  # until no more faults complete
 
 Id = tuple[int, int]  # process, thread
@@ -58,7 +58,7 @@ class Totals:
             threads = _threads_of(pid)
         finally:
             self.program.watch(Watch.OFF)
-        places, watched = dict(self.program.places()), self.program.watched()
+        slots, watched = dict(self.program.slots()), self.program.watched()
         # A dead thread has passed its exit hook, before the trace.
         self._dead |= {(pid, tid) for tid, each in threads.items() if each.dead}
         bases = {tid: each.faults for tid, each in threads.items() if not each.dead}
@@ -69,8 +69,8 @@ class Totals:
                 known = threads.get(tid)
                 bases[tid] = min(thread.base, known.faults if known is not None else thread.base)
         for tid, base in bases.items():
-            place = places.get(tid)
-            self._base += min(base, place.first) if place is not None else base
+            slot = slots.get(tid)
+            self._base += min(base, slot.first) if slot is not None else base
             # With no fault yet it may be just starting, and get a record of that.
             self._there += base > 0
 
@@ -87,10 +87,10 @@ class Totals:
         program.wait_for_handlers()
         program.watch(Watch.OVER)
         watched = program.watched()
-        told = {thread for thread, _ in program.leaving().values()}
+        reported = {thread for thread, _ in program.leaving().values()}
         for thread, each in self._found.items():
             # An exit takes a while, and its hook fires near its end.
-            if each.exiting and thread in told:
+            if each.exiting and thread in reported:
                 self._ended.add(thread)
         for thread, noted in watched.items():
             if noted.ended:
@@ -100,35 +100,35 @@ class Totals:
 
     def settle(self, read: Callable[[], None]) -> KernelCount:
         """Return the kernel's count, once `read` has read the records of faults under way."""
-        before: list[tuple[int, Place]] | None = None
+        before: list[tuple[int, Slot]] | None = None
         for _ in range(_ROUNDS):
-            places = self.program.places()
-            if places == before:
+            slots = self.program.slots()
+            if slots == before:
                 break
             read()
-            before = places
+            before = slots
         else:
             self._doubts.append("faults continued while the trace was ending")
-        return self._sum(places)
+        return self._sum(slots)
 
-    def _sum(self, every: list[tuple[int, Place]]) -> KernelCount:
+    def _sum(self, every: list[tuple[int, Slot]]) -> KernelCount:
         totals, leaving = self.program.totals(), self.program.leaving()
-        places = {tid: place for tid, place in every if place.task not in leaving}
-        left = {place.task: place for _, place in every if place.task in leaving}
+        slots = {tid: slot for tid, slot in every if slot.task not in leaving}
+        left = {slot.task: slot for _, slot in every if slot.task in leaving}
         faults = totals.faults - totals.base - self._base
         blind = totals.blind - totals.base - self._base
         living = self._found.keys() - self._ended
         for thread in living:
-            place = places.get(thread[1])
-            count = max(self._found[thread].faults, place.seen if place is not None else 0)
+            slot = slots.get(thread[1])
+            count = max(self._found[thread].faults, slot.seen if slot is not None else 0)
             faults += count
-            blind += _blind(count, place)
+            blind += _blind(count, slot)
         for task, (thread, counted) in leaving.items():
             found = self._found[thread].faults if thread in self._ended & self._found.keys() else 0
-            place = left.get(task)
-            count = max(counted, found, place.seen if place is not None else 0)
+            slot = left.get(task)
+            count = max(counted, found, slot.seen if slot is not None else 0)
             faults += count - counted
-            blind += _blind(count, place)
+            blind += _blind(count, slot)
         self._doubt(len(living) < self._there + totals.begun - totals.ended)
         return KernelCount(faults, max(blind, 0) if self.blind else 0, "; ".join(self._doubts))
 
@@ -142,19 +142,19 @@ class Totals:
             self._doubts.append(f"it skipped the handlers that follow threads {unheard} times")
 
 
-def _blind(count: int, place: Place | None) -> int:
+def _blind(count: int, slot: Slot | None) -> int:
     """How far a thread's count has grown since a fault was last seen; all of it if none was."""
-    if place is None:
+    if slot is None:
         return count
-    grown = count - place.seen
-    return grown - 1 if grown and place.open else grown
+    grown = count - slot.seen
+    return grown - 1 if grown and slot.open else grown
 
 
 def _threads_of(pid: int) -> dict[int, Life]:
     """The threads of a process, from a list that may change meanwhile."""
     found: dict[int, Life] = {}
     with contextlib.suppress(ProcessGone):
-        for _ in range(_LOOKS):
+        for _ in range(_READS):
             new = [tid for tid in stat.threads(pid) if tid not in found]
             if not new:
                 break

@@ -122,5 +122,5 @@ class Filled:
             rows, frames = rows[kept], frames[kept]
         ends = few[few["level"] == 0]
         columns = ends["entries"][:, 0], ends["entries"][:, 1], ends["address"], ends["time_ns"]
-        told = list(zip(*(column.tolist() for column in columns), strict=True))
-        return Mine(start, pages, frames, self.records["time_ns"][rows], told)
+        reached = list(zip(*(column.tolist() for column in columns), strict=True))
+        return Mine(start, pages, frames, self.records["time_ns"][rows], reached)

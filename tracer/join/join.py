@@ -29,10 +29,10 @@ from tracer.procfs import kpageflags
 from tracer.procfs.system import FileSystems
 from tracer.spaces.spaces import Spaces
 from tracer.spaces.userfaults import Userfaults
-from tracer.timeline.schedule import Parts, Schedule, concatenate
+from tracer.timeline.schedule import Schedule, TouchedPages, concatenate
 from tracer.timeline.timeline import Timeline
 from tracer.wire.records import Mark
-from tracer.wire.shared import VM_FAULT_SIGSEGV, WINDOW_ROW
+from tracer.wire.shared import VM_FAULT_SIGSEGV, WINDOW_CONTIGUOUS
 
 if TYPE_CHECKING:
     from tracer.callstacks.stacks import Stacks
@@ -60,7 +60,7 @@ class Placed:
     shift: U64  # Region.shift of the mapping
     comm: U32
 
-    def take(self, at: Bools) -> "Placed":
+    def select(self, at: Bools) -> "Placed":
         return Placed(*(getattr(self, each.name)[at] for each in fields(self)))
 
 
@@ -201,7 +201,7 @@ class Join:
         if not real.all():
             self.stray += int((~real).sum())
             kept = np.r_[0, np.cumsum(real)]
-            placed = placed.take(real)
+            placed = placed.select(real)
         faults, space, region = placed.faults, placed.space, placed.region
         traits = kinds.traits(faults, self._region_traits()[region])
         # By the record's own flags if it has them, else by the registered ranges.
@@ -294,10 +294,10 @@ class Join:
         windows: Structs,
         seen: Bools,
         of_file: Bools,
-    ) -> Parts:
+    ) -> TouchedPages:
         """The pages these faults touched, by row; neighbours right after the fault's own."""
-        told = (rows["kind"] != Kind.FAILED) & new.known & seen
-        own = Parts(
+        known = (rows["kind"] != Kind.FAILED) & new.known & seen
+        own = TouchedPages(
             row=np.arange(len(rows)),
             page=faults["address"] >> PAGE_BITS,
             frame=new.frame,
@@ -305,9 +305,9 @@ class Join:
             absent=old.known & ~old.present,
             around=np.zeros(len(rows), np.bool_),
         )
-        if not told.all():
-            own = own.take(np.flatnonzero(told))
-        others: list[Parts] = []
+        if not known.all():
+            own = own.select(np.flatnonzero(known))
+        others: list[TouchedPages] = []
         if old.huge.any() or new.huge.any():
             # A write to the huge zero page may split it: the zero page in all other entries.
             split = old.huge & ~new.huge & new.present & ~old.writable & ~old.dirty & ~of_file
@@ -316,16 +316,16 @@ class Join:
             zeros = zero_parts(rows, at, old, self.zero_frame)
             others += [huge_parts(rows, faults["level_before"], old, new), zeros]
         if len(windows):
-            in_row = (windows["marks"] & WINDOW_ROW) != 0
-            along = window_parts(rows, windows[~in_row], old)
-            further = row_parts(rows, windows[in_row])
+            contiguous = (windows["marks"] & WINDOW_CONTIGUOUS) != 0
+            along = window_parts(rows, windows[~contiguous], old)
+            further = row_parts(rows, windows[contiguous])
             others += [self._brought_along(rows, part) for part in (along, further)]
         if not any(len(part.row) for part in others):
             return own
         parts = concatenate([own, *others])
-        return parts.take(np.lexsort((parts.around, parts.row)))
+        return parts.select(np.lexsort((parts.around, parts.row)))
 
-    def _brought_along(self, rows: Rows, parts: Parts) -> Parts:
+    def _brought_along(self, rows: Rows, parts: TouchedPages) -> TouchedPages:
         """The neighbours that a fault itself mapped, without those other threads mapped.
 
         Fault-around maps files only. Anonymous neighbours are of one large folio:
@@ -336,7 +336,7 @@ class Join:
             own = rows["address"][parts.row] >> PAGE_BITS
             apart = (parts.page - own) << PAGE_BITS  # wraps for those below: so does the sum
             mapped |= parts.frame == (rows["frame"][parts.row] & _PAGE) + apart
-        return parts.take(np.flatnonzero(mapped))
+        return parts.select(np.flatnonzero(mapped))
 
 
 def _latencies(faults: Columns, times: I64) -> I64:

@@ -349,8 +349,8 @@ def decide(faults: Records, old: Entries, new: Entries, traits: U8, zero_frame: 
     waited = code | (faults["calls"] > 1)
     changed = old.frame != new.frame
     # A write to a writable page does not fault: it was gone when the fault was handled.
-    taken = old.writable & ~old.protnone & changed & write
-    fresh = ~old.present & ~old.swap & ~old.migration | taken
+    released = old.writable & ~old.protnone & changed & write
+    fresh = ~old.present & ~old.swap & ~old.migration | released
     # The huge zero page is mapped clean; any other anonymous huge page dirty
     # (do_huge_pmd_anonymous_page(), mm/huge_memory.c).
     huge_zero = new.huge & ~new.writable & ~new.dirty & has(Trait.KNOWN) & ~file

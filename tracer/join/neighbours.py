@@ -10,14 +10,14 @@ from tracer.model.rows import (
     Kind,
     Rows,
 )
-from tracer.timeline.schedule import Parts
-from tracer.wire.shared import WINDOW_PAGES, WINDOW_UNTOLD
+from tracer.timeline.schedule import TouchedPages
+from tracer.wire.shared import WINDOW_PAGES, WINDOW_UNKNOWN
 
 _HUGE = 512  # pages behind a PMD
 _HUGE_BASE = ~np.uint64((1 << 21) - 1)
 
 
-def huge_parts(rows: Rows, level: U8, old: kinds.Entries, new: kinds.Entries) -> Parts:
+def huge_parts(rows: Rows, level: U8, old: kinds.Entries, new: kinds.Entries) -> TouchedPages:
     """The other 511 pages of each huge page that a fault mapped; `level` is that of `old`."""
     fresh = new.huge & (old.frame != new.frame) & (rows["kind"] != Kind.FAILED)
     row = np.flatnonzero(fresh)
@@ -29,7 +29,7 @@ def huge_parts(rows: Rows, level: U8, old: kinds.Entries, new: kinds.Entries) ->
     # Without a page table all were absent. With one, only the fault's own entry is known.
     absent = old.known & ~old.present & (level >= 2)
     others = page != own
-    return Parts(
+    return TouchedPages(
         row=np.repeat(row, _HUGE - 1),
         page=page[others],
         frame=frame[others],
@@ -39,14 +39,14 @@ def huge_parts(rows: Rows, level: U8, old: kinds.Entries, new: kinds.Entries) ->
     )
 
 
-def zero_parts(rows: Rows, row: I64, old: kinds.Entries, zero_frame: int) -> Parts:
+def zero_parts(rows: Rows, row: I64, old: kinds.Entries, zero_frame: int) -> TouchedPages:
     """The other 511 pages of each huge zero page that a fault has split."""
     own, page = _huge_pages(rows, row)
     inside = np.arange(_HUGE, dtype=np.uint64) << PAGE_BITS
     before = (old.frame[row] & _HUGE_BASE)[:, None] + inside
     others = page != own
     count = len(row) * (_HUGE - 1)
-    return Parts(
+    return TouchedPages(
         row=np.repeat(row, _HUGE - 1),
         page=page[others],
         frame=np.full(count, zero_frame, np.uint64),
@@ -63,12 +63,12 @@ def _huge_pages(rows: Rows, row: I64) -> tuple[U64, U64]:
     return own, page | np.arange(_HUGE, dtype=np.uint64)
 
 
-def window_parts(rows: Rows, windows: Structs, old: kinds.Entries) -> Parts:
+def window_parts(rows: Rows, windows: Structs, old: kinds.Entries) -> TouchedPages:
     """The neighbours in each window present after its fault and absent before."""
     row = match_windows(rows, windows)
     # Where a huge page was split, or nothing is known, the mask of before is empty, not valid.
-    told = (row >= 0) & (old.known & ~old.huge)[row] if len(rows) else row >= 0
-    windows, row = windows[told], row[told]
+    known = (row >= 0) & (old.known & ~old.huge)[row] if len(rows) else row >= 0
+    windows, row = windows[known], row[known]
     own = rows["address"][row] >> PAGE_BITS
     number = np.arange(WINDOW_PAGES, dtype=np.uint64)
     page = (windows["address"] >> PAGE_BITS)[:, None] + number
@@ -78,17 +78,17 @@ def window_parts(rows: Rows, windows: Structs, old: kinds.Entries) -> Parts:
     found = kinds.entries(
         windows["entries"][chosen], levels, levels.astype(np.bool_), page[chosen] << PAGE_BITS
     )
-    return Parts(
+    return TouchedPages(
         row=np.repeat(row, chosen.sum(axis=1)),
         page=page[chosen],
         frame=found.frame,
         before=np.full(len(levels), NO_FRAME, np.uint64),
-        absent=np.repeat((windows["marks"] & WINDOW_UNTOLD) == 0, chosen.sum(axis=1)),
+        absent=np.repeat((windows["marks"] & WINDOW_UNKNOWN) == 0, chosen.sum(axis=1)),
         around=np.ones(len(levels), np.bool_),
     )
 
 
-def row_parts(rows: Rows, windows: Structs) -> Parts:
+def row_parts(rows: Rows, windows: Structs) -> TouchedPages:
     """The pages of large folios beyond the windows; their entries before are not known."""
     row = match_windows(rows, windows)
     windows, row = windows[row >= 0], row[row >= 0]
@@ -96,7 +96,7 @@ def row_parts(rows: Rows, windows: Structs) -> Parts:
     words = np.ascontiguousarray(windows["entries"][:, 1 : 1 + _HUGE // 64])
     at, inside = np.nonzero(np.unpackbits(words.view(np.uint8), axis=1, bitorder="little"))
     number = inside.astype(np.uint64)
-    return Parts(
+    return TouchedPages(
         row=row[at],
         page=(windows["address"] >> PAGE_BITS)[at] + number,
         frame=windows["entries"][at, 0] + (number << PAGE_BITS),

@@ -52,10 +52,10 @@ _HEAD = 1024  # of data_head in struct perf_event_mmap_page; data_tail follows
 _ATTR = struct.Struct("<IIQQQQQIIQQQQIiQII")  # perf_event_attr up to PERF_ATTR_SIZE_VER5
 _HEADER = struct.Struct("<IHH")
 # Of an MMAP2 record, after pid and tid.
-_PLACE = struct.Struct("<QQQ")  # addr len pgoff
+_RANGE = struct.Struct("<QQQ")  # addr len pgoff
 _FILE = struct.Struct("<IIQQII")  # maj min ino generation prot flags
 _SAMPLE_ID = struct.Struct("<IIQ")  # pid tid time
-_WHAT = _HEADER.size + 8 + _PLACE.size
+_WHAT = _HEADER.size + 8 + _RANGE.size
 _FILENAME = _WHAT + _FILE.size
 _SMALLEST = {
     _RECORD_MMAP2: _FILENAME + _SAMPLE_ID.size,
@@ -159,7 +159,7 @@ def _event(raw: _Raw) -> Event:
     time_ns, pid, tid, misc, kind, record = raw
     if kind != _RECORD_MMAP2:
         return ExecEvent(time_ns, pid, tid)
-    start, length, pgoff = _PLACE.unpack_from(record, _HEADER.size + 8)
+    start, length, pgoff = _RANGE.unpack_from(record, _HEADER.size + 8)
     what = record[_WHAT : -_SAMPLE_ID.size]
     known = _named.get(what) if not misc & _MISC_BUILD_ID else _name(what, misc)
     if known is None:
@@ -398,7 +398,7 @@ class Sideband(Closing):
         now = time.clock_gettime_ns(time.CLOCK_MONOTONIC)
         settled_ns = now if settled_ns is None else settled_ns - _SLACK_NS
         for buffer in self._buffers.values():
-            self._take(buffer, pids, settled_ns)
+            self._drain(buffer, pids, settled_ns)
         return self._unclaimed.due(pids, now, settled_ns)
 
     def rescue(self) -> None:
@@ -414,12 +414,12 @@ class Sideband(Closing):
         """
         for cpu, buffer in list(self._buffers.items()):
             if not buffer.runs():
-                self._take(buffer, None, FOREVER)
+                self._drain(buffer, None, FOREVER)
                 self._lost_before += buffer.lost
                 self._buffers.pop(cpu).close()
         return self._attach_missing()
 
-    def _take(self, buffer: _Buffer, pids: Container[int] | None, settled_ns: int) -> None:
+    def _drain(self, buffer: _Buffer, pids: Container[int] | None, settled_ns: int) -> None:
         """Drain a buffer into `_unclaimed`; of other processes only after `settled_ns`."""
         found, lost, left_over = parse_raw(buffer.drain())
         buffer.lost += lost if not buffer.counts_lost else 0

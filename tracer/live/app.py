@@ -111,7 +111,7 @@ class Live:
             made = made[~initial]
         self.model.change(made)
 
-    def lost(self, spaces: Ids, pages: U64, times: Times, causes: Bytes) -> None:
+    def released(self, spaces: Ids, pages: U64, times: Times, causes: Bytes) -> None:
         """Pages' frames were released."""
         if self._behind:
             self._unheard.update(distinct(spaces))
@@ -126,7 +126,7 @@ class Live:
         frames: U64,
         kinds: Bytes,
         sources: Bytes,
-        lost_ns: Times,
+        released_ns: Times,
         causes: Bytes,
     ) -> None:
         """Pages gained frames, and these were released again."""
@@ -134,7 +134,7 @@ class Live:
             self._unheard.update(distinct(spaces))
             return
         made = gains(spaces, pages, times, frames, kinds, self._zero_frame)
-        gone = losses(spaces, pages, lost_ns, causes)
+        gone = losses(spaces, pages, released_ns, causes)
         self.model.change(np.stack([made, gone], axis=1).ravel())
 
     # -- a screen ----------------------------------------------------------------------
@@ -179,7 +179,7 @@ class Live:
         if tally.events != self._events:
             self._events = tally.events
             gained = int(tally.gained.sum() - tally.gained[Source.INITIAL])
-            self.model.frames(now, tally.mapped, gained, int(tally.lost.sum()))
+            self.model.frames(now, tally.mapped, gained, int(tally.released.sum()))
         if recorder.parts.resident.now != self._resident:
             self._resident = recorder.parts.resident.now
             self.model.resident(now, self._resident or 0)
@@ -202,7 +202,7 @@ class Live:
         table = self.model.history.now.get(space)
         self.model.change(made if table is None else newer(table, made))
 
-    def looked(self, recorder: Recorder, space: int, shot: Snapshot) -> None:
+    def snapshot_taken(self, recorder: Recorder, space: int, shot: Snapshot) -> None:
         """Read a snapshot's mappings and its swapped-out pages."""
         owner = recorder.parts.spaces.find(space)
         present = owner.history.present() if owner is not None else []

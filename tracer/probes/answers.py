@@ -35,7 +35,7 @@ class Watched:
 
 
 @dataclass(frozen=True)
-class Place:
+class Slot:
     """A thread's slot: its fault count when it got the slot, and when last seen."""
 
     first: int

@@ -87,13 +87,13 @@ class Map:
         """The elements of a hash map, in no order."""
         yield from self._batches(_LOOKUP_BATCH)
 
-    def take(self) -> Iterator[tuple[bytes, bytes]]:
+    def drain(self) -> Iterator[tuple[bytes, bytes]]:
         """The elements of a hash map, removed in batches as they are read."""
         yield from self._batches(_LOOKUP_AND_DELETE_BATCH)
 
     def clear(self) -> None:
         """Remove all elements of a hash map."""
-        for _ in self.take():
+        for _ in self.drain():
             pass
 
     def memory(self) -> mmap.mmap:
@@ -182,14 +182,14 @@ def refuses_tracing(btf_id: int) -> str:
     return ""
 
 
-def takes_casts(function: int, type_id: int) -> bool:
+def supports_casts(function: int, type_id: int) -> bool:
     """Whether programs may call bpf_rdonly_cast (BTF ids of it and of a struct): tried with one."""
     call = struct.pack("<BBhi", _CALL, _PSEUDO_KFUNC << 4, 0, function)
     arguments = struct.pack("<BBhiBBhi", 0xB7, 1, 0, 0, 0xB7, 2, 0, type_id)  # r1 = 0; r2 = id
-    return _takes(arguments + call)
+    return _loads(arguments + call)
 
 
-def _takes(code: bytes) -> bool:
+def _loads(code: bytes) -> bool:
     try:
         program = load_program(RAW_TRACEPOINT, code + _EMPTY, "attempt")
     except OSError:
@@ -198,7 +198,7 @@ def _takes(code: bytes) -> bool:
     return True
 
 
-def takes_atomics() -> bool:
+def supports_atomics() -> bool:
     """Whether programs may compare and swap (since 5.12): tried with one."""
     # The stack's last word and r0 are 0; r1 = r10; compare the word with r0, and swap in r0.
     code = struct.pack(
@@ -208,7 +208,7 @@ def takes_atomics() -> bool:
         *(0xBF, 10 << 4 | 1, 0, 0),
         *(_ATOMIC, 0 << 4 | 1, -8, _COMPARE_AND_SWAP),
     )
-    return _takes(code)
+    return _loads(code)
 
 
 def with_kernel_calls(code: bytes, helper: int, function: int) -> bytes:

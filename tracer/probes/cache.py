@@ -24,7 +24,7 @@ _MOST = 32  # files kept
 _LARGEST = 4 << 20
 
 
-def folder() -> Path | None:
+def default_folder() -> Path | None:
     """The folder of compiled probes; None where PAGEFAULT_CACHE is set to nothing."""
     name = os.environ.get(VARIABLE, FOLDER)
     return Path(name) if name else None
@@ -40,15 +40,15 @@ def key_of(bpf_dir: Path, words: Iterable[str]) -> str:
     return digest.hexdigest()
 
 
-def load(place: Path | None, key: str) -> Answer | None:
+def load(folder: Path | None, key: str) -> Answer | None:
     """The answer stored under `key`, if it exists and can be trusted."""
-    if place is None:
+    if folder is None:
         return None
     try:
-        if not _is_ours(os.lstat(place), stat.S_ISDIR):
+        if not _is_ours(os.lstat(folder), stat.S_ISDIR):
             return None
         flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK  # it may be a FIFO
-        with open(os.open(_path(place, key), flags), "rb") as file:
+        with open(os.open(_path(folder, key), flags), "rb") as file:
             facts = os.fstat(file.fileno())
             if not _is_ours(facts, stat.S_ISREG) or facts.st_size > _LARGEST:
                 return None
@@ -60,37 +60,37 @@ def load(place: Path | None, key: str) -> Answer | None:
         return None
 
 
-def drop(place: Path | None, key: str) -> None:
+def drop(folder: Path | None, key: str) -> None:
     """Remove the file stored under `key`."""
-    if place is not None:
+    if folder is not None:
         with contextlib.suppress(OSError):
-            _path(place, key).unlink()
+            _path(folder, key).unlink()
 
 
-def store(place: Path | None, key: str, answer: Answer) -> None:
+def store(folder: Path | None, key: str, answer: Answer) -> None:
     """Store `answer` under `key`; failures are ignored."""
-    if place is None:
+    if folder is None:
         return
     with contextlib.suppress(OSError):
-        place.mkdir(mode=0o700, exist_ok=True)
-        if not _is_ours(os.lstat(place), stat.S_ISDIR):
+        folder.mkdir(mode=0o700, exist_ok=True)
+        if not _is_ours(os.lstat(folder), stat.S_ISDIR):
             return
         text = encode(answer).encode()
-        draft = place / f"{key}.{os.getpid()}"
+        draft = folder / f"{key}.{os.getpid()}"
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
         fd = os.open(draft, flags, 0o600)
         try:
             with open(fd, "wb") as file:
                 file.write(_digest(text) + b"\n" + text)
-            draft.rename(_path(place, key))
+            draft.rename(_path(folder, key))
         except BaseException:
             draft.unlink()
             raise
-        _prune(place)
+        _prune(folder)
 
 
-def _path(place: Path, key: str) -> Path:
-    return place / f"{key}.json"
+def _path(folder: Path, key: str) -> Path:
+    return folder / f"{key}.json"
 
 
 def _digest(text: bytes) -> bytes:
@@ -101,10 +101,10 @@ def _is_ours(facts: os.stat_result, is_kind: Callable[[int], bool]) -> bool:
     return is_kind(facts.st_mode) and facts.st_uid == os.geteuid() and not facts.st_mode & 0o022
 
 
-def _prune(place: Path) -> None:
-    kept = sorted(place.glob("*.json"), key=lambda path: path.stat().st_mtime)
+def _prune(folder: Path) -> None:
+    kept = sorted(folder.glob("*.json"), key=lambda path: path.stat().st_mtime)
     # Remove drafts of killed runs, too.
-    pids = ((path, path.suffix[1:]) for path in place.iterdir())
+    pids = ((path, path.suffix[1:]) for path in folder.iterdir())
     left = [path for path, pid in pids if pid.isdecimal() and not exists(int(pid))]
     for path in [*kept[:-_MOST], *left]:
         path.unlink(missing_ok=True)

@@ -10,7 +10,7 @@ from tracer.kernel.machine import check_architecture
 from tracer.kernel.paging import DirectMap, find_direct_map
 from tracer.probes.base import Probe
 from tracer.probes.bpf import Refused
-from tracer.probes.cache import drop, folder
+from tracer.probes.cache import default_folder, drop
 from tracer.probes.compilation import Compilation
 from tracer.probes.compiled import Answer
 from tracer.probes.order import PROBES, named
@@ -68,7 +68,7 @@ def attach(
             # The kernel may refuse only the cached program: compile it again.
             if answer.cached not in dropped and isinstance(error.__cause__, Refused):
                 dropped.add(answer.cached)
-                drop(folder(), answer.cached)
+                drop(default_folder(), answer.cached)
                 continue
             tried.append(answer.probe)
             refusals.append(named(answer.probe, error.message))

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 PIDS = 1 << 22  # PID_MAX_LIMIT, include/linux/threads.h: pids are below it
-PLACES = 1 << 14  # slots of threads that need no hash look-up; 4 MB at most on 5.10
+SLOTS = 1 << 14  # slots of threads that need no hash look-up; 4 MB at most on 5.10
 
 
 @dataclass(frozen=True)

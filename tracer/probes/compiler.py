@@ -26,7 +26,7 @@ from tracer.kernel.btf import Btf
 from tracer.kernel.machine import page_table_levels, preemptible
 from tracer.probes import bpf, cache
 from tracer.probes.bcc_check import import_bcc, installed_bcc
-from tracer.probes.compiled import PIDS, PLACES, Answer, Function, MapSpec, encode
+from tracer.probes.compiled import PIDS, SLOTS, Answer, Function, MapSpec, encode
 from tracer.probes.order import PROBES, order
 from tracer.probes.source import joined
 from tracer.procfs.rights import in_initial_pid_namespace
@@ -81,7 +81,7 @@ _CAST, _WORDS, _VMA = "bpf_rdonly_cast", "pt_regs", "vm_area_struct"
 _CAST_CALL = 0x7EAD0001  # no helper's number: what bcc compiles a call of bpf_rdonly_cast to
 # Maps whose value the programs use in place, by number (bpf/kernel.h).
 _VALUES = dict(
-    enumerate(("settings", "places", "active", "mappings", "positions", "totals", "watch"), 1)
+    enumerate(("settings", "slots", "active", "mappings", "positions", "totals", "watch"), 1)
 )
 _HOOKED = ("handle_mm_fault", "do_anonymous_page")
 
@@ -127,7 +127,7 @@ class Build:
 
     def key(self, bpf_dir: Path, about: str) -> str:
         """The key of this build in the cache. `about` identifies the bcc."""
-        made = joined(bpf_dir), *map(str, (PLACES, PIDS, _VALUES))  # of the sources
+        made = joined(bpf_dir), *map(str, (SLOTS, PIDS, _VALUES))  # of the sources
         return cache.key_of(bpf_dir, [about, str(self.cast), *self.flags, *made])
 
     def compile(self, bpf_dir: Path, lap: Callable[[str], None] = lambda _: None) -> Answer:
@@ -164,9 +164,9 @@ def answer(bpf_dir: Path, wanted: str, skip: list[str], *, stacks: bool = False)
     names, reasons = order(wanted, skip, ids)
     clock.lap("choose the probe")
     for name in names:
-        build, place = builds[name], cache.folder()
+        build, folder = builds[name], cache.default_folder()
         key = build.key(bpf_dir, about)
-        compiled = cache.load(place, key)
+        compiled = cache.load(folder, key)
         clock.lap("look whether it is compiled already")
         if compiled is None:
             try:
@@ -176,7 +176,7 @@ def answer(bpf_dir: Path, wanted: str, skip: list[str], *, stacks: bool = False)
                     raise
                 reasons.append(f"{name}: {error.message}")
                 continue
-            cache.store(place, key, compiled)
+            cache.store(folder, key, compiled)
         return replace(compiled, probe=name, reasons=reasons, btf_ids=ids, milliseconds=clock.laps)
     return Answer(reasons=reasons)
 
@@ -220,7 +220,7 @@ def _flags(btf: Btf) -> list[str]:
         flags.append("-DPID_NAMESPACE")
     if preemptible():
         flags.append("-DPREEMPTIBLE_HANDLERS")
-    if bpf.takes_atomics():
+    if bpf.supports_atomics():
         flags.append("-DMAPPED_RING")
     return [*flags, f"-DLEVELS={page_table_levels()}"]
 
@@ -228,7 +228,7 @@ def _flags(btf: Btf) -> list[str]:
 def _cast_function(btf: Btf) -> int:
     """The BTF id of bpf_rdonly_cast; 0 where the kernel lacks it or refuses its use."""
     function = btf.function_id(_CAST)
-    return function if function and bpf.takes_casts(function, btf.struct_id(_WORDS)) else 0
+    return function if function and bpf.supports_casts(function, btf.struct_id(_WORDS)) else 0
 
 
 def _casts(btf: Btf) -> list[str]:
@@ -265,7 +265,7 @@ def _compile(bpf_dir: Path, build: Build, lap: Callable[[str], None]) -> Answer:
         f"-I{bpf_dir}",
         "-I/usr/include",
         "-I/usr/include/x86_64-linux-gnu",
-        f"-DPLACES={PLACES}",
+        f"-DSLOTS={SLOTS}",
         f"-DACTIVE_BYTES={PIDS}",
         *(f"-DVALUE_{name.upper()}={number}" for number, name in _VALUES.items()),
         *build.flags,
@@ -278,12 +278,12 @@ def _compile(bpf_dir: Path, build: Build, lap: Callable[[str], None]) -> Answer:
             if is_short(error) or says_so(complaints()):
                 raise short("to compile the probe") from error
             raise TraceError(_why(str(error), complaints()), code=Exit.NO_PROBE) from error
-    maps, functions = _take_apart(bcc.lib, module.module, build.cast)
+    maps, functions = _parsed(bcc.lib, module.module, build.cast)
     lap("compile")
     return replace(_found(bcc), maps=maps, functions=functions)
 
 
-def _take_apart(lib: Any, module: Any, cast: int) -> tuple[list[MapSpec], list[Function]]:
+def _parsed(lib: Any, module: Any, cast: int) -> tuple[list[MapSpec], list[Function]]:
     """A module's maps and instructions; bcc created the maps and inserted their descriptors.
 
     `cast` is the BTF id of bpf_rdonly_cast.
@@ -312,10 +312,10 @@ def _take_apart(lib: Any, module: Any, cast: int) -> tuple[list[MapSpec], list[F
                 flags=lib.bpf_table_flags_id(module, number),
             )
         )
-    each_place = next(spec.value_size for spec in maps if spec.name == "pending")
+    each_slot = next(spec.value_size for spec in maps if spec.name == "pending")
     # Not created by bcc: it would keep a copy of the value, as large again.
     maps += [
-        MapSpec("places", bpf.ARRAY, 4, PLACES * each_place, 1, 0),
+        MapSpec("slots", bpf.ARRAY, 4, SLOTS * each_slot, 1, 0),
         MapSpec("active", bpf.ARRAY, 4, PIDS, 1, bpf.MMAPABLE),
     ]
     functions = []

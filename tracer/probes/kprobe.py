@@ -84,7 +84,7 @@ def _open(program: "Program", function: str, tracepoint: int = 0) -> int:
 def _define_return(folder: Path, function: str) -> str:
     """Define the return probe; returns its name (Documentation/trace/kprobetrace.rst)."""
     event = f"{_GROUP}/{function}_{time.monotonic_ns()}_{os.getpid()}"
-    _tell(folder, f"r{MAXACTIVE}:{event} {function}\n")
+    _write(folder, f"r{MAXACTIVE}:{event} {function}\n")
     return event
 
 
@@ -104,10 +104,10 @@ def _number(folder: Path, event: str) -> int:
 
 
 def _delete(folder: Path, event: str) -> None:
-    _tell(folder, f"-:{event}\n")
+    _write(folder, f"-:{event}\n")
 
 
-def _tell(folder: Path, line: str) -> None:
+def _write(folder: Path, line: str) -> None:
     # Not Python's "a", which seeks to the end: this file has none; nor "w", which clears it.
     fd = os.open(folder / "kprobe_events", os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
     try:

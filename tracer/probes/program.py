@@ -20,7 +20,7 @@ from tracer.common.errors import Exit, TraceError
 from tracer.common.shortage import told
 from tracer.kernel.perf_events import CpuEvents
 from tracer.probes import bpf
-from tracer.probes.answers import KernelTotals, Place, Walk, Watch, Watched
+from tracer.probes.answers import KernelTotals, Slot, Walk, Watch, Watched
 from tracer.probes.compiled import Answer, Function
 from tracer.procfs.system import possible_cpus
 from tracer.wire.records import Layout, load_layout
@@ -46,10 +46,10 @@ _NR_GETPPID, _NR_MEMBARRIER = 110, 324  # x86-64
 _MEMBARRIER_CMD_GLOBAL = 1  # include/uapi/linux/membarrier.h
 _FIRST = bytes(4)  # the key of an array's only element
 
-# Where handlers can be preempted (told, bpf/hooks_lifecycle.bpf.h), the lifecycle handlers are
+# Where handlers can be preempted (is_handled, hooks_lifecycle.bpf.h), the lifecycle handlers are
 # attached so many times: an event one misses, running on that CPU already, is seen by another.
 _TRACEPOINT, _LIFE = "raw_tracepoint__", "raw_tracepoint__sched_process_"
-_TOLD, _COPIES = "told", 3
+_HANDLED, _COPIES = "handled", 3
 _STEADY = 10  # tries to read a consistent set of counters
 
 _RECORDS, _POSITIONS = "records", "positions"  # maps: the ring (tracer/wire/ring.py)
@@ -91,7 +91,7 @@ class Program:
         self._filters = (0, 0, 0)
         self._large_folios = True
         self._namespace = (0, 0)  # struct pid_namespace * of ours, and its depth
-        self._places: ctypes.Array[ctypes.c_char] | None = None
+        self._slots: ctypes.Array[ctypes.c_char] | None = None
         self._zero: dict[str, int] = {}
         self._skips_before: dict[str, int] = {}
         try:
@@ -121,7 +121,7 @@ class Program:
         wanted: list[tuple[str, Function]] = []
         for function in compiled.functions:
             wanted.append((function.name, function))
-            if _TOLD in self._maps and function.name.startswith(_LIFE):
+            if _HANDLED in self._maps and function.name.startswith(_LIFE):
                 wanted += [(f"{function.name}#{n}", function) for n in range(2, _COPIES + 1)]
         self._load_functions(wanted, compiled.btf_ids)
 
@@ -159,9 +159,7 @@ class Program:
         btf_id = btf_ids.get(hooked, 0) if kind == bpf.TRACING else 0
         if kind == bpf.TRACING and not btf_id:
             return  # inlined on this kernel: nothing to hook
-        code = bpf.patched(
-            function.code, [(place, self._maps[name].fd) for place, name in function.maps]
-        )
+        code = bpf.patched(function.code, [(at, self._maps[name].fd) for at, name in function.maps])
         loaded = bpf.load_program(kind, code, hooked, attach_type, btf_id)
         self.functions[name] = loaded
 
@@ -246,7 +244,7 @@ class Program:
         targets = self._maps["targets"]
         for tgid, _ in targets.items():
             self._active[int.from_bytes(tgid, "little")] = 0
-        for tgid, _ in targets.take():  # some may be new
+        for tgid, _ in targets.drain():  # some may be new
             self._active[int.from_bytes(tgid, "little")] = 0
 
     def wait_for_handlers(self) -> None:
@@ -344,27 +342,27 @@ class Program:
             if unpack(self._structs["target"], value)["state"] & TARGET_ACTIVE
         ]
 
-    def places(self) -> list[tuple[int, Place]]:
+    def slots(self) -> list[tuple[int, Slot]]:
         """The slot of each thread that has faulted, with its tid."""
         # The map's keys are pids of the initial PID namespace, not of ours.
-        places = self._maps["places"]
-        if self._places is None:
-            self._places = ctypes.create_string_buffer(places.value_size)  # megabytes: kept
-        places.lookup_into(_FIRST, self._places)
-        values = [memoryview(self._places)]
-        values += [memoryview(place) for _, place in self._maps["pending"].items()]
+        slots = self._maps["slots"]
+        if self._slots is None:
+            self._slots = ctypes.create_string_buffer(slots.value_size)  # megabytes: kept
+        slots.lookup_into(_FIRST, self._slots)
+        values = [memoryview(self._slots)]
+        values += [memoryview(slot) for _, slot in self._maps["pending"].items()]
         parts = [np.frombuffer(each, self._structs["pending"]) for each in values]
         kept = np.concatenate([part[(part["task"] != 0) & (part["tid"] != 0)] for part in parts])
         open_ = (kept["state"] != 0) & (kept["state"] & STATE_ATTEMPT == 0)
         columns = kept["tid"], kept["first"], kept["seen"], open_, kept["task"]
         rows = zip(*(column.tolist() for column in columns), strict=True)
-        return [(tid, Place(*rest)) for tid, *rest in rows]
+        return [(tid, Slot(*rest)) for tid, *rest in rows]
 
     def reset_targets(self) -> None:
         """Clear targets, pending faults, totals and filters."""
         self.clear_targets()
-        places = self._maps["places"]
-        places.update(_FIRST, bytes(places.value_size))
+        slots = self._maps["slots"]
+        slots.update(_FIRST, bytes(slots.value_size))
         for name in ("owners", "pending", "leaving"):
             self._maps[name].clear()
         self.watch(Watch.OFF)
@@ -443,19 +441,19 @@ class Program:
         Each event is one call of each copy, run or skipped; the calls that ran are counted, and
         so are the events that at least one ran for.
         """
-        if _TOLD not in self._maps:
+        if _HANDLED not in self._maps:
             return sum(self._skips(name) for name in self.functions if name.startswith(_LIFE))
-        calls = told = 0
+        calls = events = 0
         before: dict[str, int] = {}
         for _ in range(_STEADY):  # until no event came between the reads
             counters = self.counters()
             if counters == before:
                 break
             before = counters
-            told = counters["told"]
+            events = counters["events"]
             skipped = [self._skips(name) for name in self.functions if name.startswith(_LIFE)]
-            calls = counters["handled"] + sum(skipped)
-        return max(0, calls // _COPIES - told)
+            calls = counters["handler_calls"] + sum(skipped)
+        return max(0, calls // _COPIES - events)
 
     def _skips(self, function: str) -> int:
         return self.recursion_misses(function) - self._skips_before.get(function, 0)

@@ -70,7 +70,7 @@ class Calls:
             return
         number = space.number
         self._changed.add(number)
-        self._reconciler.taken(number, start, end)
+        self._reconciler.released(number, start, end)
         call = self._calls.pop(tid, None) if self._calls else None
         if unmaps:
             space.history.add(time_ns, Unmap(start, end))
@@ -103,7 +103,7 @@ class Calls:
             return None
         self._follow_userfaults(change)
         if not (change.populates or change.gives_up or change.registers is not None):
-            self._reconciler.taken(space.number, change.start, change.end)
+            self._reconciler.released(space.number, change.start, change.end)
             return change
         if change.populates:
             source = Source.UFFD if change.userfault else Source.POPULATE
@@ -120,9 +120,9 @@ class Calls:
         """A call filled a range without recorded faults; return what it unmapped first, if any."""
         where = change.space, change.start, change.end
         if change.replaces:
-            self._reconciler.taken(*where)
-        tells = self._direct_map.base and self._reconciler.view(change.space).known()
-        if not (change.told and tells):  # else FILLED records come
+            self._reconciler.released(*where)
+        known = self._direct_map.base and self._reconciler.view(change.space).known()
+        if not (change.recorded and known):  # else FILLED records come
             self._reconciler.fill_unseen(*where, change.time_ns)
         return Effect(*where, change.time_ns, call=change.call) if change.replaces else None
 
@@ -139,12 +139,12 @@ class Calls:
         """FILLED records, decoded together."""
         return Filled.by(records, self._window, self._direct_map.zero_frame)
 
-    def fill(self, told: Filled, since: int, until: int, script: Script) -> None:
+    def fill(self, filled: Filled, since: int, until: int, script: Script) -> None:
         """FILLED records, one after another, most often of one call."""
-        tids = told.records["tid"][since:until]
+        tids = filled.records["tid"][since:until]
         for tid in dict.fromkeys(tids.tolist()):
-            mine = told.of(since, until, None if (tids == tid).all() else tid)
-            first = told.records[mine.start]
+            mine = filled.of(since, until, None if (tids == tid).all() else tid)
+            first = filled.records[mine.start]
             space = self._spaces.at(int(first["mm"])) or self._spaces.of(int(first["tgid"]))
             # Pages may have been there before the call: the first snapshot shows.
             if space is None or not self._reconciler.view(space.number).known():
@@ -163,18 +163,18 @@ class Calls:
 
     def apply(self, actions: Sequence[Action]) -> None:
         """Apply actions to the timeline's pages; they have no page in common."""
-        taken = []
+        releases = []
         for action in actions:
             self._rescue()
             change = action.what
             if not isinstance(change, Effect):
                 change()
             elif change.moved_to is None:
-                taken.append(change)
+                releases.append(change)
             else:
                 self._move(change, change.moved_to)
-        self._timeline.releases.release_all([_released(change) for change in taken])
-        for change in taken:
+        self._timeline.releases.release_all([_released(change) for change in releases])
+        for change in releases:
             self.over(change)
 
     def populate(self, fill: Fill) -> None:

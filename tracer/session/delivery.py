@@ -31,7 +31,7 @@ class Delivery:
     def crowded(self) -> bool:
         return len(self.waiting) > _MOST_WAITING
 
-    def take(self, rows: Rows) -> None:
+    def deliver(self, rows: Rows) -> None:
         if not len(rows):
             return
         for output in self._outputs.count:

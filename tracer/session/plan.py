@@ -42,7 +42,7 @@ class Screen(Protocol):
     def show(self, recorder: Recorder) -> None:
         """The ring has just been read: there may be time for a picture."""
 
-    def looked(self, recorder: Recorder, space: int, shot: Snapshot) -> None:
+    def snapshot_taken(self, recorder: Recorder, space: int, shot: Snapshot) -> None:
         """A snapshot of a space was taken."""
 
 

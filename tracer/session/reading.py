@@ -49,7 +49,7 @@ class Reading:
         for rows in self._recorder.cycle(enough or self._ending.over, self._retire):
             if len(rows):
                 now = max(now, int(rows["time_ns"][-1]))
-            self._delivery.take(rows)
+            self._delivery.deliver(rows)
             self._held.follow()  # what execs may have ended by the next cycle
             self._show()
             self._delivery.make_room()

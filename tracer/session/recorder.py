@@ -32,7 +32,7 @@ from tracer.spaces.syscalls import (
     plain_releases,
 )
 from tracer.timeline.schedule import Action, action_of, together
-from tracer.wire.batches import RawBatch, take
+from tracer.wire.batches import RawBatch, decode_batch
 from tracer.wire.records import Mark, RecordType
 
 _BATCH = 1 << 14  # records read at once
@@ -41,7 +41,7 @@ _MOST_BETWEEN = 1 << 12  # records of a batch handled one by one: the end waits 
 _LONG_NS = 200_000_000  # for a batch
 _CALL, _SYSCALL = RecordType.CALL.value, RecordType.SYSCALL.value
 _CALLS = [_CALL, _SYSCALL]
-_TAKES = -1  # no record's type: a SYSCALL record of a call that only releases
+_RELEASE = -1  # no record's type: a SYSCALL record of a call that only releases
 _BESIDE = [RecordType.WINDOW.value, RecordType.STACK.value]  # they belong to a fault's record
 _IN_ONE = [RecordType.FAULT.value, *_BESIDE]  # those that are decoded all at once
 _NOT_COUNTED = np.uint8(Mark.FAILED | Mark.FOREIGN)
@@ -82,7 +82,7 @@ class Recorder:
             records = self._peek()
             count = len(records)
             if count:
-                batch = take(records, self._layout.fault)
+                batch = decode_batch(records, self._layout.fault)
                 self._ring.advance()
                 yield from self._process(batch)
                 done()
@@ -139,11 +139,11 @@ class Recorder:
         kinds = batch.types.astype(np.int16)
         made = np.flatnonzero(np.isin(kinds, _CALLS))
         records = batch.rest[made].view(self._layout.syscall).ravel()
-        plain, takes = plain_releases(records)
-        takes_left, calls = iter(takes), iter(decode(records[~plain]))
-        kinds[made[plain]] = _TAKES
+        plain, releases = plain_releases(records)
+        releases_left, calls = iter(releases), iter(decode(records[~plain]))
+        kinds[made[plain]] = _RELEASE
         others = np.flatnonzero(~np.isin(kinds, _BESIDE))
-        told = self.calls.filled_by(batch.rest[kinds == RecordType.FILLED])
+        filled = self.calls.filled_by(batch.rest[kinds == RecordType.FILLED])
         filled_until = filling = 0  # of the FILLED records: applied, and read so far
         for count, (index, kind) in enumerate(
             zip(others.tolist(), kinds[others].tolist(), strict=True)
@@ -151,10 +151,10 @@ class Recorder:
             if not count % _RESCUE_EVERY:
                 self.buffers.rescue()
             if filling > filled_until and kind != RecordType.FILLED:
-                self.calls.fill(told, filled_until, filling, script)
+                self.calls.fill(filled, filled_until, filling, script)
                 filled_until = filling
-            if kind == _TAKES:
-                self.calls.release(next(takes_left), script)
+            if kind == _RELEASE:
+                self.calls.release(next(releases_left), script)
                 continue
             if kind == _CALL:
                 self.calls.begin(next(calls))
@@ -180,7 +180,7 @@ class Recorder:
                 script.renamed.append(Renamed(before - len(script.placing), tid, known))
             self.life.follow(kind, record, script)
         if filling > filled_until:
-            self.calls.fill(told, filled_until, filling, script)
+            self.calls.fill(filled, filled_until, filling, script)
         self._segment(script, faults[len(script.placing) :])
         return script
 

@@ -39,7 +39,7 @@ def books_of(recorder: Recorder, kernel: KernelCount | None = None) -> Books:
     # Where handlers are skipped, a completion without an entry need not be from before the trace.
     skips = attached.probe.missed(attached.program)
     under_way = 0 if skips else min(counters["orphans"], missed - blind)
-    gained, lost = parts.timeline.ledger.tally.gained, parts.timeline.ledger.tally.lost
+    gained, lost = parts.timeline.ledger.tally.gained, parts.timeline.ledger.tally.released
     gained_by = {s.name.lower(): int(gained[s]) for s in Source if gained[s] and s not in _STAY}
     lost_by = {cause.name.lower(): int(lost[cause]) for cause in Loss if lost[cause]}
     total, gone = sum(gained_by.values()), sum(lost_by.values())
@@ -80,7 +80,7 @@ def books_of(recorder: Recorder, kernel: KernelCount | None = None) -> Books:
         gained_by=gained_by,
         lost_by=lost_by,
         gained_in=dict(parts.timeline.ledger.tally.gained_in),
-        lost_in=dict(parts.timeline.ledger.tally.lost_in),
+        lost_in=dict(parts.timeline.ledger.tally.released_in),
     )
 
 
@@ -121,7 +121,7 @@ def _reasons(why: str, unexplained: int, blind: int, under_way: int) -> str:
     return "; ".join(f"{count}: {reason}" for count, reason in said)
 
 
-def take_pages(parts: Parts) -> list[PageTable]:
+def pop_page_tables(parts: Parts) -> list[PageTable]:
     """Every page that ever had a frame, by space and address, some spaces at a time.
 
     Empties the timeline: where there are millions of pages, two copies are too many.
@@ -130,7 +130,7 @@ def take_pages(parts: Parts) -> list[PageTable]:
     few: list[PageTable] = []
     count = 0  # of their pages
     for space in parts.spaces.all():
-        few.append(_table(space, parts.timeline.ledger.take_history(space.number)))
+        few.append(_table(space, parts.timeline.ledger.pop_history(space.number)))
         count += len(few[-1].page)
         if count >= _TOGETHER:
             tables.append(joined(few))

@@ -147,21 +147,21 @@ class Session:
         if plan.command is not None:
             self._recorder.life.expect(plan.command.pid, children=plan.children)
         if plan.pids:
-            self._snapshots.look()
+            self._snapshots.run()
             if self._snapshots.count:  # else it is not known what was there
                 parts.resident.begin(self._recorder.comparison.frames, time.monotonic_ns())
         else:
             parts.resident.begin(list, time.monotonic_ns())  # the command has no memory yet
         started()
         if plan.command is not None:
-            plan.command.start(at_exec=self._look_at_exec)
+            plan.command.start(at_exec=self._snapshot_at_exec)
             self._reading.cycle()
 
-    def _look_at_exec(self) -> None:
+    def _snapshot_at_exec(self) -> None:
         """Take a snapshot of what exec itself mapped, before the first instruction."""
         self._held.at_exec()
         self._reading.cycle()
-        self._snapshots.look()
+        self._snapshots.run()
 
     def _attach(self, pid: int) -> None:
         """Trace a running process, and the children it makes. Raises ProcessGone."""
@@ -177,8 +177,8 @@ class Session:
         if listed:
             # /proc shows a child a moment before the fork is recorded.
             time.sleep(_FORK_S)
-        told = set(self._attached.program.targets())
-        return [pid for pid in dict.fromkeys(listed) if pid not in told]
+        reported = set(self._attached.program.targets())
+        return [pid for pid in dict.fromkeys(listed) if pid not in reported]
 
     # -- the loop -------------------------------------------------------------------
 
@@ -193,7 +193,7 @@ class Session:
                 if self._ending.ended(poller):
                     return
                 if self._snapshots.needed():
-                    self._snapshots.look()
+                    self._snapshots.run()
 
     def _rest(self, poller: Poller) -> None:
         """Wait for what there is to do next.

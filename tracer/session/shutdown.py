@@ -16,9 +16,9 @@ from tracer.session.held_memory import HeldMemory
 from tracer.session.plan import Plan, Result
 from tracer.session.reading import Reading
 from tracer.session.recorder import Recorder
-from tracer.session.result import books_of, take_pages
+from tracer.session.result import books_of, pop_page_tables
 from tracer.session.snapshot_rounds import SnapshotRounds
-from tracer.snapshots.snapshots import Snapshot, take_pinned
+from tracer.snapshots.snapshots import Snapshot, take_pinned_snapshot
 from tracer.target.command import NOT_ASKED_FOR, Command
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ class Shutdown:
         self._snapshots, self._delivery, self._ending = snapshots, delivery, ending
         self._held, self._totals, self._naming, self._notes = held, totals, naming, notes
         self._program = recorder.parts.attached.program
-        self._looked_last = False  # there was time for the last snapshots
+        self._has_last = False  # there was time for the last snapshots
 
     def finish(self) -> Result:
         parts, command = self._parts, self._plan.command
@@ -98,26 +98,26 @@ class Shutdown:
         # Two snapshots while faults are still recorded: what no record explains in both is not
         # just late. Then the target may run on; nothing after what the ring holds is read.
         alive = self._parts.living_spaces()
-        looks: list[dict[int, Snapshot]] = []
+        rounds: list[dict[int, Snapshot]] = []
         with contextlib.suppress(Enough):
-            looks += [
-                self._snapshots.take(alive, self._ending.late),
-                self._snapshots.take(alive, self._ending.late),
+            rounds += [
+                self._snapshots.snapshots_of(alive, self._ending.late),
+                self._snapshots.snapshots_of(alive, self._ending.late),
             ]
         counts = self._reading.counts()
         self._totals.close()
         self._reading.settle(counts)
-        self._reading.reach({tid: place.seen for tid, place in self._program.places()})
+        self._reading.reach({tid: slot.seen for tid, slot in self._program.slots()})
         shots: dict[int, Snapshot] = {}
         try:
             self._ending.drain.check()
-            for each in looks:
+            for each in rounds:
                 shots = self._snapshots.observe_all(each)
                 self._parts.closed.update(shots)
             if ended is not None:
-                shots |= self._look_at_exit(ended)
+                shots |= self._snapshot_at_exit(ended)
                 self._parts.closed.update(shots)
-            self._looked_last = True
+            self._has_last = True
         except Enough:
             self._notes.append("no last snapshot was taken: there was no time left")
         return shots
@@ -125,8 +125,8 @@ class Shutdown:
     def _seen_last(self, status: int | None) -> bool:
         """Whether all remaining memory had a last snapshot: the command's as it exited."""
         command, parts = self._plan.command, self._parts
-        if command is None or not self._looked_last:
-            return self._looked_last
+        if command is None or not self._has_last:
+            return self._has_last
         number = parts.last_space.get(command.pid)
         space = parts.spaces.find(number) if number is not None else None
         if status is None and (space is None or space.ended_ns is None):
@@ -138,7 +138,7 @@ class Shutdown:
             return None
         try:
             with self._ending.drain.breakable():
-                return take_pages(self._parts)
+                return pop_page_tables(self._parts)
         except Enough:
             self._notes.append(PAGES_LEFT_OUT)
             return None
@@ -166,7 +166,7 @@ class Shutdown:
                 "system calls: what those did is known from page tables and snapshots only"
             )
 
-    def _look_at_exit(self, command: Command) -> dict[int, Snapshot]:
+    def _snapshot_at_exit(self, command: Command) -> dict[int, Snapshot]:
         """The command's own memory as it was when it exited, if it could be held."""
         number = self._parts.last_space.get(command.pid)
         space = self._parts.spaces.find(number) if number is not None else None
@@ -184,7 +184,9 @@ class Shutdown:
             return {}
         try:
             with PageMap.held(command.pid, command.pin.pagemap_fd) as pagemap:
-                shot = take_pinned(command.pid, command.pin.read_maps(), pagemap, self._ending.late)
+                shot = take_pinned_snapshot(
+                    command.pid, command.pin.read_maps(), pagemap, self._ending.late
+                )
         except (ProcessGone, TraceError, OSError):
             self._notes.append("the command's memory was gone before the last snapshot")
             return {}

@@ -11,7 +11,7 @@ from tracer.session.ending import Ending
 from tracer.session.plan import Outputs, Plan
 from tracer.session.reading import Reading
 from tracer.session.recorder import Recorder
-from tracer.snapshots.snapshots import Snapshot, take
+from tracer.snapshots.snapshots import Snapshot, take_snapshot
 from tracer.snapshots.unrecorded import Unrecorded
 
 _SNAPSHOT_SHARE = 10  # a snapshot may take a tenth of the time at most
@@ -42,20 +42,20 @@ class SnapshotRounds:
             return False
         return time.monotonic_ns() >= self._due_ns or self._delivery.crowded()
 
-    def look(self) -> None:
+    def run(self) -> None:
         """Take a snapshot of every space in which something happened; write the rows it confirms.
 
         It is cut short where the trace is to end: the last snapshots follow.
         """
         with contextlib.suppress(Enough):
-            self._look_at_all()
+            self._run()
 
-    def _look_at_all(self) -> None:
+    def _run(self) -> None:
         began = time.monotonic_ns()
         if any(self._parts.reconciler.view(number).suspects for number in self._parts.changed):
             # Changes without a record by now may have been missed: the threads' counts show.
             self._reading.reach(self._reading.counts())
-        shots = self.take(self._parts.changed, self._ending.over_or_late)
+        shots = self.snapshots_of(self._parts.changed, self._ending.over_or_late)
         read = time.monotonic_ns()
         self._reading.cycle()  # everything that happened before the snapshots' end
         began += time.monotonic_ns() - read  # that time is not the snapshots'
@@ -82,7 +82,9 @@ class SnapshotRounds:
         pause = max(self._plan.snapshot_interval_ms * 1_000_000, took * _SNAPSHOT_SHARE)
         self._due_ns = time.monotonic_ns() + pause
 
-    def take(self, numbers: Iterable[int], enough: Callable[[], bool]) -> dict[int, Snapshot]:
+    def snapshots_of(
+        self, numbers: Iterable[int], enough: Callable[[], bool]
+    ) -> dict[int, Snapshot]:
         """Return snapshots of these spaces. Raises Enough once `enough` returns true."""
         unrecorded = self._gaps.unrecorded()
         shots = {number: self._snapshot(number, unrecorded, enough) for number in sorted(numbers)}
@@ -107,7 +109,7 @@ class SnapshotRounds:
         """Compare one space's snapshot with the timeline; update a screen."""
         self._comparison.observe(number, shot, unrecorded, self._ending.late)
         if self._outputs.screen is not None:
-            self._outputs.screen.looked(self._recorder, number, shot)
+            self._outputs.screen.snapshot_taken(self._recorder, number, shot)
 
     def observe_last(self, number: int, shot: Snapshot) -> None:
         """Compare a snapshot of memory that no longer changes: suspects are certain."""
@@ -125,7 +127,7 @@ class SnapshotRounds:
         unrecorded = unrecorded._replace(own=self._gaps.missed_in(space))
         for pid in sorted(space.members):
             with contextlib.suppress(ProcessGone):
-                shot = take(pid, self._parts.reconciler.last_seen(number), enough)
+                shot = take_snapshot(pid, self._parts.reconciler.last_seen(number), enough)
                 shot.unrecorded = unrecorded
                 return shot
         return None

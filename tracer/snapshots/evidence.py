@@ -58,7 +58,7 @@ class Evidence:
     lost: int = 0  # at most so many of them were dropped from the ring
     dropped: bool = False  # records of releases may have been dropped
 
-    def movers(self, shot: Snapshot, pages: U64, old: U64, new: U64) -> U8:
+    def move_sources(self, shot: Snapshot, pages: U64, old: U64, new: U64) -> U8:
         """The source of each of `pages`' frame `new`, in place of `old`; NONE: nothing explains it.
 
         `old` is NO_FRAME where there was none. UNKNOWN: it may have been another process, whose
@@ -94,7 +94,7 @@ class Evidence:
         ).astype(np.uint8)
         return self._filled(pages, chosen)
 
-    def givers(self, shot: Snapshot, pages: U64, rest: Source) -> U8:
+    def gain_sources(self, shot: Snapshot, pages: U64, rest: Source) -> U8:
         """The source of each of `pages`' frame, where it had none; `rest` without evidence."""
         if "swapoff" in self.moved:
             rest = Source.SWAPOFF
@@ -106,7 +106,7 @@ class Evidence:
         chosen[shot.of_driver(pages)] = Source.POPULATE
         return self._filled(pages, chosen)
 
-    def given_by_exec(self, pages: U64) -> U8:
+    def exec_sources(self, pages: U64) -> U8:
         """The source of each of `pages`' frame in an address space that exec has just made."""
         return self._filled(pages, np.full(len(pages), Source.EXEC, np.uint8))
 
@@ -124,13 +124,13 @@ class Evidence:
         _, inverse, times = np.unique(frames, return_inverse=True, return_counts=True)
         machine, numbers = self.machine, frames >> PAGE_BITS
         if machine.ksm_flag:
-            told = (machine.flags(numbers) & np.uint64(kpageflags.KSM)) != 0
+            flagged = (machine.flags(numbers) & np.uint64(kpageflags.KSM)) != 0
         else:
-            told = machine.counts(numbers) > 1
+            flagged = machine.counts(numbers) > 1
         own = (frames != np.uint64(machine.zero_frame)) & (frames != _NONE)
-        return np.asarray(((times[inverse] > 1) | told) & own)
+        return np.asarray(((times[inverse] > 1) | flagged) & own)
 
-    def takers(self, shot: Snapshot, pages: U64, old: U64, lost: tuple[U64, U64]) -> U8:
+    def release_causes(self, shot: Snapshot, pages: U64, old: U64, lost: tuple[U64, U64]) -> U8:
         """The loss of each of `pages`, which had the frame `old`; UNKNOWN without evidence.
 
         An unrecorded fault clears no page-table entry: MISSED is only for calls whose record

@@ -78,9 +78,9 @@ class SpaceView:
     """The state of one address space besides its pages."""
 
     born: Source  # INITIAL: there before the trace; EXEC, FORK: made under trace
-    looked: bool = False  # a snapshot was taken before
+    has_snapshot: bool = False  # a snapshot was taken before
     parent: int = 0  # FORK: the space it is a copy of
-    parent_looked: bool = True  # … and whether its pages at the fork were known
+    parent_known: bool = True  # … and whether its pages at the fork were known
     hints: list[Hint] = field(default_factory=list)  # since the last snapshot without suspects
     # As the last snapshot without suspects began.
     unrecorded: Unrecorded = field(default_factory=Unrecorded)
@@ -92,11 +92,13 @@ class SpaceView:
 
     def known(self) -> bool:
         """Whether the timeline has all pages from before the trace."""
-        return self.looked or self.born == Source.EXEC or (self.parent > 0 and self.parent_looked)
+        return (
+            self.has_snapshot or self.born == Source.EXEC or (self.parent > 0 and self.parent_known)
+        )
 
     def descend(self, space: int, parent: "SpaceView") -> None:
         """Record that fork made this one a copy of `space`."""
-        self.parent, self.parent_looked = space, parent.looked
+        self.parent, self.parent_known = space, parent.has_snapshot
 
 
 class Reconciler:
@@ -117,7 +119,7 @@ class Reconciler:
         self.unseen_fills = 0
         self._evidence = Evidence(frozenset(), None)  # for the snapshot under way
         self._open: list[tuple[U64, U64]] = []  # the suspects of the snapshot under way
-        self._lost = _NO_PAGES, _NO_PAGES  # pages released lately, and their frames
+        self._released = _NO_PAGES, _NO_PAGES  # pages released lately, and their frames
 
     def view(self, space: int, born: Source = Source.FORK, own: int = 0) -> SpaceView:
         """The space's view, made with `born` when new.
@@ -144,7 +146,7 @@ class Reconciler:
         Physical addresses, some pages' at a time; a frame may come several times.
         """
         view = self._views.get(space)
-        if view is not None and view.looked:
+        if view is not None and view.has_snapshot:
             for first in range(0, len(view.image.words), _AT_ONCE):
                 words = view.image.words[first : first + _AT_ONCE]
                 yield frames_in(words[present(words)])
@@ -168,7 +170,7 @@ class Reconciler:
             starts, ends, times, counts = zip(*here, strict=True)
             self._unseen[space] = [(min(starts), max(ends), max(times), sum(counts))]
 
-    def taken(self, space: int, start: int, end: int) -> None:
+    def released(self, space: int, start: int, end: int) -> None:
         """A system call released [start, end)."""
         if not self._unseen or space not in self._unseen:
             return
@@ -205,7 +207,7 @@ class Reconciler:
         line, view = self._timeline, self.view(space)
         self._evidence, counters = self._gather(view, unrecorded)
         # In all other blocks the last snapshot and the timeline agreed, and nothing has changed.
-        numbers = np.union1d(line.ledger.take_changed(space), shot.image.differing(view.image))
+        numbers = np.union1d(line.ledger.pop_changed(space), shot.image.differing(view.image))
         seen = shot.image.part(numbers)
         go_on(enough)
         at = line.ledger.state(space, seen.pages)
@@ -218,9 +220,9 @@ class Reconciler:
         line.ledger.forget(at[guessed])
 
         go_on(enough)
-        changes = line.ledger.unexplained(space)
+        changes = line.ledger.pop_unexplained(space)
         gone = self._gone(space, numbers, shot)
-        self._lost = self._lately_lost(gone, changes)
+        self._released = self._lately_released(gone, changes)
         self._open = []
         ours = line.ledger["frame"][at]
         new = settled & (ours == _NONE)
@@ -229,7 +231,7 @@ class Reconciler:
         moved = settled & (ours != _NONE) & (ours != seen.frames)
         self._book_moves(view, shot, seen, at, moved, regions)
         go_on(enough)
-        self._book_losses(view, shot, gone)
+        self._book_releases(view, shot, gone)
         if changes is not None:
             self._name_unseen(view, changes, shot)
         view.suspects = _suspects(self._open)
@@ -237,7 +239,7 @@ class Reconciler:
         line.ledger.keep_changed(space, numbers, shot.before_ns)
         line.ledger.mark(line.ledger.state(space, view.suspects.pages))
         view.image = shot.image
-        view.looked = True
+        view.has_snapshot = True
         if not view.suspects:
             # What happened during or after the snapshot is left to the next one.
             view.hints = [hint for hint in view.hints if hint.time_ns >= shot.before_ns]
@@ -269,11 +271,11 @@ class Reconciler:
 
     def close(self, space: int, unrecorded: Unrecorded) -> None:
         """The space has ended: name the changes its faults found, by the evidence there is."""
-        changes = self._timeline.ledger.unexplained(space)
+        changes = self._timeline.ledger.pop_unexplained(space)
         if changes is not None:
             view = self.view(space)
             self._evidence, _ = self._gather(view, unrecorded)
-            self._lost = _NO_PAGES, _NO_PAGES
+            self._released = _NO_PAGES, _NO_PAGES
             self._name_unseen(view, changes, _NOTHING)
 
     def _changed_since(self, space: int, numbers: U64, time_ns: int) -> int:
@@ -304,25 +306,25 @@ class Reconciler:
         index = np.flatnonzero(new)
         if not len(index):
             return
-        if view.looked:
+        if view.has_snapshot:
             index = self._known(view, seen.pages, seen.frames, index)
         pages, frames = seen.pages[index], seen.frames[index]
-        source = self._given(view, shot, pages, frames)
-        if not view.looked and view.parent:
+        source = self._gain_sources(view, shot, pages, frames)
+        if not view.has_snapshot and view.parent:
             sure = source == Source.FORK
             self._open.append((pages[~sure], frames[~sure]))
             index, source = index[sure], source[sure]
             pages, frames = pages[sure], frames[sure]
         self._timeline.ledger.gain(at[index], shot.after_ns, frames, source, regions(pages))
 
-    def _given(self, view: SpaceView, shot: Snapshot, pages: U64, frames: U64) -> U8:
+    def _gain_sources(self, view: SpaceView, shot: Snapshot, pages: U64, frames: U64) -> U8:
         """The source of each of `pages`' frame, where it had none and no record explains it."""
-        if not view.looked and view.born == Source.INITIAL:
+        if not view.has_snapshot and view.born == Source.INITIAL:
             return np.full(len(pages), Source.INITIAL, np.uint8)
-        if not view.looked and view.born == Source.EXEC:
-            return self._evidence.given_by_exec(pages)
-        source = self._evidence.givers(shot, pages, Source.UNKNOWN)
-        if not view.looked and view.parent:
+        if not view.has_snapshot and view.born == Source.EXEC:
+            return self._evidence.exec_sources(pages)
+        source = self._evidence.gain_sources(shot, pages, Source.UNKNOWN)
+        if not view.has_snapshot and view.parent:
             open_ = np.isin(source, _NO_WITNESS)
             source[self._inherited(view, shot, pages, frames, open_)] = Source.FORK
         return source
@@ -338,7 +340,7 @@ class Reconciler:
         parent = self._views.get(view.parent)
         image = parent.image if parent is not None else Image.nothing()
         theirs = (frames_in(image.words_of(pages)) == frames) & ~shot.of_file(pages)
-        if not view.parent_looked:
+        if not view.parent_known:
             theirs |= open_
         return np.asarray(theirs)
 
@@ -357,7 +359,7 @@ class Reconciler:
         if not len(index):
             return
         pages, frames = seen.pages[index], seen.frames[index]
-        mover = self._evidence.movers(shot, pages, line.ledger["frame"][at[index]], frames)
+        mover = self._evidence.move_sources(shot, pages, line.ledger["frame"][at[index]], frames)
         by_fault = np.isin(line.ledger["source"][at[index]], _BY_FAULT)
         self.conflicts += int((by_fault & (mover == Source.NONE)).sum())
         source = np.where(mover == Source.NONE, Source.UNKNOWN, mover).astype(np.uint8)
@@ -371,7 +373,7 @@ class Reconciler:
         at = self._timeline.ledger.resident_in(space, numbers)
         return np.asarray(at[shot.frame_of(self._timeline.ledger.pages_at(at)) == _NONE])
 
-    def _book_losses(self, view: SpaceView, shot: Snapshot, gone: Slots) -> None:
+    def _book_releases(self, view: SpaceView, shot: Snapshot, gone: Slots) -> None:
         """Book pages released before the snapshot, unless they become suspects."""
         line = self._timeline
         at = gone[line.ledger["changed_ns"][gone] < shot.before_ns]
@@ -380,38 +382,38 @@ class Reconciler:
         at = at[~guessed]
         if not len(at):
             return
-        taken = line.ledger["doubt"][at] != 0
+        doubted = line.ledger["doubt"][at] != 0
         line.ledger.release(
-            at[taken], shot.after_ns, line.ledger["doubt"][at[taken]].astype(np.uint8)
+            at[doubted], shot.after_ns, line.ledger["doubt"][at[doubted]].astype(np.uint8)
         )
-        at = at[~taken]
+        at = at[~doubted]
         pages = line.ledger.pages_at(at)
         nowhere = np.full(len(pages), _NONE)
         known = self._known(view, pages, nowhere, np.arange(len(pages)))
         at, pages = at[known], pages[known]
-        cause = self._evidence.takers(shot, pages, line.ledger["frame"][at], self._lost)
+        cause = self._evidence.release_causes(shot, pages, line.ledger["frame"][at], self._released)
         line.ledger.release(at, shot.after_ns, cause)
 
-    def _lately_lost(self, gone: Slots, changes: Changes | None) -> tuple[U64, U64]:
+    def _lately_released(self, gone: Slots, changes: Changes | None) -> tuple[U64, U64]:
         """The pages that this snapshot, or faults before it, found gone, and their frames."""
         at, frames = gone, self._timeline.ledger["frame"][gone]
         if changes is not None:
-            at = np.concatenate([at, changes.at[changes.lost]])
-            frames = np.concatenate([frames, changes.old[changes.lost]])
+            at = np.concatenate([at, changes.at[changes.released]])
+            frames = np.concatenate([frames, changes.old[changes.released]])
         return self._timeline.ledger.pages_at(at), frames
 
     def _name_unseen(self, view: SpaceView, changes: Changes, shot: Snapshot) -> None:
         """Book the causes of changes that faults found, as far as there is evidence."""
         line = self._timeline
         pages = line.ledger.pages_at(changes.at)
-        given = self._evidence.movers(shot, pages, changes.old, changes.new)
-        given[given == Source.NONE] = Source.UNKNOWN
+        sources = self._evidence.move_sources(shot, pages, changes.old, changes.new)
+        sources[sources == Source.NONE] = Source.UNKNOWN
         # Before the first snapshot a fault may be the first to find what was mapped by exec, by
         # fork or before the trace: Linux 5.10's exec leaves the stack's pages read-only.
         fresh = changes.old == _NONE
-        given[fresh] = self._given(view, shot, pages[fresh], changes.new[fresh])
-        taken = self._evidence.takers(shot, pages, changes.old, self._lost)
-        line.ledger.explain(changes, np.where(changes.lost, taken, given).astype(np.uint8))
+        sources[fresh] = self._gain_sources(view, shot, pages[fresh], changes.new[fresh])
+        causes = self._evidence.release_causes(shot, pages, changes.old, self._released)
+        line.ledger.explain(changes, np.where(changes.released, causes, sources).astype(np.uint8))
 
     def _known(self, view: SpaceView, pages: U64, frames: U64, index: Index) -> Index:
         """Those of `index` that the last snapshot showed the same; the others become suspects."""

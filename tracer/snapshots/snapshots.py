@@ -150,7 +150,7 @@ def _is_driver(name: str) -> bool:
     return device or name.startswith(("anon_inode:", "socket:"))
 
 
-def take(
+def take_snapshot(
     pid: int, before: Image | None = None, enough: Callable[[], bool] = lambda: False
 ) -> Snapshot:
     """Take a snapshot of a living process, through another thread where its leader has ended.
@@ -168,7 +168,7 @@ def take(
         return _read(pid, began, mappings, pagemap, before, enough)
 
 
-def take_pinned(
+def take_pinned_snapshot(
     pid: int, maps: bytes, pagemap: PageMap, enough: Callable[[], bool] = lambda: False
 ) -> Snapshot:
     """Take a snapshot of memory pinned past a process's exit (mm_pin). Raises Enough as `take`."""

@@ -22,8 +22,8 @@ _NO_RIGHTS = "---p"  # of a guard region or a reservation
 FilePart = tuple[int, int, int, str]  # device, inode, offset and permissions of a file's mapping
 
 
-def _file_part(laid: Mapped) -> FilePart:
-    return laid.device, laid.inode, laid.region.offset, laid.region.perms
+def _file_part(mapped: Mapped) -> FilePart:
+    return mapped.device, mapped.inode, mapped.region.offset, mapped.region.perms
 
 
 @dataclass
@@ -37,27 +37,27 @@ class Arrays:
         """Return a forked child's copy."""
         return Arrays(self.names, dict(self.first))
 
-    def told_apart(self, there: IntervalMap, laid: Mapped) -> list[Mapped]:
+    def distinguish(self, there: IntervalMap, mapped: Mapped) -> list[Mapped]:
         """Split a new mapping by number: what was there already keeps its own."""
-        same = self._as_before(there, laid)
+        same = self._as_before(there, mapped)
         if same is not None:
             return [same]
-        if laid.region.name not in ANONYMOUS:
-            return [self._file(there, laid, None)]
-        return self._anonymous(there, laid, there.at(laid.region.start - 1))
+        if mapped.region.name not in ANONYMOUS:
+            return [self._file(there, mapped, None)]
+        return self._anonymous(there, mapped, there.at(mapped.region.start - 1))
 
-    def all_told_apart(self, there: IntervalMap, listed: Sequence[Mapped]) -> list[Mapped]:
+    def distinguish_all(self, there: IntervalMap, listed: Sequence[Mapped]) -> list[Mapped]:
         """The same for a list of all mappings, by address."""
         found: list[Mapped] = []
         before = None
-        for laid in listed:
-            same = self._as_before(there, laid)
+        for mapped in listed:
+            same = self._as_before(there, mapped)
             if same is not None:
                 found.append(same)
-            elif laid.region.name in ANONYMOUS:
-                found += self._anonymous(there, laid, before)
+            elif mapped.region.name in ANONYMOUS:
+                found += self._anonymous(there, mapped, before)
             else:
-                found.append(self._file(there, laid, listed))
+                found.append(self._file(there, mapped, listed))
             before = found[-1]
         return found
 
@@ -66,21 +66,21 @@ class Arrays:
 
         A stack that is part of something larger, such as an allocator's memory, gets no name.
         """
-        laid = there.at(pointer - 1)
-        if laid is None or laid.gone or not self.names.by_address(laid.array):
+        mapped = there.at(pointer - 1)
+        if mapped is None or mapped.gone or not self.names.by_address(mapped.array):
             return
-        end = laid.region.end
+        end = mapped.region.end
         if end - pointer > _ABOVE_STACK:
             return
-        below = there.at(laid.region.start - 1)
-        if below and below.array == laid.array and below.region.perms == _NO_RIGHTS:
+        below = there.at(mapped.region.start - 1)
+        if below and below.array == mapped.array and below.region.perms == _NO_RIGHTS:
             below = there.at(below.region.start - 1)
-        if not any(side and side.array == laid.array for side in (below, there.at(end))):
-            self.names.name_stack(laid.array)
+        if not any(side and side.array == mapped.array for side in (below, there.at(end))):
+            self.names.name_stack(mapped.array)
 
-    def _as_before(self, there: IntervalMap, laid: Mapped) -> Mapped | None:
+    def _as_before(self, there: IntervalMap, mapped: Mapped) -> Mapped | None:
         """The mapping, numbered as an equal one at its address; None: not that simple."""
-        region, device, inode, _, _ = laid
+        region, device, inode, _, _ = mapped
         start, end, perms, offset, name, *_ = region
         old = there.exactly(start, end)
         if old is None or old.region.name != name:
@@ -95,15 +95,15 @@ class Arrays:
             old.gone or old[1:3] != (device, inode) or old.region[2:4] != (perms, offset)
         ):
             return None
-        return Mapped(region, device, inode, False, array) if array else laid
+        return Mapped(region, device, inode, False, array) if array else mapped
 
-    def _anonymous(self, there: IntervalMap, laid: Mapped, before: Mapped | None) -> list[Mapped]:
+    def _anonymous(self, there: IntervalMap, mapped: Mapped, before: Mapped | None) -> list[Mapped]:
         """`before`: the mapping below it, if adjacent."""
-        region = laid.region
+        region = mapped.region
         start, end, name = region.start, region.end, region.name
         parts: list[tuple[int, int, int]] = []  # start, end, number
         # The start of the new part, and the number mapped there before.
-        begun, again = start, self._stack_again(there, laid)
+        begun, again = start, self._stack_again(there, mapped)
         for since, until, old in there.within(start, end):
             if old.region.name != name:
                 continue
@@ -113,24 +113,26 @@ class Arrays:
                     again = again or old.array
                 continue
             if begun < since:
-                parts.append((begun, since, again or self._new(there, laid, begun, since, before)))
+                parts.append(
+                    (begun, since, again or self._new(there, mapped, begun, since, before))
+                )
             parts.append((since, until, old.array))
             begun, again = until, 0
         if begun < end:
-            parts.append((begun, end, again or self._new(there, laid, begun, end, before)))
+            parts.append((begun, end, again or self._new(there, mapped, begun, end, before)))
         found: list[Mapped] = []
         for since, until, array in parts:
             if found and found[-1].array == array:
                 since = found.pop().region.start
-            found.append(laid.moved(since, until, since)._replace(array=array))
+            found.append(mapped.moved(since, until, since)._replace(array=array))
         return found
 
-    def _stack_again(self, there: IntervalMap, laid: Mapped) -> int:
+    def _stack_again(self, there: IntervalMap, mapped: Mapped) -> int:
         """The number of a thread stack just unmapped there, which began as this does; else 0.
 
         Other memory may have replaced it.
         """
-        region = laid.region
+        region = mapped.region
         if region.perms != _NO_RIGHTS:
             return 0
         before = there.within(region.start, region.end)
@@ -144,22 +146,22 @@ class Arrays:
     def _new(
         self,
         there: IntervalMap,
-        laid: Mapped,
+        mapped: Mapped,
         start: int,
         end: int,
         before: Mapped | None,
     ) -> int:
         """The number of the part [start, end) of a mapping, which was not there before."""
-        if before is not None and (before.gone or before.region.end != laid.region.start):
+        if before is not None and (before.gone or before.region.end != mapped.region.start):
             before = None
-        name = laid.region.name
+        name = mapped.region.name
         alone = end - start >= _LEAST and (
             # A reservation, as thread stacks begin, or one with a guard region of its own.
-            laid.region.perms == _NO_RIGHTS
+            mapped.region.perms == _NO_RIGHTS
             or (before is not None and before.region.perms == _NO_RIGHTS)
         )
         if end - start < _ALONE and not alone:
-            sides = [before if start == laid.region.start else there.at(start - 1), there.at(end)]
+            sides = [before if start == mapped.region.start else there.at(start - 1), there.at(end)]
             for side in sides:
                 if (
                     side
@@ -169,32 +171,32 @@ class Arrays:
                     and side.region.name == name
                 ):
                     return side.array
-        if start == laid.region.start and before and before.inode and "w" in before.region.perms:
+        if start == mapped.region.start and before and before.inode and "w" in before.region.perms:
             return self.names.array_after(before.region.name)
-        if laid.region.end - laid.region.start < _LEAST:
+        if mapped.region.end - mapped.region.start < _LEAST:
             return 0
         return self.names.array_at(start, whole=alone)
 
-    def _file(self, there: IntervalMap, laid: Mapped, listed: Sequence[Mapped] | None) -> Mapped:
+    def _file(self, there: IntervalMap, mapped: Mapped, listed: Sequence[Mapped] | None) -> Mapped:
         """Number a mapping of a file range that is mapped at another address already."""
-        if not laid.inode:
-            return laid
-        part, start = _file_part(laid), laid.region.start
+        if not mapped.inode:
+            return mapped
+        part, start = _file_part(mapped), mapped.region.start
         first = self.first.setdefault(part, start)
         if first == start:
             if len(self.first) > _MOST_FILES:
                 self.first.clear()
-            return laid
+            return mapped
         if listed is None:
             other = there.at(first)
         else:
             at = bisect.bisect_left(listed, first, key=_start)
             other = listed[at] if at < len(listed) else None
         if other and not other.gone and other.region.start == first and _file_part(other) == part:
-            return laid._replace(array=self.names.array_at(start))
+            return mapped._replace(array=self.names.array_at(start))
         self.first[part] = start
-        return laid
+        return mapped
 
 
-def _start(laid: Mapped) -> int:
-    return laid.region.start
+def _start(mapped: Mapped) -> int:
+    return mapped.region.start

@@ -53,7 +53,7 @@ class CodeFiles:
         self._made = 0
         self._files: dict[int, _File] = {}
         self._numbers: dict[tuple[str, Identity], int] = {}
-        self._told: dict[tuple[int, int, str], int] = {}  # by device, inode and path as reported
+        self._seen: dict[tuple[int, int, str], int] = {}  # by device, inode and path as reported
         self._held: dict[Identity, int] = {}  # descriptors
         self._is_fuse: dict[int, bool] = {}  # by device as reported
         self.close = weakref.finalize(self, _close_all, self._held)
@@ -69,14 +69,14 @@ class CodeFiles:
             return 0
         if path.startswith(NO_FILE):
             return 0
-        told = mapping.device, mapping.inode, path
-        known = self._told.get(told, 0)
+        reported = mapping.device, mapping.inode, path
+        known = self._seen.get(reported, 0)
         file = self._files.get(known)
         if file is not None and not anew:
             file.mapped, file.inside = _whereabouts(pid, mapping)
             return known
         try:
-            handle = self._look(pid, mapping)
+            handle = self._handle_of(pid, mapping)
         except OSError:
             # The process has ended. If the file of that inode still exists, this was the same.
             return known if self._is_there(known) else 0
@@ -84,10 +84,10 @@ class CodeFiles:
             number = self._settle(handle, pid, mapping)
         finally:
             os.close(handle)
-        self._told.pop(told, None)
-        self._told[told] = number
-        if len(self._told) > _MOST_FILES:
-            del self._told[next(iter(self._told))]
+        self._seen.pop(reported, None)
+        self._seen[reported] = number
+        if len(self._seen) > _MOST_FILES:
+            del self._seen[next(iter(self._seen))]
         return number
 
     def open(self, number: int) -> int:
@@ -117,11 +117,11 @@ class CodeFiles:
 
     # -- what is mapped --------------------------------------------------------------------
 
-    def _look(self, pid: int, mapping: CodeMapping) -> int:
+    def _handle_of(self, pid: int, mapping: CodeMapping) -> int:
         """An O_PATH descriptor of the mapped file; raises OSError where it is not found."""
-        for look in (self._by_mapping, self._by_path):
+        for find in (self._by_mapping, self._by_path):
             try:
-                handle = look(pid, mapping)
+                handle = find(pid, mapping)
             except OSError:
                 continue
             fits = False

@@ -56,7 +56,7 @@ class _Stretch:
     """What was mapped last, up to `end`."""
 
     end: int
-    laid: Mapped
+    mapped: Mapped
     place: tuple[int, int] | None = None  # IntervalMap.place, once computed
 
 
@@ -72,7 +72,7 @@ class IntervalMap:
     def copy(self) -> "IntervalMap":
         """Return the copy that a forked child starts with."""
         child = IntervalMap(self._names)
-        kept = [at for at, each in enumerate(self._stretches) if not each.laid.gone]
+        kept = [at for at, each in enumerate(self._stretches) if not each.mapped.gone]
         child._starts = [self._starts[at] for at in kept]
         child._stretches = [self._stretches[at] for at in kept]  # they are replaced, not changed
         return child
@@ -82,7 +82,7 @@ class IntervalMap:
         index = bisect.bisect_right(self._starts, address) - 1
         if index < 0 or address >= self._stretches[index].end:
             return None
-        return self._stretches[index].laid
+        return self._stretches[index].mapped
 
     def exactly(self, start: int, end: int) -> Mapped | None:
         """The range that is exactly [start, end), if there is one."""
@@ -90,13 +90,13 @@ class IntervalMap:
         if index == len(self._starts) or self._starts[index] != start:
             return None
         stretch = self._stretches[index]
-        return stretch.laid if stretch.end == end else None
+        return stretch.mapped if stretch.end == end else None
 
     def is_whole(self, address: int) -> bool:
         """Whether the range there is still the whole mapping it was mapped as."""
         index = bisect.bisect_right(self._starts, address) - 1
         stretch = self._stretches[index]
-        return stretch.laid.region[:2] == (self._starts[index], stretch.end)
+        return stretch.mapped.region[:2] == (self._starts[index], stretch.end)
 
     def within(self, start: int, end: int) -> list[tuple[int, int, Mapped]]:
         """The ranges that overlap [start, end), clipped to it."""
@@ -106,26 +106,26 @@ class IntervalMap:
     def _cut(self, first: int, last: int, start: int, end: int) -> list[tuple[int, int, Mapped]]:
         starts, stretches = self._starts, self._stretches
         return [
-            (max(starts[i], start), min(stretches[i].end, end), stretches[i].laid)
+            (max(starts[i], start), min(stretches[i].end, end), stretches[i].mapped)
             for i in range(first, last)
         ]
 
     def present(self) -> list[Region]:
         """The current mappings, by address."""
-        return [each.laid.region for each in self._stretches if not each.laid.gone]
+        return [each.mapped.region for each in self._stretches if not each.mapped.gone]
 
-    def lay(self, laid: Mapped) -> None:
-        """Map `laid` over whatever is in its region; ranges it splits keep the rest."""
-        start, end = laid.region[:2]
+    def set(self, mapped: Mapped) -> None:
+        """Map `mapped` over whatever is in its region; ranges it splits keep the rest."""
+        start, end = mapped.region[:2]
         if start >= end:
             return
         first, last = self._overlapping(start, end)
         if self._is(first, last, start, end):  # mapped and unmapped again and again
-            self._stretches[first] = _Stretch(end, laid)
+            self._stretches[first] = _Stretch(end, mapped)
             if self._arrays is not None:
                 self._arrays[2][:, first] = _UNSET
         else:
-            self._replace(first, last, start, end, [start], [_Stretch(end, laid)])
+            self._replace(first, last, start, end, [start], [_Stretch(end, mapped)])
 
     def unmap(self, start: int, end: int) -> None:
         """Mark [start, end) as gone."""
@@ -134,10 +134,10 @@ class IntervalMap:
             return
         if self._is(first, last, start, end):
             there = self._stretches[first]  # keeps its region and shift
-            self._stretches[first] = _Stretch(end, there.laid.left(), there.place)
+            self._stretches[first] = _Stretch(end, there.mapped.left(), there.place)
             return
         middle = self._cut(first, last, start, end)
-        gone = [_Stretch(until, laid.left()) for _, until, laid in middle]
+        gone = [_Stretch(until, mapped.left()) for _, until, mapped in middle]
         self._replace(first, last, start, end, [since for since, _, _ in middle], gone)
 
     def reset(self, stretches: list[Mapped]) -> None:
@@ -145,14 +145,14 @@ class IntervalMap:
 
         `stretches` do not overlap and are sorted by address.
         """
-        starts = [laid.region.start for laid in stretches]
-        merged = [(laid.region.start, laid.region.end, laid) for laid in stretches]
+        starts = [mapped.region.start for mapped in stretches]
+        merged = [(mapped.region.start, mapped.region.end, mapped) for mapped in stretches]
         for start, each in zip(self._starts, self._stretches, strict=True):
-            if not each.laid.gone:
-                merged += _uncovered(start, each.end, each.laid.left(), stretches, starts)
+            if not each.mapped.gone:
+                merged += _uncovered(start, each.end, each.mapped.left(), stretches, starts)
         merged.sort(key=itemgetter(0))
         self._starts = [start for start, _, _ in merged]
-        self._stretches = [_Stretch(end, laid) for _, end, laid in merged]
+        self._stretches = [_Stretch(end, mapped) for _, end, mapped in merged]
         self._arrays = None
 
     def place(self, address: int) -> tuple[int, int]:
@@ -166,8 +166,8 @@ class IntervalMap:
         return there.place or self._place_of(there)
 
     def _place_of(self, stretch: _Stretch) -> tuple[int, int]:
-        region = stretch.laid.region
-        found = stretch.place = self._names.region(region, stretch.laid.array), region.shift
+        region = stretch.mapped.region
+        found = stretch.place = self._names.region(region, stretch.mapped.array), region.shift
         return found
 
     def places(self, addresses: U64) -> Places:
@@ -229,17 +229,17 @@ class IntervalMap:
             )
             if left < start:
                 starts.insert(0, left)
-                stretches.insert(0, _Stretch(start, before.laid.clipped(left, start)))
+                stretches.insert(0, _Stretch(start, before.mapped.clipped(left, start)))
             if after.end > end:
                 starts.append(end)
-                stretches.append(_Stretch(after.end, after.laid.clipped(end, after.end)))
+                stretches.append(_Stretch(after.end, after.mapped.clipped(end, after.end)))
         self._starts[first:last] = starts
         self._stretches[first:last] = stretches
         self._arrays = None
 
 
 def _uncovered(
-    start: int, end: int, laid: Mapped, cover: list[Mapped], starts: list[int]
+    start: int, end: int, mapped: Mapped, cover: list[Mapped], starts: list[int]
 ) -> list[tuple[int, int, Mapped]]:
     """The parts of [start, end) that no region of `cover` covers."""
     parts = []
@@ -249,9 +249,9 @@ def _uncovered(
         if region.start >= end:
             break
         if region.start > start:
-            parts.append((start, region.start, laid))
+            parts.append((start, region.start, mapped))
         start = max(start, region.end)
         index += 1
     if start < end:
-        parts.append((start, end, laid))
+        parts.append((start, end, mapped))
     return parts

@@ -81,18 +81,18 @@ class _Dated:
             self.times.insert(at, time_ns)
             self.changes.insert(at, change)
 
-    def take(self, time_ns: int) -> tuple[list[int], list[Change]]:
+    def pop(self, time_ns: int) -> tuple[list[int], list[Change]]:
         """Pop those up to and including `time_ns`."""
         first = self._next
         if first == len(self.times) or self.times[first] > time_ns:
             return [], []
         due = bisect.bisect_right(self.times, time_ns, first)
-        taken = self.times[first:due], self.changes[first:due]
+        popped = self.times[first:due], self.changes[first:due]
         self._next = due
         if due == len(self.times) or due > _MOST_APPLIED:
             del self.times[:due], self.changes[:due]
             self._next = 0
-        return taken
+        return popped
 
 
 class MappingHistory:
@@ -134,12 +134,12 @@ class MappingHistory:
 
     def advance(self, time_ns: int) -> None:
         """Apply the changes up to and including `time_ns`."""
-        self._apply_all(self._take(time_ns)[1])
+        self._apply_all(self._pop(time_ns)[1])
 
-    def _take(self, time_ns: int) -> tuple[list[int], list[Change]]:
+    def _pop(self, time_ns: int) -> tuple[list[int], list[Change]]:
         """Pop the changes up to and including `time_ns`, in order, and their times."""
-        times, changes = self._ahead.take(time_ns)
-        late_times, late = self._late.take(time_ns)
+        times, changes = self._ahead.pop(time_ns)
+        late_times, late = self._late.pop(time_ns)
         if not late or not changes:
             return times + late_times, changes + late
         times += late_times  # behind those of the same time
@@ -246,7 +246,7 @@ class MappingHistory:
             order = np.argsort(times, kind="stable")
             times = times[order]
         # Each change comes before the first fault that is not earlier.
-        dated, changes = self._take(int(times[-1]))
+        dated, changes = self._pop(int(times[-1]))
         before = np.searchsorted(times, np.array(dated, np.uint64), side="left").tolist()
         done = applied = 0
         few: list[int] = []  # faults, one by one, and their places
@@ -272,8 +272,8 @@ class MappingHistory:
     def _vma_place(self, vma: Vma, address: int) -> tuple[int, int]:
         known = self._vmas.get(vma)
         if known is None:
-            region, laid = self._vma_region(vma, address), self._map.at(address)
-            array = laid.array if laid and laid.region.name == region.name else 0
+            region, mapped = self._vma_region(vma, address), self._map.at(address)
+            array = mapped.array if mapped and mapped.region.name == region.name else 0
             known = self._names.region(region, array), region.shift
             if vma not in self._mixed and self._is_mixed(vma):
                 self._mixed.add(vma)
@@ -284,7 +284,7 @@ class MappingHistory:
     def _is_mixed(self, vma: Vma) -> bool:
         """Whether the kernel has merged what several calls mapped."""
         start, end, *_, inode = vma
-        return not inode and len({laid.array for *_, laid in self._map.within(start, end)}) > 1
+        return not inode and len({mapped.array for *_, mapped in self._map.within(start, end)}) > 1
 
     def _arrays_in(self, vma: Vma, addresses: U64) -> U64:
         """The region of each address in a mixed mapping; shapes (n,)."""
@@ -296,21 +296,21 @@ class MappingHistory:
 
     def _vma_region(self, vma: Vma, address: int) -> Region:
         start, end, flags, pgoff, device, inode = vma
-        laid = self._map.at(address)
+        mapped = self._map.at(address)
         if not inode:
-            return Region(start, end, perms_of(flags), 0, _anonymous_name(laid, flags))
+            return Region(start, end, perms_of(flags), 0, _anonymous_name(mapped, flags))
         offset = pgoff << PAGE_SHIFT
         name, file = self._files.name(device, inode), 0
-        if laid and (
-            laid.inode == inode or (not self._files.knows(device, inode) and _fits(laid, vma))
+        if mapped and (
+            mapped.inode == inode or (not self._files.knows(device, inode) and _fits(mapped, vma))
         ):
-            name, device, file = laid.region.name, laid.device, laid.region.file
+            name, device, file = mapped.region.name, mapped.device, mapped.region.file
         return Region(start, end, perms_of(flags), offset, name, device, file)
 
     def _apply(self, change: Change) -> None:
         match change:
             case MmapEvent():
-                self._lay(self._laid(change, change.pgoff))
+                self._set(self._as_mapped(change, change.pgoff))
             case Unmap(start, end):
                 self._map.unmap(start, end)
             case Brk(end):
@@ -324,8 +324,8 @@ class MappingHistory:
             case Question(addresses):
                 change.regions = self._regions_of(addresses)
             case _:
-                listed = [self._laid(mapping, mapping.offset) for mapping in change]
-                self._map.reset(self._arrays.all_told_apart(self._map, listed))
+                listed = [self._as_mapped(mapping, mapping.offset) for mapping in change]
+                self._map.reset(self._arrays.distinguish_all(self._map, listed))
 
     def _regions_of(self, addresses: U64) -> U32:
         """Of addresses in order, most often all in one mapping; at least one. Shape (n,)."""
@@ -335,29 +335,29 @@ class MappingHistory:
             return np.full(len(addresses), self._map.place(first)[0], np.uint32)
         return np.asarray(self._map.places(addresses)[0], np.uint32)
 
-    def _lay(self, laid: Mapped) -> None:
-        for part in self._arrays.told_apart(self._map, laid):
-            self._map.lay(part)
+    def _set(self, mapped: Mapped) -> None:
+        for part in self._arrays.distinguish(self._map, mapped):
+            self._map.set(part)
 
     def _claim(self, claim: Claim) -> None:
         pieces = self._map.within(claim.start, claim.end)
         covered = sum(end - start for start, end, _ in pieces) == claim.end - claim.start
         letters = claim.perms[:3]
         if covered and all(
-            not laid.gone and laid.region.perms[:3] == letters for _, _, laid in pieces
+            not mapped.gone and mapped.region.perms[:3] == letters for _, _, mapped in pieces
         ):
             return
         if claim.name:
             region = Region(claim.start, claim.end, claim.perms, 0, claim.name)
-            self._lay(Mapped(region, 0, 0))
+            self._set(Mapped(region, 0, 0))
             return
-        for start, end, laid in pieces:
-            if not laid.gone:
-                part = laid.moved(start, end, start)
-                perms = letters + laid.region.perms[3:]
-                self._map.lay(part._replace(region=part.region._replace(perms=perms)))
+        for start, end, mapped in pieces:
+            if not mapped.gone:
+                part = mapped.moved(start, end, start)
+                perms = letters + mapped.region.perms[3:]
+                self._map.set(part._replace(region=part.region._replace(perms=perms)))
 
-    def _laid(self, seen: MmapEvent | Mapping, offset: int) -> Mapped:
+    def _as_mapped(self, seen: MmapEvent | Mapping, offset: int) -> Mapped:
         self._files.learn(seen.device, seen.inode, seen.path)
         name = seen.path
         if not name:
@@ -373,25 +373,25 @@ class MappingHistory:
             # The break is known from here on, or has grown.
             # perf_event_mmap runs before mm->brk grows, so on newer kernels (seen on 6.18)
             # the first piece of the heap is reported without its name
-            laid = self._map.at(end - 1)
-            if before and (laid is None or laid.gone):  # the sideband's record was dropped
+            mapped = self._map.at(end - 1)
+            if before and (mapped is None or mapped.gone):  # the sideband's record was dropped
                 start = page_up(before)
-                self._map.lay(Mapped(Region(start, page_up(end), "rw-p", 0, "[heap]"), 0, 0))
+                self._map.set(Mapped(Region(start, page_up(end), "rw-p", 0, "[heap]"), 0, 0))
             elif (
-                laid is not None
-                and not laid.gone
-                and laid.region.name == "[anon]"
-                and (before or laid.region.end == page_up(end))
+                mapped is not None
+                and not mapped.gone
+                and mapped.region.name == "[anon]"
+                and (before or mapped.region.end == page_up(end))
             ):
-                heap = laid.region._replace(name="[heap]")
-                self._map.lay(laid._replace(region=heap, array=0))
+                heap = mapped.region._replace(name="[heap]")
+                self._map.set(mapped._replace(region=heap, array=0))
 
     def _move(self, move: Move) -> None:
         if move.new == move.old:
-            laid = self._map.at(move.old)
-            if move.new_size > move.old_size and laid:
-                start = laid.region.start
-                self._map.lay(laid.moved(start, move.new + move.new_size, start))
+            mapped = self._map.at(move.old)
+            if move.new_size > move.old_size and mapped:
+                start = mapped.region.start
+                self._map.set(mapped.moved(start, move.new + move.new_size, start))
             self._map.unmap(move.old + move.new_size, move.old + move.old_size)
             return
         size = move.old_size or move.new_size  # 0: a second mapping of shared memory
@@ -401,10 +401,10 @@ class MappingHistory:
         if not move.keep:
             self._map.unmap(move.old, move.old + move.old_size)
         self._map.unmap(move.new, move.new + move.new_size)
-        for start, end, laid in pieces:
+        for start, end, mapped in pieces:
             end = new_end if end == old_end else min(end, new_end)
-            if not laid.gone and start < end:
-                self._map.lay(laid.moved(start + shift, end + shift, start))
+            if not mapped.gone and start < end:
+                self._map.set(mapped.moved(start + shift, end + shift, start))
 
 
 def perms_of(flags: int) -> str:
@@ -417,22 +417,22 @@ def perms_of(flags: int) -> str:
     )
 
 
-def _anonymous_name(laid: Mapped | None, flags: int) -> str:
-    if laid and not laid.is_file:
-        return laid.region.name
+def _anonymous_name(mapped: Mapped | None, flags: int) -> str:
+    if mapped and not mapped.is_file:
+        return mapped.region.name
     return "[stack]" if flags & VM_GROWSDOWN else "[anon]"
 
 
-def _fits(laid: Mapped, vma: Vma) -> bool:
-    """Whether `laid` can be `vma` although their inodes differ.
+def _fits(mapped: Mapped, vma: Vma) -> bool:
+    """Whether `mapped` can be `vma` although their inodes differ.
 
     On overlayfs vm_file is the file of the layer below, and maps shows the
     inode of the overlay, which is on another device.
     """
     start, _, _, pgoff, device, _ = vma
-    region = laid.region
+    region = mapped.region
     same_place = region.offset - region.start == (pgoff << PAGE_SHIFT) - start
-    return laid.is_file and not laid.gone and laid.device != device and same_place
+    return mapped.is_file and not mapped.gone and mapped.device != device and same_place
 
 
 def _distinct_vmas(faults: Records, brought: Bools) -> tuple[list[Vma], Index]:

@@ -45,7 +45,7 @@ _UFFD_MODE_MISSING = 1
 _IN_PAGE = PAGE_SIZE - 1
 ERRORS = (1 << 64) - 4095  # results from here on are -errno
 _ENOMEM = (1 << 64) - 12
-_MADV_TAKES = (4, 9, 24, 102)  # DONTNEED, REMOVE, DONTNEED_LOCKED, GUARD_INSTALL
+_MADV_RELEASES = (4, 9, 24, 102)  # DONTNEED, REMOVE, DONTNEED_LOCKED, GUARD_INSTALL
 _MADV_POPULATES = (CALL_MADV_POPULATE_READ, CALL_MADV_POPULATE_WRITE)
 _MADV_GIVES_UP = {8: Loss.MADVISE, 21: Loss.RECLAIM}  # FREE, PAGEOUT: when the kernel decides
 # mmap(2), mremap(2), mlockall(2): flags that bpf/ passes on and does not use itself
@@ -95,7 +95,7 @@ def plain_releases(records: Structs) -> tuple[Bools, list[PlainRelease]]:
     address, length, advice = records["args"][:, :3].T
     failed = result >= np.uint64(ERRORS)
     unmaps = (number == CALL_MUNMAP) & ~failed
-    gives = (number == CALL_MADVISE) & np.isin(advice, _MADV_TAKES)
+    gives = (number == CALL_MADVISE) & np.isin(advice, _MADV_RELEASES)
     chosen = unmaps | (gives & (~failed | (result == np.uint64(_ENOMEM))))
     # Sums that do not overflow are for `interpret`.
     chosen &= records["type"] == np.uint8(RecordType.SYSCALL)
@@ -104,8 +104,8 @@ def plain_releases(records: Structs) -> tuple[Bools, list[PlainRelease]]:
     end = (address + length + np.uint64(_IN_PAGE)) & ~np.uint64(_IN_PAGE)
     names = ("tgid", "tid", "time_ns", "mm")
     columns = [*(records[name][chosen] for name in names), address, end, unmaps[chosen]]
-    takes = map(PlainRelease._make, zip(*(column.tolist() for column in columns), strict=True))
-    return chosen, list(takes)
+    released = map(PlainRelease._make, zip(*(column.tolist() for column in columns), strict=True))
+    return chosen, list(released)
 
 
 class Effect(NamedTuple):
@@ -123,7 +123,7 @@ class Effect(NamedTuple):
     moved_to: int | None = None
     moved_size: int = 0
     populates: bool = False
-    told: bool = False  # with perf the BPF side records what that populated (bpf/fill.h)
+    recorded: bool = False  # with perf the BPF side records what that populated (bpf/fill.h)
     replaces: bool = False  # what it populated replaced what was there
     gives_up: bool = False
     userfault: bool = False  # populated, or moved, through userfaultfd
@@ -204,7 +204,7 @@ def interpret(
         end, claim = _page_up(result + args[1]), _claim_of(made) if claims else None
         if args[3] & (CALL_MAP_POPULATE | CALL_MAP_LOCKED) or space in memory.locked:
             fixed = bool(args[3] & CALL_MAP_FIXED)
-            filled = change(result, end, populates=True, told=True, replaces=fixed)
+            filled = change(result, end, populates=True, recorded=True, replaces=fixed)
             return Consequences(filled, claim)
         return Consequences(change(result, end) if args[3] & CALL_MAP_FIXED else None, claim)
     if number == CALL_MPROTECT:
@@ -237,13 +237,13 @@ def _in_place(
     if number == CALL_MADVISE:
         end = _page_up(args[0] + args[1])
         if args[2] in _MADV_POPULATES:
-            return change(args[0], end, populates=True, told=True)
+            return change(args[0], end, populates=True, recorded=True)
         if args[2] in _MADV_GIVES_UP:
             return change(args[0], end, loss=_MADV_GIVES_UP[args[2]], gives_up=True)
-        return change(args[0], end, loss=Loss.MADVISE) if args[2] in _MADV_TAKES else None
+        return change(args[0], end, loss=Loss.MADVISE) if args[2] in _MADV_RELEASES else None
     if number == CALL_MLOCK or (number == CALL_MLOCK2 and not args[2] & CALL_MLOCK_ONFAULT):
         end = _page_up(args[0] + args[1])
-        return change(args[0] & ~_IN_PAGE, end, populates=True, told=True)
+        return change(args[0] & ~_IN_PAGE, end, populates=True, recorded=True)
     if number == CALL_MLOCKALL:
         # The last call decides what later mappings do (apply_mlockall_flags(), mm/mlock.c).
         future = args[0] & (_MCL_FUTURE | _MCL_ONFAULT) == _MCL_FUTURE
@@ -281,14 +281,14 @@ def _written(result: int, args: list[int]) -> tuple[tuple[int, int], ...]:
 
 def _went_on(number: int, args: list[int], result: int) -> bool:
     """Whether a call that failed did its work nonetheless: madvise(2), where a part is a hole."""
-    return number == CALL_MADVISE and args[2] in _MADV_TAKES and result == _ENOMEM
+    return number == CALL_MADVISE and args[2] in _MADV_RELEASES and result == _ENOMEM
 
 
 def pending_release(begun: SystemCall, brk: int) -> PendingRelease | None:
     """What a call that has begun may release before it returns; `brk` is the break now."""
     number, args = begun.number, begun.args
     start, end, loss = args[0], _page_up(args[0] + args[1]), Loss.MUNMAP
-    if number == CALL_MADVISE and args[2] in _MADV_TAKES:
+    if number == CALL_MADVISE and args[2] in _MADV_RELEASES:
         loss = Loss.MADVISE
     elif number == CALL_MREMAP:
         loss = Loss.MOVE

@@ -39,7 +39,7 @@ class Archive:
             return
         self._rows.setdefault(space, {})[block] = rows
 
-    def take(self, space: int, block: int) -> RowsOfPages | None:
+    def pop(self, space: int, block: int) -> RowsOfPages | None:
         """Pop the rows of a block; None where there are none."""
         blocks = self._rows.get(space)
         rows = blocks.pop(block, None) if blocks else None

@@ -23,14 +23,14 @@ class Events:
     source: U8  # FAULT, or AROUND for a neighbour mapped with it
     suspected: Suspected | None = None  # calls that may have released it; None: not looked up
 
-    def take(self, at: I64 | Bools | slice) -> "Events":
+    def select(self, at: I64 | Bools | slice) -> "Events":
         """Select some of them."""
         arrays = {
             each.name: getattr(self, each.name)[at]
             for each in fields(self)
             if each.name != "suspected"
         }
-        calls = self.suspected.take(at) if self.suspected is not None else None
+        calls = self.suspected.select(at) if self.suspected is not None else None
         return Events(**arrays, suspected=calls)
 
 

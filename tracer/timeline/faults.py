@@ -19,7 +19,7 @@ from tracer.timeline.ledger import Ledger, distinct_spaces
 
 _NONE = np.uint64(NO_FRAME)
 # A table by value: looked up very often, for a page or two.
-_TOLD = np.isin(  # by a record of its own
+_RECORDED = np.isin(  # by a record of its own
     np.arange(32), [Source.FAULT.value, Source.AROUND.value, Source.MOVE.value, Source.UFFD.value]
 )
 
@@ -48,7 +48,7 @@ class FaultRules:
             return Outcome(*self._apply_turn(spaces, slots, events))
         outcome = Outcome(np.zeros(count, np.bool_), np.zeros(count, np.bool_))
         for turn in turns:
-            gained, raced = self._apply_turn(spaces[turn], slots[turn], events.take(turn))
+            gained, raced = self._apply_turn(spaces[turn], slots[turn], events.select(turn))
             outcome.gained[turn], outcome.raced[turn] = gained, raced
         return outcome
 
@@ -97,7 +97,7 @@ class FaultRules:
         # Its own page, unchanged by this fault: what it shows is another's change.
         bystander = own & ((events.kind == Kind.SPURIOUS) | (before == then))
         self._settle_inherited(at, events)
-        taken = self._settle_doubts(at, events)
+        causes = self._settle_doubts(at, events)
         now = frame[at]
         had = now != _NONE
         gained = raced = meanwhile = np.zeros(len(at), np.bool_)
@@ -105,7 +105,7 @@ class FaultRules:
             # The known state was reached while this fault was under way.
             meanwhile = had & (self._columns["changed_ns"][at] >= events.start_ns)
             gained, raced = self._races(spaces, at, events, now, meanwhile & ~bystander)
-            self._find_vanished(spaces, at, events, now, meanwhile, taken)
+            self._find_vanished(spaces, at, events, now, meanwhile, causes)
             now = frame[at]
         # The fault found another frame, or one at all: gained in between, without a record.
         # Even if it ends in the known frame: a freed one is soon used again.
@@ -120,7 +120,7 @@ class FaultRules:
         gains = changes & ~bystander & (own | (now == _NONE) | (now == before))
         if gains.any():
             # Found absent, but mapped in the ledger: a call released the frame during this fault.
-            cause = np.where((taken != 0) & absent, taken, np.uint8(Loss.REPLACED))
+            cause = np.where((causes != 0) & absent, causes, np.uint8(Loss.REPLACED))
             self._gain_by(spaces, at, events, gains, cause)
         return gained | gains, raced
 
@@ -139,10 +139,10 @@ class FaultRules:
         source = self._columns["source"][at]
         # The userfaultfd ioctl that resolves a fault may return before the fault ends.
         waited = (events.kind == Kind.UFFD) & (source == Source.UFFD)
-        takeover = race & (~_TOLD[source] | waited)
+        takeover = race & (~_RECORDED[source] | waited)
         for space in distinct_spaces(spaces[takeover]):
             self._ledger.claim(space, at[takeover & (spaces == space)])
-        self._ledger.take_over(at[takeover], events.take(takeover))
+        self._ledger.take_over(at[takeover], events.select(takeover))
         return takeover, race & ~takeover & (events.source != Source.AROUND)
 
     def _find_vanished(
@@ -152,7 +152,7 @@ class FaultRules:
         events: Events,
         now: U64,
         meanwhile: Bools,
-        taken: U8,
+        causes: U8,
     ) -> None:
         """Release what the ledger has and the fault found absent: gone in between, unrecorded."""
         had, absent, then = now != _NONE, events.absent_before, events.frame
@@ -168,9 +168,11 @@ class FaultRules:
             return
         swapped = events.swapped_before
         cause = np.where(swapped, Loss.RECLAIM.value, Loss.UNKNOWN.value).astype(np.uint8)
-        cause = np.where(taken != 0, taken, cause)
+        cause = np.where(causes != 0, causes, cause)
         open_ = vanished & (cause == Loss.UNKNOWN)
-        self._ledger.leave_unexplained(spaces[open_], at[open_], now[open_], then[open_], lost=True)
+        self._ledger.leave_unexplained(
+            spaces[open_], at[open_], now[open_], then[open_], released=True
+        )
         self._ledger.release(at[vanished], events.start_ns[vanished], cause[vanished])
 
     def _gain_by(
@@ -183,7 +185,7 @@ class FaultRules:
     ) -> None:
         """Book that the faults `gains` mapped a frame, replacing another for `cause`."""
         if not gains.all():
-            spaces, at, cause, events = spaces[gains], at[gains], cause[gains], events.take(gains)
+            spaces, at, cause, events = spaces[gains], at[gains], cause[gains], events.select(gains)
         self._ledger.replace(at, events.time_ns, cause)
         self._ledger.gain(
             at,
@@ -226,7 +228,9 @@ class FaultRules:
         spaces, at, frame = spaces[chosen], at[chosen], frame[chosen]
         # Dated at their end: what mapped them began before that, and may still be recorded.
         time = events.time_ns[chosen]
-        self._ledger.leave_unexplained(spaces, at, self._columns["frame"][at], frame, lost=False)
+        self._ledger.leave_unexplained(
+            spaces, at, self._columns["frame"][at], frame, released=False
+        )
         self._ledger.replace(at, time)
         self._ledger.gain(at, time, frame, Source.UNKNOWN, events.region[chosen])
 

@@ -44,7 +44,7 @@ class Ledger:
         self.tally = Tally()
         self.latest_ns = 0  # no page changed after that, as far as is known
         self._unexplained = Unexplained()
-        self._looked_at: dict[int, U64] = {}  # by space: blocks that `take_changed` returned
+        self._compared: dict[int, U64] = {}  # by space: blocks that `pop_changed` returned
 
     def __getitem__(self, column: str) -> npt.NDArray[Any]:
         return self.columns[column]
@@ -170,7 +170,7 @@ class Ledger:
             return
         columns = self.columns
         self.store.mark(at)
-        self.tally.count(self.tally.lost_in, columns["region"][at])
+        self.tally.count(self.tally.released_in, columns["region"][at])
         columns["frame"][at] = _NONE
         columns["changed_ns"][at] = time
         self._note(time)
@@ -178,19 +178,19 @@ class Ledger:
         columns["losses"][at] += np.uint32(1)
         columns["last_loss"][at] = np.asarray(cause, np.uint8)
         if isinstance(cause, np.ndarray):
-            self.tally.lost += _counts(cause)
+            self.tally.released += _counts(cause)
         else:
-            self.tally.lost[cause] += count
+            self.tally.released[cause] += count
         if self.watcher is not None:
-            self.watcher.lost(*self._places(at), time, np.asarray(cause, np.uint8))
+            self.watcher.released(*self._places(at), time, np.asarray(cause, np.uint8))
 
     def release_one(self, at: int, time_ns: int, cause: int) -> None:
         """`release` of one page, which has a frame."""
         columns, tally = self.columns, self.tally
         self.store.mark_one(at)
         region = columns["region"].item(at)
-        tally.lost_in[region] = tally.lost_in.get(region, 0) + 1
-        tally.lost[cause] += 1
+        tally.released_in[region] = tally.released_in.get(region, 0) + 1
+        tally.released[cause] += 1
         columns["frame"][at] = _NONE
         columns["changed_ns"][at] = time_ns
         columns["doubt"][at] = 0
@@ -219,22 +219,17 @@ class Ledger:
 
     # -- both at once ---------------------------------------------------
 
-    def come_and_go(
-        self,
-        space: Ids,
-        events: Events,
-        lost_ns: I64,
-        cause: U8,
-    ) -> None:
+    def come_and_go(self, space: Ids, events: Events, released_ns: I64, cause: U8) -> None:
         """Book faults that each mapped an absent page, released before the page's next fault.
 
         Equivalent to FaultRules.apply and ReleaseRules.release in turn, for any number of
-        times a page. The events are in order; each frame was released at `lost_ns`, for `cause`.
+        times a page. The events are in order; each frame was released at `released_ns`, for
+        `cause`.
         """
         slots = self.slots(space, events.page)
         order = np.argsort(slots, kind="stable")
-        slots, events = slots[order], events.take(order)
-        space, lost_ns, cause = space[order], lost_ns[order], cause[order]
+        slots, events = slots[order], events.select(order)
+        space, released_ns, cause = space[order], released_ns[order], cause[order]
         columns = self.columns
         fresh = np.r_[True, slots[1:] != slots[:-1]]  # the page's first here
         head, tail = np.flatnonzero(fresh), np.flatnonzero(np.r_[fresh[1:], True])
@@ -268,16 +263,16 @@ class Ledger:
         columns["losses"][at] = losses + times
         columns["last_loss"][at] = cause[tail]
         columns["source"][at] = events.source[tail]
-        columns["changed_ns"][at] = lost_ns[tail]
-        self._note(lost_ns)
+        columns["changed_ns"][at] = released_ns[tail]
+        self._note(released_ns)
         self.tally.gained += _counts(events.source)
-        self.tally.lost += _counts(cause)
+        self.tally.released += _counts(cause)
         self.tally.count(self.tally.gained_in, region)
-        self.tally.count(self.tally.lost_in, region)
+        self.tally.count(self.tally.released_in, region)
         if self.watcher is not None:
             self.watcher.came_and_went(
                 *(space, events.page, events.time_ns, events.frame, events.kind, events.source),
-                *(lost_ns, cause),
+                *(released_ns, cause),
             )
 
     # -- what fork may have copied --------------------------------------
@@ -315,7 +310,7 @@ class Ledger:
         """These slots' pages were not inherited by fork, as had been assumed."""
         self.store.mark(at)
         if self.watcher is not None and len(at):
-            self.watcher.lost(*self._places(at), 0, Loss.NONE.value)
+            self.watcher.released(*self._places(at), 0, Loss.NONE.value)
         self.columns["assumed"][at] = False
         self.columns["frame"][at] = _NONE
         self.columns["first_source"][at] = 0
@@ -323,36 +318,38 @@ class Ledger:
 
     # -- changes that no record explains, yet ---------------------------
 
-    def leave_unexplained(self, spaces: Ids, at: I64, old: U64, new: U64, *, lost: bool) -> None:
+    def leave_unexplained(
+        self, spaces: Ids, at: I64, old: U64, new: U64, *, released: bool
+    ) -> None:
         """Note that no record explains the change of these slots' pages, yet."""
         for space in distinct_spaces(spaces):
             mine = spaces == space
-            self._unexplained.add(space, at[mine], old[mine], new[mine], lost=lost)
+            self._unexplained.add(space, at[mine], old[mine], new[mine], released=released)
 
     def claim(self, space: int, at: I64) -> None:
         """Drop what these slots' pages gained from `unexplained`: a record explains it."""
         self._unexplained.claim(space, at)
 
     def has_unexplained(self, space: int) -> bool:
-        """Whether `unexplained` would return any."""
+        """Whether `pop_unexplained` would return any."""
         return space in self._unexplained
 
-    def unexplained(self, space: int) -> Changes | None:
+    def pop_unexplained(self, space: int) -> Changes | None:
         """Pop the changes without a record that faults have found since the last call."""
-        return self._unexplained.take(space)
+        return self._unexplained.pop(space)
 
     def explain(self, changes: Changes, words: U8) -> None:
         """Book the causes: a Loss for each of `changes` that is a loss, else a Source."""
         tally, columns = self.tally, self.columns
-        for lost, counts, unknown, names in (
-            (True, tally.lost, Loss.UNKNOWN, ("last_loss",)),
+        for released, counts, unknown, names in (
+            (True, tally.released, Loss.UNKNOWN, ("last_loss",)),
             (False, tally.gained, Source.UNKNOWN, ("first_source", "source")),
         ):
-            mine = changes.lost == lost
+            mine = changes.released == released
             at, said = changes.at[mine], words[mine]
             counts[unknown] -= len(at)
             np.add.at(counts, said, 1)
-            if not lost:  # what was mapped before the trace is no gain
+            if not released:  # what was mapped before the trace is no gain
                 tally.uncount(tally.gained_in, columns["region"][at[said == Source.INITIAL]])
             for name in names:
                 still = columns[name][at] == unknown
@@ -419,16 +416,16 @@ class Ledger:
 
     # -- what changed since a snapshot ----------------------------------
 
-    def take_changed(self, space: int) -> U64:
+    def pop_changed(self, space: int) -> U64:
         """Return the numbers of the blocks (64 pages) changed since the last call."""
-        numbers = self.store.marked(space, take=True)
-        self._looked_at[space] = numbers
+        numbers = self.store.marked(space, clear=True)
+        self._compared[space] = numbers
         return numbers
 
     def changed_since(self, space: int, time_ns: int) -> bool:
         """Whether a page that ever had a frame changed at `time_ns` or later.
 
-        Considers what changed since `take_changed` or was kept (`keep_changed`) then.
+        Considers what changed since `pop_changed` or was kept (`keep_changed`) then.
         """
         _, at = self.store.blocks(space, self.store.marked(space))
         late = self.columns["changed_ns"][at] >= time_ns
@@ -452,16 +449,16 @@ class Ledger:
         self.release(self.resident(space), time_ns, Loss.EXIT)
         self.watcher = watcher
         self.archive.put(space, WHOLE, self.store.rows(self.touched(space)))
-        self._looked_at.pop(space, None)
+        self._compared.pop(space, None)
         self.store.release(space)
 
     def tidy(self, space: int, before_ns: int) -> None:
         """Archive the blocks of a space that have had no frame since `before_ns`.
 
-        Of those that `take_changed` returned last: the others were handled before. What is
+        Of those that `pop_changed` returned last: the others were handled before. What is
         marked to be compared again stays until it was.
         """
-        numbers, slots = self.store.blocks(space, self._looked_at.pop(space, _NO_BLOCKS))
+        numbers, slots = self.store.blocks(space, self._compared.pop(space, _NO_BLOCKS))
         if space in self._unexplained:
             self.store.mark(slots)  # it refers to pages by slot
             return
@@ -480,12 +477,12 @@ class Ledger:
         _, first = np.unique(together["page"], return_index=True)
         return {name: together[name][first] for name in together.dtype.names or ()}
 
-    def take_history(self, space: int) -> dict[str, npt.NDArray[Any]]:
+    def pop_history(self, space: int) -> dict[str, npt.NDArray[Any]]:
         """`history`, and drop all that is kept of the space."""
-        told = self.history(space)
+        history = self.history(space)
         self.archive.drop(space)
         self.store.release(space)
-        return told
+        return history
 
 
 def _counts(values: U8) -> I64:

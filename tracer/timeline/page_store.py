@@ -150,15 +150,15 @@ class PageStore:
         """Whether each of these slots' blocks is marked."""
         return np.asarray(self._marked[at >> _SHIFT])
 
-    def marked(self, space: int, *, take: bool = False) -> U64:
-        """The numbers of a space's marked blocks, ascending; `take`: and clear the marks.
+    def marked(self, space: int, *, clear: bool = False) -> U64:
+        """The numbers of a space's marked blocks, ascending; `clear`: and clear the marks.
 
         A new block is marked.
         """
         blocks: dict[int, int] = self._blocks.get(space) or {}
         places = np.fromiter(blocks.values(), np.int64, len(blocks))
         places = places[self._marked[places]]
-        if take:
+        if clear:
             self._marked[places] = False
         return np.sort(self._first[places] >> np.uint64(_SHIFT))
 
@@ -216,7 +216,7 @@ class PageStore:
         if blocks.space not in self.archive:
             return
         for number, place in zip(numbers, places, strict=True):
-            rows = self.archive.take(blocks.space, number)
+            rows = self.archive.pop(blocks.space, number)
             if rows is not None:
                 at = place * _BLOCK + (rows["page"] & np.uint64(_BLOCK - 1)).astype(np.int64)
                 for name, column in self.columns.items():

@@ -78,17 +78,17 @@ class ReleaseRules:
         assumed = self._columns["assumed"][at].astype(np.bool_)
         if assumed.any():
             self._ledger.forget(at[assumed])
-        lost = ~assumed
+        released = ~assumed
         cause = np.array([each.cause for each in losses], np.uint8)
         begun = np.array([each.begun_ns for each in losses])
         if begun.any():
             begun = begun[which]
-            doubted = lost & (self._columns["changed_ns"][at] >= begun) & (begun > 0)
+            doubted = released & (self._columns["changed_ns"][at] >= begun) & (begun > 0)
             call = which[doubted]
             self._ledger.doubt(at[doubted], cause[call], time[call])
-            lost &= ~doubted
-        call = which[lost]
-        self._ledger.release(at[lost], time[call], cause[call])
+            released &= ~doubted
+        call = which[released]
+        self._ledger.release(at[released], time[call], cause[call])
         return len(at)
 
     def _release_few(self, loss: Released) -> int | None:

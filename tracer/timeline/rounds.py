@@ -36,7 +36,7 @@ class Faulted:
     time_ns: I64
     fresh: Bools  # gains a frame, if the page has none by then: no other thread is involved
 
-    def take(self, at: I64) -> "Faulted":
+    def select(self, at: I64) -> "Faulted":
         """Select some of them."""
         return Faulted(self.space[at], self.page[at], self.time_ns[at], self.fresh[at])
 
@@ -114,11 +114,11 @@ def plan(faulted: Faulted, done: Done, latest_ns: int, changed_ns: Changed) -> R
     if len(at):
         inner = units.single[met.unit]
         single, unit = met.only(inner), units.unit[at]
-        few = faulted.take(at)
+        few = faulted.select(at)
         definite[inner] = _definite(few, unit, passed[at], done, single, changed_ns)
         goes[at] = _comes_and_goes(few, unit, passed[at], done, single, definite[inner])
-    told = units.order[goes[units.order] < 0]
-    idle = _idle(done, met, definite, units.unit[told] * met.stride + passed[told], latest_ns)
+    applied = units.order[goes[units.order] < 0]
+    idle = _idle(done, met, definite, units.unit[applied] * met.stride + passed[applied], latest_ns)
     depth = np.full(len(done.at), -1)
     depth[~idle] = depths_of([done.ranges[n] for n in np.flatnonzero(~idle).tolist()])
     rest = met.only(~idle[met.action])
@@ -237,23 +237,25 @@ def _comes_and_goes(
     at = np.flatnonzero(good)
     b, a = before[at], after[at]
     good = (met.unit[b] == page[at]) & (met.unit[a] == page[at]) & definite[b]
-    taker = met.action[a]
-    begun = done.begun_ns[taker]
+    releaser = met.action[a]
+    begun = done.begun_ns[releaser]
     time = faulted.time_ns[at]
-    good &= done.plain[taker] & (time <= done.time_ns[taker]) & ((begun == 0) | (time < begun))
+    good &= (
+        done.plain[releaser] & (time <= done.time_ns[releaser]) & ((begun == 0) | (time < begun))
+    )
     # Alone between the two: the page's other faults are before the one or after the other.
     between = np.bincount(after, minlength=len(met.code) + 1)
     foreign = after[met.unit[np.minimum(after, len(met.code) - 1)] != page]
     between -= np.bincount(foreign, minlength=len(between))  # of the page before, all applied
     good &= between[a] == 1
-    goes[at[good]] = taker[good]
+    goes[at[good]] = releaser[good]
     return goes
 
 
-def _idle(done: Done, met: _Met, definite: Bools, told: I64, latest_ns: int) -> Bools:
+def _idle(done: Done, met: _Met, definite: Bools, applied: I64, latest_ns: int) -> Bools:
     """The actions that release nothing: one before released the same pages, none gained since.
 
-    `told` are the faults to be applied: the codes of the first meetings after each, sorted.
+    `applied` are the faults to be applied: the codes of the first meetings after each, sorted.
     """
     count = len(done.at)
     idle = np.zeros(count, np.bool_)
@@ -263,16 +265,16 @@ def _idle(done: Done, met: _Met, definite: Bools, told: I64, latest_ns: int) -> 
     if not sure.any():
         return idle
     # How many faults on its pages are applied before each action.
-    found = np.bincount(met.action, np.searchsorted(told, met.code, side="right"), count).astype(
+    found = np.bincount(met.action, np.searchsorted(applied, met.code, side="right"), count).astype(
         np.int64
     )
     others = np.cumsum(~done.plain).tolist()
     before: dict[tuple[int, int, int], tuple[int, int]] = {}
     columns = done.plain, sure, done.time_ns, done.begun_ns, found
-    for number, (plain, certain, time_ns, begun_ns, faults_told) in enumerate(
+    for number, (plain, certain, time_ns, begun_ns, faults_applied) in enumerate(
         zip(*(column.tolist() for column in columns), strict=True)
     ):
-        state = faults_told, others[number]
+        state = faults_applied, others[number]
         where = done.ranges[number][0] if plain else None
         if where is not None and before.get(where) == state:
             idle[number] = True

@@ -71,7 +71,7 @@ def action_of(at: int, effect: Effect) -> Action:
 
 
 @dataclass
-class Parts:
+class TouchedPages:
     """Pages that faults touched: their own, and neighbours mapped with them."""
 
     row: I64
@@ -81,16 +81,19 @@ class Parts:
     absent: Bools  # had no frame when the fault began
     around: Bools  # a neighbour, mapped with the fault's own
 
-    def take(self, at: I64 | slice) -> "Parts":
-        return Parts(*(getattr(self, each.name)[at] for each in fields(self)))
+    def select(self, at: I64 | slice) -> "TouchedPages":
+        return TouchedPages(*(getattr(self, each.name)[at] for each in fields(self)))
 
 
-def concatenate(parts: list[Parts]) -> Parts:
+def concatenate(parts: list[TouchedPages]) -> TouchedPages:
     """One after another."""
     if not any(len(part.row) for part in parts[1:]):
         return parts[0]
-    return Parts(
-        *(np.concatenate([getattr(part, each.name) for part in parts]) for each in fields(Parts))
+    return TouchedPages(
+        *(
+            np.concatenate([getattr(part, each.name) for part in parts])
+            for each in fields(TouchedPages)
+        )
     )
 
 
@@ -106,13 +109,13 @@ class Schedule:
         timeline: Timeline,
         rows: Rows,
         columns: Mapping[str, npt.NDArray[Any]],
-        parts: Parts,
+        parts: TouchedPages,
         start_ns: I64,
         swapped: Bools,
     ) -> None:
         self._timeline = timeline
         self._rows = rows
-        self._told = 0  # parts, by `apply_all`
+        self._applied = 0  # parts, by `apply_all`
         self._fresh = np.empty(0, np.bool_)  # by part: rounds.Faulted.fresh
         self.idle: list[Action] = []  # what `play` need not yield
         self._row = parts.row
@@ -195,8 +198,8 @@ class Schedule:
 
     def _mixes(self, rounds: Rounds, begin: int, end: int) -> bool:
         """Whether a row has parts in several rounds, though they depend on each other."""
-        told = rounds.comes_and_goes < 0
-        row, number = self._row[begin:end][told], rounds.faults[told]
+        applied = rounds.comes_and_goes < 0
+        row, number = self._row[begin:end][applied], rounds.faults[applied]
         return bool(((row[1:] == row[:-1]) & (number[1:] != number[:-1])).any())
 
     def _play(
@@ -210,7 +213,7 @@ class Schedule:
             (due[depth] if depth >= 0 else self.idle).append(action)
         for low, high, then in zip([0, *ends], ends, due, strict=False):
             if low < high:
-                self._tell_round(actions, rounds, order[low:high], begin)
+                self._apply_round(actions, rounds, order[low:high], begin)
             if then:
                 yield then
 
@@ -238,41 +241,44 @@ class Schedule:
                     gained.append(at)
                     at += 1
                 else:
-                    self.tell(slice(at, ends[at - begin]))
+                    self.apply(slice(at, ends[at - begin]))
                     at = ends[at - begin]
             if action is not None:
                 yield [action]
         self._gained(row[gained])
 
-    def _tell_round(
+    def _apply_round(
         self, actions: Sequence[Action], rounds: Rounds, due: Index, begin: int
     ) -> None:
-        taker = rounds.comes_and_goes[due]
-        passing = taker >= 0
+        releaser = rounds.comes_and_goes[due]
+        passing = releaser >= 0
         if passing.any():
-            at, takers = due[passing] + begin, [actions[n].what for n in taker[passing].tolist()]
-            effects = [what for what in takers if isinstance(what, Effect)]  # all are
+            at, releasers = (
+                due[passing] + begin,
+                [actions[n].what for n in releaser[passing].tolist()],
+            )
+            effects = [what for what in releasers if isinstance(what, Effect)]  # all are
             self._timeline.ledger.come_and_go(
                 self._space[at],
-                self._events.take(at),
+                self._events.select(at),
                 np.array([effect.time_ns for effect in effects]),
                 np.array([effect.loss for effect in effects], np.uint8),
             )
             self._gained(self._row[at])
             due = due[~passing]
         if len(due):
-            self.tell(due + begin if begin or len(due) < len(self._row) else slice(None))
+            self.apply(due + begin if begin or len(due) < len(self._row) else slice(None))
 
     def apply_all(self, until: int | None = None) -> None:
         """Apply the rows before `until`; by default all that are left."""
         end = len(self._row) if until is None else int(np.searchsorted(self._row, until))
-        if end > self._told:
-            self.tell(slice(self._told, end))
-            self._told = end
+        if end > self._applied:
+            self.apply(slice(self._applied, end))
+            self._applied = end
 
-    def tell(self, due: Index | slice) -> None:
+    def apply(self, due: Index | slice) -> None:
         """Apply some parts to the timeline, in order, and the outcome to their rows."""
-        outcome = self._timeline.faults.apply(self._space[due], self._events.take(due))
+        outcome = self._timeline.faults.apply(self._space[due], self._events.select(due))
         row = self._row[due]
         self._gained(row[outcome.gained])
         if outcome.raced.any():
@@ -290,8 +296,8 @@ class Schedule:
 def _are_thin(rounds: Rounds) -> bool:
     """Whether many rounds have so little in each that arrays do not pay."""
     depth = int(max(rounds.faults.max(initial=0), rounds.actions.max(initial=0)))
-    told = int((rounds.comes_and_goes < 0).sum()) + int((rounds.actions >= 0).sum())
-    return depth > _THIN and told < _THIN * depth
+    applied = int((rounds.comes_and_goes < 0).sum()) + int((rounds.actions >= 0).sum())
+    return depth > _THIN and applied < _THIN * depth
 
 
 def together(actions: Sequence[Action]) -> Iterator[list[Action]]:

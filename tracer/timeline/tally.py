@@ -14,19 +14,19 @@ class Tally:
     """Pages gained and released over the whole run: by source, by cause, and by region."""
 
     gained: I64 = field(default_factory=lambda: np.zeros(32, np.int64))
-    lost: I64 = field(default_factory=lambda: np.zeros(32, np.int64))
+    released: I64 = field(default_factory=lambda: np.zeros(32, np.int64))
     gained_in: dict[int, int] = field(default_factory=dict)  # region -> pages
-    lost_in: dict[int, int] = field(default_factory=dict)
+    released_in: dict[int, int] = field(default_factory=dict)
 
     @property
     def events(self) -> int:
         """Pages gained and released so far: grows with every change."""
-        return int(self.gained.sum() + self.lost.sum())
+        return int(self.gained.sum() + self.released.sum())
 
     @property
     def mapped(self) -> int:
         """Pages with a frame now, by space: those there when tracing started included."""
-        return int(self.gained.sum() - self.lost.sum())
+        return int(self.gained.sum() - self.released.sum())
 
     @staticmethod
     def count(into: dict[int, int], regions: U32, chosen: Bools | bool = True) -> None:
@@ -64,7 +64,7 @@ class Watcher(Protocol):
     ) -> None:
         """These pages (virtual page numbers) have frames now (physical addresses)."""
 
-    def lost(self, spaces: Ids, pages: U64, times: I64 | int, causes: U8 | int) -> None:
+    def released(self, spaces: Ids, pages: U64, times: I64 | int, causes: U8 | int) -> None:
         """These released theirs, each for a cause (Loss); NONE: they never had one."""
 
     def came_and_went(
@@ -75,7 +75,7 @@ class Watcher(Protocol):
         frames: U64,
         kinds: U8,
         sources: U8,
-        lost_ns: I64,
+        released_ns: I64,
         causes: U8,
     ) -> None:
         """Each gained a frame and released it, one page perhaps many times in turn."""

@@ -14,11 +14,11 @@ class Changes:
     at: I64  # slots of the timeline
     old: U64  # the frame until then, NO_FRAME where none
     new: U64  # the frame from then on
-    lost: Bools  # what released the old one is not known; else the source of the new one
+    released: Bools  # what released the old one is not known; else the source of the new one
 
-    def take(self, chosen: Bools) -> "Changes":
+    def select(self, chosen: Bools) -> "Changes":
         """Select those `chosen`."""
-        return Changes(self.at[chosen], self.old[chosen], self.new[chosen], self.lost[chosen])
+        return Changes(self.at[chosen], self.old[chosen], self.new[chosen], self.released[chosen])
 
 
 class Unexplained:
@@ -27,10 +27,10 @@ class Unexplained:
     def __init__(self) -> None:
         self._open: dict[int, list[Changes]] = {}
 
-    def add(self, space: int, at: I64, old: U64, new: U64, *, lost: bool) -> None:
-        """These slots' frames went from `old` to `new`; `lost`: the release is unexplained."""
+    def add(self, space: int, at: I64, old: U64, new: U64, *, released: bool) -> None:
+        """These slots' frames went from `old` to `new`; `released`: the release is unexplained."""
         if len(at):
-            found = Changes(at, old, new, np.full(len(at), lost))
+            found = Changes(at, old, new, np.full(len(at), released))
             self._open.setdefault(space, []).append(found)
 
     def __contains__(self, space: int) -> bool:
@@ -39,10 +39,10 @@ class Unexplained:
     def claim(self, space: int, at: I64) -> None:
         """Drop the gains of these slots' pages: a record explains them."""
         for index, changes in enumerate(self._open.get(space, [])):
-            keep = changes.lost | ~np.isin(changes.at, at)
-            self._open[space][index] = changes.take(keep)
+            keep = changes.released | ~np.isin(changes.at, at)
+            self._open[space][index] = changes.select(keep)
 
-    def take(self, space: int) -> Changes | None:
+    def pop(self, space: int) -> Changes | None:
         """Pop what is unexplained in a space."""
         found = self._open.pop(space, [])
         if not found:
@@ -51,5 +51,5 @@ class Unexplained:
             np.concatenate([changes.at for changes in found]),
             np.concatenate([changes.old for changes in found]),
             np.concatenate([changes.new for changes in found]),
-            np.concatenate([changes.lost for changes in found]),
+            np.concatenate([changes.released for changes in found]),
         )

@@ -24,7 +24,7 @@ class RawBatch:
     last_ns: int  # the time of the last record
 
 
-def take(records: U8, fault: np.dtype[np.void]) -> RawBatch:
+def decode_batch(records: U8, fault: np.dtype[np.void]) -> RawBatch:
     """Decode `records` (at least one) from the ring into copies; `fault` is the faults' dtype.
 
     Raises TraceError for a record that no program of ours sends; later ones are not trusted.

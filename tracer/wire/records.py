@@ -74,10 +74,10 @@ def parse_layout(header: str) -> Layout:
     except KeyError as missing:
         raise TraceError(f"bpf/{HEADER} does not define {missing.args[0]}") from None
     for name in ("fault", "window", "task", "syscall", "stack"):
-        takes = getattr(layout, name).itemsize
-        if takes != size:
+        needs = getattr(layout, name).itemsize
+        if needs != size:
             raise TraceError(
-                f"bpf/{HEADER}: {name}_record takes {takes} bytes, RECORD_SIZE is {size}"
+                f"bpf/{HEADER}: {name}_record takes {needs} bytes, RECORD_SIZE is {size}"
             )
     return layout
 

@@ -94,14 +94,14 @@ class MappedRing(Ring):
         self._head = np.frombuffer(self._positions, "<u8", 1)
         self._tail = np.frombuffer(self._positions, "<u8", 1, offset=self.TAIL)
         self._data = _Data(records, 0, capacity * record_size, record_size)
-        self._taken = int(self._tail[0])
+        self._consumed = int(self._tail[0])
 
     def pending(self) -> int:
         return int(self._head[0]) - int(self._tail[0])
 
     def peek(self, most: int = 1 << 16) -> U8:
         tail, head = int(self._tail[0]), int(self._head[0])
-        self._taken = tail
+        self._consumed = tail
         if not 0 <= head - tail <= self.capacity:
             raise _broken(f"the ring holds {head - tail} records, more than its size")
         count = min(head - tail, most)
@@ -116,7 +116,7 @@ class MappedRing(Ring):
             if int(found[first]) not in self._unwritten(tail + first):
                 raise _broken(f"record {tail + first} has the sequence {int(found[first]):#x}")
             view = view[:first]
-        self._taken = tail + len(view)
+        self._consumed = tail + len(view)
         return view
 
     def _sequences(self, first: int, count: int) -> U32:
@@ -129,7 +129,7 @@ class MappedRing(Ring):
         return 0, (number - self.capacity) & 0xFFFF_FFFF
 
     def advance(self) -> None:
-        self._tail[0] = self._taken
+        self._tail[0] = self._consumed
 
     def close(self) -> None:
         del self._head, self._tail
@@ -163,14 +163,14 @@ class KernelRing(Ring):
         self._consumer = np.frombuffer(self._consumer_map, "<u8", 1)
         self._producer = np.frombuffer(self._producer_map, "<u8", 1)
         self._data = _Data(fd, 2 * page, size, self.stride)
-        self._taken = int(self._consumer[0])  # `advance` consumes up to here
+        self._consumed = int(self._consumer[0])  # `advance` consumes up to here
 
     def pending(self) -> int:
         return (int(self._producer[0]) - int(self._consumer[0])) // self.stride
 
     def peek(self, most: int = 1 << 16) -> U8:
         consumed, produced = int(self._consumer[0]), int(self._producer[0])
-        self._taken = consumed
+        self._consumed = consumed
         if not 0 <= produced - consumed <= self._size:
             raise _broken(f"the ring holds {produced - consumed} bytes, more than its size")
         count = min((produced - consumed) // self.stride, most)
@@ -183,11 +183,11 @@ class KernelRing(Ring):
         if not plain.all():
             headers = self._complete(headers)
             view = view[: len(headers)][(headers & np.uint32(self.DISCARD)) == 0]
-        self._taken = consumed + len(headers) * self.stride
+        self._consumed = consumed + len(headers) * self.stride
         return view[:, self.HEADER :]
 
     def advance(self) -> None:
-        self._consumer[0] = self._taken
+        self._consumer[0] = self._consumed
 
     def _complete(self, headers: U32) -> U32:
         """The headers before the first record that is still being written."""

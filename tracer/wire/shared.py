@@ -22,7 +22,7 @@ VM_FAULT_MAJOR, VM_FAULT_SIGSEGV = 0x04, 0x40
 
 # window_record
 WINDOW_PAGES = 16
-WINDOW_ROW, WINDOW_UNTOLD = 0x01, 0x02
+WINDOW_CONTIGUOUS, WINDOW_UNKNOWN = 0x01, 0x02
 
 STACK_USER = 127  # user frames at most
 
@@ -46,7 +46,7 @@ WATCHED_BEGUN, WATCHED_ENDED = 1 << 62, 1 << 63
 COUNTER_NAMES = (
     *("lost", "lost_other", "filtered", "crowded", "orphans"),
     *("failed_lost", "failed_filtered", "foreign_lost", "foreign_filtered"),
-    *("unlisted", "handled", "told"),
+    *("unlisted", "handler_calls", "events"),
 )
 
 # Offsets for MappedRing (ring.py), which works without a header.

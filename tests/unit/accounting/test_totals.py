@@ -1,4 +1,4 @@
-"""The kernel's count, from sums, places and /proc: each thread once, whenever it begins or ends."""
+"""The kernel's count, from sums, slots and /proc: each thread once, whenever it begins or ends."""
 
 from dataclasses import dataclass, field
 from typing import Any, cast
@@ -6,7 +6,7 @@ from typing import Any, cast
 import pytest
 
 from tracer.accounting.totals import KernelCount, Totals
-from tracer.probes.answers import KernelTotals, Place, Watch, Watched
+from tracer.probes.answers import KernelTotals, Slot, Watch, Watched
 from tracer.procfs import stat
 from tracer.procfs.errors import ProcessGone
 from tracer.procfs.stat import Life
@@ -20,7 +20,7 @@ class Kernel:
     """The maps of the programs, and /proc, as a test sets them."""
 
     sums: KernelTotals = NOTHING
-    every: list[tuple[int, Place]] = field(default_factory=list)
+    every: list[tuple[int, Slot]] = field(default_factory=list)
     left: dict[int, tuple[tuple[int, int], int]] = field(default_factory=dict)
     noted: dict[tuple[int, int], Watched] = field(default_factory=dict)
     lives: dict[tuple[int, int], Life] = field(default_factory=dict)  # /proc
@@ -34,7 +34,7 @@ class Kernel:
     def watched(self) -> dict[tuple[int, int], Watched]:
         return self.noted
 
-    def places(self) -> list[tuple[int, Place]]:
+    def slots(self) -> list[tuple[int, Slot]]:
         return list(self.every)
 
     def leaving(self) -> dict[int, tuple[tuple[int, int], int]]:
@@ -88,8 +88,8 @@ def dead(faults: int) -> Life:
     return Life(faults, exiting=True, dead=True)
 
 
-def place(seen: int, first: int = 0, task: int = 0, under_way: bool = False) -> Place:
-    return Place(first, seen, under_way, task)
+def slot(seen: int, first: int = 0, task: int = 0, under_way: bool = False) -> Slot:
+    return Slot(first, seen, under_way, task)
 
 
 def attached(kernel: Kernel, blind: bool = False) -> Totals:
@@ -120,14 +120,14 @@ def test_what_its_place_has_seen_counts_if_it_is_more(kernel: Kernel) -> None:
     kernel.lives[PID, PID] = running(40)
     made = attached(kernel)
     kernel.lives[PID, PID] = running(45)
-    kernel.every = [(PID, place(46))]
+    kernel.every = [(PID, slot(46))]
     assert ended(made).faults == 6
 
 
 def test_a_fault_between_the_start_and_the_look_is_ours(kernel: Kernel) -> None:
-    """Its place was begun at 40; /proc says 43 already."""
+    """Its slot was begun at 40; /proc says 43 already."""
     kernel.lives[PID, PID] = running(43)
-    kernel.every = [(PID, place(43, first=40))]
+    kernel.every = [(PID, slot(43, first=40))]
     made = attached(kernel)
     assert ended(made).faults == 3
 
@@ -215,7 +215,7 @@ def test_one_that_begins_meanwhile_has_what_its_place_says(kernel: Kernel) -> No
     made = attached(kernel)
     kernel.noted[PID, 7] = Watched(begun=True, ended=False, base=0)
     kernel.sums = KernelTotals(begun=1, ended=0, faults=0, base=0, blind=0)
-    kernel.every = [(7, place(3))]
+    kernel.every = [(7, slot(3))]
     assert ended(made) == KernelCount(3, 0)
 
 
@@ -232,13 +232,13 @@ def test_one_that_is_ending_at_the_end_counts_once(kernel: Kernel, told: bool) -
 
 
 def test_what_a_thread_still_comes_to_once_its_end_is_told(kernel: Kernel) -> None:
-    """And its number is another's by now: its place is known by its address."""
+    """And its number is another's by now: its slot is known by its address."""
     kernel.lives[PID, PID] = running(40)
     made = attached(kernel)
     kernel.sums = KernelTotals(begun=2, ended=1, faults=9, base=0, blind=0)
     kernel.left[0xABC] = ((PID, 7), 9)
     kernel.lives[200, 7] = running(4)
-    kernel.every = [(7, place(11, task=0xABC)), (7, place(5, task=0xDEF))]
+    kernel.every = [(7, slot(11, task=0xABC)), (7, slot(5, task=0xDEF))]
     assert ended(made) == KernelCount(11 + 5, 0)
 
 
@@ -251,7 +251,7 @@ def test_it_reads_until_nothing_completes_any_more(kernel: Kernel) -> None:
     def read() -> None:
         nonlocal reads
         reads += 1
-        kernel.every = [(PID, place(40 + min(reads, 3)))]
+        kernel.every = [(PID, slot(40 + min(reads, 3)))]
 
     assert made.settle(read) == KernelCount(3, 0)
     assert reads == 4
@@ -266,7 +266,7 @@ def test_it_does_not_read_for_ever(kernel: Kernel) -> None:
     def read() -> None:
         nonlocal reads
         reads += 1
-        kernel.every = [(PID, place(reads))]
+        kernel.every = [(PID, slot(reads))]
 
     assert made.settle(read).at_least == "faults continued while the trace was ending"
     assert reads == 20
@@ -281,7 +281,7 @@ def test_growth_without_an_exception_is_blind(kernel: Kernel) -> None:
     made = attached(kernel, blind=True)
     kernel.sums = KernelTotals(begun=0, ended=0, faults=0, base=0, blind=42)
     kernel.lives = {(PID, PID): running(50), (PID, 7): running(8)}
-    kernel.every = [(PID, place(47, task=1))]
+    kernel.every = [(PID, slot(47, task=1))]
     # Of the first 42 - 40 and 50 - 47; the second had no exception at all.
     assert ended(made) == KernelCount(13, 2 + 3 + 3)
 
@@ -292,7 +292,7 @@ def test_one_under_way_is_missed_not_blind(kernel: Kernel) -> None:
     made = attached(kernel, blind=True)
     kernel.sums = KernelTotals(begun=0, ended=0, faults=0, base=0, blind=40)
     kernel.lives[PID, PID] = running(43)
-    kernel.every = [(PID, place(40, under_way=True))]
+    kernel.every = [(PID, slot(40, under_way=True))]
     assert ended(made) == KernelCount(3, 2)
 
 

@@ -18,7 +18,7 @@ from tracer.model.rows import Kind
 from tracer.outputs.csv import CsvOutput
 from tracer.outputs.pages import write_pages
 from tracer.outputs.summary import Summary
-from tracer.session.result import books_of, take_pages
+from tracer.session.result import books_of, pop_page_tables
 from tracer.snapshots.snapshots import Snapshot
 
 FAULTS = 9000
@@ -63,7 +63,7 @@ def run(feed: Feed, folder: Path) -> dict[str, Any]:
             for number, count in books[by_region].items():
                 named[str(regions[number]).replace(", file=0", "")] += count
             books[by_region] = sorted(named.items())
-        write_pages(pages, take_pages(recorder.parts), recorder.parts.names)
+        write_pages(pages, pop_page_tables(recorder.parts), recorder.parts.names)
     csv.close()
     pages.close()
     ring.close()

@@ -87,7 +87,7 @@ def test_back_from_swap(parts: Parts) -> None:
     back = fault(BASE, 9000, entry_before=swap_entry(0, 77), entry_after=pte(F + P), result=4)
     row = parts.rows(back)[0]
     assert (row["kind"], row["major"], row["pages"]) == (Kind.SWAP, True, 1)
-    assert parts.timeline.ledger.tally.lost[Loss.RECLAIM] == 1
+    assert parts.timeline.ledger.tally.released[Loss.RECLAIM] == 1
 
 
 def test_a_batch_can_be_told_in_pieces(parts: Parts) -> None:
@@ -98,8 +98,8 @@ def test_a_batch_can_be_told_in_pieces(parts: Parts) -> None:
     parts.timeline.releases.release(1, BASE, BASE + P, 3000, Loss.MADVISE)
     batch.schedule.apply_all()
     assert batch.rows["pages"].tolist() == [1, 1]
-    assert parts.timeline.ledger.tally.lost[Loss.MADVISE] == 1
-    assert parts.timeline.ledger.tally.lost.sum() == 1
+    assert parts.timeline.ledger.tally.released[Loss.MADVISE] == 1
+    assert parts.timeline.ledger.tally.released.sum() == 1
 
 
 def test_pages_pagemap_leaves_out_are_not_followed(parts: Parts) -> None:

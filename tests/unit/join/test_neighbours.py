@@ -112,7 +112,7 @@ def test_a_window_after_a_huge_page_was_split_brings_nothing(copied: bool) -> No
     assert rows["kind"][0] == (Kind.COW if copied else Kind.REUSE)
     assert rows["pages"][0] == copied
     assert parts.frames(BASE, 3) == [huge, own, huge + 2 * P]
-    assert parts.timeline.ledger.tally.lost.sum() == copied
+    assert parts.timeline.ledger.tally.released.sum() == copied
 
 
 # -- huge pages ----------------------------------------------------------------------
@@ -142,7 +142,7 @@ def test_the_huge_zero_page_then_a_huge_page(parts: Parts) -> None:
     assert rows["kind"].tolist() == [Kind.ZERO, Kind.COW]
     assert rows["pages"].tolist() == [512, 512]
     assert parts.frames(BASE, 512) == [HUGE + n * P for n in range(512)]
-    assert parts.timeline.ledger.tally.lost[Loss.REPLACED] == 512
+    assert parts.timeline.ledger.tally.released[Loss.REPLACED] == 512
 
 
 def test_two_threads_on_one_huge_page(parts: Parts) -> None:

@@ -123,7 +123,7 @@ class Watching:
     def gained(self, spaces: Any, at: Any, times: Any, frames: Any, kinds: Any, _: Any) -> None:
         self.history.add(gains(spaces, at, times, frames, kinds))
 
-    def lost(self, spaces: Any, at: Any, times: Any, causes: Any) -> None:
+    def released(self, spaces: Any, at: Any, times: Any, causes: Any) -> None:
         self.history.add(losses(spaces, at, times, causes))
 
     def came_and_went(self, *_: Any) -> None:

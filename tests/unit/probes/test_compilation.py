@@ -50,7 +50,7 @@ def test_descriptors_are_found_and_put_in() -> None:
 def test_a_maps_value_is_found_by_its_number() -> None:
     """BPF_PSEUDO_MAP_VALUE: what is compiled has a number of ours in place of the descriptor."""
     code = struct.pack("<BBhi", 0x18, 0x26, 0, 2) + bytes(8)
-    assert list(_uses(code, {2: "events"})) == [(0, "places")]
+    assert list(_uses(code, {2: "events"})) == [(0, "slots")]
 
 
 def test_calls_of_kernel_functions_are_put_in() -> None:

@@ -58,7 +58,7 @@ static void one_by_one(s64 window, u64 frame, int step, u16 *found)
 
 int main(void)
 {
-    u64 window[WINDOW_SLOTS];
+    u64 window[WINDOW_ENTRIES];
     u32 longest = 0, in_part = 0, short_ones = 0;
     for (int turn = 0; turn < 20000; turn++) {
         u16 found[WINDOWS] = {0}, expected[WINDOWS] = {0};
@@ -70,7 +70,7 @@ int main(void)
         for (u32 holes = at_random(20); holes; holes--)
             for (u32 at = at_random(512), end = at + at_random(40); at < end && at < 512; at++)
                 table[at] = hole(table[at]);
-        row_of_frames((u64)table, start, frame, step, window, found);
+        contiguous_frames((u64)table, start, frame, step, window, found);
         one_by_one((s64)(int)start, frame, step, expected);
         if (memcmp(found, expected, sizeof(found))) {
             printf("from window %d by %d: not what the entries say\n", (int)start, step);

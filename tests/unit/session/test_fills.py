@@ -31,7 +31,7 @@ from tracer.wire.records import RecordType
 
 def test_what_a_call_filled_in_advance(recorder: Recorder, kernel: Kernel) -> None:
     """As it returned, with its mapping, though all is gone before anybody looks."""
-    recorder.parts.reconciler.view(1).looked = True
+    recorder.parts.reconciler.view(1).has_snapshot = True
     kernel.fault(33, F + 33 * P)
     kernel.syscall(MMAP, 0, 4 * P, 3, POPULATE, result=BASE + 32 * P)
     there, special = pte(F + 33 * P), pte(F + 40 * P) | 0x200
@@ -39,13 +39,13 @@ def test_what_a_call_filled_in_advance(recorder: Recorder, kernel: Kernel) -> No
     kernel.syscall(MUNMAP, BASE + 32 * P, 4 * P)
     cycle(recorder)
     assert gained(recorder) == {Source.FAULT: 1, Source.POPULATE: 2}
-    assert recorder.parts.timeline.ledger.tally.lost[Loss.MUNMAP] == 3
+    assert recorder.parts.timeline.ledger.tally.released[Loss.MUNMAP] == 3
     (region,) = recorder.parts.timeline.ledger.tally.gained_in
     assert recorder.parts.names.regions[region].perms == "rw-p"
 
 
 def test_what_a_call_filled_with_a_huge_page(recorder: Recorder, kernel: Kernel) -> None:
-    recorder.parts.reconciler.view(1).looked = True
+    recorder.parts.reconciler.view(1).has_snapshot = True
     kernel.filled(0, [pte(1 << 30, PRESENT | WRITABLE | 0x80)], first=100, level=2)
     cycle(recorder)
     assert gained(recorder) == {Source.POPULATE: 412}
@@ -62,7 +62,7 @@ def test_what_may_have_been_filled_before_the_trace(recorder: Recorder, kernel: 
 def test_what_a_child_filled_before_the_first_look_at_it(
     recorder: Recorder, kernel: Kernel
 ) -> None:
-    recorder.parts.reconciler.view(1).looked = True
+    recorder.parts.reconciler.view(1).has_snapshot = True
     fork = {"child_tgid": CHILD, "child_tid": CHILD, "child_mm": CHILD_MM}
     kernel.task(RecordType.FORK, count=101, comm=b"child", **fork)
     kernel.filled(0, [pte(F)], mm=CHILD_MM, tgid=CHILD, tid=CHILD)
@@ -85,7 +85,7 @@ def test_a_call_that_filled_more_than_is_told_of(
 ) -> None:
     """What is gone before anybody looked is in no record: what was gained is a bound."""
     recorder.parts.attached.probe.name = "perf"
-    recorder.parts.reconciler.view(1).looked = known
+    recorder.parts.reconciler.view(1).has_snapshot = known
     kernel.syscall(MMAP, 0, 8 * P, 3, POPULATE, result=BASE)
     kernel.told(0, 8, told)
     for _ in range(2):  # once is enough
@@ -97,7 +97,7 @@ def test_a_call_that_filled_more_than_is_told_of(
 def test_without_a_direct_map_nothing_is_told(recorder: Recorder, kernel: Kernel) -> None:
     recorder.parts.attached.probe.name = "perf"
     recorder.parts.attached.direct_map.base = 0  # type: ignore[misc]
-    recorder.parts.reconciler.view(1).looked = True
+    recorder.parts.reconciler.view(1).has_snapshot = True
     kernel.syscall(MMAP, 0, 8 * P, 3, POPULATE, result=BASE)
     kernel.syscall(MUNMAP, BASE, P)
     cycle(recorder)
@@ -107,21 +107,21 @@ def test_without_a_direct_map_nothing_is_told(recorder: Recorder, kernel: Kernel
 def test_what_is_filled_in_the_place_of_something(recorder: Recorder, kernel: Kernel) -> None:
     """Also where the same frames come back, as a file's do."""
     recorder.parts.attached.probe.name = "perf"
-    recorder.parts.reconciler.view(1).looked = True
+    recorder.parts.reconciler.view(1).has_snapshot = True
     for page in range(4):
         kernel.fault(page, F + page * P)
     kernel.syscall(MMAP, BASE, 4 * P, 3, POPULATE | 0x10, result=BASE)
     kernel.filled(0, [pte(F + page * P) for page in (0, 1, 9, 8)])
     cycle(recorder)
     assert gained(recorder) == {Source.FAULT: 4, Source.POPULATE: 4}
-    assert recorder.parts.timeline.ledger.tally.lost[Loss.MUNMAP] == 4
-    assert recorder.parts.timeline.ledger.tally.lost[Loss.REPLACED] == 0
+    assert recorder.parts.timeline.ledger.tally.released[Loss.MUNMAP] == 4
+    assert recorder.parts.timeline.ledger.tally.released[Loss.REPLACED] == 0
 
 
 def test_a_fault_while_a_filling_call_is_under_way(recorder: Recorder, kernel: Kernel) -> None:
     """Another thread's, in what the call has mapped already: it is not the call's to take."""
     recorder.parts.attached.probe.name = "perf"
-    recorder.parts.reconciler.view(1).looked = True
+    recorder.parts.reconciler.view(1).has_snapshot = True
     kernel.fault(0, F)
     mapped = (MMAP, BASE, 2 * P, 3, POPULATE | 0x10)
     kernel.syscall(*mapped, type=RecordType.CALL)
@@ -137,7 +137,7 @@ def test_a_fault_while_a_filling_call_is_under_way(recorder: Recorder, kernel: K
 
 def test_two_threads_fill_at_once(recorder: Recorder, kernel: Kernel) -> None:
     """Each call's own time counts, and what one takes away is gone before the other is over."""
-    recorder.parts.reconciler.view(1).looked = True
+    recorder.parts.reconciler.view(1).has_snapshot = True
     other = {"tid": PID + 1}
     kernel.filled(100, [pte(F + 100 * P)], **other)
     kernel.filled(0, [pte(F)])
@@ -147,7 +147,7 @@ def test_two_threads_fill_at_once(recorder: Recorder, kernel: Kernel) -> None:
     kernel.syscall(MUNMAP, BASE + 100 * P, 2 * P, **other)
     cycle(recorder)
     assert gained(recorder) == {Source.POPULATE: 3}
-    assert recorder.parts.timeline.ledger.tally.lost[Loss.MUNMAP] == 3
+    assert recorder.parts.timeline.ledger.tally.released[Loss.MUNMAP] == 3
     assert frame(recorder, 0, 1) == NO_FRAME
 
 
@@ -156,7 +156,7 @@ def test_what_comes_between_a_calls_records(
     recorder: Recorder, kernel: Kernel, between: str
 ) -> None:
     """A frame that was replaced, or taken away, while the rest was read does not come back."""
-    recorder.parts.reconciler.view(1).looked = True
+    recorder.parts.reconciler.view(1).has_snapshot = True
     start = kernel.time
     kernel.filled(0, [pte(F + page * P) for page in range(16)])
     late = kernel.time + 2000
@@ -176,7 +176,7 @@ def test_what_comes_between_a_calls_records(
 
 def test_each_fill_is_in_what_was_mapped_then(recorder: Recorder, kernel: Kernel) -> None:
     """Files mapped at one place after another, and a fault after all of them."""
-    recorder.parts.reconciler.view(1).looked = True
+    recorder.parts.reconciler.view(1).has_snapshot = True
     for name in ("/a", "/b", "/c"):
         kernel.time += 100
         at = BASE + 32 * P, BASE + 36 * P
@@ -198,7 +198,7 @@ def test_each_fill_is_in_what_was_mapped_then(recorder: Recorder, kernel: Kernel
 def test_windows_of_a_call_are_filled_at_once(
     recorder: Recorder, kernel: Kernel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    recorder.parts.reconciler.view(1).looked = True
+    recorder.parts.reconciler.view(1).has_snapshot = True
     calls: list[int] = []
     fill = recorder.parts.timeline.releases.fill
 

@@ -6,7 +6,7 @@ from typing import Any, cast
 import numpy as np
 
 from tracer.model.result import joined
-from tracer.session.result import take_pages
+from tracer.session.result import pop_page_tables
 from tracer.timeline.page_columns import COLUMNS
 
 
@@ -33,14 +33,14 @@ def recorder(spaces: int, pages: int) -> Any:
         Any,
         SimpleNamespace(
             spaces=SimpleNamespace(all=lambda: every),
-            timeline=SimpleNamespace(ledger=SimpleNamespace(take_history=take_story)),
+            timeline=SimpleNamespace(ledger=SimpleNamespace(pop_history=take_story)),
         ),
     )
 
 
 def lengths_asked(spaces: int) -> int:
     Measured.asked = 0
-    take_pages(recorder(spaces, 1))
+    pop_page_tables(recorder(spaces, 1))
     return Measured.asked
 
 
@@ -50,9 +50,9 @@ def test_many_small_spaces_cost_what_they_are() -> None:
 
 
 def test_spaces_come_together_in_order() -> None:
-    tables = take_pages(recorder(30, 1000))
+    tables = pop_page_tables(recorder(30, 1000))
     assert [len(table.page) for table in tables] == [9000, 9000, 9000, 3000]
     whole = joined(tables)
     assert whole.space.tolist() == np.repeat(np.arange(1, 31), 1000).tolist()
     assert (whole.pid == whole.space + 100).all()
-    assert [len(table.page) for table in take_pages(recorder(0, 0))] == [0]
+    assert [len(table.page) for table in pop_page_tables(recorder(0, 0))] == [0]

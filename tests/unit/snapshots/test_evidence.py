@@ -62,11 +62,11 @@ def test_small_pages_made_huge() -> None:
     look = shot(whole())
     pages, new = ask(HUGE, HUGE + 9), ask(BASE, BASE + 9 * P)
     old = ask(0x9000, NO_FRAME)
-    assert found("collapse", "migrate").movers(look, pages, old, new).tolist() == [
+    assert found("collapse", "migrate").move_sources(look, pages, old, new).tolist() == [
         Source.COLLAPSE,
         Source.COLLAPSE,
     ]
-    assert found("migrate").movers(look, pages, old, new).tolist() == [Source.MIGRATE] * 2
+    assert found("migrate").move_sources(look, pages, old, new).tolist() == [Source.MIGRATE] * 2
 
 
 def test_one_page_less_is_no_huge_page() -> None:
@@ -82,10 +82,10 @@ def test_one_page_less_is_no_huge_page() -> None:
 def test_the_zero_page_where_a_huge_page_was() -> None:
     look = shot({HUGE + 3: ZERO})
     args = ask(HUGE + 3), ask(BASE + 3 * P), ask(ZERO)
-    assert found("split").movers(look, *args).tolist() == [Source.SPLIT]
-    assert found().movers(look, *args).tolist() == [Source.NONE]
+    assert found("split").move_sources(look, *args).tolist() == [Source.SPLIT]
+    assert found().move_sources(look, *args).tolist() == [Source.NONE]
     elsewhere = ask(HUGE + 3), ask(BASE + 4 * P), ask(ZERO)
-    assert found("split").movers(look, *elsewhere).tolist() == [Source.NONE]
+    assert found("split").move_sources(look, *elsewhere).tolist() == [Source.NONE]
 
 
 @pytest.mark.parametrize(
@@ -101,7 +101,7 @@ def test_the_zero_page_where_a_huge_page_was() -> None:
 )
 def test_any_other_frame(moved: str, unseen: Source | None, source: Source) -> None:
     args = shot({3: 0x8000}), ask(3), ask(0x9000), ask(0x8000)
-    assert found(moved, unseen=unseen).movers(*args).tolist() == [source]
+    assert found(moved, unseen=unseen).move_sources(*args).tolist() == [source]
 
 
 def test_another_frame_after_faults_were_lost() -> None:
@@ -109,7 +109,7 @@ def test_another_frame_after_faults_were_lost() -> None:
     args = shot({}), ask(3, 4), ask(0x9000, 0xA000), ask(0x8000, 0xB000)
     for lost, source in ((1, Source.MIGRATE), (2, Source.MISSED)):
         told = replace(found("migrate", unseen=Source.MISSED), lost=lost)
-        assert told.movers(*args).tolist() == [source] * 2
+        assert told.move_sources(*args).tolist() == [source] * 2
 
 
 def test_frames_that_ksm_shares() -> None:
@@ -118,10 +118,10 @@ def test_frames_that_ksm_shares() -> None:
     new = ask(9 * P, 9 * P, 10 * P, 11 * P)
     args = shot({}), pages, old, new
     flagged = lambda numbers: np.where(numbers == 10, kpageflags.KSM, 0).astype(np.uint64)  # noqa: E731
-    both = found("ksm", "migrate", flags=flagged).movers(*args)
+    both = found("ksm", "migrate", flags=flagged).move_sources(*args)
     assert both.tolist() == [Source.KSM, Source.KSM, Source.KSM, Source.MIGRATE]
     counted = lambda numbers: np.where(numbers == 11, 2, 1).astype(np.uint64)  # noqa: E731
-    both = found("ksm", "migrate", ksm_flag=False, counts=counted).movers(*args)
+    both = found("ksm", "migrate", ksm_flag=False, counts=counted).move_sources(*args)
     assert both.tolist() == [Source.KSM, Source.KSM, Source.MIGRATE, Source.KSM]
 
 
@@ -129,16 +129,18 @@ def test_what_nobody_tells_of_is_unknown() -> None:
     """A probe blind to other processes' writes cannot rule them out, nor say that it was one."""
     args = shot({}), ask(3, 4), ask(ZERO, 0x9000), ask(0x8000, 0xA000)
     blind = found(blind_to_others=True)
-    assert blind.movers(*args).tolist() == [Source.UNKNOWN] * 2
-    assert blind.givers(shot({3: 0x8000}), ask(3), Source.UNKNOWN).tolist() == [Source.UNKNOWN]
+    assert blind.move_sources(*args).tolist() == [Source.UNKNOWN] * 2
+    assert blind.gain_sources(shot({3: 0x8000}), ask(3), Source.UNKNOWN).tolist() == [
+        Source.UNKNOWN
+    ]
     for what, who in (("migrate", Source.MIGRATE), ("swapoff", Source.SWAPOFF)):
         # Neither is ever done to the zero page.
         busy = found(what, blind_to_others=True)
-        assert busy.movers(*args).tolist() == [Source.UNKNOWN, who]
-        assert found(what).movers(*args).tolist() == [Source.NONE, who]
+        assert busy.move_sources(*args).tolist() == [Source.UNKNOWN, who]
+        assert found(what).move_sources(*args).tolist() == [Source.NONE, who]
     missed = found(blind_to_others=True, unseen=Source.MISSED)
-    assert missed.movers(*args).tolist() == [Source.MISSED] * 2
-    assert found().movers(*args).tolist() == [Source.NONE] * 2
+    assert missed.move_sources(*args).tolist() == [Source.MISSED] * 2
+    assert found().move_sources(*args).tolist() == [Source.NONE] * 2
 
 
 @pytest.mark.parametrize(
@@ -158,21 +160,21 @@ def test_what_a_system_call_filled_or_gave_up() -> None:
     hints = Hint(3 * P, 4 * P, Source.POPULATE), Hint(5 * P, 6 * P, loss=Loss.MADVISE)
     told = found("migrate", "reclaim", hints=hints)
     args = ask(3, 4), ask(NO_FRAME, 0x9000), ask(0x8000, 0xA000)
-    assert told.movers(shot({}), *args).tolist() == [Source.POPULATE, Source.MIGRATE]
-    given = told.givers(shot({}), ask(3, 4), Source.UNKNOWN)
-    assert given.tolist() == [Source.POPULATE, Source.UNKNOWN]
-    assert told.given_by_exec(ask(3, 4)).tolist() == [Source.POPULATE, Source.EXEC]
-    taken = told.takers(shot({}), ask(5, 6), ask(0x8000, 0x9000), NOTHING)
-    assert taken.tolist() == [Loss.MADVISE, Loss.RECLAIM]
-    taken = told.takers(shot({}, swapped=[5]), ask(5), ask(0x8000), NOTHING)
-    assert taken.tolist() == [Loss.RECLAIM]
+    assert told.move_sources(shot({}), *args).tolist() == [Source.POPULATE, Source.MIGRATE]
+    sources = told.gain_sources(shot({}), ask(3, 4), Source.UNKNOWN)
+    assert sources.tolist() == [Source.POPULATE, Source.UNKNOWN]
+    assert told.exec_sources(ask(3, 4)).tolist() == [Source.POPULATE, Source.EXEC]
+    causes = told.release_causes(shot({}), ask(5, 6), ask(0x8000, 0x9000), NOTHING)
+    assert causes.tolist() == [Loss.MADVISE, Loss.RECLAIM]
+    causes = told.release_causes(shot({}, swapped=[5]), ask(5), ask(0x8000), NOTHING)
+    assert causes.tolist() == [Loss.RECLAIM]
 
 
 @pytest.mark.parametrize("name", ["anon_inode:[io_uring]", "/dev/dri/card0"])
 def test_a_driver_fills_its_mapping_as_it_is_made(name: str) -> None:
     look = shot({3: 0x8000})
     look.mappings[0] = look.mappings[0]._replace(path=name)
-    assert found().givers(look, ask(3), Source.UNKNOWN).tolist() == [Source.POPULATE]
+    assert found().gain_sources(look, ask(3), Source.UNKNOWN).tolist() == [Source.POPULATE]
 
 
 # -- a frame where there was none --------------------------------------------------------
@@ -180,10 +182,10 @@ def test_a_driver_fills_its_mapping_as_it_is_made(name: str) -> None:
 
 def test_holes_filled_by_collapse() -> None:
     look = shot(whole() | {5: 0x9000})
-    given = found("collapse").givers(look, ask(HUGE + 1, 5), Source.UNKNOWN)
-    assert given.tolist() == [Source.COLLAPSE, Source.UNKNOWN]
-    given = found().givers(look, ask(HUGE + 1), Source.UNKNOWN)
-    assert given.tolist() == [Source.UNKNOWN]
+    sources = found("collapse").gain_sources(look, ask(HUGE + 1, 5), Source.UNKNOWN)
+    assert sources.tolist() == [Source.COLLAPSE, Source.UNKNOWN]
+    sources = found().gain_sources(look, ask(HUGE + 1), Source.UNKNOWN)
+    assert sources.tolist() == [Source.UNKNOWN]
 
 
 # -- no frame any more -----------------------------------------------------------------------
@@ -216,8 +218,10 @@ def test_a_file_s_page_that_went(
         return held
 
     monkeypatch.setattr(evidence, "contents", answer)
-    taken = found(*moved).takers(shot({}, inode=9, start=1), ask(HUGE + 1), ask(BASE + P), NOTHING)
-    assert taken.tolist() == [loss]
+    causes = found(*moved).release_causes(
+        shot({}, inode=9, start=1), ask(HUGE + 1), ask(BASE + P), NOTHING
+    )
+    assert causes.tolist() == [loss]
     assert asked == [(1, [HUGE * P])]
 
 
@@ -228,16 +232,16 @@ def test_a_page_in_one_folio_with_those_that_went(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(evidence, "contents", first_is_gone)
     look = shot({}, inode=9, start=1)
     lost = ask(1, 2, 3), ask(BASE, BASE + P, 0x9000)
-    taken = found("reclaim").takers(look, *lost, lost)
-    assert taken.tolist() == [Loss.TRUNCATE, Loss.SPLIT, Loss.RECLAIM]
-    taken = found().takers(look, lost[0][1:2], lost[1][1:2], lost)
-    assert taken.tolist() == [Loss.SPLIT]
+    causes = found("reclaim").release_causes(look, *lost, lost)
+    assert causes.tolist() == [Loss.TRUNCATE, Loss.SPLIT, Loss.RECLAIM]
+    causes = found().release_causes(look, lost[0][1:2], lost[1][1:2], lost)
+    assert causes.tolist() == [Loss.SPLIT]
 
 
 def test_memory_s_page_that_went() -> None:
     look = shot({}, start=1, swapped=[2])
     pages, old = ask(0, 2, 3), ask(0x8000, 0x9000, 0xA000)
-    assert found("split").takers(look, pages, old, NOTHING).tolist() == [
+    assert found("split").release_causes(look, pages, old, NOTHING).tolist() == [
         Loss.MUNMAP,
         Loss.RECLAIM,
         Loss.UNKNOWN,

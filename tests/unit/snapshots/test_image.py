@@ -171,7 +171,9 @@ def test_a_look_at_what_changed_tells_what_a_look_at_all_does(
             assert views[0].mapped == views[1].mapped
             assert short.suspects(space) == whole.suspects(space)
         assert short.line.ledger.tally.gained.tolist() == whole.line.ledger.tally.gained.tolist()
-        assert short.line.ledger.tally.lost.tolist() == whole.line.ledger.tally.lost.tolist()
+        assert (
+            short.line.ledger.tally.released.tolist() == whole.line.ledger.tally.released.tolist()
+        )
         assert short.reconciler.conflicts == whole.reconciler.conflicts
 
 

@@ -116,7 +116,7 @@ def test_a_look_at_a_living_process(monkeypatch: pytest.MonkeyPatch) -> None:
     mappings = [mapping(5, 8), mapping(9, 12)]
     monkeypatch.setattr(snapshots, "PageMap", FakePageMap)
     monkeypatch.setattr(snapshots, "read_maps", lambda pid: mappings)
-    look = snapshots.take(1)
+    look = snapshots.take_snapshot(1)
     check(look)
     assert look.mappings == mappings
 
@@ -124,7 +124,7 @@ def test_a_look_at_a_living_process(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("clock")
 def test_a_look_at_pinned_memory() -> None:
     maps = b"5000-8000 rw-p 00000000 00:00 0 \n9000-c000 rw-p 00000000 00:00 0 \n"
-    check(snapshots.take_pinned(1, maps, FakePageMap()))  # type: ignore[arg-type]
+    check(snapshots.take_pinned_snapshot(1, maps, FakePageMap()))  # type: ignore[arg-type]
 
 
 def test_a_look_at_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -134,6 +134,6 @@ def test_a_look_at_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
         ) -> Iterator[tuple[int, Any]]:
             return iter(())
 
-    look = snapshots.take_pinned(1, b"", Empty())  # type: ignore[arg-type]
+    look = snapshots.take_pinned_snapshot(1, b"", Empty())  # type: ignore[arg-type]
     assert (len(look.pages), len(look.frames), len(look.swapped)) == (0, 0, 0)
     assert look.pages.dtype == np.uint64

@@ -351,4 +351,4 @@ def test_what_is_known_is_bounded(
         path.write_text(str(count))
         number = files.see(PID, proc.map(path), anew=True)
         assert content(files, number) == str(count)
-    assert len(files._files) == len(files._numbers) == len(files._told) == 5
+    assert len(files._files) == len(files._numbers) == len(files._seen) == 5

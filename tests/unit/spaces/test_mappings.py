@@ -31,9 +31,9 @@ def file_region(name: str, start: int, end: int, offset: int = 0) -> Region:
 
 @dataclass(frozen=True)
 class Page:
-    """The model's page: which lay put it there, at which page of the file, still there?"""
+    """The model's page: which mapping put it there, at which page of the file, still there?"""
 
-    lay: int
+    which: int
     file_page: int
     gone: bool = False
 
@@ -41,7 +41,7 @@ class Page:
 Model = dict[int, Page]
 RANGES = st.tuples(st.integers(0, 31), st.integers(1, 12)).map(lambda t: (t[0], t[0] + t[1]))
 OPERATIONS = st.one_of(
-    st.tuples(st.just("lay"), RANGES),
+    st.tuples(st.just("map"), RANGES),
     st.tuples(st.just("unmap"), RANGES),
     st.tuples(st.just("reset"), st.lists(RANGES, max_size=4)),
 )
@@ -58,13 +58,13 @@ def disjoint(ranges: list[tuple[int, int]]) -> list[tuple[int, int]]:
 def step(
     model: Model, real: IntervalMap, number: int, kind: str, ranges: list[tuple[int, int]]
 ) -> None:
-    def laid(start: int, end: int, lay: int = number * 10) -> Mapped:
-        return Mapped(file_region(str(lay), start, end, 100 + start), 1, lay + 1)
+    def placed(start: int, end: int, which: int = number * 10) -> Mapped:
+        return Mapped(file_region(str(which), start, end, 100 + start), 1, which + 1)
 
-    if kind == "lay":
+    if kind == "map":
         ((start, end),) = ranges
         model |= {page: Page(number * 10, 100 + page) for page in range(start, end)}
-        real.lay(laid(start, end))
+        real.set(placed(start, end))
     elif kind == "unmap":
         ((start, end),) = ranges
         for page in range(start, end):
@@ -78,10 +78,10 @@ def step(
                 del model[page]
             else:
                 model[page] = replace(was, gone=True)
-        lays = range(number * 10, number * 10 + 10)
-        for lay, (start, end) in zip(lays, ranges, strict=False):
-            model |= {page: Page(lay, 100 + page) for page in range(start, end)}
-        real.reset([laid(*r, lay) for lay, r in zip(lays, ranges, strict=False)])
+        numbers = range(number * 10, number * 10 + 10)
+        for which, (start, end) in zip(numbers, ranges, strict=False):
+            model |= {page: Page(which, 100 + page) for page in range(start, end)}
+        real.reset([placed(*r, which) for which, r in zip(numbers, ranges, strict=False)])
 
 
 def extent(model: Model, page: int) -> tuple[int, int]:
@@ -111,7 +111,7 @@ def test_the_map_agrees_with_a_page_by_page_model(operations: list[tuple[str, ob
         if page not in model:
             assert ids[page] == 0
             continue
-        assert region.name == f"/{model[page].lay}"
+        assert region.name == f"/{model[page].which}"
         assert region.offset + page * P - region.start == model[page].file_page * P
         assert int(shifts[page]) == region.shift
         assert region.start <= page * P < region.end
@@ -146,7 +146,7 @@ def names_of(regions: list[Region]) -> list[str]:
 
 
 def mapped(start: int, end: int, perms: str, offset: int, name: str) -> Region:
-    """What an `event` lays."""
+    """What an `event` maps."""
     return Region(start, end, perms, offset, name, 8)
 
 

@@ -99,8 +99,8 @@ def test_what_may_go_while_a_call_is_under_way(
     record = np.zeros(1, LAYOUT.syscall)
     record["type"], record["time_ns"], record["number"] = RecordType.CALL, 77, number
     record["args"][0, : len(args)] = args
-    told = pending_release(decode(record)[0], AT + 9 * P)
-    assert told == (found and PendingRelease(found[0], found[1], 77, found[2]))
+    pending = pending_release(decode(record)[0], AT + 9 * P)
+    assert pending == (found and PendingRelease(found[0], found[1], 77, found[2]))
 
 
 @pytest.mark.parametrize("errno", [1, 22, 4095])
@@ -119,7 +119,7 @@ def test_mmap_over_a_mapping_takes_its_pages() -> None:
 @pytest.mark.parametrize("flags", [POPULATE, LOCKED, POPULATE | FIXED])
 def test_mmap_that_fills_in_advance(flags: int) -> None:
     fixed = flags & FIXED != 0
-    wanted = Effect(3, AT, AT + 2 * P, 99, populates=True, told=True, replaces=fixed)
+    wanted = Effect(3, AT, AT + 2 * P, 99, populates=True, recorded=True, replaces=fixed)
     assert call(MMAP, 0, P + 5, 3, flags | ANONYMOUS, result=AT) == wanted
 
 
@@ -172,7 +172,7 @@ def test_advice_that_gives_pages_up(advice: int, loss: Loss) -> None:
 def test_mlockall_fills_what_is_mapped_later() -> None:
     """MCL_FUTURE, until munlockall or an mlockall without it."""
     memory = Memory()
-    wanted = Effect(3, AT, AT + P, 99, populates=True, told=True)
+    wanted = Effect(3, AT, AT + P, 99, populates=True, recorded=True)
     for off in ((MUNLOCKALL,), (MLOCKALL, 1), (MLOCKALL, 6)):
         assert call(MMAP, 0, P, 3, 0x22, result=AT, memory=memory) is None
         assert call(MLOCKALL, 2, memory=memory) is None
@@ -189,16 +189,16 @@ def test_the_break_grows_locked() -> None:
 
 @pytest.mark.parametrize("advice", [22, 23])
 def test_advice_that_fills_in_advance(advice: int) -> None:
-    assert call(MADVISE, AT, P, advice) == Effect(3, AT, AT + P, 99, populates=True, told=True)
+    assert call(MADVISE, AT, P, advice) == Effect(3, AT, AT + P, 99, populates=True, recorded=True)
 
 
 def test_mlock_fills_in_advance() -> None:
-    wanted = Effect(3, AT, AT + 2 * P, 99, populates=True, told=True)
+    wanted = Effect(3, AT, AT + 2 * P, 99, populates=True, recorded=True)
     assert call(MLOCK, AT + 5, P) == wanted
     assert call(MLOCK2, AT + 5, P, 0) == wanted
     assert call(MLOCK2, AT + 5, P, 1) is None  # MLOCK_ONFAULT
     everything = call(MLOCKALL, 1)
-    assert (everything.populates, everything.told) == (True, False)
+    assert (everything.populates, everything.recorded) == (True, False)
 
 
 @pytest.mark.parametrize("number", [0, MPROTECT, 30, 67, 329, 440])

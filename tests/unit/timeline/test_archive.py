@@ -39,7 +39,7 @@ def test_beyond_the_limit_all_is_dropped_for_good() -> None:
     assert not list(archive.all())
     archive.put(3, WHOLE, rows)
     assert 3 not in archive
-    assert archive.take(1, 0) is None
+    assert archive.pop(1, 0) is None
 
 
 @pytest.mark.parametrize(

@@ -207,7 +207,7 @@ def test_a_story_that_was_taken_is_kept_no_more(line: Timeline) -> None:
     line.releases.retire(SPACE, 60)
     for space in (SPACE, SPACE + 1):
         told = line.ledger.history(space)
-        taken = line.ledger.take_history(space)
+        taken = line.ledger.pop_history(space)
         assert {name: column.tolist() for name, column in taken.items()} == {
             name: column.tolist() for name, column in told.items()
         }

@@ -14,7 +14,7 @@ from tracer.spaces.syscalls import Effect, PendingRelease
 from tracer.timeline.faults import FaultRules
 from tracer.timeline.ledger import Ledger
 from tracer.timeline.releases import Released, ReleaseRules
-from tracer.timeline.schedule import Action, Parts, Schedule, action_of, whole
+from tracer.timeline.schedule import Action, Schedule, TouchedPages, action_of, whole
 from tracer.timeline.timeline import Timeline
 
 P = 4096
@@ -92,7 +92,7 @@ def batches(seed: int, *, pages: int, count: int, threads: bool) -> Iterator[Bat
             yield batch
 
 
-def rows_of(batch: Batch, first: int) -> tuple[Rows, dict[str, Any], Parts, Any]:
+def rows_of(batch: Batch, first: int) -> tuple[Rows, dict[str, Any], TouchedPages, Any]:
     each = batch.rows
     columns: dict[str, Any] = {
         "number": np.arange(first, first + len(each), dtype=np.uint64),
@@ -103,7 +103,7 @@ def rows_of(batch: Batch, first: int) -> tuple[Rows, dict[str, Any], Parts, Any]
     }
     flat = [(n, at, *part) for n, row in enumerate(each) for at, part in enumerate(row["pages"])]
     number, at, page, before, after, absent = zip(*flat, strict=True)
-    parts = Parts(
+    parts = TouchedPages(
         row=np.array(number, np.int64),
         page=np.array(page, np.uint64),
         frame=np.array(after, np.uint64),
@@ -203,9 +203,9 @@ def check_same(given: list[Batch]) -> None:
 
 def check_alike(expected: Timeline, rows: list[Rows], line: Timeline, told: list[Rows]) -> None:
     assert line.ledger.tally.gained.tolist() == expected.ledger.tally.gained.tolist()
-    assert line.ledger.tally.lost.tolist() == expected.ledger.tally.lost.tolist()
+    assert line.ledger.tally.released.tolist() == expected.ledger.tally.released.tolist()
     assert line.ledger.tally.gained_in == expected.ledger.tally.gained_in
-    assert line.ledger.tally.lost_in == expected.ledger.tally.lost_in
+    assert line.ledger.tally.released_in == expected.ledger.tally.released_in
     for space in (1, 2):
         found, wanted = line.ledger.history(space), expected.ledger.history(space)
         for name, column in wanted.items():

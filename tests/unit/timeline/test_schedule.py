@@ -10,7 +10,7 @@ from tracer.common.pages import NO_FRAME
 from tracer.model.rows import Kind, Rows
 from tracer.timeline.concurrent_unmaps import Suspected
 from tracer.timeline.events import Events, Outcome
-from tracer.timeline.schedule import Action, Parts, Schedule, range_of, whole
+from tracer.timeline.schedule import Action, Schedule, TouchedPages, range_of, whole
 
 P = 4096
 Told = list[tuple[int, int, int]]  # (space, page, row) of each call
@@ -54,7 +54,7 @@ def schedule(heard: Heard, touched: Told) -> Schedule:
     around = np.append(False, row[1:] == row[:-1])
     none = np.full(len(row), NO_FRAME, np.uint64)
     frames = np.arange(len(row), dtype=np.uint64)
-    parts = Parts(row, page.astype(np.uint64), frames, none, ~around, around)
+    parts = TouchedPages(row, page.astype(np.uint64), frames, none, ~around, around)
     nothing = np.zeros(count, np.bool_)
     timeline = cast(Any, heard)
     return Schedule(timeline, Rows.of(columns), columns, parts, np.arange(count), nothing)
