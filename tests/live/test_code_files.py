@@ -68,10 +68,10 @@ def check_stacks(session: Session, rows: RowRecords) -> None:
     """The callers, by what --stacks says."""
     assert session.stacks is not None
     assert session.naming is not None
-    places, stacks = session.stacks.places, session.stacks.stacks
+    locations, stacks = session.stacks.locations, session.stacks.stacks
     for number in set(rows["stack"].tolist()):
         frames = stacks[number].frames[: len(WHO)]
-        assert [session.naming.frames.frame(places[at]).text() for at in frames] == WHO
+        assert [session.naming.frames.frame(locations[at]).text() for at in frames] == WHO
 
 
 def copied(path: Path) -> tuple[str, ...]:

@@ -57,7 +57,7 @@ def test_in_memory_that_is_mapped_twice(with_stacks: Attached, under: list[str])
         mine = live.log.rows[(address >= range_.start) & (address < range_.end)]
         assert len(mine) == N
         for number in set(mine["stack"].tolist()):
-            inner = [frames.frame(stacks.places[at]) for at in stacks.stacks[number].frames[:2]]
+            inner = [frames.frame(stacks.locations[at]) for at in stacks.stacks[number].frames[:2]]
             assert [frame.text() for frame in inner] == [function, "run"]
             assert inner[0].module == "[jit]"
 

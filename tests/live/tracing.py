@@ -125,9 +125,13 @@ def _stacks(session: Session) -> dict[str, list[Any]]:
     """The call stacks of a trace that took them, by name."""
     if session.stacks is None or session.naming is None:
         return {}
-    places, every, frames = session.stacks.places, session.stacks.stacks, session.naming.frames
-    names = [[frames.frame(places[at]).text() for at in stack.frames] for stack in every]
-    notes = ["", *(frames.note(places, stack)[0] for stack in every[1:])]
+    locations, every, frames = (
+        session.stacks.locations,
+        session.stacks.stacks,
+        session.naming.frames,
+    )
+    names = [[frames.frame(locations[at]).text() for at in stack.frames] for stack in every]
+    notes = ["", *(frames.note(locations, stack)[0] for stack in every[1:])]
     return {"stacks": names, "stack_notes": notes}
 
 

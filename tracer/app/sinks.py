@@ -328,9 +328,9 @@ class Report:
 
         try:
             naming.settle(lambda: session.at_once)
-            places = session.stacks.places
-            functions = (naming.frames.frame(place).function for place in places)
-            return find(places, functions, naming.lookup, lambda: session.at_once)
+            locations = session.stacks.locations
+            functions = (naming.frames.frame(location).function for location in locations)
+            return find(locations, functions, naming.lookup, lambda: session.at_once)
         except Enough:
             naming.finish()
             why = _AT_ONCE if session.at_once else "there was no time left"

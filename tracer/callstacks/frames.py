@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from tracer.callstacks.stacks import Place, Stack
+from tracer.callstacks.stacks import Location, Stack
 from tracer.callstacks.symbols import Symbols
 from tracer.procfs.maps import read_maps
 from tracer.symbolizing.perf_maps import AGAIN_S, PerfMaps
@@ -75,48 +75,48 @@ def _plain(name: str) -> str:
 
 
 class FrameNames:
-    """Symbolizes places (tracer.callstacks.stacks), each once."""
+    """Symbolizes locations (tracer.callstacks.stacks), each once."""
 
     def __init__(self, symbols: Symbols, perf_maps: PerfMaps) -> None:
         self._symbols = symbols
         self._lookup = symbols.lookup
         self._perf_maps = perf_maps
-        self._known: dict[Place, Frame] = {}
-        self._nameless: list[Place] = []  # of JIT code; its perf map may name it later
+        self._known: dict[Location, Frame] = {}
+        self._nameless: list[Location] = []  # of JIT code; its perf map may name it later
         self._asked_s = 0.0  # time.monotonic()
 
-    def frame(self, place: Place) -> Frame:
-        """The name of a place, as far as it is known: files are read elsewhere, meanwhile."""
-        known = self._known.get(place)
+    def frame(self, location: Location) -> Frame:
+        """The name of a location, as far as it is known: files are read elsewhere, meanwhile."""
+        known = self._known.get(location)
         if known is None:
-            known = self._find(place)
-            if self.settled(place):
-                self._known[place] = known
+            known = self._find(location)
+            if self.settled(location):
+                self._known[location] = known
         return known
 
-    def settled(self, place: Place) -> bool:
-        """Whether what is known of a place is final."""
-        if place in self._known or place.kernel:
+    def settled(self, location: Location) -> bool:
+        """Whether what is known of a location is final."""
+        if location in self._known or location.kernel:
             return True
-        if place.tgid:  # of JIT code the perf map may name it later
-            address = _code_at(place)
-            found = self._perf_maps.at(place.tgid, address)
-            return found is not None or self._perf_maps.ended(place.tgid, address)
-        if not (file := _file(place)):
+        if location.tgid:  # of JIT code the perf map may name it later
+            address = _code_at(location)
+            found = self._perf_maps.at(location.tgid, address)
+            return found is not None or self._perf_maps.ended(location.tgid, address)
+        if not (file := _file(location)):
             return True
-        whole = self._lookup.settled("functions", file, _offset(place))
+        whole = self._lookup.settled("functions", file, _offset(location))
         return whole and (file == VDSO or self._lookup.settled("build_id", file))
 
-    def ask(self, places: Iterable[Place]) -> None:
-        """Request names of these places that are not known, many at a time."""
+    def ask(self, locations: Iterable[Location]) -> None:
+        """Request names of these locations that are not known, many at a time."""
         files: dict[int, list[int]] = {}
-        for place in places:
-            if place in self._known or place.kernel:
+        for location in locations:
+            if location in self._known or location.kernel:
                 continue
-            if place.tgid:
-                self._perf_maps.ask(place.tgid, [_code_at(place)])
-            elif file := _file(place):
-                files.setdefault(file, []).append(_offset(place))
+            if location.tgid:
+                self._perf_maps.ask(location.tgid, [_code_at(location)])
+            elif file := _file(location):
+                files.setdefault(file, []).append(_offset(location))
         for file, offsets in files.items():
             self._lookup.ask("functions", file, dict.fromkeys(offsets))
 
@@ -124,10 +124,14 @@ class FrameNames:
         """Wait briefly for what was requested."""
         self._lookup.wait_briefly()
 
-    def found(self, place: Place) -> None:
+    def found(self, location: Location) -> None:
         """Name JIT code as soon as it is seen: its process may end, or replace the code."""
-        if place.tgid and not self.frame(place).function and len(self._nameless) < _MOST_NAMELESS:
-            self._nameless.append(place)
+        if (
+            location.tgid
+            and not self.frame(location).function
+            and len(self._nameless) < _MOST_NAMELESS
+        ):
+            self._nameless.append(location)
 
     def again(self, *, last: bool = False) -> None:
         """Ask once more for what `found` had no name for; cheap, for a loop.
@@ -141,91 +145,91 @@ class FrameNames:
         if last:
             self._perf_maps.hurry()
         self._nameless = [
-            place
-            for place in self._nameless
-            if not self.frame(place).function
-            and not self._perf_maps.ended(place.tgid, _code_at(place))
+            location
+            for location in self._nameless
+            if not self.frame(location).function
+            and not self._perf_maps.ended(location.tgid, _code_at(location))
         ]
         if last:
             self.wait()
 
-    def why(self, place: Place) -> str:
-        """Why a place has no function: because its file was given up; "" where it was not."""
-        failed = self._perf_maps.failed if place.tgid else self._lookup.failed
-        return failed.get(place.tgid or _file(place), "")
+    def why(self, location: Location) -> str:
+        """Why a location has no function: because its file was given up; "" where it was not."""
+        failed = self._perf_maps.failed if location.tgid else self._lookup.failed
+        return failed.get(location.tgid or _file(location), "")
 
     def kernel_names(self, addresses: Sequence[int]) -> list[str]:
         """The functions of kernel addresses, "" where unknown."""
         found = [self._symbols.kernel_function(address) for address in addresses]
         return [each[0] if each else "" for each in found]
 
-    def rule(self, place: Place) -> Rule | None:
+    def rule(self, location: Location) -> Rule | None:
         """The unwind rule of the code there; None where there is none, or it is not known yet."""
-        return self._lookup.rule(place.file, _offset(place)) if place.file else None
+        return self._lookup.rule(location.file, _offset(location)) if location.file else None
 
-    def has_rule(self, place: Place) -> bool:
+    def has_rule(self, location: Location) -> bool:
         """Whether that answer is final."""
-        return not place.file or self._lookup.settled("rules", place.file, _offset(place))
+        return not location.file or self._lookup.settled("rules", location.file, _offset(location))
 
-    def ask_rules(self, places: Iterable[Place]) -> None:
-        """Request the unwind rules of these places; wait for them briefly."""
+    def ask_rules(self, locations: Iterable[Location]) -> None:
+        """Request the unwind rules of these locations; wait for them briefly."""
         files: dict[int, list[int]] = {}
-        for place in places:
-            if place.file:
-                files.setdefault(place.file, []).append(_offset(place))
+        for location in locations:
+            if location.file:
+                files.setdefault(location.file, []).append(_offset(location))
         for file, offsets in files.items():
             self._lookup.ask("rules", file, dict.fromkeys(offsets))
         self._lookup.wait_briefly()
 
-    def note(self, places: Sequence[Place], stack: Stack) -> tuple[str, int]:
+    def note(self, locations: Sequence[Location], stack: Stack) -> tuple[str, int]:
         """Why a stack is not whole, and of which frame the caller is missing; "" where it is."""
         if stack.truncated:
             return TRUNCATED, len(stack.frames) - 1
         suspects = [stack.gap] if stack.gap >= 0 else []
         suspects += [] if stack.ended else [len(stack.frames) - 1]
         for index in suspects:
-            frame = self.frame(places[stack.frames[index]])
+            frame = self.frame(locations[stack.frames[index]])
             if not frame.kernel and frame.function not in _BEGINNINGS:
                 return NO_FRAME_POINTERS, index
         return "", -1
 
-    def _find(self, place: Place) -> Frame:
+    def _find(self, location: Location) -> Frame:
         # The call is before the address to which it returns, which may be another function's.
-        back = 1 if place.returns else 0
-        at = place.offset - back
-        if place.kernel:
+        back = 1 if location.returns else 0
+        at = location.offset - back
+        if location.kernel:
             function, offset = self._symbols.kernel_function(at) or ("", -back)
             function, _, module = function.partition(" ")
             return Frame(True, function, offset + back, module or "[kernel]", None)
-        if place.tgid:
-            compiled = self._perf_maps.at(place.tgid, _code_at(place))
+        if location.tgid:
+            compiled = self._perf_maps.at(location.tgid, _code_at(location))
             if compiled:
                 return Frame(False, compiled[0], compiled[1] + back, "[jit]", None)
-            in_file = place.name.startswith("/")
-            return Frame(False, "", 0, place.name, place.offset if in_file else None)
-        if not (file := _file(place)):
-            in_file = place.name.startswith("/")
-            return Frame(False, "", 0, place.name, place.offset if in_file else None)
+            in_file = location.name.startswith("/")
+            return Frame(False, "", 0, location.name, location.offset if in_file else None)
+        if not (file := _file(location)):
+            in_file = location.name.startswith("/")
+            return Frame(False, "", 0, location.name, location.offset if in_file else None)
         function, offset = self._lookup.function(file, at) or ("", -back)
         build_id = self._lookup.build_id(file) if file != VDSO else ""
-        return Frame(False, function, offset + back, place.name, place.offset, build_id)
+        return Frame(False, function, offset + back, location.name, location.offset, build_id)
 
 
-def _offset(place: Place) -> int:
+def _offset(location: Location) -> int:
     """The offset to look up: a call is before its return address."""
-    return place.offset - place.returns
+    return location.offset - location.returns
 
 
-def _code_at(place: Place) -> int:
+def _code_at(location: Location) -> int:
     """The address to look up, of JIT code."""
-    return place.address - place.returns
+    return location.address - location.returns
 
 
-def _file(place: Place) -> int:
+def _file(location: Location) -> int:
     """The number of the file to look in; 0: none or unknown."""
-    if place.name == "[vdso]":
+    if location.name == "[vdso]":
         return VDSO
-    return place.file if place.name.startswith("/") else 0
+    return location.file if location.name.startswith("/") else 0
 
 
 def opening_vdso(open_file: Callable[[int], int]) -> Callable[[int], int]:

@@ -72,7 +72,7 @@ class Naming:
             self.stacks.revise(self.stacks.unsure)
             if not self.stacks.unsure:
                 break
-        self.frames.ask(self.stacks.places)
+        self.frames.ask(self.stacks.locations)
         self.wait(enough)
 
     def wait(self, enough: Callable[[], bool] = lambda: False) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 
 from tracer.callstacks.frames import Frame
-from tracer.callstacks.stacks import Place
+from tracer.callstacks.stacks import Location
 from tracer.common.deadline import go_on
 from tracer.symbolizing.lookup import Lookup
 
@@ -25,27 +25,27 @@ class SourceLines:
     def __bool__(self) -> bool:
         return bool(self.lines or self.names)
 
-    def complete(self, frame: Frame, place: Place) -> Frame:
+    def complete(self, frame: Frame, location: Location) -> Frame:
         """The frame with what was found of it."""
-        file, line = self.lines.get((place.file, place.offset - place.returns), ("", 0))
+        file, line = self.lines.get((location.file, location.offset - location.returns), ("", 0))
         name = self.names.get(frame.function, frame.function)
         return replace(frame, function=name, file=file, line=line)
 
 
 def find(
-    places: Iterable[Place],
+    locations: Iterable[Location],
     functions: Iterable[str],
     lookup: Lookup,
     enough: Callable[[], bool] = lambda: False,
 ) -> SourceLines:
-    """Look up the source lines of `places`, and demangle `functions`.
+    """Look up the source lines of `locations`, and demangle `functions`.
 
     What fails is left out of the answer. Raises Enough.
     """
     wanted: dict[int, list[int]] = {}
-    for place in places:
-        if place.file:
-            wanted.setdefault(place.file, []).append(place.offset - place.returns)
+    for location in locations:
+        if location.file:
+            wanted.setdefault(location.file, []).append(location.offset - location.returns)
     mangled = {name for name in functions if name.startswith(("_Z", "_R"))}
     lookup.ask_names(mangled)
     for file, offsets in wanted.items():

@@ -33,7 +33,7 @@ _HOOKS = ("bpf_", "kretprobe_trampoline", "__kretprobe_trampoline", "arch_rethoo
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class Location:
     """Where a frame's code lies.
 
     `name` is the mapped file's path or "[vdso]", "[anon]", …, and "" where nothing is known;
@@ -54,7 +54,7 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class Stack:
-    """Frames, innermost first, as indices into `Stacks.places`; addresses as they came first.
+    """Frames, innermost first, as indices into `Stacks.locations`; addresses as they came first.
 
     Kept by the ten thousand: a tuple of numbers would take five times the room.
     """
@@ -79,24 +79,24 @@ class _Raw:
 
 
 @dataclass(frozen=True, slots=True)
-class _Placed:
+class _Located:
     """A stack's frames, before it is settled which of them are callers."""
 
-    kernel: list[tuple[int, Place]]
-    found: list[tuple[int, Place]]  # by frame pointers
+    kernel: list[tuple[int, Location]]
+    found: list[tuple[int, Location]]  # by frame pointers
     has_caller: bool
     truncated: bool
 
     def digest(self) -> bytes:
         """A key that distinguishes it from others, whatever its walk gives."""
-        each = [place for _, place in (*self.kernel, *self.found)]
+        each = [location for _, location in (*self.kernel, *self.found)]
         return blake2b(repr((each, self.has_caller)).encode("utf-8", "replace")).digest()
 
 
 class _Walk(NamedTuple):
     """Which of a stack's frames are callers of each other."""
 
-    frames: list[tuple[int, Place]]
+    frames: list[tuple[int, Location]]
     gap: int  # as in Stack
     ended: bool  # it came to the thread's beginning
     sure: bool  # all unwind rules that it needed were known
@@ -105,13 +105,13 @@ class _Walk(NamedTuple):
 class Rules(Protocol):
     """Source of unwind rules; FrameNames is one."""
 
-    def ask_rules(self, places: Iterable[Place]) -> None:
+    def ask_rules(self, locations: Iterable[Location]) -> None:
         """Request what `rule` will be asked for. Waits briefly; answers may come later."""
 
-    def rule(self, place: Place) -> Rule | None:
+    def rule(self, location: Location) -> Rule | None:
         """The unwind rule of the code there; None: there is none, or it is not known yet."""
 
-    def has_rule(self, place: Place) -> bool:
+    def has_rule(self, location: Location) -> bool:
         """Whether that answer is final."""
 
 
@@ -124,13 +124,13 @@ class Stacks:
         regions: Sequence[Region],
         kernel_names: Callable[[Sequence[int]], list[str]],
         rules: Rules | None = None,
-        found: Callable[[Place], object] = lambda place: None,
+        found: Callable[[Location], object] = lambda location: None,
     ) -> None:
         """`regions` as in rows.Names; `kernel_names` names kernel addresses, "" where unknown.
 
-        `found` is called with each new place.
+        `found` is called with each new location.
         """
-        self.places: list[Place] = []
+        self.locations: list[Location] = []
         self.stacks: list[Stack] = [Stack(array("I"), array("Q"), False, -1)]
         self.refused = 0  # stacks beyond MOST_STACKS
         self.unrevised = 0  # stacks that stay as they were walked, without all rules
@@ -139,9 +139,9 @@ class Stacks:
         self._regions = regions
         self._kernel_names = kernel_names
         self._rules = rules
-        self._unsure: dict[int, _Placed] = {}  # by number: walked without all rules
+        self._unsure: dict[int, _Located] = {}  # by number: walked without all rules
         self._found = found
-        self._place_ids: dict[Place, int] = {}
+        self._location_ids: dict[Location, int] = {}
         self._numbers: dict[bytes, int] = {}  # by frames
         self._known: dict[int, int] = {}  # by the kernel's number, the last used at the end
         self._parts: dict[int, list[np.void]] = {}
@@ -170,10 +170,10 @@ class Stacks:
             return np.empty(0, np.uint32)
         heads = runs(ids)
         distinct, first, inverse = np.unique(ids[heads], return_index=True, return_inverse=True)
-        numbers, places = distinct.tolist(), heads[first].tolist()
+        numbers, positions = distinct.tolist(), heads[first].tolist()
         fresh = {
-            number: self._placed(raw, faults, at, spaces)
-            for number, at in zip(numbers, places, strict=True)
+            number: self._located(raw, faults, at, spaces)
+            for number, at in zip(numbers, positions, strict=True)
             if (raw := self._raw.pop(number, None)) is not None and number not in self._known
         }
         self._ask_rules(fresh.values())
@@ -189,45 +189,45 @@ class Stacks:
     def revise(self, at_once: int = _REVISED_AT_ONCE) -> None:
         """Walk again the stacks whose unwind rules have become known since, some at a time."""
         for number in list(self._unsure)[:at_once]:
-            placed = self._unsure.pop(number)
-            walk = self._walked(placed)
+            located = self._unsure.pop(number)
+            walk = self._walked(located)
             if not walk.sure:  # … and have been forgotten, or are not asked for yet
-                self._unsure[number] = placed
-                self._ask_rules([placed])
+                self._unsure[number] = located
+                self._ask_rules([located])
                 continue
-            stack = self._stack(placed, walk)
+            stack = self._stack(located, walk)
             if stack != self.stacks[number]:
                 self.stacks[number] = stack
                 self.revised += 1
 
-    def _number(self, number: int, placed: _Placed | None) -> int:
+    def _number(self, number: int, located: _Located | None) -> int:
         known = self._known.pop(number, None)
         if known is None:
-            if placed is None:
+            if located is None:
                 return 0  # its frames were dropped, or it has none
-            known = self._resolve(placed)
+            known = self._resolve(located)
             if len(self._known) >= _MOST_KNOWN:
                 del self._known[next(iter(self._known))]
         self._known[number] = known
         return known
 
-    def _placed(self, raw: _Raw, faults: Columns, at: int, spaces: Ids) -> _Placed:
+    def _located(self, raw: _Raw, faults: Columns, at: int, spaces: Ids) -> _Located:
         space = int(spaces[at]) if int(faults["mm"][at]) == raw.mm else 0
-        found = self._user_places(raw, space, int(faults["time_ns"][at]))
-        return _Placed(self._kernel_places(raw), found, bool(raw.caller), raw.truncated)
+        found = self._user_locations(raw, space, int(faults["time_ns"][at]))
+        return _Located(self._kernel_locations(raw), found, bool(raw.caller), raw.truncated)
 
-    def _resolve(self, placed: _Placed) -> int:
-        walk = self._walked(placed)
-        each = (*placed.kernel, *walk.frames)
+    def _resolve(self, located: _Located) -> int:
+        walk = self._walked(located)
+        each = (*located.kernel, *walk.frames)
         full = len(self.stacks) > MOST_STACKS
         # Of what is refused nothing is kept: programs may come and go without end.
-        if full and any(place not in self._place_ids for _, place in each):
+        if full and any(location not in self._location_ids for _, location in each):
             self.refused += 1
             return 0
         if not each:
             return 0
-        stack = self._stack(placed, walk)
-        key = stack.frames.tobytes() if walk.sure else placed.digest()
+        stack = self._stack(located, walk)
+        key = stack.frames.tobytes() if walk.sure else located.digest()
         number = self._numbers.get(key)
         if number is None:
             if full:
@@ -236,39 +236,41 @@ class Stacks:
             number = self._numbers[key] = len(self.stacks)
             self.stacks.append(stack)
             if not walk.sure and len(self._unsure) < _MOST_UNSURE:
-                self._unsure[number] = placed
+                self._unsure[number] = located
             elif not walk.sure:
                 self.unrevised += 1
         return number
 
-    def _stack(self, placed: _Placed, walk: _Walk) -> Stack:
+    def _stack(self, located: _Located, walk: _Walk) -> Stack:
         frames, addresses, gap = array("I"), array("Q"), walk.gap
-        truncated = placed.truncated and len(walk.frames) >= len(placed.found) - placed.has_caller
-        for address, place in (*placed.kernel, *walk.frames):
+        truncated = (
+            located.truncated and len(walk.frames) >= len(located.found) - located.has_caller
+        )
+        for address, location in (*located.kernel, *walk.frames):
             addresses.append(address)
-            frames.append(self._place_ids.setdefault(place, len(self.places)))
-            if frames[-1] == len(self.places):
-                self.places.append(place)
-                self._found(place)
-        gap += len(placed.kernel) if gap >= 0 else 0
+            frames.append(self._location_ids.setdefault(location, len(self.locations)))
+            if frames[-1] == len(self.locations):
+                self.locations.append(location)
+                self._found(location)
+        gap += len(located.kernel) if gap >= 0 else 0
         return Stack(frames, addresses, truncated, gap, walk.ended)
 
-    def _ask_rules(self, placed: Iterable[_Placed]) -> None:
+    def _ask_rules(self, located: Iterable[_Located]) -> None:
         """Request the rules these walks lack; most lack none."""
         if self._rules is not None:
-            unsure = [each for each in placed if not self._walked(each).sure]
+            unsure = [each for each in located if not self._walked(each).sure]
             if unsure:
-                places = (place for each in unsure for _, place in each.found)
-                self._rules.ask_rules(dict.fromkeys(places))
+                locations = (location for each in unsure for _, location in each.found)
+                self._rules.ask_rules(dict.fromkeys(locations))
 
-    def _kernel_places(self, raw: _Raw) -> list[tuple[int, Place]]:
+    def _kernel_locations(self, raw: _Raw) -> list[tuple[int, Location]]:
         addresses = raw.kernel.tolist()
         if not addresses:
             return []
         start = _entered(self._kernel_names(addresses))
-        return [(ip, Place(True, "", ip, returns=True)) for ip in addresses[start:]]
+        return [(ip, Location(True, "", ip, returns=True)) for ip in addresses[start:]]
 
-    def _user_places(self, raw: _Raw, space: int, time_ns: int) -> list[tuple[int, Place]]:
+    def _user_locations(self, raw: _Raw, space: int, time_ns: int) -> list[tuple[int, Location]]:
         """The frames by frame pointers; after the first the one that may have called it."""
         ips = raw.user
         if not len(ips):
@@ -282,7 +284,7 @@ class Stacks:
         if space:
             times = np.full(len(ips), time_ns, np.int64)
             regions, shifts = self._spaces.lookup(space, ips, times)
-        places = []
+        locations = []
         offsets = (ips + shifts).tolist()
         exact = 0 if len(raw.kernel) else 1  # so many are no return addresses
         each = zip(ips.tolist(), regions.tolist(), offsets, strict=True)
@@ -290,23 +292,23 @@ class Stacks:
             name, file = self._regions[region].name, self._regions[region].file
             returns = index >= exact
             if name.startswith(NO_FILE):
-                place = Place(False, name, offset, raw.tgid, returns, address=ip)
+                location = Location(False, name, offset, raw.tgid, returns, address=ip)
             elif name.startswith("/") or name == "[vdso]":
-                place = Place(False, name, offset, returns=returns, file=file)
+                location = Location(False, name, offset, returns=returns, file=file)
             else:
-                place = Place(False, name, ip, raw.tgid, returns, address=ip)
-            places.append((ip, place))
-        return places
+                location = Location(False, name, ip, raw.tgid, returns, address=ip)
+            locations.append((ip, location))
+        return locations
 
-    def _walked(self, placed: _Placed) -> _Walk:
+    def _walked(self, located: _Located) -> _Walk:
         """Select the callers from frames found by frame pointers, and where one may be missing.
 
         A function that keeps no frame pointer leaves its caller's in place, and so hides its
         caller; one that uses the register for something else hides all there is above it. Where
-        caller; one that uses the register for something else hides all there is above it. If it
-        `has_caller`, the second frame is not by a frame pointer: it holds where the first function
+        it `has_caller`, the second frame is not by a frame pointer: it holds where the first
+        function has pushed nothing.
         """
-        found, has_caller = placed.found, placed.has_caller
+        found, has_caller = located.found, located.has_caller
         if not found:
             return _Walk([], -1, False, True)
         rule, sure = self._rule(found[0][1])
@@ -314,9 +316,9 @@ class Stacks:
         if has_caller and not pushed_nothing:
             found = [found[0], *found[2:]]
         walked, gap = [], -1
-        for index, (address, place) in enumerate(found):
-            walked.append((address, place))
-            rule, known = self._rule(place)
+        for index, (address, location) in enumerate(found):
+            walked.append((address, location))
+            rule, known = self._rule(location)
             sure = sure and known
             if rule is not None and rule.outermost:
                 return _Walk(walked, gap, True, sure)
@@ -328,12 +330,12 @@ class Stacks:
                 break
         return _Walk(walked, gap, False, sure)
 
-    def _rule(self, place: Place) -> tuple[Rule | None, bool]:
-        """The rule of a place as far as it is known, and whether it is."""
+    def _rule(self, location: Location) -> tuple[Rule | None, bool]:
+        """The rule of a location as far as it is known, and whether it is."""
         if self._rules is None:
             return None, True
-        known = self._rules.has_rule(place)
-        return self._rules.rule(place) if known else None, known
+        known = self._rules.has_rule(location)
+        return self._rules.rule(location) if known else None, known
 
 
 def _assembled(parts: list[np.void]) -> _Raw | None:

@@ -72,9 +72,9 @@ class Callers:
     def _words(self, at: int, lines: SourceLines) -> list[str]:
         words: list[str] = []
         for index in self._stacks.stacks[at].frames:
-            place = self._stacks.places[index]
-            frame = self._names.frame(place)
-            words.append(printable(_short(frame, lines.complete(frame, place))))
+            location = self._stacks.locations[index]
+            frame = self._names.frame(location)
+            words.append(printable(_short(frame, lines.complete(frame, location))))
             if sum(map(len, words)) > _WIDEST:
                 break
         return words
@@ -123,19 +123,19 @@ class Callers:
         return notes
 
     def _marked(self, note: str) -> list[int]:
-        places, every = self._stacks.places, self._stacks.stacks
+        locations, every = self._stacks.locations, self._stacks.stacks
         return [
             at
             for at in np.flatnonzero(self._faults).tolist()
-            if at and self._names.note(places, every[at])[0] == note
+            if at and self._names.note(locations, every[at])[0] == note
         ]
 
     def _modules(self, stacks: Sequence[int]) -> str:
         """The modules in which most of these break off, by pages."""
         weights: dict[str, int] = {}
         for at in stacks:
-            place = self._stacks.places[self._stacks.stacks[at].frames[-1]]
-            name = self._names.frame(place).module.rpartition("/")[2] or "unknown"
+            location = self._stacks.locations[self._stacks.stacks[at].frames[-1]]
+            name = self._names.frame(location).module.rpartition("/")[2] or "unknown"
             weights[name] = weights.get(name, 0) + int(self._pages[at])
         order = sorted(weights, key=lambda name: -weights[name])
         shown = ", ".join(printable(name) for name in order[:_MOST_MODULES])

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 
 from tracer.callstacks.frames import Frame, FrameNames
 from tracer.callstacks.source_lines import SourceLines
-from tracer.callstacks.stacks import Place, Stacks
+from tracer.callstacks.stacks import Location, Stacks
 from tracer.common.deadline import go_on
 from tracer.files.output import open_output, replace_file
 from tracer.files.output_file import OutputFile
@@ -62,7 +62,7 @@ class StacksFile:
         first, end = self._written + 1, len(self._stacks.stacks)
         self._written = end - 1
         if self._names is not None:
-            self._names.ask(self._places(range(first, end)))
+            self._names.ask(self._locations(range(first, end)))
             self._names.wait()
         for part in self._parts(first, end):
             self._file.write(self._text(part, None))
@@ -104,38 +104,36 @@ class StacksFile:
         for start in range(first, end, _AT_ONCE):
             yield range(start, min(start + _AT_ONCE, end))
 
-    def _places(self, numbers: Iterable[int]) -> Iterator[Place]:
+    def _locations(self, numbers: Iterable[int]) -> Iterator[Location]:
         assert self._stacks is not None
         every = (self._stacks.stacks[number].frames for number in numbers)
         for at in dict.fromkeys(itertools.chain.from_iterable(every)):
-            yield self._stacks.places[at]
+            yield self._stacks.locations[at]
 
     def _text(self, numbers: Iterable[int], lines: SourceLines | None) -> bytes:
         assert self._stacks is not None
         assert self._names is not None
-        places = self._stacks.places
+        locations = self._stacks.locations
         out: list[bytes] = []
         for number in numbers:
             stack = self._stacks.stacks[number]
-            note, noted = self._names.note(places, stack)
-            for index, (place, address) in enumerate(
-                zip(stack.frames, stack.addresses, strict=True)
-            ):
-                frame = self._names.frame(places[place])
+            note, noted = self._names.note(locations, stack)
+            for index, (at, address) in enumerate(zip(stack.frames, stack.addresses, strict=True)):
+                frame = self._names.frame(locations[at])
                 if lines is not None:
-                    frame = lines.complete(frame, places[place])
+                    frame = lines.complete(frame, locations[at])
                 elif not self._early:
-                    self._early = not self._names.settled(places[place])
+                    self._early = not self._names.settled(locations[at])
                 out.append(b"%d,%d," % (number, index))
                 out.append(_cells(frame, address))
                 words = note if index == noted else ""
                 if not frame.function and not words:
-                    words = self._why(places[place])
+                    words = self._why(locations[at])
                 out.append(text_cell(words)[:-1] + b"\n")
         return b"".join(out)
 
-    def _why(self, place: Place) -> str:
-        why = self._names.why(place) if self._names is not None else ""
+    def _why(self, location: Location) -> str:
+        why = self._names.why(location) if self._names is not None else ""
         return f"no symbols: {why}" if why else ""
 
 
@@ -145,14 +143,14 @@ def _header() -> bytes:
 
 def _cells(frame: Frame, address: int) -> bytes:
     at = f"{frame.offset:#x}" if frame.function else ""
-    place = "" if frame.module_offset is None else f"{frame.module_offset:#x}"
+    offset = "" if frame.module_offset is None else f"{frame.module_offset:#x}"
     return b"".join(
         (
             b"kernel," if frame.kernel else b"user,",
             text_cell(frame.function),
             at.encode() + b",",
             text_cell(frame.module),
-            f"{place},{frame.build_id},".encode(),
+            f"{offset},{frame.build_id},".encode(),
             text_cell(frame.file),
             f"{frame.line or ''},{address:#x},".encode(),
         )

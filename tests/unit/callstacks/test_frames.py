@@ -24,7 +24,7 @@ from tracer.callstacks.frames import (
     opening_vdso,
 )
 from tracer.callstacks.source_lines import SourceLines, find
-from tracer.callstacks.stacks import Place, Stack, Stacks
+from tracer.callstacks.stacks import Location, Stack, Stacks
 from tracer.callstacks.symbols import Symbols
 from tracer.common import units
 from tracer.common.deadline import Enough
@@ -92,21 +92,21 @@ def offset_of(program: Path, part: str) -> int:
 
 def test_the_kernel_s() -> None:
     names = names_of()
-    assert names.frame(Place(True, "", KERNEL + 0x10)) == Frame(
+    assert names.frame(Location(True, "", KERNEL + 0x10)) == Frame(
         True, "vfs_read", 0x10, "[kernel]", None
     )
     # A return address at a function's very end belongs to the one before.
-    assert names.frame(Place(True, "", KERNEL + 0x100, returns=True)).function == "vfs_read"
-    assert names.frame(Place(True, "", KERNEL + 0x104)).module == "[ext4]"
+    assert names.frame(Location(True, "", KERNEL + 0x100, returns=True)).function == "vfs_read"
+    assert names.frame(Location(True, "", KERNEL + 0x104)).module == "[ext4]"
 
 
 def test_of_a_file(program: Path) -> None:
     at = offset_of(program, "fill")
-    frame = names_of(program).frame(Place(False, str(program), at + 3, file=1))
+    frame = names_of(program).frame(Location(False, str(program), at + 3, file=1))
     assert frame.function == "_ZN3app6Filler4fillEi"
     assert (frame.offset, frame.module, frame.module_offset) == (3, str(program), at + 3)
     assert len(frame.build_id) == 40
-    nowhere = names_of(program).frame(Place(False, str(program), 1 << 40, file=1))
+    nowhere = names_of(program).frame(Location(False, str(program), 1 << 40, file=1))
     assert (nowhere.function, nowhere.text()) == ("", "app+0x10000000000")
 
 
@@ -127,9 +127,9 @@ def test_a_file_that_is_open_for_its_rules_is_named_when_it_is_gone(program: Pat
 
 def test_of_what_is_not_known() -> None:
     names = names_of()
-    assert names.frame(Place(False, "", 0x1234, tgid=1)).text() == "(unknown)"
-    assert names.frame(Place(False, "/no/such/file", 0x10)).text() == "file+0x10"
-    assert names.frame(Place(False, "/bin/sh (deleted)", 0x10)).build_id == ""
+    assert names.frame(Location(False, "", 0x1234, tgid=1)).text() == "(unknown)"
+    assert names.frame(Location(False, "/no/such/file", 0x10)).text() == "file+0x10"
+    assert names.frame(Location(False, "/bin/sh (deleted)", 0x10)).build_id == ""
 
 
 def test_of_code_made_at_run_time(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -137,8 +137,8 @@ def test_of_code_made_at_run_time(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(perf_maps, "AGAIN_S", 0.0)
     names = names_of()
     path = Path(f"/tmp/perf-{os.getpid()}.map")
-    in_file = Place(False, "/memfd:x (deleted)", 0x10, os.getpid(), True, address=0x1005)
-    anonymous = Place(False, "[anon]", 0x1008, os.getpid(), address=0x1008)
+    in_file = Location(False, "/memfd:x (deleted)", 0x10, os.getpid(), True, address=0x1005)
+    anonymous = Location(False, "[anon]", 0x1008, os.getpid(), address=0x1008)
     names.found(in_file)
     assert names.frame(in_file).text() == "memfd:x (deleted)+0x10"
     assert names.frame(anonymous).text() == "[anon]"
@@ -154,16 +154,16 @@ def test_of_code_made_at_run_time(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_code_made_at_run_time_is_asked_for_again(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its process may tell of it a moment later, and be gone when its name is wanted."""
     names, path = names_of(), Path(f"/tmp/perf-{os.getpid()}.map")
-    place = Place(False, "[anon]", 0x1008, os.getpid(), address=0x1008)
+    location = Location(False, "[anon]", 0x1008, os.getpid(), address=0x1008)
     path.write_text("5000 10 another\n")
     try:
-        names.found(place)
+        names.found(location)
         path.write_text("5000 10 another\n1000 10 compiled\n")
         names.again()  # the map has just been read
         names.again(last=True)
     finally:
         path.unlink()
-    assert names.frame(place) == Frame(False, "compiled", 8, "[jit]", None)
+    assert names.frame(location) == Frame(False, "compiled", 8, "[jit]", None)
 
 
 @pytest.mark.parametrize(
@@ -193,22 +193,22 @@ def test_our_vdso_has_names() -> None:
     functions = elf.functions(partial(opening_vdso(no_file), VDSO))
     assert functions is not None
     at = int(functions.symbols["value"][0])
-    assert names_of().frame(Place(False, "[vdso]", at)).function
+    assert names_of().frame(Location(False, "[vdso]", at)).function
 
 
 def test_notes(program: Path) -> None:
     names = names_of(program)
-    places = [
-        Place(False, str(program), offset_of(program, "fill"), file=1),
-        Place(False, str(program), offset_of(program, "_start") + 1, file=1),
-        Place(True, "", KERNEL),
+    locations = [
+        Location(False, str(program), offset_of(program, "fill"), file=1),
+        Location(False, str(program), offset_of(program, "_start") + 1, file=1),
+        Location(True, "", KERNEL),
     ]
 
     def note(
         *frames: int, gap: int = -1, ended: bool = False, truncated: bool = False
     ) -> tuple[str, int]:
         return names.note(
-            places, Stack(array("I", frames), array("Q", frames), truncated, gap, ended)
+            locations, Stack(array("I", frames), array("Q", frames), truncated, gap, ended)
         )
 
     assert note(0, 1) == ("", -1)
@@ -221,10 +221,10 @@ def test_notes(program: Path) -> None:
 
 
 def test_source_lines_and_plain_names(program: Path) -> None:
-    place = Place(False, str(program), offset_of(program, "fill"), file=1)
+    location = Location(False, str(program), offset_of(program, "fill"), file=1)
     name = "_ZN3app6Filler4fillEi"
-    lines = find([place], [name, "_Znonsense", "main"], lookup(lambda _: opener(program)()))
-    frame = lines.complete(names_of(program).frame(place), place)
+    lines = find([location], [name, "_Znonsense", "main"], lookup(lambda _: opener(program)()))
+    frame = lines.complete(names_of(program).frame(location), location)
     assert frame.function == "app::Filler::fill(int)"
     pytest.importorskip("symbolic")
     assert frame.file.endswith("app.cc")
@@ -232,9 +232,9 @@ def test_source_lines_and_plain_names(program: Path) -> None:
 
 
 def test_what_cannot_be_asked_leaves_less() -> None:
-    place = Place(False, "/etc/passwd", 0, file=1)  # no ELF file
-    assert not find([place], [], lookup(lambda _: opener("/etc/passwd")()))
-    gone = find([place], [], lookup())
+    location = Location(False, "/etc/passwd", 0, file=1)  # no ELF file
+    assert not find([location], [], lookup(lambda _: opener("/etc/passwd")()))
+    gone = find([location], [], lookup())
     assert not gone
     assert "1 of 1 files could not be read" in gone.lacking
 
@@ -247,9 +247,9 @@ def stacks_with(*names: str) -> tuple[Stacks, FrameNames]:
     found = names_of()
     stacks = Stacks(Spaces(Names()), [], found.kernel_names)
     for at, name in enumerate(names):
-        place = Place(False, "[anon]", at, tgid=1)
-        stacks.places.append(place)
-        found._known[place] = Frame(False, name, 4, "[jit]", None)
+        location = Location(False, "[anon]", at, tgid=1)
+        stacks.locations.append(location)
+        found._known[location] = Frame(False, name, 4, "[jit]", None)
     stacks.stacks.append(
         Stack(array("I", range(len(names))), array("Q", range(len(names))), False, -1, ended=True)
     )

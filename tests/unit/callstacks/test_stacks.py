@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from tests.unit.faults_data import LAYOUT, faults
 from tracer.callstacks import stacks as stacks_module
-from tracer.callstacks.stacks import Place, Stacks
+from tracer.callstacks.stacks import Location, Stacks
 from tracer.common.fields import Columns
 from tracer.model.rows import Names
 from tracer.procfs.maps import Mapping
@@ -48,13 +48,13 @@ class World:
         self.answering = True  # of rules
         self.stacks = Stacks(self.spaces, self.names.regions, self.kernel_names, self)
 
-    def ask_rules(self, places: Iterable[Place]) -> None:
+    def ask_rules(self, locations: Iterable[Location]) -> None:
         """Asked in time."""
 
-    def rule(self, place: Place) -> Rule | None:
-        return self.rules.get(place.offset - place.returns) if self.answering else None
+    def rule(self, location: Location) -> Rule | None:
+        return self.rules.get(location.offset - location.returns) if self.answering else None
 
-    def has_rule(self, place: Place) -> bool:
+    def has_rule(self, location: Location) -> bool:
         return self.answering
 
     def kernel_names(self, addresses: Sequence[int]) -> list[str]:
@@ -80,11 +80,11 @@ class World:
         found: list[int] = self.stacks.numbers(columns, spaces).tolist()
         return found
 
-    def places(self, number: int) -> list[Place]:
-        return [self.stacks.places[at] for at in self.stacks.stacks[number].frames]
+    def locations(self, number: int) -> list[Location]:
+        return [self.stacks.locations[at] for at in self.stacks.stacks[number].frames]
 
     def offsets(self, number: int) -> list[int]:
-        return [place.offset for place in self.places(number)]
+        return [location.offset for location in self.locations(number)]
 
 
 def records(
@@ -117,9 +117,9 @@ def test_a_frame_is_a_place_in_a_file() -> None:
     world = World()
     world.send(7, [TEXT + 0x10, LIBC + 0x20])
     assert world.ask(7, 7, 0) == [1, 1, 0]
-    assert world.places(1) == [
-        Place(False, "/bin/program", 0x1010),
-        Place(False, "/lib/libc.so", 0x2020, returns=True),
+    assert world.locations(1) == [
+        Location(False, "/bin/program", 0x1010),
+        Location(False, "/lib/libc.so", 0x2020, returns=True),
     ]
     assert world.stacks.stacks[1].addresses.tolist() == [TEXT + 0x10, LIBC + 0x20]
 
@@ -138,22 +138,22 @@ def test_code_made_at_run_time_is_its_process_s_own() -> None:
     world.send(9, [0x500000000010], mm=OTHER)
     assert world.ask(7) == [1]
     assert world.ask(9, mm=OTHER) == [2]
-    assert world.places(1) == [
-        Place(False, "[anon]", 0x500000000010, tgid=10, address=0x500000000010)
+    assert world.locations(1) == [
+        Location(False, "[anon]", 0x500000000010, tgid=10, address=0x500000000010)
     ]
 
 
 def test_code_in_a_memfd_has_its_place_there_and_its_address() -> None:
     """A perf map tells of addresses."""
     world = World()
-    heard: list[Place] = []
+    heard: list[Location] = []
     world.stacks._found = heard.append
     world.send(7, [0x600000000010])
     world.send(8, [0x600000000010])
     assert world.ask(7, 8) == [1, 1]
     name = "/memfd:jit (deleted)"
-    assert world.places(1) == [Place(False, name, 0x3010, tgid=10, address=0x600000000010)]
-    assert heard == world.places(1)
+    assert world.locations(1) == [Location(False, name, 0x3010, tgid=10, address=0x600000000010)]
+    assert heard == world.locations(1)
 
 
 def test_many_frames_come_in_parts() -> None:
@@ -162,10 +162,10 @@ def test_many_frames_come_in_parts() -> None:
     kernel = [KERNEL + 4, KERNEL + 5, KERNEL + 6]
     world.send(7, user, kernel)
     assert world.ask(7) == [1]
-    assert len(world.places(1)) == 103
-    assert [place.kernel for place in world.places(1)] == [True] * 3 + [False] * 100
+    assert len(world.locations(1)) == 103
+    assert [location.kernel for location in world.locations(1)] == [True] * 3 + [False] * 100
     # The system call's return address is no fault's.
-    assert world.places(1)[3].returns
+    assert world.locations(1)[3].returns
 
 
 @pytest.mark.parametrize("missing", [0, 1, 3])
@@ -176,7 +176,7 @@ def test_a_stack_of_which_a_part_was_lost_is_not_known(missing: int) -> None:
     assert world.ask(7) == [0]
     world.send(7, user)  # the kernel sends it again
     assert world.ask(7) == [1]
-    assert len(world.places(1)) == 59
+    assert len(world.locations(1)) == 59
 
 
 def test_a_number_nobody_sent_is_not_known() -> None:
@@ -197,7 +197,7 @@ def test_of_the_kernel_only_what_led_to_the_fault(frames: list[int], left: list[
     world = World()
     world.send(7, [TEXT + 0x10], [KERNEL + at for at in frames])
     assert world.ask(7) == [1]
-    assert [place.offset for place in world.places(1) if place.kernel] == [
+    assert [location.offset for location in world.locations(1) if location.kernel] == [
         KERNEL + at for at in left
     ]
 
@@ -207,7 +207,7 @@ def test_another_s_memory_has_the_stack_of_its_own_process() -> None:
     world = World()
     world.send(7, [TEXT + 0x10])
     assert world.ask(7, mm=OTHER, current=MM) == [1]
-    assert world.places(1)[0].name == "/bin/program"
+    assert world.locations(1)[0].name == "/bin/program"
 
 
 # -- frame pointers ------------------------------------------------------------------------
@@ -224,12 +224,12 @@ def test_a_stack_is_walked_again_when_its_rules_are_known() -> None:
     world.send(1, [LEAF, MAIN], caller=CALLER)
     world.send(2, [LEAF, MAIN], caller=CALLER)
     assert world.ask(1, 2) == [1, 1]
-    assert [place.offset for place in world.places(1)] == [0x1010, 0x1300]
+    assert [location.offset for location in world.locations(1)] == [0x1010, 0x1300]
     world.stacks.revise()
     assert world.stacks.revised == 0
     world.answering = True
     world.stacks.revise()
-    assert [place.offset for place in world.places(1)] == [0x1010, 0x1200, 0x1300]
+    assert [location.offset for location in world.locations(1)] == [0x1010, 0x1200, 0x1300]
     assert world.stacks.revised == 1
     world.stacks.revise()
     assert world.ask(1, 2) == [1, 1]
@@ -249,7 +249,7 @@ def test_so_many_wait_for_rules(monkeypatch: pytest.MonkeyPatch) -> None:
     world.stacks.revise(1)
     assert (world.stacks.unsure, world.stacks.revised) == (1, 1)
     world.stacks.revise()
-    assert [len(world.places(number)) for number in range(1, 5)] == [1, 1, 2, 2]
+    assert [len(world.locations(number)) for number in range(1, 5)] == [1, 1, 2, 2]
 
 
 def walked(rules: dict[int, Rule], caller: int = CALLER) -> tuple[list[int], int]:
@@ -318,7 +318,7 @@ def test_no_more_than_so_many_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
         world.ask(number)
     assert len(world.stacks.stacks) == 4
     assert world.stacks.refused == 2
-    assert len(world.stacks.places) == 3  # nor the places of those refused
+    assert len(world.stacks.locations) == 3  # nor the locations of those refused
     assert world.ask(1, 5) == [1, 0]
 
 
