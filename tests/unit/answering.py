@@ -34,7 +34,7 @@ class Here:
             if made is not None:
                 message, descriptors = made
                 self.asked.append(message)
-                question.take(self.server.answer(message, descriptors), "")
+                question.answered(self.server.answer(message, descriptors), "")
         return not self._waiting
 
 

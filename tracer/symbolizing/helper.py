@@ -42,13 +42,13 @@ class Question:
     """`make` gives the message and descriptors to go with it (which are then closed), as it is
     sent; None: there is nothing to ask any more. It gets how often the process was started.
 
-    `take` gets the answer, or None and why there is none; it raises BadMessage (or what comes
+    `answered` gets the answer, or None and why there is none; it raises BadMessage (or what comes
     of such a thing: LookupError, TypeError, ValueError) where the answer makes no sense.
     """
 
     about: Subject
     make: Callable[[int], tuple[dict[str, Any], list[int]] | None]
-    take: Callable[[Any, str], None]
+    answered: Callable[[Any, str], None]
     seconds: float = 10.0  # of processor time
 
 
@@ -128,7 +128,7 @@ class Helper:
         if self._closed:
             return
         if self._given_up:
-            question.take(None, self._given_up)
+            question.answered(None, self._given_up)
             return
         if self._asked is None and not self._waiting:
             self.since_s = time.monotonic()
@@ -208,13 +208,13 @@ class Helper:
             return True
         self._inbox.add(data)
         try:
-            while (message := self._inbox.take()) is not None:
-                self._take(message)
+            while (message := self._inbox.pop()) is not None:
+                self._handle(message)
         except Exception:  # whatever a malformed answer leads to
             self._died("its answer was malformed")
         return True
 
-    def _take(self, message: dict[str, Any]) -> None:
+    def _handle(self, message: dict[str, Any]) -> None:
         if not self._ready:
             self.lacking, self._ready = _words(message["lacking"]), True
             return
@@ -224,7 +224,7 @@ class Helper:
         why = _words(message.get("why", ""))
         if why:
             self._refuse(question.about, why)
-        question.take(None if why else message["answer"], why)
+        question.answered(None if why else message["answer"], why)
         self._asked = None
         self._count(question)
 
@@ -245,7 +245,7 @@ class Helper:
         while self._waiting:
             question = self._waiting.popleft()
             if question.about in self._refused:
-                question.take(None, self._refused[question.about])
+                question.answered(None, self._refused[question.about])
                 continue
             made = question.make(self.started)
             if made is None:
@@ -296,7 +296,7 @@ class Helper:
         if self._deaths >= MOST_DEATHS or not self._ready:
             self._give_up(f"the process that reads them ended {self._deaths} times: {why}")
         if question is not None:
-            question.take(None, why)
+            question.answered(None, why)
 
     def _end(self, *, by_itself: bool = False) -> int | None:
         """Kill it, unless it has ended `by_itself`; its status, None where it is killed."""
@@ -325,7 +325,7 @@ class Helper:
         self._asked = None
         self._end()
         while self._waiting:
-            self._waiting.popleft().take(None, why)
+            self._waiting.popleft().answered(None, why)
 
 
 def _words(text: Any) -> str:

@@ -112,7 +112,7 @@ class Lookup:
                 Question(
                     ("lines", file) if kind == "lines" else file,
                     partial(self._make, kind, file, part),
-                    partial(self._take, kind, file, part),
+                    partial(self._answered, kind, file, part),
                     _LINES_S if kind == "lines" else 10.0,
                 )
             )
@@ -171,7 +171,7 @@ class Lookup:
         finally:
             os.close(handle)
 
-    def _take(self, kind: Kind, file: int, offsets: list[int], answer: Any, why: str) -> None:
+    def _answered(self, kind: Kind, file: int, offsets: list[int], answer: Any, why: str) -> None:
         if why:
             (self.lineless if kind == "lines" else self.failed)[file] = why
         values = [] if why else _VALUES[kind](answer)
@@ -202,7 +202,7 @@ class Lookup:
     def _ask_names(self, names: Sequence[str]) -> None:
         message = {"ask": "names", "names": names}
 
-        def take(answer: Any, why: str) -> None:
+        def answered(answer: Any, why: str) -> None:
             if why and len(names) > 1:  # one of them it was
                 for name in names:
                     self._ask_names([name])
@@ -211,7 +211,7 @@ class Lookup:
             self._demangled.update(zip(names, plain, strict=True))
 
         about = ("names", names[0], len(names))
-        self._helper.ask(Question(about, lambda started: (message, []), take))
+        self._helper.ask(Question(about, lambda started: (message, []), answered))
 
 
 def _list(answer: Any) -> list[Any]:
@@ -235,7 +235,7 @@ def number_of(value: Any) -> int:
 
 
 def found_of(answer: Any) -> list[Found]:
-    """Likewise (text, number) of each, None where there is none: see server.told."""
+    """Likewise (text, number) of each, None where there is none: see server.answer_of."""
     texts = [name_of(each) for each in _list(answer["texts"])]
     return [
         None if each is None else (texts[number_of(each[0])], number_of(each[1]))

@@ -38,7 +38,7 @@ class Inbox:
         """Append received bytes."""
         self._data += data
 
-    def take(self) -> dict[str, Any] | None:
+    def pop(self) -> dict[str, Any] | None:
         """Pop the first message, None where it is not all there yet. Raises BadMessage."""
         if len(self._data) < _LENGTH.size:
             return None

@@ -60,7 +60,7 @@ class PerfMap:
                 ends.append(min(start + size, _LAST))
                 names.append(self.size + match.start(3))
         self._text += text
-        self._take(*(np.frombuffer(each, np.uint64) for each in (starts, ends, names)))
+        self._index(*(np.frombuffer(each, np.uint64) for each in (starts, ends, names)))
 
     def find(self, address: int) -> tuple[str, int] | None:
         """(name, bytes into it) of the function that was recorded last at an address."""
@@ -72,10 +72,10 @@ class PerfMap:
         if not reaching.any():
             return None
         names = self._names[near][reaching]
-        told = int(names.argmax())
-        return self._name(int(names[told])), address - int(self._starts[near][reaching][told])
+        latest = int(names.argmax())
+        return self._name(int(names[latest])), address - int(self._starts[near][reaching][latest])
 
-    def _take(self, starts: U64, ends: U64, names: U64) -> None:
+    def _index(self, starts: U64, ends: U64, names: U64) -> None:
         starts = np.concatenate([self._starts, starts])
         ends = np.concatenate([self._ends, ends])
         names = np.concatenate([self._names, names])

@@ -20,7 +20,7 @@ from tracer.symbolizing.lookup import Found, found_of, number_of
 
 AGAIN_S = 0.2  # a map is polled again after that at the earliest
 _MOST_MAPS = 64  # processes whose maps are known
-_MOST_LOOKS = 10_000  # at one process's file
+_MOST_CHECKS = 10_000  # of one process's file
 _MOST_FOUND = 1 << 16  # functions of one process that are remembered
 _AT_ONCE = 4096  # addresses in a question
 
@@ -31,8 +31,8 @@ class _Map:
 
     pid: int  # by its own namespace
     user: int | None = None  # whom the process runs as; None: it was gone when first asked about
-    looked_s: float = 0.0  # time.monotonic()
-    looks: int = 0
+    checked_s: float = 0.0  # time.monotonic()
+    checks: int = 0
     ended: bool = False  # and its map read since
     file: tuple[int, int] | None = None  # st_dev, st_ino
     size: int = 0  # of the file, when last checked
@@ -44,14 +44,14 @@ class _Map:
     asked: dict[int, None] = field(default_factory=dict)  # addresses, to be asked for, and …
     sent: list[int] = field(default_factory=list)  # … of these in the question under way
 
-    def take_descriptor(self) -> int | None:
+    def pop_descriptor(self) -> int | None:
         """Return the descriptor; the caller owns it now."""
         descriptor, self.descriptor = self.descriptor, None
         return descriptor
 
     def close(self) -> None:
         """Close the file."""
-        if (descriptor := self.take_descriptor()) is not None:
+        if (descriptor := self.pop_descriptor()) is not None:
             os.close(descriptor)
 
 
@@ -80,19 +80,19 @@ class PerfMaps:
         """
         known = self._map(pid)
         if pid not in self.failed and self._due(pid, known):
-            self._look_at(pid, known)
+            self._check(pid, known)
         waits = bool(known.asked)
         known.asked |= dict.fromkeys(
             each for each in addresses if each not in known.found and each not in known.unknown
         )
         if known.asked and not waits:
-            take = partial(self._take, pid, known)
-            self._helper.ask(Question(("perf map", pid), partial(self._make, pid, known), take))
+            answered = partial(self._answered, pid, known)
+            self._helper.ask(Question(("perf map", pid), partial(self._make, pid, known), answered))
 
     def hurry(self) -> None:
         """Check the map again at the next question, however recent the last check."""
         for known in self._maps.values():
-            known.looked_s = 0.0
+            known.checked_s = 0.0
 
     def ended(self, pid: int, address: int) -> bool:
         """Whether a process is gone, and what is known of that address is final."""
@@ -119,17 +119,17 @@ class PerfMaps:
         if known.started != started:  # that process has read nothing of it yet
             if known.started:
                 known.file, known.ended = None, False
-                self._look_at(pid, known)
+                self._check(pid, known)
             known.started = started
         known.sent = list(known.asked)[:_AT_ONCE]
         question = {"ask": "perf_map", "pid": pid, "addresses": known.sent}
         question |= {"fresh": known.fresh, "last": known.ended}
-        descriptor = known.take_descriptor()
+        descriptor = known.pop_descriptor()
         if descriptor is not None:
             known.fresh = False
         return question, [] if descriptor is None else [descriptor]
 
-    def _take(self, pid: int, known: _Map, answer: Any, why: str) -> None:
+    def _answered(self, pid: int, known: _Map, answer: Any, why: str) -> None:
         if why:
             self.failed[pid] = why
             known.close()
@@ -155,23 +155,23 @@ class PerfMaps:
     # -- the file ----------------------------------------------------------------------------
 
     def _due(self, pid: int, known: _Map) -> bool:
-        if known.ended or known.looks >= _MOST_LOOKS:
+        if known.ended or known.checks >= _MOST_CHECKS:
             return False
-        return time.monotonic() - known.looked_s > AGAIN_S or not self._lives(pid)
+        return time.monotonic() - known.checked_s > AGAIN_S or not self._lives(pid)
 
     def _lives(self, pid: int) -> bool:
         return os.path.exists(f"{self._roots.proc}/{pid}")
 
-    def _look_at(self, pid: int, known: _Map) -> None:
+    def _check(self, pid: int, known: _Map) -> None:
         """Open what is to be read; from its beginning where it is another file, or was cut."""
-        known.looked_s = time.monotonic()
-        known.looks += 1
+        known.checked_s = time.monotonic()
+        known.checks += 1
         known.ended = not self._lives(pid)  # before it is read: afterwards nothing is appended
-        self._look(pid, known)
+        self._read_status(pid, known)
         # A container has its own /tmp, in which the process goes by the number it has there:
         # what has that number in ours is another's.
-        places: list[Whose] = [pid, OURS] if known.pid == pid else [pid]
-        for whose in places:
+        roots: list[Whose] = [pid, OURS] if known.pid == pid else [pid]
+        for whose in roots:
             try:
                 handle = self._roots.open(whose, f"{self._folder}/perf-{known.pid}.map", links=True)
             except OSError:
@@ -205,7 +205,7 @@ class PerfMaps:
         known.file, known.size = file, status.st_size
         return True
 
-    def _look(self, pid: int, known: _Map) -> None:
+    def _read_status(self, pid: int, known: _Map) -> None:
         """Read a living process's pid in its own namespace, and its effective user."""
         try:
             with open(f"{self._roots.proc}/{pid}/status", "rb") as file:

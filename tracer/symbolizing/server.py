@@ -158,7 +158,7 @@ class Server:
     def _ask_functions(self, question: Any, descriptors: list[int]) -> dict[str, Any]:
         file = self._file(question, descriptors)
         functions = file.functions() if file is not None else None
-        return told(functions.at(at) if functions else None for at in question["offsets"])
+        return answer_of(functions.at(at) if functions else None for at in question["offsets"])
 
     def _ask_rules(self, question: Any, descriptors: list[int]) -> list[tuple[Any, ...] | None]:
         file = self._file(question, descriptors)
@@ -173,16 +173,16 @@ class Server:
     def _ask_lines(self, question: Any, descriptors: list[int]) -> dict[str, Any]:
         file = self._file(question, descriptors)
         if file is None or self._archive is None:
-            return told([])
+            return answer_of([])
         for other in self._files.values():
             if other is not file:
                 other.forget()
         try:
-            return told(file.lines(self._archive, question["offsets"]))
+            return answer_of(file.lines(self._archive, question["offsets"]))
         except MemoryError:
             raise
         except Exception:  # whatever symbolic says of a strange file: it has none
-            return told([])
+            return answer_of([])
 
     def _file(self, question: Any, descriptors: list[int]) -> _File | None:
         number = question["file"]
@@ -220,7 +220,7 @@ class Server:
             len(self._maps) > _MOST_MAPS or sum(m.size for m in self._maps.values()) > _MOST_BYTES
         ):
             del self._maps[next(iter(self._maps))]
-        return {"size": known.size} | told(known.find(at) for at in question["addresses"])
+        return {"size": known.size} | answer_of(known.find(at) for at in question["addresses"])
 
     # -- mangled names: {"names": […]} ---------------------------------------------------------
 
@@ -228,7 +228,7 @@ class Server:
         return [self._demangle(name) for name in question["names"]]
 
 
-def told(found: Iterable[Found]) -> dict[str, Any]:
+def answer_of(found: Iterable[Found]) -> dict[str, Any]:
     """Answers as they are sent: each text once. One name may be that of a whole file's code."""
     texts: dict[str, int] = {}
     sent: list[tuple[int, int] | None] = []

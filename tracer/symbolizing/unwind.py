@@ -158,11 +158,11 @@ class _Reader:
 
     def pointer(self, encoding: int, section_at: int) -> int:
         """An encoded pointer; `section_at` is the address of the bytes' begin."""
-        place = section_at + self.at
+        address = section_at + self.at
         kind = {0x00: "Q", 0x02: "H", 0x03: "I", 0x04: "Q", 0x0A: "h", 0x0B: "i", 0x0C: "q"}
         value = self.number(kind[encoding & 0x0F])
         if encoding & 0x70 == _PCREL:
-            value += place
+            value += address
         elif encoding & 0x70:
             raise ValueError("a pointer of an unknown encoding")
         return value

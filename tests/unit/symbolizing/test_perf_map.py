@@ -205,7 +205,7 @@ def test_whose_map_it_is(process: Process, owner: int, believed: bool) -> None:
 def test_it_is_read_so_often(
     process: Process, now: list[float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(perf_maps, "_MOST_LOOKS", 3)
+    monkeypatch.setattr(perf_maps, "_MOST_CHECKS", 3)
     maps = process.maps()
     process.map.write_bytes(b"")
     for at in range(1, 5):
