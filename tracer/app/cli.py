@@ -31,7 +31,7 @@ from tracer.app.options import (
 from tracer.common.errors import Exit, Interrupted, TraceError, complain, of_stdout, unexpected
 from tracer.common.imports import imports_for_much_data
 from tracer.common.pipes import PIPE_CLOSED, discard_stdout
-from tracer.common.shortage import told, warning
+from tracer.common.shortage import shortage_of, warning
 from tracer.common.timings import Timings
 from tracer.files.served import resolved
 
@@ -259,7 +259,7 @@ def run(arguments: list[str]) -> int:
         complain(f"{error.format_message().rstrip('.')}; see {PROGRAM} --help")
         return Exit.TRACER_FAILED if _is_command_mode(arguments) else Exit.USAGE
     except (TraceError, MemoryError, ImportError, RuntimeError) as error:
-        failed = error if isinstance(error, TraceError) else told(error)
+        failed = error if isinstance(error, TraceError) else shortage_of(error)
         if failed is None:
             raise
         complain(str(failed))
@@ -275,7 +275,7 @@ def run(arguments: list[str]) -> int:
         return PIPE_CLOSED
     except OSError as error:  # --help >/dev/full
         if not of_stdout(error):
-            complain(str(told(error) or unexpected(error)))
+            complain(str(shortage_of(error) or unexpected(error)))
             return Exit.TRACER_FAILED
         complain(f"cannot write standard output: {error.strerror}")
         discard_stdout()
@@ -330,9 +330,9 @@ def _validate_files(options: Options) -> None:
     if options.csv and not is_stream(options.csv):
         given.append(options.csv + ".meta.json")  # outputs.meta.SUFFIX, which imports numpy
         given += [options.csv + ".stacks.csv"] if options.stacks else []
-    places = ["-" if is_stdout(name) else resolved(name) for name in given]
-    places = [place for place in places if place != os.devnull]
-    if len(set(places)) < len(places):
+    paths = ["-" if is_stdout(name) else resolved(name) for name in given]
+    paths = [path for path in paths if path != os.devnull]
+    if len(set(paths)) < len(paths):
         raise TraceError(
             "--csv, --pages-csv and --output name the same file",
             "give each a file of its own (--csv FILE writes FILE.meta.json, too, and with --stacks"

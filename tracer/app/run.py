@@ -13,7 +13,7 @@ from tracer.app.sinks import Files, Report
 from tracer.common.closing import Closing
 from tracer.common.errors import Exit, Interrupted, TraceError, complain
 from tracer.common.resources import bpf_dir
-from tracer.common.shortage import told
+from tracer.common.shortage import shortage_of
 from tracer.common.timings import Timings
 from tracer.files.caller import who_called
 from tracer.files.identity import Identity, resolve_user
@@ -56,7 +56,11 @@ def trace(options: Options, compilation: Compilation, timings: Timings) -> int:
         try:
             report = _record(options, signals, targets, files, compilation, timings, screen)
         except Exception as error:
-            failed = error if isinstance(error, TraceError) else told(error, buffer=options.buffer)
+            failed = (
+                error
+                if isinstance(error, TraceError)
+                else shortage_of(error, buffer=options.buffer)
+            )
             if failed is None:
                 raise
             if signals.command is None or not signals.command.started:

@@ -73,8 +73,8 @@ def unexpected(error: OSError) -> str:
 
     where = traceback.extract_tb(error.__traceback__)[-1]
     name = f" {error.filename!r}" if error.filename is not None else ""
-    place = f"{os.path.basename(where.filename)}, line {where.lineno}"
-    return f"{error.strerror or error}{name} ({place}); please report it: a bug"
+    line = f"{os.path.basename(where.filename)}, line {where.lineno}"
+    return f"{error.strerror or error}{name} ({line}); please report it: a bug"
 
 
 def complain(message: str, program: str = "pagefault-trace", *, hasty: bool = False) -> None:

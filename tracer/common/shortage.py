@@ -83,7 +83,7 @@ def warning(buffer: int) -> str:
     )
 
 
-def told(error: BaseException, during: str = "", *, buffer: int = 0) -> TraceError | None:
+def shortage_of(error: BaseException, during: str = "", *, buffer: int = 0) -> TraceError | None:
     """The TraceError for `error` if memory was short; else None."""
     return short(during, buffer=buffer) if is_short(error) else None
 
@@ -120,16 +120,16 @@ def group_limit(root: Path = _CGROUPS, own: Path = Path("/proc/self/cgroup")) ->
         if not colon or "\0" in path:
             continue
         if controllers == "":
-            places, name = [root, root / "unified"], "memory.max"
+            roots, name = [root, root / "unified"], "memory.max"
         elif "memory" in controllers.split(","):
-            places, name = [root / "memory", root / controllers], "memory.limit_in_bytes"
+            roots, name = [root / "memory", root / controllers], "memory.limit_in_bytes"
         else:
             continue
-        for place in places:
-            group = place / path.lstrip("/")
+        for top in roots:
+            group = top / path.lstrip("/")
             while True:
                 limits.append(_limit(group / name))
-                if group == place or place not in group.parents:
+                if group == top or top not in group.parents:
                     break
                 group = group.parent
     known = [limit for limit in limits if limit is not None]

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from tracer.common.errors import Exit, TraceError
-from tracer.common.shortage import is_short, says_so, short, told
+from tracer.common.shortage import is_short, says_so, short, shortage_of
 from tracer.kernel.btf import Btf
 from tracer.kernel.machine import page_table_levels, preemptible
 from tracer.probes import bpf, cache
@@ -108,7 +108,9 @@ def main() -> None:
         bpf_dir, stacks = Path(request["bpf_dir"]), request["stacks"]
         said = encode(answer(bpf_dir, request["probe"], request["skip"], stacks=stacks))
     except (TraceError, MemoryError, ImportError) as error:
-        failed = error if isinstance(error, TraceError) else told(error, "to compile the probe")
+        failed = (
+            error if isinstance(error, TraceError) else shortage_of(error, "to compile the probe")
+        )
         if failed is None:
             raise
         said = json.dumps({"error": [failed.message, failed.hint, failed.code]})

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from tracer.common.errors import Exit, TraceError
-from tracer.common.shortage import told
+from tracer.common.shortage import shortage_of
 from tracer.kernel.perf_events import CpuEvents
 from tracer.probes import bpf
 from tracer.probes.answers import KernelTotals, Slot, Walk, Watch, Watched
@@ -102,7 +102,7 @@ class Program:
                     self.attach_raw_tracepoint(name, hooked)
         except OSError as error:
             self.close()
-            if short := told(error, "to load the probe", buffer=ring_bytes):
+            if short := shortage_of(error, "to load the probe", buffer=ring_bytes):
                 raise short from error
             raise TraceError(_why(error), code=Exit.NO_PROBE) from error
 

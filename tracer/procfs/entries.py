@@ -145,15 +145,15 @@ def without(
 ) -> Iterator[tuple[int, int]]:
     """`spans` less `skip`; both ascending, each without overlaps."""
     rest = iter(skip)
-    taken = next(rest, None)
+    skipped = next(rest, None)
     for start, end in spans:
-        while taken is not None and taken[0] < end:
-            if start < taken[0]:
-                yield start, taken[0]
-            start = max(start, taken[1])
-            if taken[1] > end:
+        while skipped is not None and skipped[0] < end:
+            if start < skipped[0]:
+                yield start, skipped[0]
+            start = max(start, skipped[1])
+            if skipped[1] > end:
                 break
-            taken = next(rest, None)
+            skipped = next(rest, None)
         if start < end:
             yield start, end
 

@@ -54,7 +54,7 @@ class SwapAreas:
         self._on = _swap_areas()
         self._off = 0
 
-    def taken_away(self) -> int:
+    def swapoffs(self) -> int:
         """Number of swap areas removed since this was created."""
         now = _swap_areas()
         self._off += len(self._on - now)

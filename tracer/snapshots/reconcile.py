@@ -254,7 +254,7 @@ class Reconciler:
     def _gather(self, view: SpaceView, unrecorded: Unrecorded) -> tuple[Evidence, dict[str, int]]:
         """The evidence since the space's last snapshot without suspects; the counters now."""
         now = dict(movement_counters())
-        now["swapoff"] = now.get("swapoff", 0) + self._swap_areas.taken_away()
+        now["swapoff"] = now.get("swapoff", 0) + self._swap_areas.swapoffs()
         before = view.counters[0]
         moved = frozenset(what for what, times in now.items() if times != before.get(what, 0))
         self._counters = self._counters[1], now
