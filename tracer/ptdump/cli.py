@@ -18,7 +18,7 @@ from tracer.procfs.entries import (
     frames_visible,
 )
 from tracer.procfs.errors import ProcessGone
-from tracer.ptdump.dump import HEADER, Dump, Endings, Look, line, parse_choice
+from tracer.ptdump.dump import HEADER, Dump, Endings, Snapshot, line, parse_choice
 
 _BULK_PAGES = 50_000  # from here on importing numpy is quicker than doing without
 _WATCH_PAGES = 1 << 20
@@ -130,34 +130,34 @@ def _seconds(text: str) -> float:
 
 
 def _print_once(dump: Dump) -> None:
-    with dump.look() as look:
-        if dump.choice is not None and not look.mappings:
+    with dump.snapshot() as snapshot:
+        if dump.choice is not None and not snapshot.mappings:
             raise TraceError(
                 f"process {dump.pid} has no region '{printable(dump.choice.text)}'",
                 f"see /proc/{dump.pid}/maps",
                 Exit.USAGE,
             )
         sys.stdout.write(HEADER + "\n")
-        _write_rows(look)
+        _write_rows(snapshot)
         sys.stdout.flush()
     _explain_hidden(dump)
 
 
-def _write_rows(look: Look) -> None:
-    if look.dump.each_page and look.pages() >= _BULK_PAGES:
+def _write_rows(snapshot: Snapshot) -> None:
+    if snapshot.dump.each_page and snapshot.pages() >= _BULK_PAGES:
         from tracer.ptdump.bulk import blocks
 
         out = sys.stdout
         out.flush()
-        for block in blocks(look, out.encoding, out.errors or "strict"):
+        for block in blocks(snapshot, out.encoding, out.errors or "strict"):
             out.buffer.write(block)
         return
-    visible, endings = look.dump.visible, Endings()
-    if look.dump.each_page:
-        for mapping, start, entries in look.pieces():
+    visible, endings = snapshot.dump.visible, Endings()
+    if snapshot.dump.each_page:
+        for mapping, start, entries in snapshot.pieces():
             sys.stdout.write(endings.lines(mapping, start, entries, visible))
         return
-    for row in look.rows():
+    for row in snapshot.rows():
         sys.stdout.write(f"{line(row, visible)}\n")
 
 
@@ -173,10 +173,10 @@ def _explain_hidden(dump: Dump) -> None:
 def _watch(dump: Dump, interval: float) -> None:
     from tracer.ptdump.watch import watch
 
-    with dump.look() as look:  # mistakes are reported before the screen is filled
-        if dump.each_page and look.pages() > _WATCH_PAGES:
+    with dump.snapshot() as snapshot:  # mistakes are reported before the screen is filled
+        if dump.each_page and snapshot.pages() > _WATCH_PAGES:
             raise TraceError(
-                f"process {dump.pid} spans {look.pages()} pages, too many to watch",
+                f"process {dump.pid} spans {snapshot.pages()} pages, too many to watch",
                 "select some with --region",
                 Exit.USAGE,
             )

@@ -88,12 +88,12 @@ def chosen(mappings: Sequence[Mapping], choice: Choice | None, each_page: bool) 
     """The mappings `choice` selects; with `each_page` cut to its range."""
     if choice is None:
         return list(mappings)
-    taken = [mapping for mapping in mappings if choice.of(mapping)]
+    selected = [mapping for mapping in mappings if choice.of(mapping)]
     if not (choice.clip and each_page):
-        return taken
+        return selected
     return [
         mapping._replace(start=max(mapping.start, choice.start), end=min(mapping.end, choice.end))
-        for mapping in taken
+        for mapping in selected
     ]
 
 
@@ -108,7 +108,7 @@ class Dump(NamedTuple):
     choice: Choice | None
     visible: bool  # whether the kernel shows us frames
 
-    def look(self) -> "Look":
+    def snapshot(self) -> "Snapshot":
         """Open the process as it is at this moment. Raises TraceError, ProcessGone."""
         tid = stat.living_thread(self.pid)
         descriptor = open_pagemap(self.pid, tid)
@@ -117,10 +117,10 @@ class Dump(NamedTuple):
         except BaseException:
             os.close(descriptor)
             raise
-        return Look(self, descriptor, mappings)
+        return Snapshot(self, descriptor, mappings)
 
 
-class Look(Closing):
+class Snapshot(Closing):
     """One reading of a process's page table; closes its pagemap as a context manager."""
 
     def __init__(self, dump: Dump, descriptor: int, mappings: list[Mapping]) -> None:

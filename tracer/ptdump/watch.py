@@ -32,7 +32,7 @@ class Gains:
         self._frames: dict[int, int] | None = None
         self._gained: dict[int, float] = {}
 
-    def look(self, rows: Sequence[Row], now: float) -> set[int]:
+    def update(self, rows: Sequence[Row], now: float) -> set[int]:
         """Addresses that gained a frame, or another one, within the last seconds before `now`."""
         frames = {row.address: row.entry & _FRAME for row in rows if row.entry & PRESENT}
         if self._frames is not None:
@@ -95,9 +95,9 @@ def watch(
     try:
         with _screen() as screen:
             while True:
-                with dump.look() as look:
-                    rows = list(look.rows())
-                screen.draw(dump, rows, gains.look(rows, clock()))
+                with dump.snapshot() as snapshot:
+                    rows = list(snapshot.rows())
+                screen.draw(dump, rows, gains.update(rows, clock()))
                 sleep(interval)
     except ProcessGone:
         print(f"ptdump: process {dump.pid} has ended", file=sys.stderr)

@@ -209,20 +209,20 @@ def test_nonsense_regions(text: str) -> None:
 def test_gains_are_pages_that_have_a_frame_they_did_not_have() -> None:
     gains = Gains(1.0)
     first = [row(0x1000, 0xA000), row(0x2000), row(0x3000, 0xC000)]
-    assert gains.look(first, 0.0) == set()
+    assert gains.update(first, 0.0) == set()
     second = [row(0x1000, 0xB000), row(0x2000, 0xD000), row(0x3000, 0xC000), row(0x4000, 0xE000)]
-    assert gains.look(second, 0.5) == {0x1000, 0x2000, 0x4000}
-    assert gains.look(second, 1.4) == {0x1000, 0x2000, 0x4000}
-    assert gains.look(second[1:], 1.4) == {0x2000, 0x4000}
-    assert gains.look(second, 1.6) == {0x1000}
-    assert gains.look([row(0x1000)], 1.7) == set()
+    assert gains.update(second, 0.5) == {0x1000, 0x2000, 0x4000}
+    assert gains.update(second, 1.4) == {0x1000, 0x2000, 0x4000}
+    assert gains.update(second[1:], 1.4) == {0x2000, 0x4000}
+    assert gains.update(second, 1.6) == {0x1000}
+    assert gains.update([row(0x1000)], 1.7) == set()
 
 
 def test_gains_ignore_other_bits() -> None:
     gains = Gains(1.0)
     page = row(0x1000, 0xA000)
-    gains.look([page], 0.0)
-    assert gains.look([page._replace(entry=page.entry | 1 << 56)], 0.1) == set()
+    gains.update([page], 0.0)
+    assert gains.update([page._replace(entry=page.entry | 1 << 56)], 0.1) == set()
 
 
 @given(st.integers(0, 50), st.integers(1, 20), st.lists(st.one_of(st.none(), st.integers(0, 49))))
@@ -246,17 +246,17 @@ def test_mark_does_not_move_the_columns() -> None:
 
 
 class FakeDump:
-    """A dump whose looks are given beforehand; then the process is gone."""
+    """A dump whose snapshots are given beforehand; then the process is gone."""
 
     pid, visible, each_page, choice = 7, True, True, None
 
-    def __init__(self, looks: Sequence[list[Row]]) -> None:
-        self._looks = iter(looks)
+    def __init__(self, snapshots: Sequence[list[Row]]) -> None:
+        self._snapshots = iter(snapshots)
         self._rows: list[Row] = []
 
-    def look(self) -> "FakeDump":
+    def snapshot(self) -> "FakeDump":
         try:
-            self._rows = next(self._looks)
+            self._rows = next(self._snapshots)
         except StopIteration:
             raise ProcessGone(7) from None
         return self
@@ -276,14 +276,14 @@ def as_dump(fake: FakeDump) -> Dump:
 
 
 def test_watch_in_a_pipe_marks_gains(capsys: pytest.CaptureFixture[str]) -> None:
-    looks = [[row(0x1000), row(0x2000)], [row(0x1000), row(0x2000, 0xA000)]]
+    snapshots = [[row(0x1000), row(0x2000)], [row(0x1000), row(0x2000, 0xA000)]]
     slept: list[float] = []
     before = signal.getsignal(signal.SIGTERM)
-    watch.watch(as_dump(FakeDump(looks)), 0.25, lambda: 0.0, slept.append)
+    watch.watch(as_dump(FakeDump(snapshots)), 0.25, lambda: 0.0, slept.append)
     output = capsys.readouterr()
     first, second = output.out.split("\n\n")
-    assert first.splitlines() == [SEED_HEADER, *(dump.line(r, True) for r in looks[0])]
-    assert second.splitlines()[2] == marked(looks[1][1], True, True)
+    assert first.splitlines() == [SEED_HEADER, *(dump.line(r, True) for r in snapshots[0])]
+    assert second.splitlines()[2] == marked(snapshots[1][1], True, True)
     assert second.splitlines()[2].split()[1] == "+"
     assert slept == [0.25, 0.25]
     assert output.err == "ptdump: process 7 has ended\n"
@@ -298,7 +298,7 @@ def test_ctrl_c_ends_the_watch(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().err == ""
 
 
-def picture(colour: bool, height: int, looks: list[list[Row]]) -> Console:
+def picture(colour: bool, height: int, snapshots: list[list[Row]]) -> Console:
     console = Console(
         file=io.StringIO(),
         width=100,
@@ -309,17 +309,17 @@ def picture(colour: bool, height: int, looks: list[list[Row]]) -> Console:
     )
     screen = RichScreen(console, Live(console=console, auto_refresh=False))
     gains = Gains(1.0)
-    for number, rows in enumerate(looks):
-        text = screen.picture(as_dump(FakeDump([])), rows, gains.look(rows, number * 0.1))
+    for number, rows in enumerate(snapshots):
+        text = screen.picture(as_dump(FakeDump([])), rows, gains.update(rows, number * 0.1))
     console.print(Group(text))  # as Live does: not joined with other text
     return console
 
 
 def test_screen_highlights_and_scrolls_to_the_gain() -> None:
-    looks = [[row(page << 12) for page in range(1, 100)] for _ in range(2)]
-    looks[1][70] = row(71 << 12, 0xA000)
+    snapshots = [[row(page << 12) for page in range(1, 100)] for _ in range(2)]
+    snapshots[1][70] = row(71 << 12, 0xA000)
     for colour in (True, False):
-        shown = picture(colour, 12, looks).file.getvalue()  # type: ignore[attr-defined]
+        shown = picture(colour, 12, snapshots).file.getvalue()  # type: ignore[attr-defined]
         assert len(shown.splitlines()) == 12
         (line,) = [line for line in shown.splitlines() if "0xa000" in line]
         assert ("\x1b[1;30;42m" in line) is colour
