@@ -19,7 +19,7 @@ from tests.unit import live_tape
 from tracer.live.canvas import Canvas
 from tracer.live.model import Model
 from tracer.live.screen import compose
-from tracer.live.theme import PLAIN, Look
+from tracer.live.theme import PLAIN, Charset
 from tracer.live.view import View
 
 HERE = Path(__file__).parent
@@ -30,23 +30,23 @@ AT = 3_100_000_000  # since the start: the moment pictured
 FILTER: dict[str, Any] = {"find": "anon", "sort": "address"}
 
 
-def live(width: int, height: int, look: Look | None = None, **chosen: object) -> Canvas:
+def live(width: int, height: int, charset: Charset | None = None, **chosen: object) -> Canvas:
     """The picture while the trace runs."""
     model = live_tape.load().play(AT)
     view = View(**chosen)  # type: ignore[arg-type]
     now = model.facts.started_ns + AT
-    return compose(model, view, width, height, look or Look(), now)
+    return compose(model, view, width, height, charset or Charset(), now)
 
 
 def ended(width: int, height: int, keys: str = "", **chosen: object) -> Canvas:
     """The picture after the trace, some keys later (names of tracer.live.keys)."""
     model = live_tape.load().play()
     view = View(**chosen)  # type: ignore[arg-type]
-    compose(model, view, width, height, Look())
+    compose(model, view, width, height, Charset())
     for key in keys.split():
         view.press(key, model)
-        compose(model, view, width, height, Look())
-    return compose(model, view, width, height, Look())
+        compose(model, view, width, height, Charset())
+    return compose(model, view, width, height, Charset())
 
 
 SCREENS: dict[str, Callable[[], Canvas]] = {

@@ -36,20 +36,20 @@ class Recording(Model):
             self.script.append({"do": "change", "count": len(changes), "initial": initial})
         super().change(changes, initial=initial)
 
-    def frames(self, time_ns: int, mapped: int, gained: int, lost: int) -> None:
-        counts = [mapped, gained, lost]
+    def frames(self, time_ns: int, mapped: int, gained: int, released: int) -> None:
+        counts = [mapped, gained, released]
         self.script.append({"do": "frames", "time": time_ns, "counts": counts})
-        super().frames(time_ns, mapped, gained, lost)
+        super().frames(time_ns, mapped, gained, released)
 
     def resident(self, time_ns: int, pages: int) -> None:
         self.script.append({"do": "resident", "time": time_ns, "pages": pages})
         super().resident(time_ns, pages)
 
-    def lay(self, time_ns: int, areas: tuple[Area, ...]) -> None:
+    def set_areas(self, time_ns: int, areas: tuple[Area, ...]) -> None:
         if not self._layouts or self._layouts[-1][1] != areas:
             each = [[a.space, a.pid, a.start, a.end, a.perms, a.name] for a in areas]
             self.script.append({"do": "lay", "time": time_ns, "areas": each})
-        super().lay(time_ns, areas)
+        super().set_areas(time_ns, areas)
 
     def save(self, path: Path = FILE) -> None:
         """Write all of it; the host is not named."""
@@ -97,7 +97,7 @@ class Tape:
                 case "resident" if step["time"] <= end:
                     played.resident(step["time"], step["pages"])
                 case "lay" if step["time"] <= end:
-                    played.lay(step["time"], tuple(Area(*each) for each in step["areas"]))
+                    played.set_areas(step["time"], tuple(Area(*each) for each in step["areas"]))
         if until_ns is None:
             played.latest_ns = self.told["latest"]
             played.ended = True

@@ -18,7 +18,7 @@ from tracer.live.pages import CHANGE, State, gains, losses, newer, states
 from tracer.live.screen import compose
 from tracer.live.stage import Stage
 from tracer.live.terminal import Terminal
-from tracer.live.theme import YOUNG_NS, Look
+from tracer.live.theme import YOUNG_NS, Charset
 from tracer.live.view import View
 from tracer.model.result import Books
 from tracer.model.rows import ANONYMOUS, Names, Region, Rows
@@ -57,7 +57,7 @@ class Live:
         facts: Facts,
         names: Names,
         terminal: Terminal,
-        look: Look,
+        charset: Charset,
         picks: Picks,
         stop: Callable[[], None],
         zero_frame: int,
@@ -66,7 +66,7 @@ class Live:
         self.model = Model(facts, names)
         self.view = View()
         self.terminal = terminal
-        self._look = look
+        self._charset = charset
         self._picks = picks
         self._stop = stop
         self._zero_frame = zero_frame
@@ -160,7 +160,7 @@ class Live:
         if not self._due(now) or (self._behind and now < self._drawn_ns + _LATE_NS):
             return
         if not self._behind:
-            self._lay(recorder, now)
+            self._set_areas(recorder, now)
             for space in list(self._unheard):
                 self._catch_up(recorder, space)
         counters = recorder.parts.attached.program.counters()
@@ -206,13 +206,13 @@ class Live:
         """Read a snapshot's mappings and its swapped-out pages."""
         owner = recorder.parts.spaces.find(space)
         present = owner.history.present() if owner is not None else []
-        regions = _told_apart(
+        regions = _split_merged(
             [Region(m.start, m.end, m.perms, m.offset, m.name, m.device) for m in shot.mappings],
             present,
         )
         self._seen[space] = present, self._areas(space, shot.pid, regions)
         if owner is None or owner.ended_ns is not None:
-            self.model.lay(shot.after_ns, self._seen[space][1])
+            self.model.set_areas(shot.after_ns, self._seen[space][1])
         self._swapped(space, shot)
         if space in self._unheard and (not self._behind or self.model.ended):
             self._catch_up(recorder, space)
@@ -227,8 +227,8 @@ class Live:
         pages = shot.swapped
         if table is not None and len(table):
             at = np.minimum(np.searchsorted(table["page"], pages), len(table) - 1)
-            told = (table["page"][at] == pages) & (table["state"][at] == State.SWAPPED)
-            pages = pages[~told]
+            known = (table["page"][at] == pages) & (table["state"][at] == State.SWAPPED)
+            pages = pages[~known]
         made = np.zeros(len(pages), CHANGE)
         made["page"], made["space"], made["state"] = pages, space, State.SWAPPED
         made["time_ns"] = shot.before_ns
@@ -307,7 +307,7 @@ class Live:
         if self._stage is not None:
             self._stage.resize(columns, rows)
         said = None if self._stage is None else self._stage.said()
-        canvas = compose(self.model, self.view, columns, rows, self._look, now, said)
+        canvas = compose(self.model, self.view, columns, rows, self._charset, now, said)
         self.terminal.write(self._painter.paint(canvas))
         self._drawn_ns = time.monotonic_ns()
         spent = time.thread_time_ns() - began
@@ -315,7 +315,7 @@ class Live:
 
     # -- mappings ------------------------------------------------------------------------
 
-    def _lay(self, recorder: Recorder, now: int) -> None:
+    def _set_areas(self, recorder: Recorder, now: int) -> None:
         """Set the mappings of the live address spaces; those of the last, where none lives."""
         areas: list[Area] = []
         spaces = [space for space in recorder.parts.spaces.alive() if space.members]
@@ -327,7 +327,7 @@ class Live:
                 seen = self._seen[space.number] = present, mine
             areas += seen[1]
         if areas:
-            self.model.lay(now, tuple(areas))
+            self.model.set_areas(now, tuple(areas))
         alive = {space.number for space in spaces}
         for number in [number for number in self._seen if number not in alive]:
             del self._seen[number]
@@ -340,7 +340,7 @@ class Live:
         )
 
 
-def _told_apart(listed: Sequence[Region], present: Sequence[Region]) -> list[Region]:
+def _split_merged(listed: Sequence[Region], present: Sequence[Region]) -> list[Region]:
     """The mappings of /proc/PID/maps; anonymous ones split where the kernel merged two."""
     cuts = sorted(region.start for region in present if region.name in ANONYMOUS)
     found = []

@@ -28,7 +28,7 @@ class Stat:
     zero: int
     huge: int
     swapped: int
-    lost: int
+    released: int
     gained_ns: int  # when a page last gained a frame; 0: never since tracing began
     faults: int  # of the whole run
     known: int  # pages of any kind that ever had a frame
@@ -56,7 +56,7 @@ def stat_of(table: Table, area: Area, faults: int, kind: Kind | None) -> Stat:
         zero=zero,
         huge=huge,
         swapped=count[State.SWAPPED],
-        lost=count[State.LOST],
+        released=count[State.RELEASED],
         gained_ns=int(table["time_ns"].max(initial=0, where=present(table))),
         faults=faults,
         known=known,

@@ -56,14 +56,14 @@ class History:
         while self._count > self._most // 2:
             oldest = self._journal[0]
             cut = min(len(oldest), self._count - self._most // 2)
-            self._take_in(oldest[:cut])
+            self._add_to_base(oldest[:cut])
             self._count -= cut
             if cut == len(oldest):
                 del self._journal[0]
             else:
                 self._journal[0] = oldest[cut:].copy()
 
-    def _take_in(self, changes: Changes) -> None:
+    def _add_to_base(self, changes: Changes) -> None:
         for space, mine in by_space(changes).items():
             if space in self.now:
                 self._base[space] = merge(self._base.get(space, empty()), mine)

@@ -16,15 +16,15 @@ from tracer.live.rates import Rates
 from tracer.live.slowest import Slowest
 from tracer.model.rows import ROW, Kind, Names, RowRecords, Rows
 
-Places = I64  # indices of areas
+AreaIndices = I64  # indices of areas
 
 _MOST_LINES = 4096
 _LINES_A_BATCH = 64  # more are not readable
 _MOST_LAYOUTS = 512
 _MOST_AREAS = 1 << 17  # in all layouts together
-_MOST_PLACELESS = 64  # batches …
-_MOST_PLACELESS_FAULTS = 1 << 20  # … or, when there is no time, so many faults of 16 bytes
-_PLACELESS = np.dtype([("space", "<u4"), ("address", "<u8"), ("region", "<u4")])
+_MOST_UNASSIGNED = 64  # batches …
+_MOST_UNASSIGNED_FAULTS = 1 << 20  # … or, when there is no time, so many faults of 16 bytes
+_UNASSIGNED = np.dtype([("space", "<u4"), ("address", "<u8"), ("region", "<u4")])
 _MOST_PENDING = 1 << 18  # changes that may wait to be merged
 
 
@@ -118,8 +118,8 @@ class Model:
         self._layouts: list[tuple[int, tuple[Area, ...]]] = []
         self._pending: list[Changes] = []
         self._pending_count = 0
-        self._placeless: list[Structs] = []  # faults whose areas are not known yet
-        self._placeless_count = 0
+        self._unassigned: list[Structs] = []  # faults whose areas are not known yet
+        self._unassigned_count = 0
         self._stamps: dict[tuple[int, int], int] = {}  # by Area.key: when its pages last changed
         self._settled = 0
         self._touched: dict[tuple[int, int], tuple[int, int]] = {}
@@ -136,15 +136,15 @@ class Model:
         self.latest_ns = max(self.latest_ns, int(rows["time_ns"][-1]))
         self.rates.faults(rows, coarse=self.busy)
         self._slowest.add(rows)
-        placeless = np.empty(len(rows), _PLACELESS)
-        for name in _PLACELESS.names or ():
-            placeless[name] = rows[name]
-        self._placeless.append(placeless)
-        self._placeless_count += len(rows)
-        late = len(self._placeless) > _MOST_PLACELESS and not self.busy
-        if late or self._placeless_count > _MOST_PLACELESS_FAULTS:
-            self._place()
-            self._placeless, self._placeless_count = [], 0
+        unassigned = np.empty(len(rows), _UNASSIGNED)
+        for name in _UNASSIGNED.names or ():
+            unassigned[name] = rows[name]
+        self._unassigned.append(unassigned)
+        self._unassigned_count += len(rows)
+        late = len(self._unassigned) > _MOST_UNASSIGNED and not self.busy
+        if late or self._unassigned_count > _MOST_UNASSIGNED_FAULTS:
+            self._assign()
+            self._unassigned, self._unassigned_count = [], 0
         self._lines.append(rows[-_LINES_A_BATCH:].records())
         self._line_count += len(self._lines[-1])
         while self._line_count - len(self._lines[0]) >= _MOST_LINES:
@@ -188,25 +188,25 @@ class Model:
             return self._stamps.get(area.key, 0), 0
         return self.version, moment.time_ns
 
-    def take_touched(self) -> dict[tuple[int, int], tuple[int, int]]:
+    def pop_touched(self) -> dict[tuple[int, int], tuple[int, int]]:
         """By Area.key the first and the last page that changed since this was asked last."""
         touched, self._touched = self._touched, {}
         return touched
 
-    def frames(self, time_ns: int, mapped: int, gained: int, lost: int) -> None:
+    def frames(self, time_ns: int, mapped: int, gained: int, released: int) -> None:
         """Record how many pages have a frame, and the frames gained and released so far."""
-        self.rates.frames(time_ns, mapped, gained, lost)
+        self.rates.frames(time_ns, mapped, gained, released)
 
     def resident(self, time_ns: int, pages: int) -> None:
         """Record how many distinct frames there were at the last count."""
         self.rates.resident(time_ns, pages)
 
-    def lay(self, time_ns: int, areas: tuple[Area, ...]) -> None:
+    def set_areas(self, time_ns: int, areas: tuple[Area, ...]) -> None:
         """Set the mappings as of now."""
         self.latest_ns = max(self.latest_ns, time_ns)
-        self._place()
+        self._assign()
         if self._layouts and self._layouts[-1][1] == areas:
-            self._placeless, self._placeless_count = [], 0  # where nothing is mapped any more
+            self._unassigned, self._unassigned_count = [], 0  # where nothing is mapped any more
             return
         self.version += 1
         self._settled += 1
@@ -219,8 +219,8 @@ class Model:
                 self._touched[area.key] = 0, 1 << 64
         if len(self._stamps) > 2 * len(areas):
             self._stamps = {area.key: self._stamps[area.key] for area in areas}
-        self._place()
-        self._placeless, self._placeless_count = [], 0
+        self._assign()
+        self._unassigned, self._unassigned_count = [], 0
         held = sum(len(each) for _, each in self._layouts)
         if len(self._layouts) > _MOST_LAYOUTS or held > _MOST_AREAS:
             # Every second one of the older half goes.
@@ -296,11 +296,11 @@ class Model:
         seen = [kind for kind in Kind if totals[kind]]
         return sorted(seen, key=lambda kind: -totals[kind])
 
-    def _place(self) -> None:
+    def _assign(self) -> None:
         """Count the faults by area, as far as their areas are known by now."""
-        if not self._layouts or not self._placeless:
+        if not self._layouts or not self._unassigned:
             return
-        rows, areas = np.concatenate(self._placeless), self._layouts[-1][1]
+        rows, areas = np.concatenate(self._unassigned), self._layouts[-1][1]
         found = areas_of(rows["space"], rows["address"], areas)
         pairs = (found << 32) + rows["region"]
         for pair, count in _counted(pairs[found >= 0]):
@@ -309,11 +309,11 @@ class Model:
             # What was mapped there before is another file's, or none's.
             if region == area.name or not (region.startswith("/") or area.name.startswith("/")):
                 self.faults_in[area.key] = self.faults_in.get(area.key, 0) + count
-        self._placeless = [rows[found < 0]]
-        self._placeless_count = len(self._placeless[0])
+        self._unassigned = [rows[found < 0]]
+        self._unassigned_count = len(self._unassigned[0])
 
 
-def _counted(values: Places) -> list[tuple[int, int]]:
+def _counted(values: AreaIndices) -> list[tuple[int, int]]:
     """The different values, and how often each is there; runs of one value are quick."""
     if not len(values):
         return []
@@ -324,7 +324,7 @@ def _counted(values: Places) -> list[tuple[int, int]]:
     return list(zip(found.tolist(), counts.tolist(), strict=True))
 
 
-def areas_of(spaces: U32, addresses: U64, areas: Sequence[Area]) -> Places:
+def areas_of(spaces: U32, addresses: U64, areas: Sequence[Area]) -> AreaIndices:
     """Which of `areas` each address of a space lies in; -1 where in none. Shapes (n,)."""
     found = np.full(len(spaces), -1, np.int64)
     for space in distinct(spaces):

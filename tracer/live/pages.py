@@ -22,7 +22,7 @@ class State(IntEnum):
     ZERO = 2  # the shared zero page
     HUGE = 3  # one of 512 with the frames of a huge page
     SWAPPED = 4  # or reclaimed otherwise: its content is on a disk
-    LOST = 5  # had a frame, and has none now
+    RELEASED = 5  # had a frame, and has none now
 
 
 CHANGE = np.dtype(
@@ -78,7 +78,7 @@ def losses(
     made = np.empty(len(pages), CHANGE)
     made["page"], made["space"], made["time_ns"], made["kind"] = pages, spaces, times, Kind.UNKNOWN
     cause = np.asarray(causes)
-    state = np.where(cause == Loss.RECLAIM, State.SWAPPED.value, State.LOST.value)
+    state = np.where(cause == Loss.RECLAIM, State.SWAPPED.value, State.RELEASED.value)
     # What is mapped after an unmapping is another page, and has had none.
     never = (cause == Loss.NONE) | (cause == Loss.MUNMAP)
     made["state"] = np.where(never, State.ABSENT.value, state)

@@ -13,7 +13,7 @@ from tracer.live.arrange import Row, Stat
 from tracer.live.canvas import Canvas
 from tracer.live.model import Area
 from tracer.live.pages import State
-from tracer.live.rates import GAINED, LOST, MAPPED, RESIDENT
+from tracer.live.rates import GAINED, MAPPED, RELEASED, RESIDENT
 from tracer.live.scene import Scene
 from tracer.live.theme import FAINT, GREEN, GREY, KIND_STYLES, ORANGE, RED, SKY, YELLOW
 from tracer.model.rows import ANONYMOUS, Kind, Names
@@ -49,7 +49,7 @@ def title(canvas: Canvas, scene: Scene) -> None:
         lost += f" other records lost {counts.lost_other} "
     bad = counts.lost or counts.missed or counts.lost_other
     edge = canvas.right(canvas.width, 0, lost, f"bold white on {RED}" if bad else "reverse")
-    dot = scene.look.dot
+    dot = scene.charset.dot
     if model.ended:
         state = f" {dot} ended "
     elif scene.view.at_ns is not None:
@@ -61,9 +61,9 @@ def title(canvas: Canvas, scene: Scene) -> None:
     faults = f"{counts.faults} faults "
     edge = canvas.right(edge, 0, faults, "reverse")
     edge = canvas.right(edge, 0, state, "bold reverse")
-    more = units.clip(_origin(scene), max((edge - 2) // 2, 0), scene.look.units)
+    more = units.clip(_origin(scene), max((edge - 2) // 2, 0), scene.charset.units)
     room = max(edge - cell_len(more) - 3, 0)
-    x = canvas.put(1, 0, units.clip(facts.what, room, scene.look.units), "bold reverse")
+    x = canvas.put(1, 0, units.clip(facts.what, room, scene.charset.units), "bold reverse")
     canvas.put(x, 0, f" {more}", "reverse")
 
 
@@ -91,7 +91,7 @@ def totals(canvas: Canvas, y: int, scene: Scene) -> None:
     x = canvas.put(x, y, "  frames", GREY)
     for word, column, style, sign in (
         ("gained", GAINED, YELLOW, "+"),
-        ("released", LOST, RED, scene.look.units.minus),
+        ("released", RELEASED, RED, scene.charset.units.minus),
     ):
         x = canvas.put(x, y, f" {word} ", GREY)
         x = canvas.put(x, y, f"{int(sums[column])}", f"bold {style}")
@@ -102,7 +102,7 @@ def totals(canvas: Canvas, y: int, scene: Scene) -> None:
 
 def spark(values: list[int], width: int, scene: Scene, most: int | None = None) -> str:
     """A line of bars, the latest at the right; nothing is a blank."""
-    bars = scene.look.bars
+    bars = scene.charset.bars
     top = max(most or max(values, default=0), 1)
     cells = [
         " " if value <= 0 else bars[min(value * len(bars) // (top + 1), len(bars) - 1)]
@@ -118,7 +118,7 @@ def rates(canvas: Canvas, x: int, y: int, width: int, end: int, scene: Scene) ->
     bins, span = scene.model.rates.spans(until, room, _WINDOW_NS)
     recent = scene.model.rates.second(until)
     title = f"faults/s by kind, {span / 1e9:.3g} s per bar"
-    canvas.rule(x, y, width, title, scene.look.line, FAINT)
+    canvas.rule(x, y, width, title, scene.charset.line, FAINT)
     sums = scene.model.rates.totals(until)
     kinds = sorted((k for k in Kind if sums[k]), key=lambda k: -sums[k])
     if scene.view.kind is not None:
@@ -144,29 +144,29 @@ def rates(canvas: Canvas, x: int, y: int, width: int, end: int, scene: Scene) ->
 
 def slowest(canvas: Canvas, x: int, y: int, width: int, end: int, scene: Scene) -> None:
     """The slowest faults so far."""
-    canvas.rule(x, y, width, "slowest faults", scene.look.line, FAINT)
+    canvas.rule(x, y, width, "slowest faults", scene.charset.line, FAINT)
     rows = scene.model.slowest(scene.now_ns, max(end - y - 1, 0), scene.wanted)
     names = scene.model.names
     for number, row in enumerate(rows):
         at, kind = y + 1 + number, Kind(int(row["kind"]))
         style = f"bold {RED}" if row["major"] else ""
         canvas.put(
-            x + 1, at, f"{units.latency(int(row['latency_ns']), scene.look.units):>8}", style
+            x + 1, at, f"{units.latency(int(row['latency_ns']), scene.charset.units):>8}", style
         )
         word = kind.name.lower() + ("!" if row["major"] else "")
         canvas.put(x + 10, at, f"{word:<9}", KIND_STYLES.get(kind, GREY))
         name = names.regions[int(row["region"])].name
-        canvas.put(x + 20, at, units.region(name, max(width - 20, 1), scene.look.units))
+        canvas.put(x + 20, at, units.region(name, max(width - 20, 1), scene.charset.units))
 
 
 def lines(canvas: Canvas, x: int, y: int, width: int, end: int, scene: Scene) -> None:
     """The latest faults, the newest last."""
-    canvas.rule(x, y, width, "latest faults", scene.look.line, FAINT)
+    canvas.rule(x, y, width, "latest faults", scene.charset.line, FAINT)
     rows = scene.model.lines(scene.now_ns, max(end - y - 1, 0), scene.wanted)
     if not len(rows):
         what = "no faults kept from that time" if scene.view.at_ns is not None else "none yet"
         canvas.put(x + 1, y + 1, what, GREY)
-    names, glyphs = scene.model.names, scene.look.units
+    names, glyphs = scene.model.names, scene.charset.units
     started = scene.model.facts.started_ns
     for number, row in enumerate(rows):
         at, kind = y + 1 + number, Kind(int(row["kind"]))
@@ -186,7 +186,7 @@ def _who(
     canvas: Canvas, x: int, y: int, end: int, row: np.void, names: Names, scene: Scene
 ) -> None:
     """Region and, where there is room, thread."""
-    glyphs = scene.look.units
+    glyphs = scene.charset.units
     name = names.regions[int(row["region"])].name
     room = end - x
     thread = 20 if room >= 44 else 0
@@ -200,30 +200,30 @@ def _who(
 def output(canvas: Canvas, x: int, y: int, width: int, end: int, scene: Scene) -> None:
     """The command's output."""
     keys = "keys go to the command; Esc ends" if scene.view.talking else "command output"
-    canvas.rule(x, y, width, keys, scene.look.line, ORANGE if scene.view.talking else FAINT)
+    canvas.rule(x, y, width, keys, scene.charset.line, ORANGE if scene.view.talking else FAINT)
     for number, line in enumerate(scene.output[-(end - y - 1) :]):
-        canvas.put(x + 1, y + 1 + number, units.clip(line, width - 1, scene.look.units))
+        canvas.put(x + 1, y + 1 + number, units.clip(line, width - 1, scene.charset.units))
 
 
 def map_title(
     canvas: Canvas, x: int, y: int, width: int, scene: Scene, zoom: int, rows: int, height: int
 ) -> None:
     """What a cell is, and the legend."""
-    look = scene.look
+    charset = scene.charset
     cell = "1 page/cell" if zoom == 1 else f"{units.size(zoom << PAGE_SHIFT)}/cell"
     title = f"page map, {cell}"
-    canvas.rule(x, y, width, title, look.line, FAINT)
+    canvas.rule(x, y, width, title, charset.line, FAINT)
     at = x + len(title) + 3
     legend = [
-        (look.fresh, "new", theme.GAINED[0]),
-        (look.states[State.RESIDENT] if zoom == 1 else look.fill[4], "res", GREEN),
-        (look.states[State.ZERO], "zero", SKY),
-        (look.states[State.HUGE], "huge", theme.PINK),
-        (look.states[State.SWAPPED], "swap", theme.BLUE),
-        (look.states[State.LOST], "gone", RED),
-        (look.states[State.ABSENT], "none", GREY),
+        (charset.fresh, "new", theme.GAINED[0]),
+        (charset.states[State.RESIDENT] if zoom == 1 else charset.fill[4], "res", GREEN),
+        (charset.states[State.ZERO], "zero", SKY),
+        (charset.states[State.HUGE], "huge", theme.PINK),
+        (charset.states[State.SWAPPED], "swap", theme.BLUE),
+        (charset.states[State.RELEASED], "gone", RED),
+        (charset.states[State.ABSENT], "none", GREY),
     ]
-    most = " " + _place(scene, rows, height)
+    most = " " + _position(scene, rows, height)
     edge = canvas.right(x + width, y, most, FAINT)
     for glyph, word, style in legend:
         if at + len(word) + 2 > edge:
@@ -232,7 +232,7 @@ def map_title(
         at = canvas.put(at, y, f"{word} ", GREY)
 
 
-def _place(scene: Scene, rows: int, height: int) -> str:
+def _position(scene: Scene, rows: int, height: int) -> str:
     """Which part of the lines is in sight, and how they are sorted."""
     top = scene.view.top
     if rows <= height:
@@ -242,7 +242,7 @@ def _place(scene: Scene, rows: int, height: int) -> str:
 
 def _name(area: Area, width: int, scene: Scene) -> str:
     """An area's name; where many have it, as much of their addresses as there is room for."""
-    glyphs = scene.look.units
+    glyphs = scene.charset.units
     name = units.region(area.name, width, glyphs)
     if area.name not in ANONYMOUS:
         return name
@@ -263,7 +263,7 @@ def region_label(
     area = stat.area
     chosen = area.key == scene.view.selected
     mark = f"bold {ORANGE}" if chosen else ""
-    canvas.put(x, y, scene.look.marker if chosen else " ", mark)
+    canvas.put(x, y, scene.charset.marker if chosen else " ", mark)
     if not row.head and not first:
         canvas.put(x + 3, y, f"{row.first << PAGE_SHIFT:#x}", FAINT, width - 3)
         return
@@ -281,8 +281,8 @@ def table(canvas: Canvas, x: int, y: int, width: int, end: int, scene: Scene) ->
     """The regions as a table."""
     height = end - y - 2
     top = scene.view.top
-    canvas.rule(x, y, width, "regions", scene.look.line, FAINT)
-    canvas.right(x + width, y, " " + _place(scene, len(scene.stats), height), FAINT)
+    canvas.rule(x, y, width, "regions", scene.charset.line, FAINT)
+    canvas.right(x + width, y, " " + _position(scene, len(scene.stats), height), FAINT)
     columns = [("size", 9), ("mapped", 9), ("zero", 6), ("huge", 6), ("gone", 6), ("faults", 7)]
     heads = x + width - sum(wide for _, wide in columns)
     at = heads
@@ -300,14 +300,16 @@ def _table_row(
     area = stat.area
     chosen = area.key == scene.view.selected
     mark = f"bold {ORANGE}" if chosen else ""
-    canvas.put(x, y, scene.look.marker if chosen else " ", mark)
+    canvas.put(x, y, scene.charset.marker if chosen else " ", mark)
     pid = f"{area.pid} " if scene.several else ""
     room = heads - x - 2
     address = f"{area.start:#x} " if room > 44 else ""
     at = canvas.put(x + 2, y, pid + address, GREY, room)
     at = canvas.put(at, y, f"{area.perms} ", GREY, max(heads - at, 0))
     left = max(heads - at, 1)
-    name = units.region(area.name, left, scene.look.units) if address else _name(area, left, scene)
+    name = (
+        units.region(area.name, left, scene.charset.units) if address else _name(area, left, scene)
+    )
     canvas.put(at, y, name, mark)
     # Fault counts are of the whole run, not of a moment in it.
     faults = "" if scene.view.at_ns is not None and not scene.model.ended else f"{stat.faults}"
@@ -316,7 +318,10 @@ def _table_row(
         (units.size(stat.mapped << PAGE_SHIFT), f"bold {GREEN}" if stat.mapped else FAINT),
         (units.short_count(stat.zero), SKY if stat.zero else FAINT),
         (units.short_count(stat.huge), theme.PINK if stat.huge else FAINT),
-        (units.short_count(stat.lost + stat.swapped), RED if stat.lost + stat.swapped else FAINT),
+        (
+            units.short_count(stat.released + stat.swapped),
+            RED if stat.released + stat.swapped else FAINT,
+        ),
         (faults, ""),
     ]
     at = heads
@@ -328,7 +333,7 @@ def _table_row(
 def code(canvas: Canvas, x: int, y: int, width: int, end: int, scene: Scene) -> None:
     """The call stacks that gained most memory in the whole run, the faulting code first."""
     title = "call stacks by memory gained, innermost function first"
-    canvas.rule(x, y, width, title, scene.look.line, FAINT)
+    canvas.rule(x, y, width, title, scene.charset.line, FAINT)
     if scene.model.callers is None:
         canvas.put(x + 2, y + 1, "needs a trace started with --stacks", GREY)
         return
@@ -342,10 +347,10 @@ def code(canvas: Canvas, x: int, y: int, width: int, end: int, scene: Scene) -> 
         canvas.right(x + 18, at, units.short_count(faults))
         first, *callers = words or [""]
         room = width - 20
-        place = canvas.put(x + 20, at, units.clip(first, room, scene.look.units), "bold", room)
-        rest = scene.look.units.called_by.join(["", *callers])
-        left = max(x + width - place, 0)
-        canvas.put(place, at, units.clip(rest, left, scene.look.units), GREY, left)
+        after = canvas.put(x + 20, at, units.clip(first, room, scene.charset.units), "bold", room)
+        rest = scene.charset.units.called_by.join(["", *callers])
+        left = max(x + width - after, 0)
+        canvas.put(after, at, units.clip(rest, left, scene.charset.units), GREY, left)
     if not stacks:
         canvas.put(x + 2, y + 2, "no fault yet", GREY)
 
@@ -379,7 +384,7 @@ def footer(canvas: Canvas, y: int, scene: Scene) -> None:
 
 def _scrubber(canvas: Canvas, x: int, y: int, width: int, scene: Scene) -> None:
     """A line from the run's start to its latest moment, with a knob at the one shown."""
-    model, look = scene.model, scene.look
+    model, charset = scene.model, scene.charset
     start, end = model.start_ns, max(model.latest_ns, model.start_ns + 1)
     label = f"{units.clock(start, 'relative', model.facts.started_ns)[:-4]} "
     tail = f" {units.clock(end, 'relative', model.facts.started_ns)[:-4]} s"
@@ -387,17 +392,17 @@ def _scrubber(canvas: Canvas, x: int, y: int, width: int, scene: Scene) -> None:
     if width >= len(label) + len(tail) + len(keys) + 12:
         tail += keys
     room = max(width - len(label) - len(tail), 4)
-    place = round((scene.now_ns - start) / (end - start) * (room - 1))
+    knob = round((scene.now_ns - start) / (end - start) * (room - 1))
     at = canvas.put(x, y, label, GREY)
-    canvas.put(at, y, look.track * room, FAINT)
-    canvas.put(at, y, look.track * max(min(place, room - 1), 0), ORANGE)
-    canvas.put(at + max(min(place, room - 1), 0), y, look.knob, f"bold {ORANGE}")
+    canvas.put(at, y, charset.track * room, FAINT)
+    canvas.put(at, y, charset.track * max(min(knob, room - 1), 0), ORANGE)
+    canvas.put(at + max(min(knob, room - 1), 0), y, charset.knob, f"bold {ORANGE}")
     canvas.put(at + room, y, tail, GREY)
 
 
 def help_page(canvas: Canvas, y: int, end: int, scene: Scene) -> None:
     """What the keys do and what the glyphs mean."""
-    canvas.rule(0, y, canvas.width, "help", scene.look.line, FAINT)
+    canvas.rule(0, y, canvas.width, "help", scene.charset.line, FAINT)
     at = y + 1
     for keys, words in _KEYS:
         if keys == "Enter" and not scene.command:
@@ -405,19 +410,19 @@ def help_page(canvas: Canvas, y: int, end: int, scene: Scene) -> None:
         canvas.put(2, at, keys, f"bold {ORANGE}")
         canvas.put(18, at, words, "", canvas.width - 18)
         at += 1
-    look = scene.look
+    charset = scene.charset
     meanings = [
-        (look.states[State.ABSENT], "no frame yet", GREY),
-        (look.fresh, "gained a frame in the last second; fades over five more", YELLOW),
+        (charset.states[State.ABSENT], "no frame yet", GREY),
+        (charset.fresh, "gained a frame in the last second; fades over five more", YELLOW),
         (
-            look.states[State.RESIDENT],
-            f"has a frame; {look.fill}: how many of a cell's pages have one",
+            charset.states[State.RESIDENT],
+            f"has a frame; {charset.fill}: how many of a cell's pages have one",
             GREEN,
         ),
-        (look.states[State.ZERO], "mapped to the shared zero page", SKY),
-        (look.states[State.HUGE], "part of a huge page", theme.PINK),
-        (look.states[State.SWAPPED], "reclaimed: swapped out, or dropped", theme.BLUE),
-        (look.states[State.LOST], "had a frame, which was released", RED),
+        (charset.states[State.ZERO], "mapped to the shared zero page", SKY),
+        (charset.states[State.HUGE], "part of a huge page", theme.PINK),
+        (charset.states[State.SWAPPED], "reclaimed: swapped out, or dropped", theme.BLUE),
+        (charset.states[State.RELEASED], "had a frame, which was released", RED),
     ]
     at += 1 if end - at > len(meanings) else 0
     for glyph, words, style in meanings:
@@ -426,7 +431,7 @@ def help_page(canvas: Canvas, y: int, end: int, scene: Scene) -> None:
         canvas.put(3, at, glyph, style)
         canvas.put(18, at, words, "", canvas.width - 18)
         at += 1
-    facts, glyphs = scene.model.facts, look.units
+    facts, glyphs = scene.model.facts, charset.units
     counts, seconds = scene.model.counts, (scene.now_ns - facts.started_ns) / 1e9
     made = f"traced: {facts.what}, {_origin(scene)}, {counts.faults} faults, {counts.lost} lost"
     made += f", {seconds:.3f} s"

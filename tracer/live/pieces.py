@@ -9,7 +9,7 @@ from tracer.live.arrange import Row, Stat, chunks_of, of_kind, rows_of, stat_of
 from tracer.live.cells import draw
 from tracer.live.model import Area, Model, Moment
 from tracer.live.pages import Table
-from tracer.live.theme import Look
+from tracer.live.theme import Charset
 from tracer.model.rows import Kind
 
 Cells = tuple[list[str], list[str]]  # glyphs and styles
@@ -54,17 +54,17 @@ class Piece:
             self._rows = rows_of(self.stat.area, self._table(), width, zoom)
         return self._rows
 
-    def cells(self, row: Row, zoom: int, now_ns: int, look: Look) -> Cells:
+    def cells(self, row: Row, zoom: int, now_ns: int, charset: Charset) -> Cells:
         """The cells of one of `rows`; old pages no longer change their colour."""
         until, cells = self._cells.get((row.first, zoom), (0, ([], [])))
         if now_ns >= until:
             end = min(row.first + row.cells * zoom, self.stat.area.end >> PAGE_SHIFT)
-            glyphs, styles, until = draw(self._table(), row.first, end, zoom, now_ns, look)
+            glyphs, styles, until = draw(self._table(), row.first, end, zoom, now_ns, charset)
             cells = glyphs, styles
             self._cells[row.first, zoom] = until, cells
         return cells
 
-    def take_over(self, before: "Piece", touched: tuple[int, int] | None) -> None:
+    def reuse(self, before: "Piece", touched: tuple[int, int] | None) -> None:
         """Keep what was drawn before these pages (the first and the last) changed."""
         first, last = touched or (1 << 64, 0)
         self._width = before._width
@@ -89,7 +89,7 @@ class Pieces:
     ) -> list[Piece]:
         """A piece for each area; those in which nothing has changed as they were."""
         made: dict[tuple[int, int], Piece] = {}
-        touched = model.take_touched()
+        touched = model.pop_touched()
         is_now = moment.tables is model.history.now
         for area in areas:
             faults = model.faults_in.get(area.key, 0)
@@ -99,7 +99,7 @@ class Pieces:
                 before, stat = piece, stat_of(moment.table(area), area, faults, kind)
                 piece = Piece(key, stat, moment, kind)
                 if is_now and before is not None and before.key[:3] == key[:3]:
-                    piece.take_over(before, touched.get(area.key))
+                    piece.reuse(before, touched.get(area.key))
             piece.moment = moment
             made[area.key] = piece
         self._last = made

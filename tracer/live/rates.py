@@ -6,7 +6,7 @@ from tracer.common.types import I64
 from tracer.model.rows import Kind, Rows
 
 KINDS = max(Kind) + 1
-GAINED, LOST, MAPPED, RESIDENT = range(KINDS, KINDS + 4)  # columns beside the kinds'
+GAINED, RELEASED, MAPPED, RESIDENT = range(KINDS, KINDS + 4)  # columns beside the kinds'
 _COLUMNS = KINDS + 4
 _LEVELS = slice(MAPPED, RESIDENT + 1)  # those that are no counts: the last of a time holds for it
 _WIDTH_NS = 50_000_000
@@ -24,33 +24,33 @@ class Rates:
         self._most = most
         self._bins: Bins = np.zeros((64, _COLUMNS), np.int64)
         self._used = 0
-        self._gained = self._lost = 0
+        self._gained = self._released = 0
         self._levels: Bins = np.zeros(2, np.int64)
 
     def faults(self, rows: Rows, *, coarse: bool = False) -> None:
         """Count faults by kind; `coarse`: as if all of the batch came with its last."""
         if coarse and len(rows):
-            at = self._places(rows["time_ns"][-1:])
+            at = self._bin_of(rows["time_ns"][-1:])
             self._bins[at[0], :KINDS] += np.bincount(rows["kind"], minlength=KINDS)
         elif len(rows):
-            at = self._places(rows["time_ns"])
+            at = self._bin_of(rows["time_ns"])
             first = int(at.min())
             cells = (at - first) * KINDS + rows["kind"]
             counts = np.bincount(cells, minlength=(int(at.max()) - first + 1) * KINDS)
             counts = counts.reshape(-1, KINDS)
             self._bins[first : first + len(counts), :KINDS] += counts
 
-    def frames(self, time_ns: int, mapped: int, gained: int, lost: int) -> None:
+    def frames(self, time_ns: int, mapped: int, gained: int, released: int) -> None:
         """Record how many pages have a frame, and the frames gained and released so far."""
-        at = int(self._places(np.array([time_ns]))[0])
+        at = int(self._bin_of(np.array([time_ns]))[0])
         self._bins[at, GAINED] += gained - self._gained
-        self._bins[at, LOST] += lost - self._lost
-        self._gained, self._lost = gained, lost
+        self._bins[at, RELEASED] += released - self._released
+        self._gained, self._released = gained, released
         self._level(at, MAPPED, mapped)
 
     def resident(self, time_ns: int, pages: int) -> None:
         """Record how many distinct frames were counted."""
-        self._level(int(self._places(np.array([time_ns]))[0]), RESIDENT, pages)
+        self._level(int(self._bin_of(np.array([time_ns]))[0]), RESIDENT, pages)
 
     def _level(self, at: int, column: int, pages: int) -> None:
         self._bins[at:, column] = pages
@@ -98,7 +98,7 @@ class Rates:
         sums[_LEVELS] = bins[-1, _LEVELS] if len(bins) else 0
         return np.asarray(sums)
 
-    def _places(self, times: I64) -> I64:
+    def _bin_of(self, times: I64) -> I64:
         """The bin of each time, made where it is new."""
         since = np.maximum(times - self.started_ns, 0)
         while int(since.max()) // self.width_ns >= self._most:

@@ -6,7 +6,7 @@ from functools import cached_property
 from tracer.live.arrange import Stat
 from tracer.live.model import Model, Moment, areas_of
 from tracer.live.pieces import Piece
-from tracer.live.theme import Look
+from tracer.live.theme import Charset
 from tracer.live.view import View
 from tracer.model.rows import RowRecords
 
@@ -20,7 +20,7 @@ class Scene:
     moment: Moment
     now_ns: int  # that of the picture, from which ages are computed
     pieces: list[Piece]  # in the order they are shown
-    look: Look
+    charset: Charset
     output: list[str]  # the command's last lines, printable
     command: bool  # it takes keys
 

@@ -8,7 +8,7 @@ from tracer.live.canvas import Canvas
 from tracer.live.model import Model
 from tracer.live.pieces import Piece
 from tracer.live.scene import Scene
-from tracer.live.theme import FAINT, GREY, Look
+from tracer.live.theme import FAINT, GREY, Charset
 from tracer.live.view import Fitted, View
 
 LEAST_WIDTH, LEAST_HEIGHT = 80, 24
@@ -22,7 +22,7 @@ def compose(
     view: View,
     width: int,
     height: int,
-    look: Look,
+    charset: Charset,
     now_ns: int | None = None,
     output: list[str] | None = None,
 ) -> Canvas:
@@ -34,7 +34,7 @@ def compose(
     if width < 40 or height < 10:
         canvas.put(0, 0, "window too small: needs 40x10", "bold")
         return canvas
-    scene = _scene(model, view, look, now_ns, output)
+    scene = _scene(model, view, charset, now_ns, output)
     panels.title(canvas, scene)
     panels.totals(canvas, 1, scene)
     bottom = height - 1
@@ -49,7 +49,7 @@ def compose(
 
 
 def _scene(
-    model: Model, view: View, look: Look, now_ns: int | None, output: list[str] | None
+    model: Model, view: View, charset: Charset, now_ns: int | None, output: list[str] | None
 ) -> Scene:
     moment = model.now() if view.at_ns is None else model.at(view.at_ns)
     now = moment.time_ns
@@ -63,7 +63,7 @@ def _scene(
         moment,
         now,
         ordered(pieces, view.sort, now),
-        look,
+        charset,
         output or [],
         output is not None,
     )
@@ -126,9 +126,9 @@ def _map(canvas: Canvas, scene: Scene, x: int, y: int, width: int, end: int) -> 
         panels.region_label(canvas, x, at, label - 1, piece.stat, row, scene, first=number == 0)
         if row.gap:
             size = units.size(row.gap << PAGE_SHIFT)
-            canvas.put(x + label, at, f"{scene.look.gap * 3} {size} untouched ", FAINT, cells)
+            canvas.put(x + label, at, f"{scene.charset.gap * 3} {size} untouched ", FAINT, cells)
             continue
-        canvas.cells(x + label, at, *piece.cells(row, zoom, scene.now_ns, scene.look))
+        canvas.cells(x + label, at, *piece.cells(row, zoom, scene.now_ns, scene.charset))
     if not rows:
         what = "no region is mapped, or none matches the filter (Esc: clear)"
         canvas.put(x + 2, y + 1, what, GREY)

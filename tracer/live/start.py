@@ -11,7 +11,7 @@ from tracer.live.app import Live
 from tracer.live.model import Facts
 from tracer.live.stage import Stage
 from tracer.live.terminal import Terminal
-from tracer.live.theme import look_for
+from tracer.live.theme import charset_for
 from tracer.model.result import RunInfo
 from tracer.probes.choose import Attached
 from tracer.session.plan import Result
@@ -67,7 +67,7 @@ class LiveScreen:
             facts,
             session.names,
             self._terminal,
-            look_for(getattr(sys.stdout, "encoding", None)),
+            charset_for(getattr(sys.stdout, "encoding", None)),
             session.plan.picks,
             session.stop,
             attached.direct_map.zero_frame,

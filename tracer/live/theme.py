@@ -46,9 +46,9 @@ def _fading(colours: tuple[str, ...], steps: int) -> list[str]:
     """`steps` colours from the first of `colours` through the others to the last."""
     found = []
     for step in range(steps):
-        place = step / (steps - 1) * (len(colours) - 1)
-        first = min(int(place), len(colours) - 2)
-        found.append(_blend(colours[first], colours[first + 1], place - first))
+        position = step / (steps - 1) * (len(colours) - 1)
+        first = min(int(position), len(colours) - 2)
+        found.append(_blend(colours[first], colours[first + 1], position - first))
     return found
 
 
@@ -58,7 +58,7 @@ GONE = [f"bold {RED}", *_fading((RED, FAINT), _STEPS - 1)]
 
 
 @dataclass(frozen=True)
-class Look:
+class Charset:
     """The characters a terminal can show."""
 
     units: Glyphs = field(default_factory=Glyphs)
@@ -69,7 +69,7 @@ class Look:
             State.ZERO: "○",
             State.HUGE: "▣",
             State.SWAPPED: "▽",
-            State.LOST: "×",
+            State.RELEASED: "×",
         },
         hash=False,
     )
@@ -85,7 +85,7 @@ class Look:
     knob: str = "●"
 
 
-PLAIN = Look(
+PLAIN = Charset(
     units=ASCII,
     states={
         State.ABSENT: ".",
@@ -93,7 +93,7 @@ PLAIN = Look(
         State.ZERO: "0",
         State.HUGE: "H",
         State.SWAPPED: "s",
-        State.LOST: "x",
+        State.RELEASED: "x",
     },
     fresh="*",
     fill="-:=+coO@",
@@ -108,9 +108,9 @@ PLAIN = Look(
 )
 
 
-def look_for(encoding: str | None) -> Look:
+def charset_for(encoding: str | None) -> Charset:
     """The one `encoding` can write."""
-    fancy = Look()
+    fancy = Charset()
     every = (
         "".join(fancy.states.values())
         + fancy.fill

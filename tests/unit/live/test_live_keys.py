@@ -6,7 +6,7 @@ from tests.unit import live_tape
 from tracer.live.keys import Keys
 from tracer.live.model import Model
 from tracer.live.screen import compose
-from tracer.live.theme import Look
+from tracer.live.theme import Charset
 from tracer.live.view import View
 from tracer.model.rows import Kind, Rows
 
@@ -55,7 +55,7 @@ def press(view: View, model: Model, keys: str, command: bool = False) -> str:
     for key in keys.split():
         view.press(key, model, command=command)
         said = ["hello"] if command else None
-        drawn = compose(model, view, 120, 40, Look(), output=said).plain()
+        drawn = compose(model, view, 120, 40, Charset(), output=said).plain()
     return drawn
 
 
@@ -80,17 +80,17 @@ def test_stopped_the_picture_stays() -> None:
     model = live_tape.load().play(2_000_000_000)
     view = View()
     press(view, model, "space")
-    assert "paused" in compose(model, view, 120, 40, Look()).plain()
-    before = compose(model, view, 120, 40, Look(), model.latest_ns).plain().splitlines()[2:]
+    assert "paused" in compose(model, view, 120, 40, Charset()).plain()
+    before = compose(model, view, 120, 40, Charset(), model.latest_ns).plain().splitlines()[2:]
     model.write(Rows.from_records(live_tape.load().rows[-50:]), model.names)
     later = model.latest_ns + 5_000_000_000
-    after = compose(model, view, 120, 40, Look(), later).plain().splitlines()[2:]
+    after = compose(model, view, 120, 40, Charset(), later).plain().splitlines()[2:]
     assert after[:-1] == before[:-1]
 
 
 def test_stepping_selects_and_scrolls(model: Model) -> None:
     view = View(sort="address")
-    compose(model, view, 120, 40, Look())
+    compose(model, view, 120, 40, Charset())
     press(view, model, "down")
     assert view.selected == view.listed[0]
     drawn = press(view, model, "down " * 60)
@@ -107,7 +107,7 @@ def test_stepping_selects_and_scrolls(model: Model) -> None:
 
 def test_filters_and_back(model: Model) -> None:
     view = View()
-    everything = len(compose(model, view, 120, 40, Look()).plain()), len(view.listed)
+    everything = len(compose(model, view, 120, 40, Charset()).plain()), len(view.listed)
     drawn = press(view, model, "/ h e a P backspace p enter")
     assert view.find == "heap"
     assert len(view.listed) == 1
@@ -126,14 +126,16 @@ def test_filters_and_back(model: Model) -> None:
     assert view.kind is None
     press(view, model, "K")
     assert view.kind == model.kinds()[-1]
-    lines = compose(model, View(kind=Kind.HUGE), 120, 40, Look()).plain().split("latest faults")[1]
+    lines = (
+        compose(model, View(kind=Kind.HUGE), 120, 40, Charset()).plain().split("latest faults")[1]
+    )
     assert "huge" in lines
     assert "anon " not in lines
 
 
 def test_zoom_sort_table_help_and_leaving(model: Model) -> None:
     view = View()
-    compose(model, view, 120, 40, Look())
+    compose(model, view, 120, 40, Charset())
     fitting = view.shown_zoom
     press(view, model, "-")
     assert view.shown_zoom == fitting * 2

@@ -25,7 +25,7 @@ from tracer.live.pages import (
     present,
     states,
 )
-from tracer.live.rates import GAINED, LOST, MAPPED, RESIDENT, Rates
+from tracer.live.rates import GAINED, MAPPED, RELEASED, RESIDENT, Rates
 from tracer.live.slowest import Slowest
 from tracer.model.rows import Kind, Names
 from tracer.model.sources import Loss, Source
@@ -58,7 +58,7 @@ def area(start: int, count: int, space: int = 1, name: str = "[anon]") -> Area:
 def test_the_last_change_of_a_page_counts_and_tables_stay_sorted() -> None:
     table = merge(empty(), changes((9, 1, State.RESIDENT), (3, 2, State.ZERO)))
     table = merge(
-        table, changes((5, 3, State.RESIDENT), (9, 4, State.LOST), (9, 5, State.RESIDENT))
+        table, changes((5, 3, State.RESIDENT), (9, 4, State.RELEASED), (9, 5, State.RESIDENT))
     )
     assert pages(table) == {3: State.ZERO, 5: State.RESIDENT, 9: State.RESIDENT}
     assert table["page"].tolist() == [3, 5, 9]
@@ -74,7 +74,7 @@ def test_states_follow_frame_kind_and_cause() -> None:
     assert gained["state"].tolist() == [State.RESIDENT, State.ZERO, State.ZERO]
     causes = np.array([Loss.MADVISE, Loss.RECLAIM, Loss.MUNMAP], np.uint8)
     lost = losses(spaces, at, 8, causes)
-    assert lost["state"].tolist() == [State.LOST, State.SWAPPED, State.ABSENT]
+    assert lost["state"].tolist() == [State.RELEASED, State.SWAPPED, State.ABSENT]
 
 
 def test_the_page_at_fault_may_come_before_its_neighbours() -> None:
@@ -98,12 +98,12 @@ def test_a_huge_page_is_told_by_its_frames() -> None:
 
 def test_newer_leaves_out_what_is_known() -> None:
     table = merge(empty(), changes((1, 5, State.RESIDENT), (2, 5, State.RESIDENT)))
-    told = changes((1, 5, State.RESIDENT), (2, 6, State.LOST), (3, 1, State.RESIDENT))
+    told = changes((1, 5, State.RESIDENT), (2, 6, State.RELEASED), (3, 1, State.RESIDENT))
     assert newer(table, told)["page"].tolist() == [2, 3]
 
 
 def test_changes_are_parted_by_space() -> None:
-    both = np.concatenate([changes((1, 1, State.ZERO)), changes((1, 2, State.LOST), space=2)])
+    both = np.concatenate([changes((1, 1, State.ZERO)), changes((1, 2, State.RELEASED), space=2)])
     assert {space: each["time_ns"].tolist() for space, each in by_space(both).items()} == {
         1: [1],
         2: [2],
@@ -194,10 +194,10 @@ def test_what_was_there_before_is_told_as_such() -> None:
 def test_the_past_can_be_shown_again() -> None:
     history = History()
     history.add(changes((1, 10, State.RESIDENT), (2, 20, State.ZERO)))
-    history.add(changes((1, 30, State.LOST), (3, 40, State.RESIDENT)))
+    history.add(changes((1, 30, State.RELEASED), (3, 40, State.RESIDENT)))
     assert pages(history.at(9, [1])[1]) == {}
     assert pages(history.at(20, [1])[1]) == {1: State.RESIDENT, 2: State.ZERO}
-    assert pages(history.at(35, [1])[1]) == {1: State.LOST, 2: State.ZERO}
+    assert pages(history.at(35, [1])[1]) == {1: State.RELEASED, 2: State.ZERO}
     assert pages(history.at(99, [1])[1]) == pages(history.now[1])
     assert pages(history.at(99, [2])[2]) == {}
 
@@ -240,12 +240,12 @@ def test_rates_keep_their_sums_as_bins_grow() -> None:
     times = START + np.arange(0, 100_000, 100)
     for part in np.split(times, 50):
         rates.faults(outputs_data.rows(len(part), time_ns=part))
-    rates.frames(START + 100_000, mapped=30, gained=40, lost=10)
+    rates.frames(START + 100_000, mapped=30, gained=40, released=10)
     rates.resident(START + 60_000, 20)
     assert rates.width_ns == 2000
     totals = rates.totals(START + 100_000)
     assert totals[Kind.ANON] == 1000
-    assert (totals[GAINED], totals[LOST], totals[MAPPED], totals[RESIDENT]) == (40, 10, 30, 20)
+    assert (totals[GAINED], totals[RELEASED], totals[MAPPED], totals[RESIDENT]) == (40, 10, 30, 20)
     bins, width = rates.spans(START + 100_000, 20, 1 << 60)
     assert width * 20 >= 100_000
     assert bins[:, Kind.ANON].sum() == 1000
@@ -303,9 +303,9 @@ def test_faults_find_their_area_though_it_is_laid_later() -> None:
     model = Model(FACTS, Names())
     rows = outputs_data.rows(10)
     model.write(rows[:4], model.names)
-    model.lay(START, (area(0x7F03141A2, 10),))
+    model.set_areas(START, (area(0x7F03141A2, 10),))
     model.write(rows[4:], model.names)
-    model.lay(START + SECOND, (area(0x7F03141A2, 10), area(0x10, 1)))
+    model.set_areas(START + SECOND, (area(0x7F03141A2, 10), area(0x10, 1)))
     assert model.faults_in == {(1, 0x7F03141A2000): 10}
 
 
@@ -313,7 +313,7 @@ def test_faults_in_what_was_mapped_there_before_are_not_counted() -> None:
     names = outputs_data.names(region="[anon]")
     model = Model(FACTS, names)
     model.write(outputs_data.rows(7, region=1), names)
-    model.lay(START, (area(0x7F03141A2, 10, name="/usr/lib/libc.so.6"),))
+    model.set_areas(START, (area(0x7F03141A2, 10, name="/usr/lib/libc.so.6"),))
     assert model.faults_in == {}
 
 
@@ -332,7 +332,7 @@ def test_layouts_are_thinned_and_ended_spaces_forgotten() -> None:
     for number in range(3000):
         model.change(changes((5, START + number, State.RESIDENT), space=number + 1))
         model.settle()
-        model.lay(START + number, (area(5, 1, space=number + 1),))
+        model.set_areas(START + number, (area(5, 1, space=number + 1),))
     assert len(model._layouts) <= 513
     assert len(model.history.now) <= 514
     moment = model.now()

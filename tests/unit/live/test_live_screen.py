@@ -16,7 +16,7 @@ from tracer.live.canvas import Canvas, Painter
 from tracer.live.model import Area, Facts, Model
 from tracer.live.pages import CHANGE, State
 from tracer.live.screen import compose
-from tracer.live.theme import FRESH_NS, PLAIN, Look, look_for
+from tracer.live.theme import FRESH_NS, PLAIN, Charset, charset_for
 from tracer.live.view import View
 from tracer.model.rows import Kind, Names
 
@@ -42,14 +42,14 @@ def test_the_pictures_are_of_this_view(name: str) -> None:
 def test_every_size(width: int, height: int, table: bool) -> None:
     model = live_tape.load().play(2_000_000_000)
     for view in (View(table=table), View(table=table, help=True), View(at_ns=model.start_ns)):
-        lines = compose(model, view, width, height, Look(), output=["said"]).plain().split("\n")
+        lines = compose(model, view, width, height, Charset(), output=["said"]).plain().split("\n")
         assert len(lines) == height + 1
         assert max(map(cell_len, lines)) <= width
 
 
 @pytest.mark.parametrize("view", [View(), View(table=True), View(help=True), View(at_ns=START)])
 def test_an_empty_run(view: View) -> None:
-    drawn = compose(Model(FACTS, Names()), view, 80, 24, Look()).plain()
+    drawn = compose(Model(FACTS, Names()), view, 80, 24, Charset()).plain()
     assert "lost 0" in drawn
 
 
@@ -58,14 +58,14 @@ def test_lost_events_are_always_in_sight(width: int) -> None:
     model = Model(Facts("x" * 300, "host" * 20, "6.12.1", "perf", START), Names())
     model.counts.lost, model.counts.missed = 1234, 5
     for view in (View(), View(table=True), View(help=True), View(at_ns=START, typing=True)):
-        canvas = compose(model, view, width, 24, Look())
+        canvas = compose(model, view, width, 24, Charset())
         assert "lost 1234" in canvas.plain().splitlines()[0]
         assert any("lost 1234" in text and "d55e00" in style for text, style in canvas.runs(0))
 
 
 def test_the_origin_is_always_told() -> None:
     model = Model(Facts("x" * 300, "host", "6.12.1", "perf", START), Names())
-    first = compose(model, View(), 80, 24, Look()).plain().splitlines()[0]
+    first = compose(model, View(), 80, 24, Charset()).plain().splitlines()[0]
     assert "perf on host 6.12.1" in first
 
 
@@ -78,10 +78,10 @@ class Code:
 
 def test_which_code_it_was() -> None:
     model = Model(FACTS, Names())
-    assert "--stacks" in compose(model, View(code=True), 80, 24, Look()).plain()
+    assert "--stacks" in compose(model, View(code=True), 80, 24, Charset()).plain()
     model.callers = Code()
     for width in (80, 120):
-        canvas = compose(model, View(code=True), width, 24, Look())
+        canvas = compose(model, View(code=True), width, 24, Charset())
         drawn = canvas.plain()
         assert "c stacks" in drawn or width == 80
         assert "1 MiB" in drawn
@@ -98,44 +98,44 @@ def test_which_code_it_was() -> None:
 def test_hostile_names_do_no_harm(table: bool) -> None:
     names = outputs_data.names(region=HOSTILE, comm=HOSTILE)
     model = Model(FACTS, names)
-    model.lay(START, (area(0x7F03141A2, 64, name=HOSTILE),))
+    model.set_areas(START, (area(0x7F03141A2, 64, name=HOSTILE),))
     model.write(outputs_data.rows(20, comm=1, region=1), names)
     view = View(table=table, find=HOSTILE[:0])
     for width in (80, 120, 200):
-        drawn = compose(model, view, width, 30, Look()).plain()
+        drawn = compose(model, view, width, 30, Charset()).plain()
         for char in drawn:
             assert char == "\n" or unicodedata.category(char) not in ("Cc", "Cf", "Cs", "Zl"), drawn
     assert printable(HOSTILE)[:6] in drawn
     view.typing = True
     for key in "\u202e\x1b":
         view.press(key, model)
-    assert "\u202e" not in compose(model, view, 80, 24, Look()).plain()
+    assert "\u202e" not in compose(model, view, 80, 24, Charset()).plain()
 
 
 def test_states_are_told_without_colour() -> None:
     """A cell a page: each state has a glyph of its own; without Unicode, too."""
-    for look in (Look(), PLAIN):
-        assert len({*look.states.values(), look.fresh}) == len(look.states) + 1
+    for charset in (Charset(), PLAIN):
+        assert len({*charset.states.values(), charset.fresh}) == len(charset.states) + 1
         old, now = START, START + 10 * FRESH_NS
         told = [(page, old, state) for page, state in enumerate(State)]
         model = Model(FACTS, Names())
         model.change(changes(*told, (9, now, State.RESIDENT)))
-        model.lay(START, (area(0, 12, name="here"),))
-        drawn = compose(model, View(), 80, 24, look, now).plain()
+        model.set_areas(START, (area(0, 12, name="here"),))
+        drawn = compose(model, View(), 80, 24, charset, now).plain()
         row = next(line for line in drawn.splitlines() if line.startswith(" here"))
-        cells = "".join(look.states[state] for state in State)
-        none = look.states[State.ABSENT]
-        assert row.endswith(f" {cells}{none * 3}{look.fresh}{none * 2}")
+        cells = "".join(charset.states[state] for state in State)
+        none = charset.states[State.ABSENT]
+        assert row.endswith(f" {cells}{none * 3}{charset.fresh}{none * 2}")
 
 
 def test_fresh_gains_glow_and_fade() -> None:
     model = Model(FACTS, Names())
     model.change(changes((0, START, State.RESIDENT)))
-    model.lay(START, (area(0, 1, name="here"),))
+    model.set_areas(START, (area(0, 1, name="here"),))
 
     def style(age: float) -> str:
         now = START + int(age * FRESH_NS)
-        canvas = compose(model, View(), 80, 24, Look(), now)
+        canvas = compose(model, View(), 80, 24, Charset(), now)
         row = next(y for y in range(24) if canvas.plain().splitlines()[y].startswith(" here"))
         return next(style for text, style in canvas.runs(row) if text[0] in "■◆")
 
@@ -145,9 +145,9 @@ def test_fresh_gains_glow_and_fade() -> None:
 
 
 def test_a_picture_from_an_ascii_terminal_is_ascii() -> None:
-    assert look_for("ascii") is PLAIN
-    assert look_for(None) is PLAIN
-    assert look_for("utf-8") == Look()
+    assert charset_for("ascii") is PLAIN
+    assert charset_for(None) is PLAIN
+    assert charset_for("utf-8") == Charset()
     assert compose(live_tape.load().play(), View(), 80, 24, PLAIN).plain().isascii()
 
 
@@ -191,13 +191,13 @@ def test_a_sparse_terabyte_is_a_few_lines() -> None:
     far = 1 << 28  # pages: a terabyte
     pages = [(page, 0, State.RESIDENT) for page in (0, 1, far // 2, far - 1)]
     model.change(changes(*pages))
-    model.lay(START, (area(0, far, name="sparse"),))
+    model.set_areas(START, (area(0, far, name="sparse"),))
     view = View()
-    drawn = compose(model, view, 120, 40, Look(), START).plain()
+    drawn = compose(model, view, 120, 40, Charset(), START).plain()
     assert view.lines <= 40
     assert "untouched" in drawn
     view.zoom = 1
-    assert "GiB untouched" in compose(model, view, 120, 40, Look(), START).plain()
+    assert "GiB untouched" in compose(model, view, 120, 40, Charset(), START).plain()
     assert view.lines < 10
 
 
@@ -205,8 +205,8 @@ def test_many_processes_are_told_apart() -> None:
     model = Model(FACTS, Names())
     areas = [area(0x100, 4, space=space, name=f"of{space}") for space in (1, 2)]
     areas[1] = replace(areas[1], pid=5555)
-    model.lay(START, tuple(areas))
-    drawn = compose(model, View(), 120, 40, Look()).plain()
+    model.set_areas(START, tuple(areas))
+    drawn = compose(model, View(), 120, 40, Charset()).plain()
     assert "4242 of1" in drawn
     assert "5555 of2" in drawn
 
@@ -225,7 +225,7 @@ def test_what_is_kept_of_the_last_picture_is_what_would_be_drawn_anew() -> None:
             Area(1, 7, first << 12, (first + count) << 12, "rw-p", "[anon]")
             for first, count in spans
         ]
-        model.lay(now, tuple(areas))
+        model.set_areas(now, tuple(areas))
         count = int(random.integers(0, 6)) if step % 3 else 0
         made = np.zeros(count, CHANGE)
         made["page"] = random.choice([64, 1024, 4096], count) + random.integers(0, 300, count)
@@ -236,7 +236,7 @@ def test_what_is_kept_of_the_last_picture_is_what_would_be_drawn_anew() -> None:
         kept.kind = Kind.ANON if step % 17 > 13 else None
         kept.at_ns = START + SECOND if step in (30, 31) else None
         anew = View(zoom=4, sort="address", kind=kept.kind, at_ns=kept.at_ns)
-        pictures = [compose(model, view, 80, 40, Look(), now) for view in (kept, anew)]
+        pictures = [compose(model, view, 80, 40, Charset(), now) for view in (kept, anew)]
         rows = [[picture.row(y) for y in range(40)] for picture in pictures]
         assert rows[0] == rows[1], step
 
@@ -245,7 +245,7 @@ def test_by_activity_what_was_gained_last_comes_first() -> None:
     """And in an order that does not change while nothing is gained."""
     model = Model(FACTS, Names())
     areas = [Area(1, 7, at << 20, (at << 20) + 4096, "rw-p", f"/f{at}") for at in range(1, 5)]
-    model.lay(START, tuple(areas))
+    model.set_areas(START, tuple(areas))
     for at, second in ((1, 1.2), (2, 2.6), (4, 4)):
         made = np.zeros(1, CHANGE)
         made["page"], made["space"], made["state"] = at << 8, 1, State.RESIDENT
@@ -253,7 +253,7 @@ def test_by_activity_what_was_gained_last_comes_first() -> None:
         model.change(made)
     for later in (4.1, 5, 6.5, 9, 60.7):
         view = View()
-        compose(model, view, 80, 24, Look(), START + int(later * SECOND))
+        compose(model, view, 80, 24, Charset(), START + int(later * SECOND))
         order = [start >> 20 for _, start in view.listed]
         assert order == ([2, 4, 1, 3] if later < 4.2 else [4, 2, 1, 3]), later
 
@@ -263,10 +263,10 @@ def test_what_is_mapped_and_what_of_it_is_resident(width: int, shown: bool) -> N
     """Six processes that share most: once it was counted, and where there is room."""
     model = Model(FACTS, Names())
     model.frames(START + SECOND, 19_200, 19_300, 100)
-    line = compose(model, View(), width, 24, Look(), START + 2 * SECOND).plain().splitlines()[1]
+    line = compose(model, View(), width, 24, Charset(), START + 2 * SECOND).plain().splitlines()[1]
     assert line.startswith(" mapped   75 MiB ")
     assert "resident" not in line
     model.resident(START + SECOND, 4096)
-    line = compose(model, View(), width, 24, Look(), START + 2 * SECOND).plain().splitlines()[1]
+    line = compose(model, View(), width, 24, Charset(), START + 2 * SECOND).plain().splitlines()[1]
     assert line.startswith(" mapped   75 MiB ")
     assert ("resident   16 MiB " in line) == shown
