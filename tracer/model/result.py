@@ -131,7 +131,7 @@ class PageTable:
     last_loss: U8  # sources.Loss of the latest release; 0 where none
     last_time_ns: I64  # CLOCK_MONOTONIC when a frame was last gained or released
 
-    def take(self, chosen: Bools) -> "PageTable":
+    def select(self, chosen: Bools) -> "PageTable":
         """The selected pages."""
         return PageTable(**{name: column[chosen] for name, column in vars(self).items()})
 

@@ -42,7 +42,7 @@ class Picks:
         keep = self.region_mask(names)[pages.region]
         if self.kinds:
             keep &= np.isin(pages.first_kind, [kind.value for kind in self.kinds])
-        return pages.take(keep)
+        return pages.select(keep)
 
     def choose_books(self, books: Books, names: Names) -> Books:
         """The books with frames by region for the regions to show; all other counts stay whole."""

@@ -269,7 +269,7 @@ def _few(tables: Sequence[PageTable]) -> PageTable | None:
         keep = [(each.first_source != Source.INITIAL) | (each.gains > 1) for each in tables]
         if sum(int(each.sum()) for each in keep) > MOST_PAGES:
             return None
-        tables = [pages.take(each) for pages, each in zip(tables, keep, strict=True)]
+        tables = [pages.select(each) for pages, each in zip(tables, keep, strict=True)]
     pages = joined(tables)
     return pages if len(pages.page) else None
 
