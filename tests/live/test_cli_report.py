@@ -62,7 +62,7 @@ def test_every_fault_is_there(traced: Traced) -> None:
 
 def test_the_workloads_pages_are_its_own(traced: Traced) -> None:
     faults, where = traced.run.faults, traced.where
-    mine = faults.take((faults.address >= where.start) & (faults.address < where.end))
+    mine = faults.select((faults.address >= where.start) & (faults.address < where.end))
     assert len(mine) == PAGES
     assert mine.kind.counts().tolist().count(PAGES) == 1
     assert int(mine.pages.sum()) == PAGES

@@ -43,7 +43,7 @@ def test_gaps_are_cut_and_the_order_stays() -> None:
     pages = [0x400, 0x401, 0x7F0000000, 0x7F0000002, 0x7FFF00000]
     made = points(pages)
     axis = axis_of(made)
-    place = axis.place(identity(made.space, made.page))
+    place = axis.position(identity(made.space, made.page))
     assert (np.diff(place) > 0).all()
     assert ((place > 0) & (place < 1)).all()
     assert len(axis.starts) == 3  # the page between two is kept, the rest is cut
@@ -53,7 +53,7 @@ def test_gaps_are_cut_and_the_order_stays() -> None:
 def test_a_page_that_is_nowhere_on_the_axis() -> None:
     axis = axis_of(points([10, 11]))
     keys = identity(np.array([1, 1, 2]), np.array([9, 12, 10], np.uint64))
-    assert np.isnan(axis.place(keys)).all()
+    assert np.isnan(axis.position(keys)).all()
 
 
 def test_bands_are_regions() -> None:
@@ -68,7 +68,7 @@ def test_bands_are_regions() -> None:
 def test_every_page_has_its_place(pages: list[int], most: int) -> None:
     made = points(pages, [f"r{page % 7}" for page in pages])
     axis = axis_of(made, most)
-    place = axis.place(identity(made.space, made.page))
+    place = axis.position(identity(made.space, made.page))
     assert np.isfinite(place).all()
     assert ((place >= 0) & (place <= 1)).all()
     order = np.argsort(made.page, kind="stable")

@@ -39,7 +39,7 @@ def stack_of(run: Run, fault: int) -> list[str]:
     """The names of a fault's frames, outermost first."""
     assert run.callstacks is not None
     number = int(run.faults.stack[fault])
-    return [place.function.marked for place in run.callstacks.stack(number)]
+    return [location.function.marked for location in run.callstacks.stack(number)]
 
 
 def test_a_fault_has_its_frames_outermost_first(tmp_path: Path) -> None:
@@ -84,7 +84,7 @@ def test_what_has_no_symbol_is_named_by_its_place(
 ) -> None:
     run = load(add_stacks(written(tmp_path / "t.csv", rows(1)), [1], [[frame("", **cells)]]))
     assert run.callstacks is not None
-    assert [place.function.name for place in run.callstacks.stack(1)] == [name]
+    assert [location.function.name for location in run.callstacks.stack(1)] == [name]
 
 
 def test_the_file_is_found_where_meta_says_and_beside(tmp_path: Path) -> None:
@@ -293,5 +293,5 @@ def test_kernel_code_is_told_from_the_programs(tmp_path: Path) -> None:
     run = load(add_stacks(written(tmp_path / "t.csv", rows(1)), [1], stacks))
     assert run.callstacks is not None
     assert stack_of(run, 0) == ["same", "same_[k]"]
-    assert len({place.function for place in run.callstacks.stack(1)}) == 2
+    assert len({location.function for location in run.callstacks.stack(1)}) == 2
     assert len(STACKS) == 6

@@ -43,7 +43,7 @@ class Axis:
     high: Floats
     bands: list[Band]
 
-    def place(self, keys: U64) -> Floats:
+    def position(self, keys: U64) -> Floats:
         """Where the pages are, by identity (`run.identity`); NaN where they are not on the axis."""
         if not len(self.starts):
             return np.full(len(keys), np.nan)
@@ -51,8 +51,8 @@ class Axis:
         inside = (at >= 0) & (keys < self.ends[at])
         size = (self.ends[at] - self.starts[at]).astype(np.float64)
         part = ((keys - self.starts[at]).astype(np.float64) + 0.5) / size
-        place = self.low[at] + part * (self.high[at] - self.low[at])
-        return np.where(inside, place, np.nan)
+        position = self.low[at] + part * (self.high[at] - self.low[at])
+        return np.where(inside, position, np.nan)
 
     def step(self, keys: U64) -> Floats:
         """The height of one page there."""

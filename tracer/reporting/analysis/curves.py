@@ -18,9 +18,9 @@ class Curve:
 
     def at(self, time_ns: I64) -> I64:
         """The value at each time; 0 before the first point."""
-        place = np.searchsorted(self.time_ns, time_ns, side="right") - 1
+        at = np.searchsorted(self.time_ns, time_ns, side="right") - 1
         return (
-            np.where(place >= 0, self.pages[np.maximum(place, 0)], 0)
+            np.where(at >= 0, self.pages[np.maximum(at, 0)], 0)
             if len(self.pages)
             else (np.zeros(len(time_ns), np.int64))
         )
@@ -32,9 +32,9 @@ class Curve:
             return self
         edges = np.linspace(0, count, most // 3 + 1).astype(np.int64)[:-1]
         lengths = np.diff(np.append(edges, count))
-        place = np.repeat(np.arange(len(edges)), lengths)
-        low = np.lexsort((self.pages, place))[edges]
-        high = np.lexsort((-self.pages, place))[edges]
+        at = np.repeat(np.arange(len(edges)), lengths)
+        low = np.lexsort((self.pages, at))[edges]
+        high = np.lexsort((-self.pages, at))[edges]
         keep = np.unique(np.concatenate([low, high, edges + lengths - 1]))
         return Curve(self.time_ns[keep], self.pages[keep], self.how)
 
@@ -48,21 +48,21 @@ def mapped(run: Run) -> Curve:
     """
     times, change, how = _changes(run)
     pages = np.cumsum(change)
-    looks, seen = run.facts.mapped_ns, run.facts.mapped_pages
-    if not len(looks):
+    snapshots, seen = run.facts.mapped_ns, run.facts.mapped_pages
+    if not len(snapshots):
         return Curve(times, pages, how)
-    away = _upto(times, pages, looks) - seen  # at each snapshot
-    back = _back(run, looks)
-    moments = np.unique(np.concatenate([times, looks, back]))
-    look = np.searchsorted(looks, moments, side="right") - 1
+    away = _upto(times, pages, snapshots) - seen  # at each snapshot
+    back = _back(run, snapshots)
+    moments = np.unique(np.concatenate([times, snapshots, back]))
+    latest = np.searchsorted(snapshots, moments, side="right") - 1
     returned = np.searchsorted(back, moments, side="right")
-    returned -= np.searchsorted(back, looks[look], side="right")
-    still = away[look] - np.minimum(returned, np.maximum(away[look], 0))
-    counted = _upto(times, pages, moments) - np.where(look >= 0, still, 0)
+    returned -= np.searchsorted(back, snapshots[latest], side="right")
+    still = away[latest] - np.minimum(returned, np.maximum(away[latest], 0))
+    counted = _upto(times, pages, moments) - np.where(latest >= 0, still, 0)
     return Curve(
         moments,
         np.maximum(counted, 0),
-        f"{len(looks)} count{'s' * (len(looks) > 1)} by the tracer, plus faults since",
+        f"{len(snapshots)} count{'s' * (len(snapshots) > 1)} by the tracer, plus faults since",
     )
 
 
@@ -76,11 +76,11 @@ def resident(run: Run) -> Curve | None:
 
 def _upto(times: I64, pages: I64, moments: I64) -> I64:
     """The last of `pages` at each moment; 0 before the first."""
-    place = np.searchsorted(times, moments, side="right")
-    return np.concatenate([[0], pages]).astype(np.int64)[place]
+    at = np.searchsorted(times, moments, side="right")
+    return np.concatenate([[0], pages]).astype(np.int64)[at]
 
 
-def _back(run: Run, looks: I64) -> I64:
+def _back(run: Run, snapshots: I64) -> I64:
     """When a fault gained a page that had been gained before the last snapshot, in order."""
     faults = run.faults
     single = np.flatnonzero((faults.pages == 1) & ~faults.replaced)
@@ -93,8 +93,8 @@ def _back(run: Run, looks: I64) -> I64:
     keys, times = keys[order], times[order]
     again = keys[1:] == keys[:-1]
     now, before = times[1:][again], times[:-1][again]
-    look = np.searchsorted(looks, now, side="right") - 1
-    return np.sort(now[(look >= 0) & (before < looks[look])])
+    latest = np.searchsorted(snapshots, now, side="right") - 1
+    return np.sort(now[(latest >= 0) & (before < snapshots[latest])])
 
 
 def _net(faults: Faults) -> I64:

@@ -36,12 +36,12 @@ class Steps:
         return "mixed"
 
 
-def steps(run: Run, place: Codes, count: int) -> list[Steps]:
+def steps(run: Run, region: Codes, count: int) -> list[Steps]:
     """For each region: how the faults that gained a frame follow one another, thread by thread."""
     gained = np.flatnonzero(run.faults.pages > 0)
-    faults = run.faults.take(gained) if len(gained) < len(run.faults) else run.faults
-    place = place[gained]
-    keys = faults.tid.astype(np.int64) * max(1, count) + place
+    faults = run.faults.select(gained) if len(gained) < len(run.faults) else run.faults
+    region = region[gained]
+    keys = faults.tid.astype(np.int64) * max(1, count) + region
     if len(keys) and (keys != keys[0]).any():
         order = np.argsort(keys, kind="stable")
         keys = keys[order]
@@ -53,7 +53,7 @@ def steps(run: Run, place: Codes, count: int) -> list[Steps]:
     step = np.diff(page)
     up = same & (step > 0) & (step <= reach[:-1])
     down = same & (step < 0) & (-step <= reach[1:])
-    where = place[order][1:]
+    where = region[order][1:]
     counts = [
         np.bincount(where[chosen], minlength=count).tolist()
         for chosen in (up, down, same & ~up & ~down)

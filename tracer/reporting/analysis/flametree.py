@@ -58,10 +58,10 @@ def tree(stacks: CallStacks, stack: Integers, comm: Words, weights: I64) -> Tree
         if depth == 0:
             label = samples[:, 0] + len(stacks.functions)
         else:
-            place = stacks.starts[samples[:, 1]] + depth - 1
-            inside = place < stacks.starts[samples[:, 1] + 1]
-            samples, sums, parent, place = (each[inside] for each in (samples, sums, parent, place))
-            label = stacks.function_of[stacks.flat[place]]
+            frame = stacks.starts[samples[:, 1]] + depth - 1
+            inside = frame < stacks.starts[samples[:, 1] + 1]
+            samples, sums, parent, frame = (each[inside] for each in (samples, sums, parent, frame))
+            label = stacks.function_of[stacks.flat[frame]]
         if not len(sums):
             break
         level, parent = _below(levels[-1], parent, label, sums, rank)
@@ -90,7 +90,7 @@ class _Level:
 
 
 def _below(above: _Level, parent: I64, label: I64, sums: I64, rank: I64) -> tuple[_Level, I64]:
-    """The next level, and each sample's place in it; takes from `above` what is no more alone."""
+    """The next level, and each sample's index in it; takes from `above` what is no more alone."""
     keys, inverse = np.unique(parent * len(rank) + label, return_inverse=True)
     inverse = inverse.reshape(-1)
     weight = np.zeros(len(keys), np.int64)
@@ -101,7 +101,7 @@ def _below(above: _Level, parent: I64, label: I64, sums: I64, rank: I64) -> tupl
     of, label, weight = of[order], label[order], weight[order]
     before = np.cumsum(weight) - weight
     first = np.searchsorted(of, of)  # of the same parent
-    place = np.empty(len(order), np.int64)
-    place[order] = np.arange(len(order))
+    position = np.empty(len(order), np.int64)
+    position[order] = np.arange(len(order))
     start = above.start[of] + before - before[first]
-    return _Level(label, start, weight, weight.copy()), place[inverse]
+    return _Level(label, start, weight, weight.copy()), position[inverse]

@@ -64,7 +64,7 @@ def unplaced(run: Run) -> int:
 
 
 def _by_faults(faults: Faults) -> Gains:
-    gained = faults.take(faults.pages > 0)
+    gained = faults.select(faults.pages > 0)
     huge = gained.pages == HUGE
     page = gained.page
     return Gains(
@@ -91,7 +91,7 @@ def _by_pages(run: Run, pages: Pages, initial: bool) -> Gains:
         page=pages.page[rows],
         span=np.ones(len(rows), np.uint32),
         label=Words(label.words, np.where(by_kind, kind, source).astype(np.int32)),
-        region=pages.region.take(rows),
+        region=pages.region.select(rows),
     )
 
 
@@ -112,5 +112,5 @@ def in_space(points: Gains, spaces: Integers) -> Gains:
         return points
     return Gains(
         points.time_ns[rows], points.space[rows], points.page[rows], points.span[rows],
-        points.label.take(rows), points.region.take(rows),
+        points.label.select(rows), points.region.select(rows),
     )  # fmt: skip

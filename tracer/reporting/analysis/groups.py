@@ -83,7 +83,7 @@ def whole(faults: Faults) -> Group:
     )
 
 
-def places(run: Run) -> tuple[Codes, list[tuple[str, str]]]:
+def regions(run: Run) -> tuple[Codes, list[tuple[str, str]]]:
     """The region of each fault: a mapping's name and permissions together."""
     region, perms = run.faults.region, run.faults.perms
     codes, pairs = combined((region.codes, len(region.words)), (perms.codes, len(perms.words)))

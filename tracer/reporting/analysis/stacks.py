@@ -9,12 +9,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from tracer.common.types import I64
-from tracer.reporting.reading.callstacks import Place
+from tracer.reporting.reading.callstacks import Location
 from tracer.reporting.reading.codes import Codes, combined
 from tracer.reporting.reading.columns import Words
 from tracer.reporting.reading.run import PAGE, Faults, Run
 
-Box = str | Place  # a name, or a place in a call stack
+Box = str | Location  # a name, or a location in a call stack
 
 
 @dataclass(frozen=True)

@@ -15,10 +15,10 @@ _LEAST = 64  # pages: a gap that may be in any array …
 _TIMES = 16  # … or so many times the usual one: between pages touched at random
 
 
-Place = tuple[str, str]  # name and permissions; of anonymous memory the name says which
+RegionKey = tuple[str, str]  # name and permissions; of anonymous memory the name says which
 
 
-def places_apart(run: Run) -> tuple[Codes, list[Place], dict[Place, int]]:
+def split_regions(run: Run) -> tuple[Codes, list[RegionKey], dict[RegionKey, int]]:
     """The region of each fault, and how many pages of each have a frame at the end."""
     region, perms, pages = run.faults.region, run.faults.perms, run.pages
     numbers = np.zeros(len(run.faults), np.int64)  # of stretches, from 1
@@ -40,7 +40,7 @@ def places_apart(run: Run) -> tuple[Codes, list[Place], dict[Place, int]]:
     kept: dict[tuple[int, ...], list[int]] = {}
     for at in sorted(range(len(found)), key=lambda at: -counts[at]):
         kept.setdefault(found[at][:2], []).append(at)
-    into, names = np.zeros(len(found), np.int64), list[Place]()
+    into, names = np.zeros(len(found), np.int64), list[RegionKey]()
     for (name, perm), alike in kept.items():
         for at in alike[:MOST]:
             into[at] = len(names)
@@ -57,9 +57,11 @@ def places_apart(run: Run) -> tuple[Codes, list[Place], dict[Place, int]]:
     return into[codes] if len(found) else codes, names, _at_end(run, left, called)
 
 
-def _at_end(run: Run, numbers: I64, called: dict[tuple[str, str, int], Place]) -> dict[Place, int]:
-    """Pages with a frame, by place; `numbers`: the stretch of each page, 0 for none."""
-    counts: dict[Place, int] = {}
+def _at_end(
+    run: Run, numbers: I64, called: dict[tuple[str, str, int], RegionKey]
+) -> dict[RegionKey, int]:
+    """Pages with a frame, by region; `numbers`: the stretch of each page, 0 for none."""
+    counts: dict[RegionKey, int] = {}
     if run.pages is None:
         return counts
     region, perms, held = run.pages.region, run.pages.perms, run.pages.present
@@ -68,8 +70,8 @@ def _at_end(run: Run, numbers: I64, called: dict[tuple[str, str, int], Place]) -
     times = np.bincount(codes[held], minlength=len(found)).tolist()
     for key, count in zip(found, times, strict=True):
         words = region.words[key[0]], perms.words[key[1]]
-        place = called.get((*words, key[2]), words)
-        counts[place] = counts.get(place, 0) + count
+        region_key = called.get((*words, key[2]), words)
+        counts[region_key] = counts.get(region_key, 0) + count
     return counts
 
 

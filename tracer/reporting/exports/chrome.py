@@ -42,8 +42,8 @@ def _frames(stacks: CallStacks) -> tuple[dict[str, dict[str, str]], list[str]]:
     ends = []
     for number in range(len(stacks)):
         caller = ""
-        for place in stacks.stack(number):
-            key = place.function.marked, place.function.module, caller
+        for location in stacks.stack(number):
+            key = location.function.marked, location.function.module, caller
             caller = ids.setdefault(key, str(len(ids) + 1))
         ends.append(f'"sf":{caller},')
     frames = {
@@ -67,7 +67,7 @@ def _names(found: Tracks) -> list[str]:
 
 
 def _slices(run: Run, found: Tracks, part: slice, ends: list[str]) -> list[str]:
-    faults = run.faults.take(found.row[part])
+    faults = run.faults.select(found.row[part])
     owners = [f'"pid":{track.pid},"tid":{track.tid}' for track in found.tracks]
     kinds, accesses, causes, regions = (
         [json.dumps(word) for word in column.words]

@@ -94,21 +94,21 @@ def _strings(field: int, words: Iterable[str]) -> Iterator[bytes]:
 
 def _callstacks(stacks: CallStacks) -> bytes:
     """Call stack number n by n + 1, its frames, and the names these have."""
-    places = stacks.places
+    locations = stacks.locations
     functions = {each: at for at, each in enumerate(stacks.functions, 1)}
-    modules = _ids(place.function.module or "(not known)" for place in places)
-    files = _ids(place.file for place in places if place.file)
+    modules = _ids(location.function.module or "(not known)" for location in locations)
+    files = _ids(location.file for location in locations if location.file)
     content = [
         *_strings(_FUNCTIONS, (function.name for function in functions)),
         *_strings(_PATHS, (module.removeprefix("/") for module in modules)),  # it puts one before
         *_strings(_SOURCES, files),
         *(block(_MAPPINGS, number(1, at) + number(7, at)) for at in modules.values()),
     ]
-    for at, place in enumerate(places, 1):
-        module = modules[place.function.module or "(not known)"]
-        frame = number(1, at) + number(2, functions[place.function]) + number(3, module)
-        if place.file:
-            frame += number(5, files[place.file]) + number(6, place.line)
+    for at, location in enumerate(locations, 1):
+        module = modules[location.function.module or "(not known)"]
+        frame = number(1, at) + number(2, functions[location.function]) + number(3, module)
+        if location.file:
+            frame += number(5, files[location.file]) + number(6, location.line)
         content.append(block(_FRAMES, frame))
     for at in range(len(stacks)):
         frames = stacks.flat[stacks.starts[at] : stacks.starts[at + 1]].tolist()
@@ -157,7 +157,7 @@ def _about(run: Run) -> bytes:
 def _slices(run: Run, found: Tracks, shared: tuple[Words, ...], part: slice) -> bytes:
     """A packet for the beginning of each slice and one for its end; one for an instant."""
     row = found.row[part]
-    faults = run.faults.take(row)
+    faults = run.faults.select(row)
     count = len(row)
     timed = found.timed[part]
     track = numbers(_TRACK, found.track[part] + _FIRST_TRACK, 5)
@@ -166,9 +166,9 @@ def _slices(run: Run, found: Tracks, shared: tuple[Words, ...], part: slice) -> 
         blocks(_ANNOTATION, constant(number(1, 2), count), numbers(_UINT, faults.pages, 5)),
     ]
     before = 1
-    for place, words in enumerate(shared, 3):
+    for name_id, words in enumerate(shared, 3):
         value = numbers(_STRING_IID, words.codes[row] + before, 4)
-        annotations.append(blocks(_ANNOTATION, constant(number(1, place), count), value))
+        annotations.append(blocks(_ANNOTATION, constant(number(1, name_id), count), value))
         before += len(words.words)
     if run.callstacks is not None:
         annotations.append(numbers(_CALLSTACK, faults.stack + 1, 5))

@@ -121,13 +121,13 @@ def drawing(
     made = f"Made by pagefault-report {__version__}; loads nothing from the network."
     texts = [line for note in [*notes, *origin, made] for line in _wrapped(note)] if title else []
     height = below + 17 * len(texts) if title else below - 14
-    place = f"{WIDTH - LEFT - 220} {8 if title else 6}"
+    position = f"{WIDTH - LEFT - 220} {8 if title else 6}"
     view = f"0 0 {WIDTH} {height}" if title else f"{LEFT} 0 {ROOM} {height}"
     name = _text(f"Flame graph: {TITLES[found.weight]}. {' '.join(found.notes)}")
     yield (
         f'<svg xmlns="http://www.w3.org/2000/svg" class="flame" viewBox="{view}" '
         f'role="img" aria-label="{name}" data-left="{LEFT}" data-width="{ROOM}" '
-        f'data-search="{place}">'
+        f'data-search="{position}">'
     )
     if title:
         yield f"<title>{_text(f'{title}: {clip(what, 240, GLYPHS)}')}</title>"

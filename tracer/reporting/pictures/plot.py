@@ -158,19 +158,19 @@ def _map(axes: Any, run: Run) -> None:
 
 def _marks(axes: Any, scene: _Scene, seconds: Any, keys: Any) -> None:
     points, axis = scene.points, scene.axis
-    place = axis.place(keys)
+    y = axis.position(keys)
     many = len(points)
     area = float(np.clip(9000 / max(many, 1), 5, 46))
     tall = points.span > 1
     if tall.any():
         height = axis.step(keys[tall]) * points.span[tall]
         colours = [style.colour(points.label.words[c]) for c in points.label.codes[tall].tolist()]
-        axes.vlines(seconds[tall], place[tall], place[tall] + height, colors=colours, lw=2.2)
+        axes.vlines(seconds[tall], y[tall], y[tall] + height, colors=colours, lw=2.2)
     for code, word in enumerate(points.label.words):
         rows = (points.label.codes == code) & ~tall
         if rows.any():
             axes.scatter(
-                seconds[rows], place[rows], s=area, c=style.colour(word), marker=style.mark(word),
+                seconds[rows], y[rows], s=area, c=style.colour(word), marker=style.mark(word),
                 linewidths=0.4 if many < 300 else 0, edgecolors=style.PAPER, zorder=3,
                 alpha=1 if many < 2000 else 0.85,
             )  # fmt: skip
@@ -180,7 +180,7 @@ def _dense(axes: Any, run: Run, scene: _Scene, seconds: Any, keys: Any) -> None:
     points, axis = scene.points, scene.axis
     box = axes.get_window_extent()
     width, height = max(1, int(box.width / (1 + 2 * _EDGE))), max(1, int(box.height))
-    x, y, label = seconds / max(run.seconds, 1e-9), axis.place(keys), points.label.codes
+    x, y, label = seconds / max(run.seconds, 1e-9), axis.position(keys), points.label.codes
     tall = np.flatnonzero(points.span > 1)
     if len(tall):  # a huge page is as many points as it has rows of pixels, at most
         steps = np.linspace(0, 1, min(64, height), endpoint=False)
@@ -235,15 +235,15 @@ def _fitting(bands: list[Band], most: int) -> list[Band]:
 
 
 def _spread(wanted: list[float], apart: float) -> list[float]:
-    """Places near the wanted ones (ascending), at least `apart` from each other, within 0 to 1."""
-    placed: list[float] = []
+    """Heights near the wanted ones (ascending), at least `apart` from each other, within 0 to 1."""
+    spread: list[float] = []
     for each in wanted:
-        placed.append(max(each, placed[-1] + apart) if placed else each)
+        spread.append(max(each, spread[-1] + apart) if spread else each)
     limit = 1.0
-    for at in range(len(placed) - 1, -1, -1):
-        placed[at] = min(placed[at], limit)
-        limit = placed[at] - apart
-    return placed
+    for at in range(len(spread) - 1, -1, -1):
+        spread[at] = min(spread[at], limit)
+        limit = spread[at] - apart
+    return spread
 
 
 def _addresses(axes: Any, shown: list[Band], heights: list[float]) -> None:
@@ -371,8 +371,8 @@ def _latencies(axes: Any, run: Run) -> None:
     if high - low < 1:
         low, high = (low + high - 1) / 2, (low + high + 1) / 2
     bins = np.linspace(low, high, 141)
-    for place, (at, values) in enumerate(rows):
-        _ridge(axes, len(rows) - 1 - place, faults.kind.words[at], values, bins)
+    for row, (at, values) in enumerate(rows):
+        _ridge(axes, len(rows) - 1 - row, faults.kind.words[at], values, bins)
     axes.set_xlim(low, high)
     axes.set_ylim(-0.12, len(rows))
     each = (1, 2, 5) if high - low < 2.5 else (1,)

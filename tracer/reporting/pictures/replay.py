@@ -115,12 +115,12 @@ def _events(run: Run, points: Gains, axis: Axis, per_cell: int, steps: int) -> E
     new = np.where(_first_gains(points)[row], pages, 0)
     parts = [(step[row], cell, points.label.codes[row].astype(np.int64), new, np.zeros_like(new))]
     if run.pages is not None:
-        lost = np.flatnonzero(~run.pages.present & (run.pages.last_ns >= 0))
-        keys = identity(run.pages.space[lost], run.pages.page[lost])
-        there = np.isfinite(axis.place(keys)) if len(keys) else np.zeros(0, np.bool_)
-        lost, keys = lost[there], keys[there]
-        ones = np.ones(len(lost), np.int64)
-        at = _step(run, run.pages.last_ns[lost], steps)
+        released = np.flatnonzero(~run.pages.present & (run.pages.last_ns >= 0))
+        keys = identity(run.pages.space[released], run.pages.page[released])
+        there = np.isfinite(axis.position(keys)) if len(keys) else np.zeros(0, np.bool_)
+        released, keys = released[there], keys[there]
+        ones = np.ones(len(released), np.int64)
+        at = _step(run, run.pages.last_ns[released], steps)
         parts.append((at, _cell_of(axis, keys, per_cell), ones * 255, ones * 0, ones))
     columns = [np.concatenate(column) for column in zip(*parts, strict=True)]
     return _merged(*columns)
@@ -165,12 +165,12 @@ def _cells(points: Gains, axis: Axis, per_cell: int) -> tuple[I64, I64, I64]:
     last = _cell_of(axis, keys + (points.span - 1).astype(np.uint64), per_cell)
     times = last - first + 1
     row = np.repeat(np.arange(len(points)), times)
-    place = np.arange(len(row)) - np.repeat(np.cumsum(times) - times, times)
+    nth = np.arange(len(row)) - np.repeat(np.cumsum(times) - times, times)
     # Of a huge page's first and last cell some pages may lie before it and after it.
     before = _inside(axis, keys) % per_cell
-    start = np.maximum(place * per_cell - before[row], 0)
-    end = np.minimum((place + 1) * per_cell - before[row], points.span[row].astype(np.int64))
-    return first[row] + place, row, end - start
+    start = np.maximum(nth * per_cell - before[row], 0)
+    end = np.minimum((nth + 1) * per_cell - before[row], points.span[row].astype(np.int64))
+    return first[row] + nth, row, end - start
 
 
 def _merged(step: I64, cell: I64, kind: I64, new: I64, gone: I64) -> Events:

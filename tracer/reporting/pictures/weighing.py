@@ -68,7 +68,7 @@ def _resident(run: Run, pages: Pages) -> Weighed:
     rows = np.flatnonzero(pages.present)
     fault = np.full(len(rows), -1, np.int64)
     own, kept = (pages.latest.mask(*words)[rows] for words in (("fault", "around"), _IN_PLACE))
-    gained = run.faults.take(np.flatnonzero(run.faults.pages > 0))
+    gained = run.faults.select(np.flatnonzero(run.faults.pages > 0))
     back = np.flatnonzero(run.faults.pages > 0)
     fault[own] = _at_that_moment(gained, pages, rows[own])
     rest = np.flatnonzero((own | kept) & (fault < 0))
@@ -110,16 +110,16 @@ def _latest_on(gained: Faults, pages: Pages, rows: Index) -> I64:
         keys = identity(gained.space[at], gained.page[at] // np.uint64(reach))
         keys, last = np.unique(keys[::-1], return_index=True)
         wanted = identity(pages.space[rows], pages.page[rows] // np.uint64(reach))
-        place = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)
-        found = keys[place] == wanted
-        fault = at[len(at) - 1 - last[place]]
+        nearest = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)
+        found = keys[nearest] == wanted
+        fault = at[len(at) - 1 - last[nearest]]
         best = np.where(found, np.maximum(best, fault), best)
     return best
 
 
 def _without(pages: Pages, rows: Index, own: Bools) -> str:
     """What is mapped and came by no fault that a row shows."""
-    counts = pages.latest.take(rows[~own]).counts()
+    counts = pages.latest.select(rows[~own]).counts()
     parts = [
         f"{size(int(counts[at]) * PAGE)} {_SOURCES.get(word) or 'by ' + word}"
         for at, word in enumerate(pages.latest.words)

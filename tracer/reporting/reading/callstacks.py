@@ -38,7 +38,7 @@ class Function(NamedTuple):
         return self.name + suffix
 
 
-class Place(NamedTuple):
+class Location(NamedTuple):
     """A function and the line in it; "" and 0 where not known."""
 
     function: Function
@@ -48,16 +48,16 @@ class Place(NamedTuple):
 
 @dataclass(frozen=True)
 class CallStacks:
-    """Stack n is `places[flat[starts[n]:starts[n + 1]]]`, outermost first.
+    """Stack n is `locations[flat[starts[n]:starts[n + 1]]]`, outermost first.
 
     Number 0 is that of faults without a stack. Where callers are missing, there is a
-    place that says so. `broken[n]` is the word for what is missing, "" where the stack
+    location that says so. `broken[n]` is the word for what is missing, "" where the stack
     is whole, and `ends_in[n]` the module of the code behind which it is, where known.
     """
 
     functions: list[Function]
-    places: list[Place]
-    function_of: I64  # by place: its number in `functions`
+    locations: list[Location]
+    function_of: I64  # by location: its number in `functions`
     flat: I64
     starts: I64
     broken: list[str]
@@ -69,17 +69,17 @@ class CallStacks:
         """With number 0."""
         return len(self.broken)
 
-    def stack(self, number: int) -> tuple[Place, ...]:
+    def stack(self, number: int) -> tuple[Location, ...]:
         """The frames of one, outermost first."""
         part = self.flat[self.starts[number] : self.starts[number + 1]]
-        return tuple(self.places[at] for at in part.tolist())
+        return tuple(self.locations[at] for at in part.tolist())
 
     def brief(self, number: int, most: int = 8) -> str:
         """The innermost functions of one, from there outwards: "memset ← fill ← main"."""
-        places = self.stack(number)[::-1]
-        names = [place.function.name for place in places[:most]]
-        if len(places) > most:
-            names.append(f"… {len(places) - most} more")
+        locations = self.stack(number)[::-1]
+        names = [location.function.name for location in locations[:most]]
+        if len(locations) > most:
+            names.append(f"… {len(locations) - most} more")
         return " ← ".join(names)
 
     @property
@@ -103,30 +103,30 @@ def read_callstacks(path: str) -> CallStacks:
     table = read_table(path, STACKS, "--stacks --csv")
     order = _checked(path, table)
     stack = table.numbers["stack"][order]
-    functions, places, function_of, codes = _named(table)
+    functions, locations, function_of, codes = _named(table)
     heads = np.flatnonzero(np.diff(stack, prepend=0))  # a stack's innermost frame
     ends = heads + np.diff(heads, append=len(stack)) - 1  # its outermost
     notes, broken, ends_in = _notes(table, order, heads, ends)
 
-    # Each row's place, and before it, outermost first, one that says what is missing there.
+    # Each row's location, and before it, outermost first, one that says what is missing there.
     noted = notes > 0
-    after = np.cumsum(1 + noted)  # places of the rows up to here
+    after = np.cumsum(1 + noted)  # locations of the rows up to here
     starts = np.concatenate([[0, 1], 1 + after[ends]]).astype(np.int64)
     flat = np.zeros(starts[-1], np.int64)
     of = np.repeat(np.arange(len(heads)), ends - heads + 1)
-    own = after - noted - 1  # where each row's place is, counted from the innermost
+    own = after - noted - 1  # where each row's location is, counted from the innermost
     at = starts[of + 2] - 1 - (own - own[heads[of]])
     flat[at] = codes[order]
-    odd = len(places)
+    odd = len(locations)
     flat[at[noted] - 1] = odd + notes[noted]
     flat[0] = odd
     for word in MISSING:
         functions.append(Function(f"({word})", "", ""))
-        places.append(Place(functions[-1], "", 0))
+        locations.append(Location(functions[-1], "", 0))
     function_of = np.append(function_of, len(functions) - len(MISSING) + np.arange(len(MISSING)))
     return CallStacks(
         functions=functions,
-        places=places,
+        locations=locations,
         function_of=function_of,
         flat=flat,
         starts=starts,
@@ -191,8 +191,8 @@ def _refuse(path: str, rows: Bools, why: str) -> None:
         raise wrong(path, f"line {int(rows.argmax()) + 2} {why}", "--stacks --csv")
 
 
-def _named(table: Table) -> tuple[list[Function], list[Place], I64, I64]:
-    """The functions there are, the places, each place's function, and each row's place."""
+def _named(table: Table) -> tuple[list[Function], list[Location], I64, I64]:
+    """The functions there are, the locations, each location's function, and each row's location."""
     function, module, side = (table.words[name] for name in ("function", "module", "side"))
     file, line = table.words["file"], table.numbers["line"]
     nameless = np.array([not word for word in function.words] or [True])[function.codes]
@@ -211,20 +211,20 @@ def _named(table: Table) -> tuple[list[Function], list[Place], I64, I64]:
         (symbol, len(symbols)), (offset_codes.reshape(-1), len(offsets))
     )
     functions = []
-    for at, place in meanings:
+    for at, offset_code in meanings:
         name, of, on = symbols[at]
-        shown = _name(function.words[name], module.words[of], int(offsets[place]))
+        shown = _name(function.words[name], module.words[of], int(offsets[offset_code]))
         known = bool(function.words[name])
         functions.append(Function(shown, side.words[on], module.words[of], known))
     lines, line_codes = np.unique(line, return_inverse=True)
     spot, spots = combined((file.codes, len(file.words)), (line_codes.reshape(-1), len(lines)))
-    by_place, meanings = combined((by_function, len(functions)), (spot, len(spots)))
-    places = [
-        Place(functions[at], file.words[spots[place][0]], int(lines[spots[place][1]]))
-        for at, place in meanings
+    by_location, meanings = combined((by_function, len(functions)), (spot, len(spots)))
+    locations = [
+        Location(functions[at], file.words[spots[line_at][0]], int(lines[spots[line_at][1]]))
+        for at, line_at in meanings
     ]
     function_of = np.array([at for at, _ in meanings], np.int64)
-    return functions, places, function_of, by_place.astype(np.int64)
+    return functions, locations, function_of, by_location.astype(np.int64)
 
 
 def _is_path(module: str) -> bool:

@@ -43,7 +43,7 @@ class Words:
         """How many rows have each word, or the sum of their `weights`."""
         return np.bincount(self.codes, weights, minlength=len(self.words))
 
-    def take(self, rows: Array) -> "Words":
+    def select(self, rows: Array) -> "Words":
         """The rows chosen, by number or by flag."""
         return Words(self.words, self.codes[rows])
 

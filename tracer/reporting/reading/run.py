@@ -58,10 +58,10 @@ class Faults:
         """Virtual page numbers."""
         return self.address >> PAGE_BITS
 
-    def take(self, rows: npt.NDArray[Any]) -> "Faults":
+    def select(self, rows: npt.NDArray[Any]) -> "Faults":
         """The rows chosen, by number or by flag."""
         values: dict[str, Any] = {
-            name: value.take(rows) if isinstance(value, Words) else value[rows]
+            name: value.select(rows) if isinstance(value, Words) else value[rows]
             for name, value in vars(self).items()
         }
         return Faults(**values)
@@ -190,8 +190,8 @@ def _stacks_file(
     if not recorded:
         return None, f"{name} has no call stacks: trace with --stacks to record them"
     beside = os.path.join(os.path.dirname(csv_path), named)
-    places = [beside] * bool(named) + [csv_path + SUFFIX]
-    path = given or next(filter(os.path.isfile, places), None)
+    paths = [beside] * bool(named) + [csv_path + SUFFIX]
+    path = given or next(filter(os.path.isfile, paths), None)
     if path is None:
         return None, f"call stacks file {name}{SUFFIX} not found; name it with --stacks"
     return path, ""
@@ -220,7 +220,7 @@ def _faults(table: Table, path: str) -> tuple[Faults, list[str]]:
     }
     faults = Faults(**columns)
     if (np.diff(faults.time_ns) < 0).any():  # threads overtake each other between batches
-        faults = faults.take(np.argsort(faults.time_ns, kind="stable"))
+        faults = faults.select(np.argsort(faults.time_ns, kind="stable"))
     return faults, table.notes
 
 

@@ -45,14 +45,14 @@ class Side:
         groups = group(self.run.faults, kind.codes, len(kind.words))
         return dict(zip((word or "(not known)" for word in kind.words), groups, strict=True))
 
-    def places(self) -> dict[tuple[str, str], Group]:
+    def regions(self) -> dict[tuple[str, str], Group]:
         """Its faults by region and permissions."""
-        return dict(zip(self.tables.places, self.tables.by_place, strict=True))
+        return dict(zip(self.tables.region_keys, self.tables.by_region, strict=True))
 
     def order(self) -> list[tuple[str, str]]:
         """Regions in the order of their first fault."""
-        places = self.places()
-        return sorted(places, key=lambda place: places[place].first_ns)
+        regions = self.regions()
+        return sorted(regions, key=lambda region: regions[region].first_ns)
 
 
 def side(run: Run) -> Side:
@@ -83,8 +83,8 @@ def tables(a: Side, b: Side) -> list[Table]:
         _compared(
             "By region",
             ("REGION", "PERMS"),
-            a.places(),
-            b.places(),
+            a.regions(),
+            b.regions(),
             lambda key: (key[0] or "(not known)", key[1]),
         ),
         *_functions(a, b),
@@ -130,7 +130,7 @@ def overall(a: Side, b: Side) -> Table:
     if peaks[0] is not None and peaks[1] is not None:
         add("resident peak, at least", peaks[0] * PAGE, peaks[1] * PAGE, _bytes)
     add("in huge pages", huge_a.huge * PAGE, huge_b.huge * PAGE, _bytes)
-    add("regions", len(a.tables.places), len(b.tables.places), _count)
+    add("regions", len(a.tables.region_keys), len(b.tables.region_keys), _count)
     for name in ("p50", "p90", "p99", "longest", "total"):
         label = {"longest": "longest fault", "total": "time in faults"}.get(name, f"latency {name}")
         one, other = getattr(a.total.latency, name), getattr(b.total.latency, name)
@@ -200,9 +200,9 @@ def by_function(a: dict[Function, int], b: dict[Function, int]) -> Table:
 def first_touch(a: Side, b: Side) -> Table:
     """The order in which regions were touched first, and which moved."""
     order_a, order_b = a.order(), b.order()
-    rank_a = {place: at for at, place in enumerate(order_a, 1)}
-    rank_b = {place: at for at, place in enumerate(order_b, 1)}
-    both = [place for place in order_a if place in rank_b]
+    rank_a = {region: at for at, region in enumerate(order_a, 1)}
+    rank_b = {region: at for at, region in enumerate(order_b, 1)}
+    both = [region for region in order_a if region in rank_b]
     moved = sum(
         one != other
         for one, other in zip(both, [p for p in order_b if p in rank_a], strict=True)
@@ -215,14 +215,14 @@ def first_touch(a: Side, b: Side) -> Table:
         + (f"{moved} in a different position" if moved else _SAME_ORDER),
     )
     words = [_words(each) for each in (a, b)]
-    for place in [*order_b, *(place for place in order_a if place not in rank_b)]:
-        ranks = (rank_a.get(place), rank_b.get(place))
+    for region in [*order_b, *(region for region in order_a if region not in rank_b)]:
+        ranks = (rank_a.get(region), rank_b.get(region))
         table.rows.append(
             [
                 *(Cell(str(rank) if rank else GLYPHS.none, rank or 0) for rank in ranks),
-                *(text(each.get(place, "")) for each in words),
-                text(place[0] or "(not known)"),
-                text(place[1]),
+                *(text(each.get(region, "")) for each in words),
+                text(region[0] or "(not known)"),
+                text(region[1]),
             ]
         )
     return table
@@ -230,7 +230,7 @@ def first_touch(a: Side, b: Side) -> Table:
 
 def _words(each: Side) -> dict[tuple[str, str], str]:
     steps = (found.word for found in each.tables.steps)
-    return dict(zip(each.tables.places, steps, strict=True))
+    return dict(zip(each.tables.region_keys, steps, strict=True))
 
 
 def _change(one: float, other: float, shown: Callable[[float], str]) -> list[Cell]:

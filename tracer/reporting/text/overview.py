@@ -90,13 +90,13 @@ def _where(tables: Tables) -> list[str]:
     kind = tables.run.faults.kind
     counts = kind.counts()
     best = int(counts.argmax())
-    place = next(largest(tables.by_place))
-    name = tables.places[place][0] or "an unknown region"
-    part = tables.by_place[place].faults / tables.total.faults
+    region = next(largest(tables.by_region))
+    name = tables.region_keys[region][0] or "an unknown region"
+    part = tables.by_region[region].faults / tables.total.faults
     return [
         f"{counts[best] / counts.sum():.0%} were of kind {kind.words[best] or '(not known)'}; "
         f"{part:.0%} were in {name}, the most faulted of "
-        f"{plural(sum(1 for _ in largest(tables.by_place)), 'region')}."
+        f"{plural(sum(1 for _ in largest(tables.by_region)), 'region')}."
     ]
 
 

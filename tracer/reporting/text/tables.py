@@ -12,8 +12,8 @@ from tracer.common.pages import PAGE_SHIFT
 from tracer.common.units import Glyphs, latency, size
 from tracer.reporting.analysis import findings, functions
 from tracer.reporting.analysis.curves import Curve, resident
-from tracer.reporting.analysis.groups import Group, group, largest, places, threads, whole
-from tracer.reporting.analysis.stretches import places_apart
+from tracer.reporting.analysis.groups import Group, group, largest, regions, threads, whole
+from tracer.reporting.analysis.stretches import split_regions
 from tracer.reporting.reading.codes import combined
 from tracer.reporting.reading.run import PAGE, Run
 
@@ -119,11 +119,11 @@ class Tables:
         self.curve = curve
         self.total = whole(run.faults)
         if apart:
-            self.place_codes, self.places, self.at_end = places_apart(run)
+            self.region_codes, self.region_keys, self.at_end = split_regions(run)
         else:
-            (self.place_codes, self.places), self.at_end = places(run), {}
-        self.by_place = group(run.faults, self.place_codes, len(self.places))
-        self.steps = findings.steps(run, self.place_codes, len(self.places))
+            (self.region_codes, self.region_keys), self.at_end = regions(run), {}
+        self.by_region = group(run.faults, self.region_codes, len(self.region_keys))
+        self.steps = findings.steps(run, self.region_codes, len(self.region_keys))
 
     def kinds(self) -> Table:
         """By what happened to the page."""
@@ -138,9 +138,9 @@ class Tables:
         table = _grouped(
             "By region",
             ("REGION", "PERMS"),
-            self.by_place,
+            self.by_region,
             self.total,
-            lambda at: (self.places[at][0] or "(not known)", self.places[at][1]),
+            lambda at: (self.region_keys[at][0] or "(not known)", self.region_keys[at][1]),
         )
         table.note = "GROSS: all that faults brought, counted again after each release"
         if self.run.pages is not None:
@@ -148,9 +148,9 @@ class Tables:
             table.note += "; NET: what has a frame at the end, from any source"
         table.columns.append("ORDER")
         table.left |= {"ORDER"}
-        for row, at in zip(table.rows, largest(self.by_place), strict=True):
+        for row, at in zip(table.rows, largest(self.by_region), strict=True):
             if self.run.pages is not None:
-                row.append(memory(self.at_end.get(self.places[at], 0)))
+                row.append(memory(self.at_end.get(self.region_keys[at], 0)))
             row.append(text(self.steps[at].word))
         return table
 
@@ -186,9 +186,9 @@ class Tables:
             frozenset(("ORDER", "REGION", "PERMS")),
             note="seconds since the start; ORDER: the direction in which each thread touched pages",
         )
-        order = sorted(range(len(self.places)), key=lambda at: self.by_place[at].first_ns)
+        order = sorted(range(len(self.region_keys)), key=lambda at: self.by_region[at].first_ns)
         for number, at in enumerate(order, 1):
-            part, (name, perms) = self.by_place[at], self.places[at]
+            part, (name, perms) = self.by_region[at], self.region_keys[at]
             table.rows.append(
                 [
                     count(number),
