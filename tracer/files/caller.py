@@ -53,7 +53,7 @@ def acting_as(who: object) -> Iterator[None]:
     before = os.geteuid(), os.getegid(), tuple(os.getgroups())
     _acting.as_caller = True
     try:
-        if not _take_on(*who):
+        if not _set_rights(*who):
             raise TraceError(
                 f"cannot open files with the rights of user {who.uid}, who called sudo",
                 "write to standard output: --csv - | sudo tee FILE",
@@ -62,11 +62,11 @@ def acting_as(who: object) -> Iterator[None]:
         yield
     finally:
         _acting.as_caller = False
-        if not _take_on(*before):
+        if not _set_rights(*before):
             os._exit(Exit.TRACER_FAILED)  # cannot happen: these were its rights before
 
 
-def _take_on(uid: int, gid: int, groups: tuple[int, ...]) -> bool:
+def _set_rights(uid: int, gid: int, groups: tuple[int, ...]) -> bool:
     """Set the thread's ids and groups; whether that worked."""
     numbers = (ctypes.c_uint32 * len(groups))(*groups)
     if _call(_NR_SETGROUPS, len(groups), ctypes.addressof(numbers)):

@@ -21,7 +21,7 @@ from tracer.common.errors import Exit, TraceError, complain
 from tracer.common.text import printable
 
 _LENGTH = struct.Struct("<Q")
-_LOOK_MS = 50  # interval at which `hasty` is checked while there is no answer
+_POLL_MS = 50  # interval at which `hasty` is checked while there is no answer
 _PATIENCE_S = 0.3  # wait for an answer, when `hasty`
 _WORD_S = 5.0  # after which a message says what is waited for
 _END_S = 0.2  # wait for a child that has been killed, or has no more to do
@@ -42,7 +42,7 @@ class Clerk:
         Raises TraceError where no child can be started.
         """
         self._name = name
-        self._told = False
+        self._warned = False
         ours, theirs = socket.socketpair()
         # Blocked, in the child permanently: only we end it, and it must not run our handlers.
         before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
@@ -93,14 +93,14 @@ class Clerk:
         poll.register(ours, select.POLLIN)
         began = time.monotonic()
         in_haste: float | None = None
-        while not poll.poll(_LOOK_MS):
+        while not poll.poll(_POLL_MS):
             now = time.monotonic()
             if hasty():
                 in_haste = in_haste or now
                 if now - in_haste >= patience_s:
                     raise self._unanswered()
-            elif now - began >= _WORD_S and not self._told:
-                self._told = True
+            elif now - began >= _WORD_S and not self._warned:
+                self._warned = True
                 complain(
                     f"waiting for {printable(self._name)}, whose file system does not answer; "
                     "press Ctrl-C twice to give up"

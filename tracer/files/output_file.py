@@ -19,7 +19,7 @@ from tracer.files.clerk import Clerk, Unanswered
 from tracer.files.failures import failure, left_behind
 from tracer.files.paths import Owner
 
-_LOOK_MS = 50  # interval at which `hasty` is checked while a reader reads nothing
+_POLL_MS = 50  # interval at which `hasty` is checked while a reader reads nothing
 _PATIENCE_MS = 300  # total wait for such a reader, when `hasty`
 _AT_A_TIME = 1 << 20  # bytes that a disk writes without a noticeable delay
 
@@ -98,11 +98,11 @@ class OutputFile:
     def _start(self) -> None:
         self._fresh = False
         if self._becomes and not self._whole:
-            self._take_place()
+            self._rename_entry()
         elif self.regular and not self.created and self._parent >= 0:
             os.ftruncate(self._fd, 0)
 
-    def _take_place(self) -> None:
+    def _rename_entry(self) -> None:
         try:
             with acting_as(self._owner):
                 _rename(self._parent, self._entry, self._becomes)
@@ -139,9 +139,9 @@ class OutputFile:
         """Wait until it is writable."""
         poll = select.poll()
         poll.register(self._fd, select.POLLOUT)
-        while not poll.poll(_LOOK_MS):
+        while not poll.poll(_POLL_MS):
             if self.hasty():
-                self._patience -= _LOOK_MS
+                self._patience -= _POLL_MS
                 if self._patience <= 0:
                     raise Stalled(self.name)
 
@@ -194,7 +194,7 @@ class OutputFile:
         fd, self._fd = self._fd, -1
         os.close(fd)
         if self._becomes:
-            self._take_place()
+            self._rename_entry()
 
     def _sync(self) -> None:
         """fdatasync; of a large file in a child process, since no signal is handled meanwhile."""

@@ -183,7 +183,7 @@ class Command(Closing):
             self._drop_helper()
         elif self.pin_reason != NOT_ASKED_FOR:
             if self.pin is None:
-                self._take_pin()  # ptrace was refused: late, and perhaps too late
+                self._pin_mm()  # ptrace was refused: late, and perhaps too late
             if self.pin is not None:
                 self._prepare_helper()  # for a later exec, when there is no time to start one
 
@@ -198,7 +198,7 @@ class Command(Closing):
         old, self.pin = self.pin, None
         if self._helper is None:
             self._prepare_helper()
-        self._take_pin()
+        self._pin_mm()
         self._prepare_helper()
         if old is not None:
             old.close()
@@ -281,7 +281,7 @@ class Command(Closing):
             self._helper.close()
             self._helper = None
 
-    def _take_pin(self) -> None:
+    def _pin_mm(self) -> None:
         helper, self._helper = self._helper, None
         if helper is None:
             return  # pin_reason says why
@@ -334,7 +334,7 @@ class Command(Closing):
             event, number = status >> 16, os.WSTOPSIG(status)
             if event == _PTRACE_EVENT_EXEC:
                 try:
-                    self._take_pin()
+                    self._pin_mm()
                     at_exec()
                 finally:
                     _ptrace(_PTRACE_DETACH, self.pid, 0)
