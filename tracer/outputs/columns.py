@@ -96,10 +96,10 @@ def strings(cells: Sequence[bytes], ids: Integers) -> Column:
     room = width + -width % (8 if width > 4 else 4)
     cells_used = b"".join(cells[i].rjust(room, b"\0") for i in used)
     table = np.frombuffer(cells_used, "<u8" if width > 4 else "<u4").reshape(len(used), -1)
-    place = _take(np.cumsum(present) - 1, ids)
+    row = _select(np.cumsum(present) - 1, ids)
     sizes = np.array([len(cells[i]) for i in used], np.intp)
-    lengths = None if (sizes == width).all() else _take(sizes, place)
-    return Column([_take(part, place) for part in np.ascontiguousarray(table.T)], width, lengths)
+    lengths = None if (sizes == width).all() else _select(sizes, row)
+    return Column([_select(part, row) for part in np.ascontiguousarray(table.T)], width, lengths)
 
 
 def constant(cell: bytes) -> Column:
@@ -194,17 +194,17 @@ def _look_up(table: Tables, low: Integers, rest: Integers) -> Words:
     first = rest == 0
     if not first.any():
         return _padded(table, low)
-    return _take(table, low.astype(np.intp) + first * np.intp(len(table) // 2))
+    return _select(table, low.astype(np.intp) + first * np.intp(len(table) // 2))
 
 
 def _padded(table: Tables, low: Integers) -> Words:
     """The digits of `low`, leading zeros and all; a single word where all are the same."""
     if len(low) and (low == low[0]).all():
         return table[int(low[0]) :][:1]
-    return _take(table, low)
+    return _select(table, low)
 
 
-def _take(table: npt.NDArray[Any], at: Integers) -> npt.NDArray[Any]:
+def _select(table: npt.NDArray[Any], at: Integers) -> npt.NDArray[Any]:
     """table[at]; quicker, since nothing is out of range."""
     return table.take(at.astype(np.intp, copy=False), mode="clip")
 

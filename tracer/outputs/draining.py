@@ -32,7 +32,7 @@ class DrainLine:
         now = self._clock()
         if self._due is None:
             self._due = now + _PATIENCE_S
-        if now < self._due or not self._takes_more():
+        if now < self._due or not self._accepts_more():
             return
         self._due = now + _EVERY_S
         what = (
@@ -49,11 +49,11 @@ class DrainLine:
     def erase(self) -> None:
         """Leave an empty line, for what comes next."""
         shown, self._shown = self._shown, False
-        if shown and self._takes_more():
+        if shown and self._accepts_more():
             start = (ControlType.CURSOR_MOVE_TO_COLUMN, 0)
             self._console.control(Control(start, (ControlType.ERASE_IN_LINE, 2)))
 
-    def _takes_more(self) -> bool:
+    def _accepts_more(self) -> bool:
         """Whether writing would not block, as it does on a terminal stopped by Ctrl-S."""
         try:
             return bool(select.select([], [self._console.file], [], 0)[1])

@@ -2,7 +2,7 @@
 
 Where all cells of each column are as long, a block of lines is a matrix of
 characters. Else what begins with a ragged column and ends before the next is a
-piece of each line, and all lines' pieces are put to their places in one assignment.
+piece of each line, and all lines' pieces are put to their offsets in one assignment.
 """
 
 from collections.abc import Iterator, Sequence
@@ -17,20 +17,20 @@ BLOCK = 4096  # lines put together at once: they stay in a core's own cache
 _SLACK = 8  # in front of a line, for the NULs of its first word
 
 Text = U8
-Places = Index
+Offsets = Index
 
 
 def lines(columns: Sequence[Column], rows: int) -> Iterator[memoryview]:
     """The columns side by side: whole lines at a time."""
     columns = _merged(columns)
     ends: list[int] = (_SLACK + np.cumsum([column.width for column in columns])).tolist()
-    placed, pieces = _placed(columns, ends), _pieces(columns, ends)
+    positioned, pieces = _positioned(columns, ends), _pieces(columns, ends)
     if pieces is not None:
-        starts, places = _places(pieces, ends[-1] - _SLACK, rows)
+        starts, offsets = _offsets(pieces, ends[-1] - _SLACK, rows)
     stride, count = ends[-1], min(rows, BLOCK)
     matrix = np.empty((count, stride), np.uint8)
-    matrix[:] = _common(placed, stride)
-    words = _written(placed)
+    matrix[:] = _common(positioned, stride)
+    words = _written(positioned)
     out = np.empty(count * stride, np.uint8)
     for start in range(0, rows, BLOCK):
         part = slice(start, min(start + BLOCK, rows))
@@ -43,7 +43,7 @@ def lines(columns: Sequence[Column], rows: int) -> Iterator[memoryview]:
             yield text[text != 0].data
         else:
             base = starts[start]
-            for piece, at_all in zip(pieces[::-1], places, strict=True):
+            for piece, at_all in zip(pieces[::-1], offsets, strict=True):
                 _put(matrix[:count], piece, at_all[part] - base, out)
             yield out[: int(starts[part.stop] - base)].data
 
@@ -62,35 +62,35 @@ def _merged(columns: Sequence[Column]) -> list[Column]:
     return [*merged, constant(cells)] if cells else merged
 
 
-def _placed(columns: Sequence[Column], ends: Sequence[int]) -> list[tuple[Words, int]]:
+def _positioned(columns: Sequence[Column], ends: Sequence[int]) -> list[tuple[Words, int]]:
     """Every word and where in its line it goes, in the order of writing.
 
     From right to left: the NULs that all cells of a column have in front lie over the end of
     the column before, which is written after it.
     """
-    placed = []
+    positioned = []
     for column, end in zip(columns[::-1], ends[::-1], strict=True):
         at = end - column.size
         for word in column.words:
-            placed.append((word, at))
+            positioned.append((word, at))
             at += word.itemsize
-    return placed
+    return positioned
 
 
-def _common(placed: Sequence[tuple[Words, int]], stride: int) -> Text:
+def _common(positioned: Sequence[tuple[Words, int]], stride: int) -> Text:
     """A line with the words that are the same in all."""
     line = np.zeros(stride, np.uint8)
-    for word, at in placed:
+    for word, at in positioned:
         if len(word) == 1:
             line[at : at + word.itemsize] = word.view(np.uint8)
     return line
 
 
-def _written(placed: Sequence[tuple[Words, int]]) -> list[tuple[Words, int]]:
+def _written(positioned: Sequence[tuple[Words, int]]) -> list[tuple[Words, int]]:
     """The words to write in every block: those that differ, and what these lie over."""
     written: list[tuple[Words, int]] = []
     reached = 1 << 62  # so far down do the words go that are written to the right of the next
-    for word, at in placed:
+    for word, at in positioned:
         if len(word) > 1 or at + word.itemsize > reached:
             written.append((word, at))
             reached = min(reached, at)
@@ -128,7 +128,7 @@ def _pieces(columns: Sequence[Column], ends: Sequence[int]) -> list[_Piece] | No
     return pieces
 
 
-def _places(pieces: list[_Piece], width: int, rows: int) -> tuple[Places, list[Places]]:
+def _offsets(pieces: list[_Piece], width: int, rows: int) -> tuple[Offsets, list[Offsets]]:
     """Where each line begins, and where each piece of it goes: from the last piece to the first."""
     lengths = np.full(rows, width, np.intp)
     for piece in pieces:
@@ -136,18 +136,18 @@ def _places(pieces: list[_Piece], width: int, rows: int) -> tuple[Places, list[P
             lengths -= piece.short
     starts = np.zeros(rows + 1, np.intp)
     np.cumsum(lengths, out=starts[1:])
-    places, end = [], starts[1:]
+    offsets, end = [], starts[1:]
     for piece in pieces[::-1]:
         at = end - (piece.end - piece.start)
-        places.append(at)
+        offsets.append(at)
         end = at if piece.short is None else at + piece.short
-    return starts, places
+    return starts, offsets
 
 
-def _put(matrix: Text, piece: _Piece, at: Places, out: Text) -> None:
-    """Copy the piece of each of the matrix's lines to its place in `out`."""
+def _put(matrix: Text, piece: _Piece, at: Offsets, out: Text) -> None:
+    """Copy the piece of each of the matrix's lines to its offset in `out`."""
     count, stride = matrix.shape
     width = piece.end - piece.start
-    # Every place in `out` that such a piece fits in: an array of overlapping cells.
+    # Every offset in `out` that such a piece fits in: an array of overlapping cells.
     cells = np.ndarray((len(out) - width + 1,), f"V{width}", out.data, 0, (1,))
     cells[at] = np.ndarray((count,), f"V{width}", matrix.data, piece.start, (stride,))

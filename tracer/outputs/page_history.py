@@ -50,7 +50,7 @@ LOSS_WORDS: dict[Loss, str] = {
 }
 
 
-def story(pages: PageTable, names: Names, info: RunInfo, glyphs: Glyphs) -> Table:
+def history(pages: PageTable, names: Names, info: RunInfo, glyphs: Glyphs) -> Table:
     """A line a page, in the order they gained their frames."""
     order = np.lexsort((pages.page, pages.first_time_ns))
     rows = [_page_row(pages, at, names, info, glyphs) for at in order.tolist()]
@@ -111,11 +111,11 @@ def _now(first: int, last: int, loss: Loss, glyphs: Glyphs) -> str:
 def sources(books: Books, glyphs: Glyphs) -> list[Table]:
     """Frames gained by source and released by cause: a table each, where not empty."""
     gained = {word.name.lower(): text for word, text in SOURCE_WORDS.items()}
-    lost = {word.name.lower(): text for word, text in LOSS_WORDS.items()}
+    released = {word.name.lower(): text for word, text in LOSS_WORDS.items()}
     tables = []
     for title, counts, texts in (
         ("GAINED", books.gained_by, gained),
-        ("RELEASED", books.lost_by, lost),
+        ("RELEASED", books.lost_by, released),
     ):
         rows: list[dict[str, Cell]] = [
             {

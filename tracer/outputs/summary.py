@@ -28,7 +28,7 @@ from tracer.model.rows import ANONYMOUS, UNKNOWN_LATENCY, Kind, Names, Rows
 from tracer.model.sources import Source
 from tracer.outputs.books import balance, memory, reasons
 from tracer.outputs.console import STYLES
-from tracer.outputs.page_history import MOST_PAGES, sources, story
+from tracer.outputs.page_history import MOST_PAGES, history, sources
 
 if TYPE_CHECKING:
     from tracer.callstacks.source_lines import SourceLines
@@ -64,7 +64,7 @@ class _Line:
 
     group: _Group
     gained: int  # pages, by any source
-    lost: int
+    released: int
     name: str
     perms: str
     array: int  # of Names.arrays
@@ -73,7 +73,7 @@ class _Line:
     def add(self, other: "_Line") -> None:
         self.group.add(other.group)
         self.gained += other.gained
-        self.lost += other.lost
+        self.released += other.released
 
     def rank(self) -> tuple[int, int]:
         """Smallest for most faults."""
@@ -83,7 +83,7 @@ class _Line:
         name = printable(self.name) or "(unknown)"
         return {
             **_numbers(self.group, glyphs),
-            **_frame_cells(self.gained, self.lost, glyphs),
+            **_frame_cells(self.gained, self.released, glyphs),
             "PERMS": (self.perms or glyphs.none, ""),
             "REGION": (name, ""),
             "MORE": (f" {self.more}" if self.more else "", ""),  # of the same cell, never cut
@@ -136,10 +136,10 @@ def _stacks_as_one(lines: list[_Line], names: Names) -> list[_Line]:
 
 def _rest_row(lines: Sequence[_Line], glyphs: Glyphs) -> dict[str, Cell]:
     longest = max(line.group.latencies.max for line in lines)
-    gained, lost = sum(line.gained for line in lines), sum(line.lost for line in lines)
+    gained, released = sum(line.gained for line in lines), sum(line.released for line in lines)
     return {
         "FAULTS": (str(sum(line.group.faults for line in lines)), ""),
-        **_frame_cells(gained, lost, glyphs),
+        **_frame_cells(gained, released, glyphs),
         "P50": ("", ""),
         "P99": ("", ""),
         "MAX": (units.latency(longest, glyphs), ""),
@@ -195,7 +195,7 @@ class Summary:
                 _table(console, glyphs, columns, code)
         few = None if pages is None else _few(pages)
         if few is not None:
-            _table(console, glyphs, *story(few, names, info, glyphs))
+            _table(console, glyphs, *history(few, names, info, glyphs))
         else:
             for columns, lines in sources(books, glyphs):
                 _table(console, glyphs, columns, lines)
@@ -234,10 +234,11 @@ class Summary:
 
     def _region_rows(self, books: Books, names: Names, glyphs: Glyphs) -> list[dict[str, Cell]]:
         """Most faults first; what does not fit is added up in a last line."""
-        gained, lost = self._frames(books)
+        gained, released = self._frames(books)
         keys = [key for key, group in self._regions.items() if group.faults or gained.get(key)]
         lines = [
-            _Line(self._regions[key], gained.get(key, 0), lost.get(key, 0), *key) for key in keys
+            _Line(self._regions[key], gained.get(key, 0), released.get(key, 0), *key)
+            for key in keys
         ]
         lines = _alike_folded(sorted(lines, key=_Line.rank), names)
         if len(lines) > MOST_LINES + 1:
@@ -252,12 +253,12 @@ class Summary:
     def _frames(self, books: Books) -> tuple[dict[_Key, int], dict[_Key, int]]:
         """Pages gained and released during the run, by region."""
         gained: dict[_Key, int] = {}
-        lost: dict[_Key, int] = {}
-        for sums, counts in ((gained, books.gained_in), (lost, books.lost_in)):
+        released: dict[_Key, int] = {}
+        for sums, counts in ((gained, books.gained_in), (released, books.lost_in)):
             for region, count in counts.items():
                 key = self._group_of[region]
                 sums[key] = sums.get(key, 0) + count
-        return gained, lost
+        return gained, released
 
 
 def _few(tables: Sequence[PageTable]) -> PageTable | None:
@@ -315,13 +316,13 @@ def _numbers(group: _Group, glyphs: Glyphs) -> dict[str, Cell]:
     }
 
 
-def _frame_cells(gained: int, lost: int, glyphs: Glyphs) -> dict[str, Cell]:
+def _frame_cells(gained: int, released: int, glyphs: Glyphs) -> dict[str, Cell]:
     """Pages, then bytes: all that was gained, and what is left of it after releases."""
     return {
         "GAINED": (str(gained), ""),
-        "GONE": (str(lost), "" if lost else "dim"),
+        "GONE": (str(released), "" if released else "dim"),
         "GROSS": (units.size(gained * PAGE_SIZE), ""),
-        "NET": (units.net((gained - lost) * PAGE_SIZE, glyphs), ""),
+        "NET": (units.net((gained - released) * PAGE_SIZE, glyphs), ""),
     }
 
 
