@@ -32,7 +32,7 @@ _SPACE = 1
 _CHUNK = 1 << 16
 
 
-class Looks:
+class Snapshots:
     """Successive snapshots of one process, and its timeline."""
 
     def __init__(self, pid: int) -> None:
@@ -42,7 +42,7 @@ class Looks:
         self._reconciler = Reconciler(self._line)
         self._reconciler.view(_SPACE, Source.INITIAL)
 
-    def look(self) -> float:
+    def snapshot(self) -> float:
         """CPU seconds of the next snapshot."""
         began = time.thread_time()
         shot = take_snapshot(self._pid, self._reconciler.last_seen(_SPACE))
@@ -72,25 +72,25 @@ def measure(pages: int = PAGES, rounds: int = ROUNDS) -> dict[str, Any]:
     """Seconds of each kind of snapshot, and its ratio to the bare read of the same round."""
     data: dict[str, Any] = {"pages": pages, "rounds": rounds, "cases": {}}
     with target("resident", pages, 1) as process:
-        looks = Looks(process.pid)
-        first = looks.look()
-        data["first"] = {"look": first, "bare": looks.bare()}
-        looks.look()  # confirms what the first one found
+        snapshots = Snapshots(process.pid)
+        first = snapshots.snapshot()
+        data["first"] = {"look": first, "bare": snapshots.bare()}
+        snapshots.snapshot()  # confirms what the first one found
         for name, changed in (("nothing", 0), ("some", CHANGED)):
-            data["cases"][name] = _case(process, looks, rounds, changed)
+            data["cases"][name] = _case(process, snapshots, rounds, changed)
     with target("resident", _SPARSE_PAGES, 1, _SPARSE_STRIDE) as process:
-        looks = Looks(process.pid)
-        looks.look()
-        taken = [looks.look() for _ in range(rounds + 1)][1:]
+        snapshots = Snapshots(process.pid)
+        snapshots.snapshot()
+        seconds = [snapshots.snapshot() for _ in range(rounds + 1)][1:]
         data["sparse"] = {
             "bytes": _SPARSE_PAGES * _SPARSE_STRIDE * mmap.PAGESIZE,
             "pages": _SPARSE_PAGES,
-            "look": spread(taken),
+            "look": spread(seconds),
         }
     return data
 
 
-def _case(process: Target, looks: Looks, rounds: int, changed: int) -> dict[str, Any]:
+def _case(process: Target, snapshots: Snapshots, rounds: int, changed: int) -> dict[str, Any]:
     times: list[tuple[float, float]] = []
     for _ in range(rounds):
         if changed:
@@ -98,12 +98,12 @@ def _case(process: Target, looks: Looks, rounds: int, changed: int) -> dict[str,
             if process.hear() != "done":
                 raise RuntimeError("the target did not change its pages")
         # Each page that changed without a recorded fault is read twice.
-        times.append((looks.bare(), looks.look()))
+        times.append((snapshots.bare(), snapshots.snapshot()))
     return {
         "changed": changed,
         "bare": spread([bare for bare, _ in times]),
-        "look": spread([look for _, look in times]),
-        "ratio": spread([look / bare for bare, look in times]),
+        "look": spread([whole for _, whole in times]),
+        "ratio": spread([whole / bare for bare, whole in times]),
     }
 
 
