@@ -19,7 +19,7 @@ from tracer.model.sources import Source
 from tracer.reporting import cli
 from tracer.reporting.analysis import density
 from tracer.reporting.analysis.axis import axis_of
-from tracer.reporting.analysis.gains import Gains, gains, unplaced
+from tracer.reporting.analysis.gains import Gains, gains, without_address
 from tracer.reporting.pictures.plot import _fitting, _spread, format_of, picture
 from tracer.reporting.reading.columns import Words
 from tracer.reporting.reading.run import identity, load
@@ -98,11 +98,11 @@ def test_neighbours_are_placed_where_the_pages_file_tells(tmp_path: Path) -> Non
     assert sorted(made.label.words[code] for code in made.label.codes) == [
         *("around", "around", "file")
     ]
-    assert unplaced(run) == 0
+    assert without_address(run) == 0
     assert len(gains(run, initial=True)) == 4
     alone = load(written(tmp_path / "u.csv", faults))
     assert len(gains(alone)) == 1
-    assert unplaced(alone) == 2
+    assert without_address(alone) == 2
 
 
 def test_one_point_among_millions_can_be_seen() -> None:

@@ -55,7 +55,7 @@ def gains(run: Run, initial: bool = False) -> Gains:
     )
 
 
-def unplaced(run: Run) -> int:
+def without_address(run: Run) -> int:
     """Pages mapped along with a fault, whose addresses the files do not record."""
     if run.pages is not None:
         return 0

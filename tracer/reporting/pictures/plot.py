@@ -17,7 +17,7 @@ from tracer.common.units import clip, latency, size
 from tracer.reporting.analysis.axis import Axis, Band, axis_of
 from tracer.reporting.analysis.curves import mapped, resident
 from tracer.reporting.analysis.density import pixels
-from tracer.reporting.analysis.gains import Gains, gains, in_space, unplaced
+from tracer.reporting.analysis.gains import Gains, gains, in_space, without_address
 from tracer.reporting.pictures import style
 from tracer.reporting.reading.needs import library
 from tracer.reporting.reading.run import PAGE, Run, identity
@@ -128,7 +128,7 @@ def _scene(run: Run) -> _Scene:
         most = np.sort(spaces[np.argsort(-counts, kind="stable")[:MOST_SPACES]])
         points = in_space(points, most)
         said.append(f"the {MOST_SPACES} of {len(spaces):,} address spaces that gained most")
-    if hidden := unplaced(run):
+    if hidden := without_address(run):
         said.append(f"{plural(hidden, 'page')} that came along with a neighbour are not shown")
     return _Scene(points, axis_of(points), "; ".join(said))
 
