@@ -11,14 +11,36 @@ void until_released(void)
 	_exit(0);
 }
 
+/*
+ * Fork before the trace: until the child has all it needs in memory, so that what it gains is not
+ * between the reading of pagemap and the trace.
+ */
+pid_t fork_settled(void)
+{
+	int settled[2];
+	char c;
+	check(pipe2(settled, O_CLOEXEC) == 0, "pipe2");
+	pid_t pid = fork();
+	check(pid >= 0, "fork");
+	if (pid == 0) {
+		touch_everything();
+		check(write(settled[1], "", 1) == 1, "pipe");
+	} else {
+		check(read(settled[0], &c, 1) == 1, "the child");
+	}
+	close(settled[0]);
+	close(settled[1]);
+	return pid;
+}
+
 static void set_remote(void)
 {
 	anon(N);
 	unsigned char *source = hole(N);
 	map_at(source, N, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	ranges[1].start = source;
-	check(pipe2(release_pipe, O_CLOEXEC) == 0 && (child = fork()) >= 0, "fork");
-	if (child == 0)
+	check(pipe2(release_pipe, O_CLOEXEC) == 0, "pipe2");
+	if ((child = fork_settled()) == 0)
 		until_released();
 	say("child %d\n", child);
 	touch_everything();

@@ -80,8 +80,7 @@ static void start_handler(void)
 		return;
 	}
 	check(pipe2(release_pipe, O_CLOEXEC) == 0, "pipe2");
-	pid_t pid = fork();
-	check(pid >= 0, "fork");
+	pid_t pid = fork_settled();
 	if (pid == 0) {
 		close(release_pipe[1]);
 		if (WHO == STRANGER && fork() > 0)

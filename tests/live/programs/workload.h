@@ -88,5 +88,6 @@ void set_nothing(void);
 void do_write(void);
 void do_read(void);
 void until_released(void);
+pid_t fork_settled(void);
 
 #endif
