@@ -55,12 +55,12 @@ KERNELS = (
 BY_PROBE = (
     "test_anonymous_hook.py",
     "test_books.py",
-    "test_cli_weather.py",
-    "test_faults.py",
+    "test_cli_robustness.py",
+    "test_faults_live.py",
     "test_kernel_count.py",
     "test_nofault.py",
     "test_ring_live.py",
-    "test_weather_loss.py",
+    "test_ring_overflow.py",
 )
 BENCH_KERNELS = ("6.12", "7")  # where instructions are counted
 REAL_KERNEL = "6.12"  # where a few of tests/real's programs run, each with another probe:

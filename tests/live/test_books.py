@@ -116,7 +116,7 @@ def told() -> dict[Any, list[tuple[bool, Told]]]:
 
 
 @pytest.mark.parametrize("arguments", DETERMINISTIC, ids=lambda arguments: arguments[0])
-def test_all_probes_tell_the_same(
+def test_all_probes_report_the_same(
     attached: Attached,
     arguments: tuple[str | int, ...],
     told: dict[Any, list[tuple[bool, Told]]],

@@ -162,13 +162,13 @@ def test_files_that_cannot_be_written(
 
 
 @pytest.mark.usefixtures("never_attached")
-def test_a_taken_meta_file(fails: Fails, tmp_path: Path, sleeper: int) -> None:
+def test_a_meta_file_that_exists(fails: Fails, tmp_path: Path, sleeper: int) -> None:
     (tmp_path / "a.csv.meta.json").write_text("{}")
     told = fails(Exit.OUTPUT, "-p", sleeper, "--csv", tmp_path / "a.csv")
     assert "a.csv.meta.json exists" in told
 
 
-def test_a_device_that_takes_nothing() -> None:
+def test_a_device_that_accepts_nothing() -> None:
     with Workload("anon-write", 11) as work:
         done = cli.run("-p", work.pid, "-d", "0.1", "--csv", "/dev/full", "-q")
     assert done.status == Exit.OUTPUT
@@ -261,7 +261,7 @@ def test_bcc_missing_or_another(
 
 
 @pytest.mark.parametrize("probe", ["fentry", "kprobe", "perf"])
-def test_a_forced_probe_is_taken_or_refused(
+def test_a_forced_probe_is_used_or_refused(
     fails: Fails, tmp_path: Path, sleeper: int, probe: str
 ) -> None:
     try:

@@ -65,7 +65,7 @@ def test_the_csv_has_every_fault(everything: Run) -> None:
     assert {"anon", "cow", "file"} <= kinds  # --kind chooses what is shown, not what is logged
 
 
-def test_the_meta_file_tells_of_the_run(everything: Run) -> None:
+def test_the_meta_file_describes_the_run(everything: Run) -> None:
     meta = cli.meta(everything.folder / "a.csv")
     books = cli.books(everything.folder / "a.csv")
     assert meta["state"] == "finished"

@@ -336,7 +336,7 @@ def test_a_signal_while_the_duration_is_over_ends_it_at_once(storm: int, tmp_pat
     assert "an immediate end was requested" in _notes(csv_file)
 
 
-def test_a_terminal_is_told_what_is_left(storm: int, tmp_path: Path) -> None:
+def test_a_terminal_shows_what_is_left(storm: int, tmp_path: Path) -> None:
     """One Ctrl-C ends the trace, the next the reading; the line is gone then."""
     csv_file = tmp_path / "a.csv"
     given = "--pid", str(storm), "--csv", str(csv_file), "--drain", "9999", *_much("1G")

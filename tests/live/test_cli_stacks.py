@@ -33,7 +33,7 @@ def test_the_files_of_the_command_line(tmp_path: Path) -> None:
     assert modules[str(BINARY)]
 
 
-def test_a_stream_has_no_place_beside_it() -> None:
+def test_a_stream_has_no_file_beside_it() -> None:
     done = run("--stacks", "--csv", "-", "--", "true")
     assert done.status == Exit.TRACER_FAILED
     assert "FILE.stacks.csv" in done.err
@@ -49,7 +49,7 @@ def test_a_file_that_is_there_is_not_overwritten(tmp_path: Path, name: str) -> N
     assert not (tmp_path / "faults.csv").exists()
 
 
-def test_without_a_csv_the_summary_tells() -> None:
+def test_without_a_csv_the_summary_reports() -> None:
     done = run("--stacks", "-q", "--", BINARY, "stacks", N, stdin="go\nend\n")
     assert done.status == 0, done.err
     assert "stack_writes ← stack_middle ← stack_outer" in done.out

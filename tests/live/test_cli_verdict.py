@@ -64,7 +64,7 @@ def test_attached_to_a_process() -> None:
     assert done.err == "pagefault-trace: --fail-if 'faults<1': over budget, it is 0\n"
 
 
-def test_without_a_last_look_memory_has_no_verdict(tmp_path: Path) -> None:
+def test_without_a_last_snapshot_memory_has_no_verdict(tmp_path: Path) -> None:
     """Whatever the limit; what the records count is known all the same."""
     csv = tmp_path / "a.csv"
     given = ("--fail-if", "resident>1TiB", "--fail-if", "faults>1G", "--drain", 0)

@@ -246,7 +246,7 @@ def _address(stream: object, words: bytes) -> int:
     raise AssertionError(f"no line with {words!r}")
 
 
-def test_auto_takes_an_exact_probe() -> None:
+def test_auto_selects_an_exact_probe() -> None:
     """Exactness before cost: fentry only where its handlers cannot be preempted."""
     chosen = attach("auto", bpf_dir())
     try:
@@ -300,7 +300,7 @@ def test_its_pin_is_no_sharer(
         assert madvise <= 97
 
 
-def test_the_last_look_is_at_the_last_memory(attached: Attached, tmp_path: Path) -> None:
+def test_the_last_snapshot_is_of_the_last_memory(attached: Attached, tmp_path: Path) -> None:
     """An exec may come so late that what is held is the memory before it: that is not shown."""
     argv = ["setarch", "-R", *command("dontneed", 5)]
     traced = run(attached, argv, tmp_path / "output")
@@ -327,7 +327,7 @@ def same_addresses() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("same_addresses")
-def test_pinned_or_not_its_pages_are_told_alike(attached: Attached, tmp_path: Path) -> None:
+def test_pinned_or_not_its_pages_are_reported_alike(attached: Attached, tmp_path: Path) -> None:
     """What is held for the last look changes nothing of what came before it."""
     told = []
     for pin in (True, False):

@@ -77,7 +77,7 @@ def test_what_is_there_stays_until_the_new_one_is_whole(steps: Disk) -> None:
 
 
 @pytest.mark.parametrize(("operation", "nth"), [("CREATE", 1), ("FSYNC", 1)])
-def test_a_trace_that_never_began_took_nothing(steps: Disk, operation: str, nth: int) -> None:
+def test_a_trace_that_never_began_overwrote_nothing(steps: Disk, operation: str, nth: int) -> None:
     """--force or not: the first thing written is that the trace runs."""
     failing.renew(steps.folder, old=True)
     steps.fail(operation, META, nth, errno.EIO, once=False)

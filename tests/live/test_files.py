@@ -180,7 +180,7 @@ def punch(work: Workload) -> None:
         "hole-memfd-again",
     ],
 )
-def test_another_process_takes_part_of_the_file(
+def test_another_process_discards_part_of_the_file(
     attached: Attached, how: Callable[[Workload], None], kind: int, again: int
 ) -> None:
     """Pages go with their place in the file, without a system call of the target's.

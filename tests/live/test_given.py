@@ -41,7 +41,7 @@ def test_madv_populate(attached: Attached, access: str) -> None:
 @pytest.mark.parametrize(
     ("name", "pages"), [("populate-gone", N), ("populate-gone", 4096), ("mlock-gone", N)]
 )
-def test_filled_and_unmapped_before_a_look(attached: Attached, name: str, pages: int) -> None:
+def test_filled_and_unmapped_before_a_snapshot(attached: Attached, name: str, pages: int) -> None:
     """Where the probe is blind, what the call left as it returned tells."""
     traced = trace(attached, name, pages)
     check_all(traced, blind=tuple(count.label for count in traced.report.counts))
@@ -52,7 +52,7 @@ def test_filled_and_unmapped_before_a_look(attached: Attached, name: str, pages:
     assert {page["last_loss"] for page in traced.table(anon).values()} == {Loss.MUNMAP}
 
 
-def test_filled_beyond_what_is_told_of_a_call(attached: Attached) -> None:
+def test_filled_beyond_what_is_reported_of_a_call(attached: Attached) -> None:
     """16 page tables; of the rest nothing tells, and that is said."""
     pages = 17 * 512
     traced = trace(attached, "populate-gone", pages)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.live.background import Background
-from tests.live.test_stacks import stacks_of
+from tests.live.test_stacks_live import stacks_of
 from tests.live.tracing import trace
 from tests.live.workload import Workload
 from tracer.probes.choose import Attached

@@ -240,7 +240,7 @@ def test_a_miss_is_not_blind(events: Attached, monkeypatch: pytest.MonkeyPatch) 
     assert "cause unknown" in books.missed_reason
 
 
-def test_threads_told_by_records_and_by_the_kernel_agree(attached: Attached) -> None:
+def test_threads_counted_by_records_and_by_the_kernel_agree(attached: Attached) -> None:
     """Where no record is lost, both ways of counting come to the same."""
     with Workload("late-threads", 31, 7) as work, Background(attached, work.pid) as live:
         work.go()

@@ -1,6 +1,6 @@
 """Several tracers at once: each has all of its own, whoever else starts, ends or is killed.
 
-Ten of them: tests/soak/test_ten_tracers.py. In guests two: test_cli_weather.py.
+Ten of them: tests/soak/test_ten_tracers.py. In guests two: test_cli_robustness.py.
 """
 
 import os

@@ -29,7 +29,7 @@ def test_a_target_that_the_kernel_kills(attached: Attached, memcg: Callable[...,
     assert LITTLE >> 13 < counted < PAGES
 
 
-def test_a_target_whose_memory_is_taken_away(
+def test_a_target_whose_memory_is_reclaimed(
     attached: Attached, memcg: Callable[..., Group], swap: Callable[..., object]
 ) -> None:
     """There is room for half of what it writes: the rest goes to swap, and is told to be gone."""

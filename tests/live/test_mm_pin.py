@@ -170,7 +170,7 @@ def test_a_stop_of_ours_stops_us_and_the_helper_sleeps_on() -> None:
         ended(helper)
 
 
-def test_tend_takes_a_disturbed_pin_afresh() -> None:
+def test_tend_renews_a_disturbed_pin() -> None:
     with Workload("anon-write", 7) as work, MmPin(work.pid) as pin:
         pin.tend()
         first = pin._helper.pid

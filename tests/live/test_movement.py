@@ -136,7 +136,7 @@ def test_ksm_advised_apart(attached: Attached, ksm: None) -> None:
         assert last_sources(traced) == {"fault": N}
 
 
-def test_ksm_taken_apart(attached: Attached, ksm: None) -> None:
+def test_ksm_unmerged(attached: Attached, ksm: None) -> None:
     """`2` in ksm/run: the kernel copies every merged page, on behalf of whoever wrote that."""
 
     def apart(work: Workload) -> None:

@@ -142,7 +142,7 @@ def test_read_present_equals_plain_reads(still: Still) -> None:
     assert total == plain
 
 
-def test_shared_memory_is_told_by_its_path_or_its_file_system(still: Still) -> None:
+def test_shared_memory_is_recognised_by_its_path_or_its_file_system(still: Still) -> None:
     mappings = {mapping.start: mapping for mapping in read_maps(still.pid)}
     filesystems = mount_filesystems(still.pid)
     assert mappings[still.shared].path == "/dev/zero (deleted)"

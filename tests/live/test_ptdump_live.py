@@ -230,7 +230,7 @@ def test_hidden_frames(multimap: Demo, each_page: bool) -> None:
     assert {line[1] for line in columns if line[4] == "false"} == {"0x0"}
 
 
-def test_no_right_to_look(multimap: Demo) -> None:
+def test_no_right_to_read(multimap: Demo) -> None:
     # CAP_PERFMON, too, lets one read in newer kernels (mm_access).
     done = without("-sys_admin,-sys_ptrace,-perfmon", str(multimap.pid))
     assert (done.returncode, done.stdout) == (Exit.NO_RIGHTS, "")

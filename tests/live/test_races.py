@@ -34,7 +34,7 @@ def test_the_same_pages(attached: Attached) -> None:
 
 
 @pytest.mark.parametrize("interval_ms", [600_000, 20])
-def test_pages_taken_from_under_each_other(attached: Attached, interval_ms: int) -> None:
+def test_pages_unmapped_under_each_other(attached: Attached, interval_ms: int) -> None:
     """16 threads that fault, discard, unmap and map anew one range: in the end it is pagemap's.
 
     With snapshots in between, too: what they show in the middle must fit.

@@ -136,7 +136,7 @@ def test_at_the_end_of_a_command(slow: Disk, operation: str, name: str) -> None:
     assert name in failing.failed(done)
 
 
-def test_whoever_waits_is_told_for_what(slow: Disk, target: int) -> None:
+def test_what_is_waited_for_is_reported(slow: Disk, target: int) -> None:
     slow.stall("WRITE", CSV)
     tracer = started("--pid", target, "--csv", slow.folder / CSV, "-q")
     assert tracer.stderr is not None

@@ -73,7 +73,7 @@ def test_exit_statuses_are_a_shells() -> None:
     assert sh("kill -SEGV $$") == 139
 
 
-def test_status_is_told_before_and_after_reaping() -> None:
+def test_status_is_known_before_and_after_reaping() -> None:
     with Command(["sh", "-c", "exit 3"], os.environ) as it:
         assert it.poll() is None
         it.start()
@@ -128,7 +128,7 @@ def test_its_pages_can_be_read_after_its_end(capfd: Capture) -> None:
         assert f"{where.start:x}-{where.end:x} rw-p".encode() in it.pin.read_maps()
 
 
-def test_repin_takes_the_memory_of_a_later_exec() -> None:
+def test_repin_pins_the_memory_of_a_later_exec() -> None:
     reader, writer = os.pipe()
     ready, tell = os.pipe()
     os.set_inheritable(reader, True)

@@ -59,7 +59,7 @@ def test_threads_on_the_same_pages_share_the_faults() -> None:
         assert 53 <= sum(count.faults for count in counts) <= 5 * 53
 
 
-def test_fault_around_takes_fewer_faults_than_pages() -> None:
+def test_fault_around_needs_fewer_faults_than_pages() -> None:
     with Workload("file-around", 101) as work:
         assert 1 <= work.go().counts[0].faults < 101
 
@@ -72,7 +72,7 @@ def test_cold_file_faults_page_by_page() -> None:
         assert most or report.file_system == TMPFS_MAGIC
 
 
-def test_mkwrite_takes_a_fault_to_read_and_one_to_write() -> None:
+def test_mkwrite_needs_a_fault_to_read_and_one_to_write() -> None:
     with Workload("file-mkwrite", 53) as work:
         report = work.go()
         writes = 0 if report.file_system == TMPFS_MAGIC else 53
@@ -93,6 +93,6 @@ def test_exit_ends_at_once() -> None:
         assert work.finish() == 0
 
 
-def test_bad_arguments_are_told() -> None:
+def test_bad_arguments_are_reported() -> None:
     with pytest.raises(WorkloadError, match="ended with 2"):
         Workload("anon-write")

@@ -86,7 +86,7 @@ def test_threads_are_kept_apart(threads: Threads) -> None:
     assert books(threads) == (5, 4)
 
 
-def test_a_thread_whose_start_no_record_told_began_at_zero(threads: Threads) -> None:
+def test_a_thread_whose_start_was_not_recorded_began_at_zero(threads: Threads) -> None:
     """A worker of io_uring, or a lost record: made under trace, so all its faults are ours."""
     record(threads, (13, 4), (13, 5))
     assert books(threads) == (5, 2)
@@ -181,7 +181,7 @@ LIVES = st.lists(
 
 @settings(max_examples=100, deadline=None)
 @given(LIVES, st.integers(1, 7))
-def test_what_was_missed_is_told_to_the_fault(
+def test_what_was_missed_is_known_to_the_fault(
     lives: list[tuple[int, list[bool], bool]], batch: int
 ) -> None:
     """Threads come and go; each one's records arrive in batches of their own."""

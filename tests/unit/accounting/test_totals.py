@@ -115,7 +115,7 @@ def test_a_thread_counts_from_where_it_was(kernel: Kernel) -> None:
     assert ended(made) == KernelCount(5, 0)
 
 
-def test_what_its_place_has_seen_counts_if_it_is_more(kernel: Kernel) -> None:
+def test_what_its_slot_has_seen_counts_if_it_is_more(kernel: Kernel) -> None:
     """A fault that completed after its count was read, in which there is a record of it."""
     kernel.lives[PID, PID] = running(40)
     made = attached(kernel)
@@ -210,7 +210,7 @@ def test_one_that_ends_while_the_last_are_listed_counts_once(kernel: Kernel) -> 
     assert ended(made) == KernelCount(11, 0)
 
 
-def test_one_that_begins_meanwhile_has_what_its_place_says(kernel: Kernel) -> None:
+def test_one_that_begins_meanwhile_has_what_its_slot_says(kernel: Kernel) -> None:
     kernel.lives[PID, PID] = running(40)
     made = attached(kernel)
     kernel.noted[PID, 7] = Watched(begun=True, ended=False, base=0)
@@ -321,7 +321,7 @@ def test_unheard_handlers_make_it_a_bound(kernel: Kernel) -> None:
     assert bound(kernel) == "it skipped the handlers that follow threads 2 times"
 
 
-def test_one_that_nobody_told_of_does_not(kernel: Kernel) -> None:
+def test_one_that_nobody_reported_does_not(kernel: Kernel) -> None:
     """io_uring's workers have a beginning that no event tells of; their end is in the sums."""
     kernel.lives[PID, PID] = running(40)
     made = attached(kernel)

@@ -113,7 +113,7 @@ def records(
     return np.concatenate(parts) if parts else np.zeros(0, LAYOUT.stack)
 
 
-def test_a_frame_is_a_place_in_a_file() -> None:
+def test_a_frame_is_an_offset_in_a_file() -> None:
     world = World()
     world.send(7, [TEXT + 0x10, LIBC + 0x20])
     assert world.ask(7, 7, 0) == [1, 1, 0]
@@ -143,7 +143,7 @@ def test_code_made_at_run_time_is_its_process_s_own() -> None:
     ]
 
 
-def test_code_in_a_memfd_has_its_place_there_and_its_address() -> None:
+def test_code_in_a_memfd_has_its_offset_there_and_its_address() -> None:
     """A perf map tells of addresses."""
     world = World()
     heard: list[Location] = []
@@ -300,7 +300,7 @@ def test_a_chain_that_ends_in_nothing_is_no_frame() -> None:
     assert world.offsets(1) == [0x1010, 0x1300]
 
 
-def test_as_many_frames_as_the_kernel_takes() -> None:
+def test_as_many_frames_as_the_kernel_records() -> None:
     world = World()
     world.send(7, [TEXT + 0x10 + n for n in range(127)])
     world.ask(7)

@@ -221,7 +221,7 @@ def names(ips: list[int], regions: list[int], kernel: tuple[list[int], list[str]
     return found
 
 
-def test_what_has_no_symbol_is_said_by_place() -> None:
+def test_what_has_no_symbol_has_its_offset_as_name() -> None:
     ips = [0, 0x7010, 0xA040, 0xC004, 0x5, 0x7010, (1 << 63) + 5]
     assert names(ips, [0, 1, 2, 3, 0, 2, 0], ([], [])) == [
         *("", "no\x1b[2Jfile+0x1010", "[anon]+0x40", "true (deleted)+0x4"),
@@ -230,7 +230,7 @@ def test_what_has_no_symbol_is_said_by_place() -> None:
     assert names([], [], ([], [])) == []
 
 
-def test_what_is_not_known_yet_has_the_name_of_its_place(tmp_path: Path) -> None:
+def test_what_is_not_known_yet_has_its_offset_as_name(tmp_path: Path) -> None:
     """As long as the file is being read elsewhere; nobody waits for it."""
     (tmp_path / "x").write_bytes(make_elf((SYMTAB, FULL)))
     asked = Here()

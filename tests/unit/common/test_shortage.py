@@ -119,7 +119,7 @@ def test_a_warning_beforehand(
         ("strange", 65536, errno.EPERM, errno.EPERM),
     ],
 )
-def test_memory_is_told_from_rights(
+def test_memory_is_distinguished_from_rights(
     monkeypatch: pytest.MonkeyPatch, release: str, limit: int, refused: int, says: int
 ) -> None:
     """Where the limit of locked memory cannot be raised either, which needs CAP_SYS_RESOURCE."""

@@ -187,7 +187,7 @@ def test_nothing_slips_through_while_names_change(tmp_path: Path) -> None:
     assert victim.read_text() == "precious"
 
 
-def test_what_took_the_place_of_our_file_stays(tmp_path: Path) -> None:
+def test_what_replaced_our_file_stays(tmp_path: Path) -> None:
     file = open_output(str(tmp_path / "f"))
     (tmp_path / "f").rename(tmp_path / "ours")
     (tmp_path / "f").write_text("precious")

@@ -213,7 +213,7 @@ def test_a_build_id_as_long_as_its_section(file: File) -> None:
         assert found == expected or (expected is None and len(found) == 128)
 
 
-def test_packed_symbols_that_take_much_memory(file: File) -> None:
+def test_packed_symbols_that_need_much_memory(file: File) -> None:
     """A dictionary of 1.5 GiB is a number in five bytes of what is packed."""
     plain = make_elf((SYMTAB, FULL))
     filters = [{"id": lzma.FILTER_LZMA2, "preset": 0, "dict_size": 1 << 16}]
@@ -227,7 +227,7 @@ def test_packed_symbols_that_take_much_memory(file: File) -> None:
         assert (elf.functions(file.open) is not None) is known
 
 
-def test_a_file_made_to_take_memory(tmp_path: Path) -> None:
+def test_a_file_made_to_use_memory(tmp_path: Path) -> None:
     """Huge sparse tables, one endless name, many names of one place."""
     path = tmp_path / "x"
     content = make_elf((SYMTAB, FULL))

@@ -90,7 +90,7 @@ def test_back_from_swap(parts: Parts) -> None:
     assert parts.timeline.ledger.tally.released[Loss.RECLAIM] == 1
 
 
-def test_a_batch_can_be_told_in_pieces(parts: Parts) -> None:
+def test_a_batch_can_be_applied_in_pieces(parts: Parts) -> None:
     """With what a system call took in between."""
     records = np.concatenate([fault(BASE, 2000), fault(BASE, 4000)])
     batch = parts.join.describe(parts.join.place(records), windows(0))
@@ -119,7 +119,7 @@ def test_the_instruction_s_mapping(parts: Parts) -> None:
 
 
 @pytest.mark.parametrize("fold", [False, True])
-def test_the_page_s_place_in_its_file(fold: bool) -> None:
+def test_the_page_s_offset_in_its_file(fold: bool) -> None:
     many = Parts()
     many.names.fold = fold
     other = BASE + (8 << 30)

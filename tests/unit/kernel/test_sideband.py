@@ -56,7 +56,7 @@ def test_shared_memory_and_nameless_files() -> None:
     assert (nameless.path, nameless.inode, nameless.pgoff) == ("", 9, 0x3000)
 
 
-def test_a_build_id_is_not_taken_for_an_inode() -> None:
+def test_a_build_id_is_not_read_as_an_inode() -> None:
     event = only(mmap2(b"/bin/x", misc=1 << 14))
     assert (event.device, event.inode, event.path) == (0, 0, "/bin/x")
 
@@ -77,7 +77,7 @@ def test_later_events_of_all_processes_are_kept() -> None:
     assert [event.pid for event in events] == [8]
 
 
-def test_only_an_exec_is_taken_from_the_renames() -> None:
+def test_only_an_exec_is_kept_of_the_renames() -> None:
     comm = struct.pack("<II", 42, 43) + b"sh\0\0\0\0\0\0"
     assert parse(record(3, comm) + record(3, comm, misc=1 << 13)) == (
         [ExecEvent(1000, 42, 43)],

@@ -68,7 +68,7 @@ def test_a_probe_may_not_grow_dearer_with_the_same_tools(
     assert text.splitlines()[-1].startswith(last)
 
 
-def test_new_counts_take_the_place_of_the_same_series(tmp_path: Path) -> None:
+def test_new_counts_replace_those_of_the_same_series(tmp_path: Path) -> None:
     path = tmp_path / "counts.json"
     baseline.save(
         {"6.12.1, bcc 1, QEMU 2": {"perf": 1.0}, "7.1.9, bcc 1, QEMU 2": {"perf": 2.0}}, path

@@ -39,7 +39,7 @@ Depends: kmod, linux-base-7.2.13+deb14-amd64 (= 7.2.13-1)
 }
 
 
-def test_a_kernel_in_one_package_takes_the_newest_version() -> None:
+def test_a_kernel_in_one_package_has_the_newest_version() -> None:
     release, packages = kernel_packages(TRIXIE.__getitem__)
     assert release == "6.12.107+deb13-amd64"
     assert packages == ["linux-image-6.12.107+deb13-amd64"]

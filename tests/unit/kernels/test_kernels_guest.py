@@ -52,7 +52,7 @@ def test_the_report_holds_each_test_with_its_worst_outcome(tmp_path: Path) -> No
     }
 
 
-def test_the_report_tells_where_a_machine_stopped(tmp_path: Path) -> None:
+def test_the_report_says_where_a_machine_stopped(tmp_path: Path) -> None:
     found = report_of(tmp_path, "def test_crash(): import os; os._exit(9)")
     assert found["test_known"][1] == "skipped"
     assert found["test_crash"] == ("-", "failed", "the guest died in this test")

@@ -85,7 +85,7 @@ def test_the_page_at_fault_may_come_before_its_neighbours() -> None:
     assert (made["state"] == State.HUGE).all()
 
 
-def test_a_huge_page_is_told_by_its_frames() -> None:
+def test_a_huge_page_is_recognised_by_its_frames() -> None:
     first, frame = 512 * 7, 1 << 21
     at = np.arange(first - 1, first + 600, dtype=np.uint64)
     frames = (at - np.uint64(first)) * np.uint64(4096) + np.uint64(frame)
@@ -168,7 +168,7 @@ def test_a_watcher_knows_what_the_timeline_knows(seed: int) -> None:
     assert not len(newer(table, caught)) or (newer(table, caught)["state"] == State.ABSENT).all()
 
 
-def test_what_was_there_before_is_told_as_such() -> None:
+def test_what_was_there_before_is_reported_as_such() -> None:
     seen: list[Source] = []
 
     class Sources(Watching):
@@ -299,7 +299,7 @@ def test_the_slowest_up_to_any_moment_are_exact() -> None:
         assert found["latency_ns"].tolist() == only.tolist()
 
 
-def test_faults_find_their_area_though_it_is_laid_later() -> None:
+def test_faults_find_their_area_though_it_is_mapped_later() -> None:
     model = Model(FACTS, Names())
     rows = outputs_data.rows(10)
     model.write(rows[:4], model.names)

@@ -63,7 +63,7 @@ def test_lost_events_are_always_in_sight(width: int) -> None:
         assert any("lost 1234" in text and "d55e00" in style for text, style in canvas.runs(0))
 
 
-def test_the_origin_is_always_told() -> None:
+def test_the_origin_is_always_shown() -> None:
     model = Model(Facts("x" * 300, "host", "6.12.1", "perf", START), Names())
     first = compose(model, View(), 80, 24, Charset()).plain().splitlines()[0]
     assert "perf on host 6.12.1" in first
@@ -112,7 +112,7 @@ def test_hostile_names_do_no_harm(table: bool) -> None:
     assert "\u202e" not in compose(model, view, 80, 24, Charset()).plain()
 
 
-def test_states_are_told_without_colour() -> None:
+def test_states_are_distinguished_without_colour() -> None:
     """A cell a page: each state has a glyph of its own; without Unicode, too."""
     for charset in (Charset(), PLAIN):
         assert len({*charset.states.values(), charset.fresh}) == len(charset.states) + 1
@@ -201,7 +201,7 @@ def test_a_sparse_terabyte_is_a_few_lines() -> None:
     assert view.lines < 10
 
 
-def test_many_processes_are_told_apart() -> None:
+def test_many_processes_are_distinguished() -> None:
     model = Model(FACTS, Names())
     areas = [area(0x100, 4, space=space, name=f"of{space}") for space in (1, 2)]
     areas[1] = replace(areas[1], pid=5555)

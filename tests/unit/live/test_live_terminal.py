@@ -64,7 +64,7 @@ def test_it_is_put_back_after_an_error(screen: tuple[int, int], error: type[Base
     said(ours, b"\x1b[?1049l")
 
 
-def test_a_terminal_that_takes_nothing_is_not_waited_for(screen: tuple[int, int]) -> None:
+def test_a_terminal_that_accepts_nothing_is_not_waited_for(screen: tuple[int, int]) -> None:
     ours, theirs = screen
     with Terminal(theirs, theirs) as terminal:
         terminal.write("x" * (1 << 20))
@@ -127,7 +127,7 @@ def test_much_output_is_no_memory(stage: Stage) -> None:
     assert len(stage._kept) <= 1 << 16
 
 
-def test_a_command_has_it_and_takes_keys(stage: Stage) -> None:
+def test_a_command_has_it_and_reads_keys(stage: Stage) -> None:
     stage.resize(97, 31)
     script = "import os; print(os.get_terminal_size()); print('got', input('name? '))"
     command = [sys.executable, "-ISc", script]

@@ -74,7 +74,7 @@ def test_frame_zero_is_a_frame(tmp_path: Path) -> None:
     assert cells["frame"] == cells["frame_before"] == "0x0"
 
 
-def test_the_offset_is_the_pages_place_in_the_file(tmp_path: Path) -> None:
+def test_the_offset_is_the_pages_own_in_the_file(tmp_path: Path) -> None:
     known = names("/bin/x")
     known.regions.append(Region(0, 1 << 47, "rw-p", 0, "[anon]"))
     cells = read(
@@ -242,7 +242,7 @@ def test_rows_wait_for_their_names(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert not Path(str(path) + ".part").exists()
 
 
-def test_after_a_failure_nothing_is_written_in_its_place(
+def test_after_a_failure_nothing_is_written_instead(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     symbols, path = Symbols("later"), tmp_path / "f"

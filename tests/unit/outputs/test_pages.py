@@ -65,7 +65,7 @@ def test_what_is_not_known_is_empty(tmp_path: Path) -> None:
         }
 
 
-def test_every_source_loss_and_kind_has_its_word(tmp_path: Path) -> None:
+def test_every_source_release_and_kind_has_its_word(tmp_path: Path) -> None:
     count = max(len(Source), len(Loss), len(Kind))
     place = np.arange(count)
     pages = table(

@@ -125,7 +125,7 @@ def test_an_empty_run(width: int) -> None:
     assert rendered([], Names(), width, Books(mapped_change=0), table(rows(0)), facts) == shown
 
 
-def test_pages_without_faults_are_told() -> None:
+def test_pages_without_faults_are_reported() -> None:
     """Attached to a process that then did nothing: its pages were there."""
     pages = table(
         five(),
@@ -188,7 +188,7 @@ def test_many_regions_add_up(count: int) -> None:
     assert end - start - 1 == MOST_LINES + 1
 
 
-def test_the_story_of_pages_that_moved_on() -> None:
+def test_the_history_of_pages_that_moved_on() -> None:
     pages = table(
         five(),
         first_source=[Source.FAULT, Source.AROUND, Source.FORK, Source.MISSED, Source.FAULT],
@@ -208,7 +208,7 @@ def test_the_story_of_pages_that_moved_on() -> None:
     ]
 
 
-def test_more_pages_are_told_by_source() -> None:
+def test_more_pages_are_counted_by_source() -> None:
     batch = rows(33)
     books = Books(gained_by={"fault": 33, "fork": 7, "ksm": 0}, lost_by={"madvise": 2})
     shown = rendered([batch], names(), books=books, pages=table(batch))
@@ -218,7 +218,7 @@ def test_more_pages_are_told_by_source() -> None:
     assert not any("ksm" in line for line in shown)
 
 
-def test_every_source_and_loss_has_words() -> None:
+def test_every_source_and_release_has_words() -> None:
     assert set(SOURCE_WORDS) == set(Source) - {Source.NONE}
     assert set(LOSS_WORDS) == set(Loss) - {Loss.NONE}
 
@@ -451,7 +451,7 @@ def test_thread_stacks_are_one_row_always() -> None:
     assert re.search(r"^ +2 .*\[anon\] thread stacks$", shown, re.MULTILINE)
 
 
-def test_gains_and_losses_are_of_their_array() -> None:
+def test_gains_and_releases_are_of_their_array() -> None:
     known, batches = _arrays(2)
     books = replace(BALANCED, gained_in={2: 70, 3: 80}, lost_in={3: 9})
     shown = rendered(batches, known, 0, books)

@@ -133,7 +133,7 @@ def test_without_the_scan_gaps_between_mappings_are_not_read(
 
 
 @pytest.mark.parametrize("pages", [511, 512, 513, 1024, 4095, 4096, 4097, 8199])
-def test_scan_of_many_ranges_takes_several_calls(own: PageMap, pages: int) -> None:
+def test_scan_of_many_ranges_needs_several_calls(own: PageMap, pages: int) -> None:
     """And within the kernel several pieces, of 512 ranges each."""
     area = mmap.mmap(-1, 2 * pages * PAGE_SIZE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     area.madvise(mmap.MADV_NOHUGEPAGE)

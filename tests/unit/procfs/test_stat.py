@@ -189,7 +189,7 @@ def test_gone_is_one_error(gone: int, ask: object) -> None:
     assert caught.value.pid == gone
 
 
-def test_start_time_tells_processes_apart(child: int) -> None:
+def test_start_time_distinguishes_processes(child: int) -> None:
     assert stat.start_time(child) >= stat.start_time(os.getpid()) > 0
 
 

@@ -161,7 +161,7 @@ def test_it_states_what_it_was_made_from_and_what_is_missing(tmp_path: Path) -> 
     assert root.findtext(f"{SVG}title") == "Memory gained by call stack: multimap --auto"
 
 
-def test_boxes_tell_their_module_and_share(tmp_path: Path) -> None:
+def test_boxes_show_their_module_and_share(tmp_path: Path) -> None:
     root = picture(stacked(tmp_path / "t.csv"))
     titles = [group.findtext(f"{SVG}title") for group in root.iter(f"{SVG}g")]
     assert f"fill\n{APP}\n12 KiB, 12.0% of total\n4 KiB self" in titles
@@ -256,7 +256,7 @@ def test_runs_with_hardly_a_fault(tmp_path: Path, count: int, weight: Weight) ->
     assert len(boxes(root)) == (3 if count else 0)
 
 
-def test_unknown_latencies_have_no_width_and_are_told(tmp_path: Path) -> None:
+def test_unknown_latencies_have_no_width_and_are_reported(tmp_path: Path) -> None:
     faults = rows(3, latency_ns=[UNKNOWN_LATENCY, 10, 20])
     path = add_stacks(written(tmp_path / "t.csv", faults), [1, 1, 1], [[frame("f")]])
     root = picture(path, "time")
@@ -331,7 +331,7 @@ def test_a_click_zooms_and_escape_goes_back(browser: Browser, tmp_path: Path) ->
     assert tab.complaints() == []
 
 
-def test_pointing_at_a_box_tells_of_it(browser: Browser, tmp_path: Path) -> None:
+def test_pointing_at_a_box_describes_it(browser: Browser, tmp_path: Path) -> None:
     tab = opened(browser, stacked(tmp_path / "t.csv"))
     said = "document.querySelector('.said').textContent"
     assert tab.evaluate(said).startswith("Width: memory gained by the faults")

@@ -65,7 +65,7 @@ def test_bands_are_regions() -> None:
 
 
 @given(st.lists(st.integers(0, (1 << 45) - 1), min_size=1, max_size=200), st.integers(2, 20))
-def test_every_page_has_its_place(pages: list[int], most: int) -> None:
+def test_every_page_has_a_position(pages: list[int], most: int) -> None:
     made = points(pages, [f"r{page % 7}" for page in pages])
     axis = axis_of(made, most)
     place = axis.position(identity(made.space, made.page))
@@ -88,7 +88,7 @@ def test_every_gain_is_a_point(tmp_path: Path) -> None:
     assert int(made.page[1]) <= int(faults["address"][1]) >> 12 < int(made.page[1]) + 512
 
 
-def test_neighbours_are_placed_where_the_pages_file_tells(tmp_path: Path) -> None:
+def test_neighbours_are_plotted_with_a_pages_file(tmp_path: Path) -> None:
     faults = rows(1, kind=Kind.FILE, pages=3, comm=1, region=1)
     three = table(rows(4, comm=1, region=1))
     three.first_source[:] = [Source.FAULT, Source.AROUND, Source.AROUND, Source.INITIAL]

@@ -112,7 +112,7 @@ def test_shown_names_never_hold_what_a_terminal_acts_on(name: str) -> None:
     assert safe(shown(name)) == shown(name)
 
 
-def test_without_a_meta_file_the_faults_tell(tmp_path: Path) -> None:
+def test_without_a_meta_file_the_faults_give_the_times(tmp_path: Path) -> None:
     run = load(written(tmp_path / "t.csv", five(), meta=False))
     assert run.start_ns == START - 1380
     assert run.end_ns == START + 4 * MS
@@ -120,7 +120,7 @@ def test_without_a_meta_file_the_faults_tell(tmp_path: Path) -> None:
     assert "no t.csv.meta.json" in run.notes[0]
 
 
-def test_a_trace_that_was_killed_is_told(tmp_path: Path) -> None:
+def test_a_trace_that_was_killed_is_reported(tmp_path: Path) -> None:
     path = demo(tmp_path / "t.csv")
     meta = Path(path + SUFFIX)
     content = json.loads(meta.read_text()) | {"state": "running", "books": None, "lost": None}
@@ -317,7 +317,7 @@ def test_any_value_in_the_meta_file_is_stood(data: st.DataObject) -> None:
         assert "\x1b" not in facts.what + facts.host + "".join(facts.notes)
 
 
-def test_mapped_memory_by_looks_and_faults(tmp_path: Path) -> None:
+def test_mapped_memory_by_snapshots_and_faults(tmp_path: Path) -> None:
     run = load(lossy(tmp_path / "t.csv"))
     curve = mapped(run)
     at = np.array([-1, 0, 1, 2, 3, 4, 5, 8, 10]) * MS + START
@@ -325,7 +325,7 @@ def test_mapped_memory_by_looks_and_faults(tmp_path: Path) -> None:
     assert curve.how == "2 counts by the tracer, plus faults since"
 
 
-def test_mapped_memory_without_looks(tmp_path: Path) -> None:
+def test_mapped_memory_without_snapshots(tmp_path: Path) -> None:
     path = lossy(tmp_path / "t.csv")
     meta = Path(path + SUFFIX)
     content = json.loads(meta.read_text())
@@ -382,14 +382,14 @@ def test_distinct_frames_are_read_and_shown(tmp_path: Path) -> None:
     assert tables.working_set().rows[-1][-1].text == "12 KiB"
 
 
-def test_a_look_corrects_what_faults_alone_say(tmp_path: Path) -> None:
+def test_a_snapshot_corrects_what_faults_alone_say(tmp_path: Path) -> None:
     facts = info(mapped=[(START + 2 * MS, 10), (START + 9 * MS, 1)])
     run = load(written(tmp_path / "t.csv", rows(5, comm=1, region=1), facts=facts))
     at = np.array([0, 1, 2, 3, 4, 9]) * MS + START
     assert mapped(run).at(at).tolist() == [1, 2, 10, 11, 12, 1]
 
 
-def test_pages_that_a_look_misses_are_back_when_they_are_gained_again(tmp_path: Path) -> None:
+def test_pages_that_a_snapshot_misses_are_back_when_they_are_gained_again(tmp_path: Path) -> None:
     faults = rows(7, comm=1, region=1)
     page = np.array([0, 1, 2, 0, 1, 0, 3])
     faults["address"][:] = 0x7F0000000000 + page * 4096

@@ -64,7 +64,7 @@ def test_a_frame_moved_in_place_is_of_the_fault_that_filled_it(tmp_path: Path) -
     assert "4 KiB by swapoff" in weigh(run, "resident").left_out
 
 
-def test_faults_that_were_filtered_out_are_told(tmp_path: Path) -> None:
+def test_faults_that_were_filtered_out_are_reported(tmp_path: Path) -> None:
     faults = rows(3, comm=1, region=1)
     pages = table(faults)
     run = load(written(tmp_path / "t.csv", faults[:2], pages=pages))

@@ -54,7 +54,7 @@ def test_stacks_of_the_same_functions_are_one_row(tmp_path: Path) -> None:
     ]
 
 
-def test_deep_stacks_are_told_in_short(tmp_path: Path) -> None:
+def test_deep_stacks_are_abbreviated(tmp_path: Path) -> None:
     deep = [frame(f"f{at}") for at in range(30)]
     run = load(add_stacks(written(tmp_path / "t.csv", rows(1)), [1], [deep]))
     found = cells(Tables(run, mapped(run)).stacks(20))

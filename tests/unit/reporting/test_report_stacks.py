@@ -58,7 +58,7 @@ def test_a_fault_has_its_frames_outermost_first(tmp_path: Path) -> None:
     ]
 
 
-def test_places_have_files_and_lines(tmp_path: Path) -> None:
+def test_frames_have_files_and_lines(tmp_path: Path) -> None:
     run = load(stacked(tmp_path / "t.csv"))
     assert run.callstacks is not None
     fill, memset = run.callstacks.stack(1)[-2:]
@@ -79,7 +79,7 @@ def test_places_have_files_and_lines(tmp_path: Path) -> None:
         ({"module": "", "module_offset": "", "address": ""}, "(not known)"),
     ],
 )
-def test_what_has_no_symbol_is_named_by_its_place(
+def test_what_has_no_symbol_is_named_by_its_offset(
     tmp_path: Path, cells: dict[str, Any], name: str
 ) -> None:
     run = load(add_stacks(written(tmp_path / "t.csv", rows(1)), [1], [[frame("", **cells)]]))
@@ -216,7 +216,7 @@ def test_foreign_files(tmp_path: Path, content: bytes, said: str) -> None:
         load(path)
 
 
-def test_files_mixed_up_are_told_apart(tmp_path: Path) -> None:
+def test_files_mixed_up_are_recognised(tmp_path: Path) -> None:
     path = stacked(tmp_path / "t.csv")
     stacks, pages = path + ".stacks.csv", path + ".pages.csv"
     for files, said in (
@@ -288,7 +288,7 @@ def test_names_of_functions_are_shown_as_a_terminal_shows_them(name: str) -> Non
         assert (function.name, function.module) == (printable(name), printable("/" + name))
 
 
-def test_kernel_code_is_told_from_the_programs(tmp_path: Path) -> None:
+def test_kernel_code_is_distinguished_from_the_programs(tmp_path: Path) -> None:
     stacks = [[kernel("same"), frame("same", "[kernel]")]]
     run = load(add_stacks(written(tmp_path / "t.csv", rows(1)), [1], stacks))
     assert run.callstacks is not None

@@ -186,7 +186,7 @@ def test_quantiles_are_exact(values: list[int]) -> None:
 
 
 @given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 3_000_000)), max_size=50))
-def test_combinations_can_be_told_apart(pairs: list[tuple[int, int]]) -> None:
+def test_combinations_can_be_distinguished(pairs: list[tuple[int, int]]) -> None:
     first = np.array([pair[0] for pair in pairs], np.int64)
     second = np.array([pair[1] for pair in pairs], np.int64)
     codes, meanings = combined((first, 6), (second, 3_000_001))
@@ -322,7 +322,7 @@ def test_a_reader_that_leaves_is_no_error(tmp_path: Path) -> None:
     assert (done.returncode, done.stderr) == (PIPE_CLOSED, "")
 
 
-def test_a_full_disk_is_told() -> None:
+def test_a_full_disk_is_reported() -> None:
     with open("/dev/full", "w") as full:
         done = subprocess.run(
             [sys.executable, "-m", "tracer.reporting.cli", "--help"],

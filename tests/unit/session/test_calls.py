@@ -77,7 +77,7 @@ def test_a_mapping_moved_with_its_pages(recorder: Recorder, kernel: Kernel) -> N
     assert gained(recorder) == {Source.FAULT: 1, Source.MOVE: 1}
 
 
-def test_filling_in_advance_is_told_the_observer(recorder: Recorder, kernel: Kernel) -> None:
+def test_filling_in_advance_is_reported_to_the_observer(recorder: Recorder, kernel: Kernel) -> None:
     kernel.syscall(MMAP, 0, 2 * P, 3, 0x8022, result=BASE)
     cycle(recorder)
     hint = Hint(BASE, BASE + 2 * P, Source.POPULATE, time_ns=kernel.time)

@@ -10,7 +10,7 @@ from tracer.snapshots.snapshots import Snapshot
 from tracer.wire.records import RecordType
 
 
-def test_what_exec_still_moves_is_not_looked_at(recorder: Recorder, kernel: Kernel) -> None:
+def test_what_exec_still_moves_is_not_compared(recorder: Recorder, kernel: Kernel) -> None:
     """Its own faults tell of the new space before its record does."""
     kernel.fault(1, count=101)
     kernel.fault(1, mm=NEW_MM, current_mm=NEW_MM, count=102)

@@ -80,7 +80,7 @@ def test_what_a_child_filled_before_the_first_look_at_it(
         (False, 8, (0, 1), 1),  # nobody knows what was there before
     ],
 )
-def test_a_call_that_filled_more_than_is_told_of(
+def test_a_call_that_filled_more_than_is_reported(
     recorder: Recorder, kernel: Kernel, known: bool, told: int, taken: tuple[int, int], unseen: int
 ) -> None:
     """What is gone before anybody looked is in no record: what was gained is a bound."""
@@ -94,7 +94,7 @@ def test_a_call_that_filled_more_than_is_told_of(
     assert recorder.parts.reconciler.unseen_fills == unseen
 
 
-def test_without_a_direct_map_nothing_is_told(recorder: Recorder, kernel: Kernel) -> None:
+def test_without_a_direct_map_nothing_is_reported(recorder: Recorder, kernel: Kernel) -> None:
     recorder.parts.attached.probe.name = "perf"
     recorder.parts.attached.direct_map.base = 0  # type: ignore[misc]
     recorder.parts.reconciler.view(1).has_snapshot = True
@@ -104,7 +104,7 @@ def test_without_a_direct_map_nothing_is_told(recorder: Recorder, kernel: Kernel
     assert recorder.parts.reconciler.unseen_fills == 1
 
 
-def test_what_is_filled_in_the_place_of_something(recorder: Recorder, kernel: Kernel) -> None:
+def test_what_is_filled_instead_of_something(recorder: Recorder, kernel: Kernel) -> None:
     """Also where the same frames come back, as a file's do."""
     recorder.parts.attached.probe.name = "perf"
     recorder.parts.reconciler.view(1).has_snapshot = True

@@ -23,7 +23,7 @@ from tracer.session.recorder import Recorder
 from tracer.wire.records import Mark, RecordType
 
 
-def test_without_the_sideband_the_reader_is_told(recorder: Recorder, kernel: Kernel) -> None:
+def test_without_the_sideband_there_is_a_note(recorder: Recorder, kernel: Kernel) -> None:
     assert recorder.parts.notes == ["mappings are known from snapshots only: not here"]
     assert kernel.targets == [(PID, {"children": True})]
 
@@ -173,7 +173,7 @@ def test_it_stops_when_it_is_enough(kernel: Kernel, recorder: Recorder) -> None:
     assert recorder.parts.ring.pending()
 
 
-def test_what_is_looked_at_one_by_one_ends_a_batch(
+def test_what_is_handled_one_by_one_ends_a_batch(
     kernel: Kernel, recorder: Recorder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """However many faults it could take: the end of a trace waits for no more."""

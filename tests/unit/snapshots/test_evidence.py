@@ -125,7 +125,7 @@ def test_frames_that_ksm_shares() -> None:
     assert both.tolist() == [Source.KSM, Source.KSM, Source.MIGRATE, Source.KSM]
 
 
-def test_what_nobody_tells_of_is_unknown() -> None:
+def test_what_nobody_reports_is_unknown() -> None:
     """A probe blind to other processes' writes cannot rule them out, nor say that it was one."""
     args = shot({}), ask(3, 4), ask(ZERO, 0x9000), ask(0x8000, 0xA000)
     blind = found(blind_to_others=True)

@@ -147,7 +147,7 @@ def do(world: World, now: int, step: tuple[Any, ...]) -> None:
         ("look", {2: B}, False),
     ]
 )
-def test_a_look_at_what_changed_tells_what_a_look_at_all_does(
+def test_a_snapshot_of_what_changed_is_worth_a_whole_one(
     tidy: bool, steps: list[tuple[Any, ...]]
 ) -> None:
     with pytest.MonkeyPatch.context() as patch:

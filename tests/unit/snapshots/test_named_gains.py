@@ -57,7 +57,7 @@ def test_very_many_calls_that_filled_unseen_are_one_range(world: World) -> None:
     assert world.reconciler.left_unseen(()) == 10000
 
 
-def test_what_a_call_told_of_after_the_snapshot_is_the_next_ones(world: World) -> None:
+def test_what_a_call_reported_after_the_snapshot_is_the_next_ones(world: World) -> None:
     world.born(Source.INITIAL)
     world.reconciler.hint(SPACE, Hint(7 * P, 8 * P, Source.POPULATE, time_ns=150))
     world.look(100, {})
@@ -134,7 +134,7 @@ def heir(world: World, *, looked: bool) -> None:
     world.reconciler.view(2, Source.FORK).descend(SPACE, parent)
 
 
-def test_a_child_of_what_had_not_been_looked_at_has_it_by_fork(world: World) -> None:
+def test_a_child_of_what_had_no_snapshot_has_it_by_fork(world: World) -> None:
     heir(world, looked=False)
     world.look(200, {7: A}, space=2)
     assert world.page(7, space=2)["source"] == Source.FORK

@@ -36,7 +36,7 @@ def test_what_exec_set_up(world: World) -> None:
     assert (world.page(7)["source"], world.page(8)["source"]) == (Source.FAULT, Source.EXEC)
 
 
-def test_what_was_filled_before_the_first_look(world: World) -> None:
+def test_what_was_filled_before_the_first_snapshot(world: World) -> None:
     world.born(Source.EXEC)
     world.fill(8 * P, 9 * P + 1)
     world.look(100, {7: A, 8: B, 9: C, 10: 0x9000})
@@ -85,7 +85,7 @@ def test_only_the_first_frame_is_confirmed(world: World) -> None:
     assert world.page(7)["confirmed"] == Confirmed.FAULT
 
 
-def test_a_fault_during_the_look_is_left_to_the_next(world: World) -> None:
+def test_a_fault_during_the_snapshot_is_left_to_the_next(world: World) -> None:
     world.born(Source.INITIAL)
     world.look(50, {})
     apply(world.line, Event(7, 95, 101, after=A), Event(8, 95, 102, after=B))
@@ -98,7 +98,7 @@ def test_a_fault_during_the_look_is_left_to_the_next(world: World) -> None:
 # -- suspects ------------------------------------------------------------------------
 
 
-def test_a_page_no_record_brought_needs_two_looks(world: World) -> None:
+def test_a_page_no_record_brought_needs_two_snapshots(world: World) -> None:
     world.born(Source.INITIAL)
     world.look(100, {})
     world.look(200, {7: A})
@@ -130,7 +130,7 @@ def test_a_suspect_that_looks_different_is_one_anew(world: World) -> None:
     assert world.page(7)["frame"] == B
 
 
-def test_gains_moves_and_losses_are_suspected_together(world: World) -> None:
+def test_gains_moves_and_releases_are_suspected_together(world: World) -> None:
     apply(world.line, Event(7, 10, 20, after=A), Event(8, 10, 21, after=B))
     world.look(100, {7: A, 8: B})
     world.look(200, {7: C, 6: A})
@@ -179,7 +179,7 @@ def test_mapped_pages_are_pagemaps(world: World) -> None:
     assert world.reconciler.view(SPACE).mapped == 2
 
 
-def test_the_frames_of_a_space_are_those_of_its_last_look(
+def test_the_frames_of_a_space_are_those_of_its_last_snapshot(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """By our own account where there was none, without what it may have inherited."""

@@ -45,7 +45,7 @@ def test_each_frame_counts_once(spaces: list[list[int]]) -> None:
     assert [part.tolist() for part in parts] == before  # they are others'
 
 
-def test_memory_is_looked_through_a_stretch_at_a_time() -> None:
+def test_frames_are_counted_a_stretch_at_a_time() -> None:
     edge = resident._STRETCH
     assert distinct([frames(3, edge + 3, edge + 2), frames(2 * edge + 3, edge + 3)]) == 4
 

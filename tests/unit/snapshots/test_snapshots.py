@@ -112,7 +112,7 @@ def check(look: Snapshot) -> None:
 
 
 @pytest.mark.usefixtures("clock")
-def test_a_look_at_a_living_process(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_snapshot_of_a_living_process(monkeypatch: pytest.MonkeyPatch) -> None:
     mappings = [mapping(5, 8), mapping(9, 12)]
     monkeypatch.setattr(snapshots, "PageMap", FakePageMap)
     monkeypatch.setattr(snapshots, "read_maps", lambda pid: mappings)
@@ -122,12 +122,12 @@ def test_a_look_at_a_living_process(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("clock")
-def test_a_look_at_pinned_memory() -> None:
+def test_a_snapshot_of_pinned_memory() -> None:
     maps = b"5000-8000 rw-p 00000000 00:00 0 \n9000-c000 rw-p 00000000 00:00 0 \n"
     check(snapshots.take_pinned_snapshot(1, maps, FakePageMap()))  # type: ignore[arg-type]
 
 
-def test_a_look_at_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_snapshot_of_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     class Empty(FakePageMap):
         def read_ranges(
             self, spans: list[tuple[int, int]], likely: object = ()

@@ -124,7 +124,7 @@ def stack(history: MappingHistory, time: int, start: int, pages: int = 2 * LARGE
 
 
 @pytest.mark.parametrize("pages", [2 * LARGE, LARGE // 4])
-def test_thread_stacks_are_told_by_their_threads(history: MappingHistory, pages: int) -> None:
+def test_thread_stacks_are_recognised_by_their_threads(history: MappingHistory, pages: int) -> None:
     for number in range(1, 5):
         stack(history, number, 0x10000 - number * pages, pages)
     tops = [0x10000 - number * pages - 1 for number in range(4)]
@@ -139,7 +139,7 @@ def test_thread_stacks_are_told_by_their_threads(history: MappingHistory, pages:
     assert of(child, 10, *tops) == ["thread stacks"] * 4
 
 
-def test_what_comes_to_a_thread_stacks_place_is_none(history: MappingHistory) -> None:
+def test_what_replaces_a_thread_stack_is_none(history: MappingHistory) -> None:
     """But for a stack of the same size, mapped without rights first."""
     start, pages = 0x10000, 2 * LARGE
     for time in range(10, 100, 10):
@@ -199,7 +199,7 @@ def test_stacks_of_threads_that_were_there(history: MappingHistory) -> None:
     assert of(history, 2, *pages) == ["thread stacks"] * 3 + [at(pages[3] - 252)]
 
 
-def test_mremap_takes_it_along(history: MappingHistory) -> None:
+def test_mremap_moves_it_along(history: MappingHistory) -> None:
     mapped(history, 1, 0x1000, 0x2000)
     history.add(2, Move(0x1000 * P, 0x1000 * P, 0x8000 * P, 0x3000 * P, keep=False))
     assert of(history, 3, 0x8000, 0xAFFF) == [at(0x1000)] * 2
@@ -217,7 +217,7 @@ def test_a_forked_child_shares_and_another_program_does_not(history: MappingHist
     assert mine == inherited != others
 
 
-def test_bss_is_told_by_its_file_whatever_process_has_it(history: MappingHistory) -> None:
+def test_bss_is_named_by_its_file_whatever_process_has_it(history: MappingHistory) -> None:
     other = MappingHistory(history._names, Files())
     for each, start in ((history, 0x100), (other, 0x900)):
         mapped(each, 1, start, start + 4, "rw-p", "/usr/lib/libx.so", 7)
@@ -331,7 +331,7 @@ def test_a_name_that_was_given_is_shown(history: MappingHistory) -> None:
     assert [region.name for region in history.present()] == [name]
 
 
-def test_pages_are_told_apart_as_faults_are(history: MappingHistory) -> None:
+def test_pages_are_distinguished_as_faults_are(history: MappingHistory) -> None:
     """What snapshots find: by address, where their mapping is one."""
     mapped(history, 1, 4 * LARGE, 5 * LARGE)
     mapped(history, 2, 3 * LARGE, 5 * LARGE)

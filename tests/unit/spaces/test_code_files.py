@@ -209,7 +209,7 @@ def test_the_sideband_names_a_path_below_a_chroot(
     assert not files._held
 
 
-def test_without_map_files_the_target_s_root_tells(
+def test_without_map_files_the_target_s_root_is_used(
     proc: Proc, files: CodeFiles, program: Path, tmp_path: Path
 ) -> None:
     root = tmp_path / "root"
@@ -330,7 +330,7 @@ def test_no_path_through_fuse(proc: Proc, files: CodeFiles, program: Path, tmp_p
     assert content(files, number) == ""
 
 
-def test_where_no_table_has_the_mount_statfs_tells(
+def test_where_no_table_has_the_mount_statfs_is_used(
     proc: Proc, files: CodeFiles, program: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("self", str(PID)):

@@ -154,7 +154,7 @@ def event(time: int, start: int, end: int, path: str = "", inode: int = 0) -> Mm
     return MmapEvent(time, 1, 1, start * P, end * P, 0, "rw-p", 8, inode, path)
 
 
-def test_short_lived_mappings_at_one_address_are_told_apart(history: MappingHistory) -> None:
+def test_short_lived_mappings_at_one_address_are_distinguished(history: MappingHistory) -> None:
     for turn in range(1000):
         path, inode = (f"/f{turn}", turn + 1) if turn % 2 else ("", 0)
         history.add(turn * 10, event(turn * 10, 5, 7, path, inode))
@@ -254,7 +254,7 @@ def test_a_snapshot_does_not_unmake_what_was(history: MappingHistory) -> None:
     assert names_of(look(history, (0, 31), (8, 31))) == ["", "[heap]"]
 
 
-def test_what_remains_of_a_cut_file_mapping_keeps_its_place_in_the_file(
+def test_what_remains_of_a_cut_file_mapping_keeps_its_file_offset(
     history: MappingHistory,
 ) -> None:
     history.add(1, event(1, 0, 10, "/a", 1))
@@ -315,7 +315,7 @@ def test_the_first_piece_of_the_heap_gets_its_name_by_brk(history: MappingHistor
     assert names_of(look(history, (9, 2), (29, 2))) == ["[anon]", "[heap]"]
 
 
-def test_the_break_is_first_told_as_it_grows(history: MappingHistory) -> None:
+def test_the_break_is_first_reported_as_it_grows(history: MappingHistory) -> None:
     history.add(2, event(2, 20, 30))
     history.add(2, Brk(30 * P - 9))
     assert names_of(look(history, (29, 2))) == ["[heap]"]
@@ -399,7 +399,7 @@ def test_of_very_many_files_the_latest_are_remembered() -> None:
     assert files.name(1, 1 << 20) == "/lib/libc.so"
 
 
-def test_one_inode_number_used_again_is_told_apart_in_time(history: MappingHistory) -> None:
+def test_one_inode_number_used_again_is_distinguished_by_time(history: MappingHistory) -> None:
     history.add(1, event(1, 0, 10, "/old", 7))
     history.add(2, event(2, 20, 30, "/new", 7))
     found = brought(history, (0, (0, 10, 1, 0, 8, 7)), (20, (20, 30, 1, 0, 8, 7)))

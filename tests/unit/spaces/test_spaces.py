@@ -98,7 +98,7 @@ def test_threads_and_vfork_share_fork_copies(spaces: Spaces) -> None:
     assert resolve(spaces, fault(A, 11)) == [(1, 11)]
 
 
-def test_threads_stacks_are_told_by_their_forks(spaces: Spaces) -> None:
+def test_threads_stacks_are_recognised_by_their_forks(spaces: Spaces) -> None:
     spaces.attach(0, 10, A, [mapping(0, "/a")])
     for page in (0x1000, 0x2000):
         at = page * P, (page + 0x800) * P
@@ -118,7 +118,7 @@ def test_threads_stacks_are_told_by_their_forks(spaces: Spaces) -> None:
     ]
 
 
-def test_exec_starts_empty_with_what_the_sideband_told_before_the_record(spaces: Spaces) -> None:
+def test_exec_starts_empty_with_what_the_sideband_had_before_the_record(spaces: Spaces) -> None:
     spaces.attach(0, 10, A, [mapping(0, "/old")])
     spaces.feed([event(5, 10, 8, "/last"), ExecEvent(6, 10, 10), event(7, 10, 0, "/new")])
     assert resolve(spaces, fault(B, 10, current=A, flags=0x18103)) == [(2, 10)]
@@ -234,7 +234,7 @@ def test_a_pointer_used_again_is_a_new_space(spaces: Spaces) -> None:
     assert spaces.of(12) is None
 
 
-def test_memory_nobody_told_us_of_has_no_owner(spaces: Spaces) -> None:
+def test_memory_nobody_reported_has_no_owner(spaces: Spaces) -> None:
     spaces.attach(0, 10, A)
     assert resolve(spaces, fault(D, 10, current=A)) == [(2, 0)]
     foreign = fault(C, 99)
@@ -242,7 +242,7 @@ def test_memory_nobody_told_us_of_has_no_owner(spaces: Spaces) -> None:
     assert resolve(spaces, foreign) == [(3, 0)]
 
 
-def test_an_exec_nobody_told_us_of(spaces: Spaces) -> None:
+def test_an_exec_nobody_reported(spaces: Spaces) -> None:
     spaces.attach(0, 10, A)
     assert resolve(spaces, fault(B, 10)) == [(2, 10)]
     assert spaces[1].ended_ns is not None
@@ -268,7 +268,7 @@ def test_system_calls_change_mappings(spaces: Spaces) -> None:
 
 
 @pytest.mark.parametrize("doubtful", [False, True])
-def test_new_mappings_are_taken_from_system_calls_in_doubt_only(
+def test_new_mappings_are_read_from_system_calls_in_doubt_only(
     spaces: Spaces, doubtful: bool
 ) -> None:
     spaces.attach(0, 10, A)
@@ -343,7 +343,7 @@ class Numbers(CodeFiles):
         return self.seen.index(key) + 1
 
 
-def test_files_of_one_path_are_told_apart() -> None:
+def test_files_of_one_path_are_distinguished() -> None:
     """In what faults, lookups and lists of mappings name; and no file's data matter."""
     spaces = Spaces(Names(fold=True), Numbers())
     code = mapping(0, "/a")._replace(perms="r-xp")

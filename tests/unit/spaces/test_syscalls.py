@@ -37,7 +37,7 @@ def call(number: int, *args: int, result: int = 0, memory: Memory | None = None)
     return interpret(decode(record)[0], 3, memory or Memory()).effect
 
 
-def test_what_only_takes_has_the_effect_that_it_has_by_itself() -> None:
+def test_what_only_releases_has_the_effect_that_it_has_by_itself() -> None:
     random = np.random.default_rng(5)
     records = np.zeros(3000, LAYOUT.syscall)
     records["type"] = random.choice([RecordType.SYSCALL, RecordType.CALL], 3000, p=[0.9, 0.1])
@@ -68,7 +68,7 @@ def test_what_only_takes_has_the_effect_that_it_has_by_itself() -> None:
     assert chosen.sum() > 100
 
 
-def test_munmap_takes_whole_pages() -> None:
+def test_munmap_releases_whole_pages() -> None:
     assert call(MUNMAP, AT, 2 * P) == Effect(3, AT, AT + 2 * P, 99, Loss.MUNMAP)
     assert call(MUNMAP, AT, P + 1) == Effect(3, AT, AT + 2 * P, 99, Loss.MUNMAP)
 
@@ -110,7 +110,7 @@ def test_a_call_that_failed_did_nothing(number: int, errno: int) -> None:
     assert call(number, *args, result=(1 << 64) - errno) is None
 
 
-def test_mmap_over_a_mapping_takes_its_pages() -> None:
+def test_mmap_over_a_mapping_unmaps_its_pages() -> None:
     assert call(MMAP, AT, P, 3, FIXED | ANONYMOUS, result=AT) == Effect(3, AT, AT + P, 99)
     assert call(MMAP, 0, P, 3, ANONYMOUS, result=AT) is None
     assert call(MMAP, AT, P, 3, NOREPLACE | ANONYMOUS, result=AT) is None
@@ -123,7 +123,7 @@ def test_mmap_that_fills_in_advance(flags: int) -> None:
     assert call(MMAP, 0, P + 5, 3, flags | ANONYMOUS, result=AT) == wanted
 
 
-def test_brk_takes_what_it_gives_back() -> None:
+def test_brk_releases_what_it_gives_back() -> None:
     memory = Memory()
     assert call(BRK, 0, result=AT + 10 * P, memory=memory) is None  # sbrk(0): where it is
     assert call(BRK, AT + 14 * P, result=AT + 14 * P, memory=memory) is None
@@ -153,7 +153,7 @@ def test_mremap_of_nothing_makes_a_second_mapping() -> None:
 
 
 @pytest.mark.parametrize("advice", [4, 9, 24, 102])
-def test_advice_that_takes_pages_at_once(advice: int) -> None:
+def test_advice_that_discards_pages_at_once(advice: int) -> None:
     assert call(MADVISE, AT, P, advice) == Effect(3, AT, AT + P, 99, Loss.MADVISE)
 
 

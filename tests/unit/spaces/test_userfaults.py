@@ -59,5 +59,5 @@ VmFlags: rd wr uw ac
 """
 
 
-def test_smaps_tells_what_is_registered() -> None:
+def test_smaps_shows_what_is_registered() -> None:
     assert parse_registered(SMAPS) == [(0x7F0000005000, 0x7F0000006000)]

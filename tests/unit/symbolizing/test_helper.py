@@ -306,7 +306,7 @@ def test_asked_when_it_is_over_it_does_not_start_again(helper: Helper, folder: P
     assert lookup.failed == {}
 
 
-def test_its_end_is_told_whatever_it_was(helper: Helper, folder: Path) -> None:
+def test_its_end_is_reported_whatever_it_was(helper: Helper, folder: Path) -> None:
     lookup = Lookup(helper, opening(folder))
     assert function(lookup, 2) == ("first", 8)
     os.kill(pid_of(helper), signal.SIGSTOP)

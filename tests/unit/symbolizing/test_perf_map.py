@@ -121,7 +121,7 @@ def test_a_map_that_grows(process: Process, now: list[float]) -> None:
     assert maps._maps[PID].size == process.map.stat().st_size
 
 
-def test_what_was_told_last_of_an_address_holds(process: Process, now: list[float]) -> None:
+def test_what_was_written_last_of_an_address_holds(process: Process, now: list[float]) -> None:
     """Code is thrown away, and other made in its place: nothing else says so."""
     process.map.write_bytes(b"1000 10 first\n1800 100 inner\n1400 1000 large\n1000 20 again\n")
     maps = process.maps()

@@ -37,7 +37,7 @@ def test_a_fault_behind_a_calls_work_keeps_its_frame() -> None:
     assert (frame_of(line), lost(line)) == (B, {"MADVISE": 1})
 
 
-def test_a_fault_before_a_calls_work_loses_its_frame() -> None:
+def test_a_fault_before_a_calls_work_has_its_frame_released() -> None:
     """It came while the call was under way, and the next fault finds the page absent."""
     line, call = racing()
     apply(line, Event(7, 22, 25, after=B))
@@ -52,7 +52,7 @@ def test_what_was_there_before_a_call_is_gone_after_it() -> None:
     assert (frame_of(line), lost(line)) == (NO_FRAME, {"MADVISE": 1})
 
 
-def test_a_fault_told_after_the_return_it_came_before() -> None:
+def test_a_fault_recorded_after_the_return_it_came_before() -> None:
     """Its record is late: whether the call took its frame shows next."""
     for after, expected in ((B, {"MADVISE": 1}), (C, {"MADVISE": 2})):
         line, call = racing()
@@ -63,7 +63,7 @@ def test_a_fault_told_after_the_return_it_came_before() -> None:
         assert (frame_of(line), lost(line)) == (after, expected)
 
 
-def test_a_call_that_failed_takes_nothing() -> None:
+def test_a_call_that_failed_releases_nothing() -> None:
     line, call = racing()
     line.releases.end_unmap(call)
     apply(line, Event(7, 40, 45, before=A, after=A, kind=Kind.SPURIOUS))

@@ -103,7 +103,7 @@ def test_a_fault_that_changed_nothing_claims_no_frame(line: Timeline) -> None:
     check_books(line, SPACE)
 
 
-def test_a_page_found_absent_had_been_lost_unseen(line: Timeline) -> None:
+def test_a_page_found_absent_had_been_released_unseen(line: Timeline) -> None:
     apply(line, Event(7, 10, 20, after=A), Event(8, 10, 21, after=B))
     apply(line, Event(7, 30, 40, after=A), Event(8, 30, 41, after=C, swapped=True))
     assert tallies(line) == ({Source.FAULT: 4}, {Loss.UNKNOWN: 1, Loss.RECLAIM: 1})
@@ -184,7 +184,7 @@ def test_a_snapshot_that_saw_the_frame_before_the_record(line: Timeline) -> None
     check_books(line, SPACE)
 
 
-def test_the_first_snapshot_s_page_is_taken_over_by_the_fault_under_way(line: Timeline) -> None:
+def test_the_first_snapshot_s_page_is_credited_to_the_fault_under_way(line: Timeline) -> None:
     see(line, 7, A, 15, Source.INITIAL)
     assert line.ledger.tally.gained_in == {}
     assert apply(line, Event(7, 10, 20)).gained.tolist() == [True]
@@ -192,13 +192,13 @@ def test_the_first_snapshot_s_page_is_taken_over_by_the_fault_under_way(line: Ti
     assert tallies(line) == ({Source.FAULT: 1}, {})
 
 
-def test_after_a_take_over_the_next_has_lost_the_race(line: Timeline) -> None:
+def test_after_such_a_credit_the_next_has_lost_the_race(line: Timeline) -> None:
     see(line, 7, A, 15, Source.UNKNOWN)
     out = apply(line, Event(7, 10, 20), Event(7, 11, 21))
     assert (out.gained.tolist(), out.raced.tolist()) == ([True, False], [False, True])
 
 
-def test_a_page_moved_here_meanwhile_is_not_taken_over(line: Timeline) -> None:
+def test_a_page_moved_here_meanwhile_is_not_credited(line: Timeline) -> None:
     apply(line, Event(7, 1, 2))
     line.releases.move(SPACE, 7 * P, 9 * P, P, 15)
     assert apply(line, Event(9, 10, 20)).raced.tolist() == [True]
@@ -226,7 +226,7 @@ def test_a_neighbour_another_thread_put_there_meanwhile(line: Timeline) -> None:
     assert page_of(line, 8)["first_source"] == Source.FAULT
 
 
-def test_a_neighbour_lost_unseen_came_back_along(line: Timeline) -> None:
+def test_a_neighbour_released_unseen_came_back_along(line: Timeline) -> None:
     """Reclaimed, and mapped again elsewhere by fault-around: no contradiction."""
     apply(line, Event(8, 1, 2, after=A))
     out = apply(line, Event(7, 10, 20, after=C), around(8, 10, 20, B))

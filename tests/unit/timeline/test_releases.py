@@ -21,7 +21,7 @@ from tracer.timeline.releases import Released
 from tracer.timeline.timeline import Timeline
 
 
-def test_unmapping_ends_a_page_s_story(line: Timeline) -> None:
+def test_unmapping_ends_a_page_s_history(line: Timeline) -> None:
     apply(line, *(Event(page, 10, 20, number=page) for page in (510, 511, 512, 513)))
     assert line.releases.release(SPACE, 511 * P, 513 * P, 30, Loss.MUNMAP) == 2
     assert [page_of(line, n)["frame"] == NO_FRAME for n in range(510, 514)] == [
@@ -54,7 +54,7 @@ def test_what_came_after_a_system_call_s_return_stays(line: Timeline) -> None:
     assert [page_of(line, n)["frame"] for n in (7, 8)] == [NO_FRAME, B]
 
 
-def test_losses_in_places_apart_are_booked_together(line: Timeline) -> None:
+def test_releases_in_ranges_apart_are_booked_together(line: Timeline) -> None:
     """Each as if it were alone: its time, its cause, what came during the call or after it."""
     apply(line, *(Event(page, 10, 20 + page, after=A + page * P) for page in range(12)))
     apply(line, Event(3, 10, 20, after=B), space=CHILD)
@@ -86,7 +86,7 @@ def test_holds(line: Timeline) -> None:
     assert not line.releases.holds(CHILD, 0, 1 << 56)
 
 
-def test_mremap_takes_frames_along(line: Timeline) -> None:
+def test_mremap_moves_frames_along(line: Timeline) -> None:
     apply(line, Event(7, 10, 20, after=A, region=5), Event(9, 10, 21, after=B))
     line.releases.move(SPACE, 7 * P, 1000 * P, 3 * P, 30)
     assert [page_of(line, n)["frame"] for n in (7, 9, 1000, 1001, 1002)] == [
@@ -129,7 +129,7 @@ def test_mremap_leaves_behind_what_does_not_fit(line: Timeline) -> None:
     assert tallies(line)[1] == {Loss.MOVE: 1, Loss.MUNMAP: 2}
 
 
-def test_userfaultfd_moves_a_frame_whose_fault_told_first(line: Timeline) -> None:
+def test_userfaultfd_moves_a_frame_whose_fault_was_recorded_first(line: Timeline) -> None:
     """Page 7's fault is over before UFFDIO_MOVE, which woke it, returns; page 8 never faults."""
     apply(line, Event(70, 1, 2, after=A), Event(71, 1, 2, after=B))
     apply(line, Event(7, 10, 20, after=A, kind=Kind.UFFD, source=Source.UFFD))
@@ -139,7 +139,7 @@ def test_userfaultfd_moves_a_frame_whose_fault_told_first(line: Timeline) -> Non
     check_books(line, SPACE)
 
 
-def test_userfaultfd_moves_a_frame_before_its_fault_tells(line: Timeline) -> None:
+def test_userfaultfd_moves_a_frame_before_its_fault_is_recorded(line: Timeline) -> None:
     apply(line, Event(70, 1, 2, after=A))
     line.releases.hand_over(SPACE, 70 << 12, 7 << 12, 1 << 12, 15)
     out = apply(line, Event(7, 10, 20, after=A, kind=Kind.UFFD, source=Source.UFFD))
@@ -188,7 +188,7 @@ def test_many_sparse_pages_far_apart(line: Timeline) -> None:
     check_books(line, SPACE)
 
 
-def test_what_a_space_had_at_its_end_is_lost_by_its_end(line: Timeline) -> None:
+def test_what_a_space_had_at_its_end_is_released_by_its_end(line: Timeline) -> None:
     apply(line, Event(1, 10, 20), Event(2, 30, 40, after=B))
     line.releases.release(SPACE, P, 2 * P, 50, Loss.MUNMAP)
     line.releases.retire(SPACE, 60)
@@ -200,7 +200,7 @@ def test_what_a_space_had_at_its_end_is_lost_by_its_end(line: Timeline) -> None:
     assert rows["changed_ns"].tolist() == [50, 60]
 
 
-def test_a_story_that_was_taken_is_kept_no_more(line: Timeline) -> None:
+def test_a_history_that_was_popped_is_kept_no_more(line: Timeline) -> None:
     """Of a space that ended, and of one that lives."""
     for space in (SPACE, SPACE + 1):
         apply(line, Event(1, 10, 20), Event(200, 30, 40, after=B), space=space)

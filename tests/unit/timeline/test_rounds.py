@@ -264,7 +264,7 @@ def calls_of(times: int, monkeypatch: pytest.MonkeyPatch) -> int:
     return count
 
 
-def test_a_page_taken_and_discarded_over_and_over_is_told_of_at_once(
+def test_a_page_filled_and_discarded_over_and_over_is_applied_at_once(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     check_same([churn(50)])

@@ -96,7 +96,7 @@ def test_what_concerns_other_pages_is_not_waited_for() -> None:
     assert [len(step) for step in done] == [40, 39]
 
 
-def test_a_page_that_is_taken_again_and_again_has_a_round_for_each() -> None:
+def test_a_page_that_is_unmapped_again_and_again_has_a_round_for_each() -> None:
     touched = [(1, 7, row) for row in range(5)]
     actions = [act(at, (1, 7, 8)) for at in range(1, 5)]
     done = play(touched, actions)
@@ -115,7 +115,7 @@ def test_a_fork_concerns_all_pages_of_both_spaces() -> None:
     assert done == [[(1, 7, 0), (3, 7, 1), (3, 9, 4)], [fork], [(1, 9, 2), (2, 7, 3)]]
 
 
-def test_a_fault_and_what_came_along_are_told_together() -> None:
+def test_a_fault_and_what_came_along_are_applied_together() -> None:
     """Else one could not tell that a folio had left as a whole."""
     touched = [(1, 1, 0), (1, 4, 1), (1, 5, 1), (1, 9, 2)]
     taken, other = act(1, (1, 5, 6)), act(2, (1, 20, 21))

@@ -82,7 +82,7 @@ def test_uv_itself_comes_by_its_hash(checkout: Checkout) -> None:
     assert install.endswith(f"-r {checkout.root}/requirements/uv.txt")
 
 
-def test_each_python_is_looked_at_for_each_file(checkout: Checkout) -> None:
+def test_each_python_is_checked_for_each_file(checkout: Checkout) -> None:
     assert checkout.lock() == 0
     looks = [line for line in checkout.calls("uv") if "--python-platform" in line]
     for name in NAMES:

@@ -298,7 +298,7 @@ def test_a_guest_that_died_has_failed_for_good(settled: Settled) -> None:
 # --- .ci/run ----------------------------------------------------------------
 
 
-def test_ci_tells_what_each_step_took(tmp_path: Path) -> None:
+def test_ci_reports_the_time_of_each_step(tmp_path: Path) -> None:
     """With stand-ins for what it starts: a step that fails is in the table, too."""
     (tmp_path / ".ci").mkdir()
     (tmp_path / "tools").mkdir()

@@ -78,7 +78,7 @@ def test_mapped_reading_stops_before_what_is_not_written_yet(
     assert numbers(mapped.read()) == [CAPACITY + 1, CAPACITY + 2]
 
 
-def test_a_sequence_of_another_place_is_refused(fed: FedRing, mapped: MappedRing) -> None:
+def test_a_sequence_of_another_position_is_refused(fed: FedRing, mapped: MappedRing) -> None:
     fed.put(numbered(0, 3))
     fed.records[1, 4:8].view("<u4")[0] += 1
     with pytest.raises(TraceError, match=f"record {CAPACITY + 1} has the sequence 0x42"):

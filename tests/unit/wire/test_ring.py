@@ -92,7 +92,7 @@ def test_reading_stops_before_a_busy_record(fake: FakeRing, ring: KernelRing) ->
     assert values(ring.read()) == [2, 3]
 
 
-def test_what_follows_a_busy_record_is_not_looked_at(fake: FakeRing, ring: KernelRing) -> None:
+def test_what_follows_a_busy_record_is_not_read(fake: FakeRing, ring: KernelRing) -> None:
     fake.put(1, BUSY)
     fake.put(2, length=8)
     assert values(ring.read()) == []

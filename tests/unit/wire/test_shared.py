@@ -138,7 +138,7 @@ def test_a_header_that_cannot_be_read_is_refused(old: str, new: str, said: str) 
         parse(HEADER.replace(old, new, 1))
 
 
-def test_members_that_change_places_are_followed() -> None:
+def test_members_that_swap_offsets_are_followed() -> None:
     """Layouts are made from the header: C and Python cannot differ in them."""
     swapped = HEADER.replace("	u64 ended; ", "	u64 @; ").replace(
         "	u64 begun; ", "	u64 ended; "

@@ -9,7 +9,7 @@ from tracer.probes.compiled import SLOTS
 
 
 @pytest.mark.parametrize(("name", "numbers"), [("threads", (17, 16)), ("late-threads", (31, 7))])
-def test_threads_whose_places_are_taken(
+def test_threads_whose_slots_are_in_use(
     attached: Attached, name: str, numbers: tuple[int, ...]
 ) -> None:
     """Threads with the same number modulo SLOTS: here others have all of the slots.

@@ -96,7 +96,7 @@ def test_zero_page_is_named(attached: Attached) -> None:
     assert set(rows["frame_before"][rows["kind"] == Kind.ZERO].tolist()) == {NO_FRAME}
 
 
-def test_lost_by_madvise(attached: Attached) -> None:
+def test_released_by_madvise(attached: Attached) -> None:
     traced = trace(attached, "dontneed", 79)
     range_ = traced.report.ranges["anon"]
     assert traced.losses(range_) == {"madvise": 79}

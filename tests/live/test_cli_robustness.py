@@ -125,7 +125,7 @@ def test_a_privileged_program_as_command(mode: int, tmp_path: Path) -> None:
     """Run as nobody: from its first instruction under trace, with the rights it would have."""
     build()
     csv_file = tmp_path / "a.csv"
-    folder = Path(f"/tmp/pagefault-weather.{os.getpid()}")
+    folder = Path(f"/tmp/pagefault-setuid.{os.getpid()}")
     folder.mkdir(mode=0o755)
     try:
         for program, source in (("show", "/usr/bin/id"), ("work", BINARY)):
@@ -186,7 +186,7 @@ def test_two_tracers_on_one_target(attached: Attached, tmp_path: Path) -> None:
             assert mine == theirs
 
 
-def test_an_overflow_is_told_everywhere(tmp_path: Path) -> None:
+def test_an_overflow_is_reported_everywhere(tmp_path: Path) -> None:
     """In the summary, in FILE.meta.json, and by the exit status of --strict."""
     csv_file = tmp_path / "a.csv"
     with Workload("storm", 4, 211, 50) as work:

@@ -90,7 +90,7 @@ def _fault(work: Workload) -> None:
 
 
 @pytest.mark.parametrize("goes_on", [True, False], ids=["and the trace goes on", "and it ends"])
-def test_a_cpu_is_back_before_anybody_looks(
+def test_a_cpu_is_back_before_sys_is_read(
     attached: Attached, switch: Callable[[int], object], goes_on: bool
 ) -> None:
     """All that runs is there: without that CPU's events nothing would be seen any more."""

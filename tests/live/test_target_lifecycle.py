@@ -91,7 +91,7 @@ def test_a_target_stopped_all_along(attached: Attached) -> None:
 @pytest.fixture
 def private(tmp_path: Path) -> Iterator[Path]:
     """A folder others may enter."""
-    folder = Path(tempfile.mkdtemp(prefix="pagefault-weather."))
+    folder = Path(tempfile.mkdtemp(prefix="pagefault-setuid."))
     folder.chmod(0o755)
     yield folder
     shutil.rmtree(folder)

@@ -31,7 +31,7 @@ def test_a_page_that_went_while_the_kernel_reclaimed(world: World) -> None:
     assert world.page(7)["last_loss"] == Loss.RECLAIM
 
 
-def test_a_loss_needs_two_looks(world: World) -> None:
+def test_a_release_needs_two_snapshots(world: World) -> None:
     apply(world.line, Event(7, 10, 20))
     world.look(100, {})
     assert world.page(7)["frame"] == A
@@ -41,14 +41,14 @@ def test_a_loss_needs_two_looks(world: World) -> None:
     assert tallies(world.line)[1] == {}
 
 
-def test_looks_with_nothing_in_them(world: World) -> None:
+def test_snapshots_with_nothing_in_them(world: World) -> None:
     world.look(100, {})
     world.look(200, {})
     assert tallies(world.line) == ({}, {})
     assert not world.suspects()
 
 
-def test_what_faults_found_gone_is_named_at_the_next_look(world: World) -> None:
+def test_what_faults_found_gone_is_named_at_the_next_snapshot(world: World) -> None:
     apply(world.line, Event(7, 10, 20, after=A), Event(7, 30, 40, after=B))
     assert tallies(world.line) == ({Source.FAULT: 2}, {Loss.UNKNOWN: 1})
     world.counters["reclaim"] += 1
@@ -58,7 +58,7 @@ def test_what_faults_found_gone_is_named_at_the_next_look(world: World) -> None:
     check_books(world.line, SPACE)
 
 
-def test_what_faults_found_moved_is_named_at_the_next_look(world: World) -> None:
+def test_what_faults_found_moved_is_named_at_the_next_snapshot(world: World) -> None:
     apply(world.line, Event(7, 10, 20, after=A), Event(7, 30, 40, before=B, after=C))
     world.counters["migrate"] += 1
     world.look(100, {7: C})
@@ -67,7 +67,7 @@ def test_what_faults_found_moved_is_named_at_the_next_look(world: World) -> None
     assert lost == {Loss.REPLACED: 2}
 
 
-def test_counters_count_since_the_look_before_the_last(world: World) -> None:
+def test_counters_count_since_the_snapshot_before_the_last(world: World) -> None:
     """What moved during a look shows in its counters, or only at the next."""
     world.counters["migrate"] += 1
     apply(world.line, Event(7, 10, 20, after=A))
@@ -114,7 +114,7 @@ def test_what_a_fault_finds_in_a_new_program_is_exec_s(
     assert tallies(world.line) == ({source: 1}, {})
 
 
-def test_what_a_fault_finds_after_the_first_look_is_not(world: World) -> None:
+def test_what_a_fault_finds_after_the_first_snapshot_is_not(world: World) -> None:
     world.born(Source.EXEC)
     world.look(5, {})
     apply(world.line, Event(7, 10, 20, before=A, after=A, kind=Kind.REUSE))
