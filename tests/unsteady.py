@@ -65,10 +65,10 @@ def settle(
     folder.mkdir(parents=True, exist_ok=True)
     for number, failure in enumerate(failures, before + 1):
         (folder / _file_name(number, failure)).write_text(f"{failure.name}\n\n{failure.log}\n")
-    return Verdict(True, "\n".join(_told(failure) for failure in failures))
+    return Verdict(True, "\n".join(_report(failure) for failure in failures))
 
 
-def _told(failure: Failure) -> str:
+def _report(failure: Failure) -> str:
     log = "\n".join(f"    {line}" for line in failure.log.splitlines())
     return f"unsteady: {failure.name} (then {REPEATS} times passed, alone)\n{log}"
 

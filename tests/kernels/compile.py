@@ -25,7 +25,7 @@ from tracer.probes.compiler import Build, builds_for
 
 WANTED, MADE = "wanted.json", "compiled.json"
 LIMIT_SECONDS = 120.0  # for all of them, on the host
-_LOOK_SECONDS = 0.2
+_POLL_SECONDS = 0.2
 
 
 def ask(folder: Path, probes: Sequence[str]) -> None:
@@ -43,7 +43,7 @@ def ask(folder: Path, probes: Sequence[str]) -> None:
     _write(folder / WANTED, json.dumps(wanted))
 
 
-def take(folder: Path) -> None:
+def receive(folder: Path) -> None:
     """Put what was asked for into the cache, once it is there; without it all is compiled here."""
     deadline = time.monotonic() + LIMIT_SECONDS
     made = folder / MADE
@@ -52,7 +52,7 @@ def take(folder: Path) -> None:
             for key, answer in json.loads(made.read_text()).items():
                 cache.store(cache.default_folder(), key, decode(json.loads(answer)))
             return
-        time.sleep(_LOOK_SECONDS)
+        time.sleep(_POLL_SECONDS)
 
 
 def clear(folder: Path) -> None:
@@ -64,7 +64,7 @@ def clear(folder: Path) -> None:
 def serve(folder: Path, root: Path, ended: Event) -> None:
     """Compile for the guest with this folder, if it asks, until it has `ended`."""
     while not (folder / WANTED).exists():
-        if ended.wait(_LOOK_SECONDS):
+        if ended.wait(_POLL_SECONDS):
             return
     command = [sys.executable, "-m", "tests.kernels.compile", str(folder)]
     subprocess.run(command, cwd=root, env=os.environ | {"PYTHONPATH": str(root)}, check=False)

@@ -39,7 +39,7 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_collection_finish(session: pytest.Session) -> None:
     path = session.config.getoption("--report-lines")
     if path is not None and os.environ.get("PAGEFAULT_GUEST"):
-        compiling.take(path.parent)
+        compiling.receive(path.parent)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -101,7 +101,7 @@ def table(cases: Sequence[Case]) -> str:
     """Tests downward, kernel and probe across, in the order in which they first appear."""
     tests = list(dict.fromkeys(case.test for case in cases))
     kernels = list(dict.fromkeys(case.kernel for case in cases))
-    order = {probe: place for place, probe in enumerate((*PROBES, ANY_PROBE))}
+    order = {probe: index for index, probe in enumerate((*PROBES, ANY_PROBE))}
     columns = sorted(
         {(case.kernel, case.probe) for case in cases},
         key=lambda column: (kernels.index(column[0]), order[column[1]]),

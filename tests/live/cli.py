@@ -173,11 +173,11 @@ def _held_by_processes() -> set[int]:
         with contextlib.suppress(OSError):  # it has ended meanwhile
             for number in os.listdir(process / "fdinfo"):
                 with contextlib.suppress(OSError):
-                    held.update(_programs_told(process / "fdinfo" / number))
+                    held.update(_programs_listed(process / "fdinfo" / number))
     return held
 
 
-def _programs_told(info: Path) -> list[int]:
+def _programs_listed(info: Path) -> list[int]:
     lines = info.read_text().splitlines()
     return [int(line.split()[1]) for line in lines if line.startswith("prog_id:")]
 

@@ -190,7 +190,7 @@ class _Server:
                     request = os.read(self._device, 1 << 18)
                 except OSError:
                     return
-                self._take(request)
+                self._handle(request)
 
     def _obey(self) -> None:
         verb, *words = json.loads(sys.stdin.buffer.readline())
@@ -209,7 +209,7 @@ class _Server:
             self._asked.clear()
         print(json.dumps(answer), flush=True)
 
-    def _take(self, request: bytes) -> None:
+    def _handle(self, request: bytes) -> None:
         _, operation, number, node, *_ = _HEADER.unpack_from(request)
         if operation in _NO_ANSWER:
             return

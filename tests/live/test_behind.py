@@ -24,9 +24,9 @@ def test_what_has_ended_is_let_go_of_as_it_is_read(attached: Attached) -> None:
         held.go()
         result = live.end()
     check(result.books, live)
-    told = len({int(row["space"]) for row in live.log.rows})
-    assert told > 120 * TIMES // 2
-    assert max(kept) < told * 3 // 4, (max(kept), told)
+    recorded = len({int(row["space"]) for row in live.log.rows})
+    assert recorded > 120 * TIMES // 2
+    assert max(kept) < recorded * 3 // 4, (max(kept), recorded)
 
 
 def test_memory_of_threads_that_others_get(attached: Attached) -> None:

@@ -16,7 +16,7 @@ from tracer.model.rows import Cause, Kind
 from tracer.probes.choose import Attached
 from tracer.target.command import Command
 
-Told = Counter[tuple[str, int, str, bool]]  # (range, page in it, kind, whether it has a frame)
+Recorded = Counter[tuple[str, int, str, bool]]  # (range, page in it, kind, whether it has a frame)
 
 
 def hold_against(traced: Traced, perf: Counted) -> None:
@@ -110,8 +110,8 @@ DETERMINISTIC = (
 
 
 @pytest.fixture(scope="session")
-def told() -> dict[Any, list[tuple[bool, Told]]]:
-    """By workload, what each probe told of it, and whether it missed some."""
+def recorded() -> dict[Any, list[tuple[bool, Recorded]]]:
+    """By workload, what each probe recorded of it, and whether it missed some."""
     return {}
 
 
@@ -119,25 +119,25 @@ def told() -> dict[Any, list[tuple[bool, Told]]]:
 def test_all_probes_report_the_same(
     attached: Attached,
     arguments: tuple[str | int, ...],
-    told: dict[Any, list[tuple[bool, Told]]],
+    recorded: dict[Any, list[tuple[bool, Recorded]]],
 ) -> None:
     """The same pages, kinds and frames-or-none; each probe is held against those before it."""
     traced = trace(attached, *arguments)
     check_books(traced)
     check_counts(traced)
-    mine, missed = rows_told(traced), traced.books.missed > 0
+    mine, missed = rows_recorded(traced), traced.books.missed > 0
     assert mine
-    for missed_too, other in told.setdefault(arguments, []):
+    for missed_too, other in recorded.setdefault(arguments, []):
         assert missed or mine >= other
         assert missed_too or mine <= other
-    told[arguments].append((missed, mine))
+    recorded[arguments].append((missed, mine))
 
 
-def rows_told(traced: Traced) -> Told:
+def rows_recorded(traced: Traced) -> Recorded:
     """Every row, without what the machine chose: addresses are places in the workload's ranges."""
     rows = traced.rows
     parent = rows["pid"] == traced.report.pid
-    every: Told = Counter()
+    every: Recorded = Counter()
     for name, range_ in traced.report.ranges.items():
         inside = (rows["address"] >= range_.start) & (rows["address"] < range_.end)
         for row, is_parent in zip(rows[inside], parent[inside].tolist(), strict=True):

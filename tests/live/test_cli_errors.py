@@ -83,8 +83,8 @@ def sleeper() -> Iterator[int]:
 def test_no_such_process(fails: Fails, tmp_path: Path) -> None:
     with subprocess.Popen(["true"]) as process:
         process.wait()
-    told = fails(Exit.NO_TARGET, "--pid", process.pid, "--csv", tmp_path / "a.csv")
-    assert f"no such process: {process.pid}" in told
+    message = fails(Exit.NO_TARGET, "--pid", process.pid, "--csv", tmp_path / "a.csv")
+    assert f"no such process: {process.pid}" in message
     assert "no such process: 9999999999" in fails(Exit.NO_TARGET, "-p", "9999999999")
 
 
@@ -120,8 +120,8 @@ def test_a_process_that_ends_during_attach(
 
         monkeypatch.setattr(tracer.app.run, "attach", ending)
         out = (tmp_path / "a.csv", "--pages-csv", tmp_path / "b.csv", "-o", tmp_path / "c.txt")
-        told = fails(Exit.NO_TARGET, "--pid", process.pid, "--csv", *out)
-        assert str(process.pid) in told
+        message = fails(Exit.NO_TARGET, "--pid", process.pid, "--csv", *out)
+        assert str(process.pid) in message
         process.communicate()
 
 
@@ -164,8 +164,8 @@ def test_files_that_cannot_be_written(
 @pytest.mark.usefixtures("never_attached")
 def test_a_meta_file_that_exists(fails: Fails, tmp_path: Path, sleeper: int) -> None:
     (tmp_path / "a.csv.meta.json").write_text("{}")
-    told = fails(Exit.OUTPUT, "-p", sleeper, "--csv", tmp_path / "a.csv")
-    assert "a.csv.meta.json exists" in told
+    message = fails(Exit.OUTPUT, "-p", sleeper, "--csv", tmp_path / "a.csv")
+    assert "a.csv.meta.json exists" in message
 
 
 def test_a_device_that_accepts_nothing() -> None:
@@ -248,15 +248,15 @@ def test_bcc_missing_or_another(
     assert len(elsewhere) < len(sys.path)
     with monkeypatch.context() as patch:
         patch.setattr(sys, "path", elsewhere)
-        told = fails(Exit.NO_BCC, "-p", sleeper, "--csv", tmp_path / "a.csv")
-        assert "python3-bpfcc" in told
+        message = fails(Exit.NO_BCC, "-p", sleeper, "--csv", tmp_path / "a.csv")
+        assert "python3-bpfcc" in message
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "bcc").mkdir()
         (Path(folder) / "bcc" / "__init__.py").write_text("x = 1\n")
         monkeypatch.syspath_prepend(folder)
-        told = fails(Exit.NO_BCC, "-p", sleeper, "--csv", tmp_path / "a.csv")
-        assert f"{folder}/bcc is not the BPF Compiler Collection" in told
-        assert "pip uninstall bcc" in told
+        message = fails(Exit.NO_BCC, "-p", sleeper, "--csv", tmp_path / "a.csv")
+        assert f"{folder}/bcc is not the BPF Compiler Collection" in message
+        assert "pip uninstall bcc" in message
         fails(Exit.TRACER_FAILED, "--", "true")
 
 
@@ -267,9 +267,9 @@ def test_a_forced_probe_is_used_or_refused(
     try:
         attach(probe, bpf_dir(), 1 << 20).close()
     except TraceError:
-        told = fails(Exit.NO_PROBE, "--probe", probe, "-p", sleeper, "--csv", tmp_path / "a.csv")
-        assert f"refuses the probe {probe}" in told
-        assert "--probe auto" in told
+        message = fails(Exit.NO_PROBE, "--probe", probe, "-p", sleeper, "--csv", tmp_path / "a.csv")
+        assert f"refuses the probe {probe}" in message
+        assert "--probe auto" in message
         fails(Exit.TRACER_FAILED, "--probe", probe, "--", "true")
     else:
         assert cli.run("--probe", probe, "-p", sleeper, "-d", "0.1", "-q").status == 0

@@ -82,7 +82,7 @@ def test_nothing_goes_by_the_wall_clock(
     assert all(0 <= int(row["latency_ns"] or 0) < ended - began for row in cli.rows(csv_file))
     offset = clock["wall_minus_monotonic_ns"]
     shown = re.findall(r"^ *(\d\d:\d\d:\d\d\.\d{6}) ", lines.read_text(), re.M)
-    told = [units.clock(at, "wall", 0, offset) for at in times]
-    order = [told.index(at) for at in shown]  # faults alike are one line
+    printed = [units.clock(at, "wall", 0, offset) for at in times]
+    order = [printed.index(at) for at in shown]  # faults alike are one line
     assert len(order) > 10
     assert order == sorted(order)

@@ -329,13 +329,13 @@ def same_addresses() -> Iterator[None]:
 @pytest.mark.usefixtures("same_addresses")
 def test_pinned_or_not_its_pages_are_reported_alike(attached: Attached, tmp_path: Path) -> None:
     """What is held for the last look changes nothing of what came before it."""
-    told = []
+    reported = []
     for pin in (True, False):
         traced = run(attached, command("dontneed", 211), tmp_path / "output", pin=pin)
         check_books(traced, traced.books.missed)
         table = traced.table(traced.report.ranges["anon"])
         assert len(table) == 211
-        told.append(
+        reported.append(
             {
                 page: [
                     traced.names.regions[row[name]].name if name == "region" else row[name]
@@ -344,4 +344,4 @@ def test_pinned_or_not_its_pages_are_reported_alike(attached: Attached, tmp_path
                 for page, row in table.items()
             }
         )
-    assert told[0] == told[1]
+    assert reported[0] == reported[1]

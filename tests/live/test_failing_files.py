@@ -189,10 +189,10 @@ def test_reports(
             steps.fail(operation, name, nth, error, once=False)
             assert made() == Exit.OUTPUT, (operation, nth)
             steps.go_on()
-            told = capsys.readouterr().err
-            assert told.count("\n") == 1
-            assert told.startswith("pagefault-report: cannot ")
-            assert f"{path}: {os.strerror(error)}; " in told
+            message = capsys.readouterr().err
+            assert message.count("\n") == 1
+            assert message.startswith("pagefault-report: cannot ")
+            assert f"{path}: {os.strerror(error)}; " in message
             assert os.listdir(steps.folder) == [name] * old, (operation, nth)
             assert not old or path.read_text() == OLD
 

@@ -44,7 +44,7 @@ class Watch:
         self.came: list[set[int]] = []
         self._seen: set[int] = set()
 
-    def look(self, work: Workload) -> None:
+    def read(self, work: Workload) -> None:
         range_ = work.range("file")
         with PageMap(work.pid) as pagemap:
             here = present(pagemap.read(range_.start, range_.end))
@@ -67,18 +67,18 @@ class Watch:
 def test_which_neighbours_came(attached: Attached, name: str, shared: int, access: int) -> None:
     """Each fault's neighbours are those that pagemap shows after it and not before."""
     watch = Watch()
-    traced = trace(attached, name, 300, shared, access, 29, at={"touched": watch.look})
+    traced = trace(attached, name, 300, shared, access, 29, at={"touched": watch.read})
     check(traced)
     rows = traced.within(traced.report.ranges["file"])
     assert set(traced.kinds(traced.report.ranges["file"])) == {
         "cow" if (shared, access) == (PRIVATE, WRITE) else file_kind(traced)
     }
     table = traced.table(traced.report.ranges["file"])
-    told: dict[int, set[int]] = {int(number): set() for number in rows["number"]}
+    reported: dict[int, set[int]] = {int(number): set() for number in rows["number"]}
     for address, page in table.items():
-        told[page["first_fault"]].add(address)
-    assert list(told.values()) == [came for came in watch.came if came]
-    assert rows["pages"].tolist() == [len(came) for came in told.values()]
+        reported[page["first_fault"]].add(address)
+    assert list(reported.values()) == [came for came in watch.came if came]
+    assert rows["pages"].tolist() == [len(came) for came in reported.values()]
 
 
 @pytest.mark.parametrize("kind", [SHARED, MEMFD], ids=["file", "memfd"])
@@ -189,11 +189,11 @@ def test_another_process_discards_part_of_the_file(
     """
     left = []
 
-    def take(work: Workload) -> None:
+    def discard(work: Workload) -> None:
         how(work)
         left.append(held(work))
 
-    traced = trace(attached, "file-gone", 64, kind, again, at={"touched": take})
+    traced = trace(attached, "file-gone", 64, kind, again, at={"touched": discard})
     check(traced, rows=False)
     range_ = traced.report.ranges["file"]
     gone = 32 if how is truncate else 12

@@ -58,8 +58,8 @@ def test_filled_beyond_what_is_reported_of_a_call(attached: Attached) -> None:
     traced = trace(attached, "populate-gone", pages)
     anon = traced.report.ranges["anon"]
     blind = traced.probe == "perf"
-    told = (16 * TABLE - anon.start % TABLE) // 4096
-    assert traced.sources(anon) == ({"populate": told} if blind else {"fault": pages})
+    reported = (16 * TABLE - anon.start % TABLE) // 4096
+    assert traced.sources(anon) == ({"populate": reported} if blind else {"fault": pages})
     assert traced.books.unseen_fills == blind
 
 

@@ -86,9 +86,9 @@ def test_short_lived_children(attached: Attached) -> None:
     unknown = traced.books.gained_by.get("unknown", 0) if traced.inexact else 0
     assert unknown <= traced.books.missed
     check_books(traced, unknown=unknown)
-    counted, told = children_of(traced, "children")
+    counted, recorded = children_of(traced, "children")
     missed = traced.books.missed if traced.inexact else 0  # the parent's among them
-    assert told <= counted <= told + missed + (counted if traced.books.unfollowed else 0)
+    assert recorded <= counted <= recorded + missed + (counted if traced.books.unfollowed else 0)
     written = traced.within(traced.report.ranges["anon"])
     # A handler that was preempted misses all of a child's faults on that CPU.
     assert 1 + MANY - missed // 5 <= len(set(written["pid"].tolist())) <= 1 + MANY
@@ -102,8 +102,8 @@ def test_spawned_programs(attached: Attached) -> None:
     times = MANY // 4
     traced = trace(attached, "spawns", times)
     check_books(traced, blind(traced))
-    counted, told = children_of(traced, "spawns")
-    assert told + traced.books.missed == counted
+    counted, recorded = children_of(traced, "spawns")
+    assert recorded + traced.books.missed == counted
     if traced.probe == "perf":
         assert traced.books.missed % times == 0  # the argument pages, the same of each exec
         assert "exec" in traced.books.missed_reason
@@ -114,8 +114,8 @@ def test_vfork_and_exec(attached: Attached) -> None:
     """What a child writes before its exec is its parent's memory, and stays there."""
     traced = trace(attached, "vfork", 23)
     check_books(traced, blind(traced))
-    counted, told = children_of(traced, "vforked")
-    assert told + blind(traced) == counted
+    counted, recorded = children_of(traced, "vforked")
+    assert recorded + blind(traced) == counted
     rows = traced.within(traced.report.ranges["anon"])
     rows = rows[rows["space"] == 1]
     assert set(rows["tid"].tolist()) == {traced.report.child}
@@ -164,8 +164,8 @@ def test_two_children_of_one_number(attached: Attached) -> None:
     """The second process of a pid is another: its memory, its counts."""
     traced = trace(attached, "same-number", 38)
     check_books(traced)
-    counted, told = children_of(traced, "children")
-    assert told + (traced.books.missed if traced.inexact else 0) == counted
+    counted, recorded = children_of(traced, "children")
+    assert recorded + (traced.books.missed if traced.inexact else 0) == counted
     rows = traced.within(traced.report.ranges["anon"])
     assert set(rows["pid"].tolist()) == {traced.report.child}
     by_space = Counter(rows["space"].tolist())

@@ -187,16 +187,16 @@ for _ in range(50):
 
 def test_a_budget_for_what_is_resident(tmp_path: Path) -> None:
     """A command that leaves its children behind: mapped six times, held to the budget once."""
-    csv, told = tmp_path / "a.csv", tmp_path / "pids"
+    csv, listed = tmp_path / "a.csv", tmp_path / "pids"
     script = FORKING.replace("sys.stdin.readline()\n", "")
     script = script.replace("time.sleep(1000)", "os.closerange(0, 3); time.sleep(1000)")
-    script += f"open({str(told)!r}, 'w').write(' '.join(map(str, pids)))\nos._exit(0)\n"
+    script += f"open({str(listed)!r}, 'w').write(' '.join(map(str, pids)))\nos._exit(0)\n"
     given = [f"resident>{3 * BUFFER}", f"resident<{BUFFER}", f"growth<{BUFFER}", f"peak<{BUFFER}"]
     budgets = [word for budget in given for word in ("--fail-if", budget)]
     try:
         done = cli.run("-q", "--csv", csv, *budgets, "--", *cli.python(script))
     finally:
-        for pid in told.read_text().split()[1:]:
+        for pid in listed.read_text().split()[1:]:
             os.kill(int(pid), signal.SIGKILL)
     assert (done.status, done.err) == (0, "")
     books = cli.books(csv)

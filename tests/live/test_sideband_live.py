@@ -24,14 +24,14 @@ libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t] + [ctypes.c_int] * 3 + [
 libc.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
 fd = os.open(sys.argv[1], os.O_RDONLY)
 room = libc.mmap(None, 3 << 20, 0, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, -1, 0)
-place = room + (1 << 20)
-libc.munmap(place, 1 << 20)
-print(place, flush=True)
+address = room + (1 << 20)
+libc.munmap(address, 1 << 20)
+print(address, flush=True)
 sys.stdin.readline()
 for _ in range(1000):
     for args in ((3, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, -1, 0), (1, mmap.MAP_SHARED, fd, 4096)):
-        assert libc.mmap(place, 8192, args[0], args[1] | 0x100000, *args[2:]) == place
-        libc.munmap(place, 8192)
+        assert libc.mmap(address, 8192, args[0], args[1] | 0x100000, *args[2:]) == address
+        libc.munmap(address, 8192)
 print("done", flush=True)
 sys.stdin.readline()
 """
@@ -55,18 +55,22 @@ def test_all_short_lived_mappings_are_seen_in_order(band: Sideband, tmp_path: Pa
     ) as child:
         assert child.stdin
         assert child.stdout
-        place = int(child.stdout.readline())
+        address = int(child.stdout.readline())
         child.stdin.write(b"go\n")
         child.stdin.flush()
         assert child.stdout.readline() == b"done\n"
-        events = [e for e in mappings(band, child.pid) if e.start == place]
+        events = [e for e in mappings(band, child.pid) if e.start == address]
         child.stdin.close()
     assert (band.lost, band.corrupt) == (0, 0)
     assert len(events) == 2000
     status = os.stat(path)
     kernel_device = os.major(status.st_dev) << 20 | os.minor(status.st_dev)
     for anonymous, mapped in zip(events[::2], events[1::2], strict=True):
-        assert (anonymous.pid, anonymous.end, anonymous.perms) == (child.pid, place + 8192, "rw-p")
+        assert (anonymous.pid, anonymous.end, anonymous.perms) == (
+            child.pid,
+            address + 8192,
+            "rw-p",
+        )
         assert (anonymous.path, anonymous.inode, anonymous.pgoff) == ("", 0, 0)
         assert (mapped.path, mapped.inode, mapped.pgoff) == (
             path.replace("\n", "\\012"),

@@ -140,8 +140,8 @@ def test_what_is_waited_for_is_reported(slow: Disk, target: int) -> None:
     slow.stall("WRITE", CSV)
     tracer = started("--pid", target, "--csv", slow.folder / CSV, "-q")
     assert tracer.stderr is not None
-    told = tracer.stderr.readline()
-    assert told == (
+    line = tracer.stderr.readline()
+    assert line == (
         f"pagefault-trace: waiting for {slow.folder / CSV}, whose file system does not answer; "
         "press Ctrl-C twice to give up\n"
     )

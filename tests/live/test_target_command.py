@@ -130,13 +130,13 @@ def test_its_pages_can_be_read_after_its_end(capfd: Capture) -> None:
 
 def test_repin_pins_the_memory_of_a_later_exec() -> None:
     reader, writer = os.pipe()
-    ready, tell = os.pipe()
+    ready, notify = os.pipe()
     os.set_inheritable(reader, True)
-    os.set_inheritable(tell, True)
-    script = f"exec sh -c 'echo >/dev/fd/{tell}; read line </dev/fd/{reader}' second-program"
+    os.set_inheritable(notify, True)
+    script = f"exec sh -c 'echo >/dev/fd/{notify}; read line </dev/fd/{reader}' second-program"
     with Command(["sh", "-c", script], os.environ) as it:
         it.start()
-        os.close(tell)
+        os.close(notify)
         assert os.read(ready, 1)
         assert it.pin is not None
         first = it.pin.read_maps()

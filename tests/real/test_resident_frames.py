@@ -119,8 +119,8 @@ def _frames(pid: int) -> dict[int, int]:
                 pages = (min(int(end, 16), at + (1 << 30)) - at) >> 12
                 entries = np.frombuffer(os.pread(pagemap.fileno(), pages * 8, at >> 9), np.uint64)
                 assert len(entries) == pages
-                for place in np.flatnonzero(entries & _PRESENT).tolist():
-                    found[at + place * 4096] = int(entries[place] & _FRAME) << 12
+                for index in np.flatnonzero(entries & _PRESENT).tolist():
+                    found[at + index * 4096] = int(entries[index] & _FRAME) << 12
     return found
 
 
@@ -145,13 +145,13 @@ def test_every_frame_is_in_the_pages_file(
             break
     else:
         pytest.fail(f"the kernel moved pages of a stopped process {_TRIES} times")
-    told = {
+    reported = {
         int(row["page"], 16): int(row["last_frame"], 16)
         for row in cli.rows(pages)
         if row["pid"] == str(pid) and row["last_frame"]
     }
     assert len(there) > 5000
-    assert told == there
+    assert reported == there
     books = cli.books(csv)
     assert sum(area.rss for area in mapped) + sum(area.beside for area in mapped) == len(there)
     assert books["mapped"] == len(there)

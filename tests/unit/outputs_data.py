@@ -35,18 +35,18 @@ def info(**changes: Any) -> RunInfo:
 def rows(count: int, **columns: Any) -> Rows:
     """`count` first writes to neighbouring anonymous pages, but for what `columns` says."""
     made = np.zeros(count, ROW)
-    place = np.arange(count)
-    made["number"] = place + 1
-    made["time_ns"] = START + place * 1_000_000
+    index = np.arange(count)
+    made["number"] = index + 1
+    made["time_ns"] = START + index * 1_000_000
     made["pid"] = made["tid"] = 4242
     made["space"] = made["pages"] = 1
-    made["address"] = 0x7F03141A2000 + place * PAGE
+    made["address"] = 0x7F03141A2000 + index * PAGE
     made["access"], made["cause"], made["kind"] = Access.WRITE, Cause.USER, Kind.ANON
     made["latency_ns"] = 1380
-    made["frame"] = 0x28664D000 + place * PAGE
+    made["frame"] = 0x28664D000 + index * PAGE
     made["frame_before"] = NO_FRAME
     made["ip"] = 0x401000
-    made["count"] = place + 100
+    made["count"] = index + 100
     made["confirmed"] = Confirmed.BOTH
     for name, values in columns.items():
         made[name] = values

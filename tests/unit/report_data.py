@@ -132,8 +132,8 @@ def lossy(path: Path) -> str:
         last_loss=[Loss.MUNMAP] * 2 + [0, 0],
         last_time_ns=[START + 5 * MS] * 2 + [START + 2 * MS, START + 3 * MS],
     )
-    looks = [(START + 4 * MS, 4), (START + 8 * MS, 2)]
-    facts = info(mapped=looks, ended_monotonic_ns=START + 10 * MS)
+    snapshots = [(START + 4 * MS, 4), (START + 8 * MS, 2)]
+    facts = info(mapped=snapshots, ended_monotonic_ns=START + 10 * MS)
     return written(path, faults, pages=pages, facts=facts)
 
 

@@ -219,14 +219,16 @@ def test_one_that_begins_meanwhile_has_what_its_slot_says(kernel: Kernel) -> Non
     assert ended(made) == KernelCount(3, 0)
 
 
-@pytest.mark.parametrize("told", [False, True])
-def test_one_that_is_ending_at_the_end_counts_once(kernel: Kernel, told: bool) -> None:
+@pytest.mark.parametrize("reported", [False, True])
+def test_one_that_is_ending_at_the_end_counts_once(kernel: Kernel, reported: bool) -> None:
     """Its memory is let go of before its end is told, which takes a while."""
     kernel.lives[PID, PID] = running(40)
     made = attached(kernel)
     kernel.lives[PID, 7] = ending(9)
-    kernel.sums = KernelTotals(begun=1, ended=int(told), faults=9 if told else 0, base=0, blind=0)
-    if told:
+    kernel.sums = KernelTotals(
+        begun=1, ended=int(reported), faults=9 if reported else 0, base=0, blind=0
+    )
+    if reported:
         kernel.left[0xABC] = ((PID, 7), 9)
     assert ended(made) == KernelCount(9, 0)
 

@@ -50,7 +50,7 @@ def run(feed: Feed, folder: Path) -> dict[str, Any]:
                 summary.write(rows, recorder.parts.names)
                 csv.write(rows, recorder.parts.names)
             recorder.life.retire(None)
-        shot = last_look(feed)
+        shot = last_snapshot(feed)
         recorder.comparison.observe(1, shot, recorder.gaps.unrecorded())
         recorder.comparison.observe(1, shot, recorder.gaps.unrecorded())
         books = asdict(books_of(recorder))
@@ -78,7 +78,7 @@ def run(feed: Feed, folder: Path) -> dict[str, Any]:
     }
 
 
-def last_look(feed: Feed) -> Snapshot:
+def last_snapshot(feed: Feed) -> Snapshot:
     """What pagemap shows of the first process when all is over."""
     pages, frames = np.array([*feed.last.items()], np.uint64).reshape(-1, 2).T.copy()
     then = STARTED_NS * 2

@@ -71,12 +71,12 @@ def make_elf(
         )
         body += content
         name_at += len(name) + 1
-    place = (0x1000, 0x401000, 0, 0x1000, 0x1000)
+    segment = (0x1000, 0x401000, 0, 0x1000, 0x1000)
     sizes = (64, 56, 1, 64) if wide else (52, 32, 1, 40)
     if wide:
-        program = struct.pack("<IIQQQQQQ", 1, 5, *place, 0x1000)
+        program = struct.pack("<IIQQQQQQ", 1, 5, *segment, 0x1000)
     else:
-        program = struct.pack("<8I", 1, *place, 5, 0x1000)
+        program = struct.pack("<8I", 1, *segment, 5, 0x1000)
     header = b"\x7fELF" + bytes([2 if wide else 1, 1, 1]) + bytes(9)
     header += struct.pack("<HHIQQQIHHHHHH" if wide else "<HHIIIIIHHHHHH", 2, 62 if wide else 3, 1,
                           0, sizes[0], at + len(body), 0, *sizes,
@@ -124,10 +124,10 @@ def test_a_stripped_file_has_its_exports(tmp_path: Path) -> None:
 
 
 def test_a_separate_debug_file_is_found_by_build_id(tmp_path: Path) -> None:
-    place = tmp_path / BUILD_ID.hex()[:2] / f"{BUILD_ID.hex()[2:]}.debug"
-    place.parent.mkdir()
-    place.write_bytes(make_elf((SYMTAB, FULL)))
-    found = read(tmp_path / "x", make_elf((DYNSYM, FEW)), place)
+    debug = tmp_path / BUILD_ID.hex()[:2] / f"{BUILD_ID.hex()[2:]}.debug"
+    debug.parent.mkdir()
+    debug.write_bytes(make_elf((SYMTAB, FULL)))
+    found = read(tmp_path / "x", make_elf((DYNSYM, FEW)), debug)
     assert found
     assert found.at(0x1100) == ("first", 0)
     (tmp_path / "y").write_bytes(make_elf((DYNSYM, FEW), build_id=False))
@@ -135,8 +135,8 @@ def test_a_separate_debug_file_is_found_by_build_id(tmp_path: Path) -> None:
     files = lookup(lambda number: opener(tmp_path / names[number])(), tmp_path)
     assert files.function(1, 0x1100) == ("first", 0)
     assert files.function(2, 0x1100) == ("exported", 0)
-    place.unlink()
-    place.mkdir()  # nothing but an ordinary file is one
+    debug.unlink()
+    debug.mkdir()  # nothing but an ordinary file is one
     assert files.function(3, 0x1100) == ("exported", 0)
 
 
@@ -156,11 +156,11 @@ def test_only_ordinary_files_are_read(tmp_path: Path) -> None:
 
 
 WHOLE = {bits: make_elf((DYNSYM, FEW), (SYMTAB, FULL), bits=bits) for bits in (64, 32)}
-PLACES = st.integers(0, len(WHOLE[64]) - 1)
+OFFSETS = st.integers(0, len(WHOLE[64]) - 1)
 
 
-@given(st.sampled_from([64, 32]), st.lists(st.tuples(PLACES, st.binary(min_size=1, max_size=9))),
-       PLACES)  # fmt: skip
+@given(st.sampled_from([64, 32]), st.lists(st.tuples(OFFSETS, st.binary(min_size=1, max_size=9))),
+       OFFSETS)  # fmt: skip
 def test_garbage_never_raises(bits: int, changes: list[tuple[int, bytes]], length: int) -> None:
     data = bytearray(WHOLE[bits])
     for at, patch in changes:

@@ -50,9 +50,9 @@ def test_a_chain_without_end() -> None:
 
 
 def test_the_lowest_limit_of_the_groups_of_version_2(tmp_path: Path) -> None:
-    for place, limit in (("a/b/c", "max"), ("a/b", "67108864"), ("a", "134217728")):
-        (tmp_path / place).mkdir(parents=True, exist_ok=True)
-        (tmp_path / place / "memory.max").write_text(limit + "\n")
+    for group, limit in (("a/b/c", "max"), ("a/b", "67108864"), ("a", "134217728")):
+        (tmp_path / group).mkdir(parents=True, exist_ok=True)
+        (tmp_path / group / "memory.max").write_text(limit + "\n")
     own = tmp_path / "cgroup"
     own.write_text("0::/a/b/c\n")
     assert shortage.group_limit(tmp_path, own) == 64 << 20
@@ -63,9 +63,9 @@ def test_the_lowest_limit_of_the_groups_of_version_2(tmp_path: Path) -> None:
 
 
 def test_the_limit_of_a_group_of_version_1(tmp_path: Path) -> None:
-    place = tmp_path / "memory" / "x"
-    place.mkdir(parents=True)
-    (place / "memory.limit_in_bytes").write_text("1048576\n")
+    group = tmp_path / "memory" / "x"
+    group.mkdir(parents=True)
+    (group / "memory.limit_in_bytes").write_text("1048576\n")
     (tmp_path / "memory" / "memory.limit_in_bytes").write_text(f"{(1 << 63) - 4096}\n")
     own = tmp_path / "cgroup"
     own.write_text("3:cpu,cpuacct:/y\n2:memory:/x\n0::/\n")

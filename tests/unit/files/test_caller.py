@@ -24,11 +24,11 @@ def home(tmp_path: Path) -> Path:
     for folder in (tmp_path, *tmp_path.parents):
         if not folder.stat().st_mode & stat.S_IXOTH and folder != Path("/"):
             folder.chmod(folder.stat().st_mode | stat.S_IXOTH)
-    place = tmp_path / "home"
-    place.mkdir()
-    os.chown(place, USER, GROUP)
+    own = tmp_path / "home"
+    own.mkdir()
+    os.chown(own, USER, GROUP)
     (tmp_path / "roots").mkdir()
-    return place
+    return own
 
 
 def credentials() -> dict[str, str]:

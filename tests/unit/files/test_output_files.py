@@ -123,22 +123,22 @@ def test_links_where_others_may_write_are_followed_only_if_ours(
     tmp_path: Path, mode: int, uid: int
 ) -> None:
     """A directory writable by a group, and another user's own."""
-    place = tmp_path / "place"
-    place.mkdir()
+    folder = tmp_path / "folder"
+    folder.mkdir()
     for name in ("ours", "theirs", "twice"):
-        (place / name).symlink_to(tmp_path / name)
-    os.link(place / "twice", place / "again", follow_symlinks=False)
-    os.chown(place / "theirs", NOBODY, NOBODY, follow_symlinks=False)
+        (folder / name).symlink_to(tmp_path / name)
+    os.link(folder / "twice", folder / "again", follow_symlinks=False)
+    os.chown(folder / "theirs", NOBODY, NOBODY, follow_symlinks=False)
     (tmp_path / "victim").write_text("precious")
-    os.link(tmp_path / "victim", place / "linked")
-    place.chmod(mode)
-    os.chown(place, uid, uid)
+    os.link(tmp_path / "victim", folder / "linked")
+    folder.chmod(mode)
+    os.chown(folder, uid, uid)
     for name in ("theirs", "twice"):
-        assert "symbolic link of another user" in refused(place / name, force=True).message
-    assert "hard link" in refused(place / "linked", force=True).message
-    open_output(str(place / "ours")).close()
-    open_output(str(place / "theirs"), owner=(NOBODY, NOBODY)).close()
-    assert {path.name for path in tmp_path.iterdir()} == {"place", "ours", "theirs", "victim"}
+        assert "symbolic link of another user" in refused(folder / name, force=True).message
+    assert "hard link" in refused(folder / "linked", force=True).message
+    open_output(str(folder / "ours")).close()
+    open_output(str(folder / "theirs"), owner=(NOBODY, NOBODY)).close()
+    assert {path.name for path in tmp_path.iterdir()} == {"folder", "ours", "theirs", "victim"}
     assert (tmp_path / "victim").read_text() == "precious"
 
 
@@ -334,9 +334,9 @@ def test_a_pipe_nobody_reads_is_waited_for_until_there_is_haste() -> None:
     with pytest.raises(Stalled):
         file.write(LINE)
     os.set_blocking(reader, False)
-    taken = os.read(reader, 1 << 20)
-    assert len(taken) > 50_000
-    assert taken == LINE * (len(taken) // len(LINE))
+    received = os.read(reader, 1 << 20)
+    assert len(received) > 50_000
+    assert received == LINE * (len(received) // len(LINE))
     file.renew()
     file.write(LINE)
     assert os.read(reader, 1 << 20) == LINE
@@ -353,8 +353,8 @@ def test_all_comes_through_a_pipe(size: int) -> None:
     fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, size)
     file = open_output(f"/dev/fd/{writer}")
     os.close(writer)
-    with ThreadPoolExecutor(1) as pool, open(reader, "rb") as taken:
-        everything = pool.submit(taken.read)
+    with ThreadPoolExecutor(1) as pool, open(reader, "rb") as received:
+        everything = pool.submit(received.read)
         file.write(memoryview(data))
         file.close()
         assert everything.result() == data

@@ -139,12 +139,12 @@ def fields(dtype: np.dtype[np.void], start: int) -> list[tuple[int, int]]:
 @pytest.mark.parametrize("kind", FILES)
 def test_mutants(kind: str, file: File) -> None:
     whole = FILES[kind]()
-    places = tables(whole)
+    members = tables(whole)
     file.write(whole)
     assert any(asked(file, Random(0)))
 
     def check(random: Random) -> None:
-        file.write(mutated(random, whole, places), random.choice([None, None, 1 << 41]))
+        file.write(mutated(random, whole, members), random.choice([None, None, 1 << 41]))
         asked(file, random)
         # Each of the four questions is asked anew; a hole is read as if it were written.
         assert file.read_bytes <= 4 * elf._MOST_READ

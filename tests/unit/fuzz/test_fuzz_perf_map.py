@@ -53,8 +53,10 @@ def by_the_book(text: bytes, address: int) -> tuple[str, int] | None:
             start = int(match[1], 16)
             functions[start] = min(start + int(match[2], 16), (1 << 64) - 1), at, match[3].strip()
     near = sorted(start for start in functions if start <= address)[-64:]
-    told = [(functions[at][1], at) for at in near if address < functions[at][0]]
-    return (decode(functions[max(told)[1]][2]), address - max(told)[1]) if told else None
+    covering = [(functions[at][1], at) for at in near if address < functions[at][0]]
+    return (
+        (decode(functions[max(covering)[1]][2]), address - max(covering)[1]) if covering else None
+    )
 
 
 def test_maps_in_pieces(descriptor: int) -> None:

@@ -213,7 +213,7 @@ def test_every_kind_can_be_decided() -> None:
 # -- entries -------------------------------------------------------------------
 
 
-def taken_apart(raw: int, level: int = 1, address: int = 0x7F03141A2000) -> dict[str, Any]:
+def decoded(raw: int, level: int = 1, address: int = 0x7F03141A2000) -> dict[str, Any]:
     found = kinds.entries(
         np.array([raw], np.uint64),
         np.array([level], np.uint8),
@@ -224,7 +224,7 @@ def taken_apart(raw: int, level: int = 1, address: int = 0x7F03141A2000) -> dict
 
 
 def test_a_present_entry_has_its_frame() -> None:
-    found = taken_apart(pte(F, PRESENT | WRITABLE | DIRTY | NX | 0x7 << 52))
+    found = decoded(pte(F, PRESENT | WRITABLE | DIRTY | NX | 0x7 << 52))
     assert found["present"]
     assert found["writable"]
     assert found["dirty"]
@@ -234,7 +234,7 @@ def test_a_present_entry_has_its_frame() -> None:
 
 @pytest.mark.parametrize("level", [1, 2, 3, 4, 5])
 def test_an_empty_entry_has_no_frame(level: int) -> None:
-    found = taken_apart(0, level)
+    found = decoded(0, level)
     assert found["known"]
     assert not any(found[name] for name in ("present", "swap", "migration", "huge"))
     assert found["frame"] == NO_FRAME
@@ -246,7 +246,7 @@ def test_a_huge_leaf_gives_the_page_its_own_frame(level: int, size: int) -> None
     base = 0x40 * size
     pat = 1 << 12  # _PAGE_PAT_LARGE
     address = 5 * size + size - 4096
-    found = taken_apart(base | pat | PRESENT | LEAF, level, address)
+    found = decoded(base | pat | PRESENT | LEAF, level, address)
     assert found["present"]
     assert found["huge"]
     assert found["frame"] == base + size - 4096
@@ -254,19 +254,19 @@ def test_a_huge_leaf_gives_the_page_its_own_frame(level: int, size: int) -> None
 
 @pytest.mark.parametrize("level", [2, 3, 4, 5])
 def test_a_table_is_no_page(level: int) -> None:
-    found = taken_apart(F | PRESENT | WRITABLE | 0x4 | ACCESSED | DIRTY, level)
+    found = decoded(F | PRESENT | WRITABLE | 0x4 | ACCESSED | DIRTY, level)
     assert not any(found[name] for name in ("present", "huge", "swap", "migration"))
 
 
 def test_prot_none_frames_are_inverted() -> None:
-    found = taken_apart(inverted(F, PROTNONE))
+    found = decoded(inverted(F, PROTNONE))
     assert found["present"]
     assert found["protnone"]
     assert found["frame"] == F
 
 
 def test_prot_none_huge_frames_are_inverted() -> None:
-    found = taken_apart(inverted(HUGE, PROTNONE | LEAF), 2, address=3 << 12)
+    found = decoded(inverted(HUGE, PROTNONE | LEAF), 2, address=3 << 12)
     assert found["protnone"]
     assert found["huge"]
     assert found["frame"] == HUGE + 0x3000
@@ -279,7 +279,7 @@ def test_swap_entries_are_swap(kind: int, offset: int, low: int, at_pmd: bool) -
     raw = swap_entry(kind, offset) | low << 1
     if raw == 0:
         return
-    found = taken_apart(raw, 2 if at_pmd else 1)
+    found = decoded(raw, 2 if at_pmd else 1)
     assert found["swap"]
     assert not any(found[name] for name in ("present", "migration"))
     assert found["frame"] == NO_FRAME
@@ -288,7 +288,7 @@ def test_swap_entries_are_swap(kind: int, offset: int, low: int, at_pmd: bool) -
 @settings(deadline=None)  # a busy machine is no failure
 @given(st.integers(23, 29), st.integers(16, (1 << 40) - 1))
 def test_migration_and_its_like_are_not_swap(kind: int, offset: int) -> None:
-    found = taken_apart(swap_entry(kind, offset))
+    found = decoded(swap_entry(kind, offset))
     assert found["migration"]
     assert not any(found[name] for name in ("swap", "present"))
 
@@ -296,7 +296,7 @@ def test_migration_and_its_like_are_not_swap(kind: int, offset: int) -> None:
 @pytest.mark.parametrize("offset", [1, 2, 4])
 @pytest.mark.parametrize("kind", [30, 31])
 def test_markers_are_as_good_as_empty(kind: int, offset: int) -> None:
-    found = taken_apart(swap_entry(kind, offset))
+    found = decoded(swap_entry(kind, offset))
     assert not any(found[name] for name in ("swap", "migration", "present"))
 
 
@@ -304,7 +304,7 @@ def test_the_guard_marker_is_as_good_as_empty() -> None:
     """MADV_GUARD_INSTALL: pagemap shows 0x9f, which is type 31 with offset 4."""
     raw = swap_entry(31, 4)
     assert raw >> 59 | 4 << 5 == 0x9F
-    assert not any(taken_apart(raw)[name] for name in ("present", "swap", "migration"))
+    assert not any(decoded(raw)[name] for name in ("present", "swap", "migration"))
 
 
 @settings(deadline=None)  # a busy machine is no failure

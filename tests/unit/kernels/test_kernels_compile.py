@@ -42,7 +42,7 @@ def test_what_the_host_makes_is_found_in_the_guest(
     monkeypatch.setattr(subprocess, "run", run)
     server = Thread(target=compiling.serve, args=(tmp_path, ROOT, Event()))
     server.start()
-    compiling.take(asked(tmp_path))
+    compiling.receive(asked(tmp_path))
     server.join()
     assert cache.load(kept, "key") == replace(ANSWER, cached="key")
 
@@ -52,7 +52,7 @@ def test_where_the_host_cannot_the_guest_does_not_wait(
 ) -> None:
     monkeypatch.setattr(subprocess, "run", lambda *_, **__: None)
     compiling.serve(asked(tmp_path), ROOT, Event())
-    compiling.take(tmp_path)
+    compiling.receive(tmp_path)
     assert cache.load(kept, "key") is None
 
 
@@ -60,7 +60,7 @@ def test_a_guest_that_ends_without_asking(tmp_path: Path) -> None:
     ended = Event()
     ended.set()
     compiling.serve(tmp_path, ROOT, ended)
-    compiling.take(tmp_path)
+    compiling.receive(tmp_path)
     assert not list(tmp_path.iterdir())
 
 

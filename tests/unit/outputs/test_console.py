@@ -290,8 +290,8 @@ def test_many_regions_and_threads_are_summed_up() -> None:
     known = Names()
     for number in range(1000):
         known.region(Region(number, number + 1, "rw-p", 0, f"/file{number}"))
-    place = np.arange(4000)
-    batch = rows(4000, region=1 + place % 1000, tid=place)
+    index = np.arange(4000)
+    batch = rows(4000, region=1 + index % 1000, tid=index)
     shown = printed([batch], known)
     (line,) = shown.splitlines()[1:]
     assert " 4000 threads " in line
@@ -304,8 +304,8 @@ def test_the_earliest_fault_gives_the_time() -> None:
 
 
 def test_lines_are_in_time_order() -> None:
-    place = np.arange(200)
-    batch = rows(200, tid=place % 7, address=0x7F0000000000 + place * PAGE * 100)
+    index = np.arange(200)
+    batch = rows(200, tid=index % 7, address=0x7F0000000000 + index * PAGE * 100)
     times = [int(line.row["time_ns"]) for line in merge(batch, 50)]
     assert times == sorted(times)
 

@@ -139,7 +139,7 @@ ROWS = st.fixed_dictionaries(
     {
         **{name: digits(U64) for name in ("number", "address", "frame", "frame_before", "ip")},
         "count": digits(U64),
-        "offset": digits(U64).map(lambda place: place & ~0xFFF),
+        "offset": digits(U64).map(lambda offset: offset & ~0xFFF),
         "time_ns": digits((1 << 63) - 1),
         "latency_ns": st.just(UNKNOWN_LATENCY) | digits((1 << 63) - 1),
         **{name: digits((1 << 32) - 1) for name in ("pid", "space", "tid", "cpu", "pages")},

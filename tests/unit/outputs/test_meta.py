@@ -59,10 +59,10 @@ def test_mapped_and_resident_are_two_figures() -> None:
     assert content["format"] == 2
     assert content["mapped"] == {"time_ns": [START, START + 1], "pages": [2, 9]}
     assert content["resident"] == {"time_ns": [START], "pages": [1]}
-    told = {name: content["books"][name] for name in vars(books) if "mapped" in name}
-    assert told == {"mapped": 9, "mapped_change": 7}
-    told = {name: content["books"][name] for name in vars(books) if "resident" in name}
-    assert told == {"resident": 5, "resident_growth": 4, "resident_peak": 6}
+    found = {name: content["books"][name] for name in vars(books) if "mapped" in name}
+    assert found == {"mapped": 9, "mapped_change": 7}
+    found = {name: content["books"][name] for name in vars(books) if "resident" in name}
+    assert found == {"resident": 5, "resident_growth": 4, "resident_peak": 6}
 
 
 def test_hostile_words_are_escaped() -> None:

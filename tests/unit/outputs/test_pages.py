@@ -67,12 +67,12 @@ def test_what_is_not_known_is_empty(tmp_path: Path) -> None:
 
 def test_every_source_release_and_kind_has_its_word(tmp_path: Path) -> None:
     count = max(len(Source), len(Loss), len(Kind))
-    place = np.arange(count)
+    index = np.arange(count)
     pages = table(
         rows(count),
-        first_source=(place % len(Source)).astype(np.uint8),
-        last_loss=(place % len(Loss)).astype(np.uint8),
-        first_kind=(place % len(Kind)).astype(np.uint8),
+        first_source=(index % len(Source)).astype(np.uint8),
+        last_loss=(index % len(Loss)).astype(np.uint8),
+        first_kind=(index % len(Kind)).astype(np.uint8),
         confirmed=np.zeros(count, np.uint8),
     )
     cells = read(written(pages, names(), tmp_path / "p"))
@@ -103,8 +103,8 @@ def test_hostile_regions_and_many_chunks(tmp_path: Path) -> None:
 def test_what_is_broken_off_is_a_header(tmp_path: Path) -> None:
     """Half a table would look like a whole one."""
     file = open_output(str(tmp_path / "p"))
-    looks = iter([False, False, True])
+    answers = iter([False, False, True])
     with pytest.raises(Enough):
-        write_pages(file, [table(rows(3 * CHUNK))], names(), lambda: next(looks))
+        write_pages(file, [table(rows(3 * CHUNK))], names(), lambda: next(answers))
     file.close()
     assert (tmp_path / "p").read_text() == ",".join(PAGE_COLUMNS) + "\n"

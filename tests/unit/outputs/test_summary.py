@@ -179,8 +179,8 @@ def test_many_regions_add_up(count: int) -> None:
     known = Names()
     for number in range(count):
         known.region(Region(number, number + 1, "rw-p", 0, f"/file{number}"))
-    place = np.arange(count * 2)
-    batch = rows(count * 2, region=1 + place % count)
+    index = np.arange(count * 2)
+    batch = rows(count * 2, region=1 + index % count)
     shown = rendered([batch[:count], batch[count:]], known)
     start = next(n for n, line in enumerate(shown) if "REGION" in line)
     end = shown.index("", start)
@@ -309,9 +309,9 @@ def test_books_say_that_what_was_gained_is_a_bound() -> None:
     (why,) = reasons(books, GLYPHS)
     assert why.startswith("2 calls populated pages without records ")
     (_, rows), *_ = sources(books, GLYPHS)
-    told = {row["HOW"][0]: row[""][0] for row in rows}
-    assert told["populate"].endswith("; at least")
-    assert not told["fault"].endswith("at least")
+    words = {row["HOW"][0]: row[""][0] for row in rows}
+    assert words["populate"].endswith("; at least")
+    assert not words["fault"].endswith("at least")
 
 
 def test_books_say_that_the_kernels_count_is_a_bound() -> None:

@@ -36,7 +36,7 @@ class World:
 
         return Compilation()
 
-    def drop(self, place: object, key: str) -> None:
+    def drop(self, folder: object, key: str) -> None:
         assert key == "key"
         self.stored = self.readonly
 

@@ -107,7 +107,7 @@ def test_threads() -> None:
 
 def family() -> tuple[int, int, int]:
     """A child and a grandchild that live until the returned descriptor is closed."""
-    tell_read, tell_write = os.pipe()
+    notify_read, notify_write = os.pipe()
     hold_read, hold_write = os.pipe()
     child = os.fork()
     if child == 0:
@@ -116,13 +116,13 @@ def family() -> tuple[int, int, int]:
         if grandchild == 0:
             os.read(hold_read, 1)
             os._exit(0)
-        os.write(tell_write, str(grandchild).encode())
+        os.write(notify_write, str(grandchild).encode())
         os.waitpid(grandchild, 0)
         os._exit(0)
-    os.close(tell_write)
+    os.close(notify_write)
     os.close(hold_read)
-    grandchild = int(os.read(tell_read, 20))
-    os.close(tell_read)
+    grandchild = int(os.read(notify_read, 20))
+    os.close(notify_read)
     return child, grandchild, hold_write
 
 

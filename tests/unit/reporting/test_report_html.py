@@ -263,8 +263,8 @@ def test_a_huge_page_that_begins_within_a_cell(tmp_path: Path, most: int) -> Non
 
 def test_a_large_run_makes_a_small_page(tmp_path: Path) -> None:
     count = 60_000
-    place = np.random.default_rng(1).permutation(count)
-    address = 0x7F0000000000 + place * PAGE
+    index = np.random.default_rng(1).permutation(count)
+    address = 0x7F0000000000 + index * PAGE
     faults = rows(count, address=address, comm=1, region=1, time_ns=START + np.arange(count) * 1000)
     run = load(written(tmp_path / "t.csv", faults, facts=info(ended_monotonic_ns=START + 60 * MS)))
     found = replay(run, mapped(run), most_events=5000)

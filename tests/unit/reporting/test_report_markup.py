@@ -229,12 +229,12 @@ def test_files_made_by_others(tmp_path: Path) -> None:
         try:
             by_others(few, path, [name] * 4)
         except TraceError as error:
-            told = error
+            caught = error
         else:
             accepted.append(name)
             continue
-        assert told.code == Exit.INPUT
-        assert str(told).isprintable()
+        assert caught.code == Exit.INPUT
+        assert str(caught).isprintable()
     assert set(MARKUP) <= set(accepted)
     assert len(accepted) > 30
     harmless = run_of(tmp_path / "harmless.csv", HARMLESS[: len(accepted)])

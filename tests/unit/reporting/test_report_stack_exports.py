@@ -70,12 +70,12 @@ def test_perfetto_has_the_call_stack_of_each_slice(tmp_path: Path) -> None:
             for each in event.debug_annotations
         }
         brief = known["debug_annotation_string_values"][said["stack"]].str.decode()
-        places = [known["function_names"][each.function_name_id].str.decode() for each in frames]
-        assert brief.split(" ← ")[0] == places[-1]
+        functions = [known["function_names"][each.function_name_id].str.decode() for each in frames]
+        assert brief.split(" ← ")[0] == functions[-1]
         for each in frames:
             (path,) = known["mappings"][each.mapping_id].path_string_ids
             assert known["mapping_paths"][path].str
-        found.append((places, event.callstack_weight, frames[-1]))
+        found.append((functions, event.callstack_weight, frames[-1]))
     assert len(found) == 10
     assert sum(weight for _, weight, _ in found) == 25 * 4096
     assert found[0][0] == ["_start", "__libc_start_main", "main", "fill", "memset"]

@@ -113,9 +113,9 @@ def test_the_order_of_a_threads_pages(tmp_path: Path, offsets: list[int], word: 
 
 def test_two_threads_are_two_orders(tmp_path: Path) -> None:
     count = 40
-    place = np.arange(count)
-    address = 0x7F0000000000 + (place // 2 + (place % 2) * 5000) * PAGE
-    faults = rows(count, address=address, tid=place % 2 + 1, comm=1, region=1)
+    index = np.arange(count)
+    address = 0x7F0000000000 + (index // 2 + (index % 2) * 5000) * PAGE
+    faults = rows(count, address=address, tid=index % 2 + 1, comm=1, region=1)
     assert cells(tables(written(tmp_path / "t.csv", faults)).regions())[0]["ORDER"] == "upwards"
 
 
@@ -351,7 +351,7 @@ def anonymous(path: Path, *parts: np.ndarray, names_: list[str] | None = None) -
     return written(path, rows(len(address), address=address, space=each + 1, region=region), known)
 
 
-def places(path: str) -> dict[str, int]:
+def faults_by_region(path: str) -> dict[str, int]:
     """The rows of the table by region, and how many faults each has."""
     table = tables(path).regions()
     assert table.columns[2] == "FAULTS"
@@ -365,18 +365,18 @@ def test_two_arrays_are_two_rows(tmp_path: Path) -> None:
     """One after the other, faulted in turn; and those of a forked child are the same."""
     pages = np.arange(1000)
     made = anonymous(tmp_path / "t.csv", A + pages, B + pages[::-3], A + 500 + pages[:100])
-    assert places(made) == {"[anon] 0x7f0000000000": 1100, "[anon] 0x7f0100000000": 334}
+    assert faults_by_region(made) == {"[anon] 0x7f0000000000": 1100, "[anon] 0x7f0100000000": 334}
 
 
 def test_arrays_that_adjoin_nearly(tmp_path: Path) -> None:
     """As the kernel aligns them to huge pages: a megabyte in between."""
     made = anonymous(tmp_path / "t.csv", A + np.arange(700), A + 1000 + np.arange(600))
-    assert list(places(made).values()) == [700, 600]
+    assert list(faults_by_region(made).values()) == [700, 600]
 
 
 def test_an_array_touched_at_random_is_one(tmp_path: Path) -> None:
     chosen = np.random.default_rng(7).choice(1 << 20, 10_000, replace=False)
-    assert list(places(anonymous(tmp_path / "t.csv", A + chosen)).values()) == [10_000]
+    assert list(faults_by_region(anonymous(tmp_path / "t.csv", A + chosen)).values()) == [10_000]
 
 
 def test_huge_pages_are_no_gaps(tmp_path: Path) -> None:
@@ -384,12 +384,14 @@ def test_huge_pages_are_no_gaps(tmp_path: Path) -> None:
     region = known.region(Region(0, 0, "rw-p", 0, "[anon]"))
     address = (A + np.arange(8) * 512 + 7) * PAGE
     faults = rows(8, address=address, pages=512, region=region, kind=Kind.HUGE)
-    assert places(written(tmp_path / "t.csv", faults, known)) == {"[anon] 0x7f0000000000": 8}
+    assert faults_by_region(written(tmp_path / "t.csv", faults, known)) == {
+        "[anon] 0x7f0000000000": 8
+    }
 
 
 def test_many_arrays_are_few_rows(tmp_path: Path) -> None:
     parts = [A + number * 100_000 + np.arange(number + 1) for number in range(20)]
-    found = places(anonymous(tmp_path / "t.csv", np.concatenate(parts)))
+    found = faults_by_region(anonymous(tmp_path / "t.csv", np.concatenate(parts)))
     assert len(found) == stretches.MOST + 1
     assert found[f"[anon] ({20 - stretches.MOST} others)"] == sum(range(1, 15))
     assert sum(found.values()) == 210
@@ -398,7 +400,7 @@ def test_many_arrays_are_few_rows(tmp_path: Path) -> None:
 def test_other_names_are_whole(tmp_path: Path) -> None:
     parts = [A + np.arange(5), B + np.arange(5), 2 * B + np.arange(5), B + 5 + np.arange(5)]
     names_ = ["[heap]", "[anon:cache]"]
-    assert places(anonymous(tmp_path / "t.csv", *parts, names_=names_)) == {
+    assert faults_by_region(anonymous(tmp_path / "t.csv", *parts, names_=names_)) == {
         "[heap]": 10,
         "[anon:cache]": 10,
     }

@@ -258,8 +258,8 @@ def test_holes_and_the_end(tmp_path: Path) -> None:
         file.write(bytes(P))
         file.truncate(100 * P)
         file.flush()
-        places = [0, 2, 32, 64, 66, 80, 99, 100, 1000]
-        missing = _missing(file.fileno(), [place * P for place in places])
+        pages = [0, 2, 32, 64, 66, 80, 99, 100, 1000]
+        missing = _missing(file.fileno(), [page * P for page in pages])
     if missing[2] is False:
         pytest.skip("a file system with holes")
     assert missing == [False, True, True, False, True, True, True, True, True]

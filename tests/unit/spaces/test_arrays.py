@@ -235,19 +235,19 @@ def test_bss_is_named_by_its_file_whatever_process_has_it(history: MappingHistor
 
 @pytest.mark.parametrize("listed", [False, True])
 def test_a_file_mapped_twice(history: MappingHistory, listed: bool) -> None:
-    places = [0x300, 0x100, 0x200]
+    starts = [0x300, 0x100, 0x200]
     if listed:
-        lines = [Mapping(s * P, (s + 4) * P, "r--p", 0, 8, 7, "/f") for s in sorted(places)]
+        lines = [Mapping(s * P, (s + 4) * P, "r--p", 0, 8, 7, "/f") for s in sorted(starts)]
         history.add_mappings(1, lines)
-        places.sort()
-    for turn, start in enumerate(places):
+        starts.sort()
+    for turn, start in enumerate(starts):
         if not listed:
             mapped(history, turn, start, start + 4, "r--p", "/f", 7)
-    again = [at(start) for start in places[1:]]
-    assert of(history, 9, *places) == ["", *again]
+    again = [at(start) for start in starts[1:]]
+    assert of(history, 9, *starts) == ["", *again]
     history.add_mappings(10, [Mapping(s * P, (s + 4) * P, "r--p", 0, 8, 7, "/f") for s in
-                              sorted(places)])  # fmt: skip
-    assert of(history, 11, *places) == ["", *again]
+                              sorted(starts)])  # fmt: skip
+    assert of(history, 11, *starts) == ["", *again]
 
 
 def test_a_file_mapped_elsewhere_afterwards_is_the_same(history: MappingHistory) -> None:
@@ -285,8 +285,8 @@ def test_mappings_that_records_bring_along(count: int) -> None:
     )
     names = history._names
     found = history.lookup_faults(made)[0].tolist()
-    told = [names.arrays[names.array_of[number]] for number in found]
-    assert told == [at(4 * LARGE)] * count + [at(3 * LARGE)] * count
+    labels = [names.arrays[names.array_of[number]] for number in found]
+    assert labels == [at(4 * LARGE)] * count + [at(3 * LARGE)] * count
     assert {names.regions[number] for number in found} == {
         Region(3 * LARGE * P, 5 * LARGE * P, "rw-p", 0, "[anon]")
     }
@@ -342,7 +342,7 @@ def test_pages_are_distinguished_as_faults_are(history: MappingHistory) -> None:
     shot = Snapshot(1, 3, 4, listed, pages, pages, pages[:0])
     names = history._names
     found = shot.regions(names, pages, history.arrays).tolist()
-    told = [names.arrays[names.array_of.get(number, 0)] for number in found]
-    assert told == [at(3 * LARGE), at(3 * LARGE), at(4 * LARGE), ""]
+    labels = [names.arrays[names.array_of.get(number, 0)] for number in found]
+    assert labels == [at(3 * LARGE), at(3 * LARGE), at(4 * LARGE), ""]
     assert found[3] == 0
     assert history.arrays(pages[:0]).tolist() == []

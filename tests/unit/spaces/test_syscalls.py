@@ -49,8 +49,8 @@ def test_what_only_releases_has_the_effect_that_it_has_by_itself() -> None:
     lengths = np.array([0, 1, P, P + 1, 1 << 40, (1 << 64) - P], np.uint64)
     records["args"][:, 1] = random.choice(lengths, 3000)
     records["args"][:, 2] = random.choice([4, 8, 9, 21, 22, 23, 24, 102], 3000)
-    chosen, takes = plain_releases(records)
-    each = iter(takes)
+    chosen, releases = plain_releases(records)
+    each = iter(releases)
     calls = (records["type"] == RecordType.CALL).tolist()
     for made, plain, begins in zip(decode(records), chosen.tolist(), calls, strict=True):
         found = interpret(made, 3, Memory()).effect

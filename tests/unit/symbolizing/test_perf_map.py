@@ -57,9 +57,9 @@ class Process:
         (self.root / "maps").mkdir(parents=True)
         (self.proc / str(PID)).mkdir(parents=True)
         (self.proc / str(PID) / "root").symlink_to(self.root)
-        self.tell()
+        self.write_status()
 
-    def tell(self, own: int = PID, user: int | None = None) -> None:
+    def write_status(self, own: int = PID, user: int | None = None) -> None:
         """The number it has in its own namespace, and its user."""
         user = os.geteuid() if user is None else user
         text = f"Name:\tx\nUid:\t77\t{user}\t77\t77\nNSpid:\t{PID}\t{own}\n"
@@ -180,7 +180,7 @@ def test_a_number_used_again_is_no_news_of_who_ended(process: Process) -> None:
 
 def test_in_a_container(process: Process, tmp_path: Path) -> None:
     """It has another number there, which is another's here; its links stay below its root."""
-    process.tell(own=7)
+    process.write_status(own=7)
     maps = PerfMaps(Here(), str(process.proc), str(tmp_path))
     (tmp_path / f"perf-{PID}.map").write_bytes(b"1000 10 not_its\n")
     (tmp_path / "perf-7.map").write_bytes(b"1000 10 nor_this\n")
@@ -195,7 +195,7 @@ def test_in_a_container(process: Process, tmp_path: Path) -> None:
 @pytest.mark.parametrize(("owner", "believed"), [(12345, True), (0, True), (54321, False)])
 def test_whose_map_it_is(process: Process, owner: int, believed: bool) -> None:
     """The user's whom the process runs as, or root's."""
-    process.tell(user=12345)
+    process.write_status(user=12345)
     process.map.write_bytes(b"1000 10 found\n")
     os.chown(process.map, owner, owner)
     maps = process.maps()

@@ -38,8 +38,8 @@ def image(*functions: tuple[int, int, bytes]) -> bytes:
     for start, size, instructions in functions:
         at = FRAMES + len(frames)
         table.append((start, at))
-        place = at + 8
-        body = struct.pack("<IiI", at + 4 - FRAMES, start - place, size) + b"\0" + instructions
+        here = at + 8
+        body = struct.pack("<IiI", at + 4 - FRAMES, start - here, size) + b"\0" + instructions
         frames += entry(body)
     header = b"\x01\x1b\x03\x3b" + struct.pack("<iI", FRAMES - HEADER - 4, len(table))
     for start, at in sorted(table):
@@ -97,8 +97,8 @@ def test_no_table_to_search_in(header: bytes) -> None:
 def test_garbage_is_no_rule(junk: bytes, at: int, address: int) -> None:
     """Entries come from files that anyone may have written."""
     data = bytearray(image((CODE, 0x40, USUAL), (CODE + 0x80, 0x10, b"")))
-    place = HEADER - SHIFT + 12 + at
-    data[place : place + len(junk)] = junk
+    here = HEADER - SHIFT + 12 + at
+    data[here : here + len(junk)] = junk
     found = unwinding(bytes(data))
     rule = found.rule(CODE + address)
     assert rule is None or isinstance(rule, Rule)

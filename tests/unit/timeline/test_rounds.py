@@ -116,7 +116,7 @@ def rows_of(batch: Batch, first: int) -> tuple[Rows, dict[str, Any], TouchedPage
 
 
 def apply(line: Timeline, effects: list[Any]) -> None:
-    taken = []
+    released = []
     for what in effects:
         if not isinstance(what, Effect):
             line.releases.inherit(*what)
@@ -126,10 +126,10 @@ def apply(line: Timeline, effects: list[Any]) -> None:
             )
         else:
             begun = what.call.begun_ns if what.call else 0
-            taken.append(
+            released.append(
                 Released(what.space, what.start, what.end, what.time_ns, what.loss, begun_ns=begun)
             )
-    line.releases.release_all(taken)
+    line.releases.release_all(released)
     for what in effects:
         over(line, what)
 
@@ -145,30 +145,30 @@ def begin_calls(line: Timeline, batch: Batch) -> None:
             line.releases.begin_unmap(what.space, what.call)
 
 
-def tell_each(schedule: Schedule, row: int, until: int) -> int:
+def apply_each(schedule: Schedule, row: int, until: int) -> int:
     for each in range(row, until):
         schedule.apply_all(each + 1)
     return max(row, until)
 
 
 def one_by_one(batches: list[Batch]) -> tuple[Timeline, list[Rows]]:
-    line, told, first = Timeline(), [], 1
+    line, applied, first = Timeline(), [], 1
     for batch in batches:
         begin_calls(line, batch)
         rows, columns, parts, start = rows_of(batch, first)
         first += len(rows)
         nothing = np.zeros(len(rows), np.bool_)
-        schedule, told_to = Schedule(line, rows, columns, parts, start, nothing), 0
+        schedule, applied_to = Schedule(line, rows, columns, parts, start, nothing), 0
         for at, what in batch.actions:
-            told_to = tell_each(schedule, told_to, at)
+            applied_to = apply_each(schedule, applied_to, at)
             apply(line, [what])
-        tell_each(schedule, told_to, len(rows))
-        told.append(rows)
-    return line, told
+        apply_each(schedule, applied_to, len(rows))
+        applied.append(rows)
+    return line, applied
 
 
 def in_rounds(batches: list[Batch]) -> tuple[Timeline, list[Rows]]:
-    line, told, first = Timeline(), [], 1
+    line, applied, first = Timeline(), [], 1
     for batch in batches:
         begin_calls(line, batch)
         rows, columns, parts, start = rows_of(batch, first)
@@ -185,8 +185,8 @@ def in_rounds(batches: list[Batch]) -> tuple[Timeline, list[Rows]]:
             apply(line, [action.what for action in due])
         for action in schedule.idle:
             over(line, action.what)
-        told.append(rows)
-    return line, told
+        applied.append(rows)
+    return line, applied
 
 
 def check_same(given: list[Batch]) -> None:
@@ -201,7 +201,7 @@ def check_same(given: list[Batch]) -> None:
         check_alike(expected, rows, *in_rounds(given))
 
 
-def check_alike(expected: Timeline, rows: list[Rows], line: Timeline, told: list[Rows]) -> None:
+def check_alike(expected: Timeline, rows: list[Rows], line: Timeline, applied: list[Rows]) -> None:
     assert line.ledger.tally.gained.tolist() == expected.ledger.tally.gained.tolist()
     assert line.ledger.tally.released.tolist() == expected.ledger.tally.released.tolist()
     assert line.ledger.tally.gained_in == expected.ledger.tally.gained_in
@@ -210,7 +210,7 @@ def check_alike(expected: Timeline, rows: list[Rows], line: Timeline, told: list
         found, wanted = line.ledger.history(space), expected.ledger.history(space)
         for name, column in wanted.items():
             assert found[name].tolist() == column.tolist(), (space, name)
-    for one, other in zip(rows, told, strict=True):
+    for one, other in zip(rows, applied, strict=True):
         assert other["pages"].tolist() == one["pages"].tolist()
         assert other["kind"].tolist() == one["kind"].tolist()
 

@@ -13,7 +13,7 @@ from tracer.timeline.events import Events, Outcome
 from tracer.timeline.schedule import Action, Schedule, TouchedPages, range_of, whole
 
 P = 4096
-Told = list[tuple[int, int, int]]  # (space, page, row) of each call
+Calls = list[tuple[int, int, int]]  # (space, page, row) of each call
 
 
 class Heard:
@@ -22,7 +22,7 @@ class Heard:
     latest_ns = 0
 
     def __init__(self) -> None:
-        self.calls: list[Told] = []
+        self.calls: list[Calls] = []
         self.faults = self.ledger = self  # all that is asked of either
 
     def suspected(self, spaces: np.ndarray, *_: object) -> Suspected:
@@ -38,7 +38,7 @@ class Heard:
         return Outcome(gained, np.zeros(len(spaces), np.bool_))
 
 
-def schedule(heard: Heard, touched: Told) -> Schedule:
+def schedule(heard: Heard, touched: Calls) -> Schedule:
     """Rows of these spaces, each with the pages touched: in order of rows."""
     space, page, row = (np.array(column) for column in zip(*touched, strict=True))
     count = int(row[-1]) + 1
@@ -65,10 +65,10 @@ def act(at: int, *ranges: tuple[int, int, int]) -> Action:
     return Action(at, where, cast(Any, SimpleNamespace(at=at)))
 
 
-def play(touched: Told, actions: list[Action]) -> list[Told | list[Action]]:
+def play(touched: Calls, actions: list[Action]) -> list[Calls | list[Action]]:
     """What is told and done, in order."""
     heard = Heard()
-    done: list[Told | list[Action]] = []
+    done: list[Calls | list[Action]] = []
     for due in schedule(heard, touched).play(actions, [action.at for action in actions]):
         done += heard.calls
         heard.calls = []
@@ -76,7 +76,7 @@ def play(touched: Told, actions: list[Action]) -> list[Told | list[Action]]:
     return [*done, *heard.calls]
 
 
-def story(page: int, space: int, done: list[Any]) -> list[object]:
+def history(page: int, space: int, done: list[Any]) -> list[object]:
     """What one page saw of it: rows, and actions by identity."""
     seen: list[object] = []
     for step in done:
@@ -100,7 +100,7 @@ def test_a_page_that_is_unmapped_again_and_again_has_a_round_for_each() -> None:
     touched = [(1, 7, row) for row in range(5)]
     actions = [act(at, (1, 7, 8)) for at in range(1, 5)]
     done = play(touched, actions)
-    assert story(7, 1, done) == [0, *(x for n in range(1, 5) for x in (id(actions[n - 1]), n))]
+    assert history(7, 1, done) == [0, *(x for n in range(1, 5) for x in (id(actions[n - 1]), n))]
 
 
 def test_another_space_s_page_is_another_page() -> None:
@@ -118,15 +118,15 @@ def test_a_fork_concerns_all_pages_of_both_spaces() -> None:
 def test_a_fault_and_what_came_along_are_applied_together() -> None:
     """Else one could not tell that a folio had left as a whole."""
     touched = [(1, 1, 0), (1, 4, 1), (1, 5, 1), (1, 9, 2)]
-    taken, other = act(1, (1, 5, 6)), act(2, (1, 20, 21))
-    done = play(touched, [taken, other])
-    assert done == [[(1, 1, 0)], [taken], [(1, 4, 1), (1, 5, 1), (1, 9, 2)], [other]]
+    unmap, other = act(1, (1, 5, 6)), act(2, (1, 20, 21))
+    done = play(touched, [unmap, other])
+    assert done == [[(1, 1, 0)], [unmap], [(1, 4, 1), (1, 5, 1), (1, 9, 2)], [other]]
 
 
 def test_without_a_fault_there_is_only_what_was_done() -> None:
     heard = Heard()
-    told = schedule(heard, [(1, 1, 0)])
-    assert list(told.play([], [])) == []
+    made = schedule(heard, [(1, 1, 0)])
+    assert list(made.play([], [])) == []
     assert heard.calls == [[(1, 1, 0)]]
 
 
@@ -152,7 +152,7 @@ def test_each_page_has_everything_in_order(seed: int) -> None:
     plain += [[action] for action in actions if action.at == rows]
     for space in (1, 2):
         for page in range(pages + 16):
-            assert story(page, space, done) == story(page, space, plain)
+            assert history(page, space, done) == history(page, space, plain)
     for step in done:
         together = [each for action in step if isinstance(action, Action) for each in action.ranges]
         owners = [i for i, x in enumerate(step) if isinstance(x, Action) for _ in x.ranges]

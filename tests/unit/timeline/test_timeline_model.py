@@ -121,14 +121,14 @@ class Model:
                     self.lose(page, time, cause)
 
     def move(self, space: int, old: int, new: int, length: int, time: int) -> None:
-        taken = []
+        moved = []
         for number in range(old, old + length):
             page = self.page(space, number)
             if page.frame != NO_FRAME:
-                taken.append((number - old + new, page.frame, page.assumed))
+                moved.append((number - old + new, page.frame, page.assumed))
         self.drop(space, old, old + length, time, Loss.MOVE)
         self.drop(space, new, new + length, time, Loss.MUNMAP)
-        for number, frame, assumed in taken:
+        for number, frame, assumed in moved:
             page = self.page(space, number)
             if assumed:
                 self.assume(page, frame, time)

@@ -84,12 +84,12 @@ def test_uv_itself_comes_by_its_hash(checkout: Checkout) -> None:
 
 def test_each_python_is_checked_for_each_file(checkout: Checkout) -> None:
     assert checkout.lock() == 0
-    looks = [line for line in checkout.calls("uv") if "--python-platform" in line]
+    checks = [line for line in checkout.calls("uv") if "--python-platform" in line]
     for name in NAMES:
         for python in ("3.11", "3.12", "3.13", "3.14"):
             (_,) = (
                 line
-                for line in looks
+                for line in checks
                 if f"--python-version {python} " in line and line.endswith(f"/{name}.txt")
             )
 

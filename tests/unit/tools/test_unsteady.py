@@ -173,8 +173,8 @@ def test_what_was_covered_is_not_measured_anew(tmp_path: Path) -> None:
     done = pytest_run(tmp_path, source, *options)
     assert (done.returncode, closing(done)) == (0, "4 passed"), done.stdout + done.stderr
     command = [sys.executable, "-m", "coverage", "report", "--format=total"]
-    told = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
-    assert told.stdout == "100\n"
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert done.stdout == "100\n"
 
 
 def test_without_the_option_it_fails_at_once(tmp_path: Path) -> None:
@@ -320,9 +320,9 @@ def test_ci_reports_the_time_of_each_step(tmp_path: Path) -> None:
         )  # fmt: skip
         return done.returncode, done.stdout.partition("=== what each step took\n")[2]
 
-    code, told = run("")
+    code, output = run("")
     assert code == 0
-    lines = re.sub(r" *\d+ s", "N s", told).splitlines()
+    lines = re.sub(r" *\d+ s", "N s", output).splitlines()
     assert lines[0].startswith("N s  tools/bootstrap --kernels ")
     assert {f"N s  make {name}" for name in ("lint", "test", "test-real", "test-kernels")} <= set(
         lines
@@ -330,8 +330,8 @@ def test_ci_reports_the_time_of_each_step(tmp_path: Path) -> None:
     assert lines[-2] == "=== unsteady, to be explained and mended: build/unsteady/1-new.log"
     assert lines[-1].startswith("=== passed")
     assert not left.exists()
-    code, told = run("check-install")
+    code, output = run("check-install")
     assert code == 1
-    assert re.search(r"\d s  make check-install\n", told)
-    assert "make test-kernels" not in told
-    assert "=== stopped in: make check-install (status 1" in told
+    assert re.search(r"\d s  make check-install\n", output)
+    assert "make test-kernels" not in output
+    assert "=== stopped in: make check-install (status 1" in output

@@ -39,8 +39,10 @@ def compiled_layout(folder: Path) -> dict[str, tuple[int, int]]:
     for name, struct in parse(HEADER).structs.items():
         lines.append(f'printf("{name} 0 %zu\\n", sizeof(struct {name}));')
         for member in struct.names or ():
-            place = f"offsetof(struct {name}, {member}), sizeof(((struct {name} *)0)->{member})"
-            lines.append(f'printf("{name}.{member} %zu %zu\\n", {place});')
+            expression = (
+                f"offsetof(struct {name}, {member}), sizeof(((struct {name} *)0)->{member})"
+            )
+            lines.append(f'printf("{name}.{member} %zu %zu\\n", {expression});')
     source = folder / "layout.c"
     source.write_text(
         "#include <stddef.h>\n#include <stdint.h>\n#include <stdio.h>\n"
