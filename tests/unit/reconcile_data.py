@@ -1,4 +1,4 @@
-"""A timeline, its reconciler, and looks at memory of our own making."""
+"""A timeline, its reconciler, and snapshots of memory of our own making."""
 
 from collections.abc import Iterable
 
@@ -36,7 +36,7 @@ class World:
     def fill(self, start: int, end: int) -> None:
         self.reconciler.hint(SPACE, Hint(start, end, Source.POPULATE))
 
-    def look(
+    def snapshot(
         self,
         time: int,
         present: dict[int, int],

@@ -93,8 +93,8 @@ class Kernel:
         window["entries"][0, : len(entries)] = entries
         self.put(window)
 
-    def told(self, first: int, last: int, until: int) -> None:
-        """How far of a range such a call told."""
+    def filled_until(self, first: int, last: int, until: int) -> None:
+        """How far of a range such a call reported."""
         self.filled(until, [BASE + first * P, BASE + last * P], level=0)
 
     def task(self, kind: RecordType, **fields: Any) -> None:

@@ -71,7 +71,7 @@ def test_what_a_child_filled_before_the_first_look_at_it(
 
 
 @pytest.mark.parametrize(
-    ("known", "told", "taken", "unseen"),
+    ("known", "reported", "unmapped", "unseen"),
     [
         (True, 8, (0, 8), 0),
         (True, 7, (0, 7), 0),  # the last page is there still
@@ -81,15 +81,20 @@ def test_what_a_child_filled_before_the_first_look_at_it(
     ],
 )
 def test_a_call_that_filled_more_than_is_reported(
-    recorder: Recorder, kernel: Kernel, known: bool, told: int, taken: tuple[int, int], unseen: int
+    recorder: Recorder,
+    kernel: Kernel,
+    known: bool,
+    reported: int,
+    unmapped: tuple[int, int],
+    unseen: int,
 ) -> None:
     """What is gone before anybody looked is in no record: what was gained is a bound."""
     recorder.parts.attached.probe.name = "perf"
     recorder.parts.reconciler.view(1).has_snapshot = known
     kernel.syscall(MMAP, 0, 8 * P, 3, POPULATE, result=BASE)
-    kernel.told(0, 8, told)
+    kernel.filled_until(0, 8, reported)
     for _ in range(2):  # once is enough
-        kernel.syscall(MUNMAP, BASE + taken[0] * P, taken[1] * P)
+        kernel.syscall(MUNMAP, BASE + unmapped[0] * P, unmapped[1] * P)
     cycle(recorder)
     assert recorder.parts.reconciler.unseen_fills == unseen
 
@@ -209,7 +214,7 @@ def test_windows_of_a_call_are_filled_at_once(
     monkeypatch.setattr(recorder.parts.timeline.releases, "fill", counted)
     for window in range(0, 320, 16):
         kernel.filled(window, [pte(F + (window + page) * P) for page in range(16)])
-    kernel.told(0, 320, 320)
+    kernel.filled_until(0, 320, 320)
     cycle(recorder)
     assert calls == [320]
     assert gained(recorder) == {Source.POPULATE: 320}

@@ -94,29 +94,29 @@ def test_where_most_pages_are() -> None:
     assert Image.nothing().ranges() == []
 
 
-# -- looks ---------------------------------------------------------------------------------
+# -- snapshots -----------------------------------------------------------------------------
 
-PLACES = st.sampled_from([1, 2, 65, 130])
+FEW = st.sampled_from([1, 2, 65, 130])
 FRAMES = st.sampled_from([A, B, C])
-FAULT = st.tuples(st.just("fault"), PLACES, st.one_of(st.none(), FRAMES), FRAMES, st.integers(0, 9))
+FAULT = st.tuples(st.just("fault"), FEW, st.one_of(st.none(), FRAMES), FRAMES, st.integers(0, 9))
 STEP = st.one_of(
     FAULT,
-    st.tuples(st.just("lose"), PLACES, st.integers(1, 70), st.integers(0, 9)),
-    st.tuples(st.just("move"), PLACES, st.integers(1, 9)),
+    st.tuples(st.just("release"), FEW, st.integers(1, 70), st.integers(0, 9)),
+    st.tuples(st.just("move"), FEW, st.integers(1, 9)),
     st.tuples(st.just("fork")),
-    st.tuples(st.just("look"), st.dictionaries(PLACES, FRAMES), st.booleans()),
-    st.tuples(st.just("look"), st.dictionaries(PLACES, FRAMES), st.booleans()),
+    st.tuples(st.just("snapshot"), st.dictionaries(FEW, FRAMES), st.booleans()),
+    st.tuples(st.just("snapshot"), st.dictionaries(FEW, FRAMES), st.booleans()),
 )
 
 
 def do(world: World, now: int, step: tuple[Any, ...]) -> None:
-    """One thing that happens; some of it is told late, with a time before the last look."""
+    """One thing that happens; some of it is recorded late, with a time before the last snapshot."""
     what, *rest = step
     if what == "fault":
         page, before, after, ago = rest
         time = now - 7 * ago
         apply(world.line, Event(page, time - 3, time, before, after, kind=Kind.ANON))
-    elif what == "lose":
+    elif what == "release":
         page, pages, ago = rest
         world.line.releases.release(
             SPACE, page * P, (page + pages) * P, now - 7 * ago, Loss.MADVISE
@@ -130,21 +130,21 @@ def do(world: World, now: int, step: tuple[Any, ...]) -> None:
         world.line.releases.inherit(SPACE, CHILD, now)
     else:
         present, of_child = rest
-        world.look(now, present, space=CHILD if of_child else SPACE)
+        world.snapshot(now, present, space=CHILD if of_child else SPACE)
 
 
 @pytest.mark.parametrize("tidy", [False, True])
 @settings(max_examples=60)
 @given(steps=st.lists(STEP, max_size=14))
-# A page to be looked at again, beside one that went: they are not put away together.
+# A page to be read again, beside one that went: they are not put away together.
 @example(
     steps=[
-        ("look", {}, False),
+        ("snapshot", {}, False),
         ("fault", 1, None, A, 0),
-        ("lose", 1, 1, 0),
+        ("release", 1, 1, 0),
         ("fault", 65, None, A, 0),
-        ("look", {2: B}, False),
-        ("look", {2: B}, False),
+        ("snapshot", {2: B}, False),
+        ("snapshot", {2: B}, False),
     ]
 )
 def test_a_snapshot_of_what_changed_is_worth_a_whole_one(
@@ -156,11 +156,11 @@ def test_a_snapshot_of_what_changed_is_worth_a_whole_one(
             world.born(Source.INITIAL)
         for number, step in enumerate(steps):
             now = 1000 + 10 * number
-            if step[0] == "look":
-                _forget_the_last_look(whole)
+            if step[0] == "snapshot":
+                _forget_the_last_snapshot(whole)
             for world in (short, whole):
                 do(world, now, step)
-                if tidy and step[0] == "look":
+                if tidy and step[0] == "snapshot":
                     world.line.ledger.tidy(CHILD if step[2] else SPACE, now)
         for space in (SPACE, CHILD):
             ours, theirs = short.line.ledger.history(space), whole.line.ledger.history(space)
@@ -177,8 +177,8 @@ def test_a_snapshot_of_what_changed_is_worth_a_whole_one(
         assert short.reconciler.conflicts == whole.reconciler.conflicts
 
 
-def _forget_the_last_look(world: World) -> None:
-    """The next one has to look at every page."""
+def _forget_the_last_snapshot(world: World) -> None:
+    """The next one has to read every page."""
     for space in (SPACE, CHILD):
         world.reconciler.view(space).image = Image.nothing()
         at = world.line.ledger.state(space, np.array([1, 2, 65, 130], np.uint64))

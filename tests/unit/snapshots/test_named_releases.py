@@ -13,9 +13,9 @@ from tracer.snapshots.unrecorded import Unrecorded
 
 def test_pages_that_went(world: World) -> None:
     apply(world.line, *(Event(n, 10, 20, after=n * P) for n in (7, 8, 9)))
-    world.look(100, {7: 7 * P, 8: 8 * P, 9: 9 * P})
+    world.snapshot(100, {7: 7 * P, 8: 8 * P, 9: 9 * P})
     for time in (200, 300):
-        world.look(time, {}, swapped=[7], mapped=(7, 9))
+        world.snapshot(time, {}, swapped=[7], mapped=(7, 9))
     losses = [world.page(n)["last_loss"] for n in (7, 8, 9)]
     assert losses == [Loss.RECLAIM, Loss.UNKNOWN, Loss.MUNMAP]
     assert all(world.page(n)["frame"] == NO_FRAME for n in (7, 8, 9))
@@ -24,26 +24,26 @@ def test_pages_that_went(world: World) -> None:
 
 def test_a_page_that_went_while_the_kernel_reclaimed(world: World) -> None:
     apply(world.line, Event(7, 10, 20))
-    world.look(100, {7: A})
+    world.snapshot(100, {7: A})
     world.counters["reclaim"] += 1
-    world.look(200, {})
-    world.look(300, {})
+    world.snapshot(200, {})
+    world.snapshot(300, {})
     assert world.page(7)["last_loss"] == Loss.RECLAIM
 
 
 def test_a_release_needs_two_snapshots(world: World) -> None:
     apply(world.line, Event(7, 10, 20))
-    world.look(100, {})
+    world.snapshot(100, {})
     assert world.page(7)["frame"] == A
-    world.look(200, {7: A})
-    world.look(300, {})
+    world.snapshot(200, {7: A})
+    world.snapshot(300, {})
     assert world.page(7)["frame"] == A
     assert tallies(world.line)[1] == {}
 
 
 def test_snapshots_with_nothing_in_them(world: World) -> None:
-    world.look(100, {})
-    world.look(200, {})
+    world.snapshot(100, {})
+    world.snapshot(200, {})
     assert tallies(world.line) == ({}, {})
     assert not world.suspects()
 
@@ -52,7 +52,7 @@ def test_what_faults_found_gone_is_named_at_the_next_snapshot(world: World) -> N
     apply(world.line, Event(7, 10, 20, after=A), Event(7, 30, 40, after=B))
     assert tallies(world.line) == ({Source.FAULT: 2}, {Loss.UNKNOWN: 1})
     world.counters["reclaim"] += 1
-    world.look(100, {7: B})
+    world.snapshot(100, {7: B})
     assert world.page(7)["last_loss"] == Loss.RECLAIM
     assert tallies(world.line) == ({Source.FAULT: 2}, {Loss.RECLAIM: 1})
     check_books(world.line, SPACE)
@@ -61,36 +61,36 @@ def test_what_faults_found_gone_is_named_at_the_next_snapshot(world: World) -> N
 def test_what_faults_found_moved_is_named_at_the_next_snapshot(world: World) -> None:
     apply(world.line, Event(7, 10, 20, after=A), Event(7, 30, 40, before=B, after=C))
     world.counters["migrate"] += 1
-    world.look(100, {7: C})
+    world.snapshot(100, {7: C})
     gained, lost = tallies(world.line)
     assert gained == {Source.FAULT: 2, Source.MIGRATE: 1}
     assert lost == {Loss.REPLACED: 2}
 
 
 def test_counters_count_since_the_snapshot_before_the_last(world: World) -> None:
-    """What moved during a look shows in its counters, or only at the next."""
+    """What moved during a snapshot shows in its counters, or only at the next."""
     world.counters["migrate"] += 1
     apply(world.line, Event(7, 10, 20, after=A))
     for time in (100, 200, 300):
-        world.look(time, {7: A})
+        world.snapshot(time, {7: A})
     for time in (400, 500):
-        world.look(time, {7: B})
+        world.snapshot(time, {7: B})
     assert world.page(7)["source"] == Source.UNKNOWN
     assert world.reconciler.conflicts == 1
 
 
 def test_what_came_back_from_swap_was_reclaimed(world: World) -> None:
     apply(world.line, Event(7, 10, 20, after=A))
-    world.look(100, {7: A})
+    world.snapshot(100, {7: A})
     world.counters["swapoff"] += 1
     for time in (200, 300):
-        world.look(time, {7: B})
+        world.snapshot(time, {7: B})
     assert tallies(world.line) == ({Source.FAULT: 1, Source.SWAPOFF: 1}, {Loss.RECLAIM: 1})
 
 
 def test_what_faults_found_is_named_at_the_space_s_end(world: World) -> None:
     apply(world.line, Event(7, 10, 20, after=A), Event(8, 10, 20, after=A))
-    world.look(100, {7: A, 8: A})
+    world.snapshot(100, {7: A, 8: A})
     world.counters["migrate"] += 1
     world.reconciler.hint(SPACE, Hint(8 * P, 9 * P, loss=Loss.MADVISE))
     apply(world.line, Event(7, 150, 160, B, C, kind=Kind.COW), Event(8, 150, 160, after=C))
@@ -116,7 +116,7 @@ def test_what_a_fault_finds_in_a_new_program_is_exec_s(
 
 def test_what_a_fault_finds_after_the_first_snapshot_is_not(world: World) -> None:
     world.born(Source.EXEC)
-    world.look(5, {})
+    world.snapshot(5, {})
     apply(world.line, Event(7, 10, 20, before=A, after=A, kind=Kind.REUSE))
     world.reconciler.close(SPACE, Unrecorded())
     assert tallies(world.line) == ({Source.UNKNOWN: 1}, {})

@@ -1,4 +1,4 @@
-"""One look at all pages of a process, as sorted arrays."""
+"""One snapshot of all pages of a process, as sorted arrays."""
 
 from collections.abc import Iterator, Sequence
 from types import SimpleNamespace

@@ -131,7 +131,7 @@ def history() -> MappingHistory:
     return MappingHistory(Names(), Files())
 
 
-def look(history: MappingHistory, *pairs: tuple[int, int]) -> list[Region]:
+def regions_at(history: MappingHistory, *pairs: tuple[int, int]) -> list[Region]:
     """The regions of (page, time) pairs."""
     addresses = np.array([page * P for page, _ in pairs], dtype=np.uint64)
     times = np.array([time for _, time in pairs], dtype=np.uint64)
@@ -162,7 +162,7 @@ def test_short_lived_mappings_at_one_address_are_distinguished(history: MappingH
     pairs = [(5 + turn % 2, turn * 10 + 5) for turn in range(1000)]
     expected = [f"/f{turn}" if turn % 2 else "[anon]" for turn in range(1000)]
     shuffled = np.random.default_rng(0).permutation(1000)
-    found = look(history, *[pairs[i] for i in shuffled])
+    found = regions_at(history, *[pairs[i] for i in shuffled])
     assert names_of(found) == [expected[i] for i in shuffled]
 
 
@@ -170,7 +170,7 @@ def test_a_change_holds_from_its_own_moment(history: MappingHistory) -> None:
     history.add(20, event(20, 0, 4, "/b", 2))
     history.add(10, event(10, 0, 4, "/a", 1))  # told late
     history.add(10, event(10, 0, 1, "/c", 3))  # at one time: in the order told
-    assert names_of(look(history, (1, 9), (1, 10), (0, 10), (1, 19), (1, 20))) == [
+    assert names_of(regions_at(history, (1, 9), (1, 10), (0, 10), (1, 19), (1, 20))) == [
         "",
         "/a",
         "/c",
@@ -230,7 +230,7 @@ def comparisons(count: int) -> int:
     for start in range(0, count, 50):
         for turn in range(start, start + 50):
             history.add(Moment(10 * turn + 5), Unmap(turn * P, turn * P + P))
-        assert names_of(look(history, (start + 49, 10 * start + 494))) == ["[anon]"]
+        assert names_of(regions_at(history, (start + 49, 10 * start + 494))) == ["[anon]"]
     return Moment.compared
 
 
@@ -243,15 +243,20 @@ def test_times_need_more_than_a_double_can_hold(history: MappingHistory) -> None
     late = (1 << 60) + 1
     history.add(late, event(late, 0, 4))
     many = [(0, late - 1)] * 20 + [(0, late)] * 20
-    assert names_of(look(history, *many)) == [""] * 20 + ["[anon]"] * 20
+    assert names_of(regions_at(history, *many)) == [""] * 20 + ["[anon]"] * 20
 
 
 def test_a_snapshot_does_not_unmake_what_was(history: MappingHistory) -> None:
     history.add(10, event(10, 0, 4, "/a", 1))
     history.add_mappings(20, [Mapping(8 * P, 9 * P, "rw-p", 0, 0, 0, "[heap]")])
-    assert names_of(look(history, (0, 15), (0, 21), (8, 15), (8, 21))) == ["/a", "/a", "", "[heap]"]
+    assert names_of(regions_at(history, (0, 15), (0, 21), (8, 15), (8, 21))) == [
+        "/a",
+        "/a",
+        "",
+        "[heap]",
+    ]
     history.add_mappings(30, [])
-    assert names_of(look(history, (0, 31), (8, 31))) == ["", "[heap]"]
+    assert names_of(regions_at(history, (0, 31), (8, 31))) == ["", "[heap]"]
 
 
 def test_what_remains_of_a_cut_file_mapping_keeps_its_file_offset(
@@ -259,7 +264,7 @@ def test_what_remains_of_a_cut_file_mapping_keeps_its_file_offset(
 ) -> None:
     history.add(1, event(1, 0, 10, "/a", 1))
     history.add(2, Unmap(4 * P, 6 * P))
-    left, gone, right = look(history, (0, 2), (5, 2), (9, 2))
+    left, gone, right = regions_at(history, (0, 2), (5, 2), (9, 2))
     assert left == mapped(0, 4 * P, "rw-p", 0, "/a")
     assert gone == mapped(0, 10 * P, "rw-p", 0, "/a")
     assert right == mapped(6 * P, 10 * P, "rw-p", 6 * P, "/a")
@@ -268,43 +273,43 @@ def test_what_remains_of_a_cut_file_mapping_keeps_its_file_offset(
 def test_mremap(history: MappingHistory) -> None:
     history.add(1, event(1, 0, 10, "/a", 1))
     history.add(2, Move(2 * P, 2 * P, 20 * P, 4 * P, keep=False))
-    moved, rest = look(history, (23, 2), (0, 2))
+    moved, rest = regions_at(history, (23, 2), (0, 2))
     assert moved == mapped(20 * P, 24 * P, "rw-p", 2 * P, "/a")
     assert rest == mapped(0, 2 * P, "rw-p", 0, "/a")
     history.add(3, Move(20 * P, 4 * P, 20 * P, 6 * P, keep=False))
-    assert look(history, (25, 3)) == [mapped(20 * P, 26 * P, "rw-p", 2 * P, "/a")]
+    assert regions_at(history, (25, 3)) == [mapped(20 * P, 26 * P, "rw-p", 2 * P, "/a")]
     history.add(4, Move(20 * P, 6 * P, 20 * P, 1 * P, keep=False))
-    assert look(history, (20, 4)) == [mapped(20 * P, 21 * P, "rw-p", 2 * P, "/a")]
+    assert regions_at(history, (20, 4)) == [mapped(20 * P, 21 * P, "rw-p", 2 * P, "/a")]
     history.add(5, Move(20 * P, 0, 40 * P, 1 * P, keep=False))  # a second mapping
-    assert names_of(look(history, (20, 5), (40, 5))) == ["/a", "/a"]
-    assert look(history, (20, 5))[0].end == 21 * P
+    assert names_of(regions_at(history, (20, 5), (40, 5))) == ["/a", "/a"]
+    assert regions_at(history, (20, 5))[0].end == 21 * P
 
 
 def test_system_calls_fill_in_what_the_sideband_lost(history: MappingHistory) -> None:
     history.add(1, event(1, 0, 10))
     history.add(2, Claim(2 * P, 4 * P, "rw-p", "[anon]"))  # known, and with its neighbours
     history.add(2, Claim(20 * P, 30 * P, "---p", "[anon]"))
-    assert look(history, (3, 2), (20, 2)) == [
+    assert regions_at(history, (3, 2), (20, 2)) == [
         mapped(0, 10 * P, "rw-p", 0, "[anon]"),
         Region(20 * P, 30 * P, "---p", 0, "[anon]"),
     ]
     history.add(3, Claim(21 * P, 30 * P, "rw-p"))
     history.add(4, Claim(50 * P, 51 * P, "rw-p"))  # of what mapping nobody knows
-    assert look(history, (20, 4), (21, 4)) == [
+    assert regions_at(history, (20, 4), (21, 4)) == [
         Region(20 * P, 21 * P, "---p", 0, "[anon]"),
         Region(21 * P, 30 * P, "rw-p", 0, "[anon]"),
     ]
-    assert names_of(look(history, (50, 4))) == [""]
+    assert names_of(regions_at(history, (50, 4))) == [""]
     history.add(5, event(5, 60, 64, "/a", 1))
     history.add(6, Claim(61 * P, 62 * P, "r--p"))
-    assert look(history, (61, 6)) == [mapped(61 * P, 62 * P, "r--p", P, "/a")]
+    assert regions_at(history, (61, 6)) == [mapped(61 * P, 62 * P, "r--p", P, "/a")]
 
 
 def test_brk_downwards_cuts_the_heap(history: MappingHistory) -> None:
     history.add(1, event(1, 0, 10, "[heap]"))
     history.add(1, Brk(10 * P - 5))
     history.add(2, Brk(4 * P + 1))
-    assert look(history, (4, 2)) == [mapped(0, 5 * P, "rw-p", 0, "[heap]")]
+    assert regions_at(history, (4, 2)) == [mapped(0, 5 * P, "rw-p", 0, "[heap]")]
 
 
 def test_the_first_piece_of_the_heap_gets_its_name_by_brk(history: MappingHistory) -> None:
@@ -312,13 +317,13 @@ def test_the_first_piece_of_the_heap_gets_its_name_by_brk(history: MappingHistor
     history.add(1, Brk(20 * P))  # asked where it is
     history.add(2, event(2, 20, 30))
     history.add(2, Brk(30 * P - 9))
-    assert names_of(look(history, (9, 2), (29, 2))) == ["[anon]", "[heap]"]
+    assert names_of(regions_at(history, (9, 2), (29, 2))) == ["[anon]", "[heap]"]
 
 
 def test_the_break_is_first_reported_as_it_grows(history: MappingHistory) -> None:
     history.add(2, event(2, 20, 30))
     history.add(2, Brk(30 * P - 9))
-    assert names_of(look(history, (29, 2))) == ["[heap]"]
+    assert names_of(regions_at(history, (29, 2))) == ["[heap]"]
 
 
 def test_fork_copies_what_was_there_then(history: MappingHistory) -> None:
@@ -326,12 +331,12 @@ def test_fork_copies_what_was_there_then(history: MappingHistory) -> None:
     history.add(2, event(2, 2, 4, "/b", 2))
     history.add(4, event(4, 0, 2, "/late", 3))
     child = history.fork(3)
-    assert names_of(look(child, (0, 9), (2, 9))) == ["/a", "/b"]
-    assert names_of(look(history, (0, 3), (0, 9))) == ["/a", "/late"]
+    assert names_of(regions_at(child, (0, 9), (2, 9))) == ["/a", "/b"]
+    assert names_of(regions_at(history, (0, 3), (0, 9))) == ["/a", "/late"]
 
 
 def test_no_faults_no_regions(history: MappingHistory) -> None:
-    assert look(history) == []
+    assert regions_at(history) == []
 
 
 # -- mappings brought along by the record
