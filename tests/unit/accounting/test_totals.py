@@ -124,7 +124,7 @@ def test_what_its_slot_has_seen_counts_if_it_is_more(kernel: Kernel) -> None:
     assert ended(made).faults == 6
 
 
-def test_a_fault_between_the_start_and_the_look_is_ours(kernel: Kernel) -> None:
+def test_a_fault_between_the_start_and_the_first_read_is_ours(kernel: Kernel) -> None:
     """Its slot was begun at 40; /proc says 43 already."""
     kernel.lives[PID, PID] = running(43)
     kernel.every = [(PID, slot(43, first=40))]
@@ -233,7 +233,7 @@ def test_one_that_is_ending_at_the_end_counts_once(kernel: Kernel, reported: boo
     assert ended(made) == KernelCount(9, 0)
 
 
-def test_what_a_thread_still_comes_to_once_its_end_is_told(kernel: Kernel) -> None:
+def test_what_a_thread_still_comes_to_once_its_end_is_reported(kernel: Kernel) -> None:
     """And its number is another's by now: its slot is known by its address."""
     kernel.lives[PID, PID] = running(40)
     made = attached(kernel)

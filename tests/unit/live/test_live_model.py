@@ -98,8 +98,8 @@ def test_a_huge_page_is_recognised_by_its_frames() -> None:
 
 def test_newer_leaves_out_what_is_known() -> None:
     table = merge(empty(), changes((1, 5, State.RESIDENT), (2, 5, State.RESIDENT)))
-    told = changes((1, 5, State.RESIDENT), (2, 6, State.RELEASED), (3, 1, State.RESIDENT))
-    assert newer(table, told)["page"].tolist() == [2, 3]
+    latest = changes((1, 5, State.RESIDENT), (2, 6, State.RELEASED), (3, 1, State.RESIDENT))
+    assert newer(table, latest)["page"].tolist() == [2, 3]
 
 
 def test_changes_are_parted_by_space() -> None:

@@ -117,9 +117,9 @@ def test_states_are_distinguished_without_colour() -> None:
     for charset in (Charset(), PLAIN):
         assert len({*charset.states.values(), charset.fresh}) == len(charset.states) + 1
         old, now = START, START + 10 * FRESH_NS
-        told = [(page, old, state) for page, state in enumerate(State)]
+        pages = [(page, old, state) for page, state in enumerate(State)]
         model = Model(FACTS, Names())
-        model.change(changes(*told, (9, now, State.RESIDENT)))
+        model.change(changes(*pages, (9, now, State.RESIDENT)))
         model.set_areas(START, (area(0, 12, name="here"),))
         drawn = compose(model, View(), 80, 24, charset, now).plain()
         row = next(line for line in drawn.splitlines() if line.startswith(" here"))

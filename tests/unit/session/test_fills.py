@@ -59,9 +59,7 @@ def test_what_may_have_been_filled_before_the_trace(recorder: Recorder, kernel: 
     assert gained(recorder) == {}
 
 
-def test_what_a_child_filled_before_the_first_look_at_it(
-    recorder: Recorder, kernel: Kernel
-) -> None:
+def test_what_a_child_filled_before_its_first_snapshot(recorder: Recorder, kernel: Kernel) -> None:
     recorder.parts.reconciler.view(1).has_snapshot = True
     fork = {"child_tgid": CHILD, "child_tid": CHILD, "child_mm": CHILD_MM}
     kernel.task(RecordType.FORK, count=101, comm=b"child", **fork)

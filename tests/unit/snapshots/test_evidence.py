@@ -59,33 +59,33 @@ def found(
 
 
 def test_small_pages_made_huge() -> None:
-    look = shot(whole())
+    snapshot = shot(whole())
     pages, new = ask(HUGE, HUGE + 9), ask(BASE, BASE + 9 * P)
     old = ask(0x9000, NO_FRAME)
-    assert found("collapse", "migrate").move_sources(look, pages, old, new).tolist() == [
+    assert found("collapse", "migrate").move_sources(snapshot, pages, old, new).tolist() == [
         Source.COLLAPSE,
         Source.COLLAPSE,
     ]
-    assert found("migrate").move_sources(look, pages, old, new).tolist() == [Source.MIGRATE] * 2
+    assert found("migrate").move_sources(snapshot, pages, old, new).tolist() == [Source.MIGRATE] * 2
 
 
 def test_one_page_less_is_no_huge_page() -> None:
     frames = whole()
     del frames[HUGE + 511]
-    look = shot(frames)
-    assert not look.huge(ask(HUGE, HUGE + 9)).any()
+    snapshot = shot(frames)
+    assert not snapshot.huge(ask(HUGE, HUGE + 9)).any()
     frames[HUGE + 511] = BASE
     assert not shot(frames).huge(ask(HUGE)).any()
     assert shot(whole()).huge(ask(HUGE, 5, 3 * HUGE)).tolist() == [True, False, False]
 
 
 def test_the_zero_page_where_a_huge_page_was() -> None:
-    look = shot({HUGE + 3: ZERO})
+    snapshot = shot({HUGE + 3: ZERO})
     args = ask(HUGE + 3), ask(BASE + 3 * P), ask(ZERO)
-    assert found("split").move_sources(look, *args).tolist() == [Source.SPLIT]
-    assert found().move_sources(look, *args).tolist() == [Source.NONE]
+    assert found("split").move_sources(snapshot, *args).tolist() == [Source.SPLIT]
+    assert found().move_sources(snapshot, *args).tolist() == [Source.NONE]
     elsewhere = ask(HUGE + 3), ask(BASE + 4 * P), ask(ZERO)
-    assert found("split").move_sources(look, *elsewhere).tolist() == [Source.NONE]
+    assert found("split").move_sources(snapshot, *elsewhere).tolist() == [Source.NONE]
 
 
 @pytest.mark.parametrize(
@@ -108,8 +108,8 @@ def test_another_frame_after_faults_were_lost() -> None:
     """As many as there are pages: they say more than what the whole machine did."""
     args = shot({}), ask(3, 4), ask(0x9000, 0xA000), ask(0x8000, 0xB000)
     for lost, source in ((1, Source.MIGRATE), (2, Source.MISSED)):
-        told = replace(found("migrate", unseen=Source.MISSED), lost=lost)
-        assert told.move_sources(*args).tolist() == [source] * 2
+        known = replace(found("migrate", unseen=Source.MISSED), lost=lost)
+        assert known.move_sources(*args).tolist() == [source] * 2
 
 
 def test_frames_that_ksm_shares() -> None:
@@ -158,33 +158,33 @@ def test_faults_without_a_record(now: Unrecorded, source: Source | None) -> None
 
 def test_what_a_system_call_filled_or_gave_up() -> None:
     hints = Hint(3 * P, 4 * P, Source.POPULATE), Hint(5 * P, 6 * P, loss=Loss.MADVISE)
-    told = found("migrate", "reclaim", hints=hints)
+    known = found("migrate", "reclaim", hints=hints)
     args = ask(3, 4), ask(NO_FRAME, 0x9000), ask(0x8000, 0xA000)
-    assert told.move_sources(shot({}), *args).tolist() == [Source.POPULATE, Source.MIGRATE]
-    sources = told.gain_sources(shot({}), ask(3, 4), Source.UNKNOWN)
+    assert known.move_sources(shot({}), *args).tolist() == [Source.POPULATE, Source.MIGRATE]
+    sources = known.gain_sources(shot({}), ask(3, 4), Source.UNKNOWN)
     assert sources.tolist() == [Source.POPULATE, Source.UNKNOWN]
-    assert told.exec_sources(ask(3, 4)).tolist() == [Source.POPULATE, Source.EXEC]
-    causes = told.release_causes(shot({}), ask(5, 6), ask(0x8000, 0x9000), NOTHING)
+    assert known.exec_sources(ask(3, 4)).tolist() == [Source.POPULATE, Source.EXEC]
+    causes = known.release_causes(shot({}), ask(5, 6), ask(0x8000, 0x9000), NOTHING)
     assert causes.tolist() == [Loss.MADVISE, Loss.RECLAIM]
-    causes = told.release_causes(shot({}, swapped=[5]), ask(5), ask(0x8000), NOTHING)
+    causes = known.release_causes(shot({}, swapped=[5]), ask(5), ask(0x8000), NOTHING)
     assert causes.tolist() == [Loss.RECLAIM]
 
 
 @pytest.mark.parametrize("name", ["anon_inode:[io_uring]", "/dev/dri/card0"])
 def test_a_driver_fills_its_mapping_as_it_is_made(name: str) -> None:
-    look = shot({3: 0x8000})
-    look.mappings[0] = look.mappings[0]._replace(path=name)
-    assert found().gain_sources(look, ask(3), Source.UNKNOWN).tolist() == [Source.POPULATE]
+    snapshot = shot({3: 0x8000})
+    snapshot.mappings[0] = snapshot.mappings[0]._replace(path=name)
+    assert found().gain_sources(snapshot, ask(3), Source.UNKNOWN).tolist() == [Source.POPULATE]
 
 
 # -- a frame where there was none --------------------------------------------------------
 
 
 def test_holes_filled_by_collapse() -> None:
-    look = shot(whole() | {5: 0x9000})
-    sources = found("collapse").gain_sources(look, ask(HUGE + 1, 5), Source.UNKNOWN)
+    snapshot = shot(whole() | {5: 0x9000})
+    sources = found("collapse").gain_sources(snapshot, ask(HUGE + 1, 5), Source.UNKNOWN)
     assert sources.tolist() == [Source.COLLAPSE, Source.UNKNOWN]
-    sources = found().gain_sources(look, ask(HUGE + 1), Source.UNKNOWN)
+    sources = found().gain_sources(snapshot, ask(HUGE + 1), Source.UNKNOWN)
     assert sources.tolist() == [Source.UNKNOWN]
 
 
@@ -230,18 +230,18 @@ def test_a_page_in_one_folio_with_those_that_went(monkeypatch: pytest.MonkeyPatc
         return Contents([offset == 0 for offset in offsets], in_memory=False)
 
     monkeypatch.setattr(evidence, "contents", first_is_gone)
-    look = shot({}, inode=9, start=1)
+    snapshot = shot({}, inode=9, start=1)
     lost = ask(1, 2, 3), ask(BASE, BASE + P, 0x9000)
-    causes = found("reclaim").release_causes(look, *lost, lost)
+    causes = found("reclaim").release_causes(snapshot, *lost, lost)
     assert causes.tolist() == [Loss.TRUNCATE, Loss.SPLIT, Loss.RECLAIM]
-    causes = found().release_causes(look, lost[0][1:2], lost[1][1:2], lost)
+    causes = found().release_causes(snapshot, lost[0][1:2], lost[1][1:2], lost)
     assert causes.tolist() == [Loss.SPLIT]
 
 
 def test_memory_s_page_that_went() -> None:
-    look = shot({}, start=1, swapped=[2])
+    snapshot = shot({}, start=1, swapped=[2])
     pages, old = ask(0, 2, 3), ask(0x8000, 0x9000, 0xA000)
-    assert found("split").release_causes(look, pages, old, NOTHING).tolist() == [
+    assert found("split").release_causes(snapshot, pages, old, NOTHING).tolist() == [
         Loss.MUNMAP,
         Loss.RECLAIM,
         Loss.UNKNOWN,

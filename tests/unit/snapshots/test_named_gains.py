@@ -26,17 +26,17 @@ def test_what_was_filled_and_gone_unseen(world: World) -> None:
     """Until a snapshot that leaves nothing open; a space that ends takes all of it along."""
     world.born(Source.EXEC)
     world.reconciler.fill_unseen(SPACE, 7 * P, 9 * P, 50)
-    world.look(100, {7: A, 8: B})
+    world.snapshot(100, {7: A, 8: B})
     world.reconciler.released(SPACE, 9 * P, 10 * P)
     world.reconciler.released(2, 7 * P, 9 * P)
     assert world.reconciler.unseen_fills == 0
-    world.look(200, {7: A, 8: B})
+    world.snapshot(200, {7: A, 8: B})
     world.reconciler.released(SPACE, 7 * P, 9 * P)
     assert world.reconciler.unseen_fills == 0
     world.reconciler.fill_unseen(SPACE, 20 * P, 30 * P, 250)
     world.reconciler.fill_unseen(SPACE, 40 * P, 50 * P, 350)
     world.reconciler.fill_unseen(SPACE, 60 * P, 60 * P, 350)  # of no size
-    world.look(300, {7: A, 8: B})  # the second came after it
+    world.snapshot(300, {7: A, 8: B})  # the second came after it
     world.reconciler.released(SPACE, 20 * P, 21 * P)
     assert world.reconciler.unseen_fills == 0
     assert world.reconciler.left_unseen({SPACE}) == 0

@@ -39,10 +39,10 @@ def ask(*pages: int) -> np.ndarray:
 
 
 def test_frames_of_pages() -> None:
-    look = shot({7: 0x1000, 9: 0x2000})
-    got = look.frame_of(ask(9, 6, 7, 8, 10, 9)).tolist()
+    snapshot = shot({7: 0x1000, 9: 0x2000})
+    got = snapshot.frame_of(ask(9, 6, 7, 8, 10, 9)).tolist()
     assert got == [0x2000, NO_FRAME, 0x1000, NO_FRAME, NO_FRAME, 0x2000]
-    assert look.frame_of(ask()).tolist() == []
+    assert snapshot.frame_of(ask()).tolist() == []
 
 
 def test_frames_where_nothing_was_present() -> None:
@@ -50,8 +50,8 @@ def test_frames_where_nothing_was_present() -> None:
 
 
 def test_what_was_mapped() -> None:
-    look = shot({}, [mapping(5, 7), mapping(9, 10)])
-    got = look.mapped(ask(4, 5, 6, 7, 8, 9, 10)).tolist()
+    snapshot = shot({}, [mapping(5, 7), mapping(9, 10)])
+    got = snapshot.mapped(ask(4, 5, 6, 7, 8, 9, 10)).tolist()
     assert got == [False, True, True, False, False, True, False]
     assert not shot({}).mapped(ask(5)).any()
 
@@ -59,8 +59,8 @@ def test_what_was_mapped() -> None:
 def test_regions_of_the_present_pages() -> None:
     names = Names()
     mappings = [mapping(5, 7, "/lib/a", 0x3000), mapping(7, 8, "/never"), mapping(9, 12)]
-    look = shot({5: 0x1000, 6: 0x2000, 9: 0x3000, 20: 0x4000}, mappings)
-    regions = look.regions(names)
+    snapshot = shot({5: 0x1000, 6: 0x2000, 9: 0x3000, 20: 0x4000}, mappings)
+    regions = snapshot.regions(names)
     assert [names.regions[n] for n in regions.tolist()] == [
         Region(5 * P, 7 * P, "rw-p", 0x3000, "/lib/a"),
         Region(5 * P, 7 * P, "rw-p", 0x3000, "/lib/a"),
@@ -68,7 +68,7 @@ def test_regions_of_the_present_pages() -> None:
         names.regions[0],
     ]
     assert "/never" not in [region.name for region in names.regions]  # no page there
-    assert look.regions(names).tolist() == regions.tolist()
+    assert snapshot.regions(names).tolist() == regions.tolist()
 
 
 def test_regions_of_no_pages() -> None:
@@ -104,11 +104,11 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(snapshots, "time", SimpleNamespace(monotonic_ns=lambda: next(ticks)))
 
 
-def check(look: Snapshot) -> None:
-    assert look.pages.tolist() == [5, 10]
-    assert look.frames.tolist() == [0x11 * P, 0x12 * P]
-    assert look.swapped.tolist() == [7]
-    assert (look.before_ns, look.after_ns) == (100, 200)
+def check(snapshot: Snapshot) -> None:
+    assert snapshot.pages.tolist() == [5, 10]
+    assert snapshot.frames.tolist() == [0x11 * P, 0x12 * P]
+    assert snapshot.swapped.tolist() == [7]
+    assert (snapshot.before_ns, snapshot.after_ns) == (100, 200)
 
 
 @pytest.mark.usefixtures("clock")
@@ -116,9 +116,9 @@ def test_a_snapshot_of_a_living_process(monkeypatch: pytest.MonkeyPatch) -> None
     mappings = [mapping(5, 8), mapping(9, 12)]
     monkeypatch.setattr(snapshots, "PageMap", FakePageMap)
     monkeypatch.setattr(snapshots, "read_maps", lambda pid: mappings)
-    look = snapshots.take_snapshot(1)
-    check(look)
-    assert look.mappings == mappings
+    snapshot = snapshots.take_snapshot(1)
+    check(snapshot)
+    assert snapshot.mappings == mappings
 
 
 @pytest.mark.usefixtures("clock")
@@ -134,6 +134,6 @@ def test_a_snapshot_of_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
         ) -> Iterator[tuple[int, Any]]:
             return iter(())
 
-    look = snapshots.take_pinned_snapshot(1, b"", Empty())  # type: ignore[arg-type]
-    assert (len(look.pages), len(look.frames), len(look.swapped)) == (0, 0, 0)
-    assert look.pages.dtype == np.uint64
+    snapshot = snapshots.take_pinned_snapshot(1, b"", Empty())  # type: ignore[arg-type]
+    assert (len(snapshot.pages), len(snapshot.frames), len(snapshot.swapped)) == (0, 0, 0)
+    assert snapshot.pages.dtype == np.uint64

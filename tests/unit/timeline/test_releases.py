@@ -206,11 +206,11 @@ def test_a_history_that_was_popped_is_kept_no_more(line: Timeline) -> None:
         apply(line, Event(1, 10, 20), Event(200, 30, 40, after=B), space=space)
     line.releases.retire(SPACE, 60)
     for space in (SPACE, SPACE + 1):
-        told = line.ledger.history(space)
-        taken = line.ledger.pop_history(space)
-        assert {name: column.tolist() for name, column in taken.items()} == {
-            name: column.tolist() for name, column in told.items()
+        kept = line.ledger.history(space)
+        popped = line.ledger.pop_history(space)
+        assert {name: column.tolist() for name, column in popped.items()} == {
+            name: column.tolist() for name, column in kept.items()
         }
-        assert taken["page"].tolist() == [1, 200]
+        assert popped["page"].tolist() == [1, 200]
         assert not len(line.ledger.history(space)["page"])
         assert space not in line.ledger.archive
