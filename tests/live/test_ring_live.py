@@ -103,11 +103,11 @@ def test_many_threads_write_at_once(attached: Attached) -> None:
         batches = [ring.read(0)]
         done = threading.Event()
 
-        def keep_taking() -> None:
+        def keep_reading() -> None:
             while not done.is_set():
                 batches.append(ring.read(97))
 
-        reader = threading.Thread(target=keep_taking)
+        reader = threading.Thread(target=keep_reading)
         reader.start()
         work.go()
         done.set()

@@ -17,9 +17,9 @@ def test_threads_whose_slots_are_in_use(
     These go by a hash map, and nothing else changes.
     """
     slots = attached.program.map("slots")
-    taken = np.zeros((SLOTS, slots.value_size // SLOTS), np.uint8)
-    taken.view(attached.program.layout.structs["pending"])["task"] = 1
-    slots.update(bytes(4), taken.tobytes())
+    used = np.zeros((SLOTS, slots.value_size // SLOTS), np.uint8)
+    used.view(attached.program.layout.structs["pending"])["task"] = 1
+    slots.update(bytes(4), used.tobytes())
     traced = trace(attached, name, *numbers)
     check_all(traced, "anon")
     assert attached.program.counters()["crowded"] == 0

@@ -129,18 +129,18 @@ STARTS = st.one_of(
 
 
 @given(
-    looks=st.lists(st.tuples(STARTS, st.lists(ENTRY, min_size=1, max_size=40)), min_size=1),
+    snapshots=st.lists(st.tuples(STARTS, st.lists(ENTRY, min_size=1, max_size=40)), min_size=1),
     path=st.sampled_from(["", "[heap]", "/tmp/é", "/tmp/\udcff\x1b[2J\u202e"]),
     visible=st.booleans(),
     encoding=st.sampled_from(["utf-8", "ascii", "latin-1"]),
 )
 def test_bulk_lines_are_the_same_lines(
-    looks: list[tuple[int, list[int]]], path: str, visible: bool, encoding: str
+    snapshots: list[tuple[int, list[int]]], path: str, visible: bool, encoding: str
 ) -> None:
     """One matrix serves many ranges of pages, one after the other."""
     named = Mapping(0, 1 << 64, "rw-p", 0, 0, 0, path)
     lines = bulk.Lines(named, visible, DIGITS, encoding, "backslashreplace")
-    for start, entries in looks:
+    for start, entries in snapshots:
         entries = entries[: 4096 - start % 4096]
         first = start * PAGE_SIZE
         few = dump.Endings().lines(named, first, entries, visible)
@@ -187,8 +187,8 @@ def test_regions_by_name_address_and_range(text: str, expected: list[int]) -> No
 
 
 def test_pages_of_a_range_only() -> None:
-    taken = dump.chosen(MAPPINGS, dump.parse_choice("0x3001-0x6001"), True)
-    assert [(mapping.start, mapping.end) for mapping in taken] == [
+    selected = dump.chosen(MAPPINGS, dump.parse_choice("0x3001-0x6001"), True)
+    assert [(mapping.start, mapping.end) for mapping in selected] == [
         (0x3000, 0x4000),
         (0x4000, 0x5000),
         (0x6000, 0x7000),

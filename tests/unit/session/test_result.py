@@ -24,16 +24,16 @@ class Measured(np.ndarray):
 def recorder(spaces: int, pages: int) -> Any:
     """So many spaces of so many pages each."""
 
-    def take_story(space: int) -> dict[str, Any]:
-        story: dict[str, Any] = {name: np.zeros(pages, dtype) for name, dtype in COLUMNS.items()}
-        return story | {"page": (np.arange(pages, dtype=np.uint64) + space).view(Measured)}
+    def pop_history(space: int) -> dict[str, Any]:
+        history: dict[str, Any] = {name: np.zeros(pages, dtype) for name, dtype in COLUMNS.items()}
+        return history | {"page": (np.arange(pages, dtype=np.uint64) + space).view(Measured)}
 
     every = [SimpleNamespace(number=number, owner=100 + number) for number in range(1, spaces + 1)]
     return cast(
         Any,
         SimpleNamespace(
             spaces=SimpleNamespace(all=lambda: every),
-            timeline=SimpleNamespace(ledger=SimpleNamespace(pop_history=take_story)),
+            timeline=SimpleNamespace(ledger=SimpleNamespace(pop_history=pop_history)),
         ),
     )
 

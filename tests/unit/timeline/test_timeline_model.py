@@ -61,7 +61,7 @@ class Model:
         page.gains += 1
         self.gained[source] += 1
 
-    def lose(self, page: Page, time: int, cause: int) -> None:
+    def release(self, page: Page, time: int, cause: int) -> None:
         page.frame, page.changed, page.last_loss = NO_FRAME, time, cause
         page.losses += 1
         self.lost[cause] += 1
@@ -72,7 +72,7 @@ class Model:
 
     def swap_frame(self, page: Page, time: int, frame: int, source: int, number: int = 0) -> None:
         if page.frame != NO_FRAME:
-            self.lose(page, time, Loss.REPLACED)
+            self.release(page, time, Loss.REPLACED)
         self.gain(page, time, frame, source, number)
 
     def event(self, space: int, event: Event) -> tuple[bool, bool]:
@@ -98,7 +98,7 @@ class Model:
                 page.first = (event.source, page.first[1], event.number)
             return True, False
         if page.frame != NO_FRAME and event.was_absent and not meanwhile:
-            self.lose(page, event.start, Loss.RECLAIM if event.swapped else Loss.UNKNOWN)
+            self.release(page, event.start, Loss.RECLAIM if event.swapped else Loss.UNKNOWN)
         nowhere = page.frame == after == NO_FRAME
         if own and page.frame != before != NO_FRAME and not nowhere and not meanwhile:
             self.swap_frame(page, event.time, before, Source.UNKNOWN)
@@ -118,7 +118,7 @@ class Model:
                 if page.assumed:
                     self.forget(page)
                 else:
-                    self.lose(page, time, cause)
+                    self.release(page, time, cause)
 
     def move(self, space: int, old: int, new: int, length: int, time: int) -> None:
         moved = []
@@ -170,7 +170,7 @@ OPERATIONS = st.one_of(
     st.tuples(st.just("apply"), SPACES, batches(), st.lists(st.integers(0, 30), min_size=12)),
     st.tuples(st.just("apply"), SPACES, batches(), st.lists(st.integers(0, 30), min_size=12)),
     st.tuples(
-        st.just("lose"),
+        st.just("release"),
         SPACES,
         PAGES,
         st.integers(0, 6),
@@ -194,7 +194,7 @@ def run(line: Timeline, model: Model, operation: tuple[Any, ...], now: int, chil
         out = line.faults.apply(space, columns(events))
         expected = [model.event(space, event) for event in events]
         assert list(zip(out.gained.tolist(), out.raced.tolist(), strict=True)) == expected
-    elif name == "lose":
+    elif name == "release":
         page, length, cause = rest
         line.releases.release(space, page * P, (page + length) * P, now, cause)
         model.drop(space, page, page + length, now, cause)
@@ -218,7 +218,7 @@ def run(line: Timeline, model: Model, operation: tuple[Any, ...], now: int, chil
         at = line.ledger.state(space, np.array(rest, np.uint64))
         if line.ledger["frame"][at[0]] != NO_FRAME and not line.ledger["assumed"][at[0]]:
             line.ledger.release(at, now, Loss.UNKNOWN)
-            model.lose(model.page(space, rest[0]), now, Loss.UNKNOWN)
+            model.release(model.page(space, rest[0]), now, Loss.UNKNOWN)
     elif name == "fork":
         parent = (SPACE, CHILD)[space]
         line.releases.inherit(parent, child, now)
