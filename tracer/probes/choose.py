@@ -13,7 +13,7 @@ from tracer.probes.bpf import Refused
 from tracer.probes.cache import default_folder, drop
 from tracer.probes.compilation import Compilation
 from tracer.probes.compiled import Answer
-from tracer.probes.order import PROBES, named
+from tracer.probes.order import PROBES, in_short, named
 from tracer.probes.program import RING_BYTES, Program
 
 _ANONYMOUS = "PAGEFAULT_ANONYMOUS"
@@ -108,9 +108,7 @@ def _load(
     if forced:
         reason = brief = "asked for"
     elif reasons:
-        others = ", ".join(sorted({each.partition(":")[0] for each in reasons}))
-        reason = "; ".join(reasons)
-        brief = f"{others} unavailable: see --check"
+        reason, brief = "; ".join(reasons), in_short(reasons)
     else:
         reason = brief = "the cheapest, and exact here"
     took = answer.milliseconds | {"load and attach": (time.monotonic() - began) * 1e3}

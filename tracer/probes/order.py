@@ -1,6 +1,6 @@
 """The probes, and the order in which to try them: exactness before cost."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import cast
 
 from tracer.probes import fentry, kprobe, perf
@@ -34,3 +34,16 @@ def order(wanted: str, skip: list[str], btf_ids: Mapping[str, int]) -> tuple[lis
 def named(name: str, why: str) -> str:
     """The reason, prefixed with the probe's name."""
     return why if why.startswith(f"{name}:") else f"{name}: {why}"
+
+
+def in_short(reasons: Sequence[str]) -> str:
+    """Which probes were passed over, and how: the `reasons` (`named`) in a few words."""
+    found: dict[str, set[str]] = {"unavailable": set(), "not exact here": set()}
+    for reason in reasons:
+        name = reason.partition(":")[0]
+        probe = PROBES.get(name)
+        works = probe is not None and reason == named(name, probe.inexact())
+        found["not exact here" if works else "unavailable"].add(name)
+    found["not exact here"] -= found["unavailable"]  # tried nevertheless, and refused
+    words = (f"{', '.join(sorted(names))} {how}" for how, names in found.items() if names)
+    return f"{', '.join(words)}: see --check"
