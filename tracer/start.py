@@ -10,8 +10,9 @@ if _INTERRUPTIBLE:  # it is ignored in a shell's background job
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 import importlib  # noqa: E402 (what takes time comes after)
+import os  # noqa: E402
 import sys  # noqa: E402
-from typing import NoReturn  # noqa: E402
+from typing import Any, NoReturn  # noqa: E402
 
 _INTERRUPTED = 128 + signal.SIGINT
 _FAILED = 125  # errors.Exit.TRACER_FAILED
@@ -48,6 +49,7 @@ def _start(module: str, program: str) -> NoReturn:
         sys.exit(_FAILED)
     try:
         if _INTERRUPTIBLE:
+            sys.unraisablehook = _unraisable
             signal.signal(signal.SIGINT, signal.default_int_handler)
         status = main()
     except KeyboardInterrupt:
@@ -56,3 +58,11 @@ def _start(module: str, program: str) -> NoReturn:
         if _INTERRUPTIBLE:  # uncaught while Python shuts down
             signal.signal(signal.SIGINT, signal.SIG_DFL)
     sys.exit(status)
+
+
+def _unraisable(unraisable: Any) -> None:
+    """End at a Ctrl-C that came in a finalizer or a weakref's callback: Python would ignore it."""
+    if isinstance(unraisable.exc_value, KeyboardInterrupt):
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        os.kill(os.getpid(), signal.SIGINT)
+    sys.__unraisablehook__(unraisable)
