@@ -146,6 +146,33 @@ def test_procfs_and_kernel_read_proc() -> None:
     assert {name for name in found if package(name) not in ("procfs", "kernel")} == READERS
 
 
+def test_only_the_ledger_writes_page_state() -> None:
+    """Nobody else assigns to elements of its columns; the page store makes and clears whole blocks."""
+
+    def writes(node: ast.AST) -> bool:
+        match node:
+            case ast.Assign(targets=targets):
+                pass
+            case ast.AugAssign(target=target) | ast.AnnAssign(target=target):
+                targets = [target]
+            case _:
+                return False
+        return any(map(is_state, targets))
+
+    def is_state(target: ast.AST) -> bool:
+        match target:
+            case ast.Subscript(
+                value=ast.Subscript(value=ast.Attribute(attr=name) | ast.Name(id=name))
+            ):
+                return name in ("ledger", "_ledger", "columns", "_columns")
+        return False
+
+    packages = ("timeline", "snapshots", "join", "session", "live")
+    trees = {name: tree for name, tree in TREES.items() if package(name) in packages}
+    found = {name for name, tree in trees.items() if any(map(writes, ast.walk(tree)))}
+    assert found == {"tracer.timeline.ledger"}
+
+
 def test_unit_tests_mirror_the_packages() -> None:
     """A test is in the folder of the package that it tests; the rest is beside the package."""
     folders = {path.name for path in (ROOT / "tests" / "unit").iterdir() if path.is_dir()}

@@ -14,7 +14,6 @@ import numpy as np
 from tracer.common.deadline import go_on
 from tracer.common.pages import NO_FRAME
 from tracer.common.types import I64, U8, U32, U64, Bools, Index
-from tracer.model.rows import Confirmed
 from tracer.model.sources import Loss, Source
 from tracer.procfs.maps import Mapping
 from tracer.procfs.pagemap import frames as frames_in
@@ -214,7 +213,7 @@ class Reconciler:
         settled = line.ledger["changed_ns"][at] < shot.before_ns
         view.mapped = shot.image.resident - int((~settled).sum())
         view.mapped += self._changed_since(space, numbers, shot.before_ns)
-        self._confirm(at, seen.frames, settled)
+        line.ledger.confirm(at[settled & (line.ledger["frame"][at] == seen.frames)])
         # Where a child has another frame than assumed, it did not inherit the page.
         guessed = settled & line.ledger["assumed"][at] & (line.ledger["frame"][at] != seen.frames)
         line.ledger.forget(at[guessed])
@@ -283,15 +282,6 @@ class Reconciler:
         line = self._timeline
         at = line.ledger.resident_in(space, numbers)
         return int(((line.ledger["changed_ns"][at] >= time_ns) & ~line.ledger["assumed"][at]).sum())
-
-    def _confirm(self, at: Slots, frames: U64, settled: Bools) -> None:
-        line = self._timeline
-        same = settled & (line.ledger["frame"][at] == frames)
-        line.ledger["doubt"][at[same]] = 0
-        inherited = same & line.ledger["assumed"][at].astype(np.bool_)
-        line.ledger.confirm_inherited(at[inherited])
-        same &= (line.ledger["gains"][at] == 1) & (line.ledger["first_frame"][at] == frames)
-        line.ledger["confirmed"][at[same]] = Confirmed.BOTH
 
     def _book_gains(
         self,

@@ -15,7 +15,8 @@ from tracer.model.rows import Kind
 from tracer.model.sources import Loss, Source
 from tracer.timeline.concurrent_unmaps import ConcurrentUnmaps, Suspected
 from tracer.timeline.events import Events, Outcome
-from tracer.timeline.ledger import Ledger, distinct_spaces
+from tracer.timeline.ledger import Ledger
+from tracer.timeline.page_store import distinct_spaces
 
 _NONE = np.uint64(NO_FRAME)
 # A table by value: looked up very often, for a page or two.

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tracer.common.fields import FEW, distinct
 from tracer.common.pages import NO_FRAME, PAGE_SHIFT, PAGE_SIZE
 from tracer.common.types import I64, U8, U32, U64, Ids
 from tracer.model.rows import Confirmed, Kind
@@ -19,7 +18,7 @@ from tracer.model.sources import Loss, Source
 from tracer.timeline.archive import WHOLE
 from tracer.timeline.events import Events
 from tracer.timeline.page_columns import COLUMNS
-from tracer.timeline.page_store import PageStore, run_of
+from tracer.timeline.page_store import PageStore, distinct_spaces, run_of
 from tracer.timeline.tally import Tally, Watcher
 from tracer.timeline.unexplained import Changes, Unexplained
 
@@ -298,6 +297,15 @@ class Ledger:
             sources = np.full(len(at), Source.FORK, np.uint8)
             self.watcher.gained(*self._places(at), time_ns, frame, Kind.UNKNOWN.value, sources)
 
+    def confirm(self, at: I64) -> None:
+        """A snapshot shows these slots' pages in the ledger's frames: none is in doubt."""
+        columns = self.columns
+        columns["doubt"][at] = 0
+        self.confirm_inherited(at[columns["assumed"][at].astype(np.bool_)])
+        once = at[columns["gains"][at] == 1]
+        same = columns["first_frame"][once] == columns["frame"][once]
+        columns["confirmed"][once[same]] = Confirmed.BOTH
+
     def confirm_inherited(self, at: I64) -> None:
         """These slots' pages were inherited by fork."""
         self.store.mark(at)
@@ -488,10 +496,3 @@ class Ledger:
 def _counts(values: U8) -> I64:
     """How often each source or cause occurs, by value."""
     return np.bincount(values, minlength=32)
-
-
-def distinct_spaces(spaces: Ids) -> list[int]:
-    """Each of them once."""
-    if len(spaces) <= FEW:
-        return list(dict.fromkeys(spaces.tolist()))
-    return distinct(spaces)

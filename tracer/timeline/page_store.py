@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tracer.common.fields import FEW, runs
+from tracer.common.fields import FEW, distinct, runs
 from tracer.common.pages import page_range
-from tracer.common.types import I64, U32, U64, Bools, Index
+from tracer.common.types import I64, U32, U64, Bools, Ids, Index
 from tracer.timeline.archive import Archive, RowsOfPages
 
 Slots = I64
@@ -268,3 +268,10 @@ def run_of(at: Slots) -> I64 | slice:
     if last - first == len(at) - 1 and (at[1:] > at[:-1]).all():
         return slice(first, last + 1)
     return at
+
+
+def distinct_spaces(spaces: Ids) -> list[int]:
+    """Each of them once."""
+    if len(spaces) <= FEW:
+        return list(dict.fromkeys(spaces.tolist()))
+    return distinct(spaces)
