@@ -71,7 +71,7 @@ def recording(feed: Feed, layout: Layout, ring: FedRing) -> Iterator[Recorder]:
         add_target=lambda *pid, **options: None,
         expect_large_folios=lambda expected: None,
         skipped_tracepoints=lambda: 0,
-        unheard_lives=lambda: 0,
+        missed_lifecycle_events=lambda: 0,
     )
     attached: Any = SimpleNamespace(
         program=program,

@@ -33,7 +33,7 @@ enum { EVENT_FORK, EVENT_EXIT, EVENT_FREE, EVENT_EXEC };
  * for a task preempted in it. So these are attached several times (program.py), and the first of an
  * event's handlers that does run reports it. `start_time`: a task_struct is reused. The check is
  * made for every task of the system: together with the calls that the kernel skipped, the
- * counters give the number of events without any handler (tracer/accounting/totals.py).
+ * counters give the number of events without any handler (tracer/probes/program.py).
  */
 struct handled {
 	u64 task, start_time, event;

@@ -162,7 +162,7 @@ static __always_inline void read_beside(u64 entry_at, u16 *lower, u16 *upper)
 }
 
 /* Which of a window's pages map contiguous frames, `first` being that of its first page. */
-static __always_inline u32 is_contiguous(u64 *entries, u64 first)
+static __always_inline u32 contiguous_mask(u64 *entries, u64 first)
 {
 	u32 same = 0;
 	u64 other;
@@ -180,7 +180,7 @@ static __always_inline u32 is_contiguous(u64 *entries, u64 first)
 static __always_inline u32 contiguous_in_window(struct walk *w, u64 *entries)
 {
 	u32 own = (w->entry_at >> 3) & (WINDOW_PAGES - 1), found = 1u << own;
-	u32 same = is_contiguous(entries, (w->entry & ENTRY_TABLE) - own * 4096);
+	u32 same = contiguous_mask(entries, (w->entry & ENTRY_TABLE) - own * 4096);
 
 #pragma unroll
 	for (int i = 1; i < WINDOW_PAGES; i++)
@@ -205,7 +205,7 @@ static __always_inline void contiguous_frames(u64 table, u32 number, u64 frame, 
 		/* An unreadable window reads as zeroes: absent. */
 		bpf_probe_read_kernel(window, WINDOW_PAGES * 8,
 				      (void *)(table + number * WINDOW_PAGES * 8));
-		same = is_contiguous(window, frame + number * WINDOW_PAGES * 4096);
+		same = contiguous_mask(window, frame + number * WINDOW_PAGES * 4096);
 		if (!same)
 			break;
 		COUNTED(number);

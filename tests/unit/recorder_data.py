@@ -42,7 +42,7 @@ class Kernel:
             open_ring=self.ring.open,
             counters=lambda: self.counts,
             skipped_calls=lambda: 0,
-            unheard_lives=lambda: 0,
+            missed_lifecycle_events=lambda: 0,
             add_target=lambda pid, **options: self.targets.append((pid, options)),
             expect_command=lambda pid: None,
             expect_large_folios=lambda expected: None,

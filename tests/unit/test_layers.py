@@ -147,7 +147,7 @@ def test_procfs_and_kernel_read_proc() -> None:
 
 
 def test_only_the_ledger_writes_page_state() -> None:
-    """Nobody else assigns to elements of its columns; the page store makes and clears whole blocks."""
+    """Nobody else assigns to elements of its columns; page_store.py clears whole blocks."""
 
     def writes(node: ast.AST) -> bool:
         match node:

@@ -87,10 +87,10 @@ class Totals:
         program.wait_for_handlers()
         program.watch(Watch.OVER)
         watched = program.watched()
-        reported = {thread for thread, _ in program.leaving().values()}
+        left = {thread for thread, _ in program.leaving().values()}
         for thread, each in self._found.items():
             # An exit takes a while, and its hook fires near its end.
-            if each.exiting and thread in reported:
+            if each.exiting and thread in left:
                 self._ended.add(thread)
         for thread, noted in watched.items():
             if noted.ended:
@@ -138,8 +138,8 @@ class Totals:
             self._doubts.append("threads alive at the end were not found")
         if self.program.counters()["unlisted"]:
             self._doubts.append("some threads or processes could not be recorded")
-        if unheard := self.program.unheard_lives():
-            self._doubts.append(f"it skipped the handlers that follow threads {unheard} times")
+        if skipped := self.program.missed_lifecycle_events():
+            self._doubts.append(f"it skipped the handlers that follow threads {skipped} times")
 
 
 def _blind(count: int, slot: Slot | None) -> int:

@@ -9,7 +9,7 @@ from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Self
 
 from tracer.app.options import Options
-from tracer.app.sinks import Files, Report
+from tracer.app.sinks import Files, Sinks
 from tracer.common.closing import Closing
 from tracer.common.errors import Exit, Interrupted, TraceError, complain
 from tracer.common.resources import bpf_dir
@@ -17,7 +17,7 @@ from tracer.common.shortage import shortage_of
 from tracer.common.timings import Timings
 from tracer.files.caller import who_called
 from tracer.files.identity import Identity, resolve_user
-from tracer.outputs.filters import Picks
+from tracer.outputs.filters import RowFilter
 from tracer.probes.choose import attach
 from tracer.probes.compilation import Compilation
 from tracer.session.plan import Plan
@@ -54,7 +54,7 @@ def trace(options: Options, compilation: Compilation, timings: Timings) -> int:
             files.open(who_called() or _owner(identity))
         timings.lap("targets and files")
         try:
-            report = _record(options, signals, targets, files, compilation, timings, screen)
+            sinks = _record(options, signals, targets, files, compilation, timings, screen)
         except Exception as error:
             failed = (
                 error
@@ -69,11 +69,11 @@ def trace(options: Options, compilation: Compilation, timings: Timings) -> int:
             signals.wait()
             return Exit.TRACER_FAILED
         if signals.command is None:
-            return report.failed or report.status
+            return sinks.failed or sinks.status
         status = signals.wait()
-        if report.failed:
+        if sinks.failed:
             return Exit.TRACER_FAILED
-        return status or report.verdict  # what the command itself failed at comes first
+        return status or sinks.verdict  # what the command itself failed at comes first
 
 
 def _owner(identity: Identity | None) -> tuple[int, int] | None:
@@ -88,35 +88,35 @@ def _record(
     compilation: Compilation,
     timings: Timings,
     screen: "LiveScreen | None",
-) -> Report:
+) -> Sinks:
     probe = attach(options.probe, bpf_dir(), options.buffer, compilation, stacks=options.stacks)
     with contextlib.closing(probe) as attached:
         timings.lap("the probe")
         timings.detail(attached.milliseconds)
         session = Session(attached, _plan(options, signals.command))
-        report = Report(options, files, session, attached)
+        sinks = Sinks(options, files, session, attached)
         if screen is not None:
-            screen.follow(session, report.info, attached, report.callers)
+            screen.follow(session, sinks.info, attached, sinks.callers)
 
         def begin() -> None:
             targets.check()
-            report.begin()
+            sinks.begin()
             timings.lap("the first look")
             timings.show()
             if screen is not None:
                 screen.enter()
 
         with contextlib.ExitStack() as stack:
-            stack.enter_context(report.failing_cleanly())
+            stack.enter_context(sinks.failing_cleanly())
             if screen is not None:
                 stack.callback(screen.leave)
             signals.follow(session)
             result = session.run(started=begin)
             attached.close()  # no tracing overhead while the last picture is shown
-            if screen is not None and not report.failed:
+            if screen is not None and not sinks.failed:
                 screen.linger(result, signals)
-    report.finish(result)
-    return report
+    sinks.finish(result)
+    return sinks
 
 
 def _plan(options: Options, command: Command | None) -> Plan:
@@ -132,7 +132,7 @@ def _plan(options: Options, command: Command | None) -> Plan:
         symbols=options.symbols,
         stacks=options.stacks,
         every_page=bool(options.pages_csv),
-        picks=Picks(options.region, options.perms, options.kind),
+        row_filter=RowFilter(options.region, options.perms, options.kind),
     )
 
 

@@ -97,7 +97,7 @@ class Files(Closing):
         self._open.clear()
 
 
-class Report:
+class Sinks:
     """Attaches the outputs to a session, and writes the summary and the books at its end.
 
     `status` is the exit status as far as the tracer determines it, and `verdict` the part of
@@ -311,12 +311,15 @@ class Report:
         complain(line, hasty=self._session.at_once)
 
     def _left_out(self) -> list[str]:
-        picks = self._session.plan.picks
-        if not picks:
+        row_filter = self._session.plan.row_filter
+        if not row_filter:
             return []
         options = " ".join(f"--{name} {text}" for name, text in _picked(self._options).items())
         whole = "the totals and the CSV include" if self._options.csv else "the totals include"
-        return [f"{options} shows {picks.shown} of {picks.seen} faults; {whole} all {picks.seen}"]
+        return [
+            f"{options} shows {row_filter.shown} of {row_filter.seen} faults; "
+            f"{whole} all {row_filter.seen}"
+        ]
 
     def _source_lines(self) -> "SourceLines | None":
         """Source lines and demangled names of stack frames, looked up once the trace is over."""
@@ -355,9 +358,9 @@ class Report:
             if result.stdout_closed:
                 raise BrokenPipeError
             names = self._session.names
-            picks = self._session.plan.picks
-            pages = result.pages and [picks.choose_pages(each, names) for each in result.pages]
-            books = picks.choose_books(result.books, names)
+            row_filter = self._session.plan.row_filter
+            pages = result.pages and [row_filter.choose_pages(each, names) for each in result.pages]
+            books = row_filter.choose_books(result.books, names)
             callers = None if self._callers is None or lines is None else (self._callers, lines)
             self._files.text.renew()
             self._summary.render(self._console, names, books, pages, self._info, callers)

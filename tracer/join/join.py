@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from tracer.common.fields import Columns, Records
+from tracer.common.fields import FEW, Columns, Records
 from tracer.common.pages import PAGE_SIZE
 from tracer.common.types import I64, PAGE_BITS, U8, U32, U64, Bools, Index, Structs
 from tracer.join import kinds
 from tracer.join.kinds import Trait
-from tracer.join.neighbours import huge_parts, row_parts, window_parts, zero_parts
+from tracer.join.neighbours import contiguous_pages, huge_pages, window_pages, zero_pages
 from tracer.model.rows import (
     UNKNOWN_LATENCY,
     Access,
@@ -41,7 +41,6 @@ if TYPE_CHECKING:
 _ENTRY = np.uint8(Mark.ENTRY)
 _PRESENT = 0x101  # in an entry: to the CPU, or to the kernel alone (PROT_NONE)
 _PAGE = ~np.uint64(PAGE_SIZE - 1)
-_FEW = 64  # up to so many faults are looked up faster one by one
 _AROUND_KINDS = [Kind.FILE.value, Kind.SHMEM.value, Kind.HUGETLB.value]
 _SPECIAL_NAMES = ("[vdso]", "[vsyscall]", "[uprobes]", "[timens]")
 VVAR_NAMES = ("[vvar]", "[vvar_vclock]")
@@ -232,16 +231,16 @@ class Join:
         rows = Rows.of(columns)
         seen = (traits & Trait.UNSEEN) == 0
         of_file = (traits & Trait.FILE) != 0
-        parts = self._parts(rows, faults, old, new, windows, seen, of_file)
+        touched = self._touched(rows, faults, old, new, windows, seen, of_file)
         return Batch(
-            rows, kept, Schedule(self.timeline, rows, columns, parts, _starts(faults), old.swap)
+            rows, kept, Schedule(self.timeline, rows, columns, touched, _starts(faults), old.swap)
         )
 
-    # -- parts of a row -----------------------------------------------------------
+    # -- columns of rows, and the pages they touched -------------------------------
 
     def comm_ids(self, tids: U32) -> U32:
         """Each thread's comm now: indices into names.comms, in a new array."""
-        if len(tids) <= _FEW:
+        if len(tids) <= FEW:
             return np.array([self.comms.get(tid, 0) for tid in tids.tolist()], np.uint32)
         if (tids == tids[0]).all():
             return np.full(len(tids), self.comms.get(int(tids[0]), 0), np.uint32)
@@ -285,7 +284,7 @@ class Join:
 
     # -- the timeline -----------------------------------------------------------
 
-    def _parts(
+    def _touched(
         self,
         rows: Rows,
         faults: Columns,
@@ -313,30 +312,30 @@ class Join:
             split = old.huge & ~new.huge & new.present & ~old.writable & ~old.dirty & ~of_file
             at = np.flatnonzero(split)
             at = at[self.are_zero(old.frame[at])]  # another huge page may look the same (MADV_FREE)
-            zeros = zero_parts(rows, at, old, self.zero_frame)
-            others += [huge_parts(rows, faults["level_before"], old, new), zeros]
+            zeros = zero_pages(rows, at, old, self.zero_frame)
+            others += [huge_pages(rows, faults["level_before"], old, new), zeros]
         if len(windows):
             contiguous = (windows["marks"] & WINDOW_CONTIGUOUS) != 0
-            along = window_parts(rows, windows[~contiguous], old)
-            further = row_parts(rows, windows[contiguous])
+            along = window_pages(rows, windows[~contiguous], old)
+            further = contiguous_pages(rows, windows[contiguous])
             others += [self._brought_along(rows, part) for part in (along, further)]
         if not any(len(part.row) for part in others):
             return own
-        parts = concatenate([own, *others])
-        return parts.select(np.lexsort((parts.around, parts.row)))
+        touched = concatenate([own, *others])
+        return touched.select(np.lexsort((touched.around, touched.row)))
 
-    def _brought_along(self, rows: Rows, parts: TouchedPages) -> TouchedPages:
+    def _brought_along(self, rows: Rows, touched: TouchedPages) -> TouchedPages:
         """The neighbours that a fault itself mapped, without those other threads mapped.
 
         Fault-around maps files only. Anonymous neighbours are of one large folio:
         their frames are contiguous, as their pages are.
         """
-        mapped = np.isin(rows["kind"][parts.row], _AROUND_KINDS)
+        mapped = np.isin(rows["kind"][touched.row], _AROUND_KINDS)
         if self.large_anon:
-            own = rows["address"][parts.row] >> PAGE_BITS
-            apart = (parts.page - own) << PAGE_BITS  # wraps for those below: so does the sum
-            mapped |= parts.frame == (rows["frame"][parts.row] & _PAGE) + apart
-        return parts.select(np.flatnonzero(mapped))
+            own = rows["address"][touched.row] >> PAGE_BITS
+            apart = (touched.page - own) << PAGE_BITS  # wraps for those below: so does the sum
+            mapped |= touched.frame == (rows["frame"][touched.row] & _PAGE) + apart
+        return touched.select(np.flatnonzero(mapped))
 
 
 def _latencies(faults: Columns, times: I64) -> I64:

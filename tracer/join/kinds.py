@@ -55,7 +55,7 @@ _ERRORCODE = np.uint8(Mark.ERRORCODE)
 # include/linux/mm.h, include/linux/mm_types.h
 _FLAG_INSTRUCTION, _FLAG_UNSHARE, _ERROR_INSTRUCTION = 0x100, 0x400, 0x10
 
-_FEW = 64  # for so few, checking whether they are alike does not pay
+_ALIKE_FROM = 64  # for so few or fewer, checking whether they are alike does not pay
 _DECISIVE = (
     *("marks", "flags", "mm", "tgid", "current_mm", "ip", "entry_before", "level_before"),
     *("level_after", "result", "calls", "vm_flags", "magic", "inode"),
@@ -109,7 +109,7 @@ def judge(faults: Records, owner: U32, traits: U8, zero_frame: int) -> Judged:
 
     Successive faults are mostly alike in all but their frames: then one is judged for all.
     """
-    if len(faults) > _FEW and _alike(faults, owner, traits):
+    if len(faults) > _ALIKE_FROM and _alike(faults, owner, traits):
         frame = faults["entry_after"] & _FRAME
         one = _judge(faults[:1], owner[:1], traits[:1], zero_frame)
         other, zero = frame != one.old.frame, frame == np.uint64(zero_frame)

@@ -17,7 +17,7 @@ _HUGE = 512  # pages behind a PMD
 _HUGE_BASE = ~np.uint64((1 << 21) - 1)
 
 
-def huge_parts(rows: Rows, level: U8, old: kinds.Entries, new: kinds.Entries) -> TouchedPages:
+def huge_pages(rows: Rows, level: U8, old: kinds.Entries, new: kinds.Entries) -> TouchedPages:
     """The other 511 pages of each huge page that a fault mapped; `level` is that of `old`."""
     fresh = new.huge & (old.frame != new.frame) & (rows["kind"] != Kind.FAILED)
     row = np.flatnonzero(fresh)
@@ -39,7 +39,7 @@ def huge_parts(rows: Rows, level: U8, old: kinds.Entries, new: kinds.Entries) ->
     )
 
 
-def zero_parts(rows: Rows, row: I64, old: kinds.Entries, zero_frame: int) -> TouchedPages:
+def zero_pages(rows: Rows, row: I64, old: kinds.Entries, zero_frame: int) -> TouchedPages:
     """The other 511 pages of each huge zero page that a fault has split."""
     own, page = _huge_pages(rows, row)
     inside = np.arange(_HUGE, dtype=np.uint64) << PAGE_BITS
@@ -63,7 +63,7 @@ def _huge_pages(rows: Rows, row: I64) -> tuple[U64, U64]:
     return own, page | np.arange(_HUGE, dtype=np.uint64)
 
 
-def window_parts(rows: Rows, windows: Structs, old: kinds.Entries) -> TouchedPages:
+def window_pages(rows: Rows, windows: Structs, old: kinds.Entries) -> TouchedPages:
     """The neighbours in each window present after its fault and absent before."""
     row = match_windows(rows, windows)
     # Where a huge page was split, or nothing is known, the mask of before is empty, not valid.
@@ -88,7 +88,7 @@ def window_parts(rows: Rows, windows: Structs, old: kinds.Entries) -> TouchedPag
     )
 
 
-def row_parts(rows: Rows, windows: Structs) -> TouchedPages:
+def contiguous_pages(rows: Rows, windows: Structs) -> TouchedPages:
     """The pages of large folios beyond the windows; their entries before are not known."""
     row = match_windows(rows, windows)
     windows, row = windows[row >= 0], row[row >= 0]

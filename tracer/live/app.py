@@ -23,7 +23,7 @@ from tracer.live.view import View
 from tracer.model.result import Books
 from tracer.model.rows import ANONYMOUS, Names, Region, Rows
 from tracer.model.sources import Source
-from tracer.outputs.filters import Picks
+from tracer.outputs.filters import RowFilter
 from tracer.session.recorder import Recorder
 from tracer.snapshots.snapshots import Snapshot
 
@@ -58,7 +58,7 @@ class Live:
         names: Names,
         terminal: Terminal,
         charset: Charset,
-        picks: Picks,
+        row_filter: RowFilter,
         stop: Callable[[], None],
         zero_frame: int,
         stage: Stage | None = None,
@@ -67,7 +67,7 @@ class Live:
         self.view = View()
         self.terminal = terminal
         self._charset = charset
-        self._picks = picks
+        self._picks = row_filter
         self._stop = stop
         self._zero_frame = zero_frame
         self._stage = stage
@@ -84,7 +84,7 @@ class Live:
         self._missed_ns = 0
         self._forced = False
         self._behind = False  # there is no time for more than counts
-        self._unheard: set[int] = set()  # spaces whose changes were skipped
+        self._stale: set[int] = set()  # spaces whose changes were skipped
 
     # -- an output -------------------------------------------------------------------
 
@@ -102,7 +102,7 @@ class Live:
     ) -> None:
         """Pages gained frames."""
         if self._behind:
-            self._unheard.update(distinct(spaces))
+            self._stale.update(distinct(spaces))
             return
         made = gains(spaces, pages, times, frames, kinds, self._zero_frame)
         initial = np.broadcast_to(np.asarray(sources) == Source.INITIAL, len(made))
@@ -114,7 +114,7 @@ class Live:
     def released(self, spaces: Ids, pages: U64, times: Times, causes: Bytes) -> None:
         """Pages' frames were released."""
         if self._behind:
-            self._unheard.update(distinct(spaces))
+            self._stale.update(distinct(spaces))
             return
         self.model.change(losses(spaces, pages, times, causes))
 
@@ -131,7 +131,7 @@ class Live:
     ) -> None:
         """Pages gained frames, and these were released again."""
         if self._behind:
-            self._unheard.update(distinct(spaces))
+            self._stale.update(distinct(spaces))
             return
         made = gains(spaces, pages, times, frames, kinds, self._zero_frame)
         gone = losses(spaces, pages, released_ns, causes)
@@ -161,7 +161,7 @@ class Live:
             return
         if not self._behind:
             self._set_areas(recorder, now)
-            for space in list(self._unheard):
+            for space in list(self._stale):
                 self._catch_up(recorder, space)
         counters = recorder.parts.attached.program.counters()
         counts = self.model.counts
@@ -186,7 +186,7 @@ class Live:
 
     def _catch_up(self, recorder: Recorder, space: int) -> None:
         """Read from the timeline the changes that were skipped for lack of time."""
-        self._unheard.discard(space)
+        self._stale.discard(space)
         timeline = recorder.parts.timeline
         at = timeline.ledger.touched(space)
         self.model.settle()
@@ -214,7 +214,7 @@ class Live:
         if owner is None or owner.ended_ns is not None:
             self.model.set_areas(shot.after_ns, self._seen[space][1])
         self._swapped(space, shot)
-        if space in self._unheard and (not self._behind or self.model.ended):
+        if space in self._stale and (not self._behind or self.model.ended):
             self._catch_up(recorder, space)
 
     def _swapped(self, space: int, shot: Snapshot) -> None:

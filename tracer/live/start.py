@@ -68,7 +68,7 @@ class LiveScreen:
             session.names,
             self._terminal,
             charset_for(getattr(sys.stdout, "encoding", None)),
-            session.plan.picks,
+            session.plan.row_filter,
             session.stop,
             attached.direct_map.zero_frame,
             self._stage,

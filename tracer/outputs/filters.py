@@ -11,7 +11,7 @@ from tracer.model.rows import Kind, Names, Region, Rows
 
 
 @dataclass
-class Picks:
+class RowFilter:
     """Empty means everything. `seen` and `shown` count rows tested and rows that passed."""
 
     regions: tuple[str, ...] = ()  # substrings of the name, or patterns with * and ?

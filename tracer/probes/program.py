@@ -425,7 +425,7 @@ class Program:
 
         They can be preempted on kernels since 6.13, and are then skipped on that CPU.
         """
-        return self.skipped_calls() + self.unheard_lives()
+        return self.skipped_calls() + self.missed_lifecycle_events()
 
     def skipped_calls(self) -> int:
         """The same for handlers other than the lifecycle ones."""
@@ -435,7 +435,7 @@ class Program:
             if name.startswith(_TRACEPOINT) and not name.startswith(_LIFE)
         )
 
-    def unheard_lives(self) -> int:
+    def missed_lifecycle_events(self) -> int:
         """Number of lifecycle events, of any process, for which no copy of the handler ran.
 
         Each event is one call of each copy, run or skipped; the calls that ran are counted, and

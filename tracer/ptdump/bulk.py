@@ -16,7 +16,7 @@ from tracer.common.pages import PAGE_SIZE
 from tracer.common.types import U8, U64, Index
 from tracer.procfs.entries import PFN_MASK, PRESENT, read_into
 from tracer.procfs.maps import Mapping
-from tracer.ptdump.dump import FRAME_END, Endings, Snapshot, frame_text, tail
+from tracer.ptdump.dump import FRAME_END, Endings, OpenDump, frame_text, tail
 
 _DIGITS = 3  # hex digits of a page's number that select its row in the matrix
 _ROWS = 16**_DIGITS
@@ -34,22 +34,22 @@ Words = U64
 Rows = Index | slice
 
 
-def blocks(snapshot: Snapshot, encoding: str, errors: str) -> Iterator[memoryview]:
+def blocks(opened: OpenDump, encoding: str, errors: str) -> Iterator[memoryview]:
     """The dump's lines, some thousand at a time, encoded; the next ones overwrite them."""
     digits, endings = Digits(), Endings()
     entries = np.empty(_ROWS, np.uint64)
-    for mapping in snapshot.mappings:
+    for mapping in opened.mappings:
         lines = None
         start = mapping.start
         while start < mapping.end:
             end = min(mapping.end, start - start % _BLOCK + _BLOCK)
             part = entries[: (end - start) // PAGE_SIZE]
-            read_into(snapshot.descriptor, snapshot.dump.pid, start, part.data.cast("B"))
+            read_into(opened.descriptor, opened.dump.pid, start, part.data.cast("B"))
             if len(part) < _SPARSE or start < _BLOCK:
-                text = endings.lines(mapping, start, part.tolist(), snapshot.dump.visible)
+                text = endings.lines(mapping, start, part.tolist(), opened.dump.visible)
                 yield memoryview(text.encode(encoding, errors))
             else:
-                lines = lines or Lines(mapping, snapshot.dump.visible, digits, encoding, errors)
+                lines = lines or Lines(mapping, opened.dump.visible, digits, encoding, errors)
                 yield lines.of(start, part)
             start = end
 

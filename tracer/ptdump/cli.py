@@ -18,7 +18,7 @@ from tracer.procfs.entries import (
     frames_visible,
 )
 from tracer.procfs.errors import ProcessGone
-from tracer.ptdump.dump import HEADER, Dump, Endings, Snapshot, line, parse_choice
+from tracer.ptdump.dump import HEADER, Dump, Endings, OpenDump, line, parse_choice
 
 _BULK_PAGES = 50_000  # from here on importing numpy is quicker than doing without
 _WATCH_PAGES = 1 << 20
@@ -130,34 +130,34 @@ def _seconds(text: str) -> float:
 
 
 def _print_once(dump: Dump) -> None:
-    with dump.snapshot() as snapshot:
-        if dump.choice is not None and not snapshot.mappings:
+    with dump.open() as opened:
+        if dump.choice is not None and not opened.mappings:
             raise TraceError(
                 f"process {dump.pid} has no region '{printable(dump.choice.text)}'",
                 f"see /proc/{dump.pid}/maps",
                 Exit.USAGE,
             )
         sys.stdout.write(HEADER + "\n")
-        _write_rows(snapshot)
+        _write_rows(opened)
         sys.stdout.flush()
     _explain_hidden(dump)
 
 
-def _write_rows(snapshot: Snapshot) -> None:
-    if snapshot.dump.each_page and snapshot.pages() >= _BULK_PAGES:
+def _write_rows(opened: OpenDump) -> None:
+    if opened.dump.each_page and opened.pages() >= _BULK_PAGES:
         from tracer.ptdump.bulk import blocks
 
         out = sys.stdout
         out.flush()
-        for block in blocks(snapshot, out.encoding, out.errors or "strict"):
+        for block in blocks(opened, out.encoding, out.errors or "strict"):
             out.buffer.write(block)
         return
-    visible, endings = snapshot.dump.visible, Endings()
-    if snapshot.dump.each_page:
-        for mapping, start, entries in snapshot.pieces():
+    visible, endings = opened.dump.visible, Endings()
+    if opened.dump.each_page:
+        for mapping, start, entries in opened.pieces():
             sys.stdout.write(endings.lines(mapping, start, entries, visible))
         return
-    for row in snapshot.rows():
+    for row in opened.rows():
         sys.stdout.write(f"{line(row, visible)}\n")
 
 
@@ -173,10 +173,10 @@ def _explain_hidden(dump: Dump) -> None:
 def _watch(dump: Dump, interval: float) -> None:
     from tracer.ptdump.watch import watch
 
-    with dump.snapshot() as snapshot:  # mistakes are reported before the screen is filled
-        if dump.each_page and snapshot.pages() > _WATCH_PAGES:
+    with dump.open() as opened:  # mistakes are reported before the screen is filled
+        if dump.each_page and opened.pages() > _WATCH_PAGES:
             raise TraceError(
-                f"process {dump.pid} spans {snapshot.pages()} pages, too many to watch",
+                f"process {dump.pid} spans {opened.pages()} pages, too many to watch",
                 "select some with --region",
                 Exit.USAGE,
             )

@@ -108,7 +108,7 @@ class Dump(NamedTuple):
     choice: Choice | None
     visible: bool  # whether the kernel shows us frames
 
-    def snapshot(self) -> "Snapshot":
+    def open(self) -> "OpenDump":
         """Open the process as it is at this moment. Raises TraceError, ProcessGone."""
         tid = stat.living_thread(self.pid)
         descriptor = open_pagemap(self.pid, tid)
@@ -117,10 +117,10 @@ class Dump(NamedTuple):
         except BaseException:
             os.close(descriptor)
             raise
-        return Snapshot(self, descriptor, mappings)
+        return OpenDump(self, descriptor, mappings)
 
 
-class Snapshot(Closing):
+class OpenDump(Closing):
     """One reading of a process's page table; closes its pagemap as a context manager."""
 
     def __init__(self, dump: Dump, descriptor: int, mappings: list[Mapping]) -> None:

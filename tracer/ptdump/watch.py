@@ -95,8 +95,8 @@ def watch(
     try:
         with _screen() as screen:
             while True:
-                with dump.snapshot() as snapshot:
-                    rows = list(snapshot.rows())
+                with dump.open() as opened:
+                    rows = list(opened.rows())
                 screen.draw(dump, rows, gains.update(rows, clock()))
                 sleep(interval)
     except ProcessGone:

@@ -70,7 +70,7 @@ class Calls:
             return
         number = space.number
         self._changed.add(number)
-        self._reconciler.released(number, start, end)
+        self._reconciler.note_release(number, start, end)
         call = self._calls.pop(tid, None) if self._calls else None
         if unmaps:
             space.history.add(time_ns, Unmap(start, end))
@@ -95,35 +95,35 @@ class Calls:
         if done.change is not None:
             space.history.add(made.time_ns, done.change)
         change = done.effect
-        unseen = self._parts.blind_to_others and change is not None and change.replaces
-        filled_only = change is not None and change.populates and not unseen
+        unrecorded = self._parts.blind_to_others and change is not None and change.replaces
+        filled_only = change is not None and change.populates and not unrecorded
         if call is not None and (change is None or filled_only or change.gives_up):
             self._timeline.releases.end_unmap(call)
         if change is None:
             return None
         self._follow_userfaults(change)
         if not (change.populates or change.gives_up or change.registers is not None):
-            self._reconciler.released(space.number, change.start, change.end)
+            self._reconciler.note_release(space.number, change.start, change.end)
             return change
         if change.populates:
             source = Source.UFFD if change.userfault else Source.POPULATE
             hint = Hint(change.start, change.end, source=source, time_ns=made.time_ns)
             self._reconciler.hint(space.number, hint)
             if self._parts.blind_to_others and not change.userfault:
-                return self._filled_unseen(change)
+                return self._filled_unrecorded(change)
         elif change.gives_up:
             hint = Hint(change.start, change.end, loss=change.loss, time_ns=made.time_ns)
             self._reconciler.hint(space.number, hint)
         return None
 
-    def _filled_unseen(self, change: Effect) -> Effect | None:
+    def _filled_unrecorded(self, change: Effect) -> Effect | None:
         """A call filled a range without recorded faults; return what it unmapped first, if any."""
         where = change.space, change.start, change.end
         if change.replaces:
-            self._reconciler.released(*where)
+            self._reconciler.note_release(*where)
         known = self._direct_map.base and self._reconciler.view(change.space).known()
         if not (change.recorded and known):  # else FILLED records come
-            self._reconciler.fill_unseen(*where, change.time_ns)
+            self._reconciler.fill_unrecorded(*where, change.time_ns)
         return Effect(*where, change.time_ns, call=change.call) if change.replaces else None
 
     def _follow_userfaults(self, change: Effect) -> None:
@@ -157,7 +157,7 @@ class Calls:
                 script.effects.append(Fill(*where, *columns, space.history, question, at))
                 script.fills = True
             for start, end, reached, time_ns in mine.ends:
-                self._reconciler.fill_unseen(space.number, max(start, reached), end, time_ns)
+                self._reconciler.fill_unrecorded(space.number, max(start, reached), end, time_ns)
 
     # -- what they did to pages, once the faults before them have been applied ------
 

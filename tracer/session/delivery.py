@@ -11,8 +11,8 @@ from tracer.session.pending_rows import PendingRows
 from tracer.session.plan import Outputs, Plan
 from tracer.snapshots.snapshots import Snapshot
 
-_MOST_WAITING = 1 << 17  # rows kept for a snapshot; then one is taken early
-_MOST_WAITING_AT_END = 1 << 19  # then they are written without one
+_MOST_PENDING = 1 << 17  # rows kept for a snapshot; then one is taken early
+_MOST_PENDING_AT_END = 1 << 19  # then they are written without one
 _NO_ROWS = Rows.from_records(np.empty(0, ROW))
 
 
@@ -24,25 +24,25 @@ class Delivery:
     ) -> None:
         self._plan, self._outputs, self._names = plan, outputs, names
         self._ending, self._notes = ending, notes
-        self.waiting = PendingRows()
+        self.pending = PendingRows()
         self.stdout_closed = False
         self.stalled = False
 
     def crowded(self) -> bool:
-        return len(self.waiting) > _MOST_WAITING
+        return len(self.pending) > _MOST_PENDING
 
     def deliver(self, rows: Rows) -> None:
         if not len(rows):
             return
         for output in self._outputs.count:
             output.write(rows, self._names)
-        picked = self._plan.picks.choose(rows, self._names)
+        picked = self._plan.row_filter.choose(rows, self._names)
         self._ending.say_nothing()
         try:
             self._write(self._outputs.live, picked)
         except BrokenPipeError:
             self._reader_gone()
-        self.waiting.add(rows)
+        self.pending.add(rows)
 
     def _write(self, outputs: list[Output], rows: Rows) -> None:
         for output in list(outputs):
@@ -77,7 +77,7 @@ class Delivery:
 
     def release(self, shots: dict[int, Snapshot]) -> None:
         """Write the rows that this round of snapshots confirms or not."""
-        for rows in self.waiting.release(shots):
+        for rows in self.pending.release(shots):
             self.log(rows)
 
     def log(self, rows: Rows) -> None:
@@ -91,6 +91,6 @@ class Delivery:
         self.log(_NO_ROWS)
 
     def make_room(self) -> None:
-        """Write the waiting rows without a snapshot where there are too many."""
-        if len(self.waiting) > _MOST_WAITING_AT_END:
+        """Write the pending rows without a snapshot where there are too many."""
+        if len(self.pending) > _MOST_PENDING_AT_END:
             self.release({})

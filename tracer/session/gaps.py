@@ -56,4 +56,4 @@ class Gaps:
     def dropped_lives(self) -> int:
         """How many records were dropped, EXIT and FREE among them, or had no handler run."""
         program = self._attached.program
-        return program.counters()["lost_other"] + program.unheard_lives()
+        return program.counters()["lost_other"] + program.missed_lifecycle_events()

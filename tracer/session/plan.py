@@ -8,7 +8,7 @@ from tracer.common.deadline import DRAIN_S
 from tracer.common.errors import TraceError
 from tracer.model.result import Books, PageTable
 from tracer.outputs.base import Output
-from tracer.outputs.filters import Picks
+from tracer.outputs.filters import RowFilter
 from tracer.session.recorder import Recorder
 from tracer.snapshots.snapshots import Snapshot
 from tracer.target.command import Command
@@ -28,7 +28,7 @@ class Plan:
     min_latency_ns: int = 0
     symbols: bool = False
     stacks: bool = False
-    picks: Picks = field(default_factory=Picks)
+    row_filter: RowFilter = field(default_factory=RowFilter)
     every_page: bool = True  # keep a row of each page that ever had a frame, not of the first few
 
 

@@ -177,8 +177,8 @@ class Session:
         if listed:
             # /proc shows a child a moment before the fork is recorded.
             time.sleep(_FORK_S)
-        reported = set(self._attached.program.targets())
-        return [pid for pid in dict.fromkeys(listed) if pid not in reported]
+        targets = set(self._attached.program.targets())
+        return [pid for pid in dict.fromkeys(listed) if pid not in targets]
 
     # -- the loop -------------------------------------------------------------------
 

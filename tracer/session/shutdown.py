@@ -67,7 +67,7 @@ class Shutdown:
         self._delivery.release(shots)
         self._delivery.release({})  # what came after the last snapshots, too
         self._ending.say_nothing()
-        self._note_losses()
+        self._note_drops()
         self._reading.mapped.add(ended_ns, parts.timeline.ledger.tally.mapped)
         if self._seen_last(status):
             parts.resident.finish(self._recorder.comparison.frames, ended_ns)
@@ -143,7 +143,7 @@ class Shutdown:
             self._notes.append(PAGES_LEFT_OUT)
             return None
 
-    def _note_losses(self) -> None:
+    def _note_drops(self) -> None:
         program, unread = self._program, self._gaps.unread
         if others := program.counters()["lost_other"] + unread.other:
             self._notes.append(

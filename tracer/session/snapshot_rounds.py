@@ -38,7 +38,7 @@ class SnapshotRounds:
 
     def needed(self) -> bool:
         """Whether a round of snapshots is needed and due."""
-        if not self._parts.changed and not len(self._delivery.waiting):
+        if not self._parts.changed and not len(self._delivery.pending):
             return False
         return time.monotonic_ns() >= self._due_ns or self._delivery.crowded()
 

@@ -52,10 +52,10 @@ class Evidence:
     """What happened since the last snapshot that left no suspects."""
 
     moved: frozenset[str]  # kinds of movements by the kernel: system.movement_counters
-    unseen: Source | None  # whether faults went unrecorded, and why
+    unrecorded: Source | None  # whether faults went unrecorded, and why
     machine: Machine = Machine()
     hints: tuple[Hint, ...] = ()
-    lost: int = 0  # at most so many of them were dropped from the ring
+    dropped_faults: int = 0  # at most so many of them were dropped from the ring
     dropped: bool = False  # records of releases may have been dropped
 
     def move_sources(self, shot: Snapshot, pages: U64, old: U64, new: U64) -> U8:
@@ -72,7 +72,7 @@ class Evidence:
             (whole & moved["collapse"], Source.COLLAPSE),
             (self._shared(new), Source.KSM),
         ]
-        rest = self.unseen
+        rest = self.unrecorded
         for what, who in (
             ("swapoff", Source.SWAPOFF),
             ("migrate", Source.MIGRATE),
@@ -80,13 +80,13 @@ class Evidence:
             ("collapse", Source.COLLAPSE),
         ):
             # Where enough faults were dropped to explain them all, those are more likely.
-            if what in self.moved and self.lost < len(pages):
+            if what in self.moved and self.dropped_faults < len(pages):
                 rest = who
                 break
         nobody = Source.UNKNOWN if self.machine.blind_to_others else Source.NONE
         if rest in (Source.SWAPOFF, Source.MIGRATE):
             # Neither is ever done to the zero page.
-            rules.append((old == np.uint64(self.machine.zero_frame), self.unseen or nobody))
+            rules.append((old == np.uint64(self.machine.zero_frame), self.unrecorded or nobody))
         chosen = np.select(
             [rule for rule, _ in rules],
             [who.value for _, who in rules],
@@ -98,8 +98,8 @@ class Evidence:
         """The source of each of `pages`' frame, where it had none; `rest` without evidence."""
         if "swapoff" in self.moved:
             rest = Source.SWAPOFF
-        elif self.unseen is not None:
-            rest = self.unseen
+        elif self.unrecorded is not None:
+            rest = self.unrecorded
         chosen = np.full(len(pages), rest, np.uint8)
         if "collapse" in self.moved:
             chosen[shot.huge(pages)] = Source.COLLAPSE
@@ -130,18 +130,18 @@ class Evidence:
         own = (frames != np.uint64(machine.zero_frame)) & (frames != _NONE)
         return np.asarray(((times[inverse] > 1) | flagged) & own)
 
-    def release_causes(self, shot: Snapshot, pages: U64, old: U64, lost: tuple[U64, U64]) -> U8:
+    def release_causes(self, shot: Snapshot, pages: U64, old: U64, released: tuple[U64, U64]) -> U8:
         """The loss of each of `pages`, which had the frame `old`; UNKNOWN without evidence.
 
         An unrecorded fault clears no page-table entry: MISSED is only for calls whose record
         was `dropped`.
 
-        `lost`: all pages released lately, these or others, and their frames.
+        `released`: all pages released lately, these or others, and their frames.
         """
         moved = self._moved()
         mapped, of_file = shot.mapped(pages), shot.of_file(pages)
         missing, in_memory, on_disk = self._in_files(shot, pages)
-        alone = self.unseen is None and not self.dropped
+        alone = self.unrecorded is None and not self.dropped
         rest = Loss.MISSED if self.dropped else Loss.UNKNOWN
         # The kernel unmaps a file's huge page as a whole to split it, and small pages to
         # collapse them; the next access maps what there is then.
@@ -149,7 +149,7 @@ class Evidence:
             (np.isin(pages, shot.swapped), Loss.RECLAIM),
             (~mapped, Loss.MUNMAP),
             (missing, Loss.TRUNCATE),
-            (self._shared_a_folio(shot, pages, old, lost), Loss.SPLIT),
+            (self._shared_a_folio(shot, pages, old, released), Loss.SPLIT),
             (of_file & in_huge(pages, old) & moved["split"], Loss.SPLIT),
             (of_file & moved["collapse"], Loss.COLLAPSE),
             (np.full(len(pages), moved["reclaim"]), Loss.RECLAIM),
@@ -170,15 +170,17 @@ class Evidence:
     def _moved(self) -> dict[str, bool]:
         return {what: what in self.moved for what in ("split", "collapse", "reclaim")}
 
-    def _shared_a_folio(self, shot: Snapshot, pages: U64, old: U64, lost: tuple[U64, U64]) -> Bools:
+    def _shared_a_folio(
+        self, shot: Snapshot, pages: U64, old: U64, released: tuple[U64, U64]
+    ) -> Bools:
         """Whether each page shared a folio with another whose file offset no longer exists.
 
         Such a folio is split, and unmapped for that (truncate_inode_partial_folio, mm/truncate.c).
         """
-        missing, _, _ = self._in_files(shot, lost[0])
+        missing, _, _ = self._in_files(shot, released[0])
         if not missing.any():
             return np.zeros(len(pages), np.bool_)
-        line = lost[1] - (lost[0] << PAGE_BITS)  # the same for all pages of a folio
+        line = released[1] - (released[0] << PAGE_BITS)  # the same for all pages of a folio
         mine = old - (pages << PAGE_BITS)
         return shot.of_file(pages) & np.isin(mine, line[missing])
 

@@ -65,10 +65,10 @@ class Suspects:
         return np.asarray((self.pages[at] == pages) & (self.frames[at] == frames))
 
 
-_Unseen = tuple[int, int, int, int]  # start and end, when, and how many calls
+_Fill = tuple[int, int, int, int]  # start and end, when, and how many calls
 
 
-def _calls(here: Sequence[_Unseen]) -> int:
+def _calls(here: Sequence[_Fill]) -> int:
     return sum(count for *_, count in here)
 
 
@@ -112,9 +112,9 @@ class Reconciler:
         self._counters = counters, counters  # at the last two snapshots of any space
         self._unrecorded = Unrecorded(), Unrecorded()  # … and what was unrecorded in the run
         self.conflicts = 0
-        # By space: ranges that calls may have populated unseen since the last snapshot without
-        # suspects; and how many of these calls had part of it released by then.
-        self._unseen: dict[int, list[_Unseen]] = {}
+        # By space: ranges that calls may have populated, without records, since the last snapshot
+        # that left no suspects; and how many of these calls had part of it released by then.
+        self._fills: dict[int, list[_Fill]] = {}
         self.unseen_fills = 0
         self._evidence = Evidence(frozenset(), None)  # for the snapshot under way
         self._open: list[tuple[U64, U64]] = []  # the suspects of the snapshot under way
@@ -157,31 +157,31 @@ class Reconciler:
     def forget(self, space: int) -> None:
         """The space has ended, and gets no more snapshots."""
         self._views.pop(space, None)
-        self.unseen_fills += _calls(self._unseen.pop(space, ()))
+        self.unseen_fills += _calls(self._fills.pop(space, ()))
 
-    def fill_unseen(self, space: int, start: int, end: int, time_ns: int) -> None:
+    def fill_unrecorded(self, space: int, start: int, end: int, time_ns: int) -> None:
         """A system call populated [start, end), without records of the pages."""
         if start >= end:
             return
-        here = self._unseen.setdefault(space, [])
+        here = self._fills.setdefault(space, [])
         here.append((start, end, time_ns, 1))
         if len(here) > _MOST_UNSEEN:
             starts, ends, times, counts = zip(*here, strict=True)
-            self._unseen[space] = [(min(starts), max(ends), max(times), sum(counts))]
+            self._fills[space] = [(min(starts), max(ends), max(times), sum(counts))]
 
-    def released(self, space: int, start: int, end: int) -> None:
+    def note_release(self, space: int, start: int, end: int) -> None:
         """A system call released [start, end)."""
-        if not self._unseen or space not in self._unseen:
+        if not self._fills or space not in self._fills:
             return
-        here = self._unseen[space]
+        here = self._fills[space]
         there = [each for each in here if each[1] <= start or end <= each[0]]
         if len(there) < len(here):
             self.unseen_fills += _calls(here) - _calls(there)
-            self._unseen[space] = there
+            self._fills[space] = there
 
-    def left_unseen(self, seen: Container[int]) -> int:
+    def unsettled_fills(self, seen: Container[int]) -> int:
         """How many calls populated memory no snapshot has shown, except in the spaces `seen`."""
-        left = (here for space, here in self._unseen.items() if space not in seen)
+        left = (here for space, here in self._fills.items() if space not in seen)
         return sum(map(_calls, left))
 
     def hint(self, space: int, hint: Hint) -> None:
@@ -232,7 +232,7 @@ class Reconciler:
         go_on(enough)
         self._book_releases(view, shot, gone)
         if changes is not None:
-            self._name_unseen(view, changes, shot)
+            self._name_unexplained(view, changes, shot)
         view.suspects = _suspects(self._open)
         go_on(enough)
         line.ledger.keep_changed(space, numbers, shot.before_ns)
@@ -242,9 +242,9 @@ class Reconciler:
         if not view.suspects:
             # What happened during or after the snapshot is left to the next one.
             view.hints = [hint for hint in view.hints if hint.time_ns >= shot.before_ns]
-            here = self._unseen.pop(space, [])
+            here = self._fills.pop(space, [])
             if late := [each for each in here if each[2] >= shot.before_ns]:
-                self._unseen[space] = late
+                self._fills[space] = late
             # What happened between a snapshot and reading the counts is left to the next one.
             view.unrecorded = unrecorded if shot.unrecorded is None else shot.unrecorded
             # What happened between a snapshot and reading its counters counts for the next, too.
@@ -260,10 +260,12 @@ class Reconciler:
         self._unrecorded = self._unrecorded[1], unrecorded
         evidence = Evidence(
             moved,
-            unrecorded.unseen(view.unrecorded),
+            unrecorded.source(view.unrecorded),
             self._machine,
             tuple(view.hints),
-            lost=min(unrecorded.lost - view.unrecorded.lost, unrecorded.own - view.unrecorded.own),
+            dropped_faults=min(
+                unrecorded.lost - view.unrecorded.lost, unrecorded.own - view.unrecorded.own
+            ),
             dropped=unrecorded.dropped > view.unrecorded.dropped,
         )
         return evidence, now
@@ -275,7 +277,7 @@ class Reconciler:
             view = self.view(space)
             self._evidence, _ = self._gather(view, unrecorded)
             self._released = _NO_PAGES, _NO_PAGES
-            self._name_unseen(view, changes, _NOTHING)
+            self._name_unexplained(view, changes, _NOTHING)
 
     def _changed_since(self, space: int, numbers: U64, time_ns: int) -> int:
         """Pages of these blocks with a frame in the timeline that changed since `time_ns`."""
@@ -392,7 +394,7 @@ class Reconciler:
             frames = np.concatenate([frames, changes.old[changes.released]])
         return self._timeline.ledger.pages_at(at), frames
 
-    def _name_unseen(self, view: SpaceView, changes: Changes, shot: Snapshot) -> None:
+    def _name_unexplained(self, view: SpaceView, changes: Changes, shot: Snapshot) -> None:
         """Book the causes of changes that faults found, as far as there is evidence."""
         line = self._timeline
         pages = line.ledger.pages_at(changes.at)

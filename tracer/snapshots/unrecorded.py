@@ -14,7 +14,7 @@ class Unrecorded(NamedTuple):
     lost: int = 0  # faults of the run dropped from the ring
     dropped: int = 0  # other records of the run, and handler calls the kernel skipped
 
-    def unseen(self, before: "Unrecorded") -> Source | None:
+    def source(self, before: "Unrecorded") -> Source | None:
         """Why faults in the memory went unrecorded since `before`; None if none did."""
         if self.own <= before.own:
             return None

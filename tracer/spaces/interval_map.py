@@ -114,7 +114,7 @@ class IntervalMap:
         """The current mappings, by address."""
         return [each.mapped.region for each in self._stretches if not each.mapped.gone]
 
-    def set(self, mapped: Mapped) -> None:
+    def put(self, mapped: Mapped) -> None:
         """Map `mapped` over whatever is in its region; ranges it splits keep the rest."""
         start, end = mapped.region[:2]
         if start >= end:

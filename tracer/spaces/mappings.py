@@ -310,7 +310,7 @@ class MappingHistory:
     def _apply(self, change: Change) -> None:
         match change:
             case MmapEvent():
-                self._set(self._as_mapped(change, change.pgoff))
+                self._put(self._as_mapped(change, change.pgoff))
             case Unmap(start, end):
                 self._map.unmap(start, end)
             case Brk(end):
@@ -335,9 +335,9 @@ class MappingHistory:
             return np.full(len(addresses), self._map.place(first)[0], np.uint32)
         return np.asarray(self._map.places(addresses)[0], np.uint32)
 
-    def _set(self, mapped: Mapped) -> None:
+    def _put(self, mapped: Mapped) -> None:
         for part in self._arrays.distinguish(self._map, mapped):
-            self._map.set(part)
+            self._map.put(part)
 
     def _claim(self, claim: Claim) -> None:
         pieces = self._map.within(claim.start, claim.end)
@@ -349,13 +349,13 @@ class MappingHistory:
             return
         if claim.name:
             region = Region(claim.start, claim.end, claim.perms, 0, claim.name)
-            self._set(Mapped(region, 0, 0))
+            self._put(Mapped(region, 0, 0))
             return
         for start, end, mapped in pieces:
             if not mapped.gone:
                 part = mapped.moved(start, end, start)
                 perms = letters + mapped.region.perms[3:]
-                self._map.set(part._replace(region=part.region._replace(perms=perms)))
+                self._map.put(part._replace(region=part.region._replace(perms=perms)))
 
     def _as_mapped(self, seen: MmapEvent | Mapping, offset: int) -> Mapped:
         self._files.learn(seen.device, seen.inode, seen.path)
@@ -376,7 +376,7 @@ class MappingHistory:
             mapped = self._map.at(end - 1)
             if before and (mapped is None or mapped.gone):  # the sideband's record was dropped
                 start = page_up(before)
-                self._map.set(Mapped(Region(start, page_up(end), "rw-p", 0, "[heap]"), 0, 0))
+                self._map.put(Mapped(Region(start, page_up(end), "rw-p", 0, "[heap]"), 0, 0))
             elif (
                 mapped is not None
                 and not mapped.gone
@@ -384,14 +384,14 @@ class MappingHistory:
                 and (before or mapped.region.end == page_up(end))
             ):
                 heap = mapped.region._replace(name="[heap]")
-                self._map.set(mapped._replace(region=heap, array=0))
+                self._map.put(mapped._replace(region=heap, array=0))
 
     def _move(self, move: Move) -> None:
         if move.new == move.old:
             mapped = self._map.at(move.old)
             if move.new_size > move.old_size and mapped:
                 start = mapped.region.start
-                self._map.set(mapped.moved(start, move.new + move.new_size, start))
+                self._map.put(mapped.moved(start, move.new + move.new_size, start))
             self._map.unmap(move.old + move.new_size, move.old + move.old_size)
             return
         size = move.old_size or move.new_size  # 0: a second mapping of shared memory
@@ -404,7 +404,7 @@ class MappingHistory:
         for start, end, mapped in pieces:
             end = new_end if end == old_end else min(end, new_end)
             if not mapped.gone and start < end:
-                self._map.set(mapped.moved(start + shift, end + shift, start))
+                self._map.put(mapped.moved(start + shift, end + shift, start))
 
 
 def perms_of(flags: int) -> str:

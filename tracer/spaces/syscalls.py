@@ -95,8 +95,8 @@ def plain_releases(records: Structs) -> tuple[Bools, list[PlainRelease]]:
     address, length, advice = records["args"][:, :3].T
     failed = result >= np.uint64(ERRORS)
     unmaps = (number == CALL_MUNMAP) & ~failed
-    gives = (number == CALL_MADVISE) & np.isin(advice, _MADV_RELEASES)
-    chosen = unmaps | (gives & (~failed | (result == np.uint64(_ENOMEM))))
+    discards = (number == CALL_MADVISE) & np.isin(advice, _MADV_RELEASES)
+    chosen = unmaps | (discards & (~failed | (result == np.uint64(_ENOMEM))))
     # Sums that do not overflow are for `interpret`.
     chosen &= records["type"] == np.uint8(RecordType.SYSCALL)
     chosen &= (address < _EVERYTHING) & (length < _EVERYTHING) & (length > 0)
@@ -104,8 +104,8 @@ def plain_releases(records: Structs) -> tuple[Bools, list[PlainRelease]]:
     end = (address + length + np.uint64(_IN_PAGE)) & ~np.uint64(_IN_PAGE)
     names = ("tgid", "tid", "time_ns", "mm")
     columns = [*(records[name][chosen] for name in names), address, end, unmaps[chosen]]
-    released = map(PlainRelease._make, zip(*(column.tolist() for column in columns), strict=True))
-    return chosen, list(released)
+    found = map(PlainRelease._make, zip(*(column.tolist() for column in columns), strict=True))
+    return chosen, list(found)
 
 
 class Effect(NamedTuple):

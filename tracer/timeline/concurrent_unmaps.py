@@ -89,17 +89,17 @@ class ConcurrentUnmaps:
         latest = np.maximum.accumulate(times)
         earliest = np.minimum.accumulate(times[::-1])[::-1]
         calls = self._over_since(int(earliest[0]))
-        applied, ended = [0] * len(calls), [call.ended_ns for call in calls]
+        returned_at, ended = [0] * len(calls), [call.ended_ns for call in calls]
         for key, call in self._open.items():
             at, end = returns.get(key, (count, 0))
             calls.append(call)
-            applied.append(at)
+            returned_at.append(at)
             ended.append(end)
         # Before `low` all faults are earlier than the call's beginning, from `high` on later than
         # its end: only the few between need checking.
         low = np.searchsorted(latest, [call.release.begun_ns for call in calls]).tolist()
         high = np.searchsorted(earliest, ended, side="right").tolist()
-        for call, begin, end in zip(calls, low, applied, strict=True):
+        for call, begin, end in zip(calls, low, returned_at, strict=True):
             if begin < end:
                 part = slice(begin, end)
                 hit = _covered(call, spaces[part], pages[part])
@@ -108,9 +108,11 @@ class ConcurrentUnmaps:
         # Of several the last one applied: those that were over before, then in `returns`' order.
         order = {key: n for n, key in enumerate(returns)}
         turn = [order.get(id(call.release), -1) for call in calls]
-        late = [n for n, (begin, end) in enumerate(zip(applied, high, strict=True)) if begin < end]
+        late = [
+            n for n, (begin, end) in enumerate(zip(returned_at, high, strict=True)) if begin < end
+        ]
         for n in sorted(late, key=turn.__getitem__):
-            part = slice(applied[n], high[n])
+            part = slice(returned_at[n], high[n])
             hit = _covered(calls[n], spaces[part], pages[part]) & (times[part] <= ended[n])
             found.over[part][hit] = calls[n].release.loss
             found.over_ns[part][hit] = ended[n]

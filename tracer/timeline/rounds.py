@@ -117,8 +117,8 @@ def plan(faulted: Faulted, done: Done, latest_ns: int, changed_ns: Changed) -> R
         few = faulted.select(at)
         definite[inner] = _definite(few, unit, passed[at], done, single, changed_ns)
         goes[at] = _comes_and_goes(few, unit, passed[at], done, single, definite[inner])
-    applied = units.order[goes[units.order] < 0]
-    idle = _idle(done, met, definite, units.unit[applied] * met.stride + passed[applied], latest_ns)
+    stay = units.order[goes[units.order] < 0]
+    idle = _idle(done, met, definite, units.unit[stay] * met.stride + passed[stay], latest_ns)
     depth = np.full(len(done.at), -1)
     depth[~idle] = depths_of([done.ranges[n] for n in np.flatnonzero(~idle).tolist()])
     rest = met.only(~idle[met.action])
@@ -252,10 +252,10 @@ def _comes_and_goes(
     return goes
 
 
-def _idle(done: Done, met: _Met, definite: Bools, applied: I64, latest_ns: int) -> Bools:
+def _idle(done: Done, met: _Met, definite: Bools, codes: I64, latest_ns: int) -> Bools:
     """The actions that release nothing: one before released the same pages, none gained since.
 
-    `applied` are the faults to be applied: the codes of the first meetings after each, sorted.
+    `codes`: of the first meeting after each fault that is to be applied, sorted.
     """
     count = len(done.at)
     idle = np.zeros(count, np.bool_)
@@ -265,7 +265,7 @@ def _idle(done: Done, met: _Met, definite: Bools, applied: I64, latest_ns: int) 
     if not sure.any():
         return idle
     # How many faults on its pages are applied before each action.
-    found = np.bincount(met.action, np.searchsorted(applied, met.code, side="right"), count).astype(
+    found = np.bincount(met.action, np.searchsorted(codes, met.code, side="right"), count).astype(
         np.int64
     )
     others = np.cumsum(~done.plain).tolist()

@@ -85,13 +85,13 @@ class TouchedPages:
         return TouchedPages(*(getattr(self, each.name)[at] for each in fields(self)))
 
 
-def concatenate(parts: list[TouchedPages]) -> TouchedPages:
+def concatenate(several: list[TouchedPages]) -> TouchedPages:
     """One after another."""
-    if not any(len(part.row) for part in parts[1:]):
-        return parts[0]
+    if not any(len(part.row) for part in several[1:]):
+        return several[0]
     return TouchedPages(
         *(
-            np.concatenate([getattr(part, each.name) for part in parts])
+            np.concatenate([getattr(part, each.name) for part in several])
             for each in fields(TouchedPages)
         )
     )
@@ -100,7 +100,7 @@ def concatenate(parts: list[TouchedPages]) -> TouchedPages:
 class Schedule:
     """The pages of some rows, and the order in which they are applied to the timeline.
 
-    `columns` are those of the rows as they were made; `parts` are in order of rows;
+    `columns` are those of the rows as they were made; `touched` is in order of rows;
     `start_ns` and `swapped` (the entry before the fault was a swap entry) are the rows'.
     """
 
@@ -109,30 +109,30 @@ class Schedule:
         timeline: Timeline,
         rows: Rows,
         columns: Mapping[str, npt.NDArray[Any]],
-        parts: TouchedPages,
+        touched: TouchedPages,
         start_ns: I64,
         swapped: Bools,
     ) -> None:
         self._timeline = timeline
         self._rows = rows
-        self._applied = 0  # parts, by `apply_all`
-        self._fresh = np.empty(0, np.bool_)  # by part: rounds.Faulted.fresh
+        self._applied = 0  # pages, by `apply_all`
+        self._fresh = np.empty(0, np.bool_)  # by page touched: rounds.Faulted.fresh
         self.idle: list[Action] = []  # what `play` need not yield
-        self._row = parts.row
-        around = parts.around
-        # One part per row, as nearly always: the rows' fields are the parts', unchanged.
-        plain = len(parts.row) == len(rows) and not around.any()
-        row = slice(None) if plain else parts.row
+        self._row = touched.row
+        around = touched.around
+        # One page per row, as nearly always: the rows' fields are the pages', unchanged.
+        plain = len(touched.row) == len(rows) and not around.any()
+        row = slice(None) if plain else touched.row
         self._space = columns["space"][row]
         kind = columns["kind"][row]
         self._events = Events(
-            page=parts.page,
+            page=touched.page,
             start_ns=start_ns[row],
             time_ns=columns["time_ns"][row],
-            absent_before=parts.absent,
+            absent_before=touched.absent,
             swapped_before=swapped[row] & ~around,
-            frame_before=parts.before,
-            frame=parts.frame,
+            frame_before=touched.before,
+            frame=touched.frame,
             number=columns["number"][row],
             kind=kind,
             region=columns["region"][row],
@@ -162,7 +162,7 @@ class Schedule:
         none, own = np.uint64(NO_FRAME), events.source != Source.AROUND
         self._fresh = (events.frame != none) & (events.frame_before == none)
         self._fresh &= (~own | (events.kind != Kind.SPURIOUS)) & (events.suspected.over == 0)
-        # What is too much at once is halved: a stack of parts still to be applied, the next last.
+        # What is too much at once is halved: a stack of spans still to be applied, the next last.
         spans = [(0, len(actions), 0, len(self._row))]
         while spans:
             first, last, begin, end = spans.pop()
@@ -170,8 +170,8 @@ class Schedule:
             rounds = self._plan(actions[first:last], chosen - begin, begin, end)
             if rounds is None:
                 middle = self._cut(chosen, first, begin)
-                part = int(starts[middle - 1]) if middle > first else begin
-                spans += [(middle, last, part, end), (first, middle, begin, part)]
+                cut = int(starts[middle - 1]) if middle > first else begin
+                spans += [(middle, last, cut, end), (first, middle, begin, cut)]
             elif _are_thin(rounds):
                 yield from self._in_turn(actions[first:last], chosen.tolist(), begin, end)
             else:
@@ -184,7 +184,7 @@ class Schedule:
     def _plan(
         self, actions: Sequence[Action], starts: Index, begin: int, end: int
     ) -> Rounds | None:
-        """The rounds of some parts and the actions between them; None: split them."""
+        """The rounds of some pages and the actions between them; None: split them."""
         part = slice(begin, end)
         if not actions:
             return Rounds(np.zeros(end - begin, np.int64), np.full(end - begin, -1), _NONE)
@@ -197,9 +197,9 @@ class Schedule:
         return None if rounds is None or self._mixes(rounds, begin, end) else rounds
 
     def _mixes(self, rounds: Rounds, begin: int, end: int) -> bool:
-        """Whether a row has parts in several rounds, though they depend on each other."""
-        applied = rounds.comes_and_goes < 0
-        row, number = self._row[begin:end][applied], rounds.faults[applied]
+        """Whether a row has pages in several rounds, though they depend on each other."""
+        stay = rounds.comes_and_goes < 0
+        row, number = self._row[begin:end][stay], rounds.faults[stay]
         return bool(((row[1:] == row[:-1]) & (number[1:] != number[:-1])).any())
 
     def _play(
@@ -277,7 +277,7 @@ class Schedule:
             self._applied = end
 
     def apply(self, due: Index | slice) -> None:
-        """Apply some parts to the timeline, in order, and the outcome to their rows."""
+        """Apply some pages to the timeline, in order, and the outcome to their rows."""
         outcome = self._timeline.faults.apply(self._space[due], self._events.select(due))
         row = self._row[due]
         self._gained(row[outcome.gained])
@@ -296,8 +296,8 @@ class Schedule:
 def _are_thin(rounds: Rounds) -> bool:
     """Whether many rounds have so little in each that arrays do not pay."""
     depth = int(max(rounds.faults.max(initial=0), rounds.actions.max(initial=0)))
-    applied = int((rounds.comes_and_goes < 0).sum()) + int((rounds.actions >= 0).sum())
-    return depth > _THIN and applied < _THIN * depth
+    left = int((rounds.comes_and_goes < 0).sum()) + int((rounds.actions >= 0).sum())
+    return depth > _THIN and left < _THIN * depth
 
 
 def together(actions: Sequence[Action]) -> Iterator[list[Action]]:
@@ -311,7 +311,7 @@ def together(actions: Sequence[Action]) -> Iterator[list[Action]]:
 
 
 def _done(actions: Sequence[Action], starts: Index) -> Done:
-    """The actions that come after the first `starts` of some parts."""
+    """The actions that come after the first `starts` of some pages."""
     _, ranges, _, plain, times, begun = zip(*actions, strict=True)
     return Done(
         np.asarray(starts, np.int64),

@@ -24,7 +24,7 @@ class Kernel:
     left: dict[int, tuple[tuple[int, int], int]] = field(default_factory=dict)
     noted: dict[tuple[int, int], Watched] = field(default_factory=dict)
     lives: dict[tuple[int, int], Life] = field(default_factory=dict)  # /proc
-    unheard: int = 0
+    skipped: int = 0
     unlisted: int = 0
     said: list[str] = field(default_factory=list)  # in which order it was asked
 
@@ -55,8 +55,8 @@ class Kernel:
     def counters(self) -> dict[str, int]:
         return {"unlisted": self.unlisted}
 
-    def unheard_lives(self) -> int:
-        return self.unheard
+    def missed_lifecycle_events(self) -> int:
+        return self.skipped
 
 
 @pytest.fixture
@@ -319,7 +319,7 @@ def test_a_full_map_makes_it_a_bound(kernel: Kernel) -> None:
 
 
 def test_unheard_handlers_make_it_a_bound(kernel: Kernel) -> None:
-    kernel.unheard = 2
+    kernel.skipped = 2
     assert bound(kernel) == "it skipped the handlers that follow threads 2 times"
 
 

@@ -254,7 +254,7 @@ class FakeDump:
         self._snapshots = iter(snapshots)
         self._rows: list[Row] = []
 
-    def snapshot(self) -> "FakeDump":
+    def open(self) -> "FakeDump":
         try:
             self._rows = next(self._snapshots)
         except StopIteration:

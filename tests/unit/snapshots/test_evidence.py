@@ -108,7 +108,7 @@ def test_another_frame_after_faults_were_lost() -> None:
     """As many as there are pages: they say more than what the whole machine did."""
     args = shot({}), ask(3, 4), ask(0x9000, 0xA000), ask(0x8000, 0xB000)
     for lost, source in ((1, Source.MIGRATE), (2, Source.MISSED)):
-        known = replace(found("migrate", unseen=Source.MISSED), lost=lost)
+        known = replace(found("migrate", unseen=Source.MISSED), dropped_faults=lost)
         assert known.move_sources(*args).tolist() == [source] * 2
 
 
@@ -153,7 +153,7 @@ def test_what_nobody_reports_is_unknown() -> None:
     ],
 )
 def test_faults_without_a_record(now: Unrecorded, source: Source | None) -> None:
-    assert now.unseen(Unrecorded(own=2, missed=2, filtered=4)) == source
+    assert now.source(Unrecorded(own=2, missed=2, filtered=4)) == source
 
 
 def test_what_a_system_call_filled_or_gave_up() -> None:

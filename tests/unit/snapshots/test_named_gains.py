@@ -25,26 +25,26 @@ def test_pages_a_system_call_filled(world: World) -> None:
 def test_what_was_filled_and_gone_unseen(world: World) -> None:
     """Until a snapshot that leaves nothing open; a space that ends takes all of it along."""
     world.born(Source.EXEC)
-    world.reconciler.fill_unseen(SPACE, 7 * P, 9 * P, 50)
+    world.reconciler.fill_unrecorded(SPACE, 7 * P, 9 * P, 50)
     world.snapshot(100, {7: A, 8: B})
-    world.reconciler.released(SPACE, 9 * P, 10 * P)
-    world.reconciler.released(2, 7 * P, 9 * P)
+    world.reconciler.note_release(SPACE, 9 * P, 10 * P)
+    world.reconciler.note_release(2, 7 * P, 9 * P)
     assert world.reconciler.unseen_fills == 0
     world.snapshot(200, {7: A, 8: B})
-    world.reconciler.released(SPACE, 7 * P, 9 * P)
+    world.reconciler.note_release(SPACE, 7 * P, 9 * P)
     assert world.reconciler.unseen_fills == 0
-    world.reconciler.fill_unseen(SPACE, 20 * P, 30 * P, 250)
-    world.reconciler.fill_unseen(SPACE, 40 * P, 50 * P, 350)
-    world.reconciler.fill_unseen(SPACE, 60 * P, 60 * P, 350)  # of no size
+    world.reconciler.fill_unrecorded(SPACE, 20 * P, 30 * P, 250)
+    world.reconciler.fill_unrecorded(SPACE, 40 * P, 50 * P, 350)
+    world.reconciler.fill_unrecorded(SPACE, 60 * P, 60 * P, 350)  # of no size
     world.snapshot(300, {7: A, 8: B})  # the second came after it
-    world.reconciler.released(SPACE, 20 * P, 21 * P)
+    world.reconciler.note_release(SPACE, 20 * P, 21 * P)
     assert world.reconciler.unseen_fills == 0
-    assert world.reconciler.left_unseen({SPACE}) == 0
-    assert world.reconciler.left_unseen({2}) == 1
-    world.reconciler.released(SPACE, 49 * P, 51 * P)
-    world.reconciler.released(SPACE, 49 * P, 51 * P)
+    assert world.reconciler.unsettled_fills({SPACE}) == 0
+    assert world.reconciler.unsettled_fills({2}) == 1
+    world.reconciler.note_release(SPACE, 49 * P, 51 * P)
+    world.reconciler.note_release(SPACE, 49 * P, 51 * P)
     assert world.reconciler.unseen_fills == 1
-    world.reconciler.fill_unseen(SPACE, 40 * P, 50 * P, 350)
+    world.reconciler.fill_unrecorded(SPACE, 40 * P, 50 * P, 350)
     world.reconciler.forget(SPACE)
     assert world.reconciler.unseen_fills == 2
 
@@ -52,9 +52,9 @@ def test_what_was_filled_and_gone_unseen(world: World) -> None:
 def test_very_many_calls_that_filled_unseen_are_one_range(world: World) -> None:
     world.born(Source.EXEC)
     for page in range(0, 20000, 2):
-        world.reconciler.fill_unseen(SPACE, page * P, (page + 1) * P, page)
-    assert len(world.reconciler._unseen[SPACE]) <= 257
-    assert world.reconciler.left_unseen(()) == 10000
+        world.reconciler.fill_unrecorded(SPACE, page * P, (page + 1) * P, page)
+    assert len(world.reconciler._fills[SPACE]) <= 257
+    assert world.reconciler.unsettled_fills(()) == 10000
 
 
 def test_what_a_call_reported_after_the_snapshot_is_the_next_ones(world: World) -> None:

@@ -64,7 +64,7 @@ def step(
     if kind == "map":
         ((start, end),) = ranges
         model |= {page: Page(number * 10, 100 + page) for page in range(start, end)}
-        real.set(placed(start, end))
+        real.put(placed(start, end))
     elif kind == "unmap":
         ((start, end),) = ranges
         for page in range(start, end):
