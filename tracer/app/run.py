@@ -101,7 +101,7 @@ def _record(
         def begin() -> None:
             targets.check()
             sinks.begin()
-            timings.lap("the first look")
+            timings.lap("the first snapshot")
             timings.show()
             if screen is not None:
                 screen.enter()

@@ -169,7 +169,7 @@ def answer(bpf_dir: Path, wanted: str, skip: list[str], *, stacks: bool = False)
         build, folder = builds[name], cache.default_folder()
         key = build.key(bpf_dir, about)
         compiled = cache.load(folder, key)
-        clock.lap("look whether it is compiled already")
+        clock.lap("check the cache")
         if compiled is None:
             try:
                 compiled = build.compile(bpf_dir, clock.lap)
