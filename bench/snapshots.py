@@ -74,7 +74,7 @@ def measure(pages: int = PAGES, rounds: int = ROUNDS) -> dict[str, Any]:
     with target("resident", pages, 1) as process:
         snapshots = Snapshots(process.pid)
         first = snapshots.snapshot()
-        data["first"] = {"look": first, "bare": snapshots.bare()}
+        data["first"] = {"snapshot": first, "bare": snapshots.bare()}
         snapshots.snapshot()  # confirms what the first one found
         for name, changed in (("nothing", 0), ("some", CHANGED)):
             data["cases"][name] = _case(process, snapshots, rounds, changed)
@@ -85,7 +85,7 @@ def measure(pages: int = PAGES, rounds: int = ROUNDS) -> dict[str, Any]:
         data["sparse"] = {
             "bytes": _SPARSE_PAGES * _SPARSE_STRIDE * mmap.PAGESIZE,
             "pages": _SPARSE_PAGES,
-            "look": spread(seconds),
+            "snapshot": spread(seconds),
         }
     return data
 
@@ -102,7 +102,7 @@ def _case(process: Target, snapshots: Snapshots, rounds: int, changed: int) -> d
     return {
         "changed": changed,
         "bare": spread([bare for bare, _ in times]),
-        "look": spread([whole for _, whole in times]),
+        "snapshot": spread([whole for _, whole in times]),
         "ratio": spread([whole / bare for bare, whole in times]),
     }
 
@@ -120,15 +120,16 @@ def markdown(data: dict[str, Any]) -> str:
         what = f"{case['changed']:,} pages changed frames" if case["changed"] else "nothing changed"
         ratio = case["ratio"]
         lines.append(
-            f"| {what} | {milliseconds(case['bare'])} | {milliseconds(case['look'])} "
+            f"| {what} | {milliseconds(case['bare'])} | {milliseconds(case['snapshot'])} "
             f"| {ratio['median']:.2f}× ({ratio['low']:.2f}–{ratio['high']:.2f}) |"
         )
     first, sparse = data["first"], data["sparse"]
     lines += [
         "",
-        f"The very first snapshot, which gets to know every page, took {first['look'] * 1e3:,.0f} "
-        f"ms. One of {sparse['pages']:,} pages scattered over {sparse['bytes'] / (1 << 40):.2f} "
-        f"TiB takes {milliseconds(sparse['look'])}.",
+        "The very first snapshot, which gets to know every page, took "
+        f"{first['snapshot'] * 1e3:,.0f} ms. One of {sparse['pages']:,} pages "
+        f"scattered over {sparse['bytes'] / (1 << 40):.2f} TiB takes "
+        f"{milliseconds(sparse['snapshot'])}.",
     ]
     return "\n".join(lines)
 
