@@ -24,7 +24,7 @@ def find_limit(seconds: float, steps: int, most: float) -> dict[str, Any]:
         rate = (good + bad) / 2
         found = _storm(int(rate * seconds), threads=2, rate=int(rate))
         tries.append({"asked": rate, "rate": found["rate"], "lost": found["lost"]})
-        print(f"{rate:,.0f} faults a second: {found['lost']:,} lost", flush=True)
+        print(f"{rate:,.0f} faults a second: {found['lost']:,} dropped", flush=True)
         good, bad = (good, rate) if found["lost"] else (rate, bad)
     return {"seconds": seconds, "good": good, "bad": bad, "tries": tries}
 
@@ -83,10 +83,10 @@ def _limit(rate: dict[str, Any]) -> str:
         f" {len(rate['tries'])} steps of bisection"
     )
     if not bad:
-        return f"No loss at up to {max(good):,.0f} faults a second, sustained: {how}."
+        return f"No events dropped at up to {max(good):,.0f} faults a second, sustained: {how}."
     if not good:
-        return f"Loss even at {min(bad):,.0f} faults a second, sustained: {how}."
+        return f"Events dropped even at {min(bad):,.0f} faults a second, sustained: {how}."
     return (
-        f"Loss starts at about **{(max(good) + min(bad)) / 2:,.0f} faults a second**, sustained:"
-        f" none was lost at {max(good):,.0f}, some at {min(bad):,.0f} ({how})."
+        f"Drops start at about **{(max(good) + min(bad)) / 2:,.0f} faults a second**, sustained:"
+        f" none was dropped at {max(good):,.0f}, some at {min(bad):,.0f} ({how})."
     )

@@ -57,7 +57,7 @@ SECTIONS = (
     Section("threads", "Many threads", threads.measure, threads.render, (1, 2000, 1)),
     Section("throughput", "From the ring to the file", rows.measure, rows.render, (6000, 1)),
     Section("churn", "Churn", churn.measure, churn.render, (1, 0.02)),
-    Section("loss", "What is lost", loss.measure, loss.render, (20_000, 1, 2)),
+    Section("loss", "Dropped events", loss.measure, loss.render, (20_000, 1, 2)),
     Section("memory", "Memory", memory.measure, memory.markdown, (100_000,)),
     Section("ptdump", "`ptdump`", ptdump.measure, ptdump.markdown, (2000, 2)),
     Section("snapshots", "Snapshots", snapshots.measure, snapshots.markdown, (2000, 2)),

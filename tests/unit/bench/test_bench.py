@@ -176,7 +176,7 @@ def test_the_limit_is_found_by_halves(monkeypatch: pytest.MonkeyPatch) -> None:
     assert found["bad"] - found["good"] == 800_000 / 2**6
 
 
-def test_loss_is_shown_as_counted() -> None:
+def test_drops_are_shown_as_counted() -> None:
     each = {"faults": 900, "rows": 900, "rate": 500e3, "traced": 950, "lost": 0, "missed": 0}
     each |= {"kernel": 950, "balanced": True}
     lossy = {**each, "traced": 900, "lost": 50}
@@ -185,9 +185,12 @@ def test_loss_is_shown_as_counted() -> None:
     text = loss.render({"one": each, "two": lossy, "rate": rate})
     assert "| 500,000 | 950 | 950 | **0** (0.0%) | 0 | = kernel |" in text
     assert "| 500,000 | 950 | 900 | **50** (5.3%) | 0 | = kernel |" in text
-    assert "starts at about **350,000 faults a second**" in text
-    assert "none was lost at 300,000, some at 400,000" in text
-    for part, said in ((tries[1:2], "No loss at up to 300,000"), (tries[:1], "even at 400,000")):
+    assert "start at about **350,000 faults a second**" in text
+    assert "none was dropped at 300,000, some at 400,000" in text
+    for part, said in (
+        (tries[1:2], "No events dropped at up to 300,000"),
+        (tries[:1], "even at 400,000"),
+    ):
         assert said in loss.render({"one": each, "two": each, "rate": {**rate, "tries": part}})
 
 
