@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: (MIT OR GPL-2.0) */
 /*
  * The floor under each probe: programs on the same two hooks that emit one record a fault, with
- * its address and both times, by the kernel's ring buffer. No page table is looked at, no mapping
- * and no count, and there is no thread but one.
+ * its address and both times, by the kernel's ring buffer. No page table is read, no mapping and
+ * no count, and there is no thread but one.
  */
 #include <uapi/linux/ptrace.h>
 #include <uapi/linux/bpf_perf_event.h>

@@ -3,9 +3,9 @@
  * rounds PAGES ROUNDS: first writes to the same small pages again and again.
  *
  * Prints `ready PID`, waits for a line on stdin, writes to every page of one private anonymous
- * mapping and gives them back with MADV_DONTNEED, ROUNDS times. Then it prints the kernel's
- * count of the thread's faults meanwhile, and waits for the end of stdin: whoever traced it can
- * look around while the target still lives.
+ * mapping and discards them with MADV_DONTNEED, ROUNDS times. Then it prints the kernel's count of
+ * the thread's faults meanwhile, and waits for the end of stdin, so that a tracer can take its last
+ * snapshot before the process ends.
  */
 #define _GNU_SOURCE
 #include <stdio.h>

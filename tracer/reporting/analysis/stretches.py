@@ -10,7 +10,7 @@ from tracer.reporting.reading.codes import Codes, combined
 from tracer.reporting.reading.run import Run
 
 MOST = 6  # of one name and permissions; the others are one
-_NEAR = 512  # pages: what is nearer is looked at together
+_NEAR = 512  # pages: what is nearer is treated as one
 _LEAST = 64  # pages: a gap that may be in any array …
 _TIMES = 16  # … or so many times the usual one: between pages touched at random
 
