@@ -30,10 +30,10 @@ class Rates:
     def faults(self, rows: Rows, *, coarse: bool = False) -> None:
         """Count faults by kind; `coarse`: as if all of the batch came with its last."""
         if coarse and len(rows):
-            at = self._bin_of(rows["time_ns"][-1:])
+            at = self._bins_of(rows["time_ns"][-1:])
             self._bins[at[0], :KINDS] += np.bincount(rows["kind"], minlength=KINDS)
         elif len(rows):
-            at = self._bin_of(rows["time_ns"])
+            at = self._bins_of(rows["time_ns"])
             first = int(at.min())
             cells = (at - first) * KINDS + rows["kind"]
             counts = np.bincount(cells, minlength=(int(at.max()) - first + 1) * KINDS)
@@ -42,7 +42,7 @@ class Rates:
 
     def frames(self, time_ns: int, mapped: int, gained: int, released: int) -> None:
         """Record how many pages have a frame, and the frames gained and released so far."""
-        at = int(self._bin_of(np.array([time_ns]))[0])
+        at = int(self._bins_of(np.array([time_ns]))[0])
         self._bins[at, GAINED] += gained - self._gained
         self._bins[at, RELEASED] += released - self._released
         self._gained, self._released = gained, released
@@ -50,7 +50,7 @@ class Rates:
 
     def resident(self, time_ns: int, pages: int) -> None:
         """Record how many distinct frames were counted."""
-        self._level(int(self._bin_of(np.array([time_ns]))[0]), RESIDENT, pages)
+        self._level(int(self._bins_of(np.array([time_ns]))[0]), RESIDENT, pages)
 
     def _level(self, at: int, column: int, pages: int) -> None:
         self._bins[at:, column] = pages
@@ -98,8 +98,8 @@ class Rates:
         sums[_LEVELS] = bins[-1, _LEVELS] if len(bins) else 0
         return np.asarray(sums)
 
-    def _bin_of(self, times: I64) -> I64:
-        """The bin of each time, made where it is new."""
+    def _bins_of(self, times: I64) -> I64:
+        """The bins of these times, made where they are new."""
         since = np.maximum(times - self.started_ns, 0)
         while int(since.max()) // self.width_ns >= self._most:
             self._halve()
