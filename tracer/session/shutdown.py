@@ -147,8 +147,8 @@ class Shutdown:
         program, unread = self._program, self._gaps.unread
         if others := program.counters()["lost_other"] + unread.other:
             self._notes.append(
-                f"{others} records of threads, mappings and surrounding pages were lost: regions "
-                "and sources may be wrong"
+                f"{others} records of threads, mappings and surrounding pages were dropped: "
+                "regions and sources may be wrong"
             )
         if unread.faults:
             why = (

@@ -158,7 +158,7 @@ def load(
     faults, notes = _faults(table, csv_path)
     if not facts.there:
         name = printable(os.path.basename(csv_path))
-        what = "host, kernel, command and lost events"
+        what = "host, kernel, command and dropped events"
         notes.append(f"there is no {name}.meta.json: {what} not known")
     elif facts.state != "finished":
         notes.append("the trace did not end cleanly: the CSV may lack faults")
