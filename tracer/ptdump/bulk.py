@@ -3,7 +3,7 @@
 Within a region all lines are equally long, so the lines of 16 MiB of addresses
 are a matrix of characters. It is filled in once; from then on only what differs
 is written over: the first digits of the addresses, the frames, and the rows of
-pages that are in another state. The lines are those of `ptdump.line`, character
+pages that are in another state. The lines are those of `dump.line`, character
 by character; a test compares the two.
 """
 

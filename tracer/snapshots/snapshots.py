@@ -171,7 +171,10 @@ def take_snapshot(
 def take_pinned_snapshot(
     pid: int, maps: bytes, pagemap: PageMap, enough: Callable[[], bool] = lambda: False
 ) -> Snapshot:
-    """Take a snapshot of memory pinned past a process's exit (mm_pin). Raises Enough as `take`."""
+    """Take a snapshot of memory pinned past a process's exit (mm_pin).
+
+    Raises Enough as `take_snapshot`.
+    """
     return _read(pid, time.monotonic_ns(), parse_maps(maps), pagemap, None, enough)
 
 

@@ -25,7 +25,7 @@ class Tally:
 
     @property
     def mapped(self) -> int:
-        """Pages with a frame now, by space: those there when tracing started included."""
+        """Pages with a frame now, counted in each space that has it; with those from the start."""
         return int(self.gained.sum() - self.released.sum())
 
     @staticmethod

@@ -17,8 +17,7 @@ class Gains:
     """One element a gain, in the order of time: `span` pages from `page` on (1, or a huge page).
 
     `label` is the fault's kind; "around" for pages of files mapped along with a
-    neighbour; else the source. `new`: the page had no frame before
-    in this run.
+    neighbour; else the source.
     """
 
     time_ns: I64
