@@ -193,7 +193,7 @@ class Sinks:
 
     @contextlib.contextmanager
     def failing_cleanly(self) -> Iterator[None]:
-        """Whatever ends the trace, the CSV ends with a whole line; a failed one is marked so."""
+        """Close the CSV after a complete line, whatever ends the trace; mark a failed trace so."""
         finished = False
         try:
             yield

@@ -50,7 +50,7 @@ class Naming:
         self._helper.start()
 
     def prepare(self) -> None:
-        """Do what else takes a while, before the trace begins."""
+        """Read the kernel symbols and wait for the helper process, before the trace begins."""
         self.symbols.prepare()
         self._helper.ready(time.monotonic() + _START_S)
 

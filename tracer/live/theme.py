@@ -109,7 +109,7 @@ PLAIN = Charset(
 
 
 def charset_for(encoding: str | None) -> Charset:
-    """The one `encoding` can write."""
+    """The default charset if `encoding` can write all of it, else PLAIN."""
     fancy = Charset()
     every = (
         "".join(fancy.states.values())

@@ -334,7 +334,7 @@ _RANKS = {
 
 
 def _columns(rows: Sequence[dict[str, Cell]], names: Sequence[str], left: str) -> list[Column]:
-    """As wide as what is in them; all but `left` are numbers, on the right."""
+    """Columns as wide as their longest cell; all but `left` and PERMS are right-aligned."""
     columns = []
     for name in names:
         width = max(len(name), *(len(row[name][0]) for row in rows))

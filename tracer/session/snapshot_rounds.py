@@ -43,9 +43,9 @@ class SnapshotRounds:
         return time.monotonic_ns() >= self._due_ns or self._delivery.crowded()
 
     def run(self) -> None:
-        """Take a snapshot of every space in which something happened; write the rows it confirms.
+        """Take a snapshot of every space that has changed; write the rows it confirms.
 
-        It is cut short where the trace is to end: the last snapshots follow.
+        A round ends early where the trace is to end: the last snapshots follow.
         """
         with contextlib.suppress(Enough):
             self._run()

@@ -286,7 +286,7 @@ class Helper:
     # -- its end -----------------------------------------------------------------------------
 
     def _died(self, why: str) -> None:
-        """It ended, or is to (`why`): whatever it was asked is not asked again."""
+        """Refuse the subject of its question: the process has ended, or is killed here (`why`)."""
         status = self._end(by_itself=not why)
         question, self._asked = self._asked, None
         self._deaths += 1

@@ -228,14 +228,14 @@ def name_of(text: Any) -> str:
 
 
 def number_of(value: Any) -> int:
-    """Likewise a number, of 64 bits."""
+    """A number of 64 bits as it was answered. Raises BadMessage where it is none."""
     if not isinstance(value, int) or not -(1 << 63) <= value < 1 << 64:
         raise BadMessage("no number")
     return value
 
 
 def found_of(answer: Any) -> list[Found]:
-    """Likewise (text, number) of each, None where there is none: see server.answer_of."""
+    """(text, number) of each as answered, None where there is none (server.answer_of)."""
     texts = [name_of(each) for each in _list(answer["texts"])]
     return [
         None if each is None else (texts[number_of(each[0])], number_of(each[1]))
