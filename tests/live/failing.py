@@ -1,6 +1,6 @@
 """What must hold of the tracer's outputs when some of them cannot be written, whatever the cause.
 
-One line tells of each file that failed; the others are whole, the command ran to its end, and
+One line names each file that failed; the others are whole, the command ran to its end, and
 nothing is left: no draft, no probe, no half-written file that passes for a whole one.
 """
 

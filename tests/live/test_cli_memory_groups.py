@@ -34,7 +34,7 @@ def within(group: Group, argv: list[str]) -> list[str]:
 
 
 def test_a_command_that_the_kernel_kills(memcg: Callable[..., Group], tmp_path: Path) -> None:
-    """It ends as a shell says it of a command killed, and the summary tells."""
+    """The exit status is that of a shell whose command was killed, also in meta.json."""
     group = memcg(LITTLE)
     work = within(group, command("anon-write", PAGES))
     done = cli.run("-q", "--csv", tmp_path / "a.csv", "--", *work)

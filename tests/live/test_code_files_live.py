@@ -177,7 +177,7 @@ def test_on_an_overlay(with_stacks: Attached, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("jailed", [False, True][:WAYS])
 def test_started_below_another_root(with_stacks: Attached, tmp_path: Path, jailed: bool) -> None:
-    """The sideband tells of it, with the path from that root; then it has ended, too."""
+    """The sideband reports it with the path from that root; then it has ended, too."""
     shutil.copy(BINARY, tmp_path / "tail")
     jail = tmp_path / "jail"
     jail.mkdir()

@@ -67,7 +67,7 @@ def _redirected(argv: list[str], output: Path, saved: int, pin: bool) -> Command
 
 
 def test_from_the_first_instruction_to_the_exit(attached: Attached, tmp_path: Path) -> None:
-    """Every page of a command that ends at once is confirmed by the look at its exit."""
+    """Every page of a command that ends at once is confirmed by the snapshot at its exit."""
     traced = run(attached, command("anon-write", 211, directory=tmp_path), tmp_path / "out")
     assert traced.result.exit_status == 0
     blind = traced.books.missed if traced.probe == "perf" else 0
@@ -130,7 +130,7 @@ def test_what_is_held_is_the_last_program(attached: Attached, chain: str) -> Non
     check_books(traced, books.missed if traced.probe == "perf" else 0)
     held = traced.pages.last_frame != NO_FRAME
     assert books.resident == int(held.sum()) > N_HELD
-    assert books.lost_by["munmap"] < N_HELD  # they are there until the end, and were looked at
+    assert books.lost_by["munmap"] < N_HELD  # they are there until the end, and in a snapshot
     last = int(traced.pages.space.max())
     assert set(traced.pages.space[held].tolist()) == {last}
     assert int((traced.pages.confirmed[held] == Confirmed.BOTH).sum()) > N_HELD
@@ -275,7 +275,7 @@ done.set()
 def test_its_pin_is_no_sharer(
     attached: Attached, monkeypatch: pytest.MonkeyPatch, way: str
 ) -> None:
-    """Only where others may fault meanwhile is a call's beginning told: the pin never does."""
+    """A call's beginning is recorded only where others may fault meanwhile: the pin never does."""
     begun: list[int] = []
     follow = Calls.begin
 
@@ -296,7 +296,7 @@ def test_its_pin_is_no_sharer(
         assert madvise >= 97
     elif way == "alone":
         assert begun == []
-    else:  # held anew as soon as the exec is seen: the calls before that may be told
+    else:  # held anew as soon as the exec is seen: the calls before that may be recorded
         assert madvise <= 97
 
 
@@ -306,7 +306,7 @@ def test_the_last_snapshot_is_of_the_last_memory(attached: Attached, tmp_path: P
     traced = run(attached, argv, tmp_path / "output")
     check_books(traced, traced.books.missed)
     assert traced.books.lost_by["munmap"] < 50  # not all that its last program had
-    # Whatever was looked at, what setarch had went with its exec.
+    # Whatever memory was read, what setarch had went with its exec.
     last = traced.pages.space == traced.pages.space.max()
     names = {traced.names.regions[number].name for number in traced.pages.region[last]}
     assert not any(name.endswith("/setarch") for name in names)
@@ -328,7 +328,7 @@ def same_addresses() -> Iterator[None]:
 
 @pytest.mark.usefixtures("same_addresses")
 def test_pinned_or_not_its_pages_are_reported_alike(attached: Attached, tmp_path: Path) -> None:
-    """What is held for the last look changes nothing of what came before it."""
+    """What is held for the last snapshot changes nothing of what came before it."""
     reported = []
     for pin in (True, False):
         traced = run(attached, command("dontneed", 211), tmp_path / "output", pin=pin)

@@ -1,6 +1,6 @@
 """A CPU that goes offline under trace, one that comes back, one that comes only then.
 
-Also one that has come back before anybody looks: nothing of that is to be seen in /sys.
+Also one that has come back before /sys is read again: nothing of that is to be seen there.
 """
 
 import os

@@ -100,7 +100,7 @@ def test_all_files_at_once(steps: Disk) -> None:
 
 
 def test_attached_the_trace_ends(steps: Disk) -> None:
-    """The process that was traced runs on, and the summary tells of what was."""
+    """The process that was traced runs on, and the summary has what was traced until then."""
     failing.renew(steps.folder, old=False)
     steps.fail("WRITE", CSV, 2, errno.ENOSPC, once=False)
     with subprocess.Popen(cli.python(cli.TOUCHING)) as target:

@@ -104,7 +104,7 @@ def test_released_by_madvise(attached: Attached) -> None:
 
 
 def test_fault_around(attached: Attached) -> None:
-    """A few faults bring all pages; each neighbour is told with the fault that brought it."""
+    """A few faults bring all pages; each neighbour is recorded with the fault that brought it."""
     traced = trace(attached, "file-around", 97)
     range_ = traced.report.ranges["file"]
     check_counts(traced)

@@ -1,4 +1,4 @@
-"""Large folios: one fault brings many pages, all of them told with it."""
+"""Large folios: one fault brings many pages, all of them recorded with it."""
 
 from collections.abc import Callable
 from contextlib import ExitStack

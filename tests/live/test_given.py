@@ -42,7 +42,7 @@ def test_madv_populate(attached: Attached, access: str) -> None:
     ("name", "pages"), [("populate-gone", N), ("populate-gone", 4096), ("mlock-gone", N)]
 )
 def test_filled_and_unmapped_before_a_snapshot(attached: Attached, name: str, pages: int) -> None:
-    """Where the probe is blind, what the call left as it returned tells."""
+    """Where the probe is blind, the call's records have the pages that it left as it returned."""
     traced = trace(attached, name, pages)
     check_all(traced, blind=tuple(count.label for count in traced.report.counts))
     anon = traced.report.ranges["anon"]
@@ -53,7 +53,7 @@ def test_filled_and_unmapped_before_a_snapshot(attached: Attached, name: str, pa
 
 
 def test_filled_beyond_what_is_reported_of_a_call(attached: Attached) -> None:
-    """16 page tables; of the rest nothing tells, and that is said."""
+    """16 page tables; the rest is in no record, and that is said."""
     pages = 17 * 512
     traced = trace(attached, "populate-gone", pages)
     anon = traced.report.ranges["anon"]

@@ -162,7 +162,7 @@ def by_duckdb(path: Path) -> None:
 
 
 def test_on_a_terminal(stage: Stage, tmp_path: Path) -> None:
-    """Lines, tables and the pages' story; the command's own word is the command's."""
+    """Lines, tables and the pages' history; the command's own word is the command's."""
     options = ("--symbols", "--region", str(stage.folder), "--csv", tmp_path / "a.csv")
     status, said = on_a_terminal(cli.argv(*options, "--", *stage.command()))
     assert status == 0

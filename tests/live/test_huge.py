@@ -1,4 +1,4 @@
-"""Huge pages: each of their pages' frames, whatever brought it, replaced it or took it away."""
+"""Huge pages: each of their pages' frames, whatever brought it, replaced it or released it."""
 
 import re
 import time
@@ -145,7 +145,7 @@ def test_collapse_by_khugepaged(attached: Attached, machine: ExitStack) -> None:
 
 
 def wait_for_huge(work: Workload) -> None:
-    """Until smaps tells of a huge page in the range."""
+    """Until smaps shows a huge page in the range."""
     deadline = time.monotonic() + SECONDS
     start = f"{work.range('huge').start:x}-"
     while time.monotonic() < deadline:

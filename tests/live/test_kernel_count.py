@@ -222,7 +222,7 @@ def events() -> Iterator[Attached]:
 
 
 def test_a_miss_is_not_blind(events: Attached, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Faults whose completion no event tells of: `--strict` is to mind them."""
+    """Faults whose completion no event reports: `--strict` is to mind them."""
     # Events that stand still are those of a CPU that is gone: not looked for here.
     monkeypatch.setattr(events.program, "refresh", lambda: False)
     with Workload("anon-write", N) as work, Background(events, work.pid) as live:
@@ -267,6 +267,6 @@ def test_a_leader_that_has_ended_is_not_counted(ringed: Ringed, hold: Hold) -> N
 
 
 def test_equal_is_the_rule() -> None:
-    """A bound is for what cannot be known; last, as it looks back on the tests before it."""
+    """A bound is for what cannot be known; last, as it sums up the tests before it."""
     print(dict(BRANCHES))
     assert BRANCHES["a bound"] * 10 <= BRANCHES["equal"], BRANCHES

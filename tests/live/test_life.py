@@ -82,7 +82,7 @@ def test_short_lived_children(attached: Attached) -> None:
     """Every fault of children that end at once, by the kernel's count of them."""
     traced = trace(attached, "children", MANY, 5)
     # Where the kernel leaves out calls of the handlers, a fault of the parent may be missed: the
-    # child forked after it has a page in a frame that no record tells of, one for each such fault.
+    # child forked after it has a page in a frame that is in no record, one for each such fault.
     unknown = traced.books.gained_by.get("unknown", 0) if traced.inexact else 0
     assert unknown <= traced.books.missed
     check_books(traced, unknown=unknown)
@@ -174,7 +174,7 @@ def test_two_children_of_one_number(attached: Attached) -> None:
 
 
 def test_a_targets_number_given_to_another(attached: Attached) -> None:
-    """One of two targets ends, and a process that is none gets its pid: nothing of it is told."""
+    """One of two targets ends, and a process that is none gets its pid: that one is not traced."""
     with Workload("anon-write", 11) as gone:
         number = gone.pid
 
@@ -202,7 +202,7 @@ NAMESPACE = ("unshare", "--pid", "--fork", "--mount-proc", "--kill-child")
 
 @pytest.mark.parametrize("subcommand", [("anon-write", 53), ("fork-cow", 59, 23, 17, 7)])
 def test_a_target_in_a_pid_namespace(attached: Attached, subcommand: tuple[str | int, ...]) -> None:
-    """A container's process, by its pid out here; so are its children and threads told."""
+    """A container's process, by its pid out here; so are its children and threads."""
     traced = trace(attached, *subcommand, under=NAMESPACE)
     assert traced.report.pid > 2
     check_all(traced, "anon")
@@ -236,8 +236,8 @@ def test_a_32_bit_program(attached: Attached) -> None:
 def check_small(traced: Traced) -> None:
     """What programs/small/small.c does: write, discard, write, move, unmap half; heap, half back.
 
-    In the middle of the trace no snapshot is taken: what is told of the calls was seen as they
-    were made.
+    In the middle of the trace no snapshot is taken: what is recorded of the calls was seen as
+    they were made.
     """
     check_counts(traced)
     check_books(traced)

@@ -32,7 +32,7 @@ def test_a_target_that_the_kernel_kills(attached: Attached, memcg: Callable[...,
 def test_a_target_whose_memory_is_reclaimed(
     attached: Attached, memcg: Callable[..., Group], swap: Callable[..., object]
 ) -> None:
-    """There is room for half of what it writes: the rest goes to swap, and is told to be gone."""
+    """There is room for half of what it writes: the rest goes to swap, which is reported."""
     swap(64)
     group = memcg(LITTLE)
     with Workload("anon-write", PAGES) as work:

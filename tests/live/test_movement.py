@@ -127,7 +127,7 @@ def test_ksm_write(attached: Attached, ksm: None) -> None:
 
 
 def test_ksm_advised_apart(attached: Attached, ksm: None) -> None:
-    """MADV_UNMERGEABLE: the process's own faults, which no perf event tells of."""
+    """MADV_UNMERGEABLE: the process's own faults, which no perf event reports."""
     traced = trace(attached, "ksm-advise", N, at={"merge": merged})
     check_all(traced, "anon", blind=("unmerge",))
     anon = traced.report.ranges["anon"]

@@ -14,7 +14,7 @@ def test_a_signals_frame(attached: Attached) -> None:
 
 
 def test_a_futexs_word(attached: Attached) -> None:
-    """As with the frame, but the page is had by get_user_pages, of which no perf event tells."""
+    """As with the frame, but the page comes by get_user_pages, which no perf event reports."""
     traced = trace(attached, "futex", 23)
     check_all(traced, "anon", blind=("futex",))
     expected = {} if traced.probe == "perf" else {"anon": 23}
@@ -23,7 +23,7 @@ def test_a_futexs_word(attached: Attached) -> None:
 
 
 def test_a_wait_that_a_signal_breaks_off(attached: Attached) -> None:
-    """The handler's own fault is one more, and the first one is told when it has its page."""
+    """The handler's own fault is one more, and the first one is recorded when it has its page."""
     traced = trace(attached, "interrupted", 23)
     check_all(traced, "anon", "elsewhere")
     ranges = traced.report.ranges

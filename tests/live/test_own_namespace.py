@@ -64,7 +64,7 @@ def ends(ranges: dict[str, Range]) -> tuple[int, int]:
 
 
 def test_another_namespaces_proc_is_refused() -> None:
-    """Without a /proc of its own it could only look at the wrong processes."""
+    """Without a /proc of its own it could only read of the wrong processes."""
     done = subprocess.run(
         ["unshare", "--pid", "--fork", *argv("--pid", 1)],
         capture_output=True,

@@ -83,7 +83,7 @@ def test_a_drivers_pages(attached: Attached) -> None:
 
 
 def test_pages_without_struct_page(attached: Attached) -> None:
-    """Device memory is not in pagemap: no frame is told of it, and none is missed."""
+    """Device memory is not in pagemap: no frame of it is reported, and none is missed."""
     traced = trace(attached, "devmem", 5)
     if traced.report.missing:
         pytest.skip(traced.report.missing)

@@ -93,7 +93,7 @@ def test_nothing_shines_through(small: Attached) -> None:
 
 
 def test_many_threads_write_at_once(attached: Attached) -> None:
-    """Each record is there once, whole, and in its thread's order; a reader keeps taking."""
+    """Each record is there once, whole, and in its thread's order; a reader keeps reading."""
     program = attached.program
     program.reset()
     with Workload("storm", 8, 211, 20) as work, program.open_ring() as ring:

@@ -92,7 +92,7 @@ def test_swapoff(attached: Attached, swap: Swap) -> None:
 
 
 def check_gone(traced: Traced, gone: dict[int, str], free: str = "reclaim") -> None:
-    """These pages were lost, and how; those of the first half that were swapped are back."""
+    """These pages were released, and how; those of the first half that were swapped are back."""
     anon = traced.report.ranges["anon"]
     check_all(traced, "anon")
     assert len(gone) > N // 2
@@ -158,9 +158,9 @@ def test_process_madvise_of_a_file(attached: Attached) -> None:
     traced = trace(attached, "pressed-file", N, at={"press": press})
     file = traced.report.ranges["file"]
     check_all(traced, "file")
-    lost = traced.losses(file)
-    assert set(lost) == {"reclaim"}
-    assert lost["reclaim"] == sum(row["losses"] for row in traced.table(file).values()) > N // 2
+    released = traced.losses(file)
+    assert set(released) == {"reclaim"}
+    assert released["reclaim"] == sum(row["losses"] for row in traced.table(file).values()) > N // 2
 
 
 def test_memory_group(attached: Attached, swap: Swap, memcg: Callable[..., features.Group]) -> None:

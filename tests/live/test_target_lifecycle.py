@@ -30,7 +30,7 @@ def storm(rounds: int) -> Workload:
 
 
 def test_a_target_killed_in_the_middle(attached: Attached) -> None:
-    """The trace ends by itself, and has every fault the zombie's own count tells of."""
+    """The trace ends by itself, and has every fault that the zombie's own count has."""
     with storm(ENDLESS) as work:
         before = witnesses.process_fault_count(work.pid)
         with Background(attached, work.pid) as live:
@@ -59,7 +59,7 @@ def test_a_target_that_exits_with_its_threads(attached: Attached) -> None:
 
 
 def test_a_target_stopped_and_continued(attached: Attached) -> None:
-    """Looked at while stopped, and again later; nothing is told twice or left out."""
+    """Stopped and continued, and stopped at the end: nothing is recorded twice or left out."""
     with storm(ENDLESS) as work:
         before = witnesses.process_fault_count(work.pid)
         with Background(attached, work.pid) as live:

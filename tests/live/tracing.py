@@ -189,7 +189,7 @@ def _resident(work: Workload) -> Resident:
 
 
 def check_resident(traced: Traced) -> None:
-    """Region by region, frames gained less frames lost are the change in pagemap and in Rss.
+    """Region by region, frames gained less frames released are the change in pagemap and in Rss.
 
     Rss leaves out what is named beside it: zero, hugetlb and special pages.
     """
@@ -217,9 +217,9 @@ def check_all(
 ) -> None:
     """Every check there is, and that no fault's kind is unknown.
 
-    `unknown` is how many pages came by what nothing tells of. `blind` names the steps no perf event
-    tells of, whose faults are missed there (or
-    `missed` are, where other threads took them).
+    `unknown` is how many pages came by what no record explains. `blind` names the steps whose
+    faults no perf event reports: those are missed on perf (or `missed` are, where other threads
+    had them).
     """
     if missed is None:
         missed = sum(count.faults for count in traced.report.counts if count.label in blind)
@@ -232,9 +232,9 @@ def check_all(
 
 
 def check_books(traced: Traced, blind: int = 0, unknown: int = 0) -> None:
-    """Nothing lost or contradicted, and what is unexplained; of `blind` faults no perf event tells.
+    """No event is lost or contradicted; as many faults are missed and pages unexplained as given.
 
-    `unknown` pages came by what nothing tells of.
+    `blind` faults are reported by no perf event; `unknown` pages came by what no record explains.
     """
     books = traced.books
     assert (books.lost, books.conflict) == (0, 0), books

@@ -1,4 +1,4 @@
-"""Each program is traced once in each way; all tests look at these traces."""
+"""Each program is traced once in each way; all tests read these traces."""
 
 import json
 import os

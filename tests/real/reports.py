@@ -1,6 +1,6 @@
 """Every command of pagefault-report on one trace after another: `python -m tests.real.reports`.
 
-Lines on stdin name traces, as "drawn FILE" or "told FILE"; the answer is what went wrong, if
+Lines on stdin name traces, as "drawn FILE" or "summary FILE"; the answer is what went wrong, if
 anything did, and a line "done …". One process for all: the libraries take a second to start.
 """
 
@@ -70,7 +70,7 @@ class Reporter:
             )  # fmt: skip
         assert self._process.stdin is not None
         assert self._process.stdout is not None
-        asked = f"{'drawn' if drawn else 'told'} {csv}"
+        asked = f"{'drawn' if drawn else 'summary'} {csv}"
         self._process.stdin.write(f"{asked}\n")
         self._process.stdin.flush()
         said = ""

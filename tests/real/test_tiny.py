@@ -54,7 +54,7 @@ def test_rows_are_what_the_books_say(traced: Witnessed) -> None:
 
 @each
 def test_perf_stat_has_no_more(traced: Witnessed) -> None:
-    """How many it does not see at threads' ends no row tells here (test_programs.py)."""
+    """No row says how many it misses at threads' ends, as most are lost (see test_programs.py)."""
     if traced.perf is None:
         pytest.skip("a machine on which perf is quick")
     books, perf = traced.books, traced.perf.minor + traced.perf.major

@@ -32,7 +32,7 @@ FILE = BASE + (1 << 25)
 
 
 class Parts:
-    """A join over one process's memory, and the timeline it tells."""
+    """A join over one process's memory, and the timeline it reports to."""
 
     def __init__(self, **options: Any) -> None:
         self.names = Names()

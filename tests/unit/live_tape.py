@@ -16,7 +16,7 @@ FILE = Path(__file__).parent / "data" / "live.npz"
 
 
 class Recording(Model):
-    """A model that notes what it is told."""
+    """A model that records the calls made to it."""
 
     def __init__(self, facts: Facts, names: Names) -> None:
         super().__init__(facts, names)
@@ -75,7 +75,7 @@ class Tape:
     names: Names = field(default_factory=Names)
 
     def play(self, until_ns: int | None = None, model: Callable[..., Model] = Model) -> Model:
-        """A model that was told all of it, or what came up to a time since the start (ns)."""
+        """A model after all of it, or after what came up to a time since the start (ns)."""
         facts = Facts(**self.told["facts"])
         played = model(facts, self.names)
         row = change = 0

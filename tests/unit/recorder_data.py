@@ -171,7 +171,7 @@ def frame(recorder: Recorder, page: int, space: int = 1) -> int:
     return int(recorder.parts.timeline.ledger["frame"][at[0]])
 
 
-def lost(recorder: Recorder) -> dict[Loss, int]:
+def released(recorder: Recorder) -> dict[Loss, int]:
     tally = recorder.parts.timeline.ledger.tally.released
     return {loss: int(tally[loss]) for loss in Loss if tally[loss]}
 

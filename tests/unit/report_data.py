@@ -122,7 +122,7 @@ MARKUP = [
 def lossy(path: Path) -> str:
     """Four pages gained at 0, 1, 2 and 3 ms; the first two were unmapped at 5 ms.
 
-    Pagemap was looked at at 4 ms (4 pages) and at 8 ms (2 pages).
+    Pagemap was read at 4 ms (4 pages) and at 8 ms (2 pages).
     """
     faults = rows(4, comm=1, region=1)
     pages = table(

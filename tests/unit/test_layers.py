@@ -174,7 +174,7 @@ def test_only_the_ledger_writes_page_state() -> None:
 
 
 def test_unit_tests_mirror_the_packages() -> None:
-    """A test is in the folder of the package that it tests; the rest is beside the package."""
+    """Each folder of unit tests is named as a package of the tracer, or is one of `others`."""
     folders = {path.name for path in (ROOT / "tests" / "unit").iterdir() if path.is_dir()}
     mirrored = {package(name) for name in MODULES} - {""}
     others = {"bench", "data", "fuzz", "kernels", "tools"}

@@ -81,14 +81,14 @@ def see(line: Timeline, page: int, frame: int, time: int, source: Source) -> Non
 
 
 def tallies(line: Timeline) -> tuple[dict[Source, int], dict[Loss, int]]:
-    gained, released = line.ledger.tally.gained, line.ledger.tally.released
+    tally = line.ledger.tally
     return (
-        {s: int(gained[s]) for s in Source if gained[s]},
-        {cause: int(released[cause]) for cause in Loss if released[cause]},
+        {s: int(tally.gained[s]) for s in Source if tally.gained[s]},
+        {cause: int(tally.released[cause]) for cause in Loss if tally.released[cause]},
     )
 
 
-def lost(line: Timeline) -> dict[str, int]:
+def released(line: Timeline) -> dict[str, int]:
     return {
         cause.name: int(line.ledger.tally.released[cause])
         for cause in Loss
@@ -102,8 +102,9 @@ def check_books(line: Timeline, *spaces: int) -> None:
     for space in spaces:
         at = line.ledger.resident(space)
         resident += int((~line.ledger["assumed"][at]).sum())
-    gained, released = line.ledger.tally.gained, line.ledger.tally.released
-    assert (gained >= 0).all()
-    assert int(gained.sum() - released.sum()) == resident
-    assert sum(line.ledger.tally.gained_in.values()) == int(gained.sum() - gained[Source.INITIAL])
-    assert sum(line.ledger.tally.released_in.values()) == int(released.sum())
+    tally = line.ledger.tally
+    assert (tally.gained >= 0).all()
+    assert int(tally.gained.sum() - tally.released.sum()) == resident
+    in_trace = int(tally.gained.sum() - tally.gained[Source.INITIAL])
+    assert sum(tally.gained_in.values()) == in_trace
+    assert sum(tally.released_in.values()) == int(tally.released.sum())

@@ -35,7 +35,7 @@ static void filled_and_unmapped(int flags)
 	prctl(PR_SET_THP_DISABLE, 0, 0, 0, 0);
 }
 
-/* populate-gone N: filled as it is mapped, and unmapped before anybody looks. */
+/* populate-gone N: filled as it is mapped, and unmapped before a snapshot. */
 static void do_populate_gone(void) { filled_and_unmapped(MAP_POPULATE); }
 
 /* mlock-gone N: the same after mlockall(MCL_FUTURE). */

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* Code made at run time, as .NET makes it: in a memfd that is mapped twice, told of in a perf map. */
+/* Code made at run time, as .NET makes it: in a memfd that is mapped twice, listed in a perf map. */
 #include "workload.h"
 
 /* void fill(unsigned char *start, size_t pages): writes to each page; keeps a frame pointer. */
@@ -13,7 +13,7 @@ static const unsigned char fill[] = {
 
 static unsigned char *writable, *executable;
 
-/* Make a function there, and tell of it under this name. */
+/* Make a function there, and list it under this name. */
 static void compile(size_t at, const char *name)
 {
 	char file[64];

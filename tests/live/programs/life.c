@@ -29,10 +29,10 @@ static void await_byte(int fd)
 static void do_fork_chain(void)
 {
 	long depth = numbers[1];
-	int told[2];
+	int done[2];
 	do_write();
 	make_release_pipe();
-	check(pipe2(told, O_CLOEXEC) == 0, "pipe2");
+	check(pipe2(done, O_CLOEXEC) == 0, "pipe2");
 	check((child = fork()) >= 0, "fork");
 	for (; child == 0; depth--) {
 		touch_everything();
@@ -45,13 +45,13 @@ static void do_fork_chain(void)
 		if (depth > 1 && fork() == 0)
 			continue;
 		if (depth == 1)
-			check(write(told[1], "", 1) == 1, "pipe");
-		close(told[1]);
+			check(write(done[1], "", 1) == 1, "pipe");
+		close(done[1]);
 		until_released();
 	}
 	say("child %d\n", child);
 	touch_everything();
-	await_byte(told[0]);
+	await_byte(done[0]);
 	struct reading *r = begin("parent", N);
 	touch_write(START, N);
 	end(r);
@@ -265,17 +265,17 @@ static void do_same_number(void)
 /* renumbered N PID: a child of that number, no target of ours, writes N pages and waits. */
 static void do_renumbered(void)
 {
-	int told[2];
+	int written[2];
 	make_release_pipe();
-	check(pipe2(told, O_CLOEXEC) == 0, "pipe2");
+	check(pipe2(written, O_CLOEXEC) == 0, "pipe2");
 	child = clone_as(numbers[1]);
 	check(child >= 0, "clone3");
 	if (child == 0) {
 		touch_write(START, N);
-		check(write(told[1], "", 1) == 1, "pipe");
+		check(write(written[1], "", 1) == 1, "pipe");
 		until_released();
 	}
-	await_byte(told[0]);
+	await_byte(written[0]);
 	say("child %d\n", child);
 }
 

@@ -1,4 +1,4 @@
-"""The kernel's count, thread by thread: what was missed is told to the fault."""
+"""The kernel's fault count, thread by thread: how many faults were missed, exactly."""
 
 import numpy as np
 import pytest
@@ -87,7 +87,7 @@ def test_threads_are_kept_apart(threads: Threads) -> None:
 
 
 def test_a_thread_whose_start_was_not_recorded_began_at_zero(threads: Threads) -> None:
-    """A worker of io_uring, or a lost record: made under trace, so all its faults are ours."""
+    """A worker of io_uring, or one whose record was lost: all its faults were under trace."""
     record(threads, (13, 4), (13, 5))
     assert books(threads) == (5, 2)
     assert threads.live[13].tgid == TGID

@@ -1,4 +1,4 @@
-"""Which threads have gone, though no record told of it, is asked only where records were lost."""
+"""Threads that have gone without a record: asked for where records were lost, else seldom."""
 
 from tracer.accounting.fault_counts import Threads
 from tracer.accounting.missed_exits import MissedExits

@@ -182,7 +182,7 @@ def test_one_that_was_dead_before_is_nobody(kernel: Kernel) -> None:
 
 
 def test_one_that_is_ending_when_the_trace_begins(kernel: Kernel) -> None:
-    """Its end is still to be told."""
+    """Its end is yet to be reported."""
     kernel.lives = {(PID, PID): running(40), (PID, 7): ending(31)}
     made = attached(kernel)
     kernel.sums = KernelTotals(begun=0, ended=1, faults=33, base=0, blind=0)
@@ -221,7 +221,7 @@ def test_one_that_begins_meanwhile_has_what_its_slot_says(kernel: Kernel) -> Non
 
 @pytest.mark.parametrize("reported", [False, True])
 def test_one_that_is_ending_at_the_end_counts_once(kernel: Kernel, reported: bool) -> None:
-    """Its memory is let go of before its end is told, which takes a while."""
+    """Its memory is released before its end is reported, which takes a while."""
     kernel.lives[PID, PID] = running(40)
     made = attached(kernel)
     kernel.lives[PID, 7] = ending(9)
@@ -324,7 +324,7 @@ def test_unheard_handlers_make_it_a_bound(kernel: Kernel) -> None:
 
 
 def test_one_that_nobody_reported_does_not(kernel: Kernel) -> None:
-    """io_uring's workers have a beginning that no event tells of; their end is in the sums."""
+    """No event reports the beginning of io_uring's workers; their end is in the sums."""
     kernel.lives[PID, PID] = running(40)
     made = attached(kernel)
     kernel.sums = KernelTotals(begun=0, ended=1, faults=6, base=0, blind=0)

@@ -133,7 +133,7 @@ def test_of_what_is_not_known() -> None:
 
 
 def test_of_code_made_at_run_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    """By the perf map, also where that tells of it only later; what was found stays."""
+    """By the perf map, also where that lists it only later; what was found stays."""
     monkeypatch.setattr(perf_maps, "AGAIN_S", 0.0)
     names = names_of()
     path = Path(f"/tmp/perf-{os.getpid()}.map")
@@ -152,7 +152,7 @@ def test_of_code_made_at_run_time(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_code_made_at_run_time_is_asked_for_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its process may tell of it a moment later, and be gone when its name is wanted."""
+    """Its process may list it a moment later, and be gone when its name is wanted."""
     names, path = names_of(), Path(f"/tmp/perf-{os.getpid()}.map")
     location = Location(False, "[anon]", 0x1008, os.getpid(), address=0x1008)
     path.write_text("5000 10 another\n")

@@ -144,7 +144,7 @@ def test_code_made_at_run_time_is_its_process_s_own() -> None:
 
 
 def test_code_in_a_memfd_has_its_offset_there_and_its_address() -> None:
-    """A perf map tells of addresses."""
+    """A perf map names code by its address."""
     world = World()
     heard: list[Location] = []
     world.stacks._found = heard.append
@@ -217,7 +217,7 @@ AT = {LEAF: 0x1010, CALLER: 0x11FF, MAIN: 0x12FF}  # where their rules are looke
 
 
 def test_a_stack_is_walked_again_when_its_rules_are_known() -> None:
-    """It keeps its number, and what is told of it then is as if they had been known at once."""
+    """It keeps its number, and its frames are then as if the rules had been known at once."""
     rules = {LEAF: Rule(RSP, 8, True), CALLER: FRAMED, MAIN: FRAMED}
     world = World({AT[address]: rule for address, rule in rules.items()})
     world.answering = False
@@ -333,7 +333,7 @@ def test_numbers_in_use_are_not_forgotten(monkeypatch: pytest.MonkeyPatch) -> No
 
 @given(st.lists(st.tuples(st.integers(1, 9), st.integers(0, 30), st.integers(0, 20)), max_size=20))
 def test_any_order_of_parts(pieces: list[tuple[int, int, int]]) -> None:
-    """Whatever comes, a stack that is told is whole."""
+    """Whatever comes, a stack that is known has its frames."""
     world = World()
     for number, user, drop in pieces:
         sent = records(number, [TEXT + 0x10 * (number + n) for n in range(user)])

@@ -1,7 +1,7 @@
 """What comes from the kernel, damaged: types, records, the ring they lie in, perf's records.
 
-The kernel is trusted, and so is what we keep for ourselves: here it is about an end, and about
-being told.
+The kernel is trusted, and so is what we keep for ourselves: what matters here is
+that reading ends, and that the damage is reported.
 """
 
 import json

@@ -30,7 +30,7 @@ def descriptor() -> Iterator[int]:
 
 
 def some_map(random: Random) -> bytes:
-    """Functions near each other and over each other, some told of twice; then damaged."""
+    """Functions near each other and over each other, some listed twice; then damaged."""
     lines = []
     for _ in range(random.randrange(1, 40)):
         start = random.choice([random.randrange(0x400), *random.sample(EDGES, 1)])

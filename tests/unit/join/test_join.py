@@ -91,7 +91,7 @@ def test_back_from_swap(parts: Parts) -> None:
 
 
 def test_a_batch_can_be_applied_in_pieces(parts: Parts) -> None:
-    """With what a system call took in between."""
+    """With what a system call discarded in between."""
     records = np.concatenate([fault(BASE, 2000), fault(BASE, 4000)])
     batch = parts.join.describe(parts.join.place(records), windows(0))
     batch.schedule.apply_all(1)
@@ -176,7 +176,7 @@ def test_a_failed_handle_mm_fault_is_always_a_fault(parts: Parts) -> None:
     assert rows["kind"].tolist() == [Kind.FAILED]
 
 
-# -- what a region's name tells ------------------------------------------------------
+# -- what a region's name says -------------------------------------------------------
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""What a fault did, row by row of the table in docs/csv.md, and the parts it is told from."""
+"""What a fault did, row by row of the table in docs/csv.md, and the parts it is decided by."""
 
 import re
 from dataclasses import dataclass
@@ -396,7 +396,7 @@ TMPFS, HUGETLBFS, EXT4 = 0x01021994, 0x958458F6, 0xEF53
         ({"inode": 9, "magic": HUGETLBFS, "vm_flags": 0x8}, NOWHERE, HUGETLB),
         ({"vm_flags": 0x400000}, NOWHERE, Trait.KNOWN | Trait.HUGETLB),
         ({"vm_flags": 0x400}, NOWHERE, SPECIAL | Trait.UNSEEN),
-        ({}, SPECIAL, SPECIAL),  # [vdso]: only its name tells
+        ({}, SPECIAL, SPECIAL),  # [vdso]: only its name says so
         ({}, SPECIAL | Trait.UNSEEN, SPECIAL),  # the record says what pagemap shows
         ({}, SHMEM, Trait.KNOWN),  # a stale name gives way to the record
     ],

@@ -184,7 +184,7 @@ def test_a_clean_huge_page_split_by_a_write(zero: bool) -> None:
 # -- folios beyond the window --------------------------------------------------------
 
 
-def row_of(address: int, pages: int, frame: int, time: int = 2000, but: int = -1) -> np.ndarray:
+def contiguous(address: int, pages: int, frame: int, time: int = 2000, but: int = -1) -> np.ndarray:
     """The record of a folio that reaches beyond its fault's window; page `but` was not mapped."""
     table = address & ~((1 << 21) - 1)
     first = (address - table) // P
@@ -200,8 +200,8 @@ def test_a_folio_reaches_beyond_the_window(parts: Parts) -> None:
     around = np.concatenate(
         [
             window(FILE + 16 * P, 0, 0xFFFF),
-            row_of(FILE + 10 * P, 6, F - 6 * P),
-            row_of(FILE + 32 * P, 20, F + 16 * P),
+            contiguous(FILE + 10 * P, 6, F - 6 * P),
+            contiguous(FILE + 32 * P, 20, F + 16 * P),
         ]
     )
     rows = parts.rows(read_file(FILE + 19 * P), around)
@@ -214,7 +214,9 @@ def test_a_folio_reaches_beyond_the_window(parts: Parts) -> None:
 
 
 def test_a_page_of_a_folio_that_is_not_mapped_does_not_come(parts: Parts) -> None:
-    around = np.concatenate([window(FILE, 0, 0xFFFF), row_of(FILE + 16 * P, 8, F + 16 * P, but=5)])
+    around = np.concatenate(
+        [window(FILE, 0, 0xFFFF), contiguous(FILE + 16 * P, 8, F + 16 * P, but=5)]
+    )
     rows = parts.rows(read_file(FILE + 3 * P), around)
     assert rows["pages"].tolist() == [16 + 7]
     assert [at for at, frame in enumerate(parts.frames(FILE, 24)) if frame == NO_FRAME] == [21]
@@ -223,7 +225,7 @@ def test_a_page_of_a_folio_that_is_not_mapped_does_not_come(parts: Parts) -> Non
 def test_a_folio_that_was_there_in_part_brings_the_rest(parts: Parts) -> None:
     parts.rows(read_file(FILE + 20 * P, entry_after=pte(F + 20 * P)))
     around = np.concatenate(
-        [window(FILE, 0, 0xFFFF, 4000), row_of(FILE + 16 * P, 8, F + 16 * P, 4000)]
+        [window(FILE, 0, 0xFFFF, 4000), contiguous(FILE + 16 * P, 8, F + 16 * P, 4000)]
     )
     rows = parts.rows(read_file(FILE + 3 * P, 4000), around)
     assert rows["pages"].tolist() == [16 + 7]
@@ -233,7 +235,7 @@ def test_a_folio_that_was_there_in_part_brings_the_rest(parts: Parts) -> None:
 def test_a_folio_that_was_unmapped_comes_back_whole(parts: Parts) -> None:
     """In the same frames: what is known of the fault's own page is true of all."""
     for time in (2000, 4000):
-        around = [window(FILE, 0, 0xFFFF, time), row_of(FILE + 16 * P, 8, F + 16 * P, time)]
+        around = [window(FILE, 0, 0xFFFF, time), contiguous(FILE + 16 * P, 8, F + 16 * P, time)]
         rows = parts.rows(read_file(FILE + 3 * P, time), np.concatenate(around))
         assert rows["pages"].tolist() == [24]
     assert parts.gained() == {Source.FAULT: 2, Source.AROUND: 46}

@@ -73,8 +73,8 @@ def test_states_follow_frame_kind_and_cause() -> None:
     gained = gains(spaces, at, 7, frames, kinds, zero_frame=0x2000)
     assert gained["state"].tolist() == [State.RESIDENT, State.ZERO, State.ZERO]
     causes = np.array([Loss.MADVISE, Loss.RECLAIM, Loss.MUNMAP], np.uint8)
-    lost = losses(spaces, at, 8, causes)
-    assert lost["state"].tolist() == [State.RELEASED, State.SWAPPED, State.ABSENT]
+    released = losses(spaces, at, 8, causes)
+    assert released["state"].tolist() == [State.RELEASED, State.SWAPPED, State.ABSENT]
 
 
 def test_the_page_at_fault_may_come_before_its_neighbours() -> None:
@@ -115,7 +115,7 @@ def test_changes_are_parted_by_space() -> None:
 
 
 class Watching:
-    """What Live does with what a timeline tells it."""
+    """What Live does with the changes that a timeline reports."""
 
     def __init__(self) -> None:
         self.history = History()
@@ -374,7 +374,7 @@ def test_the_recorded_trace_can_be_gone_through() -> None:
 
 
 def test_a_frame_is_no_frame() -> None:
-    """A gain without a frame cannot be: the timeline tells of it as a loss."""
+    """No page is gained without a frame: the timeline reports that it was released."""
     made = states(
         1,
         np.array([1, 2], np.uint64),

@@ -29,7 +29,7 @@ BALANCED = Books(traced=5, kernel=5, gained=5, gained_by={"fault": 5}, **MEMORY)
 
 
 def gained_in(batches: list[Rows]) -> dict[int, int]:
-    """Pages gained by region, as far as faults tell."""
+    """Pages gained by region, as far as faults brought them."""
     sums: dict[int, int] = {}
     for batch in batches:
         for region, pages in zip(batch["region"].tolist(), batch["pages"].tolist(), strict=True):

@@ -1,4 +1,4 @@
-"""The compiling process: what it hands over, what becomes of it, what is told when it dies."""
+"""The compiling process: what it hands over, how it ends, what is reported when it dies."""
 
 import json
 import os

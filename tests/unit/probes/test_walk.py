@@ -1,4 +1,4 @@
-"""bpf/walk.h, compiled for this machine: rows of frames, as one entry after another tells them."""
+"""bpf/walk.h, compiled for this machine: contiguous frames, against a walk entry by entry."""
 
 import shutil
 import subprocess
@@ -8,8 +8,8 @@ import pytest
 
 BPF = Path(__file__).parents[3] / "bpf"
 
-# Page tables at random: frames in a row, with holes of every kind, few or many, short or long.
-ROWS = r"""
+# Page tables at random: contiguous frames, with holes of every kind, few or many, short or long.
+CONTIGUOUS = r"""
 #include <stdint.h>
 #include <stdio.h>
 #include <string.h>
@@ -90,10 +90,10 @@ int main(void)
 
 
 @pytest.mark.skipif(shutil.which("gcc") is None, reason="gcc is not installed")
-def test_a_row_has_the_pages_that_are_in_it(tmp_path: Path) -> None:
+def test_contiguous_frames_have_the_pages_that_are_among_them(tmp_path: Path) -> None:
     """Up and down, from any window to the first without; the longest is all windows but one."""
-    source, binary = tmp_path / "rows.c", tmp_path / "rows"
-    source.write_text(ROWS)
+    source, binary = tmp_path / "contiguous.c", tmp_path / "contiguous"
+    source.write_text(CONTIGUOUS)
     flags = ["-O2", "-DLEVELS=4", f"-I{BPF}", "-Wno-unknown-pragmas", "-o", str(binary)]
     subprocess.run(["gcc", *flags, str(source)], check=True)
     said = subprocess.run([binary], check=False, capture_output=True, text=True).stdout

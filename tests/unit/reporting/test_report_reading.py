@@ -340,7 +340,7 @@ def test_mapped_memory_without_snapshots(tmp_path: Path) -> None:
 
 
 def test_format_1_called_resident_what_is_mapped(tmp_path: Path) -> None:
-    """It had the sum over all processes only: that is said, and distinct frames are not told."""
+    """It had the sum over all processes only: that is said, and distinct frames are not shown."""
     path = lossy(tmp_path / "t.csv")
     new = load(path)
     assert new.facts.notes == ()

@@ -1,4 +1,4 @@
-"""System calls that take pages or move them, in order with the faults."""
+"""System calls that unmap, discard or move pages, in order with the faults."""
 
 from tests.unit.faults_data import PRESENT, WRITABLE, pte
 from tests.unit.recorder_data import (
@@ -17,8 +17,8 @@ from tests.unit.recorder_data import (
     cycle,
     frame,
     gained,
-    lost,
     of,
+    released,
 )
 from tracer.common.pages import NO_FRAME
 from tracer.model.sources import Loss, Source
@@ -33,7 +33,7 @@ def test_a_page_unmapped_between_two_faults(recorder: Recorder, kernel: Kernel) 
     kernel.fault(1)
     rows = cycle(recorder)
     assert of(rows, "pages") == [1, 1]
-    assert lost(recorder) == {Loss.MADVISE: 1}
+    assert released(recorder) == {Loss.MADVISE: 1}
 
 
 def test_system_calls_follow_time_not_the_ring(recorder: Recorder, kernel: Kernel) -> None:
@@ -52,7 +52,7 @@ def test_system_calls_without_faults(recorder: Recorder, kernel: Kernel) -> None
     cycle(recorder)
     kernel.syscall(MUNMAP, BASE, 4 * P)
     assert cycle(recorder) == []
-    assert lost(recorder) == {Loss.MUNMAP: 1}
+    assert released(recorder) == {Loss.MUNMAP: 1}
     assert recorder.parts.changed == {1}
 
 
@@ -64,7 +64,7 @@ def test_a_mapping_moved_over_another(recorder: Recorder, kernel: Kernel) -> Non
     kernel.fault(20, F + P)
     cycle(recorder)
     assert frame(recorder, 8) == NO_FRAME
-    assert lost(recorder) == {Loss.MUNMAP: 1}
+    assert released(recorder) == {Loss.MUNMAP: 1}
 
 
 def test_a_mapping_moved_with_its_pages(recorder: Recorder, kernel: Kernel) -> None:
@@ -82,7 +82,7 @@ def test_filling_in_advance_is_reported_to_the_observer(recorder: Recorder, kern
     cycle(recorder)
     hint = Hint(BASE, BASE + 2 * P, Source.POPULATE, time_ns=kernel.time)
     assert recorder.parts.reconciler.view(1).hints == [hint]
-    assert lost(recorder) == {}
+    assert released(recorder) == {}
 
 
 def test_a_child_s_break_is_its_parent_s(recorder: Recorder, kernel: Kernel) -> None:
@@ -94,7 +94,7 @@ def test_a_child_s_break_is_its_parent_s(recorder: Recorder, kernel: Kernel) -> 
     kernel.syscall(BRK, BASE + 2 * P, result=BASE + 2 * P, **child)
     cycle(recorder)
     assert frame(recorder, 3, 2) == NO_FRAME
-    assert lost(recorder) == {Loss.MUNMAP: 1}
+    assert released(recorder) == {Loss.MUNMAP: 1}
 
 
 def test_calls_of_nobody_we_know(recorder: Recorder, kernel: Kernel) -> None:

@@ -11,7 +11,7 @@ from tracer.wire.records import RecordType
 
 
 def test_what_exec_still_moves_is_not_compared(recorder: Recorder, kernel: Kernel) -> None:
-    """Its own faults tell of the new space before its record does."""
+    """Its own faults show the new space before the record of it does."""
     kernel.fault(1, count=101)
     kernel.fault(1, mm=NEW_MM, current_mm=NEW_MM, count=102)
     cycle(recorder)
@@ -20,7 +20,7 @@ def test_what_exec_still_moves_is_not_compared(recorder: Recorder, kernel: Kerne
     assert not recorder.comparison.is_of(shot, 1)  # it has left that
     assert not recorder.comparison.is_of(shot, 2)
     assert recorder.parts.reconciler.view(2).born == Source.FORK
-    kernel.counts["lost_other"] = 1  # its record may have been lost
+    kernel.counts["lost_other"] = 1  # the exec's record may be the one lost
     assert recorder.comparison.is_of(shot, 2)
     kernel.counts["lost_other"] = 0
     kernel.task(RecordType.EXEC, mm=NEW_MM, child_tid=PID, count=103)

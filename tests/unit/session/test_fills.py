@@ -1,4 +1,4 @@
-"""Calls that fill pages in advance: what they tell of, and what they leave unrecorded."""
+"""Calls that fill pages in advance: the pages they report, and those in no record."""
 
 from typing import Any
 
@@ -20,7 +20,7 @@ from tests.unit.recorder_data import (
     cycle,
     frame,
     gained,
-    lost,
+    released,
 )
 from tracer.common.pages import NO_FRAME
 from tracer.kernel.sideband import MmapEvent
@@ -30,7 +30,7 @@ from tracer.wire.records import RecordType
 
 
 def test_what_a_call_filled_in_advance(recorder: Recorder, kernel: Kernel) -> None:
-    """As it returned, with its mapping, though all is gone before anybody looks."""
+    """The pages as it returned, with their mapping, though all are unmapped before a snapshot."""
     recorder.parts.reconciler.view(1).has_snapshot = True
     kernel.fault(33, F + 33 * P)
     kernel.syscall(MMAP, 0, 4 * P, 3, POPULATE, result=BASE + 32 * P)
@@ -53,7 +53,7 @@ def test_what_a_call_filled_with_a_huge_page(recorder: Recorder, kernel: Kernel)
 
 
 def test_what_may_have_been_filled_before_the_trace(recorder: Recorder, kernel: Kernel) -> None:
-    """The first look tells."""
+    """The first snapshot has it."""
     kernel.filled(0, [pte(F)])
     cycle(recorder)
     assert gained(recorder) == {}
@@ -86,7 +86,7 @@ def test_a_call_that_filled_more_than_is_reported(
     unmapped: tuple[int, int],
     unseen: int,
 ) -> None:
-    """What is gone before anybody looked is in no record: what was gained is a bound."""
+    """What is unmapped before a snapshot is in no record: the pages gained are a bound."""
     recorder.parts.attached.probe.name = "perf"
     recorder.parts.reconciler.view(1).has_snapshot = known
     kernel.syscall(MMAP, 0, 8 * P, 3, POPULATE, result=BASE)
@@ -122,7 +122,7 @@ def test_what_is_filled_instead_of_something(recorder: Recorder, kernel: Kernel)
 
 
 def test_a_fault_while_a_filling_call_is_under_way(recorder: Recorder, kernel: Kernel) -> None:
-    """Another thread's, in what the call has mapped already: it is not the call's to take."""
+    """Another thread's, in what the call has mapped already: the call does not release it."""
     recorder.parts.attached.probe.name = "perf"
     recorder.parts.reconciler.view(1).has_snapshot = True
     kernel.fault(0, F)
@@ -134,12 +134,12 @@ def test_a_fault_while_a_filling_call_is_under_way(recorder: Recorder, kernel: K
     kernel.filled(0, [pte(F + 5 * P), pte(F + 6 * P)])
     cycle(recorder)
     assert gained(recorder) == {Source.FAULT: 2, Source.POPULATE: 1}
-    assert lost(recorder) == {Loss.MUNMAP: 1}
+    assert released(recorder) == {Loss.MUNMAP: 1}
     assert [frame(recorder, page) for page in (0, 1)] == [F + 5 * P, F + 6 * P]
 
 
 def test_two_threads_fill_at_once(recorder: Recorder, kernel: Kernel) -> None:
-    """Each call's own time counts, and what one takes away is gone before the other is over."""
+    """Each call's own time counts: what one unmaps is gone before the other call is over."""
     recorder.parts.reconciler.view(1).has_snapshot = True
     other = {"tid": PID + 1}
     kernel.filled(100, [pte(F + 100 * P)], **other)
@@ -158,7 +158,7 @@ def test_two_threads_fill_at_once(recorder: Recorder, kernel: Kernel) -> None:
 def test_what_comes_between_a_calls_records(
     recorder: Recorder, kernel: Kernel, between: str
 ) -> None:
-    """A frame that was replaced, or taken away, while the rest was read does not come back."""
+    """A frame that was replaced, or discarded, while the rest was read does not come back."""
     recorder.parts.reconciler.view(1).has_snapshot = True
     start = kernel.time
     kernel.filled(0, [pte(F + page * P) for page in range(16)])
@@ -178,7 +178,7 @@ def test_what_comes_between_a_calls_records(
 
 
 def test_each_fill_is_in_what_was_mapped_then(recorder: Recorder, kernel: Kernel) -> None:
-    """Files mapped at one place after another, and a fault after all of them."""
+    """Files mapped at one address, one after another, and a fault after all of them."""
     recorder.parts.reconciler.view(1).has_snapshot = True
     for name in ("/a", "/b", "/c"):
         kernel.time += 100

@@ -1,4 +1,4 @@
-"""Forks, programs that exec begins, ends; and ends that no record tells of."""
+"""Forks, execs and ends of processes; and ends that no record reports."""
 
 import time
 
@@ -17,8 +17,8 @@ from tests.unit.recorder_data import (
     cycle,
     frame,
     gained,
-    lost,
     of,
+    released,
 )
 from tracer.accounting.missed_exits import MissedExits
 from tracer.common.pages import NO_FRAME
@@ -113,7 +113,7 @@ def test_the_end_of_a_process(recorder: Recorder, kernel: Kernel) -> None:
     assert recorder.parts.spaces[1].ended_ns is not None
 
 
-# -- ends that no record tells of ----------------------------------------------------
+# -- ends that no record reports -----------------------------------------------------
 
 
 def begin_child(kernel: Kernel, tgid: int = CHILD, mm: int = CHILD_MM) -> None:
@@ -144,7 +144,7 @@ def test_memory_used_again_after_a_lost_exit(
     assert of(rows, "space") == [3]
     spaces, tgids, _, last = kept(recorder)
     assert (spaces, tgids, last) == ([1, 3], {PID, number}, {1, 3})
-    assert lost(recorder) == {Loss.EXIT: 1}
+    assert released(recorder) == {Loss.EXIT: 1}
     assert recorder.gaps.missed() == 0
 
 
@@ -166,7 +166,7 @@ def test_an_exec_whose_record_is_lost(recorder: Recorder, kernel: Kernel) -> Non
     kernel.fault(1, F + P, count=2, **moved)
     assert of(cycle(recorder), "space") == [3]
     assert kept(recorder)[:3] == ([1, 3], {PID, CHILD}, [PID, CHILD])
-    assert lost(recorder) == {Loss.EXIT: 1}
+    assert released(recorder) == {Loss.EXIT: 1}
 
 
 @pytest.mark.parametrize("busy", [False, True])
@@ -201,5 +201,5 @@ def test_a_process_that_is_gone(
         kernel.fault(2, count=102)
     cycle(recorder)
     assert kept(recorder) == ([1], {PID}, [PID], {1})
-    assert lost(recorder) == {Loss.EXIT: 1}
+    assert released(recorder) == {Loss.EXIT: 1}
     assert (recorder.parts.threads.counted, recorder.gaps.missed()) == (3 if busy else 1, 0)

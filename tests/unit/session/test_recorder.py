@@ -13,8 +13,8 @@ from tests.unit.recorder_data import (
     Kernel,
     P,
     cycle,
-    lost,
     of,
+    released,
 )
 from tracer.model.rows import Kind
 from tracer.model.sources import Loss
@@ -123,7 +123,7 @@ def test_names_are_those_of_the_moment(recorder: Recorder, kernel: Kernel) -> No
 def test_exec_s_own_faults_come_before_its_record(
     recorder: Recorder, kernel: Kernel, built: bool
 ) -> None:
-    """Its new name is told in between, as it changes to the new memory."""
+    """Its new name is recorded in between, as it changes to the new memory."""
     below = MM - 0x1000  # of many faults, whose memory is asked by pointer, not by time
     new = {"mm": below, "current_mm": below}
     for page in range(70):
@@ -184,4 +184,4 @@ def test_what_is_handled_one_by_one_ends_a_batch(
     found = [len(rows) for rows in recorder.cycle()]
     assert found == [5, 4, 1]
     assert recorder.gaps.missed() == 0
-    assert lost(recorder) == {Loss.MUNMAP: 10}
+    assert released(recorder) == {Loss.MUNMAP: 10}

@@ -1,4 +1,4 @@
-"""Who moved a page, or took it away, where no record tells."""
+"""Sources and causes of changes that no record explains."""
 
 from collections.abc import Iterable
 from dataclasses import replace
@@ -231,10 +231,10 @@ def test_a_page_in_one_folio_with_those_that_went(monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setattr(evidence, "contents", first_is_gone)
     snapshot = shot({}, inode=9, start=1)
-    lost = ask(1, 2, 3), ask(BASE, BASE + P, 0x9000)
-    causes = found("reclaim").release_causes(snapshot, *lost, lost)
+    gone = ask(1, 2, 3), ask(BASE, BASE + P, 0x9000)
+    causes = found("reclaim").release_causes(snapshot, *gone, gone)
     assert causes.tolist() == [Loss.TRUNCATE, Loss.SPLIT, Loss.RECLAIM]
-    causes = found().release_causes(snapshot, lost[0][1:2], lost[1][1:2], lost)
+    causes = found().release_causes(snapshot, gone[0][1:2], gone[1][1:2], gone)
     assert causes.tolist() == [Loss.SPLIT]
 
 

@@ -1,4 +1,4 @@
-"""Images of pagemap in blocks, against plain dicts; and looks that go by what differs."""
+"""Images of pagemap in blocks, against plain dicts; and snapshots that apply only what differs."""
 
 from collections.abc import Iterable
 from typing import Any

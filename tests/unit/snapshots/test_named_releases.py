@@ -62,9 +62,9 @@ def test_what_faults_found_moved_is_named_at_the_next_snapshot(world: World) -> 
     apply(world.line, Event(7, 10, 20, after=A), Event(7, 30, 40, before=B, after=C))
     world.counters["migrate"] += 1
     world.snapshot(100, {7: C})
-    gained, lost = tallies(world.line)
+    gained, released = tallies(world.line)
     assert gained == {Source.FAULT: 2, Source.MIGRATE: 1}
-    assert lost == {Loss.REPLACED: 2}
+    assert released == {Loss.REPLACED: 2}
 
 
 def test_counters_count_since_the_snapshot_before_the_last(world: World) -> None:
@@ -96,9 +96,9 @@ def test_what_faults_found_is_named_at_the_space_s_end(world: World) -> None:
     apply(world.line, Event(7, 150, 160, B, C, kind=Kind.COW), Event(8, 150, 160, after=C))
     assert tallies(world.line)[0][Source.UNKNOWN] == 1
     world.reconciler.close(SPACE, Unrecorded())
-    gained, lost = tallies(world.line)
+    gained, released = tallies(world.line)
     assert gained == {Source.FAULT: 4, Source.MIGRATE: 1}
-    assert lost == {Loss.REPLACED: 2, Loss.MADVISE: 1}
+    assert released == {Loss.REPLACED: 2, Loss.MADVISE: 1}
 
 
 @pytest.mark.parametrize(
@@ -107,7 +107,7 @@ def test_what_faults_found_is_named_at_the_space_s_end(world: World) -> None:
 def test_what_a_fault_finds_in_a_new_program_is_exec_s(
     world: World, born: Source, source: Source
 ) -> None:
-    """The stack exec has set up, write-protected; the program ends before anyone looks."""
+    """The stack exec has set up, write-protected; the program ends before a snapshot."""
     world.born(born)
     apply(world.line, Event(7, 10, 20, before=A, after=A, kind=Kind.REUSE))
     world.reconciler.close(SPACE, Unrecorded())

@@ -63,9 +63,9 @@ def test_what_was_there_when_we_came_may_be_a_fault_s_to_find(world: World) -> N
     world.born(Source.INITIAL)
     apply(world.line, Event(7, 10, 20, before=A, after=B, kind=Kind.COW))
     world.snapshot(100, {7: B, 8: C})
-    gained, lost = tallies(world.line)
+    gained, released = tallies(world.line)
     assert gained == {Source.INITIAL: 2, Source.FAULT: 1}
-    assert lost == {Loss.REPLACED: 1}
+    assert released == {Loss.REPLACED: 1}
     assert sum(world.line.ledger.tally.gained_in.values()) == 1
 
 

@@ -34,7 +34,7 @@ def mapped(
     path: str = "",
     inode: int = 0,
 ) -> None:
-    """The sideband tells of pages [start, end)."""
+    """The sideband reports a mapping of pages [start, end)."""
     change = MmapEvent(time, 1, 1, start * P, end * P, 0, perms, 8 if inode else 0, inode, path)
     history.add(time, change)
 
@@ -52,7 +52,7 @@ def at(page: int) -> str:
 
 
 def test_two_arrays_are_two_though_the_kernel_has_one_mapping(history: MappingHistory) -> None:
-    """perf_event_mmap tells the extents after the merge; so does /proc/PID/maps."""
+    """perf_event_mmap reports the extents after the merge; so does /proc/PID/maps."""
     mapped(history, 1, 4 * LARGE, 5 * LARGE)
     mapped(history, 2, 3 * LARGE, 5 * LARGE)  # mmap goes downwards
     upper, lower = at(4 * LARGE), at(3 * LARGE)
@@ -322,7 +322,7 @@ def test_what_is_mapped_stays_what_it_was(calls: list[tuple[str, tuple[int, int]
 
 
 def test_a_name_that_was_given_is_shown(history: MappingHistory) -> None:
-    """prctl(PR_SET_VMA_ANON_NAME): only /proc/PID/maps tells."""
+    """prctl(PR_SET_VMA_ANON_NAME): only /proc/PID/maps shows it."""
     mapped(history, 1, 0x1000, 0x2000)
     name = "[anon:a cache]"
     history.add_mappings(5, [Mapping(0x1000 * P, 0x2000 * P, "rw-p", 0, 0, 0, name)])

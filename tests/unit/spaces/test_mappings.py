@@ -168,8 +168,8 @@ def test_short_lived_mappings_at_one_address_are_distinguished(history: MappingH
 
 def test_a_change_holds_from_its_own_moment(history: MappingHistory) -> None:
     history.add(20, event(20, 0, 4, "/b", 2))
-    history.add(10, event(10, 0, 4, "/a", 1))  # told late
-    history.add(10, event(10, 0, 1, "/c", 3))  # at one time: in the order told
+    history.add(10, event(10, 0, 4, "/a", 1))  # reported late
+    history.add(10, event(10, 0, 1, "/c", 3))  # at one time: in the order reported
     assert names_of(regions_at(history, (1, 9), (1, 10), (0, 10), (1, 19), (1, 20))) == [
         "",
         "/a",
@@ -222,7 +222,7 @@ class Moment(int):
 
 
 def comparisons(count: int) -> int:
-    """Of so many mappings that were told ahead, while what unmaps them comes bit by bit."""
+    """Of times, for so many mappings reported ahead, while what unmaps them comes bit by bit."""
     history = MappingHistory(Names(), Files())
     for turn in range(count):
         history.add(Moment(10 * turn), event(10 * turn, turn, turn + 1))
@@ -420,7 +420,7 @@ def test_an_overlay_s_lower_inode_gets_the_overlay_s_path(history: MappingHistor
 @given(st.lists(st.tuples(*[st.integers(0, 2)] * 3), min_size=1, max_size=60), st.booleans())
 def test_distinct_rows(rows: list[tuple[int, int, int]], colliding: bool) -> None:
     columns = [np.array(column, dtype=np.uint64) for column in zip(*rows, strict=True)]
-    if colliding:  # rows that differ only where mixing does not look
+    if colliding:  # rows that differ only in bits that mixing leaves out
         columns = [column << np.uint64(63) for column in columns]
     chosen, inverse = mappings._distinct(columns)
     for column in columns:

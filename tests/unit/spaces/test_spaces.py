@@ -150,7 +150,7 @@ def test_an_exec_event_that_comes_late_or_never(spaces: Spaces) -> None:
     spaces.exec(3, 10, B)
     spaces.feed([ExecEvent(1, 10, 10), event(2, 10, 0, "/one")])
     assert names(spaces, fault(B, 10, 0, 4)) == ["/one"]
-    spaces.exec(13, 10, C)  # its event was lost
+    spaces.exec(13, 10, C)  # the event of this one was lost
     spaces.feed([ExecEvent(20, 10, 10), event(21, 10, 0, "/three")])
     spaces.exec(23, 10, D)
     assert names(spaces, fault(D, 10, 0, 24)) == ["/three"]
@@ -200,7 +200,7 @@ def test_an_exec_as_it_was_attached_to(spaces: Spaces) -> None:
 
 
 def test_attached_to_after_an_exec(spaces: Spaces) -> None:
-    """What was told of it makes no other memory; what is told of the next does."""
+    """The late event of that exec makes no other memory; the event of the next does."""
     spaces.attach(5, 10, None, [mapping(0, "/one")])
     spaces.feed([ExecEvent(3, 10, 10), event(4, 10, 0, "/one")])
     assert resolve(spaces, fault(A, 10, 0, 7)) == [(1, 10)]
@@ -330,7 +330,7 @@ def test_an_empty_batch(spaces: Spaces) -> None:
 
 
 class Numbers(CodeFiles):
-    """Each path's files by number, without looking; what is new is told apart by its process."""
+    """Each path's files by number, without reading any; a new one is told apart by its process."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""What system calls did to pages, told from their numbers, arguments and results."""
+"""What system calls did to pages, derived from their numbers, arguments and results."""
 
 from typing import Any
 

@@ -113,7 +113,7 @@ def test_a_map_that_grows(process: Process, now: list[float]) -> None:
     assert maps.at(PID, 0x1004) == ("first", 4)
     assert maps.at(PID, 0x1010) is None
     append(process.map, "f\n1010 10 second\n")
-    assert maps.at(PID, 0x1010) is None  # it was just looked at
+    assert maps.at(PID, 0x1010) is None  # the map was read just now
     now[0] += 1
     assert maps.at(PID, 0x1010) == ("second", 0)
     assert maps.at(PID, 0x1020) == ("half", 0)

@@ -1,4 +1,4 @@
-"""What pages lose and take along: unmapped, moved, handed over, inherited, ended."""
+"""Pages released, moved and inherited: munmap, madvise, mremap, UFFDIO_MOVE, fork, exit."""
 
 from tests.unit.timeline_data import (
     CHILD,
@@ -10,8 +10,8 @@ from tests.unit.timeline_data import (
     P,
     apply,
     check_books,
-    lost,
     page_of,
+    released,
     tallies,
 )
 from tracer.common.pages import NO_FRAME
@@ -72,7 +72,7 @@ def test_releases_in_ranges_apart_are_booked_together(line: Timeline) -> None:
         *(0, Loss.MADVISE, Loss.MADVISE, 0)
     ]
     assert page_of(line, 3)["changed_ns"] == 23
-    assert lost(line) == {"MUNMAP": 3, "MADVISE": 2, "EXIT": 1}
+    assert released(line) == {"MUNMAP": 3, "MADVISE": 2, "EXIT": 1}
     assert line.releases.release_all(losses[:1]) == line.releases.release_all([]) == 0
 
 

@@ -1,4 +1,4 @@
-"""Faults and calls told in rounds come to what they come to one by one, and cost what they are."""
+"""Faults and calls applied in rounds: the same result as one by one, at a bounded cost."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -190,7 +190,7 @@ def in_rounds(batches: list[Batch]) -> tuple[Timeline, list[Rows]]:
 
 
 def check_same(given: list[Batch]) -> None:
-    """One by one, by arrays alone: the same as in rounds, and as what thin rounds are told by."""
+    """One by one, by arrays alone: the same as in rounds, and as in thin rounds, step by step."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("tracer.timeline.ledger._FEW_BYTES", -1)
         expected, rows = one_by_one(given)
@@ -223,7 +223,7 @@ def test_rounds_come_to_what_one_by_one_comes_to(seed: int, threads: bool) -> No
 
 
 def churn(times: int) -> Batch:
-    """One page, taken and discarded over and over."""
+    """One page, filled and discarded over and over."""
     batch = Batch()
     for n in range(times):
         batch.rows.append(
@@ -240,7 +240,7 @@ def churn(times: int) -> Batch:
 
 
 def calls_of(times: int, monkeypatch: pytest.MonkeyPatch) -> int:
-    """How often the timeline is asked for anything while it hears of so much churn."""
+    """How often the timeline is called while so much churn is applied."""
     count = 0
 
     def counted(method: Any) -> Any:
@@ -272,7 +272,7 @@ def test_a_page_filled_and_discarded_over_and_over_is_applied_at_once(
 
 
 def test_what_meets_too_much_at_once_goes_by_halves() -> None:
-    """A call over all pages after each fault: their product is not looked at."""
+    """A call over all pages after each fault: not every pair of the two is compared."""
     batch = Batch()
     for n in range(600):
         batch.rows.append(

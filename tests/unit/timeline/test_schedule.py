@@ -17,7 +17,7 @@ Calls = list[tuple[int, int, int]]  # (space, page, row) of each call
 
 
 class Heard:
-    """A timeline that notes what it is told, call by call."""
+    """A timeline that records the calls made to it."""
 
     latest_ns = 0
 
@@ -66,7 +66,7 @@ def act(at: int, *ranges: tuple[int, int, int]) -> Action:
 
 
 def play(touched: Calls, actions: list[Action]) -> list[Calls | list[Action]]:
-    """What is told and done, in order."""
+    """The timeline's calls, and the actions that came due between them, in order."""
     heard = Heard()
     done: list[Calls | list[Action]] = []
     for due in schedule(heard, touched).play(actions, [action.at for action in actions]):
@@ -91,7 +91,7 @@ def history(page: int, space: int, done: list[Any]) -> list[object]:
 
 def test_what_concerns_other_pages_is_not_waited_for() -> None:
     touched = [(1, page, page) for page in range(40)]
-    # Each takes the page before the one that faults next.
+    # Each unmaps the page before the one that faults next.
     done = play(touched, [act(at, (1, at - 1, at)) for at in range(1, 40)])
     assert [len(step) for step in done] == [40, 39]
 

@@ -47,7 +47,7 @@ class Model:
 
     pages: dict[tuple[int, int], Page] = field(default_factory=dict)
     gained: Counter[int] = field(default_factory=Counter)
-    lost: Counter[int] = field(default_factory=Counter)
+    released: Counter[int] = field(default_factory=Counter)
 
     def page(self, space: int, number: int) -> Page:
         return self.pages.setdefault((space, number), Page())
@@ -64,7 +64,7 @@ class Model:
     def release(self, page: Page, time: int, cause: int) -> None:
         page.frame, page.changed, page.last_loss = NO_FRAME, time, cause
         page.losses += 1
-        self.lost[cause] += 1
+        self.released[cause] += 1
 
     def forget(self, page: Page) -> None:
         page.frame, page.source, page.assumed = NO_FRAME, 0, False
@@ -245,6 +245,6 @@ def test_the_timeline_follows_the_model(operations: list[tuple[Any, ...]]) -> No
             assert first == page.first
     assert tallies(line) == (
         {Source(n): times for n, times in sorted(model.gained.items()) if times},
-        {Loss(n): times for n, times in sorted(model.lost.items()) if times},
+        {Loss(n): times for n, times in sorted(model.released.items()) if times},
     )
     check_books(line, SPACE, CHILD, *range(11, 11 + forks))

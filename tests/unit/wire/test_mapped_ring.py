@@ -38,7 +38,7 @@ def test_the_next_reader_goes_on_where_the_last_stopped(fed: FedRing) -> None:
     fed.put(numbered(0, 5))
     with fed.open() as first:
         assert numbers(first.read(2)) == [0, 1]
-        first.peek()  # and not taken
+        first.peek()  # this consumes nothing
     with fed.open() as second:
         assert numbers(second.read()) == [2, 3, 4]
 
@@ -130,7 +130,7 @@ def test_rubbish_in_a_mapped_ring_is_refused_or_yields_records(
             try:
                 batch = ring.read(most)
             except TraceError:
-                assert tail(fed) == start  # nothing is taken from what is not understood
+                assert tail(fed) == start  # nothing is consumed of what is not understood
             else:
                 assert batch.shape[1] == RECORD
                 assert start <= tail(fed) <= max(start, head)

@@ -158,7 +158,7 @@ def test_rubbish_is_refused_or_yields_records(
             try:
                 batch = ring.read(most)
             except TraceError:
-                assert fake.consumer == begin  # nothing is taken from what is not understood
+                assert fake.consumer == begin  # nothing is consumed of what is not understood
             else:
                 assert batch.shape[1] == RECORD
                 assert begin <= fake.consumer <= max(begin, fake.producer)

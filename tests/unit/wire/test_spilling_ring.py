@@ -24,8 +24,8 @@ from tracer.wire.ring import KernelRing, MappedRing, SpillingRing
 STEPS = st.lists(
     st.one_of(
         st.tuples(st.just("put"), st.integers(1, CAPACITY)),
-        st.tuples(st.just("take"), st.integers(1, 2 * CAPACITY)),
-        st.tuples(st.sampled_from(["spill", "look"]), st.just(1)),
+        st.tuples(st.just("read"), st.integers(1, 2 * CAPACITY)),
+        st.tuples(st.sampled_from(["spill", "peek"]), st.just(1)),
     ),
     max_size=60,
 )
@@ -42,7 +42,7 @@ def test_what_spills_comes_in_order_and_once(steps: list[tuple[str, int]]) -> No
                 room = min(count, CAPACITY - (int(fed.positions[0]) - tail(fed)))
                 fed.put(numbered(written, room))
                 written += room
-            elif step == "take":
+            elif step == "read":
                 seen += numbers(ring.peek(count))
                 ring.advance()
             elif step == "spill":
@@ -75,7 +75,7 @@ def test_a_burst_finds_twice_the_room_and_no_more(fed: FedRing) -> None:
 
 
 def test_what_never_stops_is_not_read_bit_by_bit(fed: FedRing) -> None:
-    """A producer that never stops: a few records come whenever the ring is looked at."""
+    """A producer that never stops: a few records come with each `peek`."""
     written = 0
 
     def put(most: int) -> None:
