@@ -72,7 +72,7 @@ def run(*arguments: str | int | Path, stdin: str = "", user: int | None = None) 
 class Attached:
     """pagefault-trace on a running process: inside, its hooks are in place.
 
-    FILE.meta.json tells: it says "running" from the moment they are.
+    FILE.meta.json says "running" from the moment they are.
     """
 
     def __init__(self, pid: int, csv_file: Path, *arguments: str | int | Path) -> None:

@@ -198,9 +198,9 @@ class Group:
         (self.path / name).write_text(str(bytes_))
 
     def reclaim(self, bytes_: int) -> None:
-        """Have the kernel take about so many bytes away from the group's processes."""
+        """Have the kernel reclaim about so many bytes of the group's processes."""
         direct = self.path / "memory.reclaim"  # 5.19 and later, version 2
-        with contextlib.suppress(OSError):  # it took fewer, or would have had to kill
+        with contextlib.suppress(OSError):  # it reclaimed fewer, or would have had to kill
             if direct.exists():
                 direct.write_text(str(bytes_))
             else:

@@ -30,7 +30,7 @@ def check(books: Books) -> None:
 
 
 def test_a_sleeper_that_execs(attached: Attached) -> None:
-    """It has not faulted since: the first fault is in memory that we have not heard of."""
+    """It has not faulted since: the first fault is in memory that is not known yet."""
     argv = ["sh", "-c", 'head -c 1 > /dev/null; exec "$@"', "sh", *PROGRAM]
     with subprocess.Popen(argv, stdin=subprocess.PIPE) as process:
         assert process.stdin

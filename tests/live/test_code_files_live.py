@@ -20,7 +20,7 @@ from tracer.session.plan import Plan
 from tracer.session.session import Session
 
 N = 37
-WAYS = 1 if os.environ.get("PAGEFAULT_GUEST") else 2  # emulated, one of each tells enough
+WAYS = 1 if os.environ.get("PAGEFAULT_GUEST") else 2  # emulated, one of each is enough
 WHO = ["stack_writes", "stack_middle", "stack_outer"]
 PLAN = Plan(snapshot_interval_ms=100, stacks=True, symbols=True)
 
@@ -75,7 +75,7 @@ def check_stacks(session: Session, rows: RowRecords) -> None:
 
 
 def copied(path: Path) -> tuple[str, ...]:
-    """What runs the workload from another place."""
+    """What runs the workload from a copy at another path."""
     return "sh", "-c", f'cp "$0" {path} && exec {path} "$@"'
 
 

@@ -86,7 +86,7 @@ def test_which_neighbours_came(attached: Attached, name: str, shared: int, acces
 def test_pages_that_did_not_come(
     attached: Attached, machine: ExitStack, kind: int, step: int
 ) -> None:
-    """A window reaches into the next one, from where frames go on in a row, but not the pages.
+    """Frames are contiguous from one window into the next, but not all their pages are mapped.
 
     With a step of 16 the last page of each window further on is mapped, and no other.
     """
@@ -183,7 +183,7 @@ def punch(work: Workload) -> None:
 def test_another_process_discards_part_of_the_file(
     attached: Attached, how: Callable[[Workload], None], kind: int, again: int
 ) -> None:
-    """Pages go with their place in the file, without a system call of the target's.
+    """Pages go with their part of the file, without a system call of the target's.
 
     Where they are part of a large folio, that is split, and all of its pages are unmapped.
     """

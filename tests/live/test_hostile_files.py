@@ -83,7 +83,7 @@ HOSTILE = [
 
 @pytest.mark.parametrize("make", HOSTILE, ids=[each.__name__ for each in HOSTILE])
 def test_a_file_that_is_not_what_it_claims(tmp_path: Path, make: Callable[[Path], None]) -> None:
-    """Every fault of its code is traced, with the place it has in the file if it has no name."""
+    """Every fault of its code is traced, with its offset in the file if it has no name."""
     file, faults = tmp_path / "evil.so", tmp_path / "f.csv"
     make(file)
     with file.open("r+b") as out:

@@ -163,7 +163,7 @@ def wait_for_huge(work: Workload) -> None:
     "what", [MUNMAP, MPROTECT, DONTNEED], ids=["munmap", "mprotect", "dontneed"]
 )
 def test_split_of_a_file_s_huge_page(attached: Attached, what: int) -> None:
-    """It is taken off the page table whole; what is left comes back by faults, in its frames."""
+    """It is unmapped whole; what is left comes back by faults, in its frames."""
     traced = trace(attached, "shmem-huge", 1, what, FIRST, PART, at={"parted": nothing})
     check(traced, rows=False)
     range_ = traced.report.ranges["huge"]

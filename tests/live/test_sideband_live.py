@@ -127,7 +127,7 @@ def test_what_does_not_fit_is_counted() -> None:
             mmap.mmap(-1, mmap.PAGESIZE).close()
         seen = len(small.poll({os.getpid()}))
         assert 0 < seen < 1000
-        mmap.mmap(-1, mmap.PAGESIZE).close()  # older kernels tell with the next record
+        mmap.mmap(-1, mmap.PAGESIZE).close()  # older kernels report it with the next record
         small.poll({os.getpid()})
         assert seen + small.lost >= 1000
 

@@ -170,7 +170,7 @@ def test_exec_is_followed_from_an_empty_space(tmp_path: Path) -> None:
     spaces.feed(events)
     spaces.exec(events[-1].time_ns, child.pid, 2)
     for heap in (m for m in mappings if m.name == "[heap]"):
-        for brk in (heap.start, heap.end):  # as the libc does; no probe is here to tell
+        for brk in (heap.start, heap.end):  # as the libc does; no probe here reports it
             spaces[2].history.add(events[-1].time_ns, Brk(brk))
     addresses = np.array([m.end - 1 for m in mappings], dtype=np.uint64)
     ids, _ = spaces.lookup(2, addresses, np.full(len(addresses), time.monotonic_ns()))

@@ -1,4 +1,4 @@
-"""Memory that goes away: swapped out and back, taken by reclaim, freed lazily, unmapped."""
+"""Memory that goes away: swapped out and back, reclaimed, freed lazily, unmapped."""
 
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -68,7 +68,7 @@ def test_from_the_swap_cache(attached: Attached, swap: Swap) -> None:
 
 
 def test_swapoff(attached: Attached, swap: Swap) -> None:
-    """The pages come back with no fault, as the swap area is taken away."""
+    """The pages come back with no fault, as the swap area is turned off."""
     area = swap(64)
 
     def off(work: Workload) -> None:
@@ -87,7 +87,7 @@ def test_swapoff(attached: Attached, swap: Swap) -> None:
     assert traced.losses(anon) == {"reclaim": len(back)}
 
 
-# Which pages the kernel takes is its choice: those on another processor's list of new pages
+# Which pages the kernel reclaims is its choice: those on another processor's list of new pages
 # (struct cpu_fbatches, mm/swap.c), it does not find. pagemap says which.
 
 
@@ -126,7 +126,7 @@ def pressed(
     press: Callable[[Workload], None],
     before_start: Callable[[Workload], None] = lambda work: None,
 ) -> tuple[Traced, dict[int, str]]:
-    """A workload from which the kernel took pages in the middle, and which these were."""
+    """A workload of which the kernel reclaimed pages in the middle, and which these were."""
     gone: dict[int, str] = {}
 
     def at_press(work: Workload) -> None:
@@ -201,7 +201,7 @@ def test_under_a_limit(
 
 
 def test_lazily_freed(attached: Attached, swap: Swap, memcg: Callable[..., features.Group]) -> None:
-    """MADV_FREE: the kernel takes the pages when it wants memory, without swapping them."""
+    """MADV_FREE: the kernel releases the pages when it wants memory, without swapping them."""
     swap(64)
     group = memcg()
     traced, gone = pressed(

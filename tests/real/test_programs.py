@@ -89,7 +89,7 @@ def test_rows_are_what_the_books_say(traced: Witnessed) -> None:
 def _at_exit(traced: Witnessed) -> int:
     """Threads whose last fault may have come after perf left them.
 
-    Since Linux 6.16 a task's perf events end before its memory is taken from it, and a thread that
+    Since Linux 6.16 a task's perf events end before its memory is released, and a thread that
     ends before others has the kernel write to the word that they wait for (set_tid_address).
     """
     last = {(row["pid"], row["tid"]): row for row in traced.rows()}

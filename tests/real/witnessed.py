@@ -1,6 +1,6 @@
 """A program traced under the eyes of witnesses that share nothing with the tracer.
 
-`witness` (witness.c) is what is traced, and the program is its child: its getrusage tells what the
+`witness` (witness.c) is what is traced, and the program is its child: its getrusage says what the
 kernel counted for both, to the fault. perf counts them, too, from before the program begins.
 """
 
@@ -229,7 +229,7 @@ def kernel_count(traced: Witnessed) -> int:
     """What the kernel counted in the trace, by `witness`.
 
     Attached, that is since it waited to be. As a command, since its exec: what was counted
-    before, the first of its rows tells by the thread's own count.
+    before, the first of its rows shows by the thread's own count.
     """
     ended = traced.ended
     before = ended.before

@@ -20,7 +20,7 @@ from tests.soak.watched import Sample, watch
 
 ALLOWED = 24 << 20  # bursts, after which the allocator keeps the room; names
 MOST = 320 << 20  # of a tracer that never catches up: ring, rows and mappings that wait
-# What a long run is made of, at a pace that the tracer keeps: memory taken and given back,
+# What a long run is made of, at a pace that the tracer keeps: memory mapped and given back,
 # threads, children, programs, and a file of a name that comes again.
 STEADY = """
 import itertools, mmap, os, tempfile, threading, time

@@ -1,4 +1,4 @@
-"""A trace as the live view's model took it in: recorded once, played in tests and for pictures."""
+"""What a trace gave the live view's model: recorded once, played in tests and for pictures."""
 
 import json
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""A kernel of our own for a recorder to hear from, and what the recorder makes of it."""
+"""A kernel of our own for a recorder to read from, and what the recorder makes of it."""
 
 import time
 from collections.abc import Iterator
@@ -31,7 +31,7 @@ POPULATE = 0x8000  # of mmap
 
 
 class Kernel:
-    """What the recorder hears from: a ring we write, counters, /proc of one process."""
+    """What the recorder reads from: a ring we write, counters, /proc of one process."""
 
     def __init__(self) -> None:
         self.ring = FedRing(RING)

@@ -126,7 +126,7 @@ static void set_file_gone(void)
 	range("file", p, N);
 }
 
-/* Pages are touched; the test takes some of the file away; what is touched AGAIN may be gone. */
+/* Pages are touched; the test discards some of the file; what is touched AGAIN may be gone. */
 static void do_file_gone(void)
 {
 	step("read", -1, numbers[1] < 2 ? touch_read : touch_write);

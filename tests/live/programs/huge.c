@@ -77,7 +77,7 @@ static void do_thp_split(void)
 		written("again", numbers[1], numbers[2], numbers[2]);
 }
 
-/* thp-zero WHAT FIRST PAGES: the huge zero page is read, then written (3) or taken apart. */
+/* thp-zero WHAT FIRST PAGES: the huge zero page is read, then written (3) or split. */
 static void do_thp_zero(void)
 {
 	read_in("zero", 3, 1, 1);
@@ -213,7 +213,7 @@ static void do_shmem_huge(void)
 	written("huge", HUGE_PAGES + 9, 1, 1);
 	part(numbers[1], numbers[2], numbers[3]);
 	stop_at("parted");
-	/* A file's huge page is taken off the page table whole: what is left is faulted in again. */
+	/* A file's huge page is unmapped whole: what is left is faulted in again. */
 	read_in("again", 0, numbers[2], -1);
 	read_in("again", numbers[2] + numbers[3], HUGE_PAGES - numbers[2] - numbers[3], -1);
 }

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* Code made at run time, as .NET makes it: in a memfd that is mapped twice, listed in a perf map. */
+/* Code made at run time, as .NET makes it: in a memfd mapped twice, listed in a perf map. */
 #include "workload.h"
 
 /* void fill(unsigned char *start, size_t pages): writes to each page; keeps a frame pointer. */

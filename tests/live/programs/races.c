@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* Threads that take pages from under each other, faults that are tried again, pages of the kernel. */
+/* Threads that discard each other's pages, faults that are tried again, pages of the kernel. */
 #include "workload.h"
 #include <arpa/inet.h>
 #include <linux/if_packet.h>

@@ -79,7 +79,7 @@ static void do_swap_back(void)
 	end(r);
 }
 
-/* swap-off N: out to swap; the test takes the swap area away; no fault brings the pages back. */
+/* swap-off N: out to swap; the test runs swapoff; no fault brings the pages back. */
 static void do_swap_off(void)
 {
 	do_write();
@@ -96,7 +96,7 @@ static void do_page_out(void)
 	page_out();
 }
 
-/* pressed N: the test takes pages away; the first half is read again. */
+/* pressed N: the test has pages reclaimed; the first half is read again. */
 static void do_pressed(void)
 {
 	do_write();
@@ -121,7 +121,7 @@ static void do_pressed_file(void)
 	end(r);
 }
 
-/* free N: given up lazily; the test makes the kernel take them; the first half is written again. */
+/* free N: given up lazily; the test has them reclaimed; the first half is written again. */
 static void do_free(void)
 {
 	do_write();

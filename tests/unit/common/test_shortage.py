@@ -1,4 +1,4 @@
-"""Memory that is short is told from all else, with the limit that it was."""
+"""Lack of memory, told apart from other errors, with the limit that was reached."""
 
 import errno
 import os

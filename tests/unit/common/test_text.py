@@ -1,4 +1,4 @@
-"""Names other processes chose come out harmless, and each can be told from its escapes."""
+"""Names other processes chose come out harmless, and each can be read back from its escapes."""
 
 import re
 import unicodedata

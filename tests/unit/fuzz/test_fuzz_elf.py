@@ -228,7 +228,7 @@ def test_packed_symbols_that_need_much_memory(file: File) -> None:
 
 
 def test_a_file_made_to_use_memory(tmp_path: Path) -> None:
-    """Huge sparse tables, one endless name, many names of one place."""
+    """Huge sparse tables, one endless name, many names of one address."""
     path = tmp_path / "x"
     content = make_elf((SYMTAB, FULL))
     headers = struct.unpack_from("<Q", content, 40)[0]

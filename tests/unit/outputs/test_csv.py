@@ -189,7 +189,7 @@ def test_names_that_come_later_are_known(tmp_path: Path) -> None:
 
 
 class Symbols:
-    """Names that are known when it is told so."""
+    """Names that are known as long as `known` is set."""
 
     def __init__(self, *texts: str) -> None:
         self.texts, self.known, self.settles = texts, True, True

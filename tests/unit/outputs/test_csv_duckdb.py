@@ -73,7 +73,7 @@ def test_the_types_are_found(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", HOSTILE)
 def test_one_hostile_name(tmp_path: Path, name: str) -> None:
-    """Alone in its file: nothing else tells the separator."""
+    """Alone in its file: nothing else shows the separator."""
     texts = [name or "x", "plain"]
     for row, text in zip(
         read(written(tmp_path / "a.csv", texts)), np.repeat(texts, 3), strict=True

@@ -23,7 +23,7 @@ def test_pages_a_system_call_filled(world: World) -> None:
 
 
 def test_what_was_filled_and_gone_unseen(world: World) -> None:
-    """Until a snapshot that leaves nothing open; a space that ends takes all of it along."""
+    """Until a snapshot that leaves nothing open; a space that ends releases all that is left."""
     world.born(Source.EXEC)
     world.reconciler.fill_unrecorded(SPACE, 7 * P, 9 * P, 50)
     world.snapshot(100, {7: A, 8: B})
@@ -101,7 +101,7 @@ def test_pages_that_came_by_faults_a_filter_left_out(world: World) -> None:
 
 
 def test_a_fault_that_was_missed_empties_no_page_table(world: World) -> None:
-    """It may have brought a page; only a call or its record that was dropped took one."""
+    """It may have brought a page; what released one is a call, or a record that was dropped."""
     world.born(Source.INITIAL)
     world.snapshot(100, {7: A})
     world.snapshot(200, {}, missed=1)

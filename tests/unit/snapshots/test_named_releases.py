@@ -1,4 +1,4 @@
-"""Losses that snapshots and faults find: whose doing they are."""
+"""Releases that snapshots and faults find: their causes."""
 
 import pytest
 

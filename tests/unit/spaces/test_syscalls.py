@@ -164,7 +164,7 @@ def test_advice_that_does_not(advice: int) -> None:
 
 @pytest.mark.parametrize(("advice", "loss"), [(8, Loss.MADVISE), (21, Loss.RECLAIM)])
 def test_advice_that_gives_pages_up(advice: int, loss: Loss) -> None:
-    """MADV_FREE and MADV_PAGEOUT take some pages, later: the next snapshot shows which."""
+    """MADV_FREE and MADV_PAGEOUT release some pages, later: the next snapshot shows which."""
     wanted = Effect(3, AT, AT + P, 99, loss, gives_up=True)
     assert call(MADVISE, AT, P, advice) == wanted
 
@@ -221,7 +221,7 @@ def test_userfaultfd_fills(command: int) -> None:
 
 
 def test_userfaultfd_moves() -> None:
-    """UFFDIO_MOVE: from the fourth argument's place."""
+    """UFFDIO_MOVE: from the address in the fourth argument."""
     wanted = Effect(3, AT, AT + P, 99, moved_to=AT + 9 * P, moved_size=P, userfault=True)
     assert call(IOCTL, 5, AT + 9 * P, P, AT) == wanted
 

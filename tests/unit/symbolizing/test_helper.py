@@ -51,7 +51,7 @@ def status_of(pid: int) -> dict[str, str]:
 
 
 def function(lookup: Lookup, file: int, offset: int = 0x1108) -> tuple[str, int] | None:
-    """What there is to know of a place, however long it takes."""
+    """What is known of an offset in a file, however long it takes."""
     lookup.function(file, offset)
     assert lookup.wait(LONG_S)
     return lookup.function(file, offset)
@@ -345,7 +345,7 @@ assert not lookup.failed
 def test_mangled_names_one_of_which_kills_it(
     helper: Helper, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The others are told what they mean all the same."""
+    """The others are demangled all the same."""
     lookup = Lookup(helper)
     lookup.ask_names(["_Z1fi"])
     assert lookup.wait(LONG_S)

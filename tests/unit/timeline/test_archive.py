@@ -20,7 +20,7 @@ def test_a_block_comes_back_with_its_pages() -> None:
     index = numbers.index(0)
     store.put_away(1, 0, slots[index][[3, 5]])
     assert len(store.all(1)) == slots.shape[1]  # the other block alone
-    other = store.slots(2, pages(3))  # takes the place
+    other = store.slots(2, pages(3))  # takes the slots
     assert store.columns["gains"][other].tolist() == [0]
     again = store.slots(1, pages(3, 4, 5, 1000))
     assert store.columns["gains"][again].tolist() == [7, 0, 8, 9]

@@ -1,4 +1,4 @@
-"""In which order the timeline hears of faults, and of what was done to pages between them."""
+"""The order in which faults, and calls between them, are applied to the timeline."""
 
 from types import SimpleNamespace
 from typing import Any, cast
