@@ -48,18 +48,18 @@ class Recording(Model):
     def set_areas(self, time_ns: int, areas: tuple[Area, ...]) -> None:
         if not self._layouts or self._layouts[-1][1] != areas:
             each = [[a.space, a.pid, a.start, a.end, a.perms, a.name] for a in areas]
-            self.script.append({"do": "lay", "time": time_ns, "areas": each})
+            self.script.append({"do": "areas", "time": time_ns, "areas": each})
         super().set_areas(time_ns, areas)
 
     def save(self, path: Path = FILE) -> None:
         """Write all of it; the host is not named."""
         regions = [region._asdict() for region in self.names.regions]
         facts = asdict(self.facts) | {"host": "host", "kernel": "6.12.1", "what": "./work"}
-        told: dict[str, Any] = {"facts": facts, "comms": self.names.comms, "regions": regions}
-        told |= {"script": self.script, "latest": self.latest_ns}
+        content: dict[str, Any] = {"facts": facts, "comms": self.names.comms, "regions": regions}
+        content |= {"script": self.script, "latest": self.latest_ns}
         np.savez_compressed(
             path,
-            told=np.frombuffer(json.dumps(told).encode(), np.uint8),
+            content=np.frombuffer(json.dumps(content).encode(), np.uint8),
             rows=np.concatenate([np.empty(0, ROW), *self._rows]),
             changes=np.concatenate([np.empty(0, CHANGE), *self._changes]),
         )
@@ -69,18 +69,18 @@ class Recording(Model):
 class Tape:
     """What was recorded."""
 
-    told: dict[str, Any]
+    content: dict[str, Any]
     rows: RowRecords
     changes: Changes
     names: Names = field(default_factory=Names)
 
     def play(self, until_ns: int | None = None, model: Callable[..., Model] = Model) -> Model:
         """A model after all of it, or after what came up to a time since the start (ns)."""
-        facts = Facts(**self.told["facts"])
+        facts = Facts(**self.content["facts"])
         played = model(facts, self.names)
         row = change = 0
         end = (1 << 62) if until_ns is None else facts.started_ns + until_ns
-        for step in self.told["script"]:
+        for step in self.content["script"]:
             match step["do"]:
                 case "write":
                     rows = self.rows[row : row + step["count"]]
@@ -96,10 +96,10 @@ class Tape:
                     played.frames(step["time"], *step["counts"])
                 case "resident" if step["time"] <= end:
                     played.resident(step["time"], step["pages"])
-                case "lay" if step["time"] <= end:
+                case "areas" if step["time"] <= end:
                     played.set_areas(step["time"], tuple(Area(*each) for each in step["areas"]))
         if until_ns is None:
-            played.latest_ns = self.told["latest"]
+            played.latest_ns = self.content["latest"]
             played.ended = True
         return played
 
@@ -107,9 +107,9 @@ class Tape:
 def load(path: Path = FILE) -> Tape:
     """The recording."""
     with np.load(path) as stored:
-        told = json.loads(stored["told"].tobytes())
-        names = Names(told["comms"], [Region(**each) for each in told["regions"]])
-        return Tape(told, _as_rows(stored["rows"]), stored["changes"], names)
+        content = json.loads(stored["content"].tobytes())
+        names = Names(content["comms"], [Region(**each) for each in content["regions"]])
+        return Tape(content, _as_rows(stored["rows"]), stored["changes"], names)
 
 
 def _as_rows(stored: np.ndarray) -> RowRecords:
