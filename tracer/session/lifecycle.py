@@ -50,10 +50,11 @@ class Lifecycle:
     def attach(self, pid: int, *, children: bool) -> None:
         """Trace a running process, all its threads, from now. Raises ProcessGone."""
         self._tgids.add(pid)
+        before = self._spaces.settled(pid, _maps_of(pid))
         since = time.monotonic_ns()
         self._attached.program.add_target(pid, children=children)
         now = time.monotonic_ns()  # an exec under way then has its record to come
-        space = self._spaces.attach(now, pid, None, _maps_of(pid), since)
+        space = self._spaces.attach(now, pid, None, _maps_of(pid), since, before)
         self._last_space[pid] = space.number
         self._reconciler.view(space.number, Source.INITIAL)
         self._changed.add(space.number)

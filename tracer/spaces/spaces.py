@@ -10,6 +10,7 @@ events, then go through the ring's records in their order: `lifecycle` and
 between two of them; at last `advance` to the last record's time.
 """
 
+import bisect
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
@@ -73,8 +74,8 @@ class Spaces:
         # process was attached to since.
         self._execs: dict[int, int] = {}
         self._in_exec: set[int] = set()  # attached to; an EXEC record may still come
-        # By process, attached to: since when it is traced, and the mappings read soon after.
-        self._first: dict[int, tuple[int, list[Mapping]]] = {}
+        # By process, attached to: since when it is traced, and its mappings before and after.
+        self._first: dict[int, tuple[int, list[Mapping], list[Mapping]]] = {}
         self._orphans: dict[int, list[Event]] = {}  # events before their process's FORK record
         self._ended: list[Space] = []
         self._ended_since: list[Space] = []  # the last call of `ended`
@@ -111,20 +112,24 @@ class Spaces:
         mm: int | None,
         mappings: Iterable[Mapping] = (),
         since_ns: int | None = None,
+        before: Iterable[Mapping] = (),
     ) -> Space:
         """Add a target that is running already; `mm` None: known from its own first fault.
 
         It is traced since `since_ns`, by default since `time_ns`, when `mappings` began to be
-        read: those of an exec's new memory, if that was reported (ExecEvent) by then.
+        read: those of an exec's new memory, if that was reported (ExecEvent) by then, or while
+        they were read. `before`, `settled`: those it had just before it was traced.
         """
         space = self._by_mm.get(mm) if mm else None
         if space is None:
             space = self._new(mm, tgid)
             listed = list(self.settled(tgid, mappings))
+            before = list(before)
+            either = listed if _are_of_one_program(before, listed) else _merged(listed, before)
             if since_ns is not None:
-                self._first[tgid] = since_ns, listed
-                space.history.add_mappings(since_ns, listed)
-            space.history.add_mappings(time_ns, listed)
+                self._first[tgid] = since_ns, before, listed
+                space.history.add_mappings(since_ns, either)
+            space.history.add_mappings(time_ns, either)
         self._join(tgid, space)
         self._execs[tgid] = time_ns
         return space
@@ -249,10 +254,11 @@ class Spaces:
                 stream.append((event.time_ns, history))
             elif stream[0][1] is stream[-1][1] and self._by_tgid[event.pid].mm is None:
                 self._in_exec.add(event.pid)
-                since_ns, mappings = self._first.get(event.pid, (event.time_ns, []))
-                if since_ns < event.time_ns:  # until then it had others, which were not read
+                since_ns, before, listed = self._first.get(event.pid, (event.time_ns, [], []))
+                if since_ns < event.time_ns:
                     history = MappingHistory(self._names, self._files)
-                    history.add_mappings(event.time_ns, mappings)
+                    history.add_mappings(since_ns, before)
+                    history.add_mappings(event.time_ns, listed)
                     self._by_tgid[event.pid].history = history
                     stream[0] = stream[0][0], history
 
@@ -420,3 +426,26 @@ def _unique(pointers: U64) -> tuple[list[int], Index]:
         return [int(pointers[0])], np.zeros(len(pointers), dtype=np.intp)
     distinct, inverse = np.unique(pointers, return_inverse=True)
     return distinct.tolist(), inverse
+
+
+def _are_of_one_program(before: Iterable[Mapping], after: Iterable[Mapping]) -> bool:
+    """Whether there was no exec between two readings of a process's mappings.
+
+    It would have put the stack and the vDSO elsewhere, unless addresses are not randomized.
+    """
+    first, second = (
+        {(each.path, each.end) for each in mappings if each.path in ("[stack]", "[vdso]")}
+        for mappings in (before, after)
+    )
+    return not first or first == second
+
+
+def _merged(mappings: list[Mapping], others: Iterable[Mapping]) -> list[Mapping]:
+    """These mappings, and of the others those that overlap none of them; by address."""
+    starts = [each.start for each in mappings]
+    apart = [
+        other
+        for other in others
+        if (at := bisect.bisect_left(starts, other.end)) == 0 or mappings[at - 1].end <= other.start
+    ]
+    return sorted([*mappings, *apart], key=lambda each: each.start)

@@ -192,11 +192,36 @@ def test_a_child_made_as_its_parent_was_attached_to(spaces: Spaces) -> None:
     assert names(spaces, fault(A, 10, 0, 3), fault(B, 11, 0, 4)) == ["/a", "/a"]
 
 
-def test_an_exec_as_it_was_attached_to(spaces: Spaces) -> None:
-    """What was mapped before it, nobody has read."""
-    spaces.attach(7, 10, None, [mapping(0, "/new")], since_ns=2)
+@pytest.mark.parametrize("before", [[], [mapping(0, "/old")]])
+def test_an_exec_as_it_was_attached_to(spaces: Spaces, before: list[Mapping]) -> None:
+    """What was mapped before it was read before that, if at all."""
+    spaces.attach(7, 10, None, [mapping(0, "/new")], 2, before)
     spaces.feed([ExecEvent(4, 10, 10), event(5, 10, 0, "/new")])
-    assert names(spaces, fault(A, 10, 0, 3), fault(A, 10, 0, 6)) == ["", "/new"]
+    old = "/old" if before else ""
+    assert names(spaces, fault(A, 10, 0, 3), fault(A, 10, 0, 6)) == [old, "/new"]
+
+
+def stack(start: int) -> Mapping:
+    return mapping(start, "[stack]")
+
+
+def test_an_exec_while_its_mappings_were_read(spaces: Spaces) -> None:
+    """They are the new memory's: a fault before the exec was in what was read before."""
+    old = [mapping(0, "/old"), mapping(20, "/old-and-gone"), stack(100)]
+    new = [mapping(22, "/new"), mapping(40, "/new"), stack(200)]
+    spaces.attach(5, 10, None, new, 2, old)
+    assert names(spaces, fault(A, 10, 0, 6), fault(A, 10, 100, 6)) == ["/old", "[stack]"]
+    assert names(spaces, fault(A, 10, 22, 6), fault(A, 10, 20, 6)) == ["/new", ""]  # in doubt
+    spaces.feed([ExecEvent(7, 10, 10), event(8, 10, 40, "/new")])
+    spaces.lifecycle(task(RecordType.EXEC, 9, 10, B))
+    assert names(spaces, fault(B, 10, 40, 10), fault(B, 10, 0, 10)) == ["/new", ""]
+    assert len(spaces) == 2
+
+
+def test_no_exec_while_its_mappings_were_read(spaces: Spaces) -> None:
+    """What is there no more was unmapped meanwhile."""
+    spaces.attach(5, 10, None, [mapping(40, "/a"), stack(100)], 2, [mapping(0, "/a"), stack(100)])
+    assert names(spaces, fault(A, 10, 0, 6), fault(A, 10, 40, 6)) == ["", "/a"]
 
 
 def test_attached_to_after_an_exec(spaces: Spaces) -> None:
