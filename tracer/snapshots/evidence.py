@@ -55,7 +55,7 @@ class Evidence:
     unrecorded: Source | None  # whether faults went unrecorded, and why
     machine: Machine = Machine()
     hints: tuple[Hint, ...] = ()
-    dropped_faults: int = 0  # at most so many of them were dropped from the ring
+    dropped_faults: int = 0  # unrecorded because the ring was full, at most
     dropped: bool = False  # records of releases may have been dropped
 
     def move_sources(self, shot: Snapshot, pages: U64, old: U64, new: U64) -> U8:
