@@ -1,6 +1,7 @@
 """One address space at one moment: the range mapped last at each address."""
 
 import bisect
+from collections import deque
 from dataclasses import dataclass
 from operator import itemgetter
 from typing import NamedTuple
@@ -15,6 +16,7 @@ from tracer.model.rows import Names, Region
 Places = U64
 Times = U64 | I64  # CLOCK_MONOTONIC ns
 
+_MOST_REPLACED = 256
 _UNSET = np.uint64((1 << 32) - 1)
 
 
@@ -60,10 +62,21 @@ class _Stretch:
     place: tuple[int, int] | None = None  # IntervalMap.place, once computed
 
 
+class Replaced(NamedTuple):
+    """Executable memory where something else was mapped, at CLOCK_MONOTONIC `at_ns`."""
+
+    start: int
+    end: int
+    place: tuple[int, int]  # as IntervalMap.place had it
+    at_ns: int
+
+
 class IntervalMap:
     """The latest range mapped at each address: disjoint [start, end), sorted."""
 
     def __init__(self, names: Names) -> None:
+        self.now_ns = 0  # of what is mapped now
+        self.replaced: deque[Replaced] = deque(maxlen=_MOST_REPLACED)  # by time
         self._names = names
         self._starts: list[int] = []
         self._stretches: list[_Stretch] = []
@@ -120,6 +133,7 @@ class IntervalMap:
         if start >= end:
             return
         first, last = self._overlapping(start, end)
+        self._note_replaced(first, last, mapped)
         if self._is(first, last, start, end):  # mapped and unmapped again and again
             self._stretches[first] = _Stretch(end, mapped)
             if self._arrays is not None:
@@ -151,6 +165,8 @@ class IntervalMap:
             if not each.mapped.gone:
                 merged += _uncovered(start, each.end, each.mapped.left(), stretches, starts)
         merged.sort(key=itemgetter(0))
+        for mapped in stretches:
+            self._note_replaced(*self._overlapping(*mapped.region[:2]), mapped)
         self._starts = [start for start, _, _ in merged]
         self._stretches = [_Stretch(end, mapped) for _, end, mapped in merged]
         self._arrays = None
@@ -164,6 +180,20 @@ class IntervalMap:
         if address >= there.end:
             return 0, 0
         return there.place or self._place_of(there)
+
+    def _note_replaced(self, first: int, last: int, mapped: Mapped) -> None:
+        """Keep what was executable in the range of `mapped`, which these stretches overlap."""
+        start, end = mapped.region[:2]
+        for index in range(first, last):
+            each = self._stretches[index]
+            region = each.mapped.region
+            if "x" in region.perms and (region.name, region.shift) != (
+                mapped.region.name,
+                mapped.region.shift,
+            ):
+                since, until = max(self._starts[index], start), min(each.end, end)
+                place = each.place or self._place_of(each)
+                self.replaced.append(Replaced(since, until, place, self.now_ns))
 
     def _place_of(self, stretch: _Stretch) -> tuple[int, int]:
         region = stretch.mapped.region

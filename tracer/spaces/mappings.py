@@ -134,7 +134,7 @@ class MappingHistory:
 
     def advance(self, time_ns: int) -> None:
         """Apply the changes up to and including `time_ns`."""
-        self._apply_all(self._pop(time_ns)[1])
+        self._apply_all(*self._pop(time_ns))
 
     def _pop(self, time_ns: int) -> tuple[list[int], list[Change]]:
         """Pop the changes up to and including `time_ns`, in order, and their times."""
@@ -147,8 +147,9 @@ class MappingHistory:
         order = sorted(range(len(times)), key=times.__getitem__)
         return [times[at] for at in order], [changes[at] for at in order]
 
-    def _apply_all(self, changes: Sequence[Change]) -> None:
-        for change in changes:
+    def _apply_all(self, times: Sequence[int], changes: Sequence[Change]) -> None:
+        for time_ns, change in zip(times, changes, strict=True):
+            self._map.now_ns = time_ns
             self._apply(change)
         if changes:
             self._vmas.clear()
@@ -177,6 +178,26 @@ class MappingHistory:
             lambda part: self._map.places(addresses[part]),
             lambda index: self._map.place(int(addresses[index])),
         )
+
+    def code(self, address: int, time_ns: int) -> tuple[int, int]:
+        """`lookup` of an address of code; at a time before the last lookup, too."""
+        self.advance(time_ns)
+        found, replaced = self._map.place(address), self._map.replaced
+        if replaced and time_ns < replaced[-1].at_ns:
+            for each in reversed(replaced):  # the first after that time holds
+                if time_ns < each.at_ns and each.start <= address < each.end:
+                    found = each.place
+        return found
+
+    def codes(self, addresses: U64, time_ns: int) -> Places:
+        """The same of many, shapes (n,) → (2, n)."""
+        self.advance(time_ns)
+        found = self._map.places(addresses).copy()
+        for each in reversed(self._map.replaced):
+            if time_ns < each.at_ns:
+                inside = (addresses >= np.uint64(each.start)) & (addresses < np.uint64(each.end))
+                found[:, inside] = np.array(each.place, np.uint64)[:, None]
+        return found
 
     def lookup_faults(self, faults: Records) -> Places:
         """`lookup` of fault records (bpf/shared.h), shape (n,).
@@ -263,7 +284,7 @@ class MappingHistory:
                 places += map(place_of, one_by_one)
             done = until
             due = bisect.bisect_right(before, until, applied)
-            self._apply_all(changes[applied:due])
+            self._apply_all(dated[applied:due], changes[applied:due])
             applied = due
         if few:
             result[:, few] = np.array(places, np.uint64).T

@@ -320,6 +320,14 @@ class Spaces:
         """`MappingHistory.lookup` in one space."""
         return self[number].history.lookup(addresses, times)
 
+    def code(self, number: int, address: int, time_ns: int) -> tuple[int, int]:
+        """`MappingHistory.code` in one space."""
+        return self[number].history.code(address, time_ns)
+
+    def codes(self, number: int, addresses: U64, time_ns: int) -> Places:
+        """`MappingHistory.codes` in one space."""
+        return self[number].history.codes(addresses, time_ns)
+
     def places_at(self, numbers: Ids, addresses: U64, times: Times) -> Places:
         """`lookup` of addresses in many spaces, such as those of rows' instructions.
 
