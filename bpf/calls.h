@@ -61,6 +61,13 @@ static __always_inline int may_release_pages(u64 number)
 	       other == CALL_MADVISE;
 }
 
+/* Whether a call maps code of a file. */
+static __always_inline int maps_code(struct call *c)
+{
+	return c->number == CALL_MMAP && (c->args[2] & CALL_PROT_EXEC) &&
+	       !(c->args[3] & CALL_MAP_ANONYMOUS);
+}
+
 /* Whether the running thread is in a 32-bit system call. */
 static __always_inline int is_compat(u64 task)
 {

@@ -125,6 +125,7 @@ static __always_inline void target_is_gone(u64 task, u32 tgid, u32 tid, struct t
 	if (tid == tgid && (!target->leader || target->leader == task)) {
 		targets.delete(&tgid);
 		set_active(tgid, 0);
+		program_ended(tgid);
 	}
 }
 
@@ -187,6 +188,7 @@ RAW_TRACEPOINT_PROBE(sched_process_fork)
 		/* Not a target's child: a target that had this tgid has ended. */
 		targets.delete(&child_tgid);
 		set_active(child_tgid, 0);
+		program_ended(child_tgid);
 		return 0;
 	}
 	if (!target)
@@ -197,6 +199,7 @@ RAW_TRACEPOINT_PROBE(sched_process_fork)
 		if (targets.update(&child_tgid, &fresh))
 			count(COUNT_UNLISTED);
 		set_active(child_tgid, fresh.state);
+		program_forked(tgid, child_tgid);
 	}
 	if (!(target->state & TARGET_ACTIVE))
 		return 0;
@@ -251,6 +254,7 @@ RAW_TRACEPOINT_PROBE(sched_process_exec)
 	}
 	set_active(tgid, target->state);
 	__sync_fetch_and_add(MAPPINGS, 1);
+	program_ended(tgid);
 	note_command(task, tgid);
 	r = new_task_record(RECORD_EXEC, tgid, id, &sequence);
 	if (!r)

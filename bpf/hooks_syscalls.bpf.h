@@ -231,6 +231,8 @@ RAW_TRACEPOINT_PROBE(sys_exit)
 			__sync_fetch_and_add(MAPPINGS, 1);
 			READ(mm, task, O_TASK_MM);
 			emit_call(RECORD_SYSCALL, id, mm, &c, ctx->args[1]);
+			if (maps_code(&c))
+				mapped_code(id >> 32);
 #ifdef PROBE_PERF
 			if (fills(&c, mm, ctx->args[1], &start, &end))
 				emit_all_filled(id, mm, start, end);

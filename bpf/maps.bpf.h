@@ -35,6 +35,9 @@ BPF_HASH(leaving, u64, struct leaving, 32768); /* by struct task_struct * */
 BPF_ARRAY(watch, u64, 1);
 BPF_HASH(watched, u64, u64, 16384);
 BPF_PERCPU_ARRAY(counters, u64, COUNTERS);
+#ifdef STACKS
+BPF_PERCPU_ARRAY(stacks, struct stack, 1);
+#endif
 
 /*
  * Maps that user space makes, and that are used in place: for each tgid whether it is an active

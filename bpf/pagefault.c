@@ -32,16 +32,19 @@
 #include "fill.h"
 #include "remote_write.h"
 #include "stack.h"
+#include "unwind.h"
 
 /* used by all that follow: the maps, the ring, task ids and targets, each thread's slot */
 #include "maps.bpf.h"
 #include "ring.bpf.h"
 #include "tasks.bpf.h"
 #include "pending.bpf.h"
+#include "programs.bpf.h"
 
 /* a fault, from its entry to its record */
 #include "neighbours.bpf.h"
 #include "entries.bpf.h"
+#include "unwind.bpf.h"
 #include "stack.bpf.h"
 #include "fault.bpf.h"
 

@@ -168,11 +168,97 @@ struct stack_record { /* STACK: a stack is in as many as needed, one after anoth
 	u32 tid;
 	u64 mm;           /* its mm */
 	u64 stack;        /* id of these frames in this mm */
-	u64 caller;       /* what the stack pointer points to, where it is right after a call; else 0 */
-	u64 ips[16];
+	/*
+	 * END_… of a walk by rules. Else what the stack pointer points to, where it is right after
+	 * a call (an address, so larger than any of these); 0 where it is not.
+	 */
+	u64 caller;
+	u64 program;      /* program.own; 0 where stacks are not walked by rules */
+	u64 ips[15];
 };
 
 #define STACK_USER 127 /* user frames at most: kernel.perf_event_max_stack, as a rule */
+
+/* stack_record.caller: where the walk by rules ended (unwind.bpf.h) */
+#define END_NOT_WALKED 0 /* by frame pointers, by the kernel */
+#define END_OUTERMOST 1  /* the outermost frame */
+#define END_NO_RULE 2    /* no rule for the last frame yet: a copy of the stack was sent */
+#define END_UNREADABLE 3 /* where the last frame's caller is cannot be read */
+#define END_NO_CALLER 4  /* the last frame is no code, or its rule leads to no caller */
+#define END_LIMIT 5      /* STACK_USER frames */
+#define END_NO_FRAME 6   /* by frame pointer, which is 0 */
+
+/*
+ * A copy of a thread's user stack, in the ring `copies`: the first bytes of a record, followed by
+ * `size` bytes from `sp` - COPIED_BELOW + `offset` on. The registers are those of the frame that had no rule.
+ */
+struct stack_copy {
+	u64 stack;   /* stack_record.stack, which has the frames before */
+	u64 time_ns;
+	u64 tgid;
+	u64 program; /* program.own */
+	u64 ip;
+	u64 sp;
+	u64 fp;
+	u64 bx;
+	u32 exact;   /* ip is the faulting instruction, no return address */
+	u32 size;
+	u64 offset;  /* bytes that came before, in other parts */
+};
+#define COPY_BYTES 4096 /* of one part at most: a page */
+#define COPY_PARTS 32
+/* The red zone (psABI, 3.2.2): registers that were restored are there still. */
+#define COPIED_BELOW 128
+
+/* ---- unwind rules: values of the map `rules`, by program and program counter ---- */
+
+/*
+ * Whose rules they are. All processes that run an executable file have its rules, by addresses
+ * relative to where its code, or the first library, was mapped, which is what address space
+ * randomization leaves alone. Where libraries lie differently in each process all the same, because
+ * one of them is aligned to a huge page, say, each process has rules of its own for them.
+ */
+struct program {
+	u64 own;       /* a random number: of an exec, and of the children forked since */
+	u64 shared;    /* of the executable file: of the rules for its code */
+	u64 libraries; /* of the rules for all other code: `shared`, or a random number, too */
+	u64 code_start; /* of that file's code (struct mm_struct), to its page */
+	u64 code_end;
+	u64 mmap_base; /* other mappings are below */
+	u64 mapped;    /* times that code of a file was mapped since */
+};
+
+/*
+ * How a frame leads to its caller. The key is number + 2 * relative + exact; or for a page of code
+ * without unwind information number ^ ~(relative >> 12), and where no file is mapped
+ * own ^ ~(ip >> 12). In the executable's code, `number` is its `shared`, and the address relative to
+ * code_start - RULE_CODE; elsewhere it is `libraries`, and mmap_base.
+ */
+struct rule {
+	u32 offset; /* signed */
+	u16 rbp;    /* the caller's rbp: RULE_KEPT, RULE_AT_RBP, or an offset from the CFA, signed */
+	u8  cfa;    /* RULE_CFA_… */
+	u8  rbx;    /* the caller's rbx: RULE_KEPT, RULE_UNKNOWN_RBX, or so many words below the CFA */
+};
+
+#define RULE_CODE (1ULL << 62) /* apart from what is relative to mmap_base */
+
+/* rule.cfa: how the canonical frame address is computed; the return address lies below it */
+#define RULE_CFA_NONE 0      /* in no way that is known here */
+#define RULE_CFA_RSP 1       /* rsp + offset */
+#define RULE_CFA_RBP 2       /* rbp + offset */
+#define RULE_CFA_AT_RBP 3    /* what lies at rbp + offset */
+#define RULE_CFA_PLT 4       /* rsp + 8, and 8 more from byte `offset` of the 16-byte entry on */
+#define RULE_CFA_OUTERMOST 5 /* there is no caller */
+#define RULE_CFA_SIGNAL 6    /* a signal frame: the interrupted registers are in its ucontext */
+#define RULE_CFA_FRAME 7     /* by frame pointer: rbp + 16, rbp below the return address */
+#define RULE_CFA_NO_CALL 8   /* no return address: no call is before it */
+#define RULE_CFA_RBX 9       /* rbx + offset */
+#define RULE_CFA_AT_RSP 10   /* what lies at rsp + offset, and 8 */
+#define RULE_KEPT 0
+#define RULE_AT_RBP 1
+#define RULE_UNKNOWN 0xffff
+#define RULE_UNKNOWN_RBX 0xff
 
 /* ---- system calls: syscall_record.number and .args ---- */
 
@@ -197,6 +283,8 @@ struct stack_record { /* STACK: a stack is in as many as needed, one after anoth
 
 /* include/uapi/asm-generic/mman.h, mman-common.h */
 #define CALL_MAP_FIXED 0x10
+#define CALL_MAP_ANONYMOUS 0x20
+#define CALL_PROT_EXEC 4
 #define CALL_MAP_LOCKED 0x2000
 #define CALL_MAP_POPULATE 0x8000
 #define CALL_MLOCK_ONFAULT 1
@@ -350,6 +438,7 @@ struct leaving {
 /* Where handlers can be skipped (is_handled): lifecycle events they ran for. */
 #define COUNT_HANDLER_CALLS 10 /* calls of any copy of a handler */
 #define COUNT_EVENTS 11        /* events that at least one copy ran for */
-#define COUNTERS 12
+#define COUNT_COPIES_LOST 12 /* copies of stacks that the ring `copies` had no room for */
+#define COUNTERS 13
 
 #endif

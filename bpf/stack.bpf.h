@@ -9,7 +9,6 @@
 
 #define USER_END 0x00ffffffffffffffULL /* above it: kernel addresses, with 4 and 5 levels */
 
-BPF_PERCPU_ARRAY(stacks, struct stack, 1);
 BPF_TABLE("lru_hash", u64, u8, sent_stacks, 65536);
 
 /* Send the kernel or the user frames of a stack; 0 if there was no room for all of them. */
@@ -73,28 +72,57 @@ static __always_inline u64 capture_stack(void *ctx, struct pending *p, u64 task,
 	u64 number, mm = 0, exec_id = 0, caller = 0, id = id_of(task);
 	long size;
 	u8 yes = 1;
+	u64 program = 0;
+#ifdef UNWIND
+	u32 zero = 0;
+	struct unwind *u = unwinds.lookup(&zero);
+
+	if (!u)
+		return 0;
+#endif
 
 	if (in_kernel) {
 		size = bpf_get_stack(ctx, s->kernel, STACK_KERNEL * 8, 0);
 		if (size > 0)
 			kernel = (u32)size / 8;
 	}
+	/* An mm_struct is reused; after an exec the same addresses are other code. */
+	READ(mm, task, O_TASK_MM);
+	READ(exec_id, task, O_TASK_EXEC_ID);
+	number = stack_mix(stack_mix(kernel, mm), exec_id);
+	number = stack_mix_all(number, s->kernel, kernel, STACK_KERNEL);
 	p->state |= STATE_STACK;
+#ifdef UNWIND
+	if (!foreign && user_frame(task, &u->at)) {
+		find_program(task, id >> 32, &u->program);
+		u->mm = mm;
+		u->tgid = id >> 32;
+		program = u->program.own;
+		u->hash = stack_mix(stack_mix(number, program), u->program.mapped);
+		user = call_unwind_user(0);
+		if (user > STACK_USER)
+			user = STACK_USER;
+		caller = u->end;
+		number = stack_mix(u->hash, caller);
+		if (caller == END_NO_RULE)
+			number = call_mix_stack(number);
+		foreign = 1; /* done: not by frame pointers, as of a 32-bit program */
+	}
+#endif
 	if (!foreign) {
 		size = bpf_get_stack(ctx, s->user, STACK_USER * 8, BPF_F_USER_STACK);
 		if (size > 0)
 			user = (u32)size / 8;
+#ifndef UNWIND
 		caller = innermost_caller(task);
+#endif
+		number = stack_mix(number, caller);
+		number = stack_mix_all(number, s->user, user, STACK_USER);
 	}
 	p->state &= ~STATE_STACK;
 	if (!(kernel + user))
 		return 0;
-	/* An mm_struct is reused; after an exec the same addresses are other code. */
-	READ(mm, task, O_TASK_MM);
-	READ(exec_id, task, O_TASK_EXEC_ID);
-	number = stack_mix(stack_mix(stack_mix(kernel, mm), exec_id), caller);
-	number = stack_mix_all(number, s->kernel, kernel, STACK_KERNEL);
-	number = stack_mix_all(number, s->user, user, STACK_USER) | 1;
+	number |= 1;
 	if (sent_stacks.lookup(&number))
 		return number;
 	s->head.kernel = kernel;
@@ -104,10 +132,15 @@ static __always_inline u64 capture_stack(void *ctx, struct pending *p, u64 task,
 	s->head.tid = id;
 	s->head.mm = mm;
 	s->head.stack = number;
+	s->head.program = program;
 	s->head.caller = caller;
 	if (emit_frames(s->kernel, kernel, STACK_KERNEL, 0, &s->head) &&
 	    emit_frames(s->user, user, STACK_USER, kernel, &s->head))
 		sent_stacks.update(&number, &yes);
+#ifdef UNWIND
+	if (caller == END_NO_RULE)
+		call_send_copy(number);
+#endif
 	return number;
 }
 

@@ -34,6 +34,7 @@ static __always_inline int ends_in_call(u64 code)
 	return (code >> 24 & 0xff) == 0xe8
 		|| (code >> 48 & 0x38ff) == 0x10ff
 		|| (code >> 40 & 0x38ff) == 0x10ff
+		|| (code >> 32 & 0x38ff) == 0x10ff
 		|| (code >> 16 & 0x38ff) == 0x10ff
 		|| (code >> 8 & 0x38ff) == 0x10ff;
 	/* clang-format on */

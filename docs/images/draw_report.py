@@ -50,10 +50,10 @@ def screenshot(html: Path, folder: Path) -> bytes:
 
 def flames(folder: Path) -> None:
     """Which code of docs/images/flame_work.c made pages resident."""
-    frames = ["-fno-omit-frame-pointer", "-fno-optimize-sibling-calls"]
+    whole = "-fno-optimize-sibling-calls"
     program, csv = folder / "work", folder / "flame.csv"
     source = "docs/images/flame_work.c"
-    compiler = ["cc", "-O2", "-g", *frames, "-pthread", "-o", program, source]
+    compiler = ["cc", "-O2", "-g", whole, "-pthread", "-o", program, source]
     subprocess.run(compiler, cwd=ROOT, check=True)
     trace = [sys.executable, "-m", "tracer.app.cli", "--quiet", "--stacks", "--csv", csv]
     subprocess.run([*trace, "--", "./work"], cwd=folder, check=True)

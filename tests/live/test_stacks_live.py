@@ -1,10 +1,8 @@
 """Call stacks of faults whose callers are known, on every probe."""
 
 import numpy as np
-import pytest
 
 from tests.live.tracing import Traced, check_all, trace
-from tracer.kernel.btf import Btf
 from tracer.probes.choose import Attached
 from tracer.session.plan import Plan
 
@@ -21,13 +19,6 @@ def stacks_of(found: Traced, name: str) -> list[list[str]]:
     return [found.stacks[number] for number in found.within(found.report.ranges[name])["stack"]]
 
 
-@pytest.fixture(scope="module")
-def reads_callers() -> bool:
-    """Whether the handlers can read what the stack pointer points to (Linux 6.2)."""
-    with Btf() as btf:
-        return bool(btf.function_id("bpf_rdonly_cast"))
-
-
 def test_who_called(with_stacks: Attached) -> None:
     """Every fault has its stack, and a fault more or less is no matter of stacks."""
     found = traced(with_stacks, "stacks", N)
@@ -38,23 +29,15 @@ def test_who_called(with_stacks: Attached) -> None:
     assert {tuple(stack[:4]) for stack in written} == {("stack_writes", *OUTER)}
 
 
-def test_a_function_without_a_frame_keeps_its_caller(
-    with_stacks: Attached, reads_callers: bool
-) -> None:
+def test_a_function_without_a_frame_keeps_its_caller(with_stacks: Attached) -> None:
     found = traced(with_stacks, "stacks", N)
-    callers = ["stack_sets", *OUTER] if reads_callers else OUTER
+    callers = ["stack_sets", *OUTER]
     for stack in stacks_of(found, "set"):
         assert "memset" in stack[0], stack
         assert stack[1 : 1 + len(callers)] == callers, stack
-    # What is missing is said.
-    if not reads_callers:
-        numbers = found.within(found.report.ranges["set"])["stack"]
-        assert {found.stack_notes[at] for at in numbers} == {"no frame pointers"}
 
 
-def test_a_fault_in_a_system_call_has_the_kernel_s_frames(
-    with_stacks: Attached, reads_callers: bool
-) -> None:
+def test_a_fault_in_a_system_call_has_the_kernel_s_frames(with_stacks: Attached) -> None:
     found = traced(with_stacks, "stacks", N)
     stacks = stacks_of(found, "read")
     assert len(stacks) == N
@@ -63,7 +46,7 @@ def test_a_fault_in_a_system_call_has_the_kernel_s_frames(
         assert "asm_exc_page_fault" not in stack
         assert any(name.startswith(("ksys_read", "vfs_read")) for name in stack), stack
         user = stack[stack.index("syscall") :]
-        callers = ["stack_reads", *OUTER] if reads_callers else OUTER
+        callers = ["stack_reads", *OUTER]
         assert user[1 : 1 + len(callers)] == callers, stack
 
 

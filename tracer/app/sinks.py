@@ -466,6 +466,8 @@ def _cautions(attached: Attached) -> list[str]:
     notes = []
     if not attached.direct_map.base:
         notes.append(f"frames are known from snapshots only: {attached.direct_map.reason}")
+    if attached.walk:
+        notes.append(f"stacks are walked by frame pointers: {attached.walk}")
     if why := attached.probe.inexact():
         notes.append(f"{attached.probe.name} may miss faults: {why}; --probe auto avoids it")
     return notes

@@ -5,22 +5,39 @@ import errno
 import os
 import re
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from tracer.callstacks.stacks import Location, Stack
+from tracer.callstacks.locations import VDSO, Location
+from tracer.callstacks.stacks import Stack
 from tracer.callstacks.symbols import Symbols
+from tracer.callstacks.unwinding import End
 from tracer.procfs.maps import read_maps
+from tracer.symbolizing.lookup import WAIT_S
 from tracer.symbolizing.perf_maps import AGAIN_S, PerfMaps
-from tracer.symbolizing.rule import Rule
+from tracer.symbolizing.rule import Cfa, CodeRule, Rule
 
 _MANGLED = re.compile(r"_Z(NK?)?(?=\d)")  # Itanium C++ ABI, 5.1
 _MOST_NAMELESS = 1024
 _LENGTH = re.compile(r"[1-9]\d{0,3}")
-VDSO = (1 << 32) - 1  # stands for its image, as if it were a file
+
+_UNKNOWN = CodeRule(Rule(Cfa.FRAME), after_call=True, bare_page=False)
 
 NO_FRAME_POINTERS = "no frame pointers"
 TRUNCATED = "truncated"
+# Of walks by unwind rules:
+NO_RULE = "no unwind rule"  # that can be followed: the CFA is by another register, say
+NO_RETURN_ADDRESS = "no return address"  # what lies where it should be is none
+UNREADABLE = "unreadable stack"
+COPY_DROPPED = "copy dropped"
+COPY_TOO_SHORT = "copy too short"
+REPLACED = "code replaced"  # the walk was by the rules of what was mapped there before
+_NOTES = {
+    End.NO_COPY: COPY_DROPPED,
+    End.NO_RULE: COPY_DROPPED,
+    End.SHORT_COPY: COPY_TOO_SHORT,
+    End.REPLACED: REPLACED,
+}
 
 # Thread entry points: a stack that ends in none of these was not walked to its start.
 _BEGINNINGS = frozenset(
@@ -102,9 +119,9 @@ class FrameNames:
             address = _code_at(location)
             found = self._perf_maps.at(location.tgid, address)
             return found is not None or self._perf_maps.ended(location.tgid, address)
-        if not (file := _file(location)):
+        if not (file := location.file_with_code):
             return True
-        whole = self._lookup.settled("functions", file, _offset(location))
+        whole = self._lookup.settled("functions", file, location.looked_up)
         return whole and (file == VDSO or self._lookup.settled("build_id", file))
 
     def ask(self, locations: Iterable[Location]) -> None:
@@ -115,8 +132,8 @@ class FrameNames:
                 continue
             if location.tgid:
                 self._perf_maps.ask(location.tgid, [_code_at(location)])
-            elif file := _file(location):
-                files.setdefault(file, []).append(_offset(location))
+            elif file := location.file_with_code:
+                files.setdefault(file, []).append(location.looked_up)
         for file, offsets in files.items():
             self._lookup.ask("functions", file, dict.fromkeys(offsets))
 
@@ -156,42 +173,78 @@ class FrameNames:
     def why(self, location: Location) -> str:
         """Why a location has no function: because its file was given up; "" where it was not."""
         failed = self._perf_maps.failed if location.tgid else self._lookup.failed
-        return failed.get(location.tgid or _file(location), "")
+        return failed.get(location.tgid or location.file_with_code, "")
 
     def kernel_names(self, addresses: Sequence[int]) -> list[str]:
         """The functions of kernel addresses, "" where unknown."""
         found = [self._symbols.kernel_function(address) for address in addresses]
         return [each[0] if each else "" for each in found]
 
-    def rule(self, location: Location) -> Rule | None:
-        """The unwind rule of the code there; None where there is none, or it is not known yet."""
-        return self._lookup.rule(location.file, _offset(location)) if location.file else None
+    def code(self, location: Location) -> CodeRule | None:
+        """What is known of the code there; None: nothing, or not yet."""
+        if location.kernel or location.tgid:
+            return None
+        return self.code_at(location.file_with_code, location.looked_up)
+
+    def code_at(self, file: int, offset: int) -> CodeRule | None:
+        """The same at an offset of a file, 0: one that is not known.
+
+        In a file that cannot be read, or has no such code: that there may be frame pointers.
+        """
+        if file and not self._lookup.settled("rules", file, offset):
+            return None
+        return (self._lookup.rule(file, offset) if file else None) or _UNKNOWN
 
     def has_rule(self, location: Location) -> bool:
-        """Whether that answer is final."""
-        return not location.file or self._lookup.settled("rules", location.file, _offset(location))
+        """Whether the answer of `code` is final."""
+        file = location.file_with_code
+        return not file or self._lookup.settled("rules", file, location.looked_up)
 
     def ask_rules(self, locations: Iterable[Location]) -> None:
-        """Request the unwind rules of these locations; wait for them briefly."""
+        """Request the unwind rules of these locations; wait briefly for them."""
         files: dict[int, list[int]] = {}
         for location in locations:
-            if location.file:
-                files.setdefault(location.file, []).append(_offset(location))
+            if file := location.file_with_code:
+                files.setdefault(file, []).append(location.looked_up)
+        self.ask_codes(files, WAIT_S)
+
+    def ask_codes(self, files: Mapping[int, Iterable[int]], wait_s: float) -> None:
+        """The same of offsets, by file; wait so long for them."""
         for file, offsets in files.items():
             self._lookup.ask("rules", file, dict.fromkeys(offsets))
-        self._lookup.wait_briefly()
+        self._lookup.wait_briefly(wait_s)
 
     def note(self, locations: Sequence[Location], stack: Stack) -> tuple[str, int]:
         """Why a stack is not whole, and of which frame the caller is missing; "" where it is."""
+        last = len(stack.frames) - 1
         if stack.truncated:
-            return TRUNCATED, len(stack.frames) - 1
+            return TRUNCATED, last
+        if stack.end:
+            note = "" if stack.ended else self._why(locations[stack.frames[last]], stack.end)
+            return note, last if note else -1
         suspects = [stack.gap] if stack.gap >= 0 else []
-        suspects += [] if stack.ended else [len(stack.frames) - 1]
+        suspects += [] if stack.ended else [last]
         for index in suspects:
             frame = self.frame(locations[stack.frames[index]])
             if not frame.kernel and frame.function not in _BEGINNINGS:
                 return NO_FRAME_POINTERS, index
         return "", -1
+
+    def _why(self, last: Location, end: End) -> str:
+        """Why a walk by rules ended at this frame; "" where it is a beginning all the same."""
+        if end in _NOTES:
+            return _NOTES[end]
+        frame = self.frame(last)
+        if frame.kernel or frame.function in _BEGINNINGS:
+            return ""
+        code = self.code(last)
+        if end == End.NO_FRAME and not last.tgid:
+            return ""  # a frame pointer of 0 marks the outermost frame (psABI, 3.4.1): ld.so's
+        if last.tgid or (code is not None and code.rule.cfa == Cfa.FRAME):
+            return NO_FRAME_POINTERS
+        if code is not None and code.rule.cfa == Cfa.NONE:
+            return NO_RULE
+        return UNREADABLE if end == End.UNREADABLE else NO_RETURN_ADDRESS
 
     def _find(self, location: Location) -> Frame:
         # The call is before the address to which it returns, which may be another function's.
@@ -207,7 +260,7 @@ class FrameNames:
                 return Frame(False, compiled[0], compiled[1] + back, "[jit]", None)
             in_file = location.name.startswith("/")
             return Frame(False, "", 0, location.name, location.offset if in_file else None)
-        if not (file := _file(location)):
+        if not (file := location.file_with_code):
             in_file = location.name.startswith("/")
             return Frame(False, "", 0, location.name, location.offset if in_file else None)
         function, offset = self._lookup.function(file, at) or ("", -back)
@@ -215,21 +268,9 @@ class FrameNames:
         return Frame(False, function, offset + back, location.name, location.offset, build_id)
 
 
-def _offset(location: Location) -> int:
-    """The offset to look up: a call is before its return address."""
-    return location.offset - location.returns
-
-
 def _code_at(location: Location) -> int:
     """The address to look up, of JIT code."""
     return location.address - location.returns
-
-
-def _file(location: Location) -> int:
-    """The number of the file to look in; 0: none or unknown."""
-    if location.name == "[vdso]":
-        return VDSO
-    return location.file if location.name.startswith("/") else 0
 
 
 def opening_vdso(open_file: Callable[[int], int]) -> Callable[[int], int]:

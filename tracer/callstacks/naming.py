@@ -109,7 +109,8 @@ class Naming:
             notes.append(f"names: not all were resolved within {_PATIENCE_S:.0f} s of the end")
         if self.stacks is not None and (unsure := self.stacks.unsure + self.stacks.unrevised):
             notes.append(
-                f"stacks: {unsure} may have surplus frames: unwind information was read too late"
+                f"stacks: {unsure} may lack callers, or have surplus ones: unwind information was"
+                " read too late"
             )
         return notes
 

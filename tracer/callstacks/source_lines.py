@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 
 from tracer.callstacks.frames import Frame
-from tracer.callstacks.stacks import Location
+from tracer.callstacks.locations import Location
 from tracer.common.deadline import go_on
 from tracer.symbolizing.lookup import Lookup
 

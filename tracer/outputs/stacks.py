@@ -9,8 +9,9 @@ import itertools
 from collections.abc import Callable, Iterable, Iterator
 
 from tracer.callstacks.frames import Frame, FrameNames
+from tracer.callstacks.locations import Location
 from tracer.callstacks.source_lines import SourceLines
-from tracer.callstacks.stacks import Location, Stacks
+from tracer.callstacks.stacks import Stacks
 from tracer.common.deadline import go_on
 from tracer.files.output import open_output, replace_file
 from tracer.files.output_file import OutputFile

@@ -4,6 +4,7 @@ The layouts are those of union bpf_attr (include/uapi/linux/bpf.h); fields
 that a call does not need are left out at its end, as the kernel allows.
 """
 
+import contextlib
 import ctypes
 import errno
 import mmap
@@ -13,12 +14,15 @@ import resource
 import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 _NR_BPF = 321  # x86-64
 
 # enum bpf_cmd
 _MAP_CREATE, _MAP_LOOKUP, _MAP_UPDATE, _PROG_LOAD = 0, 1, 2, 5
-_RAW_TRACEPOINT_OPEN, _LOOKUP_BATCH, _LOOKUP_AND_DELETE_BATCH = 17, 24, 25
+_RAW_TRACEPOINT_OPEN, _BTF_LOAD, _LOOKUP_BATCH, _LOOKUP_AND_DELETE_BATCH = 17, 18, 24, 25
+_UPDATE_BATCH, _DELETE_BATCH = 26, 27
+_BPF_EXIST = 2  # of an update's flags
 
 ARRAY = 2  # enum bpf_map_type
 MMAPABLE = 1 << 10  # of its flags
@@ -30,11 +34,14 @@ FENTRY, FEXIT = 24, 25
 _MAP = struct.Struct("<7I16s")  # type, key, value, entries, flags, inner fd, node, name
 _ELEMENT = struct.Struct("<I4x3Q")  # map, key, value, flags
 _BATCH = struct.Struct("<4Q2I2Q")  # in, out, keys, values, count, map, element flags, flags
-# type, instructions, log, kernel version, flags, name, …, attach type, …, BTF id
+# type, instructions, log, kernel version, flags, name, …, attach type, BTF, functions, …, BTF id
 _PROGRAM = struct.Struct("<IIQQIIQII16sIIIIQIIQII")
 _TRACEPOINT = struct.Struct("<QI4x")  # name, program
+_BTF = struct.Struct("<QQIII4x")  # types, log, size, size of the log, its level
+_FUNC_INFO = 8  # bytes of a struct bpf_func_info
 
 _LOG_BYTES = 1 << 20
+_LOG_STATISTICS = 4  # its level, BPF_LOG_STATS; why a program is refused is logged with any
 _AT_ONCE = 4096  # elements of a map read by one call
 _CALL, _PSEUDO_KFUNC = 0x85, 2  # BPF_JMP | BPF_CALL, and its source register
 _ATOMIC, _COMPARE_AND_SWAP = 0xDB, 0xF1  # BPF_STX | BPF_ATOMIC | BPF_DW, and its operation
@@ -57,11 +64,11 @@ class Map:
     key_size: int
     value_size: int
 
-    def update(self, key: bytes, value: bytes) -> None:
-        """Set an element; raises OSError (E2BIG: the map is full)."""
+    def update(self, key: bytes, value: bytes, *, only_existing: bool = False) -> None:
+        """Set an element; raises OSError (E2BIG: the map is full, ENOENT: it is not there)."""
         keys, values = _buffer(key), _buffer(value)
         where = ctypes.addressof(keys), ctypes.addressof(values)
-        _bpf(_MAP_UPDATE, _ELEMENT.pack(self.fd, *where, 0))
+        _bpf(_MAP_UPDATE, _ELEMENT.pack(self.fd, *where, _BPF_EXIST if only_existing else 0))
 
     def lookup(self, key: bytes, copies: int = 1) -> bytes | None:
         """The value of `key`; None where there is none.
@@ -82,6 +89,24 @@ class Map:
         keys = _buffer(key)
         where = ctypes.addressof(keys), ctypes.addressof(value)
         _bpf(_MAP_LOOKUP, _ELEMENT.pack(self.fd, *where, 0))
+
+    def update_many(self, keys: bytes, values: bytes) -> None:
+        """Set elements, keys and values one behind another. Raises OSError (E2BIG: it is full)."""
+        self._change_many(_UPDATE_BATCH, _buffer(keys), _buffer(values), len(keys))
+
+    def remove_many(self, keys: bytes) -> None:
+        """Remove elements, keys one behind another; those that are not there are passed over."""
+        while keys:
+            done = self._change_many(_DELETE_BATCH, _buffer(keys), None, len(keys))
+            keys = keys[(done + 1) * self.key_size :]  # it stopped at the next one
+
+    def _change_many(self, command: int, keys: Any, values: Any, size: int) -> int:
+        """How many were changed, up to one that is not there."""
+        where = 0, 0, ctypes.addressof(keys), ctypes.addressof(values) if values else 0
+        attr = _buffer(_BATCH.pack(*where, size // self.key_size, self.fd, 0, 0))
+        with contextlib.suppress(FileNotFoundError):
+            _bpf_into(command, attr)
+        return int(_BATCH.unpack(attr.raw)[4])
 
     def items(self) -> Iterator[tuple[bytes, bytes]]:
         """The elements of a hash map, in no order."""
@@ -138,16 +163,25 @@ def create_map(kind: int, key: int, value: int, entries: int, flags: int, name: 
     return Map(_with_memory(_MAP_CREATE, attr), key, value)
 
 
-def load_program(kind: int, code: bytes, name: str, attach_type: int = 0, btf_id: int = 0) -> int:
-    """Load a program; returns the descriptor. Raises Refused with the verifier's log."""
-    licence, instructions = _buffer(b"GPL\0"), _buffer(code)
+def load_btf(types: bytes) -> int:
+    """Load BTF of our own; returns the descriptor. Raises Refused."""
+    data = _buffer(types)
+    return _with_memory(_BTF_LOAD, _BTF.pack(ctypes.addressof(data), 0, len(types), 0, 0))
 
-    def attr(log: "ctypes.Array[ctypes.c_char] | None" = None) -> bytes:
-        where = (4, len(log), ctypes.addressof(log)) if log is not None else (0, 0, 0)
-        places = ctypes.addressof(instructions), ctypes.addressof(licence)
-        named = (name.encode()[:15], 0, attach_type, 0, 0, 0, 0, 0, 0, 0, btf_id)
-        return _PROGRAM.pack(kind, len(code) // 8, *places, *where, 0, 0, *named)
 
+def load_program(
+    kind: int,
+    code: bytes,
+    name: str,
+    attach_type: int = 0,
+    btf_id: int = 0,
+    functions: tuple[int, bytes] = (0, b""),
+) -> int:
+    """Load a program; returns the descriptor. Raises Refused with the verifier's log.
+
+    `functions`: of a program with several, the descriptor of their BTF and their bpf_func_info.
+    """
+    attr = _Loading(kind, code, name, attach_type, btf_id, functions)
     try:
         return _with_memory(_PROG_LOAD, attr())
     except Refused as refused:
@@ -157,6 +191,49 @@ def load_program(kind: int, code: bytes, name: str, attach_type: int = 0, btf_id
         except OSError:
             refused.log = log.value.decode("utf-8", "replace")
         raise
+
+
+def verified(
+    kind: int,
+    code: bytes,
+    name: str,
+    attach_type: int = 0,
+    btf_id: int = 0,
+    functions: tuple[int, bytes] = (0, b""),
+) -> int:
+    """How many instructions the verifier follows to check this program. Raises OSError."""
+    log = ctypes.create_string_buffer(_LOG_BYTES)
+    attr = _Loading(kind, code, name, attach_type, btf_id, functions)
+    os.close(_bpf(_PROG_LOAD, attr(log)))
+    found = re.search(rb"processed (\d+) insns", log.value)
+    return int(found[1]) if found is not None else 0
+
+
+class _Loading:
+    """The attributes of a program to be loaded, with the buffers that they refer to."""
+
+    def __init__(
+        self,
+        kind: int,
+        code: bytes,
+        name: str,
+        attach_type: int,
+        btf_id: int,
+        functions: tuple[int, bytes],
+    ) -> None:
+        self._kind, self._size = kind, len(code) // 8
+        self._buffers = [_buffer(each) for each in (code, b"GPL\0", functions[1])]
+        count = len(functions[1]) // _FUNC_INFO
+        infos = ctypes.addressof(self._buffers[2])
+        described = (functions[0], _FUNC_INFO, infos, count) if count else (0,) * 4
+        self._named = (name.encode()[:15], 0, attach_type, *described, 0, 0, 0, btf_id)
+
+    def __call__(self, log: "ctypes.Array[ctypes.c_char] | None" = None) -> bytes:
+        where = (0, 0, 0)
+        if log is not None:
+            where = (_LOG_STATISTICS, len(log), ctypes.addressof(log))
+        places = [ctypes.addressof(each) for each in self._buffers[:2]]
+        return _PROGRAM.pack(self._kind, self._size, *places, *where, 0, 0, *self._named)
 
 
 def open_raw_tracepoint(program: int, name: str = "") -> int:

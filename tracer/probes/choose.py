@@ -29,6 +29,7 @@ class Attached:
     reason: str  # why this probe
     brief: str  # the same, shorter
     milliseconds: dict[str, float]  # the durations of compiling and attaching
+    walk: str = ""  # why stacks are walked by frame pointers; "" where it is by unwind rules
 
     def close(self) -> None:
         self.program.close()
@@ -53,8 +54,11 @@ def attach(
     tried: list[str] = []
     refusals: list[str] = []
     dropped = {""}  # keys of the cache
+    by_rules, walk = True, ""
     while True:
-        with compilation or Compilation(wanted, bpf_dir, tuple(tried), stacks=stacks) as under_way:
+        with compilation or Compilation(
+            wanted, bpf_dir, tuple(tried), stacks=stacks, by_rules=by_rules
+        ) as under_way:
             answer = under_way.answer()
         compilation = None
         reasons = [*refusals, *answer.reasons]
@@ -70,9 +74,14 @@ def attach(
                 dropped.add(answer.cached)
                 drop(default_folder(), answer.cached)
                 continue
+            if stacks and by_rules and isinstance(error.__cause__, Refused):
+                by_rules, walk = False, error.message  # perhaps that alone is too much
+                continue
             tried.append(answer.probe)
             refusals.append(named(answer.probe, error.message))
             continue
+        if stacks and found.program.unwind is None:
+            found.walk = walk or "the kernel's BTF does not describe what a walk by rules needs"
         if anonymous or os.environ.get(_ANONYMOUS):
             found.probe.attach_anonymous(found.program)
         return found

@@ -28,11 +28,18 @@ class Compilation(Closing):
     """One compilation under way. `close` ends it in any state.
 
     `wanted` is a probe's name, "auto", or "" to only look for bcc; `skip` names
-    probes that were tried already; `stacks`: capture the call stack of each fault, too.
+    probes that were tried already; `stacks`: capture the call stack of each fault, too, walked
+    `by_rules` or by frame pointers.
     """
 
     def __init__(
-        self, wanted: str, bpf_dir: Path, skip: tuple[str, ...] = (), *, stacks: bool = False
+        self,
+        wanted: str,
+        bpf_dir: Path,
+        skip: tuple[str, ...] = (),
+        *,
+        stacks: bool = False,
+        by_rules: bool = True,
     ) -> None:
         request = {
             "parent": os.getpid(),
@@ -40,6 +47,7 @@ class Compilation(Closing):
             "probe": wanted,
             "skip": list(skip),
             "stacks": stacks,
+            "by_rules": by_rules,
         }
         home = str(Path(__file__).resolve().parents[2])
         path = [*sys.path, *([] if home in sys.path else [home])]

@@ -28,6 +28,7 @@ class Function:
     name: str
     code: bytes
     maps: list[tuple[int, str]]
+    calls: list[int] = field(default_factory=list)  # where global functions begin (subprogram.py)
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,7 @@ def decode(plain: dict[str, Any]) -> Answer:
             each["name"],
             base64.b64decode(each["code"], validate=True),
             [(number, name) for number, name in each["maps"]],
+            each["calls"],
         )
         for each in plain["functions"]
     ]
@@ -79,7 +81,7 @@ _SHAPES: dict[type, dict[str, type]] = {
         "name": str,
         **dict.fromkeys(("kind", "key_size", "value_size", "entries", "flags"), int),
     },
-    Function: {"name": str, "code": bytes, "maps": list},
+    Function: {"name": str, "code": bytes, "maps": list, "calls": list},
 }
 
 
@@ -94,6 +96,9 @@ def _check(answer: Answer) -> None:
         room, rest = divmod(len(function.code), 8)
         if rest or not room:
             raise ValueError(f"{function.name} is no whole number of instructions")
+        for start in function.calls:
+            if type(start) is not int or not 0 < start < room:
+                raise ValueError(f"{function.name} has no instruction {start}")
         for number, name in function.maps:
             if type(number) is not int or not 0 <= number < room or name not in names:
                 raise ValueError(f"{function.name} refers to a map that is not there")

@@ -24,7 +24,7 @@ from tracer.common.errors import Exit, TraceError
 from tracer.common.shortage import is_short, says_so, short, shortage_of
 from tracer.kernel.btf import Btf
 from tracer.kernel.machine import page_table_levels, preemptible
-from tracer.probes import bpf, cache
+from tracer.probes import bpf, cache, subprogram
 from tracer.probes.bcc_check import import_bcc, installed_bcc
 from tracer.probes.compiled import PIDS, SLOTS, Answer, Function, MapSpec, encode
 from tracer.probes.order import PROBES, order
@@ -77,6 +77,24 @@ _OPTIONAL_OFFSETS = {
     "O_FORK_REGS": "fork_frame.regs",
     "O_MM_DEF_FLAGS": "mm_struct.def_flags",
 }
+_UNWIND_OFFSETS = {
+    "O_TASK_STACK": "task_struct.stack",
+    "O_MM_START_STACK": "mm_struct.start_stack",
+    "O_THREAD_FSBASE": "thread_struct.fsbase",
+    "O_MM_EXE_FILE": "mm_struct.exe_file",
+    "O_MM_START_BRK": "mm_struct.start_brk",
+    "O_MM_BRK": "mm_struct.brk",
+    "O_MM_START_CODE": "mm_struct.start_code",
+    "O_MM_END_CODE": "mm_struct.end_code",
+    "O_MM_MMAP_BASE": "mm_struct.mmap_base",
+    "O_INODE_GENERATION": "inode.i_generation",
+}
+_THREAD_SIZE = 16384  # bytes of a kernel stack (arch/x86/include/asm/page_64_types.h)
+# Global functions (subprogram.py), and what bcc compiles their calls to: no helper's number.
+_GLOBAL = {
+    name: 0x7EAD0002 + number
+    for number, name in enumerate(("unwind_user", "mix_words", "mix_stack", "send_copy"))
+}
 _CAST, _WORDS, _VMA = "bpf_rdonly_cast", "pt_regs", "vm_area_struct"
 _CAST_CALL = 0x7EAD0001  # no helper's number: what bcc compiles a call of bpf_rdonly_cast to
 # Maps whose value the programs use in place, by number (bpf/kernel.h).
@@ -105,8 +123,8 @@ def main() -> None:
     out = os.dup(1)
     os.dup2(2, 1)  # what clang and libbpf print is a reason, on whichever of the two
     try:
-        bpf_dir, stacks = Path(request["bpf_dir"]), request["stacks"]
-        said = encode(answer(bpf_dir, request["probe"], request["skip"], stacks=stacks))
+        bpf_dir, how = Path(request["bpf_dir"]), {k: request[k] for k in ("stacks", "by_rules")}
+        said = encode(answer(bpf_dir, request["probe"], request["skip"], **how))
     except (TraceError, MemoryError, ImportError) as error:
         failed = (
             error if isinstance(error, TraceError) else shortage_of(error, "to compile the probe")
@@ -137,18 +155,30 @@ class Build:
         return _compile(bpf_dir.resolve(), self, lap)  # libbcc fails on relative paths
 
 
-def builds_for(btf: Btf, *, stacks: bool) -> dict[str, Build]:
-    """The build of each probe on the running kernel. Raises TraceError (Exit.UNSUPPORTED)."""
+def builds_for(btf: Btf, *, stacks: bool, by_rules: bool = True) -> dict[str, Build]:
+    """The build of each probe on the running kernel. Raises TraceError (Exit.UNSUPPORTED).
+
+    `stacks`: with the code that captures call stacks, walked by unwind rules if `by_rules`, and the
+    kernel's BTF has what that needs; else by frame pointers.
+    """
     flags, cast = _flags(btf), _cast_function(btf)
     flags += _casts(btf) if cast else []
     flags += ["-DSTACKS"] if stacks else []
+    flags += _unwinding(btf) if stacks and by_rules else []
     return {name: Build((f"-D{probe.define}", *flags), cast) for name, probe in PROBES.items()}
 
 
-def answer(bpf_dir: Path, wanted: str, skip: list[str], *, stacks: bool = False) -> Answer:
+def answer(
+    bpf_dir: Path,
+    wanted: str,
+    skip: list[str],
+    *,
+    stacks: bool = False,
+    by_rules: bool = True,
+) -> Answer:
     """Compile the best probe of `wanted` ("auto": of all) that is not in `skip`.
 
-    `wanted` "" only looks for bcc. `stacks`: with the code that captures call stacks. Raises
+    `wanted` "" only looks for bcc. `stacks`, `by_rules` as for `builds_for`. Raises
     TraceError (Exit.NO_BCC, Exit.UNSUPPORTED).
     """
     clock = _Clock()
@@ -160,7 +190,7 @@ def answer(bpf_dir: Path, wanted: str, skip: list[str], *, stacks: bool = False)
             return found
         about = f"{found.bcc_folder} {found.bcc_version}"
     with Btf() as btf:
-        builds = builds_for(btf, stacks=stacks)
+        builds = builds_for(btf, stacks=stacks, by_rules=by_rules)
         ids = {name: number for name in _HOOKED if (number := btf.function_id(name))}
     clock.lap("read BTF")
     names, reasons = order(wanted, skip, ids)
@@ -237,6 +267,16 @@ def _casts(btf: Btf) -> list[str]:
     """The -D flags that let the programs load through addresses (bpf/kernel.h)."""
     types = {"TYPE_WORDS": btf.struct_id(_WORDS), "TYPE_VMA": btf.struct_id(_VMA)}
     return [f"-DCAST_CALL={_CAST_CALL}", *(f"-D{name}={number}" for name, number in types.items())]
+
+
+def _unwinding(btf: Btf) -> list[str]:
+    """The -D flags for walking stacks by unwind rules; [] where BTF does not have what it takes."""
+    found = btf.offsets(list(_UNWIND_OFFSETS.values()))
+    if any(path not in found for path in _UNWIND_OFFSETS.values()):
+        return []
+    flags = [f"-D{name}={found[path]}" for name, path in _UNWIND_OFFSETS.items()]
+    calls = [f"-DCALL_{name.upper()}={number}" for name, number in _GLOBAL.items()]
+    return ["-DUNWIND", *calls, f"-DTHREAD_SIZE={_THREAD_SIZE}", *flags]
 
 
 def _hide_symbols(bpf_dir: Path) -> None:
@@ -327,7 +367,22 @@ def _parsed(lib: Any, module: Any, cast: int) -> tuple[list[MapSpec], list[Funct
         code = ctypes.string_at(lib.bpf_function_start(module, name), size)
         code = bpf.with_kernel_calls(code, _CAST_CALL, cast)
         functions.append(Function(name.decode(), code, list(_uses(code, names))))
-    return maps, functions
+    return maps, _linked(functions)
+
+
+def _linked(functions: list[Function]) -> list[Function]:
+    """The programs, each with the global functions that it calls behind it."""
+    shared = {_GLOBAL[each.name]: each for each in functions if each.name in _GLOBAL}
+    codes = {number: each.code for number, each in shared.items()}
+    programs = []
+    for each in functions:
+        if each.name not in _GLOBAL:
+            code, starts = subprogram.linked(each.code, codes)
+            maps = list(each.maps)
+            for called, start in starts.items():
+                maps += [(number + start, name) for number, name in shared[called].maps]
+            programs.append(Function(each.name, code, maps, list(starts.values())))
+    return programs
 
 
 def _uses(code: bytes, names: dict[int, str]) -> Iterator[tuple[int, str]]:

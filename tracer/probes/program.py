@@ -7,11 +7,10 @@ one another on it (`reset` between them).
 import ctypes
 import mmap
 import os
-import resource
 import secrets
 import struct
-import threading
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -19,9 +18,11 @@ import numpy as np
 from tracer.common.errors import Exit, TraceError
 from tracer.common.shortage import shortage_of
 from tracer.kernel.perf_events import CpuEvents
-from tracer.probes import bpf
+from tracer.probes import bpf, subprogram
 from tracer.probes.answers import KernelTotals, Slot, Walk, Watch, Watched
-from tracer.probes.compiled import Answer, Function
+from tracer.probes.at_once import call_at_once
+from tracer.probes.compiled import Answer, Function, MapSpec
+from tracer.probes.unwind_maps import COPIES, COPIES_BYTES, UnwindMaps
 from tracer.procfs.system import possible_cpus
 from tracer.wire.records import Layout, load_layout
 from tracer.wire.ring import KernelRing, MappedRing, Ring
@@ -81,11 +82,13 @@ class Program:
         self.hooks_anonymous = False  # do_anonymous_page, too
         self.return_probe = ""  # GROUP/EVENT in tracefs
         self.cpu_events: CpuEvents | None = None  # where the probe has some
+        self.unwind: UnwindMaps | None = None  # where stacks are walked by rules
         self._maps: dict[str, bpf.Map] = {}
         self._active: mmap.mmap  # a byte a process: whether its faults are recorded
         self._links: list[int] = []
         self._undo: list[Callable[[], None]] = []
         self._calibrator = -1
+        self._btf = 0  # the descriptor of the BTF of programs with functions
         self._cpus = possible_cpus()
         self._direct_map = 0
         self._filters = (0, 0, 0)
@@ -108,7 +111,7 @@ class Program:
 
     def _load(self, compiled: Answer) -> None:
         for each in compiled.maps:
-            entries = self._ring_entries(each.kind) if each.name == _RECORDS else each.entries
+            entries = self._entries(each)
             self._maps[each.name] = bpf.create_map(
                 each.kind, each.key_size, each.value_size, entries, each.flags, each.name
             )
@@ -116,42 +119,20 @@ class Program:
             capacity = self._ring_entries(bpf.ARRAY)
             positions = self._value("positions", head=capacity, tail=capacity, mask=capacity - 1)
             self._maps[_POSITIONS].update(_FIRST, positions)
+        if COPIES in self._maps:
+            self.unwind = UnwindMaps(self._maps, self._structs["program"])
         self._active = self._maps["active"].memory()
         self.at_close(self._active.close)
+        if any(function.calls for function in compiled.functions):
+            self._btf = bpf.load_btf(subprogram.btf())
+            self.at_close(partial(os.close, self._btf))
         wanted: list[tuple[str, Function]] = []
         for function in compiled.functions:
             wanted.append((function.name, function))
             if _HANDLED in self._maps and function.name.startswith(_LIFE):
                 wanted += [(f"{function.name}#{n}", function) for n in range(2, _COPIES + 1)]
-        self._load_functions(wanted, compiled.btf_ids)
-
-    def _load_functions(self, wanted: list[tuple[str, Function]], btf_ids: dict[str, int]) -> None:
-        """Load all functions in parallel: the verifier is slow on some, and runs on every CPU."""
-        failed: list[Exception] = []
-
-        def load(name: str, function: Function) -> None:
-            try:
-                self._load_function(name, function, btf_ids)
-            except Exception as error:  # raised below, in the caller's own thread
-                failed.append(error)
-
-        # A thread needs 8 MiB of address space for its stack and 64 for its heap (malloc(3)).
-        alone = resource.getrlimit(resource.RLIMIT_AS)[0] != resource.RLIM_INFINITY
-        started = []
-        for each in wanted:
-            thread = threading.Thread(target=load, args=each)
-            try:
-                if not alone:
-                    thread.start()
-                    started.append(thread)
-            except RuntimeError:  # there may be no more threads
-                alone = True
-            if alone:
-                load(*each)
-        for thread in started:
-            thread.join()
-        if failed:
-            raise failed[0]
+        # In parallel: the verifier is slow on some, and runs on every CPU.
+        call_at_once([partial(self._load_function, *each, compiled.btf_ids) for each in wanted])
 
     def _load_function(self, name: str, function: Function, btf_ids: dict[str, int]) -> None:
         prefix, _, hooked = function.name.partition("__")
@@ -160,8 +141,10 @@ class Program:
         if kind == bpf.TRACING and not btf_id:
             return  # inlined on this kernel: nothing to hook
         code = bpf.patched(function.code, [(at, self._maps[name].fd) for at, name in function.maps])
-        loaded = bpf.load_program(kind, code, hooked, attach_type, btf_id)
-        self.functions[name] = loaded
+        infos = subprogram.functions(function.calls) if function.calls else b""
+        self.functions[name] = bpf.load_program(
+            kind, code, hooked, attach_type, btf_id, (self._btf, infos)
+        )
 
     # -- what it is attached to ----------------------------------------------
 
@@ -205,6 +188,11 @@ class Program:
         positions = self._maps[_POSITIONS].fd
         return MappedRing(positions, records, self._ring_entries(bpf.ARRAY), size)
 
+    def _entries(self, spec: MapSpec) -> int:
+        if spec.name == _RECORDS:
+            return self._ring_entries(spec.kind)
+        return COPIES_BYTES if spec.name == COPIES else spec.entries
+
     def _ring_entries(self, kind: int) -> int:
         """The ring's size, a power of two: records in an array, bytes in a kernel ring buffer."""
         if kind != bpf.ARRAY:
@@ -216,7 +204,10 @@ class Program:
     def add_target(self, tgid: int, *, children: bool, waits: bool = False) -> None:
         """Trace process `tgid` (in our PID namespace) from now, or from its exec."""
         state = (TARGET_WAITS if waits else TARGET_ACTIVE) | (TARGET_CHILDREN if children else 0)
-        self._maps["targets"].update(tgid.to_bytes(4, "little"), self._value("target", state=state))
+        self._maps["targets"].update(
+            tgid.to_bytes(4, "little"),
+            self._value("target", state=state),
+        )
         if not waits:
             self._active[tgid] = 1
 
@@ -375,6 +366,8 @@ class Program:
     def reset(self) -> None:
         """Clear targets, pending faults and counters, for another trace on this program."""
         self.reset_targets()
+        if self.unwind is not None:
+            self.unwind.reset()
         self._zero = {}
         self._zero = self.counters()
         self._skips_before = {
@@ -460,6 +453,8 @@ class Program:
 
     def close(self) -> None:
         """Detach and unload everything."""
+        if self.unwind is not None:
+            self.unwind.close()
         fds = [*self._links, *self.functions.values(), *(each.fd for each in self._maps.values())]
         self._links, self.functions, self._maps = [], {}, {}
         for fd in fds:

@@ -20,6 +20,7 @@ class Buffers:
         self._tgids = parts.tgids
         self._changed = parts.changed
         self._living_spaces = parts.living_spaces
+        self._learner = parts.learner
         self._sideband_gap = 0
         self._rescued_ns = 0
         self._online, self._tended_ns = online_cpus(), time.monotonic_ns()
@@ -33,6 +34,8 @@ class Buffers:
             self._ring.spill()
             if self._sideband is not None:
                 self._sideband.rescue()
+        if self._learner is not None:
+            self._learner.tend()
 
     def feed_sideband(self, settled_ns: int) -> None:
         """Read the new mappings; processes begun after `settled_ns` may not be known yet."""

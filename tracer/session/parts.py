@@ -11,6 +11,7 @@ from tracer.kernel.sideband import Sideband
 from tracer.model.rows import Names
 from tracer.probes.choose import Attached
 from tracer.procfs import kpageflags
+from tracer.procfs.maps import Mapping, read_maps
 from tracer.procfs.system import FileSystems, large_anonymous_folios, shows_vvar
 from tracer.snapshots.evidence import Machine
 from tracer.snapshots.reconcile import Reconciler
@@ -22,6 +23,7 @@ from tracer.wire.records import Layout
 from tracer.wire.ring import SpillingRing
 
 if TYPE_CHECKING:
+    from tracer.callstacks.learning import Learner
     from tracer.callstacks.stacks import Stacks
 
 
@@ -41,6 +43,7 @@ class Parts:
     resident: Resident
     layout: Layout
     notes: list[str]
+    learner: "Learner | None" = None  # of unwind rules
     tgids: set[int] = field(default_factory=set)  # the targets
     last_space: dict[int, int] = field(default_factory=dict)  # by process: its space, or the last
     # Spaces in which something happened since the last snapshot.
@@ -65,6 +68,8 @@ class Parts:
     def close(self) -> None:
         """Close the ring and the sideband; the probe is its owner's to close."""
         self.ring.close()
+        if self.learner is not None:
+            self.learner.close()
         if self.sideband is not None:
             self.sideband.close()
 
@@ -125,8 +130,35 @@ def open_parts(
         resident=Resident(),
         layout=attached.program.layout,
         notes=notes,
+        learner=_learner(attached, join.stacks, spaces),
     )
 
 
 def _blind_to_others(attached: Attached) -> bool:
     return attached.probe.name == "perf"
+
+
+def _learner(attached: Attached, stacks: "Stacks | None", spaces: Spaces) -> "Learner | None":
+    """What learns unwind rules, where the kernel walks stacks by them."""
+    if stacks is None or (maps := attached.program.unwind) is None:
+        return None
+    from tracer.callstacks.kernel_rules import Kernel, KernelRules, Program
+
+    def known(own: int) -> Program | None:
+        found = maps.known_program(own)
+        return None if found is None else Program(**{name: found[name] for name in Program._fields})
+
+    kernel = Kernel(
+        maps.install,
+        maps.remove,
+        known,
+        maps.renew_program,
+        maps.unalike,
+        maps.program_of,
+        maps.running_programs,
+    )
+
+    def mappings(tgid: int) -> list[Mapping]:
+        return spaces.settled(tgid, read_maps(tgid))
+
+    return stacks.walk_by_rules(maps.open_copies(), KernelRules(kernel), mappings)

@@ -3,7 +3,8 @@
 import contextlib
 import os
 import select
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 
 from tracer.common.closing import Closing
 from tracer.session.plan import Plan
@@ -18,6 +19,7 @@ class Poller(Closing):
         self._wake = wake
         self._pidfds: list[int] = []
         self._ended: set[int] = set()
+        self._served: dict[int, Callable[[], None]] = {}
         self._poll.register(wake, select.POLLIN)
         command = plan.command
         if command is not None:
@@ -29,16 +31,28 @@ class Poller(Closing):
                 self._pidfds.append(os.pidfd_open(pid))
                 self._poll.register(self._pidfds[-1], select.POLLIN)
 
+    def serve(self, fd: int, action: Callable[[], None]) -> None:
+        """Call this whenever the descriptor is readable, and go on waiting."""
+        self._served[fd] = action
+        self._poll.register(fd, select.POLLIN)
+
     def wait(self, seconds: float) -> bool:
         """Whether something woke it."""
-        events = self._poll.poll(seconds * 1000)
+        until = time.monotonic() + seconds
+        while True:
+            events = self._poll.poll(max(0.0, until - time.monotonic()) * 1000)
+            served = [self._served[fd] for fd, _ in events if fd in self._served]
+            for action in served:
+                action()
+            if len(events) > len(served) or time.monotonic() >= until:
+                break
         for fd, _ in events:
             if fd == self._wake:
                 os.read(fd, 512)
             elif fd in self._pidfds:
                 self._poll.unregister(fd)
                 self._ended.add(fd)
-        return bool(events)
+        return len(events) > len(served)
 
     def living(self) -> bool:
         """Whether a process named by --pid still runs: with any of its threads."""

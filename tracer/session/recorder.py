@@ -36,9 +36,10 @@ from tracer.wire.batches import RawBatch, decode_batch
 from tracer.wire.records import Mark, RecordType
 
 _BATCH = 1 << 14  # records read at once
-_SMALLEST_BATCH = 1 << 10
+_SMALLEST_BATCH = 1 << 8
 _MOST_BETWEEN = 1 << 12  # records of a batch handled one by one: the end waits for it
 _LONG_NS = 200_000_000  # for a batch
+_LEARNING_NS = 20_000_000  # … where the kernel waits for unwind rules
 _CALL, _SYSCALL = RecordType.CALL.value, RecordType.SYSCALL.value
 _CALLS = [_CALL, _SYSCALL]
 _RELEASE = -1  # no record's type: a SYSCALL record of a call that only releases
@@ -64,6 +65,7 @@ class Recorder:
         self.traced = self.failed = self.foreign = 0
         self._windows: Structs = np.empty(0, parts.layout.window)
         self._batch = _BATCH
+        self._learner = parts.learner
 
     def cycle(
         self, enough: Callable[[], bool] = lambda: False, done: Callable[[], None] = lambda: None
@@ -94,9 +96,11 @@ class Recorder:
             if not count or left <= 0:
                 return
             took = time.monotonic_ns() - now
-            if took > _LONG_NS:  # many short-lived processes: output must not be late
+            # Many short-lived processes: output must not be late, nor the rules for stacks.
+            long = _LONG_NS if self._learner is None else _LEARNING_NS
+            if took > long:
                 self._batch = max(self._batch // 2, _SMALLEST_BATCH)
-            elif took < _LONG_NS // 4:
+            elif took < long // 4:
                 self._batch = min(self._batch * 2, _BATCH)
 
     def _peek(self) -> U8:
@@ -116,6 +120,8 @@ class Recorder:
         self.buffers.feed_sideband(batch.last_ns)
         if self._join.stacks is not None:
             records = rest[types == RecordType.STACK].view(self._layout.stack).ravel()
+            if self._learner is not None:
+                self._learner.turn()
             self._join.stacks.learn(records)
         windows = rest[types == RecordType.WINDOW].view(self._layout.window).ravel()
         windows = np.concatenate([self._windows, windows])

@@ -16,6 +16,7 @@ from tracer.model.rows import Names
 from tracer.probes.choose import Attached
 from tracer.procfs import stat
 from tracer.procfs.errors import ProcessGone
+from tracer.procfs.priority import preferred
 from tracer.session.delivery import Delivery
 from tracer.session.ending import Ending
 from tracer.session.held_memory import HeldMemory
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 
 _CYCLE_S = 0.05  # lines are at most 0.2 s late
 _FORK_S = 0.002  # how long a FORK record may take
+_ANSWERED_S = 0.01  # unwind rules are waited for so long while there is nothing else to do
 _CHAIN_S = 0.004  # after an exec, how often to check for another
 _CHAIN_NS = 500_000_000  # and for how long
 _MOST_ARCHIVED = 4096  # rows of pages without a frame, where not all are requested
@@ -59,6 +61,7 @@ class Session:
         self._notes: list[str] = []
         self._recorder = recorder = Recorder(self.parts)
         self._totals = Totals(attached.program, blind=self.parts.blind_to_others)
+        self._preferred = contextlib.ExitStack()
         self._ending = ending = Ending(plan, outputs, self.parts.ring)
         self._delivery = delivery = Delivery(plan, outputs, self.names, ending, self._notes)
         self._held = HeldMemory(plan, attached.program)
@@ -122,6 +125,7 @@ class Session:
             self._loop()
             return self._shutdown().finish()
         finally:
+            self._preferred.close()
             self._ending.say_nothing()
             attached.program.reset_targets()
             self.parts.close()
@@ -135,6 +139,8 @@ class Session:
         plan, parts = self.plan, self.parts
         if self.naming is not None:
             self.naming.prepare()
+            if parts.learner is not None:
+                self._preferred.enter_context(preferred(self._ours))
         for pid in dict.fromkeys(plan.pids):
             self._attach(pid)
         known = {*plan.pids, os.getpid()}  # the tracer, too, is a shell's child
@@ -163,6 +169,10 @@ class Session:
         self._reading.cycle()
         self._snapshots.run()
 
+    def _ours(self) -> list[int]:
+        """Our own processes."""
+        return [os.getpid(), *(self.naming.pids if self.naming is not None else ())]
+
     def _attach(self, pid: int) -> None:
         """Trace a running process, and the children it makes. Raises ProcessGone."""
         add = partial(self._recorder.life.attach, pid, children=self.plan.children)
@@ -186,6 +196,9 @@ class Session:
         screen = self.outputs.screen
         with Poller(self.plan, self._wake, screen.fds if screen is not None else ()) as poller:
             self._ending.watch(poller)
+            learner = self.parts.learner
+            if learner is not None:
+                poller.serve(learner.fd, partial(learner.turn, _ANSWERED_S))
             while not self._ending.over():
                 self._rest(poller)
                 # Too many waiting rows are not to be joined by all that the ring holds.

@@ -150,6 +150,12 @@ class Shutdown:
                 f"{others} records of threads, mappings and surrounding pages were dropped: "
                 "regions and sources may be wrong"
             )
+        learner = self._parts.learner
+        if learner and (copies := program.counters()["copies_lost"] + learner.dropped):
+            self._notes.append(
+                f"{copies} copies of stacks, or parts of them, were dropped: these stacks end "
+                "where an unwind rule was missing"
+            )
         if unread.faults:
             why = (
                 "an immediate end was requested"

@@ -7,19 +7,21 @@ seconds for a large program. What is read of a file is limited in all: a hole
 costs nothing to make, and its whole size to read.
 """
 
+import contextlib
 import lzma
 import os
 import struct
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 
 from tracer.common.text import decode
 from tracer.common.types import Structs
-from tracer.symbolizing.rule import Rule
-from tracer.symbolizing.unwind import Unwinding
+from tracer.symbolizing.calls import ends_in_call
+from tracer.symbolizing.rule import ENTERED, Cfa, CodeRule, Rule
+from tracer.symbolizing.unwind import Frames, ListedTable, SortedTable, Unwinding
 
 _LARGEST = 1 << 26  # bytes of any one section
 _MOST_READ = 1 << 28  # bytes of one file, however many sections claim some
@@ -31,7 +33,13 @@ _MOST_NOTES = 64  # sections of notes that are read; a file has three or four
 _LONGEST = 4096  # bytes of a name
 _LONGEST_ID = 64  # bytes of a build ID; linkers make 8 to 20
 _SYMTAB, _NOTE, _DYNSYM = 2, 7, 11  # SHT_*
-_LOAD, _EH_FRAME = 1, 0x6474E550  # PT_LOAD, PT_GNU_EH_FRAME
+_LOAD, _DYNAMIC, _EH_FRAME = 1, 2, 0x6474E550  # PT_LOAD, PT_DYNAMIC, PT_GNU_EH_FRAME
+_INIT, _FINI, _INIT_ARRAY, _FINI_ARRAY, _INIT_ARRAYSZ, _FINI_ARRAYSZ = 12, 13, 25, 26, 27, 28
+_MOST_CALLED = 256  # functions of such an array; crtbegin.o's are the first
+_MOST_DYNAMIC = 1 << 14  # bytes of the dynamic section: 1,024 entries; a file has some thirty
+_ENDBR64 = b"\xf3\x0f\x1e\xfa"
+_EXECUTABLE, _PAGE = 1, 4096  # PF_X
+_LAST_ADDRESS = (1 << 64) - 1
 _FUNC, _IFUNC = 2, 10
 _NT_GNU_BUILD_ID = 3
 
@@ -183,24 +191,98 @@ def build_id(open_file: Opener) -> str:
 
 
 class Rules:
-    """The call frame information of a file, by offset in it.
+    """What a file says of its code, by offset in it: unwind rules, calls.
 
     What is read is read on demand: the file stays open.
     """
 
     def __init__(self, file: IO[bytes]) -> None:
-        """Raises ValueError or OSError where there is none."""
+        """Raises ValueError or OSError where it is no 64-bit ELF file."""
         self._file = file
         image = _Image(self._read)
-        found = image.frames()
-        if found is None:
-            raise BadElf("no call frame information")
-        self._segments = image.segments
-        self._frames = Unwinding(self._read, *found)
+        if not image.wide:
+            raise BadElf("unwind rules of 32-bit programs are not needed")
+        self._code = [
+            (int(each["offset"]), int(each["offset"]) + int(each["filesz"]), int(each["vaddr"]))
+            for each in image.segments[image.segments["flags"] & _EXECUTABLE != 0]
+        ]
+        self._unwinding = _unwinding_of(image, self._read)
+        self._entered = self._entries(image)
+        self._bare: tuple[int, bool] = (-1, False)  # of the last page without a rule
 
-    def __call__(self, offset: int) -> Rule | None:
-        address = _address(self._segments, offset)
-        return None if address < 0 else self._frames.rule(address)
+    def __call__(self, offset: int) -> CodeRule | None:
+        """None where no code is."""
+        found = [each for each in self._code if each[0] <= offset < each[1]]
+        if not found:
+            return None
+        start, _, address = found[0]
+        address += offset - start
+        first = max(start, offset - 6)  # the longest call has 7 bytes
+        try:
+            code = self._read(first, offset + 1 - first)
+        except (ValueError, OSError):  # no file is that long
+            return None
+        if len(code) != offset + 1 - first or address > _LAST_ADDRESS:
+            return None
+        rule = self.at_address(address)
+        bare = rule.cfa == Cfa.FRAME and self._bare_page(offset - offset % _PAGE)
+        # A nop is before where Go's goexit is returned to.
+        nop = rule.cfa == Cfa.FRAME and code[-1:] == b"\x90"
+        return CodeRule(rule, nop or ends_in_call(code), bare)
+
+    def ask(self, offsets: Sequence[int]) -> list[CodeRule | None]:
+        """The answers to one question. In order of the offsets entries are read once."""
+        self.renew()
+        found = {offset: self(offset) for offset in sorted(set(offsets))}
+        return [found[offset] for offset in offsets]
+
+    def renew(self) -> None:
+        """What is read for one question is limited: the next one begins."""
+        self._unwinding.renew()
+
+    def at_address(self, address: int) -> Rule:
+        """The rule alone; the address is the file's own (p_vaddr)."""
+        rule = self._unwinding.rule(address)
+        return ENTERED if rule.cfa == Cfa.FRAME and address in self._entered else rule
+
+    def size(self) -> int:
+        """Bytes it takes."""
+        return self._unwinding.size()
+
+    def _bare_page(self, page: int) -> bool:
+        """Whether FRAME holds for all code of a page of the file, by whatever segment."""
+        if self._bare[0] != page:
+            covered = False
+            for start, end, address in self._code:
+                low, high = max(page, start), min(page + _PAGE, end)
+                if low < high:
+                    shift = address - start
+                    covered = (
+                        covered
+                        or any(low + shift <= at < high + shift for at in self._entered)
+                        or self._unwinding.covers(low + shift, high + shift)
+                    )
+            self._bare = page, not covered
+        return self._bare[1]
+
+    def _entries(self, image: "_Image") -> frozenset[int]:
+        """The addresses where _init and _fini, or what stands in for them, have pushed nothing yet.
+
+        They have no call frame information, but where they begin, and behind an endbr64, the return
+        address is on top of the stack.
+        """
+        found = []
+        with contextlib.suppress(*_UNREADABLE):
+            for address in image.entry_points():
+                for start, end, lowest in self._code:
+                    if lowest <= address < lowest + end - start:
+                        at = address - lowest + start
+                        found.append(address)
+                        size = len(_ENDBR64)
+                        if end - at > size and self._read(at, size) == _ENDBR64:
+                            found.append(address + size)
+                        break
+        return frozenset(found)
 
     def _read(self, at: int, size: int) -> bytes:
         if not 0 <= at < 1 << 63:
@@ -208,8 +290,22 @@ class Rules:
         return os.pread(self._file.fileno(), size, at)
 
 
+def _unwinding_of(image: "_Image", read: Callable[[int, int], bytes]) -> Unwinding:
+    """By the table of .eh_frame_hdr, else by the entries of .eh_frame, else nothing at all."""
+    with contextlib.suppress(*_UNREADABLE):
+        if (found := image.frames_header()) is not None:
+            at, address, size = found
+            return Unwinding(Frames(read, at - address), SortedTable(read, at, address, size))
+    with contextlib.suppress(*_UNREADABLE):
+        if (found := image.frames_section()) is not None:
+            at, address, size = found
+            frames = Frames(read, at - address)
+            return Unwinding(frames, ListedTable(frames, address, size))
+    return Unwinding()
+
+
 def unwinding(open_file: Opener) -> Rules | None:
-    """The call frame information of a file; None where there is none, or it cannot be opened."""
+    """What a file says of its code; None where it is no 64-bit ELF file, or cannot be opened."""
     try:
         file = os.fdopen(open_file(), "rb", buffering=0)
     except OSError:
@@ -282,6 +378,7 @@ class _Image:
         if ident[4] not in _CLASSES:
             raise BadElf("neither 32 nor 64 bits")
         dtype, self._in_file = _CLASSES[ident[4]]
+        self.wide = dtype is _EHDR  # 64 bits
         (header,) = np.frombuffer(self._table(dtype.itemsize, 0, 1), dtype)
         if header["phnum"] and header["phentsize"] != self._in_file[_PHDR].itemsize:
             raise BadElf("program headers of an invalid size")
@@ -306,25 +403,58 @@ class _Image:
 
     def named(self, wanted: bytes) -> bytes:
         """The content of a section, b"" where there is no such section."""
+        section = self._named(wanted)
+        return b"" if section is None else self._content(section)
+
+    def _named(self, wanted: bytes) -> Any:
+        """A section's header; None where there is no such section."""
         if self._name_section < len(self._sections):
             section = self._sections[self._name_section]
             names = self._pread(int(section["offset"]), min(int(section["size"]), _MOST_NAMES))
             for section in self._sections:
                 at = int(section["name"])
                 if names[at : at + len(wanted) + 1] == wanted + b"\0":
-                    return self._content(section)
-        return b""
+                    return section
+        return None
 
-    def frames(self) -> tuple[int, int, int] | None:
-        """Where .eh_frame_hdr is: offset in the file, address, bytes; None where there is none.
-
-        Nor in 32-bit files: unwind rules of 32-bit programs are not needed.
-        """
-        if self._in_file[_PHDR] is not _PHDR:
+    def frames_section(self) -> tuple[int, int, int] | None:
+        """Where .eh_frame is, as `frames_header`: what static programs have."""
+        section = self._named(b".eh_frame")
+        if section is None:
             return None
+        return int(section["offset"]), int(section["addr"]), int(section["size"])
+
+    def frames_header(self) -> tuple[int, int, int] | None:
+        """Where .eh_frame_hdr is: offset in the file, address, bytes; None where there is none."""
         for program in self._programs[self._programs["type"] == _EH_FRAME]:
             return int(program["offset"]), int(program["vaddr"]), int(program["filesz"])
         return None
+
+    def entry_points(self) -> list[int]:
+        """What a 64-bit file claims that the loader calls: DT_INIT, DT_INIT_ARRAY …"""
+        found: dict[int, int] = {}
+        for program in self._programs[self._programs["type"] == _DYNAMIC][:1]:
+            size = min(int(program["filesz"]), _MOST_DYNAMIC)
+            data = self._pread(int(program["offset"]), size)
+            for tag, value in struct.iter_unpack("<QQ", data[: len(data) // 16 * 16]):
+                if not tag:  # DT_NULL: the end
+                    break
+                found[tag] = value  # of several the last holds
+        called = [found[tag] for tag in (_INIT, _FINI) if tag in found]
+        for tag, size_tag in ((_INIT_ARRAY, _INIT_ARRAYSZ), (_FINI_ARRAY, _FINI_ARRAYSZ)):
+            if tag in found:
+                called += self._called(found[tag], found.get(size_tag, 0))
+        return called
+
+    def _called(self, address: int, size: int) -> list[int]:
+        """The functions in an array of them, as they are before they are relocated."""
+        for segment in self.segments:
+            offset = address - int(segment["vaddr"])
+            if 0 <= offset < int(segment["filesz"]):
+                size = min(size, int(segment["filesz"]) - offset, _MOST_CALLED * 8) // 8 * 8
+                data = self._pread(int(segment["offset"]) + offset, size)
+                return [value for (value,) in struct.iter_unpack("<Q", data[: len(data) // 8 * 8])]
+        return []
 
     def build_id(self) -> str:
         """The build ID in hexadecimal, "" where there is none."""

@@ -50,6 +50,7 @@ class Question:
     make: Callable[[int], tuple[dict[str, Any], list[int]] | None]
     answered: Callable[[Any, str], None]
     seconds: float = 10.0  # of processor time
+    urgent: bool = False  # it goes before all that are not
 
 
 class Asked(Protocol):
@@ -82,6 +83,7 @@ class Helper:
         self._passed: list[int] = []  # descriptors that go with its first byte
         self._ready = False
         self._waiting: deque[Question] = deque()
+        self._urgent: deque[Question] = deque()
         self._asked: Question | None = None
         self._deadline = 0.0  # time.monotonic()
         self._pumping = self._closed = False
@@ -130,9 +132,12 @@ class Helper:
         if self._given_up:
             question.answered(None, self._given_up)
             return
-        if self._asked is None and not self._waiting:
+        if self._asked is None and not self._has_more():
             self.since_s = time.monotonic()
-        self._waiting.append(question)
+        if question.urgent:
+            self._urgent.append(question)
+        else:
+            self._waiting.append(question)
         self._pump()
 
     @property
@@ -152,7 +157,7 @@ class Helper:
         while True:
             self._pump()
             left = until - time.monotonic()
-            if (self._asked is None and not self._waiting) or self._socket is None:
+            if (self._asked is None and not self._has_more()) or self._socket is None:
                 return True
             if left <= 0:
                 return False
@@ -162,6 +167,7 @@ class Helper:
         """End it; what was not answered stays so, and nothing is asked any more."""
         self._closed = True
         self._waiting.clear()
+        self._urgent.clear()
         self._asked = None
         self._end()
 
@@ -183,9 +189,9 @@ class Helper:
         if self._given_up:
             return False
         if self._socket is None:
-            if self._waiting:
+            if self._has_more():
                 self.start()
-            return bool(self._waiting)
+            return self._has_more()
         if self._receive():
             return True
         if (self._asked is not None or not self._ready) and time.monotonic() >= self._deadline:
@@ -242,8 +248,8 @@ class Helper:
 
     def _next(self) -> bool:
         """Send the next question; whether there was one."""
-        while self._waiting:
-            question = self._waiting.popleft()
+        while self._has_more():
+            question = (self._urgent or self._waiting).popleft()
             if question.about in self._refused:
                 question.answered(None, self._refused[question.about])
                 continue
@@ -324,8 +330,11 @@ class Helper:
         self._given_up = why
         self._asked = None
         self._end()
-        while self._waiting:
-            self._waiting.popleft().answered(None, why)
+        while self._has_more():
+            (self._urgent or self._waiting).popleft().answered(None, why)
+
+    def _has_more(self) -> bool:
+        return bool(self._urgent or self._waiting)
 
 
 def _words(text: Any) -> str:

@@ -17,7 +17,7 @@ from typing import Any, Literal
 from tracer.procfs.regular import reopened
 from tracer.symbolizing.helper import Asked, Question
 from tracer.symbolizing.messages import BadMessage
-from tracer.symbolizing.rule import Rule
+from tracer.symbolizing.rule import FAR, FAR_RBP, FAR_RBX, UNKNOWN, Cfa, CodeRule, Rule
 
 DEBUG_ROOT = Path("/usr/lib/debug/.build-id")
 WAIT_S = 0.05  # what tracing waits for an answer at most
@@ -27,6 +27,7 @@ _NAMES_AT_ONCE = 256
 _MOST_KNOWN = 1 << 18  # answers of one kind that are remembered
 _MOST_TEXT = 1 << 26  # characters of names that are remembered
 _LONGEST = 4096  # characters of a name or path
+_CFAS = {int(each): each for each in Cfa}
 _BUILD_ID = re.compile(r"[0-9a-f]{4,1024}")
 _LINES_S = 60.0  # of processor time: DWARF is large
 
@@ -71,9 +72,9 @@ class Lookup:
         found: Found = self._value("functions", file, offset)
         return found
 
-    def rule(self, file: int, offset: int) -> Rule | None:
-        """The unwind rule of the code at `offset`."""
-        found: Rule | None = self._value("rules", file, offset)
+    def rule(self, file: int, offset: int) -> CodeRule | None:
+        """The unwind rule of the code at `offset`, and what else is known of it; None: no code."""
+        found: CodeRule | None = self._value("rules", file, offset)
         return found
 
     def build_id(self, file: int) -> str:
@@ -114,6 +115,7 @@ class Lookup:
                     partial(self._make, kind, file, part),
                     partial(self._answered, kind, file, part),
                     _LINES_S if kind == "lines" else 10.0,
+                    urgent=kind == "rules",  # the kernel waits for them
                 )
             )
 
@@ -243,13 +245,23 @@ def found_of(answer: Any) -> list[Found]:
     ]
 
 
-def _rules(answer: Any) -> list[Rule | None]:
-    return [
-        None
-        if each is None
-        else Rule(number_of(each[0]), number_of(each[1]), bool(each[2]), bool(each[3]))
-        for each in _list(answer)
-    ]
+def _rules(answer: Any) -> list[CodeRule | None]:
+    return [None if each is None else _code_of(each) for each in _list(answer)]
+
+
+def _code_of(each: Any) -> CodeRule:
+    cfa, offset, rbp, rbx, after_call, bare_page = _list(each)
+    cfa = _CFAS.get(number_of(cfa))
+    offset, rbp, rbx = number_of(offset), number_of(rbp), number_of(rbx)
+    if cfa is None or not -FAR <= offset < FAR or not -FAR_RBP <= rbp < FAR_RBP:
+        raise BadMessage("no unwind rule")
+    if rbx != UNKNOWN and (rbx % 8 or not -FAR_RBX <= rbx <= 0):
+        raise BadMessage("no place of rbx")
+    if not isinstance(after_call, bool) or not isinstance(bare_page, bool):
+        raise BadMessage("no facts of code")
+    if bare_page and cfa != Cfa.FRAME:
+        raise BadMessage("a page without rules that has one")
+    return CodeRule(Rule(cfa, offset, rbp, rbx), after_call, bare_page)
 
 
 def _build_id(answer: Any) -> list[str]:

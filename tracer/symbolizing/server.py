@@ -16,13 +16,13 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import astuple
 from functools import partial
 from typing import Any
 
 from tracer.symbolizing import elf
 from tracer.symbolizing.messages import close_all, packed, receive
 from tracer.symbolizing.perf_map import PerfMap
+from tracer.symbolizing.rule import CodeRule
 
 NAMES_S, LINES_S = 10, 60  # of processor time for one question: about names or rules, about lines
 _MOST_S = 660  # … in all, whatever becomes of us: the tracer gives up before
@@ -54,8 +54,8 @@ class _File:
         self._named = self._ruled = False
 
     def size(self) -> int:
-        """Bytes of its symbol table, as far as that is kept."""
-        return self._functions.size() if self._functions is not None else 0
+        """Bytes of its symbol table, and of its list of entries, as far as these are kept."""
+        return sum(each.size() for each in (self._functions, self._rules) if each is not None)
 
     def has_debug(self, descriptor: int) -> bool:
         """Its debug file, which is found once its build ID is known; whether that is news."""
@@ -160,11 +160,12 @@ class Server:
         functions = file.functions() if file is not None else None
         return answer_of(functions.at(at) if functions else None for at in question["offsets"])
 
-    def _ask_rules(self, question: Any, descriptors: list[int]) -> list[tuple[Any, ...] | None]:
+    def _ask_rules(self, question: Any, descriptors: list[int]) -> list[list[Any] | None]:
         file = self._file(question, descriptors)
         rules = file.rules() if file is not None else None
-        found = [rules(offset) if rules else None for offset in question["offsets"]]
-        return [astuple(rule) if rule is not None else None for rule in found]
+        if rules is None:
+            return [None] * len(question["offsets"])
+        return [_sent(found) for found in rules.ask(question["offsets"])]
 
     def _ask_build_id(self, question: Any, descriptors: list[int]) -> str:
         file = self._file(question, descriptors)
@@ -226,6 +227,14 @@ class Server:
 
     def _ask_names(self, question: Any, descriptors: list[int]) -> list[str]:
         return [self._demangle(name) for name in question["names"]]
+
+
+def _sent(code: CodeRule | None) -> list[Any] | None:
+    """What is known of code as it is sent."""
+    if code is None:
+        return None
+    rule = code.rule
+    return [int(rule.cfa), rule.offset, rule.rbp, rule.rbx, code.after_call, code.bare_page]
 
 
 def answer_of(found: Iterable[Found]) -> dict[str, Any]:

@@ -24,7 +24,8 @@ VM_FAULT_MAJOR, VM_FAULT_SIGSEGV = 0x04, 0x40
 WINDOW_PAGES = 16
 WINDOW_CONTIGUOUS, WINDOW_UNKNOWN = 0x01, 0x02
 
-STACK_USER = 127  # user frames at most
+STACK_USER, COPIED_BELOW = 127, 128  # user frames at most; bytes of a copy below sp
+RULE_CODE = 1 << 62  # apart from what is relative to mmap_base
 
 # syscall_record.number and .args
 CALL_MMAP, CALL_MUNMAP, CALL_BRK, CALL_MREMAP, CALL_MADVISE = 9, 11, 12, 25, 28
@@ -46,7 +47,7 @@ WATCHED_BEGUN, WATCHED_ENDED = 1 << 62, 1 << 63
 COUNTER_NAMES = (
     *("lost", "lost_other", "filtered", "crowded", "orphans"),
     *("failed_lost", "failed_filtered", "foreign_lost", "foreign_filtered"),
-    *("unlisted", "handler_calls", "events"),
+    *("unlisted", "handler_calls", "events", "copies_lost"),
 )
 
 # Offsets for MappedRing (ring.py), which works without a header.
@@ -59,6 +60,7 @@ POSITION_OF = {
 # Members of map values that user space reads or sets.
 _MEMBERS = {
     "target": "leader state",
+    "program": "own shared libraries code_start code_end mmap_base mapped",
     "settings": "direct_map range_start range_end min_latency_ns namespace namespace_level always"
     " anonymous",
     "command": "tgid mm",

@@ -15,17 +15,19 @@ from hypothesis import strategies as st
 
 from tests.unit.answering import Here, lookup
 from tests.unit.opened import opener
+from tracer.callstacks import frames as frames_module
 from tracer.callstacks.frames import (
     NO_FRAME_POINTERS,
     TRUNCATED,
-    VDSO,
     Frame,
     FrameNames,
     opening_vdso,
 )
+from tracer.callstacks.locations import VDSO, Location
 from tracer.callstacks.source_lines import SourceLines, find
-from tracer.callstacks.stacks import Location, Stack, Stacks
+from tracer.callstacks.stacks import Stack, Stacks
 from tracer.callstacks.symbols import Symbols
+from tracer.callstacks.unwinding import End
 from tracer.common import units
 from tracer.common.deadline import Enough
 from tracer.model.rows import ROW, Names, Rows
@@ -35,6 +37,7 @@ from tracer.spaces.spaces import Spaces
 from tracer.symbolizing import elf, perf_maps
 from tracer.symbolizing.lookup import no_file
 from tracer.symbolizing.perf_maps import PerfMaps
+from tracer.symbolizing.rule import Cfa, CodeRule, Rule
 
 KERNEL = 0xFFFFFFFF81000000
 SOURCE = """\
@@ -220,6 +223,42 @@ def test_notes(program: Path) -> None:
     assert note(0, 0, truncated=True) == (TRUNCATED, 1)
 
 
+@pytest.mark.parametrize(
+    ("end", "said"),
+    [
+        (End.NO_COPY, frames_module.COPY_DROPPED),
+        (End.NO_RULE, frames_module.COPY_DROPPED),
+        (End.SHORT_COPY, frames_module.COPY_TOO_SHORT),
+        (End.REPLACED, frames_module.REPLACED),
+        (End.UNREADABLE, frames_module.UNREADABLE),
+        (End.NO_CALLER, frames_module.NO_RETURN_ADDRESS),
+        (End.NO_FRAME, ""),  # a frame pointer of 0 marks the outermost frame
+    ],
+)
+def test_notes_of_walks_by_rules(program: Path, end: End, said: str) -> None:
+    names = names_of(program)
+    location = Location(False, str(program), offset_of(program, "fill"), file=1)
+    names.ask_rules([location])
+
+    def note(**fields: bool) -> tuple[str, int]:
+        made = Stack(array("I", [0, 0]), array("Q", [0, 0]), gap=-1, end=end, **fields)
+        return names.note([location], made)
+
+    assert note(truncated=False) == (said, 1 if said else -1)
+    assert note(truncated=False, ended=True) == ("", -1)
+    assert note(truncated=True) == (TRUNCATED, 1)
+
+
+def test_notes_where_there_are_no_rules(program: Path) -> None:
+    """Of code that a JIT compiler made, and of what is no ELF file: frame pointers were wrong."""
+    names = names_of(program)
+    compiled = Location(False, "[anon]", 0x1000, os.getpid(), address=0x1000)
+    unknown = Location(False, "/no/such/file", 0x1000)
+    for location in (compiled, unknown):
+        stack = Stack(array("I", [0]), array("Q", [0]), False, -1, end=End.NO_CALLER)
+        assert names.note([location], stack) == (NO_FRAME_POINTERS, 0)
+
+
 def test_source_lines_and_plain_names(program: Path) -> None:
     location = Location(False, str(program), offset_of(program, "fill"), file=1)
     name = "_ZN3app6Filler4fillEi"
@@ -330,6 +369,38 @@ def test_which_code_brought_most() -> None:
     assert callers.table(SourceLines(), units.glyphs_for("ascii"))[1][1]["CODE"][0] == (
         "inner <- outer"
     )
+
+
+@pytest.mark.parametrize(
+    ("end", "said"),
+    [
+        (End.NOT_WALKED, "(libx.so); build it with -fno-omit-frame-pointer"),
+        (End.NO_FRAME, "and without frame pointers (libx.so); have its runtime keep frame"),
+        (End.NO_COPY, "in code whose unwind rules came too late (libx.so); of a copy"),
+        (End.NO_RULE, "in code whose unwind rules came too late (libx.so); of a copy"),
+        (End.SHORT_COPY, "in code whose unwind rules came too late (libx.so); of a copy"),
+        (End.NO_CALLER, "in code whose unwind information leads to no caller (libx.so)"),
+        (End.UNREADABLE, "in code whose unwind information leads to no caller (libx.so)"),
+        (End.REPLACED, "in code that replaced other code at the same addresses (libx.so)"),
+        (End.LIMIT, "1 are truncated, with more than 127 frames"),
+    ],
+)
+def test_what_is_missing_is_noted_with_its_share(
+    end: End, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stacks, names = stacks_with("inner", "outer")
+    location = Location(False, "/lib/libx.so", 8, tgid=1 if end == End.NO_FRAME else 0)
+    stacks.locations.append(location)
+    names._known[location] = Frame(False, "f", 4, "/lib/libx.so", 8)
+    monkeypatch.setattr(names, "code", lambda _: CodeRule(Rule(Cfa.RSP, 8), True, False))
+    frames = array("I", [2])
+    stack = Stack(frames, array("Q", [8]), end == End.LIMIT, -1, end=end)
+    stacks.stacks.append(stack)
+    callers = Callers(stacks, names)
+    callers.write(rows_with([1, 2], [999, 1]), Names())
+    (note,) = callers.notes()
+    assert said in note
+    assert ("less than 1% of the memory" in note) == (end != End.LIMIT)
 
 
 def test_no_fault_no_table() -> None:

@@ -9,18 +9,19 @@ from hypothesis import strategies as st
 
 from tests.unit.faults_data import LAYOUT, faults
 from tracer.callstacks import stacks as stacks_module
-from tracer.callstacks.stacks import Location, Stacks
+from tracer.callstacks.locations import Location
+from tracer.callstacks.stacks import Stacks
 from tracer.common.fields import Columns
 from tracer.model.rows import Names
 from tracer.procfs.maps import Mapping
 from tracer.spaces.spaces import Spaces
-from tracer.symbolizing.rule import RBP, RSP, Rule
+from tracer.symbolizing.rule import Cfa, CodeRule, Rule
 from tracer.wire.records import RecordType
 
 TEXT, LIBC = 0x400000, 0x7F0000000000  # where ./program and its library are mapped
 MM, OTHER = 0xFFFF888000001000, 0xFFFF888000002000
 KERNEL = 0xFFFFFFFF81000000
-FRAMED = Rule(RBP, 16, False)
+FRAMED = Rule(Cfa.RBP, 16, -16)
 KERNEL_NAMES = {
     0: "bpf_prog_1", 1: "handle_mm_fault", 2: "exc_page_fault", 3: "asm_exc_page_fault",
     4: "copy", 5: "vfs_read", 6: "do_syscall_64", 7: "",
@@ -51,8 +52,15 @@ class World:
     def ask_rules(self, locations: Iterable[Location]) -> None:
         """Asked in time."""
 
-    def rule(self, location: Location) -> Rule | None:
-        return self.rules.get(location.offset - location.returns) if self.answering else None
+    def ask_codes(self, files: dict[int, list[int]], wait_s: float) -> None:
+        """Nothing learns rules here."""
+
+    def code(self, location: Location) -> CodeRule | None:
+        return self.code_at(0, location.looked_up)
+
+    def code_at(self, file: int, offset: int) -> CodeRule | None:
+        rule = self.rules.get(offset) if self.answering else None
+        return None if rule is None else CodeRule(rule, after_call=True, bare_page=False)
 
     def has_rule(self, location: Location) -> bool:
         return self.answering
@@ -218,7 +226,7 @@ AT = {LEAF: 0x1010, CALLER: 0x11FF, MAIN: 0x12FF}  # where their rules are looke
 
 def test_a_stack_is_walked_again_when_its_rules_are_known() -> None:
     """It keeps its number, and its frames are then as if the rules had been known at once."""
-    rules = {LEAF: Rule(RSP, 8, True), CALLER: FRAMED, MAIN: FRAMED}
+    rules = {LEAF: Rule(Cfa.RSP, 8), CALLER: FRAMED, MAIN: FRAMED}
     world = World({AT[address]: rule for address, rule in rules.items()})
     world.answering = False
     world.send(1, [LEAF, MAIN], caller=CALLER)
@@ -239,7 +247,7 @@ def test_a_stack_is_walked_again_when_its_rules_are_known() -> None:
 def test_so_many_wait_for_rules(monkeypatch: pytest.MonkeyPatch) -> None:
     """The others stay as they were walked, and are counted."""
     monkeypatch.setattr(stacks_module, "_MOST_UNSURE", 2)
-    world = World({AT[LEAF]: Rule(RSP, 48, False), AT[MAIN]: FRAMED})
+    world = World({AT[LEAF]: Rule(Cfa.RSP, 48, -16), AT[MAIN]: FRAMED})
     world.answering = False
     for number in range(1, 5):
         world.send(number, [LEAF, MAIN + 16 * number])
@@ -261,7 +269,7 @@ def walked(rules: dict[int, Rule], caller: int = CALLER) -> tuple[list[int], int
 
 
 def test_a_function_that_pushed_nothing_was_called_from_where_its_stack_begins() -> None:
-    rules = {LEAF: Rule(RSP, 8, True), CALLER: FRAMED, MAIN: FRAMED}
+    rules = {LEAF: Rule(Cfa.RSP, 8), CALLER: FRAMED, MAIN: FRAMED}
     assert walked(rules) == ([LEAF, CALLER, MAIN], -1)
 
 
@@ -271,22 +279,22 @@ def test_a_value_that_only_looks_like_a_caller_is_none() -> None:
 
 
 def test_without_a_frame_pointer_a_caller_may_be_missing() -> None:
-    rules = {LEAF: Rule(RSP, 48, True), MAIN: FRAMED}
+    rules = {LEAF: Rule(Cfa.RSP, 48), MAIN: FRAMED}
     assert walked(rules) == ([LEAF, MAIN], 0)
-    rules = {LEAF: Rule(RSP, 8, True), MAIN: FRAMED}
+    rules = {LEAF: Rule(Cfa.RSP, 8), MAIN: FRAMED}
     assert walked(rules, caller=0) == ([LEAF, MAIN], 0)
-    rules = {LEAF: Rule(RSP, 8, True), CALLER: Rule(RSP, 48, True), MAIN: FRAMED}
+    rules = {LEAF: Rule(Cfa.RSP, 8), CALLER: Rule(Cfa.RSP, 48), MAIN: FRAMED}
     assert walked(rules) == ([LEAF, CALLER, MAIN], 1)
 
 
 def test_what_uses_the_frame_pointer_for_something_else_ends_the_stack() -> None:
-    assert walked({LEAF: Rule(RSP, 48, False), MAIN: FRAMED}) == ([LEAF], 0)
-    rules = {LEAF: Rule(RSP, 8, True), CALLER: Rule(RSP, 48, False), MAIN: FRAMED}
+    assert walked({LEAF: Rule(Cfa.RSP, 48, -16), MAIN: FRAMED}) == ([LEAF], 0)
+    rules = {LEAF: Rule(Cfa.RSP, 8), CALLER: Rule(Cfa.RSP, 48, -16), MAIN: FRAMED}
     assert walked(rules) == ([LEAF, CALLER], 1)
 
 
 def test_where_nothing_called_there_is_the_end() -> None:
-    world = World({AT[LEAF]: FRAMED, AT[MAIN]: Rule(RSP, 8, True, outermost=True)})
+    world = World({AT[LEAF]: FRAMED, AT[MAIN]: Rule(Cfa.OUTERMOST)})
     world.send(7, [LEAF, MAIN, 0, 1])
     assert world.ask(7) == [1]
     stack = world.stacks.stacks[1]

@@ -20,6 +20,7 @@ from tracer.procfs.kallsyms import parse_kallsyms, read_kallsyms
 from tracer.procfs.maps import read_maps
 from tracer.spaces.code_files import CodeFiles
 from tracer.symbolizing import elf
+from tracer.symbolizing.rule import BARE, CodeRule
 
 SYMTAB, STRTAB, NOTE, DYNSYM, PROGBITS = 2, 3, 7, 11, 1
 LOCAL, GLOBAL, WEAK = 0x02, 0x12, 0x22  # STT_FUNC
@@ -114,7 +115,11 @@ def test_functions_by_offset(tmp_path: Path, bits: int) -> None:
     assert found.at(0x2000) is None  # not mapped
     assert found.at(0x401100) is None
     assert elf.build_id(opener(tmp_path / "x")) == BUILD_ID.hex()
-    assert elf.unwinding(opener(tmp_path / "x")) is None
+    os.truncate(tmp_path / "x", 0x2000)
+    rules = elf.unwinding(opener(tmp_path / "x"))
+    assert (rules is not None) == (bits == 64)
+    if rules is not None:  # without call frame information
+        assert [rules(at) for at in (0, 0x1208)] == [None, CodeRule(BARE, False, True)]
 
 
 def test_a_stripped_file_has_its_exports(tmp_path: Path) -> None:

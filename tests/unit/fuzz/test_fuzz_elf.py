@@ -1,5 +1,6 @@
 """ELF files that make no sense: no answer or some, in a bounded number of bytes read."""
 
+import json
 import lzma
 import os
 import struct
@@ -16,11 +17,17 @@ from tests.unit.answering import lookup
 from tests.unit.callstacks.test_symbols import BUILD_ID, DYNSYM, FEW, FULL, NOTE, SYMTAB, make_elf
 from tests.unit.fuzz.mutation import EDGES, every, mutated
 from tests.unit.opened import opener
-from tests.unit.symbolizing.test_unwind import CODE, USUAL
-from tests.unit.symbolizing.test_unwind import image as frames_image
+from tests.unit.symbolizing.frames import (
+    CODE,
+    with_entry_points,
+    with_frames,
+    with_listed_frames,
+)
+from tests.unit.symbolizing.frames import image as frames_image
 from tracer.callstacks.symbols import Symbols
-from tracer.symbolizing import elf
-from tracer.symbolizing.rule import Rule
+from tracer.symbolizing import elf, server
+from tracer.symbolizing import lookup as lookup_module
+from tracer.symbolizing.rule import BARE, NO_RULE, Cfa, CodeRule, Rule
 
 MEGABYTE = 1 << 20
 HEADER, PROGRAM, SECTION = 64, 56, 64  # bytes, of 64-bit files
@@ -61,17 +68,6 @@ def file(monkeypatch: pytest.MonkeyPatch) -> Iterator[File]:
     os.close(made.fd)
 
 
-def with_frames() -> bytes:
-    """An ELF file with call frame information: two functions at 0x1000 and 0x1080."""
-    frames = frames_image((CODE, 0x40, USUAL), (CODE + 0x80, 0x10, b""))
-    programs = struct.pack("<IIQQQQQQ", 1, 5, 0x1000, 0x1000, 0, 0x2000, 0x2000, 0x1000)
-    # frames_image has the addresses from 0x1000 on; its header is at address 0x2000.
-    programs += struct.pack("<IIQQQQQQ", 0x6474E550, 4, 0x2000, 0x2000, 0, 0x100, 0x100, 4)
-    header = b"\x7fELF" + bytes([2, 1, 1]) + bytes(9)
-    header += struct.pack("<HHIQQQIHHHHHH", 3, 62, 1, 0, HEADER, 0, 0, 64, PROGRAM, 2, 64, 0, 0)
-    return (header + programs).ljust(0x1000, b"\0") + frames
-
-
 def asked(file: File, random: Random) -> list[object]:
     """All that the tracer asks of a file; each answer is of its kind, whatever the file holds."""
     offsets = [*range(0x1000, 0x1500, 0x110), *range(0x2000, 0x5000, 0x710)]
@@ -88,14 +84,18 @@ def asked(file: File, random: Random) -> list[object]:
     assert len(identity) <= 128
     assert not set(identity) - set("0123456789abcdef")
     rules = elf.unwinding(file.open)
-    for offset in offsets if rules is not None else ():
-        assert rules is not None
-        rule = rules(offset)
-        assert rule is None or isinstance(rule, Rule)
-        answers.append(rule)
+    for code in rules.ask(offsets) if rules is not None else ():
+        assert code is None or well_formed(code)
+        answers.append(code)
     addresses = elf.addresses(file.open, offsets)
     assert all(-1 <= address < 1 << 64 for address in addresses or ())
     return answers
+
+
+def well_formed(code: CodeRule) -> bool:
+    """Whether the tracer would accept it as an answer."""
+    sent = json.loads(json.dumps(server._sent(code)))
+    return lookup_module._rules([sent]) == [code]
 
 
 PACKED = lzma.compress(make_elf((SYMTAB, FULL)), preset=0)
@@ -104,12 +104,14 @@ FILES: dict[str, Callable[[], bytes]] = {
     "32 bits": lambda: make_elf((DYNSYM, FEW), (SYMTAB, FULL), bits=32),
     "packed": lambda: make_elf((DYNSYM, FEW), packed=PACKED),
     "frames": with_frames,
+    "listed": with_listed_frames,
+    "entry points": with_entry_points,
     "real": lambda: Path("/bin/true").read_bytes(),
 }
 
 
 def tables(whole: bytes) -> list[list[tuple[int, int]]]:
-    """The fields of the header, the program headers, the section headers, the frames' table."""
+    """The fields of the headers, of the programs and sections, of frames and dynamic entries."""
     header, others = elf._CLASSES[whole[4]]
     found = [fields(header, 0)]
     (values,) = np.frombuffer(whole, header, 1)
@@ -127,6 +129,9 @@ def tables(whole: bytes) -> list[list[tuple[int, int]]]:
             at, size = int(program["offset"]), int(program["filesz"])
             header_of_frames = [(at + byte, 1) for byte in range(4)] + [(at + 4, 4), (at + 8, 4)]
             found += [header_of_frames, [(at + 12, size - 12)], [(at + size, 8 * size)]]
+        if program["type"] == elf._DYNAMIC:
+            at, size = int(program["offset"]), int(program["filesz"])
+            found.append([(each, 8) for each in range(at, at + size, 8)])
     return [table for table in found if table]
 
 
@@ -271,6 +276,25 @@ def test_devices_are_not_opened(monkeypatch: pytest.MonkeyPatch) -> None:
 # -- call frame information -----------------------------------------------------------------
 
 
+def test_a_dynamic_section_in_a_hole(file: File) -> None:
+    """Of what it claims to have a part is read, and two instructions of what it names."""
+    data = bytearray(with_entry_points())
+    struct.pack_into("<QQ", data, HEADER + PROGRAM + 32, *[1 << 40] * 2)  # p_filesz, p_memsz
+    file.write(data, 1 << 41)
+    assert rule_at(file, CODE + 0x440) == Rule(Cfa.RSP, 8)
+    assert file.read_bytes < elf._MOST_DYNAMIC + (1 << 17)  # with the list of frames
+    data[0x800:0x810] = bytes(16)
+    file.write(data, 1 << 41)
+    assert rule_at(file, CODE + 0x440) == BARE
+
+
+def rule_at(file: File, offset: int) -> Rule | None:
+    rules = elf.unwinding(file.open)
+    assert rules is not None
+    code = rules(offset)
+    return None if code is None else code.rule
+
+
 def test_a_table_of_functions_in_a_hole(file: File) -> None:
     """32 MiB of each of the files that are at hand: nothing of it is kept."""
     data = bytearray(with_frames())
@@ -286,7 +310,7 @@ def test_a_table_of_functions_in_a_hole(file: File) -> None:
     assert file.read_bytes < 128 * 1024
     struct.pack_into("<I", data, 0x2008, entries + 1)
     file.write(data, 1 << 30)
-    assert elf.unwinding(file.open) is None
+    assert rule_at(file, 0x1000) == BARE
 
 
 def test_a_header_that_is_cut_off(file: File) -> None:
@@ -297,22 +321,31 @@ def test_a_header_that_is_cut_off(file: File) -> None:
             data = bytearray(whole[:end])
             data[0x2001:0x2002] = bytes([encoding])
             file.write(data)
-            assert elf.unwinding(file.open) is None
+            assert rule_at(file, 0x1000) == BARE
 
 
 def endless(steps: int) -> bytes:
-    """A function of so many instructions, each of which is a state to remember."""
-    return bytes([0x0A]) * steps
+    """A function of so many bytes of instructions, each of which changes the state."""
+    return bytes([0x0E, 0x08]) * (steps // 2)
 
 
 def test_functions_of_many_instructions(file: File, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each lookup follows all of them, so there is a limit to what is followed in a file."""
-    frames = frames_image((CODE, 0x40, endless(60_000)))
+    frames = frames_image(*((at, 0x40, endless(60_000)) for at in (CODE, CODE + 0x40)))
     file.write(with_frames()[:0x1000] + frames)
     rules = elf.unwinding(file.open)
     assert rules is not None
-    monkeypatch.setattr(rules._frames, "_left", 150_000)
-    assert [rules(CODE) is not None for _ in range(4)] == [True, True, False, False]
+    at_once, in_all = [], []
+    monkeypatch.setattr(rules._unwinding._frames, "_left_at_once", 150_000)
+    for at in (CODE, CODE + 0x40) * 2:  # the last one that was followed is kept
+        at_once.append(rules.at_address(at))
+    rules.renew()
+    monkeypatch.setattr(rules._unwinding._frames, "_left", 150_000)
+    for at in (CODE, CODE + 0x40) * 2:
+        rules.renew()
+        in_all.append(rules.at_address(at))
+    followed = Rule(Cfa.RSP, 8)
+    assert at_once == in_all == [followed, followed, NO_RULE, followed]
 
 
 def test_what_is_remembered_of_addresses_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:

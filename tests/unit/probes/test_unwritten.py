@@ -27,7 +27,7 @@ COUNT_THEMSELVES = ("new_task_record", "not_sent")
 def functions() -> dict[str, str]:
     """The functions of the BPF sources by name, with their bodies; a name may come twice."""
     found: dict[str, str] = {}
-    head = r"^(?:static __always_inline [\w \*]*?|int )(\w+)\([^;{]*\)\n\{\n(.*?)^\}"
+    head = r"^(?:static __always_inline [\w \*]*?|int |u64 )(\w+)\([^;{]*\)\n\{\n(.*?)^\}"
     probes = r"^RAW_TRACEPOINT_PROBE\((\w+)\)\n\{\n(.*?)^\}"
     for pattern in (head, probes):
         for name, body in re.findall(pattern, TEXT, re.MULTILINE | re.DOTALL):

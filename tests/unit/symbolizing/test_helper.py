@@ -14,7 +14,7 @@ import pytest
 from tests.unit.callstacks.test_symbols import FULL, SYMTAB, make_elf
 from tests.unit.opened import opener
 from tracer.symbolizing import helper as helper_module
-from tracer.symbolizing.helper import MOST_DEATHS, Helper
+from tracer.symbolizing.helper import MOST_DEATHS, Helper, Question
 from tracer.symbolizing.lookup import Lookup
 from tracer.symbolizing.perf_maps import PerfMaps
 
@@ -364,3 +364,44 @@ def test_mangled_names_one_of_which_kills_it(
         f"{chr(97 + at)}(int)" for at in range(6)
     ]
     assert lookup.demangled("_Z4evili") == ""
+
+
+def test_urgent_questions_go_first(helper: Helper) -> None:
+    """In their own order; and the answers of others may be behind them."""
+    asked: list[str] = []
+
+    def question(about: str, *, urgent: bool = False) -> Question:
+        def make(started: int) -> None:
+            asked.append(about)  # it turns out that there is nothing to ask
+
+        return Question(about, make, lambda answer, why: None, urgent=urgent)
+
+    helper._pumping = True  # as while an answer is received
+    for about, urgent in (("a", False), ("b", True), ("c", False), ("d", True)):
+        helper.ask(question(about, urgent=urgent))
+    helper._pumping = False
+    assert helper.turn(time.monotonic() + LONG_S)
+    assert asked == ["b", "d", "a", "c"]
+
+
+def test_urgent_questions_are_given_up_and_dropped_as_others(helper: Helper) -> None:
+    answers: list[tuple[str, str]] = []
+
+    def question(about: str, *, urgent: bool) -> Question:
+        return Question(
+            about, lambda _: None, lambda answer, why: answers.append((about, why)), urgent=urgent
+        )
+
+    helper._pumping = True
+    helper.ask(question("a", urgent=False))
+    helper.ask(question("b", urgent=True))
+    helper._give_up("over")
+    assert answers == [("b", "over"), ("a", "over")]
+    helper.ask(question("c", urgent=True))
+    assert answers[2:] == [("c", "over")]
+    other = Helper()
+    other._pumping = True
+    other.ask(question("d", urgent=True))
+    other.close()
+    assert other.turn(time.monotonic() + LONG_S)
+    assert len(answers) == 3

@@ -8,7 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from tracer.callstacks import kernel_rules
+from tracer.callstacks.unwinding import End
 from tracer.common.errors import Exit, TraceError
+from tracer.symbolizing import rule
+from tracer.symbolizing.rule import Cfa
 from tracer.wire import shared
 from tracer.wire.records import Mark, RecordType, parse_layout
 from tracer.wire.shared import pack, parse, unpack
@@ -23,7 +27,17 @@ THEIRS = {
     *("CALL_SHMAT", "CALL_SHMDT", "CALL_USERFAULTFD", "CALL_PKEY_MPROTECT"),
     "CALL_PROCESS_MADVISE",
     *("STATE_OPEN", "STATE_READS", "STATE_ENTRY", "STATE_TRIED", "STATE_RETRIED", "STATE_STACK"),
-    *("STATE_FILE", "STATE_REMOTE"),
+    *("STATE_FILE", "STATE_REMOTE", "CALL_PROT_EXEC", "CALL_MAP_ANONYMOUS"),
+    *("COPY_BYTES", "COPY_PARTS"),
+}
+# Those by which stacks are walked: the packages above this one have them.
+WALKING = {
+    **{f"RULE_CFA_{member.name}": member.value for member in Cfa},
+    **{f"END_{member.name}": member.value for member in End if member < End.NO_COPY},
+    "RULE_KEPT": rule.KEPT,
+    "RULE_AT_RBP": rule.AT_RBP,
+    "RULE_UNKNOWN": rule.UNKNOWN & 0xFFFF,
+    "RULE_UNKNOWN_RBX": kernel_rules._UNKNOWN_RBX,
 }
 
 
@@ -69,8 +83,13 @@ def test_c_and_numpy_lay_out_every_member_alike(tmp_path: Path) -> None:
 
 def test_every_number_is_known_here_or_the_programs_alone() -> None:
     numbers = parse(HEADER).numbers
-    assert ours().keys() | THEIRS == numbers.keys()
-    assert not ours().keys() & THEIRS
+    assert ours().keys() | THEIRS | WALKING.keys() == numbers.keys()
+    assert not (ours().keys() | WALKING.keys()) & THEIRS
+
+
+def test_stacks_are_walked_by_the_same_numbers_in_the_kernel_and_here() -> None:
+    numbers = parse(HEADER).numbers
+    assert {name: numbers.get(name) for name in WALKING} == WALKING
 
 
 def test_a_bit_that_is_handed_on_is_the_same_in_both_words() -> None:

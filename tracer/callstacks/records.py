@@ -1,0 +1,112 @@
+"""Stacks and copies of stacks as the kernel sends them (bpf/shared.h)."""
+
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from tracer.callstacks.unwinding import Copy, End
+from tracer.common.types import U64
+from tracer.wire.copies import Piece
+from tracer.wire.shared import STACK_USER
+
+_COPY = struct.Struct("<8QIIQ")  # struct stack_copy
+_ENDS = struct.Struct("<Q16xQQ24xI4xQ")  # some of it
+
+
+@dataclass(frozen=True, slots=True)
+class Raw:
+    """A stack as the kernel sends it."""
+
+    tgid: int
+    mm: int
+    kernel: U64
+    user: U64
+    truncated: bool
+    caller: int  # a possible caller of the innermost function, where frame pointers do not show it
+    end: End  # of a walk by rules
+    program: int = 0
+
+
+def assembled(parts: list[np.void]) -> Raw | None:
+    """The whole stack, once all its parts are there."""
+    head = parts[0]
+    kernel, user = int(head["kernel"]), int(head["user"])
+    ips = np.zeros(kernel + user, np.uint64)
+    known = 0
+    for part in parts:
+        first, room = int(part["first"]), len(part["ips"])
+        end = kernel if first < kernel else kernel + user
+        count = max(0, min(room, end - first))
+        if first != known:
+            return None  # a part in between was dropped
+        ips[first : first + count] = part["ips"][:count]
+        known += count
+    if known < kernel + user:
+        return None
+    mine = ips[kernel:]
+    whose = int(head["tgid"]), int(head["mm"])
+    caller = int(head["caller"])
+    by_rules = caller in set(End)
+    end = End(caller) if by_rules else End.NOT_WALKED
+    if end == End.NOT_WALKED:
+        mine = mine[mine > np.uint64(0xFFF)]  # a frame pointer of 0 ends the chain: no code
+    return Raw(
+        *whose,
+        ips[:kernel],
+        mine,
+        len(mine) >= STACK_USER,
+        0 if by_rules else caller,
+        end,
+        int(head["program"]),
+    )
+
+
+class Part(NamedTuple):
+    """The head of a part of a copy of a stack (bpf/shared.h: struct stack_copy)."""
+
+    stack: int
+    time_ns: int
+    tgid: int
+    program: int
+    ip: int
+    sp: int
+    fp: int
+    bx: int
+    exact: int
+    size: int
+    offset: int  # bytes that came before
+
+
+def ends_at(piece: Piece) -> tuple[int, ...]:
+    """Of a part: stack, offset, program, ip, exact."""
+    stack, program, ip, exact, offset = _ENDS.unpack_from(piece.data, piece.at)
+    return stack, offset, program, ip, exact
+
+
+def part_of(piece: Piece) -> Part:
+    """The head of a record of the ring."""
+    return Part._make(_COPY.unpack_from(piece.data, piece.at))
+
+
+def words_of(piece: Piece) -> U64:
+    """The words on the stack that a part has."""
+    count = (piece.length - _COPY.size) // 8
+    return np.frombuffer(piece.data, "<u8", offset=piece.at + _COPY.size, count=count)
+
+
+def copy_of(pieces: Sequence[Piece]) -> Copy:
+    """A copy out of its parts, up to the first that is missing."""
+    head = part_of(pieces[0])
+    data = []
+    size = 0
+    for piece in pieces:
+        part = part_of(piece)
+        if part.offset != size:
+            break
+        first = piece.at + _COPY.size
+        data.append(piece.data[first : first + part.size])
+        size += part.size
+    return Copy(head.ip, head.sp, head.fp, head.bx, bool(head.exact), b"".join(data))

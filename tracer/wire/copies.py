@@ -1,0 +1,79 @@
+"""The ring of copies of stacks: the kernel's ring buffer with records of several sizes.
+
+Its layout is that of KernelRing (ring.py).
+"""
+
+import mmap
+import struct
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from tracer.common.closing import Closing
+
+_BUSY, _DISCARD = 1 << 31, 1 << 30
+_HEADER = 8
+_LENGTH = struct.Struct("<I")
+_POSITION = struct.Struct("<Q")
+_AT_ONCE = 1 << 18  # bytes that are copied out of the ring together
+
+
+class Piece(NamedTuple):
+    """A record: `length` bytes of `data` from `at` on."""
+
+    data: bytes
+    at: int
+    length: int
+
+
+class CopyRing(Closing):
+    """Records of any length out of the BPF ring buffer behind `fd`; `size` is its data's."""
+
+    def __init__(self, fd: int, size: int) -> None:
+        page = mmap.PAGESIZE
+        self.fd = fd  # readable when there is something new
+        self._size = size
+        self._consumer = mmap.mmap(fd, page, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE)
+        self._data = mmap.mmap(
+            fd, page + 2 * size, mmap.MAP_SHARED, mmap.PROT_READ, offset=page
+        )  # the producer's page, then the data twice in a row
+
+    def read(self) -> Iterator[list[Piece]]:
+        """What the ring holds now, some records at a time; when given they are consumed."""
+        (consumed,) = _POSITION.unpack_from(self._consumer)
+        (produced,) = _POSITION.unpack_from(self._data)
+        unpack, header_bytes = _LENGTH.unpack_from, _HEADER
+        while consumed < produced:
+            start = mmap.PAGESIZE + (consumed & (self._size - 1))
+            data = self._data[start : start + min(_AT_ONCE, produced - consumed)]
+            pieces: list[Piece] = []
+            at, size = 0, len(data)
+            busy = False
+            while at < size:
+                (header,) = unpack(data, at)
+                length = header & ~(_BUSY | _DISCARD)
+                end = at + header_bytes + length
+                busy = header & _BUSY != 0
+                if busy or end > size:  # the rest is in the next piece
+                    break
+                if not header & _DISCARD:
+                    # Its own bytes: it may be kept for longer than those it came with.
+                    pieces.append(Piece(data[at + header_bytes : end], 0, length))
+                at = (end + 7) & ~7
+            if not at:
+                return
+            consumed += at
+            _POSITION.pack_into(self._consumer, 0, consumed)
+            yield pieces
+            if busy:
+                return
+
+    def is_crowded(self) -> bool:
+        """Whether it is mostly full."""
+        (consumed,) = _POSITION.unpack_from(self._consumer)
+        (produced,) = _POSITION.unpack_from(self._data)
+        return bool(4 * (produced - consumed) > 3 * self._size)
+
+    def close(self) -> None:
+        """Unmap the ring."""
+        self._data.close()
+        self._consumer.close()
