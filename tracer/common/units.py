@@ -64,6 +64,14 @@ def size(count: int) -> str:
     return f"{text.rstrip('0').rstrip('.') if '.' in text else text} {unit}"
 
 
+def share(part: float, whole: float) -> str:
+    """A part of a whole in per cent; never 0% of what there is, nor 100% of less than all."""
+    per_cent = 100 * part / whole
+    if 0 < per_cent < 1:
+        return "less than 1%"
+    return "more than 99%" if 99 < per_cent < 100 else f"{per_cent:.0f}%"
+
+
 def net(count: int, glyphs: Glyphs) -> str:
     """A signed number of bytes: "+3.08 MiB", "−4 KiB", "0 B"."""
     sign = "+" if count > 0 else glyphs.minus if count < 0 else ""

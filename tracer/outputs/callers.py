@@ -1,13 +1,26 @@
 """Call stacks by the memory their faults gained, and how many stacks are incomplete."""
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
 from tracer.callstacks.demangled import is_cpp, without_types
-from tracer.callstacks.frames import NO_FRAME_POINTERS, TRUNCATED, Frame, FrameNames
+from tracer.callstacks.frames import (
+    COPY_DROPPED,
+    COPY_TOO_SHORT,
+    NO_FRAME_POINTERS,
+    NO_RETURN_ADDRESS,
+    NO_RULE,
+    REPLACED,
+    TRUNCATED,
+    UNREADABLE,
+    Frame,
+    FrameNames,
+)
 from tracer.callstacks.source_lines import SourceLines
 from tracer.callstacks.stacks import Stacks
+from tracer.callstacks.unwinding import End
 from tracer.common import units
 from tracer.common.layout import Cell, Column
 from tracer.common.pages import PAGE_SIZE
@@ -15,11 +28,53 @@ from tracer.common.text import printable
 from tracer.common.types import I64
 from tracer.common.units import Glyphs
 from tracer.model.rows import Names, Rows
+from tracer.wire.shared import STACK_USER
 
 MOST_STACKS = 8  # shown
 _WIDEST = 160  # characters of a stack, where no terminal is narrower
 _MOST_MERGED = 4  # stacks that may come to one line
 _MOST_MODULES = 3  # named
+
+
+class _Lack(NamedTuple):
+    """Why callers are missing, by the notes of the frames they are missing of."""
+
+    notes: tuple[str, ...]
+    where: str  # before the modules
+    then: str  # after them: what to do
+
+
+_NOT_BY_RULES = f"{NO_FRAME_POINTERS}, by no unwind rules"  # a note that distinguishes the two
+_LACKS = (
+    _Lack(
+        (_NOT_BY_RULES,),
+        "in code without frame pointers",
+        "build it with -fno-omit-frame-pointer: 32-bit programs are not walked by unwind rules, nor"
+        " is any where the kernel refuses that",
+    ),
+    _Lack(
+        (NO_FRAME_POINTERS,),
+        "in code without unwind information and without frame pointers",
+        "have its runtime keep frame pointers (-XX:+PreserveFramePointer, say), or build it with"
+        " one or the other (-fno-omit-frame-pointer, .cfi directives in assembly)",
+    ),
+    _Lack(
+        (COPY_DROPPED, COPY_TOO_SHORT),
+        "in code whose unwind rules came too late",
+        "of a copy of the stack taken meanwhile nothing was kept, or too little; trace again, or"
+        " longer",
+    ),
+    _Lack(
+        (NO_RULE, NO_RETURN_ADDRESS, UNREADABLE),
+        "in code whose unwind information leads to no caller",
+        "it is assembly with wrong .cfi directives, or the stack was overwritten or swapped out",
+    ),
+    _Lack(
+        (REPLACED,),
+        "in code that replaced other code at the same addresses",
+        "the first stacks there were walked by the other code's rules; trace longer",
+    ),
+)
 
 
 class Callers:
@@ -99,18 +154,18 @@ class Callers:
         """What is missing from the stacks, and what to do about it."""
         notes = []
         total = int(self._pages.sum())
-        broken = self._marked(NO_FRAME_POINTERS)
-        share = int(self._pages[broken].sum())
-        if share:
-            modules = self._modules(broken)
+        marked = self._marked()
+        for lack in _LACKS:
+            broken = [at for note in lack.notes for at in marked.get(note, ())]
+            if pages := int(self._pages[broken].sum()):
+                notes.append(
+                    f"stacks: {units.share(pages, total)} of the memory gained has incomplete"
+                    f" stacks: their callers are missing, {lack.where}"
+                    f" ({self._modules(broken)}); {lack.then}"
+                )
+        if cut := marked.get(TRUNCATED):
             notes.append(
-                f"stacks: {share / total:.0%} of the memory gained has incomplete stacks: their"
-                f" callers are missing, in code without frame pointers ({modules}); build it with"
-                " -fno-omit-frame-pointer"
-            )
-        if cut := self._marked(TRUNCATED):
-            notes.append(
-                f"stacks: {len(cut)} are truncated, with more frames than the kernel captures: the"
+                f"stacks: {len(cut)} are truncated, with more than {STACK_USER} frames: the"
                 " outermost are missing"
             )
         if self._faults[0]:
@@ -122,13 +177,17 @@ class Callers:
             )
         return notes
 
-    def _marked(self, note: str) -> list[int]:
-        locations, every = self._stacks.locations, self._stacks.stacks
-        return [
-            at
-            for at in np.flatnonzero(self._faults).tolist()
-            if at and self._names.note(locations, every[at])[0] == note
-        ]
+    def _marked(self) -> dict[str, list[int]]:
+        """The stacks that faults had, by their note."""
+        found: dict[str, list[int]] = {}
+        for at in (np.flatnonzero(self._faults[1:]) + 1).tolist():
+            stack = self._stacks.stacks[at]
+            note, _ = self._names.note(self._stacks.locations, stack)
+            if note == NO_FRAME_POINTERS and stack.end == End.NOT_WALKED:
+                note = _NOT_BY_RULES
+            if note:
+                found.setdefault(note, []).append(at)
+        return found
 
     def _modules(self, stacks: Sequence[int]) -> str:
         """The modules in which most of these break off, by pages."""

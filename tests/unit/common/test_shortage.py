@@ -5,7 +5,6 @@ import os
 import resource
 import subprocess
 import sys
-import threading
 from pathlib import Path
 
 import pytest
@@ -13,8 +12,6 @@ import pytest
 from tracer.common import shortage
 from tracer.common.errors import Exit
 from tracer.probes import bpf
-from tracer.probes.compiled import Function
-from tracer.probes.program import Program
 
 
 def caused(error: BaseException, cause: BaseException) -> BaseException:
@@ -153,24 +150,3 @@ def test_no_traceback_with_few_addresses(mebibytes: int) -> None:
     assert "Traceback" not in done.stderr
     assert done.stderr.startswith("pagefault-trace: ")
     assert done.stderr.count("\n") == 1
-
-
-@pytest.mark.parametrize("room", [0, 2, 99])
-def test_programs_are_loaded_without_threads_where_none_can_be_made(
-    monkeypatch: pytest.MonkeyPatch, room: int
-) -> None:
-    program, loaded = object.__new__(Program), list[str]()
-    left = [room]
-
-    def start(thread: threading.Thread) -> None:
-        left[0] -= 1
-        if left[0] < 0:
-            raise RuntimeError("can't start new thread")
-        begin(thread)
-
-    begin = threading.Thread.start
-    monkeypatch.setattr(threading.Thread, "start", start)
-    monkeypatch.setattr(program, "_load_function", lambda name, *_: loaded.append(name))
-    function = Function("raw_tracepoint__x", b"", [])
-    program._load_functions([(str(number), function) for number in range(5)], {})
-    assert sorted(loaded) == ["0", "1", "2", "3", "4"]

@@ -22,7 +22,7 @@ WORDS = [
     *("\u202e\x1b[2J".encode(), b'"', b'""', b"'", b"true", b"false", b"null", b"[]", b"{}"),
     *(b"[" * 500, b'{"a":' * 500, b"1.5", b"-0", b"Infinity", b'"\\ud800"', b"\xef\xbb\xbf"),
     *(b"huge", b"hugetlb", b"file", b"anon", b"around", b"initial", b"fault", b"migrate"),
-    *(b"kernel", b"user", b"truncated", b"no frame pointers", b"..", b"/", b"/dev/null"),
+    *(b"kernel", b"user", b"truncated", b"copy dropped", b"..", b"/", b"/dev/null"),
     *(name.encode() for name in MARKUP),
 ]  # fmt: skip
 

@@ -406,6 +406,15 @@ def test_short_counts(count: int, shown: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("part", "whole", "shown"),
+    [(0, 9, "0%"), (1, 1000, "less than 1%"), (1, 100, "1%"), (2, 3, "67%"),
+     (999, 1000, "more than 99%"), (9, 9, "100%")],
+)  # fmt: skip
+def test_shares(part: int, whole: int, shown: str) -> None:
+    assert units.share(part, whole) == shown
+
+
+@pytest.mark.parametrize(
     ("width", "shown"),
     [
         (40, "/usr/lib/x86_64-linux-gnu/libc.so.6"),

@@ -155,7 +155,7 @@ def test_it_states_what_it_was_made_from_and_what_is_missing(tmp_path: Path) -> 
         "Width: memory gained by the faults of each call stack, 100 KiB in total.",
         "Of 10 faults 7 (70%) have a complete call stack.",
         "-fno-omit-frame-pointer",
-        "1 is deeper than the kernel's limit",
+        "1 is deeper than the limit of frames",
     ):
         assert fact in said
     assert root.findtext(f"{SVG}title") == "Memory gained by call stack: multimap --auto"

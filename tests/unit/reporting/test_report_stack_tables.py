@@ -65,9 +65,9 @@ def test_what_is_missing_is_said_and_what_to_do(tmp_path: Path) -> None:
     run = load(stacked(tmp_path / "t.csv"))
     assert health(run) == [
         "Of 10 faults 7 (70%) have a complete call stack.",
-        f"1 breaks off in code built without frame pointers, in {LIBC}: the callers are missing; "
-        "build that with -fno-omit-frame-pointer, or use a build that has them.",
-        "1 is deeper than the kernel's limit: the outermost callers are missing.",
+        "1 breaks off in code that keeps no frame pointers and was not walked by unwind rules, in "
+        f"{LIBC}: build it with -fno-omit-frame-pointer, or give assembly .cfi directives.",
+        "1 is deeper than the limit of frames: the outermost callers are missing.",
         "1 has none: the kernel gave none, or it was not recorded.",
         f"1 was taken in code without a symbol, in {APP}: keep its symbols, or install its debug "
         "symbols.",

@@ -26,11 +26,12 @@ from tests.unit.report_data import (
     stacked,
     written,
 )
+from tracer.callstacks import frames
 from tracer.common.errors import Exit, TraceError
 from tracer.common.text import printable
 from tracer.reporting import cli
 from tracer.reporting.exports.flame import folded
-from tracer.reporting.reading.callstacks import Function
+from tracer.reporting.reading.callstacks import MISSING, Function
 from tracer.reporting.reading.run import Run, load
 from tracer.reporting.text.stackwords import health
 
@@ -140,10 +141,56 @@ def test_a_missing_caller_is_shown_where_it_is_missing(tmp_path: Path) -> None:
         "Of 4 faults 0 (0%) have a complete call stack.",
         "2 may lack a caller, skipped in code built without frame pointers, in "
         f"{LIBC}; build that with -fno-omit-frame-pointer.",
-        f"1 breaks off in code built without frame pointers, in {LIBC}: the callers are missing; "
-        "build that with -fno-omit-frame-pointer, or use a build that has them.",
+        "1 breaks off in code that keeps no frame pointers and was not walked by unwind rules, in "
+        f"{LIBC}: build it with -fno-omit-frame-pointer, or give assembly .cfi directives.",
         "1 breaks off (broken): the callers are missing.",
     ]
+
+
+@pytest.mark.parametrize(
+    ("notes", "said"),
+    [
+        (["copy dropped"], f"in code whose unwind rules came too late, in {LIBC}: of a copy of"),
+        (["copy too short", "copy dropped"], "3 break off in code whose unwind rules came too"),
+        (["no unwind rule", "unreadable stack"], "whose unwind information leads to no caller"),
+        (["no return address"], "1 breaks off in code whose unwind information leads to no"),
+        (["code replaced"], f"in code that replaced other code at the same addresses, in {LIBC}"),
+    ],
+)
+def test_what_is_missing_has_a_sentence_of_its_own(
+    tmp_path: Path, notes: list[str], said: str
+) -> None:
+    stacks = [[frame("f", LIBC, note=note)] for note in notes]
+    numbers = [*range(1, len(notes) + 1), len(notes)] if len(notes) > 1 else [1]
+    path = written(tmp_path / "t.csv", rows(len(numbers), comm=1))
+    run = load(add_stacks(path, numbers, stacks))
+    assert stack_of(run, 0) == [f"({notes[0]})", "f"]
+    (first, sentence) = health(run)
+    assert first.endswith("0 (0%) have a complete call stack.")
+    assert said in sentence
+
+
+def test_code_made_at_run_time_is_to_keep_frame_pointers(tmp_path: Path) -> None:
+    path = written(tmp_path / "t.csv", rows(1, comm=1))
+    stacks = [[frame("f", "[jit]", note="no frame pointers")]]
+    sentence = health(load(add_stacks(path, [1], stacks)))[1]
+    assert "-XX:+PreserveFramePointer" in sentence
+    assert "-fno-omit-frame-pointer" not in sentence
+
+
+def test_every_note_of_the_tracer_is_known() -> None:
+    notes = {
+        *(frames.NO_FRAME_POINTERS, frames.TRUNCATED, frames.NO_RULE, frames.NO_RETURN_ADDRESS),
+        *(frames.UNREADABLE, frames.COPY_DROPPED, frames.COPY_TOO_SHORT, frames.REPLACED),
+    }
+    assert notes == {*MISSING} - {"no stack", "cut off", "broken"}
+
+
+def test_a_frame_without_a_name_lacks_no_caller(tmp_path: Path) -> None:
+    stacks = [[frame("", LIBC, note="no symbols: it took more than 10 s of processor time"), *MAIN]]
+    run = load(add_stacks(written(tmp_path / "t.csv", rows(1)), [1], stacks))
+    assert stack_of(run, 0)[0] == "_start"
+    assert health(run)[0] == "Of 1 fault 1 (100%) have a complete call stack."
 
 
 def test_frames_in_any_order_and_numbers_with_gaps(tmp_path: Path) -> None:

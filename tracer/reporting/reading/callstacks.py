@@ -17,10 +17,15 @@ from tracer.reporting.reading.schema import STACKS
 
 SUFFIX = ".stacks.csv"  # beside the CSV
 KERNEL, USER = "kernel", "user"
+# Notes of the tracer's (docs/csv.md), and what is cut off in a file that is.
 NO_POINTERS, TRUNCATED, CUT_OFF = "no frame pointers", "truncated", "cut off"
+LATE = ("copy dropped", "copy too short")
+NO_CALLER = ("no unwind rule", "no return address", "unreadable stack")
+REPLACED = "code replaced"
 GAP = "a caller may be missing"  # of a stack that was walked to its beginning all the same
-MISSING = ("no stack", NO_POINTERS, TRUNCATED, CUT_OFF, "broken")
-OTHER = 4  # a note of which this program does not know
+MISSING = ("no stack", NO_POINTERS, TRUNCATED, CUT_OFF, *LATE, *NO_CALLER, REPLACED, "broken")
+OTHER = len(MISSING) - 1  # a note of which this program does not know
+_NO_SYMBOLS = "no symbols: "  # a note that says nothing of callers
 
 
 class Function(NamedTuple):
@@ -148,8 +153,7 @@ def _notes(
     Then by stack: in which way it is broken, and the module of the code that did it.
     """
     note, module = table.words["note"], table.words["module"]
-    known = [MISSING.index(word) if word in MISSING[1:] else OTHER for word in note.words]
-    numbers = np.array([0 if not word else at for word, at in zip(note.words, known, strict=True)])
+    numbers = np.array([_number(word) for word in note.words])
     notes = (numbers if len(numbers) else np.zeros(1, np.int64))[note.codes[order]]
     if table.notes and len(ends) and not notes[ends[-1]]:  # the file breaks off: so may its last
         notes[ends[-1]] = MISSING.index(CUT_OFF)
@@ -163,6 +167,13 @@ def _notes(
         broken.append(word)
         blamed.append(module.words[modules[at]] if word else "")
     return notes.astype(np.int64), broken, blamed
+
+
+def _number(note: str) -> int:
+    """The number in MISSING of what a note says, 0 for nothing."""
+    if not note or note.startswith(_NO_SYMBOLS):
+        return 0
+    return MISSING.index(note) if note in MISSING[1:] else OTHER
 
 
 def _checked(path: str, table: Table) -> Index:

@@ -2,12 +2,22 @@
 
 import numpy as np
 
+from tracer.common import units
 from tracer.common.types import I64
-from tracer.reporting.reading.callstacks import GAP, NO_POINTERS, TRUNCATED, CallStacks
+from tracer.reporting.reading.callstacks import (
+    GAP,
+    LATE,
+    NO_CALLER,
+    NO_POINTERS,
+    REPLACED,
+    TRUNCATED,
+    CallStacks,
+)
 from tracer.reporting.reading.run import Run
 from tracer.reporting.text.overview import plural
 
 _RUNTIME = ("[jit]", "[anon]")  # code that no file holds
+_ALIKE = (LATE, NO_CALLER)  # words of which one sentence speaks
 
 
 def health(run: Run) -> list[str]:
@@ -20,12 +30,12 @@ def health(run: Run) -> list[str]:
     counts = np.bincount(run.faults.stack, minlength=len(stacks)).astype(np.int64)
     broken = np.array([bool(word) for word in stacks.broken])
     whole = total - int(counts[0]) - int(counts[broken].sum())
-    part = f"{whole:,} ({whole / total:.0%})"
+    part = f"{whole:,} ({units.share(whole, total)})"
     said = [f"Of {plural(total, 'fault')} {part} have a complete call stack."]
-    for word in dict.fromkeys(filter(None, stacks.broken)):
-        chosen = np.array([each == word for each in stacks.broken])
+    for words in dict.fromkeys(_alike(word) for word in stacks.broken if word):
+        chosen = np.array([each in words for each in stacks.broken])
         if faults := int(counts[chosen].sum()):
-            said.append(_broken(stacks, word, faults, counts * chosen))
+            said.append(_broken(stacks, words, faults, counts * chosen))
     if counts[0]:
         one = counts[0] == 1
         said.append(
@@ -35,25 +45,49 @@ def health(run: Run) -> list[str]:
     return said + _nameless(stacks, counts)
 
 
-def _broken(stacks: CallStacks, word: str, faults: int, counts: I64) -> str:
+def _alike(word: str) -> tuple[str, ...]:
+    return next((words for words in _ALIKE if word in words), (word,))
+
+
+def _broken(stacks: CallStacks, words: tuple[str, ...], faults: int, counts: I64) -> str:
+    word, where = words[0], _mostly(stacks.ends_in, counts)
     if word == TRUNCATED:
         return (
-            f"{faults:,} {'is' if faults == 1 else 'are'} deeper than the kernel's limit: "
+            f"{faults:,} {'is' if faults == 1 else 'are'} deeper than the limit of frames: "
             "the outermost callers are missing."
         )
     if word == GAP:
         return (
             f"{faults:,} may lack a caller, skipped in code built without frame pointers"
-            f"{_mostly(stacks.ends_in, counts)}; build that with -fno-omit-frame-pointer."
+            f"{where}; build that with -fno-omit-frame-pointer."
         )
-    ends = "breaks off" if faults == 1 else "break off"
+    said = f"{faults:,} {'breaks off' if faults == 1 else 'break off'}"
     if word == NO_POINTERS:
-        return (
-            f"{faults:,} {ends} in code built without frame pointers"
-            f"{_mostly(stacks.ends_in, counts)}: the callers are missing; build that with "
-            "-fno-omit-frame-pointer, or use a build that has them."
+        advice = (
+            "have its runtime keep frame pointers, e.g. by -XX:+PreserveFramePointer"
+            if _heaviest(stacks.ends_in, counts) in _RUNTIME
+            else "build it with -fno-omit-frame-pointer, or give assembly .cfi directives"
         )
-    return f"{faults:,} {ends} ({word}): the callers are missing."
+        return (
+            f"{said} in code that keeps no frame pointers and was not walked by unwind rules"
+            f"{where}: {advice}."
+        )
+    if words == LATE:
+        return (
+            f"{said} in code whose unwind rules came too late{where}: of a copy of the stack "
+            "nothing was kept, or too little; trace again, or longer."
+        )
+    if words == NO_CALLER:
+        return (
+            f"{said} in code whose unwind information leads to no caller{where}: it is assembly "
+            "with wrong .cfi directives, or the stack was overwritten or swapped out."
+        )
+    if word == REPLACED:
+        return (
+            f"{said} in code that replaced other code at the same addresses{where}: the first "
+            "stacks there were walked by the other code's rules; trace longer."
+        )
+    return f"{said} ({word}): the callers are missing."
 
 
 def _nameless(stacks: CallStacks, counts: I64) -> list[str]:
