@@ -49,11 +49,11 @@ test-unit: bootstrap
 	$(if $(COVERED),$(PYTHON) -m tests.covered $(COVERED))
 
 # After the unit tests, with make -j as well. Root leaves no files of its own in the checkout.
-test-live: build/workload | test-unit
+test-live: build/workload build/golden | test-unit
 	$(SUDO) env CI="$(CI)" PYTHONDONTWRITEBYTECODE=1 $(PYTHON) -m pytest -p no:cacheprovider \
 		$(FORGIVING) tests/live
 
-test-kernels: build/workload
+test-kernels: build/workload build/golden
 	@tools/bootstrap --kernels
 	KERNELS="$(KERNELS)" PROBES="$(PROBES)" FULL="$(FULL)" $(PYTHON) -m tests.kernels
 
@@ -80,6 +80,10 @@ fuzz: bootstrap
 build/workload: $(wildcard tests/live/programs/*.[ch]) | bootstrap
 	@mkdir -p build
 	$(CC) $(CFLAGS) -pthread -o $@ $(filter %.c,$^)
+
+# In several variants: static and stripped, at fixed addresses, with libraries.
+build/golden: tests/live/golden.py $(wildcard tests/live/programs/golden/*) | bootstrap
+	$(PYTHON) -m tests.live.golden
 
 build/%: bench/%.c
 	@mkdir -p build

@@ -61,6 +61,7 @@ BY_PROBE = (
     "test_nofault.py",
     "test_ring_live.py",
     "test_ring_overflow.py",
+    "test_whole_stacks.py",
 )
 BENCH_KERNELS = ("6.12", "7")  # where instructions are counted
 REAL_KERNEL = "6.12"  # where a few of tests/real's programs run, each with another probe:

@@ -51,8 +51,10 @@ def stage(parent: Path) -> Iterator[Path]:
             shutil.copytree(ROOT / part, folder / part, ignore=ignore)
         shutil.copy2(ROOT / "pyproject.toml", folder)
         _python(folder, "-m", "compileall", "-q", *_PARTS[1:])
-        programs = "s.build(), w.build(), w.build_small(32), w.build_small(64), r.build()"
-        modules = "bench.storm as s, tests.live.workload as w, tests.real.witnessed as r"
+        modules = "bench.storm as s, tests.live.workload as w, tests.live.golden as g"
+        modules += ", tests.real.witnessed as r"
+        programs = "s.build(), w.build(), w.build_small(32), w.build_small(64)"
+        programs += ", g.build(), r.build()"
         _python(folder, "-c", f"import {modules}; {programs}")
         collect = ("-m", "pytest", "-p", "no:cacheprovider", "--collect-only", "-q")
         _python(folder, *collect, "--probe", ",".join(PROBES), "tests/live", REAL_TESTS)

@@ -281,7 +281,9 @@ class Workload:
 
 
 def _program(name: str | int, options: list[str]) -> list[str]:
-    """The workload with its subcommand, or the small program (`small32`, `small64`)."""
+    """The workload with its subcommand, a small program (`small32`, `small64`), or a golden one."""
+    if str(name).startswith("golden"):
+        return [str(BINARY.with_name(str(name)))]
     if str(name).startswith("small"):
         return [str(build_small(int(str(name).removeprefix("small"))))]
     return [str(BINARY), *options, str(name)]
