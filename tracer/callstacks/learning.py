@@ -145,8 +145,9 @@ class Learner:
         self._add(rules)
 
     def close(self) -> None:
-        """Close the ring."""
+        """Close the ring. Files of processes are let go of as well, now and not when it is due."""
         self._ring.close()
+        self.installed.forget = lambda number: None
 
     def _receive(self, pieces: list[Piece]) -> list[Piece]:
         """Keep copies, and parts of them; those that end at a frame that none has ended at yet."""
