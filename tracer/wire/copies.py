@@ -33,9 +33,8 @@ class CopyRing(Closing):
         self.fd = fd  # readable when there is something new
         self._size = size
         self._consumer = mmap.mmap(fd, page, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE)
-        self._data = mmap.mmap(
-            fd, page + 2 * size, mmap.MAP_SHARED, mmap.PROT_READ, offset=page
-        )  # the producer's page, then the data twice in a row
+        # The producer's page, then the data: once, for what is mapped counts as our memory.
+        self._data = mmap.mmap(fd, page + size, mmap.MAP_SHARED, mmap.PROT_READ, offset=page)
 
     def read(self) -> Iterator[list[Piece]]:
         """What the ring holds now, some records at a time; when given they are consumed."""
@@ -43,8 +42,7 @@ class CopyRing(Closing):
         (produced,) = _POSITION.unpack_from(self._data)
         unpack, header_bytes = _LENGTH.unpack_from, _HEADER
         while consumed < produced:
-            start = mmap.PAGESIZE + (consumed & (self._size - 1))
-            data = self._data[start : start + min(_AT_ONCE, produced - consumed)]
+            data = self._bytes(consumed, min(_AT_ONCE, produced - consumed))
             pieces: list[Piece] = []
             at, size = 0, len(data)
             busy = False
@@ -66,6 +64,15 @@ class CopyRing(Closing):
             yield pieces
             if busy:
                 return
+
+    def _bytes(self, position: int, count: int) -> bytes:
+        """A copy of so many bytes from a position on, also where the ring begins anew meanwhile."""
+        first = position & (self._size - 1)
+        start, before = mmap.PAGESIZE + first, min(count, self._size - first)
+        data = self._data[start : start + before]
+        if before < count:
+            data += self._data[mmap.PAGESIZE : mmap.PAGESIZE + count - before]
+        return data
 
     def is_crowded(self) -> bool:
         """Whether it is mostly full."""
