@@ -204,10 +204,7 @@ class Program:
     def add_target(self, tgid: int, *, children: bool, waits: bool = False) -> None:
         """Trace process `tgid` (in our PID namespace) from now, or from its exec."""
         state = (TARGET_WAITS if waits else TARGET_ACTIVE) | (TARGET_CHILDREN if children else 0)
-        self._maps["targets"].update(
-            tgid.to_bytes(4, "little"),
-            self._value("target", state=state),
-        )
+        self._maps["targets"].update(tgid.to_bytes(4, "little"), self._value("target", state=state))
         if not waits:
             self._active[tgid] = 1
 

@@ -36,7 +36,7 @@ from tracer.wire.batches import RawBatch, decode_batch
 from tracer.wire.records import Mark, RecordType
 
 _BATCH = 1 << 14  # records read at once
-_SMALLEST_BATCH = 1 << 8
+_SMALLEST_BATCH, _SMALLEST_LEARNING = 1 << 10, 1 << 8
 _MOST_BETWEEN = 1 << 12  # records of a batch handled one by one: the end waits for it
 _LONG_NS = 200_000_000  # for a batch
 _LEARNING_NS = 20_000_000  # … where the kernel waits for unwind rules
@@ -66,6 +66,11 @@ class Recorder:
         self._windows: Structs = np.empty(0, parts.layout.window)
         self._batch = _BATCH
         self._learner = parts.learner
+        self._limits = (
+            (_LONG_NS, _SMALLEST_BATCH)
+            if parts.learner is None
+            else (_LEARNING_NS, _SMALLEST_LEARNING)
+        )
 
     def cycle(
         self, enough: Callable[[], bool] = lambda: False, done: Callable[[], None] = lambda: None
@@ -97,9 +102,9 @@ class Recorder:
                 return
             took = time.monotonic_ns() - now
             # Many short-lived processes: output must not be late, nor the rules for stacks.
-            long = _LONG_NS if self._learner is None else _LEARNING_NS
+            long, smallest = self._limits
             if took > long:
-                self._batch = max(self._batch // 2, _SMALLEST_BATCH)
+                self._batch = max(self._batch // 2, smallest)
             elif took < long // 4:
                 self._batch = min(self._batch * 2, _BATCH)
 
