@@ -5,7 +5,7 @@ import os
 import struct
 from collections.abc import Sequence
 
-from tracer.wire.copies import CopyRing, Piece
+from tracer.wire.copies import CopyRing
 from tracer.wire.shared import COPIED_BELOW
 
 PAGE = mmap.PAGESIZE
@@ -79,8 +79,3 @@ def copied(
         data = bytes(COPIED_BELOW) + data
     head = stack, time_ns, tgid, program, ip, sp, fp, bx, exact, len(data), offset
     return _HEAD.pack(*head) + data
-
-
-def piece_of(record: bytes) -> Piece:
-    """As the ring gives it, among others."""
-    return Piece(b"before  " + record + b"behind", 8, len(record))

@@ -3,7 +3,6 @@
 from collections.abc import Iterable, Iterator
 from typing import Any, cast
 
-from tests.unit.copies_data import piece_of
 from tests.unit.rules_data import BASE, CODE, FakeKernel, program
 from tracer.callstacks.kernel_rules import KernelRules
 from tracer.callstacks.learning import Learner
@@ -11,7 +10,6 @@ from tracer.callstacks.locations import Location
 from tracer.common.errors import TraceError
 from tracer.procfs.maps import Mapping
 from tracer.symbolizing.rule import Cfa, CodeRule, Rule
-from tracer.wire.copies import Piece
 
 LIB, JIT, VDSO_AT = BASE - 0x20_0000, BASE - 0x40_0000, BASE + 0x7_0000_0000
 TGID, CHILD, OTHER = 10, 20, 30  # the first two run one program
@@ -40,11 +38,11 @@ class FakeRing:
         self.reads = 0
         self.closed = False
 
-    def read(self) -> Iterator[list[Piece]]:
+    def read(self) -> Iterator[list[bytes]]:
         self.reads += 1
         if self.records:
-            pieces, self.records = [piece_of(each) for each in self.records], []
-            yield pieces
+            records, self.records = self.records, []
+            yield records
 
     def close(self) -> None:
         self.closed = True

@@ -21,7 +21,7 @@ from tracer.callstacks.unwinding import NO_CALL, Copy, rule_of
 from tracer.common.errors import TraceError
 from tracer.procfs.maps import Mapping
 from tracer.symbolizing.rule import Cfa, CodeRule, Rule
-from tracer.wire.copies import CopyRing, Piece
+from tracer.wire.copies import CopyRing
 
 _MOST_BYTES = 1 << 26  # of copies whose faults are not joined yet
 _MOST_PROGRAMS = 4096
@@ -82,7 +82,7 @@ class Learner:
         self._ring = ring
         self._rules = rules
         self._mappings = mappings
-        self._copies: dict[int, list[Piece]] = {}  # parts by the kernel's number
+        self._copies: dict[int, list[bytes]] = {}  # parts by the kernel's number
         self._bytes = 0  # of them
         # Frames without a rule seen so far, and the first stack that lacked it, by its number
         self._missing: dict[tuple[int, ...], int] = {}
@@ -110,8 +110,8 @@ class Learner:
 
         `wait_s`: so long it waits for answers, where some are missing.
         """
-        for pieces in self._ring.read():
-            wanted = self._wanted(self._receive(pieces))
+        for parts in self._ring.read():
+            wanted = self._wanted(self._receive(parts))
             if wanted or self._waiting:
                 self._rules.ask_codes(wanted, 0.0)
                 self._install()
@@ -125,9 +125,9 @@ class Learner:
         parts = self._forget_copy(number)
         return copy_of(parts) if parts else None
 
-    def _forget_copy(self, number: int) -> list[Piece]:
+    def _forget_copy(self, number: int) -> list[bytes]:
         parts = self._copies.pop(number, [])
-        self._bytes -= sum(piece.length for piece in parts)
+        self._bytes -= sum(len(part) for part in parts)
         return parts
 
     def learn(self, program: Program, found: Iterable[tuple[int, bool, Location]]) -> None:
@@ -149,22 +149,22 @@ class Learner:
         self._ring.close()
         self.installed.forget = lambda number: None
 
-    def _receive(self, pieces: list[Piece]) -> list[Piece]:
+    def _receive(self, parts: list[bytes]) -> list[bytes]:
         """Keep copies, and parts of them; those that end at a frame that none has ended at yet."""
         copies, missing, lacking = self._copies, self._missing, []
-        for piece in pieces:
-            stack, offset, *frame = ends_at(piece)
+        for part in parts:
+            stack, offset, *frame = ends_at(part)
             if offset:  # without those before it is of no use
                 if stack in copies:
-                    copies[stack].append(piece)
-                    self._bytes += piece.length
+                    copies[stack].append(part)
+                    self._bytes += len(part)
             else:
                 if stack in copies:  # it was sent again
                     self._forget_copy(stack)
-                copies[stack] = [piece]
-                self._bytes += piece.length
+                copies[stack] = [part]
+                self._bytes += len(part)
             if missing.setdefault(tuple(frame), stack) == stack:
-                lacking.append(piece)
+                lacking.append(part)
         while self._bytes > _MOST_BYTES:  # nobody may want the oldest: their faults were dropped
             self._forget_copy(next(iter(copies)))
             self.dropped += 1
@@ -172,13 +172,13 @@ class Learner:
             missing.clear()
         return lacking
 
-    def _wanted(self, pieces: Iterable[Piece]) -> dict[int, list[int]]:
+    def _wanted(self, parts: Iterable[bytes]) -> dict[int, list[int]]:
         """The offsets, by file, whose rules are to be asked for."""
         wanted: dict[int, list[int]] = {}
-        alike: dict[int, tuple[Program, MappedCode, list[Piece]]] = {}
+        alike: dict[int, tuple[Program, MappedCode, list[bytes]]] = {}
         rules: _ByNumber = {}
-        for piece in pieces:
-            head = part_of(piece)
+        for part in parts:
+            head = part_of(part)
             program = self.installed.program(head.program)
             if program is None:
                 continue
@@ -193,7 +193,7 @@ class Learner:
             if code is None:
                 self._missing.pop((head.program, head.ip, head.exact), None)  # the next one may say
                 continue
-            alike.setdefault(program.own, (program, code, []))[2].append(piece)
+            alike.setdefault(program.own, (program, code, []))[2].append(part)
             if head.offset:
                 continue
             which = code.at(head.ip)
@@ -206,7 +206,7 @@ class Learner:
             else:
                 self._missing.pop((head.program, head.ip, head.exact), None)
         for program, code, some in alike.values():
-            words, which_of = code.among(np.concatenate([words_of(piece) for piece in some]))
+            words, which_of = code.among(np.concatenate([words_of(part) for part in some]))
             for address, which in zip(words.tolist(), which_of.tolist(), strict=True):
                 word = address, False, False
                 self._ask(program, code.mappings[which], word, wanted, rules)

@@ -9,7 +9,6 @@ import numpy as np
 
 from tracer.callstacks.unwinding import Copy, End
 from tracer.common.types import U64
-from tracer.wire.copies import Piece
 from tracer.wire.shared import STACK_USER
 
 _COPY = struct.Struct("<8QIIQ")  # struct stack_copy
@@ -80,33 +79,31 @@ class Part(NamedTuple):
     offset: int  # bytes that came before
 
 
-def ends_at(piece: Piece) -> tuple[int, ...]:
+def ends_at(record: bytes) -> tuple[int, ...]:
     """Of a part: stack, offset, program, ip, exact."""
-    stack, program, ip, exact, offset = _ENDS.unpack_from(piece.data, piece.at)
+    stack, program, ip, exact, offset = _ENDS.unpack_from(record)
     return stack, offset, program, ip, exact
 
 
-def part_of(piece: Piece) -> Part:
+def part_of(record: bytes) -> Part:
     """The head of a record of the ring."""
-    return Part._make(_COPY.unpack_from(piece.data, piece.at))
+    return Part._make(_COPY.unpack_from(record))
 
 
-def words_of(piece: Piece) -> U64:
+def words_of(record: bytes) -> U64:
     """The words on the stack that a part has."""
-    count = (piece.length - _COPY.size) // 8
-    return np.frombuffer(piece.data, "<u8", offset=piece.at + _COPY.size, count=count)
+    return np.frombuffer(record, "<u8", offset=_COPY.size, count=(len(record) - _COPY.size) // 8)
 
 
-def copy_of(pieces: Sequence[Piece]) -> Copy:
+def copy_of(records: Sequence[bytes]) -> Copy:
     """A copy out of its parts, up to the first that is missing."""
-    head = part_of(pieces[0])
+    head = part_of(records[0])
     data = []
     size = 0
-    for piece in pieces:
-        part = part_of(piece)
+    for record in records:
+        part = part_of(record)
         if part.offset != size:
             break
-        first = piece.at + _COPY.size
-        data.append(piece.data[first : first + part.size])
+        data.append(record[_COPY.size : _COPY.size + part.size])
         size += part.size
     return Copy(head.ip, head.sp, head.fp, head.bx, bool(head.exact), b"".join(data))

@@ -6,7 +6,6 @@ Its layout is that of KernelRing (ring.py).
 import mmap
 import struct
 from collections.abc import Iterator
-from typing import NamedTuple
 
 from tracer.common.closing import Closing
 
@@ -15,14 +14,6 @@ _HEADER = 8
 _LENGTH = struct.Struct("<I")
 _POSITION = struct.Struct("<Q")
 _AT_ONCE = 1 << 18  # bytes that are copied out of the ring together
-
-
-class Piece(NamedTuple):
-    """A record: `length` bytes of `data` from `at` on."""
-
-    data: bytes
-    at: int
-    length: int
 
 
 class CopyRing(Closing):
@@ -36,14 +27,14 @@ class CopyRing(Closing):
         # The producer's page, then the data: once, for what is mapped counts as our memory.
         self._data = mmap.mmap(fd, page + size, mmap.MAP_SHARED, mmap.PROT_READ, offset=page)
 
-    def read(self) -> Iterator[list[Piece]]:
+    def read(self) -> Iterator[list[bytes]]:
         """What the ring holds now, some records at a time; when given they are consumed."""
         (consumed,) = _POSITION.unpack_from(self._consumer)
         (produced,) = _POSITION.unpack_from(self._data)
         unpack, header_bytes = _LENGTH.unpack_from, _HEADER
         while consumed < produced:
             data = self._bytes(consumed, min(_AT_ONCE, produced - consumed))
-            pieces: list[Piece] = []
+            records: list[bytes] = []
             at, size = 0, len(data)
             busy = False
             while at < size:
@@ -51,17 +42,17 @@ class CopyRing(Closing):
                 length = header & ~(_BUSY | _DISCARD)
                 end = at + header_bytes + length
                 busy = header & _BUSY != 0
-                if busy or end > size:  # the rest is in the next piece
+                if busy or end > size:  # the rest comes with the next ones
                     break
                 if not header & _DISCARD:
                     # Its own bytes: it may be kept for longer than those it came with.
-                    pieces.append(Piece(data[at + header_bytes : end], 0, length))
+                    records.append(data[at + header_bytes : end])
                 at = (end + 7) & ~7
             if not at:
                 return
             consumed += at
             _POSITION.pack_into(self._consumer, 0, consumed)
-            yield pieces
+            yield records
             if busy:
                 return
 
@@ -73,12 +64,6 @@ class CopyRing(Closing):
         if before < count:
             data += self._data[mmap.PAGESIZE : mmap.PAGESIZE + count - before]
         return data
-
-    def is_crowded(self) -> bool:
-        """Whether it is mostly full."""
-        (consumed,) = _POSITION.unpack_from(self._consumer)
-        (produced,) = _POSITION.unpack_from(self._data)
-        return bool(4 * (produced - consumed) > 3 * self._size)
 
     def close(self) -> None:
         """Unmap the ring."""

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from tests.unit.copies_data import copied, piece_of
+from tests.unit.copies_data import copied
 from tests.unit.faults_data import LAYOUT
 from tracer.callstacks.records import (
     _COPY,
@@ -26,7 +26,7 @@ def test_the_head_of_a_copy_is_the_kernel_s() -> None:
     made = np.zeros(1, layout)
     for number, name in enumerate(layout.names or (), 1):
         made[name] = number
-    piece = piece_of(made.tobytes())
+    piece = made.tobytes()
     assert part_of(piece) == Part(*range(1, 12))
     assert Part._fields == layout.names
     assert ends_at(piece) == tuple(
@@ -36,9 +36,9 @@ def test_the_head_of_a_copy_is_the_kernel_s() -> None:
 
 def test_a_copy_is_put_together() -> None:
     parts = [
-        piece_of(copied(7, 0x401000, [1, 2], sp=SP, fp=5, bx=6, exact=True)),
-        piece_of(copied(7, 0x401000, [3], sp=SP, offset=COPIED_BELOW + 16)),
-        piece_of(copied(7, 0x401000, [4], sp=SP, offset=COPIED_BELOW + 24)),
+        copied(7, 0x401000, [1, 2], sp=SP, fp=5, bx=6, exact=True),
+        copied(7, 0x401000, [3], sp=SP, offset=COPIED_BELOW + 16),
+        copied(7, 0x401000, [4], sp=SP, offset=COPIED_BELOW + 24),
     ]
     words = [np.array(each, "<u8").tobytes() for each in ([1, 2], [3], [4])]
     whole = bytes(COPIED_BELOW) + b"".join(words)
@@ -50,7 +50,7 @@ def test_a_copy_is_put_together() -> None:
 
 
 def test_a_copy_of_bytes_that_are_no_whole_words() -> None:
-    piece = piece_of(copied(7, 0x401000, [1, 2])[:-3])
+    piece = copied(7, 0x401000, [1, 2])[:-3]
     assert words_of(piece).tolist() == [0] * 16 + [1]
     assert copy_of([piece]).words().tolist()[:17] == [0] * 16 + [1]
 

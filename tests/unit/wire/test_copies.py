@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.unit.copies_data import BUSY, DISCARD, PAGE, FakeCopies
+from tests.unit.copies_data import BUSY, DISCARD, FakeCopies
 from tracer.wire import copies
-from tracer.wire.copies import CopyRing, Piece
+from tracer.wire.copies import CopyRing
 
 
 @pytest.fixture
@@ -19,12 +19,8 @@ def fake() -> Iterator[FakeCopies]:
     made.close()
 
 
-def data_of(piece: Piece) -> bytes:
-    return piece.data[piece.at : piece.at + piece.length]
-
-
 def read(ring: CopyRing) -> list[bytes]:
-    return [data_of(piece) for pieces in ring.read() for piece in pieces]
+    return [record for records in ring.read() for record in records]
 
 
 def test_records_of_any_size_across_the_end(fake: FakeCopies) -> None:
@@ -71,7 +67,7 @@ def test_many_are_read_some_at_a_time(fake: FakeCopies, monkeypatch: pytest.Monk
     for each in sent:
         fake.put(each)
     with fake.open() as ring:
-        batches = [[data_of(piece) for piece in pieces] for pieces in ring.read()]
+        batches = list(ring.read())
     assert [len(batch) for batch in batches] == [2] * 10
     assert [each for batch in batches for each in batch] == sent
 
@@ -80,22 +76,11 @@ def test_what_comes_while_it_is_read_waits(fake: FakeCopies) -> None:
     with fake.open() as ring:
         fake.put(b"first")
         reading = ring.read()
-        assert [data_of(piece) for piece in next(reading)] == [b"first"]
+        assert next(reading) == [b"first"]
         assert fake.consumed == fake.produced
         fake.put(b"second")
         assert list(reading) == []
         assert read(ring) == [b"second"]
-
-
-def test_whether_it_is_crowded(fake: FakeCopies) -> None:
-    fake.start_at(5 * PAGE)
-    with fake.open() as ring:
-        while not ring.is_crowded():
-            assert 4 * (fake.produced - fake.consumed) <= 3 * fake.size
-            fake.put(bytes(88))
-        assert 4 * (fake.produced - fake.consumed) > 3 * fake.size
-        read(ring)
-        assert not ring.is_crowded()
 
 
 @given(
