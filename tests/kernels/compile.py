@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from threading import Event
 
+from tracer.common.cache_files import default_folder
 from tracer.common.errors import TraceError
 from tracer.common.resources import bpf_dir
 from tracer.kernel.btf import Btf
@@ -52,7 +53,7 @@ def receive(folder: Path) -> None:
     while (folder / WANTED).exists() and time.monotonic() < deadline:
         if made.exists():
             for key, answer in json.loads(made.read_text()).items():
-                cache.store(cache.default_folder(), key, decode(json.loads(answer)))
+                cache.store(default_folder(), key, decode(json.loads(answer)))
             return
         time.sleep(_POLL_SECONDS)
 

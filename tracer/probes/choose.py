@@ -5,12 +5,13 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from tracer.common.cache_files import default_folder
 from tracer.common.errors import Exit, TraceError
 from tracer.kernel.machine import check_architecture
 from tracer.kernel.paging import DirectMap, find_direct_map
 from tracer.probes.base import Probe
 from tracer.probes.bpf import Refused
-from tracer.probes.cache import default_folder, drop
+from tracer.probes.cache import drop
 from tracer.probes.compilation import Compilation
 from tracer.probes.compiled import Answer
 from tracer.probes.order import PROBES, in_short, named

@@ -20,6 +20,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from tracer.common.cache_files import default_folder
 from tracer.common.errors import Exit, TraceError
 from tracer.common.shortage import is_short, says_so, short, shortage_of
 from tracer.kernel.btf import Btf
@@ -196,7 +197,7 @@ def answer(
     names, reasons = order(wanted, skip, ids)
     clock.lap("choose the probe")
     for name in names:
-        build, folder = builds[name], cache.default_folder()
+        build, folder = builds[name], default_folder()
         key = build.key(bpf_dir, about)
         compiled = cache.load(folder, key)
         clock.lap("check the cache")

@@ -11,6 +11,7 @@ import pytest
 
 from tests.kernels import compile as compiling
 from tests.kernels.boot import ROOT
+from tracer.common import cache_files
 from tracer.probes import cache
 from tracer.probes.compiled import Answer, Function, MapSpec, encode
 
@@ -23,7 +24,7 @@ ANSWER = Answer(
 
 @pytest.fixture
 def kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv(cache.VARIABLE, str(tmp_path / "cache"))
+    monkeypatch.setenv(cache_files.VARIABLE, str(tmp_path / "cache"))
     return tmp_path / "cache"
 
 
