@@ -20,6 +20,7 @@ HOW: dict[str, tuple[bool, tuple[str, ...]]] = {
     "command": (True, ()),
     "attached": (False, ()),
     "stacks": (True, ("--stacks",)),
+    "later": (True, ("--stacks",)),  # with the unwind rules that a run before has stored
     "tiny": (False, ("--buffer", "4096")),  # the smallest there is
 }
 SHARES = cli.ROOT / "build" / "real" / "shares.json"
@@ -53,6 +54,11 @@ def staged(name: str, stages: dict[str, tuple[Stage, Ended]]) -> tuple[Stage, En
     return stages[name]
 
 
+def probe_of(request: pytest.FixtureRequest, named: list[str]) -> list[str]:
+    """The probe named, or that of the command line."""
+    return named or [request.config.getoption("--probe")]
+
+
 @pytest.fixture(scope="session")
 def traced(
     request: pytest.FixtureRequest, stages: dict[str, tuple[Stage, Ended]]
@@ -61,13 +67,16 @@ def traced(
     name, how, *probe = request.param
     stage, plain = staged(name, stages)
     command, options = HOW[how]
+    stage.forget_rules()
+    if how == "later":
+        stage.command("earlier", plain, "--probe", *probe_of(request, probe), *options)
     trace = (stage.command if command else stage.attached)(
-        how, plain, "--probe", *(probe or [request.config.getoption("--probe")]), *options
+        how, plain, "--probe", *probe_of(request, probe), *options
     )
     if trace.csv.exists() and not os.environ.get("PAGEFAULT_GUEST"):
         _shares.append(trace.shares())
     yield trace
-    for file in stage.folder.glob(f"{how}*"):
+    for file in [*stage.folder.glob(f"{how}*"), *stage.folder.glob("earlier*")]:
         if file.is_dir():
             shutil.rmtree(file)
         else:

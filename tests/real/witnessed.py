@@ -9,6 +9,7 @@ import csv
 import fcntl
 import json
 import os
+import shutil
 import signal
 import subprocess
 import time
@@ -21,6 +22,7 @@ from typing import Any
 from tests.live import cli
 from tests.live.perf_stat import Counted, PerfStat
 from tests.real.programs import PATH, Program
+from tracer.common.cache_files import VARIABLE, default_folder
 from tracer.procfs import stat
 
 HANG = 400.0 if os.environ.get("PAGEFAULT_GUEST") else 120.0  # seconds; a guard, not a budget
@@ -121,6 +123,12 @@ class Stage:
         self.folder = folder
         self._made = folder / "made"
         self._made.mkdir()
+        # Its own, for what is stored between runs; the probes of ours need not be compiled anew.
+        self._cache = folder / "cache"
+        self._cache.mkdir(0o700)
+        known = default_folder()
+        for compiled in known.glob("*.json") if known is not None else ():
+            shutil.copy(compiled, self._cache)
         self._environment = {
             "PATH": PATH,
             "LANG": "C.UTF-8",
@@ -133,6 +141,11 @@ class Stage:
                 command, cwd=self._made, env=self._environment, check=True, timeout=HANG,
                 stdin=subprocess.DEVNULL, capture_output=True,
             )  # fmt: skip
+
+    def forget_rules(self) -> None:
+        """The next run is to learn all unwind rules itself."""
+        for stored in self._cache.glob("*rules*"):
+            stored.unlink()
 
     def plain(self) -> Ended:
         """The program by itself."""
@@ -213,6 +226,7 @@ class Stage:
         witness = [str(build()), str(where.with_suffix(".witness")), *go, "--"]
         environment = self._environment | ({"PYTHONPATH": str(cli.ROOT)} if before else {})
         environment |= {k: v for k, v in os.environ.items() if k.startswith("PAGEFAULT_")}
+        environment[VARIABLE] = str(self._cache)
         with subprocess.Popen(
             [*before, *witness, *self.program.argv()],
             cwd=where, env=environment, stdin=subprocess.DEVNULL,

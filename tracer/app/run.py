@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Self
 
 from tracer.app.options import Options
 from tracer.app.sinks import Files, Sinks
+from tracer.common.cache_files import default_folder
 from tracer.common.closing import Closing
 from tracer.common.errors import Exit, Interrupted, TraceError, complain
 from tracer.common.resources import bpf_dir
@@ -116,6 +117,7 @@ def _record(
             if screen is not None and not sinks.failed:
                 screen.linger(result, signals)
     sinks.finish(result)
+    session.close_naming()
     return sinks
 
 
@@ -131,6 +133,7 @@ def _plan(options: Options, command: Command | None) -> Plan:
         min_latency_ns=options.min_latency,
         symbols=options.symbols,
         stacks=options.stacks,
+        rules=default_folder(),
         every_page=bool(options.pages_csv),
         row_filter=RowFilter(options.region, options.perms, options.kind),
     )

@@ -261,7 +261,6 @@ class Sinks:
         lines = self._source_lines()
         if self._session.naming is not None:
             info.notes += self._session.naming.notes()
-            self._session.naming.close()
         if self._callers is not None:
             info.notes += self._callers.notes()
         if lines is not None and lines.lacking and self._files.stacks is not None:

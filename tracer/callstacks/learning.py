@@ -91,7 +91,7 @@ class Learner:
         self._waiting: list[_Asked] = []  # not answered yet
         self._led: set[int] = set()  # keys: walks came there while answers were waited for
         self._took_ns = 0  # to read a process's mappings, the last time
-        self._files = FileRules()
+        self.files = FileRules()
         self._turned_ns = 0  # CLOCK_MONOTONIC: the last turn
         installed.forget = self._forget
 
@@ -143,6 +143,10 @@ class Learner:
             if key not in known and self._rules_of(asked, rules):
                 known.add(key)
         self._add(rules)
+
+    def replaced(self, location: Location, *, exact: bool, rule: Rule) -> None:
+        """The kernel has walked by another rule than this one, which the code itself has."""
+        self.files.compare(location.file, location.offset, exact=exact, rule=rule)
 
     def close(self) -> None:
         """Close the ring. Files of processes are let go of as well, now and not when it is due."""
@@ -270,8 +274,10 @@ class Learner:
             self.installed.separate(program)
         before = set(here.mappings) if here is not None else set()
         for mapping in mappings:
-            if mapping not in before and (rules := self._files.of(program, mapping)):
-                self.installed.add(program.number(mapping.start), rules)
+            if mapping not in before and (rules := self.files.of(program, mapping)):
+                number = program.number(mapping.start)
+                self._known.setdefault(number, set()).update(key for key, _ in rules)
+                self.installed.add(number, rules)
         return code
 
     def _install(self) -> None:
@@ -303,7 +309,7 @@ class Learner:
             self._known.get(program.number(address), set()).discard(key)
             return True
         if file not in (0, VDSO):
-            self._files.add(file, offset, exact=exact, rule=rule, code=code)
+            self.files.add(file, offset, exact=exact, rule=rule, code=code)
         some = rules.setdefault(program.number(address), [])
         some.append((key, value_of(rule)))
         if code.bare_page and rule.cfa == Cfa.FRAME:

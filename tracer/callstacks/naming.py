@@ -3,9 +3,12 @@
 import time
 import weakref
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
+from tracer.callstacks.file_rules import FileRules
 from tracer.callstacks.frames import FrameNames, opening_vdso
 from tracer.callstacks.stacks import Stacks
+from tracer.callstacks.stored_rules import StoredRules
 from tracer.callstacks.symbols import Symbols
 from tracer.common.deadline import Enough, go_on
 from tracer.common.text import printable
@@ -19,6 +22,7 @@ from tracer.symbolizing.perf_maps import PerfMaps
 _START_S = 10.0  # for the process that reads files to be there, before anything is traced
 _PATIENCE_S = 120.0  # once the trace is over, for what was asked at once
 _ROUNDS = 8
+_STORING_S = 2.0  # for the content of files to be read, once all else is done
 _MOST_NOTES = 4  # files that are named
 
 
@@ -38,12 +42,30 @@ class Naming:
         self.stacks: Stacks | None = None  # where call stacks are recorded
         self._regions = regions
         self._impatient = False
+        self._stored: StoredRules | None = None
 
     def stacks_of(self, spaces: Spaces) -> Stacks:
         """Create the call stacks of a trace, which these names are for."""
         names = self.frames
         self.stacks = Stacks(spaces, self._regions, names.kernel_names, names, names.found)
         return self.stacks
+
+    def begin_with_stored(self, folder: Path, rules: FileRules) -> None:
+        """Begin with the unwind rules that earlier runs have stored in a folder."""
+        self._stored = StoredRules(folder, self.files.open)
+        rules.load = self._stored.load
+
+    def store(self, rules: FileRules, enough: Callable[[], bool] = lambda: False) -> None:
+        """Store unwind rules for later runs, where that folder is known; the last thing done."""
+        if self._stored is None:
+            return
+        for file in self._stored.unread(rules):
+            self.lookup.ask("digest", file, [0])
+        until = time.monotonic() + _STORING_S
+        while not self.lookup.wait():
+            if enough() or time.monotonic() > until:
+                return
+        self._stored.store(rules, self.lookup.digest)
 
     def start(self) -> None:
         """Start the process that reads files, to be ready when it is needed."""

@@ -135,6 +135,8 @@ class Walks:
             if rule is None:
                 left.append(check)
                 continue
+            if value_of(rule) != check.used:
+                self._learner.replaced(check.location, exact=check.exact, rule=rule)
             last = check.number == len(walk_.frames) - 1
             if value_of(rule) == check.used and (rule is not NO_CALL or last):
                 if rule is NO_CALL and check.number:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Protocol
 
 from tracer.common.deadline import DRAIN_S
@@ -28,6 +29,7 @@ class Plan:
     min_latency_ns: int = 0
     symbols: bool = False
     stacks: bool = False
+    rules: Path | None = None  # the folder of unwind rules across runs; None: begin without
     row_filter: RowFilter = field(default_factory=RowFilter)
     every_page: bool = True  # keep a row of each page that ever had a frame, not of the first few
 

@@ -106,6 +106,13 @@ class Session:
         self.stop()
         self._ending.drain.hurry()
 
+    def close_naming(self) -> None:
+        """Store unwind rules for later runs, and end the process that reads files; the last."""
+        if self.naming is not None:
+            if self.parts.learner is not None:
+                self.naming.store(self.parts.learner.files, lambda: self.at_once)
+            self.naming.close()
+
     def breakable(self) -> contextlib.AbstractContextManager[None]:
         """Context in which Enough is raised where the trace is to end at once."""
         return self._ending.drain.breakable()
@@ -141,6 +148,8 @@ class Session:
             self.naming.prepare()
             if parts.learner is not None:
                 self._preferred.enter_context(preferred(self._ours))
+                if plan.rules is not None:
+                    self.naming.begin_with_stored(plan.rules, parts.learner.files)
         for pid in dict.fromkeys(plan.pids):
             self._attach(pid)
         known = {*plan.pids, os.getpid()}  # the tracer, too, is a shell's child

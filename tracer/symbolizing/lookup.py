@@ -29,10 +29,11 @@ _MOST_TEXT = 1 << 26  # characters of names that are remembered
 _LONGEST = 4096  # characters of a name or path
 _CFAS = {int(each): each for each in Cfa}
 _BUILD_ID = re.compile(r"[0-9a-f]{4,1024}")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 _LINES_S = 60.0  # of processor time: DWARF is large
 
-Kind = Literal["functions", "rules", "build_id", "lines"]
-Key = tuple[Kind, int, int]  # what, of which file, at which offset (0 for a build ID)
+Kind = Literal["functions", "rules", "build_id", "digest", "lines"]
+Key = tuple[Kind, int, int]  # what, of which file, at which offset (0 for what it has one of)
 Found = tuple[str, int] | None
 
 
@@ -80,6 +81,10 @@ class Lookup:
     def build_id(self, file: int) -> str:
         """The build ID in hexadecimal; "" where there is none, or it is not known yet."""
         return self._value("build_id", file, 0) or ""
+
+    def digest(self, file: int) -> bytes:
+        """The SHA-256 of its content; b"" where it cannot be read, or is not known yet."""
+        return bytes.fromhex(self._value("digest", file, 0) or "")
 
     def line(self, file: int, offset: int) -> tuple[str, int]:
         """The source file and line at `offset`, once it was asked for; ("", 0): not known."""
@@ -268,9 +273,14 @@ def _build_id(answer: Any) -> list[str]:
     return [answer if isinstance(answer, str) and _BUILD_ID.fullmatch(answer) else ""]
 
 
+def _digest(answer: Any) -> list[str]:
+    return [answer if isinstance(answer, str) and _SHA256.fullmatch(answer) else ""]
+
+
 _VALUES: dict[Kind, Callable[[Any], list[Any]]] = {
     "functions": found_of,
     "rules": _rules,
     "build_id": _build_id,
+    "digest": _digest,
     "lines": found_of,
 }

@@ -8,6 +8,7 @@ time for each question. An exploit in a file gains that, and answers that
 
 import contextlib
 import ctypes
+import hashlib
 import os
 import resource
 import signal
@@ -35,6 +36,7 @@ _CUT = 64  # characters
 _MOST_MAPS = 64  # perf maps that are kept
 _MOST_BYTES = 1 << 27  # of symbol tables that are kept, and of perf maps
 _LARGEST = 1 << 30  # bytes of a file that is read for its DWARF
+_PART = 1 << 20  # bytes that are read together for a digest
 # linux/prctl.h, linux/capability.h
 _PR_SET_PDEATHSIG, _PR_SET_NO_NEW_PRIVS = 1, 38
 _CLONE_NEWIPC, _CLONE_NEWNET = 0x08000000, 0x40000000  # linux/sched.h
@@ -84,6 +86,14 @@ class _File:
     def build_id(self) -> str:
         return elf.build_id(self._open)
 
+    def digest(self) -> str:
+        """The SHA-256 of its content in hexadecimal."""
+        digest, at = hashlib.sha256(), 0
+        while part := os.pread(self._descriptors[0], _PART, at):
+            digest.update(part)
+            at += len(part)
+        return digest.hexdigest()
+
     def lines(self, archive: Any, offsets: Sequence[int]) -> list[tuple[str, int]]:
         """The source file and line of each offset, ("", 0) where not known."""
         addresses = elf.addresses(self._open, offsets)
@@ -131,6 +141,7 @@ class Server:
             "functions": self._ask_functions,
             "rules": self._ask_rules,
             "build_id": self._ask_build_id,
+            "digest": self._ask_digest,
             "lines": self._ask_lines,
             "perf_map": self._ask_perf_map,
             "names": self._ask_names,
@@ -170,6 +181,10 @@ class Server:
     def _ask_build_id(self, question: Any, descriptors: list[int]) -> str:
         file = self._file(question, descriptors)
         return file.build_id() if file is not None else ""
+
+    def _ask_digest(self, question: Any, descriptors: list[int]) -> str:
+        file = self._file(question, descriptors)
+        return file.digest() if file is not None else ""
 
     def _ask_lines(self, question: Any, descriptors: list[int]) -> dict[str, Any]:
         file = self._file(question, descriptors)

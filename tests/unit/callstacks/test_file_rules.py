@@ -86,6 +86,67 @@ def test_no_more_than_so_many_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     assert rules.of(program(), mapping(CODE, 0x1000, file=2)) == []
 
 
+# -- rules of earlier runs ---------------------------------------------------------------------
+
+KEY = 0x10, file_rules.RETURN
+PAGE_KEY = 0x2000, file_rules.PAGE
+
+
+def stored(*known: tuple[tuple[int, int], Rule]) -> FileRules:
+    """What is known where these are stored of the file."""
+    rules, asked = FileRules(), list[int]()
+
+    def load(file: int) -> file_rules.Known:
+        assert file not in asked  # once
+        asked.append(file)
+        return {key: value_of(rule) for key, rule in known}
+
+    rules.load = load
+    return rules
+
+
+def test_a_file_begins_with_what_is_stored_of_it() -> None:
+    rules, mine = stored((KEY, RSP)), program()
+    first = [(mine.key(CODE + 0x10, exact=False), value_of(RSP))]
+    assert rules.of(mine, mapping(CODE, 0x1000)) == first
+    assert rules.of(mine, mapping(CODE, 0x1000, file=0)) == []
+    learned(rules, 0x10, 0x20)
+    assert len(rules.of(mine, mapping(CODE, 0x1000))) == 2
+    ((file, table),) = rules.tables()
+    assert (file, table.wrong) == (1, False)
+    assert table.stored.keys() < table.learned.keys()
+
+
+@pytest.mark.parametrize("how", ["learned", "compared"])
+def test_where_the_file_says_otherwise_all_that_was_stored_is_wrong(how: str) -> None:
+    rules, mine = stored((KEY, RSP), ((0x20, file_rules.EXACT), RSP)), program()
+    assert len(rules.of(mine, mapping(CODE, 0x1000))) == 2
+    rules.compare(1, 0x10, exact=False, rule=RSP)
+    rules.compare(1, 0x30, exact=False, rule=BARE)
+    rules.compare(2, 0x10, exact=False, rule=BARE)
+    assert len(rules.of(mine, mapping(CODE, 0x1000))) == 2
+    if how == "learned":
+        learned(rules, 0x10, rule=Rule(Cfa.NONE))
+    else:
+        rules.compare(1, 0x10, exact=False, rule=Rule(Cfa.NONE))
+    found = rules.of(mine, mapping(CODE, 0x1000))
+    assert [value for _, value in found] == [value_of(Rule(Cfa.NONE))] * (how == "learned")
+    ((_, table),) = rules.tables()
+    assert table.wrong
+
+
+@pytest.mark.parametrize(
+    ("rule", "wrong"), [(RSP, True), (BARE, False), (Rule(Cfa.NO_CALL), False)]
+)
+def test_a_page_with_unwind_information_is_none_without(rule: Rule, wrong: bool) -> None:
+    """But an address in it may be data."""
+    rules = stored((PAGE_KEY, BARE))
+    rules.of(program(), mapping(CODE, 0x1000))
+    rules.compare(1, 0x2345, exact=False, rule=rule)
+    ((_, table),) = rules.tables()
+    assert table.wrong == wrong
+
+
 # -- the mappings of a program's processes -----------------------------------------------------
 
 LIB = BASE - 0x20_0000

@@ -18,6 +18,7 @@ from tests.unit.learning_data import (
 )
 from tests.unit.rules_data import BASE, CODE, program
 from tracer.callstacks import kernel_rules, learning, records
+from tracer.callstacks.file_rules import RETURN
 from tracer.callstacks.kernel_rules import value_of
 from tracer.callstacks.locations import VDSO, Location
 from tracer.callstacks.unwinding import NO_CALL
@@ -233,6 +234,15 @@ def test_another_program_begins_with_what_is_known_of_its_files(world: Learning)
     for address in (LIB + MOVED + 0x100, LIB + MOVED + 0x200, CODE + 0x10):
         assert world.kernel.rules[THEIRS.key(address, exact=False)] == value_of(RSP)
     assert THEIRS.key(VDSO_AT + 0x10, exact=False) not in world.kernel.rules
+
+
+def test_a_program_begins_with_the_rules_of_earlier_runs(world: Learning) -> None:
+    """They are not asked for, whatever words of a copy they are for."""
+    world.learner.files.load = lambda file: {(0x200, RETURN): value_of(FRAME)} if file == 2 else {}
+    world.send(copied(1, LIB + 0x100, [LIB + 0x200, LIB + 0x300]))
+    assert sorted(world.rules.asked) == [(2, 0xFF), (2, 0x2FF)]
+    assert world.kernel.rules[key(LIB + 0x200)] == value_of(FRAME)
+    assert len(world.kernel.rules) == 3
 
 
 # -- the copies ------------------------------------------------------------------------------------

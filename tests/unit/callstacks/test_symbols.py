@@ -1,6 +1,7 @@
 """Functions out of ELF files: hand-made ones with known answers, the C library, and garbage."""
 
 import ctypes
+import hashlib
 import lzma
 import os
 import struct
@@ -254,6 +255,15 @@ def test_what_is_not_known_yet_has_its_offset_as_name(tmp_path: Path) -> None:
     assert symbols.names(late, inside[:2], late)[0] == [
         *("endless+0xbff", "x+0x2fff (no symbols: it took too long)"),
     ]
+
+
+def test_the_digest_of_a_file_s_content(tmp_path: Path) -> None:
+    content = make_elf((SYMTAB, FULL)) + bytes((1 << 20) + 5)
+    (tmp_path / "x").write_bytes(content)
+    files = lookup(lambda _: opener(tmp_path / "x")())
+    files.ask("digest", 1, [0])
+    assert files.digest(1) == hashlib.sha256(content).digest()
+    assert lookup().digest(1) == b""  # there is no such file
 
 
 def test_names_in_a_file_may_hold_anything(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from tests.unit.learning_data import (
 )
 from tests.unit.rules_data import CODE, program
 from tracer.callstacks import stacks as stacks_module
+from tracer.callstacks.file_rules import RETURN
 from tracer.callstacks.kernel_rules import value_of
 from tracer.callstacks.learning import Learner
 from tracer.callstacks.stacks import Stack, Stacks
@@ -175,6 +176,21 @@ def test_a_copy_behind_a_wrong_rule_is_of_no_use(world: World) -> None:
     world.stacks.revise()
     assert world.found(1) == ([LEAF], End.REPLACED)
     assert world.stacks.unsure == 0
+
+
+def test_rules_of_earlier_runs_are_checked_as_others_are(world: World) -> None:
+    """The file itself is asked, and if it says otherwise, what was stored of it is not used."""
+    stored = {(CALLER - LIB, RETURN): value_of(Rule(Cfa.RSP, 16)), (0x900, RETURN): value_of(RSP)}
+    world.learner.files.load = lambda file: dict(stored) if file == 2 else {}
+    world.send(copied(9, LIB + 0x800))
+    world.install(LEAF, RSP, exact=True)
+    world.install(MAIN, OUTERMOST.rule)
+    world.rules.asked.clear()
+    assert world.walk([LEAF, CALLER, MAIN], End.OUTERMOST) == ([LEAF, CALLER], End.REPLACED)
+    assert (2, CALLER - LIB - 1) in world.rules.asked
+    ((_, table),) = ((file, each) for file, each in world.learner.files.tables() if file == 2)
+    assert (table.wrong, table.stored) == (True, {})
+    assert world.kernel.renewed == [(TGID, 1, False)]
 
 
 @pytest.mark.parametrize("known", [True, False])

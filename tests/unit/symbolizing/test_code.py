@@ -314,6 +314,13 @@ def test_answers_are_validated() -> None:
             lookup_module._rules([each])
 
 
+def test_a_digest_is_one() -> None:
+    good = "0f" * 32
+    assert lookup_module._digest(good) == [good]
+    for each in ("", good[1:], good + "0", good.upper(), 7, None, [good]):
+        assert lookup_module._digest(each) == [""]
+
+
 def test_through_the_helper() -> None:
     """The answers of a Server are those of the file, in the order of the offsets."""
     rules = elf.unwinding(opener(LOADER))
