@@ -146,7 +146,7 @@ class Sinks:
         from tracer.outputs.callers import Callers
 
         if file is not None:
-            file.follow(session.stacks, session.naming.frames)
+            file.follow(session.stacks, session.naming.frames, session.learn)
             session.outputs.log.append(file)
         callers = Callers(session.stacks, session.naming.frames)
         session.outputs.live.append(callers)

@@ -28,6 +28,7 @@ _MOST_PROGRAMS = 4096
 # A process's mappings are read so often at most: a tenth of the time goes there.
 _AGAIN_NS, _TIMES = 5_000_000, 10
 _TURN_NS = 1_000_000  # while other work is done, copies are read so often
+_NEVER = 1 << 63
 _MOST_MISSING = 1 << 16
 _ByNumber = dict[int, list[tuple[int, int]]]  # rules by key, by the number they are for
 _FRAME, _NO_CALL = value_of(Rule(Cfa.FRAME)), value_of(NO_CALL)
@@ -151,6 +152,7 @@ class Learner:
     def close(self) -> None:
         """Close the ring. Files of processes are let go of as well, now and not when it is due."""
         self._ring.close()
+        self._turned_ns = _NEVER
         self.installed.forget = lambda number: None
 
     def _receive(self, parts: list[bytes]) -> list[bytes]:

@@ -106,6 +106,7 @@ class Walks:
 
     def now(self, walk_: Walk) -> Walked:
         """The frames as far as they can be followed."""
+        self._learner.tend()
         self._check(walk_)
         sure = not walk_.checks
         if walk_.copy is None:

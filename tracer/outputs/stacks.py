@@ -24,7 +24,7 @@ STACK_COLUMNS = (
     *("stack", "frame", "side", "function", "offset", "module", "module_offset"),
     *("build_id", "file", "line", "address", "note"),
 )
-_AT_ONCE = 1024  # stacks written at once
+_AT_ONCE = 16  # stacks written at once: two milliseconds
 
 
 class StacksFile:
@@ -41,6 +41,7 @@ class StacksFile:
         self._early = False  # something was written before all of it was known
         self._stacks: Stacks | None = None
         self._names: FrameNames | None = None
+        self._meanwhile: Callable[[], None] = lambda: None
 
     @property
     def hasty(self) -> Callable[[], bool]:
@@ -51,9 +52,11 @@ class StacksFile:
     def hasty(self, hasty: Callable[[], bool]) -> None:
         self._hasty = self._file.hasty = hasty
 
-    def follow(self, stacks: Stacks, names: FrameNames) -> None:
-        """Set the stacks to write; before the first batch."""
-        self._stacks, self._names = stacks, names
+    def follow(
+        self, stacks: Stacks, names: FrameNames, meanwhile: Callable[[], None] = lambda: None
+    ) -> None:
+        """Set the stacks to write; before the first batch. `meanwhile` is called now and then."""
+        self._stacks, self._names, self._meanwhile = stacks, names, meanwhile
 
     def write(self, rows: Rows, names: Names) -> None:
         """Append the stacks that are new. Until then, a file that was there is as it was."""
@@ -66,6 +69,7 @@ class StacksFile:
             self._names.ask(self._locations(range(first, end)))
             self._names.wait()
         for part in self._parts(first, end):
+            self._meanwhile()
             self._file.write(self._text(part, None))
 
     def close(self) -> None:

@@ -106,6 +106,11 @@ class Session:
         self.stop()
         self._ending.drain.hurry()
 
+    def learn(self) -> None:
+        """Learn unwind rules, where that is due: copies of stacks wait for whatever takes long."""
+        if self.parts.learner is not None:
+            self.parts.learner.tend()
+
     def close_naming(self) -> None:
         """Store unwind rules for later runs, and end the process that reads files; the last."""
         if self.naming is not None:
@@ -148,6 +153,7 @@ class Session:
             self.naming.prepare()
             if parts.learner is not None:
                 self._preferred.enter_context(preferred(self._ours))
+                self.naming.lookup.meanwhile = parts.learner.tend
                 if plan.rules is not None:
                     self.naming.begin_with_stored(plan.rules, parts.learner.files)
         for pid in dict.fromkeys(plan.pids):

@@ -21,6 +21,7 @@ from tracer.symbolizing.rule import FAR, FAR_RBP, FAR_RBX, UNKNOWN, Cfa, CodeRul
 
 DEBUG_ROOT = Path("/usr/lib/debug/.build-id")
 WAIT_S = 0.05  # what tracing waits for an answer at most
+_SLICE_S = 0.002  # … at once
 _AT_ONCE = 4096  # offsets in a question
 _LINES_AT_ONCE = 1 << 16
 _NAMES_AT_ONCE = 256
@@ -52,6 +53,7 @@ class Lookup:
         debug_root: Path = DEBUG_ROOT,
     ) -> None:
         """`open_file` as CodeFiles.open."""
+        self.meanwhile: Callable[[], None] = lambda: None  # called now and then while it waits
         self._helper = helper
         self._open_file = open_file
         self._debug_root = debug_root
@@ -137,7 +139,13 @@ class Lookup:
     def wait_briefly(self, seconds: float = WAIT_S) -> bool:
         """The same while tracing: what has taken as long already is not waited for any more."""
         now = time.monotonic()
-        return self._helper.turn(min(now, self._helper.since_s) + seconds)
+        until = min(now, self._helper.since_s) + seconds
+        while not self._helper.turn(min(until, now + _SLICE_S)):
+            now = time.monotonic()
+            if now >= until:
+                return False
+            self.meanwhile()
+        return True
 
     # -- questions and answers ---------------------------------------------------------------
 

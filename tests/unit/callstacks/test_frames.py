@@ -31,6 +31,7 @@ from tracer.callstacks.unwinding import End
 from tracer.common import units
 from tracer.common.deadline import Enough
 from tracer.model.rows import ROW, Names, Rows
+from tracer.outputs import stacks as stacks_output
 from tracer.outputs.callers import Callers
 from tracer.outputs.stacks import STACK_COLUMNS, StacksFile
 from tracer.spaces.spaces import Spaces
@@ -320,6 +321,23 @@ def test_rows_come_before_what_refers_to_them(tmp_path: Path) -> None:
     assert [row["function"] for row in read(path)] == ["inner", "outer"]
     file.finish(demangled)
     assert [row["function"] for row in read(path)] == ["std::inner<int>(char)", "outer"]
+
+
+def test_other_work_is_done_between_a_few_stacks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kernel waits for unwind rules meanwhile."""
+    monkeypatch.setattr(stacks_output, "_AT_ONCE", 2)
+    file = StacksFile(str(tmp_path / "f.csv"))
+    stacks, names = stacks_with("inner")
+    stacks.stacks += stacks.stacks[1:] * 4
+    sizes = []
+    path = tmp_path / "f.csv.stacks.csv"
+    file.follow(stacks, names, lambda: sizes.append(len(read(path))))
+    file.write(Rows.from_records(np.zeros(1, ROW)), Names())
+    assert sizes == [0, 2, 4]
+    assert len(read(path)) == 5
+    file.close()
 
 
 def test_what_was_there_stays_until_the_first_batch(tmp_path: Path) -> None:

@@ -386,3 +386,6 @@ def test_it_is_served_and_closed_by_its_ring(world: Learning) -> None:
     assert world.learner.fd == world.ring.fd
     world.learner.close()
     assert world.ring.closed
+    reads = world.ring.reads
+    world.learner.tend()
+    assert world.ring.reads == reads

@@ -257,6 +257,26 @@ def test_what_is_not_known_yet_has_its_offset_as_name(tmp_path: Path) -> None:
     ]
 
 
+def test_other_work_is_done_while_an_answer_is_waited_for(tmp_path: Path) -> None:
+    """But not where nothing is waited for: that work may ask something itself."""
+    (tmp_path / "x").write_bytes(make_elf((SYMTAB, FULL)))
+    asked, calls = Here(), list[bool]()
+    files = lookup(lambda _: opener(tmp_path / "x")(), asked=asked)
+
+    def meanwhile() -> None:
+        calls.append(files.wait_briefly(0))
+        asked.silent = len(calls) < 3
+
+    files.meanwhile = meanwhile
+    asked.silent, asked.since_s = True, 1e12
+    files.ask("functions", 1, [0x1100])
+    assert not files.wait_briefly(0)
+    assert calls == []
+    assert files.wait_briefly(60.0)
+    assert calls == [False, False, False]
+    assert files.function(1, 0x1100) == ("first", 0)
+
+
 def test_the_digest_of_a_file_s_content(tmp_path: Path) -> None:
     content = make_elf((SYMTAB, FULL)) + bytes((1 << 20) + 5)
     (tmp_path / "x").write_bytes(content)

@@ -17,6 +17,7 @@ from tests.unit.learning_data import (
     mappings,
 )
 from tests.unit.rules_data import CODE, program
+from tracer.callstacks import learning
 from tracer.callstacks import stacks as stacks_module
 from tracer.callstacks.file_rules import RETURN
 from tracer.callstacks.kernel_rules import value_of
@@ -165,6 +166,20 @@ def test_a_wrong_rule_cuts_the_walk_when_its_code_s_is_known(world: World) -> No
     assert world.found(1) == ([LEAF, CALLER], End.REPLACED)
     assert world.kernel.renewed == [(TGID, 1, False)]
     assert (world.stacks.unsure, world.stacks.revised, world.of(1).ended) == (0, 1, False)
+
+
+def test_copies_are_read_while_stacks_are_walked(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There may be thousands to walk, and the kernel waits for rules."""
+    monkeypatch.setattr(learning, "_TURN_NS", 0)
+    world.rules.answering = False
+    world.usual(LEAF, CALLER)
+    world.install(MAIN, OUTERMOST.rule)
+    world.walk([LEAF, CALLER, MAIN], End.OUTERMOST)
+    reads = world.ring.reads
+    world.stacks.revise()
+    assert world.ring.reads > reads
 
 
 def test_a_copy_behind_a_wrong_rule_is_of_no_use(world: World) -> None:
