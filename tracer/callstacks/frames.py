@@ -4,21 +4,20 @@ import ctypes
 import errno
 import os
 import re
-import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from tracer.callstacks.code_versions import CodeVersions
 from tracer.callstacks.locations import VDSO, Location
 from tracer.callstacks.stacks import Stack
 from tracer.callstacks.symbols import Symbols
 from tracer.callstacks.unwinding import End
 from tracer.procfs.maps import read_maps
 from tracer.symbolizing.lookup import WAIT_S
-from tracer.symbolizing.perf_maps import AGAIN_S, PerfMaps
+from tracer.symbolizing.perf_maps import PerfMaps
 from tracer.symbolizing.rule import Cfa, CodeRule, Rule
 
 _MANGLED = re.compile(r"_Z(NK?)?(?=\d)")  # Itanium C++ ABI, 5.1
-_MOST_NAMELESS = 1024
 _LENGTH = re.compile(r"[1-9]\d{0,3}")
 
 _UNKNOWN = CodeRule(Rule(Cfa.FRAME), after_call=True, bare_page=False)
@@ -98,9 +97,8 @@ class FrameNames:
         self._symbols = symbols
         self._lookup = symbols.lookup
         self._perf_maps = perf_maps
+        self.versions = CodeVersions(perf_maps, self.wait)  # of JIT-compiled code
         self._known: dict[Location, Frame] = {}
-        self._nameless: list[Location] = []  # of JIT code; its perf map may name it later
-        self._asked_s = 0.0  # time.monotonic()
 
     def frame(self, location: Location) -> Frame:
         """The name of a location, as far as it is known: files are read elsewhere, meanwhile."""
@@ -115,10 +113,8 @@ class FrameNames:
         """Whether what is known of a location is final."""
         if location in self._known or location.kernel:
             return True
-        if location.tgid:  # of JIT code the perf map may name it later
-            address = _code_at(location)
-            found = self._perf_maps.at(location.tgid, address)
-            return found is not None or self._perf_maps.ended(location.tgid, address)
+        if location.tgid:  # of JIT code the perf map may say more later
+            return self.versions.settled(location)
         if not (file := location.file_with_code):
             return True
         whole = self._lookup.settled("functions", file, location.looked_up)
@@ -131,7 +127,7 @@ class FrameNames:
             if location in self._known or location.kernel:
                 continue
             if location.tgid:
-                self._perf_maps.ask(location.tgid, [_code_at(location)])
+                self._perf_maps.ask(location.tgid, [location.address - location.returns])
             elif file := location.file_with_code:
                 files.setdefault(file, []).append(location.looked_up)
         for file, offsets in files.items():
@@ -141,39 +137,11 @@ class FrameNames:
         """Wait briefly for what was requested."""
         self._lookup.wait_briefly()
 
-    def found(self, location: Location) -> None:
-        """Name JIT code as soon as it is seen: its process may end, or replace the code."""
-        if (
-            location.tgid
-            and not self.frame(location).function
-            and len(self._nameless) < _MOST_NAMELESS
-        ):
-            self._nameless.append(location)
-
-    def again(self, *, last: bool = False) -> None:
-        """Ask once more for what `found` had no name for; cheap, for a loop.
-
-        `last`: the trace is over, and the processes may end any moment.
-        """
-        now = time.monotonic()
-        if not self._nameless or (now - self._asked_s < AGAIN_S and not last):
-            return
-        self._asked_s = now
-        if last:
-            self._perf_maps.hurry()
-        self._nameless = [
-            location
-            for location in self._nameless
-            if not self.frame(location).function
-            and not self._perf_maps.ended(location.tgid, _code_at(location))
-        ]
-        if last:
-            self.wait()
-
     def why(self, location: Location) -> str:
         """Why a location has no function: because its file was given up; "" where it was not."""
-        failed = self._perf_maps.failed if location.tgid else self._lookup.failed
-        return failed.get(location.tgid or location.file_with_code, "")
+        if location.tgid:
+            return self.versions.why(location)
+        return self._lookup.failed.get(location.file_with_code, "")
 
     def kernel_names(self, addresses: Sequence[int]) -> list[str]:
         """The functions of kernel addresses, "" where unknown."""
@@ -255,9 +223,11 @@ class FrameNames:
             function, _, module = function.partition(" ")
             return Frame(True, function, offset + back, module or "[kernel]", None)
         if location.tgid:
-            compiled = self._perf_maps.at(location.tgid, _code_at(location))
+            compiled = self.versions.name(location)
             if compiled:
-                return Frame(False, compiled[0], compiled[1] + back, "[jit]", None)
+                name, into = compiled
+                at = into + back
+                return Frame(False, name.function, at, "[jit]", None, "", name.file, name.line)
             in_file = location.name.startswith("/")
             return Frame(False, "", 0, location.name, location.offset if in_file else None)
         if not (file := location.file_with_code):
@@ -266,11 +236,6 @@ class FrameNames:
         function, offset = self._lookup.function(file, at) or ("", -back)
         build_id = self._lookup.build_id(file) if file != VDSO else ""
         return Frame(False, function, offset + back, location.name, location.offset, build_id)
-
-
-def _code_at(location: Location) -> int:
-    """The address to look up, of JIT code."""
-    return location.address - location.returns
 
 
 def opening_vdso(open_file: Callable[[int], int]) -> Callable[[int], int]:

@@ -23,7 +23,8 @@ class Location:
     `offset` is that in the file, else the address itself. `tgid`: the process, where code is
     its own (JIT-compiled), and `address` where it has it. `returns`: it is a return
     address, the call is before it. `file`: which file that is (tracer.spaces.code_files), 0 where
-    none or not known.
+    none or not known. `version`: of several functions that were at that address, which
+    (tracer.callstacks.code_versions).
     """
 
     kernel: bool
@@ -33,6 +34,7 @@ class Location:
     returns: bool = False
     file: int = 0
     address: int = 0
+    version: int = 0
 
     @property
     def file_with_code(self) -> int:

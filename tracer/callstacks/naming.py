@@ -2,7 +2,7 @@
 
 import time
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from tracer.callstacks.file_rules import FileRules
@@ -47,7 +47,7 @@ class Naming:
     def stacks_of(self, spaces: Spaces) -> Stacks:
         """Create the call stacks of a trace, which these names are for."""
         names = self.frames
-        self.stacks = Stacks(spaces, self._regions, names.kernel_names, names, names.found)
+        self.stacks = Stacks(spaces, self._regions, names.kernel_names, names, names.versions)
         return self.stacks
 
     def begin_with_stored(self, folder: Path, rules: FileRules) -> None:
@@ -76,11 +76,18 @@ class Naming:
         self.symbols.prepare()
         self._helper.ready(time.monotonic() + _START_S)
 
+    def watch(self, pids: Iterable[int]) -> None:
+        """Watch the perf maps of these processes, if call stacks are recorded."""
+        if self.stacks is not None:
+            self._perf_maps.watch(pids)
+
     def again(self, *, last: bool = False) -> None:
         """Read new answers; cheap, for a loop. `last`: the targets may end any moment."""
         answered = self.lookup.wait(WAIT_S if last else 0)
         if self.stacks is not None:
-            self.frames.again(last=last)
+            self.frames.versions.again(last=last)
+            if last:
+                self.frames.wait()
             if answered:
                 self.stacks.revise()
 
@@ -110,6 +117,7 @@ class Naming:
         """Stop waiting: what is known by now is used."""
         if self.stacks is not None:
             self.stacks.revise(self.stacks.unsure)
+            self.frames.versions.give_up()
 
     @property
     def pids(self) -> set[int]:

@@ -27,7 +27,8 @@ class SourceLines:
 
     def complete(self, frame: Frame, location: Location) -> Frame:
         """The frame with what was found of it."""
-        file, line = self.lines.get((location.file, location.offset - location.returns), ("", 0))
+        here = frame.file, frame.line  # of JIT-compiled code, by its perf map
+        file, line = self.lines.get((location.file, location.offset - location.returns), here)
         name = self.names.get(frame.function, frame.function)
         return replace(frame, function=name, file=file, line=line)
 

@@ -7,11 +7,12 @@ time, so that all processes that run a file have the same frames, also those tha
 
 from array import array
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import blake2b
 
 import numpy as np
 
+from tracer.callstacks.code_versions import Code, CodeVersions, Versions, code_of
 from tracer.callstacks.frame_pointers import Frames, callers
 from tracer.callstacks.kernel_rules import KernelRules
 from tracer.callstacks.learning import Learner, Rules
@@ -90,12 +91,9 @@ class Stacks:
         regions: Sequence[Region],
         kernel_names: Callable[[Sequence[int]], list[str]],
         rules: Rules | None = None,
-        found: Callable[[Location], object] = lambda location: None,
+        versions: CodeVersions | None = None,
     ) -> None:
-        """`regions` as in rows.Names; `kernel_names` names kernel addresses, "" where unknown.
-
-        `found` is called with each new location.
-        """
+        """`regions` as in rows.Names; `kernel_names` names kernel addresses, "" where unknown."""
         self.locations: list[Location] = []
         self.stacks: list[Stack] = [Stack(array("I"), array("Q"), False, -1)]
         self.refused = 0  # stacks beyond MOST_STACKS
@@ -105,7 +103,8 @@ class Stacks:
         self._kernel_names = kernel_names
         self._rules = rules
         self._unsure: dict[int, _Located] = {}  # by number: walked without all rules
-        self._found = found
+        self._versions = versions
+        self._variants: dict[tuple[int, frozenset[tuple[Code, int]]], int] = {}
         self._location_ids: dict[Location, int] = {}
         self._numbers: dict[bytes, int] = {}  # by frames
         self._known: dict[int, int] = {}  # by the kernel's number, the last used at the end
@@ -160,7 +159,30 @@ class Stacks:
         self._ask_rules(fresh.values())
         found = [self._number(number, fresh.get(number)) for number in numbers]
         each = np.array(found, np.uint32)[inverse]
-        return np.asarray(np.repeat(each, np.diff(heads, append=len(ids))))
+        each = np.asarray(np.repeat(each, np.diff(heads, append=len(ids))))
+        return self._versions.split(each, faults["time_ns"], self) if self._versions else each
+
+    def made(self, number: int) -> Sequence[Code]:
+        """The JIT-compiled code in a stack (code_versions.Numbered)."""
+        each = (self.locations[at] for at in dict.fromkeys(self.stacks[number].frames))
+        return tuple(dict.fromkeys(code_of(location) for location in each if location.tgid))
+
+    def variant(self, number: int, versions: Versions) -> int:
+        """The same stack with these versions of its code (code_versions.Numbered)."""
+        key = number, frozenset(versions.items())
+        known = self._variants.get(key)
+        if known is None and len(self.stacks) > MOST_STACKS:
+            self.refused += 1
+            return 0
+        if known is None:
+            known = self._variants[key] = len(self.stacks)
+            self.stacks.append(self._with(self.stacks[number], versions))
+        return known
+
+    def _with(self, stack: Stack, versions: Versions) -> Stack:
+        each = (self.locations[at] for at in stack.frames)
+        frames = (self._id(_versioned(location, versions)) for location in each)
+        return replace(stack, frames=array("I", list(frames)))
 
     def _pop_raw(self, number: int) -> Raw | None:
         """A stack that has come, unless it is known; of one that is known nothing is kept."""
@@ -191,8 +213,16 @@ class Stacks:
             stack = self._stack(located, result)
             self._numbers.setdefault(_key(stack, result), number)
             if stack != self.stacks[number]:
-                self.stacks[number] = stack
-                self.revised += 1
+                self._replace(number, stack)
+
+    def _replace(self, number: int, stack: Stack) -> None:
+        self.stacks[number] = stack
+        self.revised += 1
+        for (base, versions), variant in self._variants.items():
+            if base == number:
+                self.stacks[variant] = self._with(stack, dict(versions))
+        if self._versions is not None:
+            self._versions.revised(number, self)
 
     def _number(self, number: int, located: _Located | None) -> int:
         known = self._known.pop(number, None)
@@ -255,12 +285,15 @@ class Stacks:
         )
         for address, location in (*located.kernel, *result.frames):
             addresses.append(address)
-            frames.append(self._location_ids.setdefault(location, len(self.locations)))
-            if frames[-1] == len(self.locations):
-                self.locations.append(location)
-                self._found(location)
+            frames.append(self._id(location))
         gap += len(located.kernel) if gap >= 0 else 0
         return Stack(frames, addresses, truncated, gap, result.ended, result.end)
+
+    def _id(self, location: Location) -> int:
+        number = self._location_ids.setdefault(location, len(self.locations))
+        if number == len(self.locations):
+            self.locations.append(location)
+        return number
 
     def _result(self, located: _Located) -> _Result:
         if located.walk is not None and self._walks is not None:
@@ -297,6 +330,11 @@ class Stacks:
         known = self._rules.has_rule(location)
         code = self._rules.code(location) if known else None
         return code.rule if code is not None else None, known
+
+
+def _versioned(location: Location, versions: Versions) -> Location:
+    version = versions.get(code_of(location), 0) if location.tgid else 0
+    return replace(location, version=version) if version else location
 
 
 def _key(stack: Stack, result: _Result) -> bytes:

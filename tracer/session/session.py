@@ -151,6 +151,7 @@ class Session:
         plan, parts = self.plan, self.parts
         if self.naming is not None:
             self.naming.prepare()
+            self.naming.watch([*plan.pids, *([plan.command.pid] if plan.command else [])])
             if parts.learner is not None:
                 self._preferred.enter_context(preferred(self._ours))
                 self.naming.lookup.meanwhile = parts.learner.tend

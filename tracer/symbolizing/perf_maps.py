@@ -1,12 +1,16 @@
-"""JIT-compiled functions, by /tmp/perf-PID.map: which file is trusted, and when it is read.
+"""JIT-compiled functions, by /tmp/perf-PID.map: which file is trusted, and what it said when.
 
-Its owner is checked here: only a regular file of the process's own user, or root's, is
-handed on to be read (tracer.symbolizing.perf_map). It grows while the program runs, without
-notice; so it is polled.
+Its owner and age are checked here: only a regular file of the process's own user, or root's,
+that was written since the process started is handed on to be read
+(tracer.symbolizing.perf_map). It grows while the program runs, without notice; so its size is
+checked again and again, and what was appended between two checks was compiled between them, or
+a moment earlier (docs/decisions/0014-perf-maps.md).
 """
 
+import contextlib
 import os
 import re
+import threading
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -16,43 +20,56 @@ from typing import Any
 from tracer.procfs.regular import reopened
 from tracer.procfs.roots import OURS, Roots, Whose
 from tracer.symbolizing.helper import Asked, Question
+from tracer.symbolizing.history import NEVER, Change, Period, dumps
 from tracer.symbolizing.lookup import Found, found_of, number_of
+from tracer.symbolizing.messages import BadMessage
 
-AGAIN_S = 0.2  # a map is polled again after that at the earliest
+AGAIN_S = 0.2  # a path is resolved again after that at the earliest …
+_ABSENT_AGAIN_S = 0.04  # … and where there was none
+_CHECK_S = 0.01  # between two checks of a file
 _MOST_MAPS = 64  # processes whose maps are known
-_MOST_CHECKS = 10_000  # of one process's file
-_MOST_FOUND = 1 << 16  # functions of one process that are remembered
-_AT_ONCE = 4096  # addresses in a question
+_MOST_CHECKS = 10_000  # of one process's file that find it changed
+_MOST_ADDRESSES = 1 << 14  # of one process
+_AT_ONCE = 4096  # new addresses in a question
+_START_TIME = 22  # the field of /proc/PID/stat (proc(5))
+_SLACK_S = 0.1  # a process's start is in ticks of 10 ms, and so is the clock of files
+
+TOO_OFTEN = "it has changed too often"
+_HIGHEST = (1 << 64) - 1
+_LAST_NS = (1 << 63) - 1
 
 
 @dataclass
 class _Map:
-    """One process's file, as far as it is known and has been read."""
+    """One process's file, as far as it is known and has been read. Times: CLOCK_MONOTONIC."""
 
     pid: int  # by its own namespace
     user: int | None = None  # whom the process runs as; None: it was gone when first asked about
-    checked_s: float = 0.0  # time.monotonic()
-    checks: int = 0
-    ended: bool = False  # and its map read since
+    start_s: float | None = None  # when it started, by time.time(); None: likewise
+    ended: bool = False  # and its map checked since
+    handle: int | None = None  # O_PATH: it can be read when its container has gone
+    resolved_s: float = 0.0  # when its path was, by time.monotonic()
+    resolved_ns: int = NEVER  # the same, before it was
     file: tuple[int, int] | None = None  # st_dev, st_ino
-    size: int = 0  # of the file, when last checked
+    state: tuple[int, int] = (0, 0)  # st_size, st_mtime_ns
+    checked_ns: int = NEVER  # before the last check
+    due_s: float = 0.0  # the next one, by time.monotonic()
+    periods: list[Period] = field(default_factory=list)  # of each check that found it changed
+    dumped: bool = False  # it is written anew each time, and lists what there was then
+    sizes: list[tuple[int, int]] = field(default_factory=list)  # number and size, not read yet
     fresh: bool = True  # it is to be read from its beginning
-    descriptor: int | None = None  # to read what is new in it
     started: int = 0  # by which process it is read, as the helper counts them
-    found: dict[int, tuple[str, int]] = field(default_factory=dict)  # by address
-    unknown: set[int] = field(default_factory=set)  # addresses that are not in it, as far as read
-    asked: dict[int, None] = field(default_factory=dict)  # addresses, to be asked for, and …
-    sent: list[int] = field(default_factory=list)  # … of these in the question under way
-
-    def pop_descriptor(self) -> int | None:
-        """Return the descriptor; the caller owns it now."""
-        descriptor, self.descriptor = self.descriptor, None
-        return descriptor
+    histories: dict[int, list[Change]] = field(default_factory=dict)  # by address
+    read: int = 0  # the check up to which they are known
+    asked: dict[int, None] = field(default_factory=dict)  # addresses, to be asked for
+    under_way: bool = False  # a question
+    sent: tuple[list[int], list[int], int] = ([], [], 0)  # of the question: new, old, check
 
     def close(self) -> None:
         """Close the file."""
-        if (descriptor := self.pop_descriptor()) is not None:
-            os.close(descriptor)
+        handle, self.handle = self.handle, None
+        if handle is not None:
+            os.close(handle)
 
 
 class PerfMaps:
@@ -64,110 +81,217 @@ class PerfMaps:
         self._roots = Roots(proc)
         self._folder = folder
         self._maps: dict[int, _Map] = {}  # the last asked about at the end
+        self._begun_s = time.time()
         self.failed: dict[int, str] = {}  # processes, and why their maps are not read any more
+        # Of a map's checks, of which its process's code may be behind by seconds.
+        self._lock = threading.RLock()
+        self._closed = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def watch(self, pids: Iterable[int]) -> None:
+        """Check these processes' maps from now on, in a thread, until `close`.
+
+        What reads the faults may be behind them by seconds: the checks are to be in time.
+        """
+        for pid in pids:
+            self._map(pid)
+        if self._thread is None and not self._closed.is_set():
+            self._thread = threading.Thread(target=self._check_all, daemon=True)
+            self._thread.start()
 
     def at(self, pid: int, address: int) -> Found:
-        """(name, bytes into it) of the function at an address in a process; None: not known yet."""
-        known = self._map(pid)
-        if address not in known.found:
-            self.ask(pid, [address])
-        return known.found.get(address)
+        """(name, bytes into it) of the function that was last at an address; None: not known."""
+        self.ask(pid, [address])
+        history = self.history(pid, address)
+        return history[-1][1:] if history and history[-1][1] else None
 
-    def ask(self, pid: int, addresses: Iterable[int]) -> None:
-        """Ask for functions that are not known yet.
+    def ask(self, pid: int, addresses: Iterable[int], until_ns: int = NEVER) -> None:
+        """Ask for functions that are not known yet, and check whether the map has grown.
 
-        The file is opened now, if it is there and has changed: its process may end any moment.
+        The file is opened now, if it is there: its process may end any moment. `until_ns`: a
+        check before that is no recent one.
         """
         known = self._map(pid)
-        if pid not in self.failed and self._due(pid, known):
-            self._check(pid, known)
-        waits = bool(known.asked)
-        known.asked |= dict.fromkeys(
-            each for each in addresses if each not in known.found and each not in known.unknown
-        )
-        if known.asked and not waits:
-            answered = partial(self._answered, pid, known)
-            self._helper.ask(Question(("perf map", pid), partial(self._make, pid, known), answered))
+        with self._lock:
+            self._check(pid, known, until_ns)
+        room = _MOST_ADDRESSES - len(known.histories) - len(known.asked)
+        for address in addresses:
+            if address not in known.asked and self.history(pid, address) is None and room > 0:
+                known.asked[address] = None
+                room -= 1
+        self._ask(pid, known)
+
+    def history(self, pid: int, address: int) -> list[Change] | None:
+        """What came to be at an address, by the checks that found it; None: not known yet."""
+        known = self._maps.get(pid)
+        if known is None or not 0 <= address <= _HIGHEST:
+            return None if known is None else []
+        return known.histories.get(address)
+
+    def periods(self, pid: int) -> list[Period]:
+        """When each of the checks in a history was, from the first, 1.
+
+        Of a map that is written anew each
+        time the period is that between two of these times, and the same for all checks in one.
+        """
+        known = self._maps.get(pid)
+        if known is None:
+            return []
+        return dumps(known.periods) if known.dumped else known.periods
+
+    def known_until(self, pid: int) -> int:
+        """Until when the histories say all there is (CLOCK_MONOTONIC, ns)."""
+        known = self._maps.get(pid)
+        if known is None:
+            return NEVER
+        with self._lock:
+            if known.read < len(known.periods):
+                return known.periods[known.read].before_ns
+            if known.ended and pid not in self.failed:
+                return _LAST_NS
+            return known.checked_ns
 
     def hurry(self) -> None:
-        """Check the map again at the next question, however recent the last check."""
+        """Check the maps again at the next question, however recent the last check."""
         for known in self._maps.values():
-            known.checked_s = 0.0
+            known.resolved_s = 0.0
+            known.due_s = 0.0
 
     def ended(self, pid: int, address: int) -> bool:
         """Whether a process is gone, and what is known of that address is final."""
         known = self._maps.get(pid)
-        return known is not None and known.ended and address in known.unknown
+        if known is None or not known.ended:
+            return False
+        return pid in self.failed or (
+            known.read == len(known.periods) and self.history(pid, address) is not None
+        )
 
     def close(self) -> None:
         """Close the files."""
+        self._closed.set()
+        if self._thread is not None:
+            self._thread.join()
         for known in self._maps.values():
             known.close()
 
+    def _check_all(self) -> None:
+        while not self._closed.wait(_CHECK_S):
+            with self._lock:
+                for pid, known in list(self._maps.items()):
+                    self._check(pid, known)
+
     def _map(self, pid: int) -> _Map:
-        known = self._maps.pop(pid, None)
-        if known is None:
-            known = _Map(pid)
-            if len(self._maps) >= _MOST_MAPS:
-                self._maps.pop(next(iter(self._maps))).close()
-        self._maps[pid] = known
+        with self._lock:
+            known = self._maps.pop(pid, None)
+            if known is None:
+                known = _Map(pid)
+                if len(self._maps) >= _MOST_MAPS:
+                    self._maps.pop(next(iter(self._maps))).close()
+            self._maps[pid] = known
         return known
 
     # -- questions and answers ---------------------------------------------------------------
 
+    def _ask(self, pid: int, known: _Map) -> None:
+        if pid in self.failed:
+            known.histories.update((address, []) for address in known.asked)
+            known.asked.clear()
+        elif (known.asked or known.sizes) and not known.under_way:
+            known.under_way = True
+            make, answered = partial(self._make, pid, known), partial(self._answered, pid, known)
+            self._helper.ask(Question(("perf map", pid), make, answered))
+
     def _make(self, pid: int, known: _Map, started: int) -> tuple[dict[str, Any], list[int]]:
-        if known.started != started:  # that process has read nothing of it yet
-            if known.started:
-                known.file, known.ended = None, False
-                self._check(pid, known)
-            known.started = started
-        known.sent = list(known.asked)[:_AT_ONCE]
-        question = {"ask": "perf_map", "pid": pid, "addresses": known.sent}
-        question |= {"fresh": known.fresh, "last": known.ended}
-        descriptor = known.pop_descriptor()
-        if descriptor is not None:
-            known.fresh = False
-        return question, [] if descriptor is None else [descriptor]
+        with self._lock:
+            return self._made(pid, known, started)
+
+    def _made(self, pid: int, known: _Map, started: int) -> tuple[dict[str, Any], list[int]]:
+        number = len(known.periods)
+        if known.started not in (0, started) and known.periods:
+            # That process has read nothing of it: what is there now came by the last check.
+            known.fresh, known.sizes = True, [(number, known.state[0])]
+        known.started = started
+        descriptors = []
+        if known.sizes and known.handle is not None:
+            try:
+                descriptors = [reopened(known.handle)]
+            except OSError:
+                known.sizes = []
+        new = list(known.asked)[:_AT_ONCE]
+        old = list(known.histories) if descriptors else []
+        question = {"ask": "perf_map", "pid": pid, "new": new, "old": old, "after": known.read}
+        question |= {"fresh": known.fresh, "last": known.ended, "sizes": known.sizes}
+        known.sent = new, old, number
+        known.sizes, known.fresh = [], False
+        return question, descriptors
 
     def _answered(self, pid: int, known: _Map, answer: Any, why: str) -> None:
+        known.under_way = False
+        new, old, number = known.sent
+        why = why or str(answer.get("why", ""))
         if why:
-            self.failed[pid] = why
-            known.close()
-            known.ended, known.sent = True, list(known.asked)
-            found: list[Found] = [None] * len(known.sent)
-        else:
-            found = found_of(answer)
-            if number_of(answer["size"]) == 0 < known.size:  # it has been forgotten there
-                known.file, known.size, known.fresh = None, 0, True
-        if len(known.found) + len(known.unknown) > _MOST_FOUND:
-            known.found.clear()
-            known.unknown.clear()
-        for address, function in zip(known.sent, found, strict=True):
+            self._fail(pid, known, why)
+            return
+        if answer.get("forgotten"):
+            known.fresh, known.sizes = True, [(number, known.state[0])]
+            self._ask(pid, known)
+            return
+        changes = _changes_of(answer, number)
+        if len(changes) != len(new) + len(old):
+            raise BadMessage("so many were not asked about")
+        known.dumped |= bool(answer["dumped"])
+        for address, history in zip(new, changes, strict=False):
             known.asked.pop(address, None)
-            if function is not None:
-                known.found[address] = function
-            else:
-                known.unknown.add(address)
+            known.histories[address] = history
+        for address, history in zip(old, changes[len(new) :], strict=True):
+            known.histories[address] += history
+        known.read = number
         if known.asked:
-            more, known.asked = known.asked, {}
-            self.ask(pid, more)
+            self._ask(pid, known)
+
+    def _fail(self, pid: int, known: _Map, why: str) -> None:
+        self.failed[pid] = why
+        with self._lock:
+            known.close()
+            known.sizes = []
+        self._ask(pid, known)
 
     # -- the file ----------------------------------------------------------------------------
 
-    def _due(self, pid: int, known: _Map) -> bool:
-        if known.ended or known.checks >= _MOST_CHECKS:
-            return False
-        return time.monotonic() - known.checked_s > AGAIN_S or not self._lives(pid)
+    def _check(self, pid: int, known: _Map, until_ns: int = NEVER) -> None:
+        """See whether the file has changed; open it where that is not done yet."""
+        if known.ended or pid in self.failed:
+            return
+        lives = os.path.exists(f"{self._roots.proc}/{pid}")  # before: later nothing is appended
+        if lives and time.monotonic() < known.due_s and known.checked_ns >= until_ns:
+            return
+        known.due_s = time.monotonic() + _CHECK_S / 2
+        now_ns = time.monotonic_ns()
+        known.ended = not lives
+        if lives and known.start_s is None:
+            self._read_process(pid, known)
+        again_s = AGAIN_S if known.handle is not None else _ABSENT_AGAIN_S
+        before_ns = known.resolved_ns
+        if not lives or time.monotonic() - known.resolved_s > again_s:
+            known.resolved_s, known.resolved_ns = time.monotonic(), now_ns
+            self._resolve(pid, known)
+        if known.handle is not None:
+            status = os.fstat(known.handle)
+            file = status.st_dev, status.st_ino
+            state = status.st_size, status.st_mtime_ns
+            if file != known.file or state != known.state or known.ended:
+                if file == known.file:
+                    before_ns = known.checked_ns
+                else:
+                    known.fresh = True
+                known.file, known.state = file, state
+                known.periods.append(Period(before_ns, time.monotonic_ns()))
+                known.sizes.append((len(known.periods), status.st_size))
+                if len(known.periods) > _MOST_CHECKS:
+                    self.failed[pid] = TOO_OFTEN
+        known.checked_ns = now_ns if known.handle is not None else known.resolved_ns
 
-    def _lives(self, pid: int) -> bool:
-        return os.path.exists(f"{self._roots.proc}/{pid}")
-
-    def _check(self, pid: int, known: _Map) -> None:
-        """Open what is to be read; from its beginning where it is another file, or was cut."""
-        known.checked_s = time.monotonic()
-        known.checks += 1
-        known.ended = not self._lives(pid)  # before it is read: afterwards nothing is appended
-        self._read_status(pid, known)
+    def _resolve(self, pid: int, known: _Map) -> None:
         # A container has its own /tmp, in which the process goes by the number it has there:
         # what has that number in ours is another's.
         roots: list[Whose] = [pid, OURS] if known.pid == pid else [pid]
@@ -176,43 +300,54 @@ class PerfMaps:
                 handle = self._roots.open(whose, f"{self._folder}/perf-{known.pid}.map", links=True)
             except OSError:
                 continue
-            try:
-                if self._is_its(handle, known):
-                    return
-            except OSError:
-                continue
-            finally:
-                os.close(handle)
+            if self._is_its(handle, known):
+                known.close()
+                known.handle = handle
+                return
+            os.close(handle)
 
     def _is_its(self, handle: int, known: _Map) -> bool:
-        """Whether a file is to be trusted to be the process's; if it has changed, it is opened."""
+        """Whether a file is to be trusted to be the process's."""
         status = os.fstat(handle)
         users = (0, os.geteuid() if known.user is None else known.user)
-        if status.st_uid not in users:
+        if status.st_uid not in users or (known.ended and known.file is not None):
+            return False  # another's; or a later process's
+        since = self._begun_s if known.start_s is None else known.start_s
+        if status.st_mtime < since - _SLACK_S:
+            return False  # left by an earlier process that had its number
+        try:
+            os.close(reopened(handle))
+        except OSError:
             return False
-        file = status.st_dev, status.st_ino
-        if known.ended and known.file not in (None, file):
-            return False  # a later process's
-        another = file != known.file or status.st_size < known.size
-        if another or status.st_size > known.size or known.ended:
-            descriptor = reopened(handle)
-            known.close()
-            known.descriptor = descriptor
-            known.unknown.clear()
-        if another:
-            known.fresh = True
-            known.found.clear()
-        known.file, known.size = file, status.st_size
         return True
 
-    def _read_status(self, pid: int, known: _Map) -> None:
-        """Read a living process's pid in its own namespace, and its effective user."""
-        try:
+    def _read_process(self, pid: int, known: _Map) -> None:
+        """Read a living process's pid in its own namespace, its effective user and its start."""
+        with contextlib.suppress(OSError):
             with open(f"{self._roots.proc}/{pid}/status", "rb") as file:
                 text = file.read()
-        except OSError:
-            return
-        numbers = re.search(rb"^NSpid:\t(.*)$", text, re.MULTILINE)
-        users = re.search(rb"^Uid:\t\d+\t(\d+)", text, re.MULTILINE)
-        known.pid = int(numbers[1].split()[-1]) if numbers else pid
-        known.user = int(users[1]) if users else known.user
+            numbers = re.search(rb"^NSpid:\t(.*)$", text, re.MULTILINE)
+            users = re.search(rb"^Uid:\t\d+\t(\d+)", text, re.MULTILINE)
+            known.pid = int(numbers[1].split()[-1]) if numbers else pid
+            known.user = int(users[1]) if users else known.user
+        with contextlib.suppress(OSError, ValueError, IndexError):
+            with open(f"{self._roots.proc}/{pid}/stat", "rb") as file:
+                ticks = int(file.read().rpartition(b")")[2].split()[_START_TIME - 3])
+            booted_s = time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
+            known.start_s = booted_s + ticks / os.sysconf("SC_CLK_TCK")
+
+
+def _changes_of(answer: Any, most: int) -> list[list[Change]]:
+    """The history of each address as answered; raises BadMessage where it makes no sense."""
+    found = iter(found_of(answer))
+    changes = []
+    for numbers in answer["numbers"]:
+        history = []
+        for number, each in zip(numbers, found, strict=False):
+            if each is None or not 0 < number_of(number) <= most:
+                raise BadMessage("no such check")
+            history.append((number, *each))
+        if len(history) != len(numbers):
+            raise BadMessage("fewer names than numbers")
+        changes.append(history)
+    return changes

@@ -20,6 +20,8 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any
 
+import numpy as np
+
 from tracer.symbolizing import elf
 from tracer.symbolizing.messages import close_all, packed, receive
 from tracer.symbolizing.perf_map import PerfMap
@@ -222,21 +224,30 @@ class Server:
         return file
 
     # -- perf maps: {"pid", "fresh": it is another file, "last": all of it is there now,
-    # "addresses": […]}, with its descriptor if it is to be read --------------------------------
+    # "sizes": [[check, bytes it had then], …], "new": [address, …], and "old": those of which only
+    # what came "after" a check is wanted}, with its descriptor if it is to be read ---------------
 
     def _ask_perf_map(self, question: Any, descriptors: list[int]) -> dict[str, Any]:
         pid = question["pid"]
         known = self._maps.pop(pid, None)
+        if known is None and not question["fresh"] and not descriptors:
+            return {"forgotten": True}
         if known is None or question["fresh"]:
             known = PerfMap()
         self._maps[pid] = known
         if descriptors:
-            known.read(descriptors[0], last=question["last"])
+            known.read(descriptors[0], question["sizes"], last=question["last"])
         while len(self._maps) > 1 and (
             len(self._maps) > _MOST_MAPS or sum(m.size for m in self._maps.values()) > _MOST_BYTES
         ):
             del self._maps[next(iter(self._maps))]
-        return {"size": known.size} | answer_of(known.find(at) for at in question["addresses"])
+        if known.why:
+            return {"why": known.why}
+        new, old = (np.array(question[which], np.uint64) for which in ("new", "old"))
+        changes = known.changes(new) + known.changes(old, question["after"])
+        found = answer_of((name, into) for each in changes for _, name, into in each or [])
+        numbers = [[number for number, _, _ in each or []] for each in changes]
+        return {"numbers": numbers, "dumped": known.dumped} | found
 
     # -- mangled names: {"names": […]} ---------------------------------------------------------
 

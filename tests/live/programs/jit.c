@@ -37,14 +37,16 @@ static void set_jit(void)
 	writable = mmap(0, PAGE, PROT_READ | PROT_WRITE, MAP_SHARED, code, 0);
 	executable = mmap(0, PAGE, PROT_READ | PROT_EXEC, MAP_SHARED, code, 0);
 	check(writable != MAP_FAILED && executable != MAP_FAILED, "mmap");
-	unsigned char *start = anon(3 * N);
+	unsigned char *start = anon(4 * N);
 	range("first", start, N);
 	range("second", start + N * PAGE, N);
 	range("again", start + 2 * N * PAGE, N);
+	range("replaced", start + 3 * N * PAGE, N);
 	compile(0, "jit::first");
 }
 
-/* jit N: two functions fault on N pages each, the second compiled when the first has. */
+/* jit N: two functions fault on N pages each, the second compiled when the first has; then a
+   third takes the place of the first. */
 static void do_jit(void)
 {
 	struct reading *r = begin("jit", -1);
@@ -53,6 +55,10 @@ static void do_jit(void)
 	compile(256, "jit::second");
 	run(256, 1);
 	run(0, 2);
+	stop_at("again");
+	compile(0, "jit::third");
+	stop_at("third");
+	run(0, 3);
 	end(r);
 }
 

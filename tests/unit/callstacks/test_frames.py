@@ -35,7 +35,7 @@ from tracer.outputs import stacks as stacks_output
 from tracer.outputs.callers import Callers
 from tracer.outputs.stacks import STACK_COLUMNS, StacksFile
 from tracer.spaces.spaces import Spaces
-from tracer.symbolizing import elf, perf_maps
+from tracer.symbolizing import elf
 from tracer.symbolizing.lookup import no_file
 from tracer.symbolizing.perf_maps import PerfMaps
 from tracer.symbolizing.rule import Cfa, CodeRule, Rule
@@ -136,38 +136,22 @@ def test_of_what_is_not_known() -> None:
     assert names.frame(Location(False, "/bin/sh (deleted)", 0x10)).build_id == ""
 
 
-def test_of_code_made_at_run_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    """By the perf map, also where that lists it only later; what was found stays."""
-    monkeypatch.setattr(perf_maps, "AGAIN_S", 0.0)
+def test_of_code_made_at_run_time() -> None:
+    """By the perf map, also where that lists it only later."""
     names = names_of()
     path = Path(f"/tmp/perf-{os.getpid()}.map")
     in_file = Location(False, "/memfd:x (deleted)", 0x10, os.getpid(), True, address=0x1005)
     anonymous = Location(False, "[anon]", 0x1008, os.getpid(), address=0x1008)
-    names.found(in_file)
     assert names.frame(in_file).text() == "memfd:x (deleted)+0x10"
     assert names.frame(anonymous).text() == "[anon]"
-    path.write_text("1000 10 compiled\n")
+    path.write_text("1000 10 JS:*f /app/w.js:2:7\n")
     try:
-        names.found(in_file)
+        names.versions.again(last=True)
+        assert not names.settled(in_file)
+        assert names.frame(in_file) == Frame(False, "f", 5, "[jit]", None, file="/app/w.js", line=2)
+        assert names.frame(anonymous).offset == 8
     finally:
         path.unlink()
-    assert names.frame(in_file) == Frame(False, "compiled", 5, "[jit]", None)
-    assert names.frame(anonymous) == Frame(False, "compiled", 8, "[jit]", None)
-
-
-def test_code_made_at_run_time_is_asked_for_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its process may list it a moment later, and be gone when its name is wanted."""
-    names, path = names_of(), Path(f"/tmp/perf-{os.getpid()}.map")
-    location = Location(False, "[anon]", 0x1008, os.getpid(), address=0x1008)
-    path.write_text("5000 10 another\n")
-    try:
-        names.found(location)
-        path.write_text("5000 10 another\n1000 10 compiled\n")
-        names.again()  # the map has just been read
-        names.again(last=True)
-    finally:
-        path.unlink()
-    assert names.frame(location) == Frame(False, "compiled", 8, "[jit]", None)
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,8 @@
 """Call stacks put together, told apart, and cut where frame pointers do not reach."""
 
+from array import array
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -154,14 +156,38 @@ def test_code_made_at_run_time_is_its_process_s_own() -> None:
 def test_code_in_a_memfd_has_its_offset_there_and_its_address() -> None:
     """A perf map names code by its address."""
     world = World()
-    heard: list[Location] = []
-    world.stacks._found = heard.append
     world.send(7, [0x600000000010])
     world.send(8, [0x600000000010])
     assert world.ask(7, 8) == [1, 1]
     name = "/memfd:jit (deleted)"
     assert world.locations(1) == [Location(False, name, 0x3010, tgid=10, address=0x600000000010)]
-    assert heard == world.locations(1)
+
+
+def test_a_stack_with_another_version_of_its_code() -> None:
+    """It is one more stack, and follows what the first is revised to."""
+    world = World()
+    world.send(7, [TEXT + 0x10, 0x600000000010])
+    (number,) = world.ask(7)
+    code = 10, 0x60000000000F  # before the return address
+    assert world.stacks.made(number) == (code,)
+    other = world.stacks.variant(number, {code: 2})
+    assert world.stacks.variant(number, {code: 2}) == other != number
+    first, second = world.locations(number), world.locations(other)
+    assert second == [first[0], replace(first[1], version=2)]
+    shorter = replace(
+        world.stacks.stacks[number], frames=array("I", [1]), addresses=array("Q", [9])
+    )
+    world.stacks._replace(number, shorter)
+    assert world.locations(other) == second[1:]
+
+
+def test_versions_beyond_the_limit_have_no_stack(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World()
+    world.send(7, [0x600000000010])
+    (number,) = world.ask(7)
+    monkeypatch.setattr(stacks_module, "MOST_STACKS", 1)
+    assert world.stacks.variant(number, {(10, 0x600000000010): 1}) == 0
+    assert world.stacks.refused == 1
 
 
 def test_many_frames_come_in_parts() -> None:

@@ -9,7 +9,7 @@ from random import Random
 import pytest
 
 from tests.unit.fuzz.mutation import EDGES, edited, every
-from tests.unit.symbolizing.test_perf_map import PID, Process
+from tests.unit.symbolizing.test_perf_map import PID, Process, last
 from tracer.common.text import decode
 from tracer.symbolizing.perf_map import PerfMap
 
@@ -43,20 +43,14 @@ def some_map(random: Random) -> bytes:
 
 
 def by_the_book(text: bytes, address: int) -> tuple[str, int] | None:
-    """What a map says of an address, without any haste; of 64 functions before it."""
-    functions = {}
-    for at, line in enumerate(text.split(b"\n")[:-1]):
-        match = re.match(
-            rb"(?:0x)?([0-9a-fA-F]{1,16}) (?:0x)?([0-9a-fA-F]{1,16}) (.{1,1024})", line
-        )
-        if match and int(match[2], 16):
+    """What a map says of an address, without any haste: the last function that covers it."""
+    found = None
+    for line in text.split(b"\n")[:-1]:
+        if match := LINE.match(line):
             start = int(match[1], 16)
-            functions[start] = min(start + int(match[2], 16), (1 << 64) - 1), at, match[3].strip()
-    near = sorted(start for start in functions if start <= address)[-64:]
-    covering = [(functions[at][1], at) for at in near if address < functions[at][0]]
-    return (
-        (decode(functions[max(covering)[1]][2]), address - max(covering)[1]) if covering else None
-    )
+            if start <= address < min(start + int(match[2], 16), (1 << 64) - 1):
+                found = decode(match[3].strip()), address - start
+    return found
 
 
 def test_maps_in_pieces(descriptor: int) -> None:
@@ -67,16 +61,16 @@ def test_maps_in_pieces(descriptor: int) -> None:
         os.ftruncate(descriptor, 0)
         known = PerfMap()
         cut = random.randrange(len(text) + 1)
-        for part in (text[:cut], text[cut:]):
+        for number, part in enumerate((text[:cut], text[cut:])):
             os.pwrite(descriptor, part, os.fstat(descriptor).st_size)
-            known.read(descriptor)
+            known.read(descriptor, [(number, os.fstat(descriptor).st_size)])
         whole = text[: text.rfind(b"\n") + 1]
         assert known.size == len(whole)
         starts = [int(start) for start in known._starts]
         chosen = random.sample(starts, min(8, len(starts)))
         for address in [*random.sample(EDGES, 3), -1, 1 << 64, random.randrange(0x400), *chosen]:
             wanted = by_the_book(whole, address) if 0 <= address < 1 << 64 else None
-            assert known.find(address) == wanted
+            assert last(known, address) == wanted
 
     every("perf map", 400, check)
 
