@@ -171,6 +171,11 @@ Examples:
     help="Record the call stack of each fault: which code made pages resident.",
 )
 @click.option(
+    "--jvm-perfmap",
+    is_flag=True,
+    help="With --stacks, have traced JVMs write their perf maps, by jcmd: names of Java methods.",
+)
+@click.option(
     "--user",
     metavar="USER",
     help="Run the command as USER. [default: under sudo, the user who called it]",
@@ -297,6 +302,7 @@ def _validate(options: Options) -> None:
             Exit.USAGE,
         )
     _validate_words(options)
+    _validate_stacks(options)
     _validate_files(options)
     if options.live:
         _validate_terminal(options)
@@ -316,6 +322,14 @@ def _validate_words(options: Options) -> None:
             raise TraceError(f"--{name} is empty", "give it a value, or leave it out", Exit.USAGE)
     if options.command and not options.command[0]:
         raise TraceError("the command is empty", "name a program after --", Exit.USAGE)
+
+
+def _validate_stacks(options: Options) -> None:
+    """Raise TraceError where an option is of call stacks, and there are none."""
+    if options.jvm_perfmap and not options.stacks:
+        raise TraceError(
+            "--jvm-perfmap names code in call stacks", "give --stacks, too", Exit.USAGE
+        )
 
 
 def _validate_files(options: Options) -> None:

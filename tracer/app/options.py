@@ -76,6 +76,7 @@ class Options:
     time: TimeMode = "relative"
     symbols: bool = False
     stacks: bool = False
+    jvm_perfmap: bool = False
     user: str | None = None
     strict: bool = False
     fail_if: "tuple[Budget, ...]" = ()

@@ -24,6 +24,7 @@ from tracer.probes.compilation import Compilation
 from tracer.session.plan import Plan
 from tracer.session.session import Session
 from tracer.target.command import Command, validate_pid
+from tracer.target.jvm import find_jcmd
 
 if TYPE_CHECKING:
     from tracer.live.start import LiveScreen
@@ -134,6 +135,7 @@ def _plan(options: Options, command: Command | None) -> Plan:
         symbols=options.symbols,
         stacks=options.stacks,
         rules=default_folder(),
+        jcmd=find_jcmd() if options.jvm_perfmap else "",
         every_page=bool(options.pages_csv),
         row_filter=RowFilter(options.region, options.perms, options.kind),
     )

@@ -144,6 +144,12 @@ class CodeVersions:
             self._perf_maps.ask(tgid, ())
             self._judge(tgid)
 
+    def conclude(self) -> None:
+        """Judge what is open, once all is answered that was asked when the trace was over."""
+        self._perf_maps.conclude()
+        for tgid in list(self._open):
+            self._judge(tgid)
+
     def give_up(self) -> None:
         """Judge what is open by what is known now: it stays so."""
         for tgid in list(self._open):
@@ -196,7 +202,7 @@ class CodeVersions:
                     addresses.append(code[1])
         for tgid, addresses in wanted.items():
             self._perf_maps.ask(tgid, addresses, last_ns)
-        if any(self._perf_maps.known_until(tgid) < last_ns for tgid in wanted):
+        if any(self._perf_maps.asking(tgid) for tgid in wanted):
             self._wait()
         for tgid in wanted:
             self._judge(tgid)

@@ -103,6 +103,7 @@ class Naming:
                 break
         self.frames.ask(self.stacks.locations)
         self.wait(enough)
+        self.frames.versions.conclude()
 
     def wait(self, enough: Callable[[], bool] = lambda: False) -> None:
         """Wait, within a limit, until all requests are answered. Raises Enough."""

@@ -27,6 +27,7 @@ from tracer.session.reading import Reading
 from tracer.session.recorder import Recorder
 from tracer.session.shutdown import Shutdown
 from tracer.session.snapshot_rounds import SnapshotRounds
+from tracer.target.jvm import JvmPerfMaps
 from tracer.timeline.tally import Watcher
 
 if TYPE_CHECKING:
@@ -69,6 +70,7 @@ class Session:
             plan, outputs, recorder, delivery, ending, self._held, self.naming
         )
         self._snapshots = SnapshotRounds(plan, outputs, recorder, reading, delivery, ending)
+        self._jvms = JvmPerfMaps(plan.jcmd) if plan.jcmd else None
         self._wake, self._woken = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
 
     @property
@@ -135,8 +137,11 @@ class Session:
         try:
             self._begin(started)
             self._loop()
+            self._finish_jvms()
             return self._shutdown().finish()
         finally:
+            if self._jvms is not None:
+                self._jvms.close()
             self._preferred.close()
             self._ending.say_nothing()
             attached.program.reset_targets()
@@ -219,10 +224,21 @@ class Session:
                 self._rest(poller)
                 # Too many waiting rows are not to be joined by all that the ring holds.
                 self._reading.cycle(lambda: self._ending.over() or self._delivery.crowded())
+                self._ask_jvms()
                 if self._ending.ended(poller):
                     return
                 if self._snapshots.needed():
                     self._snapshots.run()
+
+    def _ask_jvms(self) -> None:
+        if self._jvms is not None:
+            each = (space.members for space in self.parts.spaces.alive())
+            self._jvms.turn(pid for members in each for pid in members)
+
+    def _finish_jvms(self) -> None:
+        if self._jvms is not None and not self.at_once:
+            self._jvms.finish()
+            self._notes += self._jvms.notes()
 
     def _rest(self, poller: Poller) -> None:
         """Wait for what there is to do next.

@@ -82,6 +82,7 @@ class PerfMaps:
         self._folder = folder
         self._maps: dict[int, _Map] = {}  # the last asked about at the end
         self._begun_s = time.time()
+        self._over = False
         self.failed: dict[int, str] = {}  # processes, and why their maps are not read any more
         # Of a map's checks, of which its process's code may be behind by seconds.
         self._lock = threading.RLock()
@@ -140,16 +141,31 @@ class PerfMaps:
         return dumps(known.periods) if known.dumped else known.periods
 
     def known_until(self, pid: int) -> int:
-        """Until when the histories say all there is (CLOCK_MONOTONIC, ns)."""
+        """Until when the histories say all there is (CLOCK_MONOTONIC, ns).
+
+        A map that is not there yet, or is written anew, says nothing of now: only the next one
+        does, if there is one before the trace is over.
+        """
         known = self._maps.get(pid)
         if known is None:
             return NEVER
         with self._lock:
-            if known.read < len(known.periods):
-                return known.periods[known.read].before_ns
-            if known.ended and pid not in self.failed:
+            read_all = known.read == len(known.periods)
+            silent = known.dumped or not known.read
+            if read_all and pid not in self.failed and (known.ended or (silent and self._over)):
                 return _LAST_NS
-            return known.checked_ns
+            if silent:
+                return known.periods[known.read - 1].by_ns if known.read else NEVER
+            return known.checked_ns if read_all else known.periods[known.read].before_ns
+
+    def asking(self, pid: int) -> bool:
+        """Whether there is a question under way about a process."""
+        known = self._maps.get(pid)
+        return known is not None and known.under_way
+
+    def conclude(self) -> None:
+        """Note that the trace is over: no map is expected any more."""
+        self._over = True
 
     def hurry(self) -> None:
         """Check the maps again at the next question, however recent the last check."""

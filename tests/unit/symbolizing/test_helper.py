@@ -279,6 +279,29 @@ def test_a_perf_map_of_half_a_million_functions_takes_little(helper: Helper) -> 
     assert peak < 250 << 10  # KiB
 
 
+def test_perf_maps_that_take_too_much_are_given_up(helper: Helper) -> None:
+    """One of 1 GiB is not read; one that is a single line is read as it is, and has no name."""
+    path = Path(f"/tmp/perf-{os.getpid()}.map")
+    path.write_bytes(b"x" * (32 << 20))
+    try:
+        maps = PerfMaps(helper)
+        assert maps.at(os.getpid(), 0x1004) is None
+        assert helper.turn(time.monotonic() + LONG_S)
+        assert maps.failed == {}
+        with path.open("ab") as file:
+            file.truncate(1 << 30)
+        maps.hurry()
+        assert maps.at(os.getpid(), 0x1004) is None
+        assert helper.turn(time.monotonic() + LONG_S)
+        maps.close()
+    finally:
+        path.unlink()
+    assert maps.failed == {os.getpid(): "it is too large"}
+    assert helper.started == 1
+    peak = int(status_of(pid_of(helper))["VmHWM"].split()[0])
+    assert peak < 150 << 10  # KiB
+
+
 def test_names_without_end_take_little(helper: Helper, folder: Path) -> None:
     """One name that is that of all code of a file, or as many that are as long."""
     long = "\udcff" * 4000
