@@ -200,6 +200,7 @@ RAW_TRACEPOINT_PROBE(sched_process_fork)
 			count(COUNT_UNLISTED);
 		set_active(child_tgid, fresh.state);
 		program_forked(tgid, child_tgid);
+		python_forked(tgid, child);
 	}
 	if (!(target->state & TARGET_ACTIVE))
 		return 0;

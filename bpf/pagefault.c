@@ -33,6 +33,7 @@
 #include "remote_write.h"
 #include "stack.h"
 #include "unwind.h"
+#include "python.h"
 
 /* used by all that follow: the maps, the ring, task ids and targets, each thread's slot */
 #include "maps.bpf.h"
@@ -45,6 +46,7 @@
 #include "neighbours.bpf.h"
 #include "entries.bpf.h"
 #include "unwind.bpf.h"
+#include "python.bpf.h"
 #include "stack.bpf.h"
 #include "fault.bpf.h"
 

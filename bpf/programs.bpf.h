@@ -16,7 +16,7 @@ BPF_HASH(unalike, u64, u8, 4096); /* whose libraries lie differently in each pro
 static __always_inline void new_program(u64 task, u32 tgid, struct program *p)
 {
 	u64 mm = 0, file = 0, inode = 0, device = 0, number = 0;
-	u32 generation = 0;
+	u32 generation = 0, reported = 0;
 
 	READ(mm, task, O_TASK_MM);
 	READ(file, mm, O_MM_EXE_FILE);
@@ -34,6 +34,8 @@ static __always_inline void new_program(u64 task, u32 tgid, struct program *p)
 	p->own = bpf_ktime_get_ns() ^ (u64)bpf_get_prandom_u32() << 32 ^ bpf_get_prandom_u32();
 	p->libraries = unalike.lookup(&p->shared) ? p->own : p->shared;
 	p->mapped = 0;
+	READ(reported, device, O_SUPER_DEVICE);
+	p->file = stack_mix(stack_mix(0, number), reported);
 	if (programs.update(&tgid, p))
 		p->own = p->libraries = stack_mix(p->shared, mm); /* too many: the same each time */
 	known_programs.update(&p->own, p);

@@ -31,6 +31,7 @@
 #define RECORD_CALL    9 /* a target enters such a call, which may release other threads' pages */
 #define RECORD_STACK  10 /* part of a call stack; comes before the first fault with that stack */
 #define RECORD_FILLED 11 /* a window of what a call populated; comes after its SYSCALL */
+#define RECORD_PYTHON 12 /* part of a call stack's Python frames; comes before its STACK */
 
 /* fault_record.marks */
 #define MARK_BEFORE    0x01 /* entry_before and level_before are known */
@@ -177,6 +178,27 @@ struct stack_record { /* STACK: a stack is in as many as needed, one after anoth
 	u64 ips[15];
 };
 
+/*
+ * PYTHON has the same members. `user` is the number of frames, with two words each, innermost first;
+ * `kernel` that of calls of the evaluation loop, with a word each after them; `first` the number of
+ * records before it. `caller` is PYTHON_…, `program` the address of _PyRuntime.
+ */
+#define PYTHON_FRAMES 127
+#define PYTHON_LOOPS 63
+/*
+ * The first word of a frame is python_code.number. In the second, the low half is the instruction,
+ * in code units from the first one on, signed; the next bit: C code called the frame. What the
+ * evaluation loop was called for is the frames up to that one. Its word is an address in its own
+ * frame; in the upper byte, the number of that frame among the native ones and 1, or 0 where it is
+ * not among those that the kernel has walked.
+ */
+#define PYTHON_ENTRY 0x100000000
+#define PYTHON_NONE 0       /* no Python code is running in this thread */
+#define PYTHON_WHOLE 1      /* up to the outermost frame */
+#define PYTHON_LIMIT 2      /* PYTHON_FRAMES, or too much between them */
+#define PYTHON_UNREADABLE 3 /* the next frame cannot be read */
+#define PYTHON_SEVERAL 4    /* it is in several interpreters: which one is running is not known */
+
 #define STACK_USER 127 /* user frames at most: kernel.perf_event_max_stack, as a rule */
 
 /* stack_record.caller: where the walk by rules ended (unwind.bpf.h) */
@@ -210,6 +232,61 @@ struct stack_copy {
 /* The red zone (psABI, 3.2.2): registers that were restored are there still. */
 #define COPIED_BELOW 128
 
+/* ---- CPython ---- */
+
+/*
+ * Where the interpreter keeps what is running: values of the map `pythons`, by program.file or
+ * .shared where its code is the executable's, else by program.libraries. The members after the first three are
+ * offsets in bytes, in the structures that they name.
+ */
+struct python_runtime {
+	u64 address;       /* of _PyRuntime, relative to code_start, or mmap_base */
+	u32 in_executable;
+	u32 version;       /* PY_VERSION_HEX >> 16 */
+	u32 interpreters;  /* _PyRuntimeState.interpreters.head */
+	u32 next;          /* PyInterpreterState.next */
+	u32 threads;       /* PyInterpreterState.threads.head */
+	u16 thread_before; /* PyThreadState.prev */
+	u16 thread_next;
+	u16 thread_interp;
+	u16 thread_id;     /* native_thread_id */
+	u16 thread_frame;  /* current_frame; of 3.11 and 3.12, cframe */
+	u16 frame_within;  /* _PyCFrame.current_frame; 0xffff: there is no such structure */
+	u16 within_before; /* _PyCFrame.previous */
+	u16 frame_code;    /* _PyInterpreterFrame.f_code, or f_executable */
+	u16 frame_caller;  /* previous */
+	u16 frame_at;      /* prev_instr, or instr_ptr */
+	u16 frame_owner;
+	u16 frame_entry;   /* is_entry; 0xffff: there is no such member */
+	u16 code_file;     /* PyCodeObject.co_filename */
+	u16 code_name;     /* co_qualname */
+	u16 code_lines;    /* co_linetable */
+	u16 code_line;     /* co_firstlineno */
+	u16 code_version;  /* co_version; 0xffff: there is no such member */
+	u16 code_start;    /* co_code_adaptive */
+	u16 code_from;     /* what is read of it: the members from code_file to code_version */
+	u16 code_bytes;
+	u16 spare[2];
+};
+
+/*
+ * A code object, in the ring `copies`: the first bytes of a record, followed by the start of the
+ * str objects co_filename and co_qualname, PYTHON_TEXT bytes each, and the content of co_linetable.
+ * Further parts have what follows of that table alone.
+ */
+struct python_code {
+	u64 no_stack;   /* 0: unlike stack_copy.stack */
+	u64 number;
+	u32 version;    /* python_runtime.version */
+	u32 first_line;
+	u32 lines;      /* bytes of co_linetable */
+	u32 offset;     /* of this part in it */
+	u32 size;       /* of this part */
+	u32 spare;
+	u64 reserved[5];
+};
+#define PYTHON_TEXT 512
+
 /* ---- unwind rules: values of the map `rules`, by program and program counter ---- */
 
 /*
@@ -226,6 +303,7 @@ struct program {
 	u64 code_end;
 	u64 mmap_base; /* other mappings are below */
 	u64 mapped;    /* times that code of a file was mapped since */
+	u64 file;      /* the executable file's i_ino and s_dev, mixed (stack_mix()) */
 };
 
 /*

@@ -7,9 +7,13 @@
 
 #ifdef STACKS
 
-#define USER_END 0x00ffffffffffffffULL /* above it: kernel addresses, with 4 and 5 levels */
-
 BPF_TABLE("lru_hash", u64, u8, sent_stacks, 65536);
+
+#ifdef UNWIND
+#define STACK_FUNCTION u64 /* a global one (unwind.bpf.h) */
+#else
+#define STACK_FUNCTION static __always_inline u64
+#endif
 
 /* Send the kernel or the user frames of a stack; 0 if there was no room for all of them. */
 static __always_inline int emit_frames(u64 *ips, u32 count_of_them, u32 most, u32 before,
@@ -60,6 +64,41 @@ static __always_inline u64 innermost_caller(u64 task)
 	return caller;
 }
 
+/* Send the frames in the scratch, unless they were lately; `head` is filled in but for the rest. */
+STACK_FUNCTION send_stack(u64 number)
+{
+	u32 zero = 0;
+	struct stack *s = stacks.lookup(&zero);
+	u64 id = current_id();
+	u8 yes = 1;
+
+	if (!s || sent_stacks.lookup(&number))
+		return 0;
+	s->head.time_ns = bpf_ktime_get_ns();
+	s->head.tgid = id >> 32;
+	s->head.tid = id;
+	s->head.stack = number;
+#ifdef UNWIND
+	if (s->head.program && !call_send_python(number))
+		return 0;
+#endif
+	if (emit_frames(s->kernel, s->head.kernel, STACK_KERNEL, 0, &s->head) &&
+	    emit_frames(s->user, s->head.user, STACK_USER, s->head.kernel, &s->head))
+		sent_stacks.update(&number, &yes);
+#ifdef UNWIND
+	if (s->head.caller == END_NO_RULE)
+		call_send_copy(number);
+#endif
+	return 0;
+}
+
+#ifdef UNWIND
+static u64 (*call_send_stack)(u64 number) = (void *)CALL_SEND_STACK;
+#define SEND_STACK(number) call_send_stack(number)
+#else
+#define SEND_STACK(number) send_stack(number)
+#endif
+
 /*
  * The id of the running thread's call stack; its frames are sent first unless they were lately.
  * Kernel frames are useful only for a fault in kernel mode: those of a user-mode fault are the
@@ -71,7 +110,6 @@ static __always_inline u64 capture_stack(void *ctx, struct pending *p, u64 task,
 	u32 kernel = 0, user = 0;
 	u64 number, mm = 0, exec_id = 0, caller = 0, id = id_of(task);
 	long size;
-	u8 yes = 1;
 	u64 program = 0;
 #ifdef UNWIND
 	u32 zero = 0;
@@ -98,6 +136,7 @@ static __always_inline u64 capture_stack(void *ctx, struct pending *p, u64 task,
 		u->mm = mm;
 		u->tgid = id >> 32;
 		program = u->program.own;
+		number = stack_mix(number, call_walk_python(0));
 		u->hash = stack_mix(stack_mix(number, program), u->program.mapped);
 		user = call_unwind_user(0);
 		if (user > STACK_USER)
@@ -123,24 +162,12 @@ static __always_inline u64 capture_stack(void *ctx, struct pending *p, u64 task,
 	if (!(kernel + user))
 		return 0;
 	number |= 1;
-	if (sent_stacks.lookup(&number))
-		return number;
 	s->head.kernel = kernel;
 	s->head.user = user;
-	s->head.time_ns = bpf_ktime_get_ns();
-	s->head.tgid = id >> 32;
-	s->head.tid = id;
 	s->head.mm = mm;
-	s->head.stack = number;
 	s->head.program = program;
 	s->head.caller = caller;
-	if (emit_frames(s->kernel, kernel, STACK_KERNEL, 0, &s->head) &&
-	    emit_frames(s->user, user, STACK_USER, kernel, &s->head))
-		sent_stacks.update(&number, &yes);
-#ifdef UNWIND
-	if (caller == END_NO_RULE)
-		call_send_copy(number);
-#endif
+	SEND_STACK(number);
 	return number;
 }
 

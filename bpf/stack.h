@@ -9,7 +9,8 @@
 #define STACK_KERNEL 32
 #define STACK_IPS (sizeof(((struct stack_record *)0)->ips) / 8) /* in one record */
 
-#define LOWEST_CODE 0x10000 /* vm.mmap_min_addr, usually */
+#define USER_END 0x00ffffffffffffffULL /* above it: kernel addresses, with 4 and 5 levels */
+#define LOWEST_CODE 0x10000            /* vm.mmap_min_addr, usually */
 
 /* Too large for a program's own stack. */
 struct stack {

@@ -11,6 +11,7 @@
 BPF_HASH(rules, u64, struct rule, 262144);
 BPF_ARRAY(rules_epoch, u64, 1); /* another one whenever rules were removed: none is in a cache */
 BPF_PERCPU_ARRAY(unwinds, struct unwind, 1);
+BPF_PERCPU_ARRAY(python_walks, struct python_walk, 1); /* python.bpf.h */
 
 /* The rule for a frame's code: its own, or its page's. */
 static __always_inline int find_rule(struct unwind *u, struct rule *rule)
@@ -113,16 +114,37 @@ static __always_inline u32 step(struct unwind *u, struct rule rule)
  * scratch. User space links them with the programs that call them.
  */
 
+/* Where a call of Python's evaluation loop is in the last frame, which ends there. */
+u64 place_loop(u64 cfa)
+{
+	u32 zero = 0, at;
+	struct unwind *u = unwinds.lookup(&zero);
+	struct python_walk *w = python_walks.lookup(&zero);
+
+	if (!u || !w)
+		return 0;
+	at = w->placed & PYTHON_LOOPS;
+	COUNTED(at);
+	if (w->loops[at & PYTHON_LOOPS] < cfa) {
+		w->loops[at & PYTHON_LOOPS] |= u->count << 56;
+		w->placed++;
+	}
+	return 0;
+}
+
+static u64 (*call_place_loop)(u64 cfa) = (void *)CALL_PLACE_LOOP;
+
 /* Walk from the registers in the scratch on; the number of frames, which are in stacks' `user`. */
 u64 unwind_user(u64 none)
 {
 	u32 zero = 0;
 	struct unwind *u = unwinds.lookup(&zero);
 	struct stack *s = stacks.lookup(&zero);
+	struct python_walk *w = python_walks.lookup(&zero);
 	u64 count = 0, end = END_LIMIT, *epoch = rules_epoch.lookup(&zero);
 	struct rule rule;
 
-	if (!u || !s || !epoch)
+	if (!u || !s || !epoch || !w)
 		return 0;
 	u->epoch = *epoch;
 	begin_reading(u, u->at.sp);
@@ -131,6 +153,7 @@ u64 unwind_user(u64 none)
 		s->user[i & 127] = u->at.ip;
 		u->hash = stack_mix(u->hash, u->at.ip);
 		count = i + 1;
+		u->count = count;
 		if (!find_rule(u, &rule)) {
 			end = END_NO_RULE;
 			break;
@@ -139,8 +162,9 @@ u64 unwind_user(u64 none)
 		if (end)
 			break;
 		end = END_LIMIT;
+		if (w->placed < w->called)
+			call_place_loop(u->at.sp);
 	}
-	u->count = count;
 	u->end = end;
 	return count;
 }

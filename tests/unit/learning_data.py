@@ -10,6 +10,7 @@ from tracer.callstacks.locations import Location
 from tracer.common.errors import TraceError
 from tracer.procfs.maps import Mapping
 from tracer.symbolizing.rule import Cfa, CodeRule, Rule
+from tracer.symbolizing.runtime import Runtime
 
 LIB, JIT, VDSO_AT = BASE - 0x20_0000, BASE - 0x40_0000, BASE + 0x7_0000_0000
 TGID, CHILD, OTHER = 10, 20, 30  # the first two run one program
@@ -59,6 +60,9 @@ class FakeRules:
         self.waits: list[float] = []
         self.lookups = 0
         self._answered: set[tuple[int, int]] = set()
+        self.runtimes: dict[tuple[int, int], Runtime] = {}  # by file and offset
+        self.asked_runtimes: list[tuple[int, int]] = []
+        self.answering_runtimes = True
 
     def answer(self) -> None:
         """Answer all that was asked."""
@@ -87,6 +91,15 @@ class FakeRules:
 
     def has_rule(self, location: Location) -> bool:
         return (location.file_with_code, location.looked_up) in self._answered
+
+    def ask_runtime(self, file: int, offset: int) -> None:
+        self.asked_runtimes.append((file, offset))
+
+    def has_runtime(self, file: int, offset: int) -> bool:
+        return self.answering_runtimes and (file, offset) in self.asked_runtimes
+
+    def runtime(self, file: int, offset: int) -> Runtime | None:
+        return self.runtimes.get((file, offset)) if self.has_runtime(file, offset) else None
 
 
 class Learning:

@@ -29,6 +29,7 @@ class FakeKernel:
         self.separate: list[int] = []  # shared numbers
         self.asked: list[int] = []  # numbers of programs
         self.installs = 0  # calls
+        self.pythons: list[tuple[int, dict[str, int]]] = []  # runtimes by number of a program
 
     def interface(self) -> Kernel:
         return Kernel(
@@ -39,6 +40,7 @@ class FakeKernel:
             self.separate.append,
             self._runs,
             self._running,
+            self._install_python,
         )
 
     def _install(self, keys: U64, values: U64) -> None:
@@ -59,6 +61,9 @@ class FakeKernel:
 
     def _runs(self, tgid: int) -> int:
         return self.runs.get(tgid, 0)
+
+    def _install_python(self, number: int, runtime: dict[str, int]) -> None:
+        self.pythons.append((number, runtime))
 
     def _running(self) -> set[int]:
         numbers = set(self.runs.values())

@@ -168,7 +168,8 @@ Examples:
 @click.option(
     "--stacks",
     is_flag=True,
-    help="Record the call stack of each fault: which code made pages resident.",
+    help="Record the call stack of each fault: which code made pages resident. Python's functions"
+    " are shown in place of the interpreter's own; --stacks=native shows both.",
 )
 @click.option(
     "--jvm-perfmap",

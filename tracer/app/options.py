@@ -26,6 +26,7 @@ _RANGE = re.compile(r"(?:0x)?([0-9a-f]{1,16})-(?:0x)?([0-9a-f]{1,16})", re.ASCII
 _TIME = re.compile(r"([0-9.]+)\s*(ns|us|µs|ms|s|)", re.ASCII)
 _NANOSECONDS = {"ns": 1, "": 1_000, "us": 1_000, "µs": 1_000, "ms": 1_000_000, "s": 1_000_000_000}
 _PERMISSIONS = "rwxps"
+_NATIVE = "--stacks=native"
 _PID = re.compile(r"--pid(?:=(?P<long>.*))?|-(?P<flags>q*)p(?P<short>.*)", re.DOTALL)
 _SEVERAL = re.compile(r"\d+(,\d+)*", re.ASCII)
 _SIZE = re.compile(r"(\d{1,10})([KMG]?)I?B?", re.ASCII)
@@ -77,6 +78,7 @@ class Options:
     symbols: bool = False
     stacks: bool = False
     jvm_perfmap: bool = False
+    native: bool = False  # with the C frames of an interpreter whose own are known
     user: str | None = None
     strict: bool = False
     fail_if: "tuple[Budget, ...]" = ()
@@ -97,29 +99,38 @@ def reader(
 
 
 class PidsCommand(click.Command):
-    """A command whose --pid takes several: `--pid 1 2`, as of $(pidof NAME), and `-p 1,2`."""
+    """A command whose --pid takes several: `--pid 1 2`, as of $(pidof NAME), and `-p 1,2`.
+
+    Its --stacks is a flag that may have a value: `--stacks=native`.
+    """
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """click's, of one --pid for each."""
+        """click's, of one --pid for each, and flags alone; `native` is one more parameter."""
         values = {
             name
             for option in self.params
             if isinstance(option, click.Option) and not (option.is_flag or option.count)
             for name in option.opts
         }
-        return super().parse_args(ctx, _one_pid_each(args, values))
+        words, ctx.params["native"] = _plain(args, values)
+        return super().parse_args(ctx, words)
 
 
-def _one_pid_each(arguments: list[str], with_value: set[str]) -> list[str]:
+def _plain(arguments: list[str], with_value: set[str]) -> tuple[list[str], bool]:
     """The arguments with a --pid of its own for each pid, as far as the options go.
 
     `with_value` are the options that take the next word. After --pid each word of digits
-    is a pid; a command of such a name can be given after `--`.
+    is a pid; a command of such a name can be given after `--`. And whether --stacks has its value.
     """
+    native = False
     found: list[str] = []
     words = arguments[::-1]
     while words and words[-1].startswith("-") and words[-1] not in ("-", "--"):
         word = words.pop()
+        if word == _NATIVE:
+            found.append("--stacks")
+            native = True
+            continue
         match = _PID.fullmatch(word)
         if match is None:
             found.append(word)
@@ -131,7 +142,7 @@ def _one_pid_each(arguments: list[str], with_value: set[str]) -> list[str]:
         value = match["short"] or match["long"]
         if value is None:
             if not words:
-                return [*found, word]  # reported by click
+                return [*found, word], native  # reported by click
             value = words.pop()
         pids = [value]
         if _SEVERAL.fullmatch(value):
@@ -139,7 +150,7 @@ def _one_pid_each(arguments: list[str], with_value: set[str]) -> list[str]:
             while words and _SEVERAL.fullmatch(words[-1]):
                 pids += words.pop().split(",")
         found += [each for pid in pids for each in ("--pid", pid)]
-    return found + words[::-1]
+    return found + words[::-1], native
 
 
 def budgets(_: click.Context, __: click.Parameter, given: tuple[str, ...]) -> "tuple[Budget, ...]":

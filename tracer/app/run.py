@@ -136,6 +136,7 @@ def _plan(options: Options, command: Command | None) -> Plan:
         stacks=options.stacks,
         rules=default_folder(),
         jcmd=find_jcmd() if options.jvm_perfmap else "",
+        native=options.native,
         every_page=bool(options.pages_csv),
         row_filter=RowFilter(options.region, options.perms, options.kind),
     )

@@ -9,15 +9,17 @@ from dataclasses import dataclass
 
 from tracer.callstacks.code_versions import CodeVersions
 from tracer.callstacks.locations import VDSO, Location
-from tracer.callstacks.stacks import Stack
+from tracer.callstacks.stacks import PYTHON, Stack
 from tracer.callstacks.symbols import Symbols
 from tracer.callstacks.unwinding import End
 from tracer.procfs.maps import read_maps
 from tracer.symbolizing.lookup import WAIT_S
 from tracer.symbolizing.perf_maps import PerfMaps
 from tracer.symbolizing.rule import Cfa, CodeRule, Rule
+from tracer.symbolizing.runtime import Runtime
 
 _MANGLED = re.compile(r"_Z(NK?)?(?=\d)")  # Itanium C++ ABI, 5.1
+_LOCALS = ".<locals>"  # of a qualified name (PEP 3155)
 _LENGTH = re.compile(r"[1-9]\d{0,3}")
 
 _UNKNOWN = CodeRule(Rule(Cfa.FRAME), after_call=True, bare_page=False)
@@ -60,11 +62,14 @@ class Frame:
     module: str  # path, or "[kernel]", "[vdso]", "[jit]", "[anon]", …; "" where nothing is known
     module_offset: int | None  # in the file; None where no file is mapped
     build_id: str = ""
-    file: str = ""  # source file and line, where the file's DWARF has them
+    file: str = ""  # source file and line, where the file's DWARF has them; of Python code always
     line: int = 0
+    python: bool = False
 
     def text(self) -> str:
         """The shortest identification: the function, or module and offset."""
+        if self.python:
+            return self.function.replace(_LOCALS, "")
         if self.function:
             return _plain(self.function)
         name = self.module.rpartition("/")[2] or "(unknown)"
@@ -94,6 +99,7 @@ class FrameNames:
     """Symbolizes locations (tracer.callstacks.stacks), each once."""
 
     def __init__(self, symbols: Symbols, perf_maps: PerfMaps) -> None:
+        self.native = False  # keep the frames of the interpreter where Python's are known
         self._symbols = symbols
         self._lookup = symbols.lookup
         self._perf_maps = perf_maps
@@ -163,6 +169,18 @@ class FrameNames:
             return None
         return (self._lookup.rule(file, offset) if file else None) or _UNKNOWN
 
+    def ask_runtime(self, file: int, offset: int) -> None:
+        """Request what `runtime` will be asked for."""
+        self._lookup.ask("runtimes", file, [offset])
+
+    def has_runtime(self, file: int, offset: int) -> bool:
+        """Whether the answer of `runtime` is final."""
+        return self._lookup.settled("runtimes", file, offset)
+
+    def runtime(self, file: int, offset: int) -> Runtime | None:
+        """The CPython of a file as seen from an offset; None: none, or not known yet."""
+        return self._lookup.runtime(file, offset)
+
     def has_rule(self, location: Location) -> bool:
         """Whether the answer of `code` is final."""
         file = location.file_with_code
@@ -218,6 +236,11 @@ class FrameNames:
         # The call is before the address to which it returns, which may be another function's.
         back = 1 if location.returns else 0
         at = location.offset - back
+        if location.function or location.name == PYTHON:
+            named = location.function, 0, location.name, None, ""
+            if not location.function:
+                return Frame(False, *named)
+            return Frame(False, *named, location.name, location.offset, python=True)
         if location.kernel:
             function, offset = self._symbols.kernel_function(at) or ("", -back)
             function, _, module = function.partition(" ")

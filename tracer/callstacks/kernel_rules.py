@@ -81,6 +81,8 @@ class Kernel(NamedTuple):
     unalike: Callable[[int], None]  # libraries lie differently in each process of that `shared`
     runs: Callable[[int], int]  # a process: its program's own number
     running: Callable[[], set[int]]  # all numbers of programs that processes run
+    # A struct python_runtime, by member, for the program of that number.
+    install_python: Callable[[int, dict[str, int]], None]
 
 
 def value_of(rule: Rule) -> int:
@@ -101,6 +103,8 @@ class KernelRules:
         self._mistaken: dict[int, dict[tuple[int, int], bool]] = {}
         self._separate: set[int] = set()  # shared numbers
         self.forget: Callable[[int], None] = lambda number: None  # called with what lost all
+        # Called with a process whose program has another number from now on.
+        self.renewed: Callable[[int], None] = lambda tgid: None
 
     def program(self, own: int) -> Program | None:
         """The program of that number; None where it is not known any more."""
@@ -112,6 +116,14 @@ class KernelRules:
                     del self._programs[next(iter(self._programs))]
                 self._programs[own] = known
         return known
+
+    def own_of(self, tgid: int) -> int:
+        """The own number of the program that a process runs now; 0 where it is not known."""
+        return self._kernel.runs(tgid)
+
+    def install_python(self, number: int, runtime: dict[str, int]) -> None:
+        """Give the kernel a struct python_runtime for the program of that number."""
+        self._kernel.install_python(number, runtime)
 
     def runs(self, tgid: int, program: Program) -> bool:
         """Whether a process runs that program now."""
@@ -156,6 +168,7 @@ class KernelRules:
         if not another:
             self.separate(program)
         self._kernel.renew(tgid, program.own, another)
+        self.renewed(tgid)
         if sum(mistaken.values()) >= _MOST_MISTAKEN:  # it was built anew, say
             self._drop(program.shared)
 

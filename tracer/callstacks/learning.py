@@ -16,6 +16,8 @@ from tracer.callstacks.file_rules import FileRules
 from tracer.callstacks.kernel_rules import KernelRules, Program, value_of
 from tracer.callstacks.locations import VDSO, Location, file_with_code, is_made
 from tracer.callstacks.mapped_code import MappedCode
+from tracer.callstacks.python_code import Codes, is_code
+from tracer.callstacks.python_runtimes import PythonRuntimes, Runtimes
 from tracer.callstacks.records import Part, copy_of, ends_at, part_of, words_of
 from tracer.callstacks.unwinding import NO_CALL, Copy, rule_of
 from tracer.common.errors import TraceError
@@ -34,8 +36,8 @@ _ByNumber = dict[int, list[tuple[int, int]]]  # rules by key, by the number they
 _FRAME, _NO_CALL = value_of(Rule(Cfa.FRAME)), value_of(NO_CALL)
 
 
-class Rules(Protocol):
-    """Source of unwind rules; FrameNames is one."""
+class Rules(Runtimes, Protocol):
+    """Source of unwind rules, and of what is a CPython; FrameNames is one."""
 
     def ask_rules(self, locations: Iterable[Location]) -> None:
         """Request what `code` will be asked for; wait briefly for answers."""
@@ -94,6 +96,8 @@ class Learner:
         self._took_ns = 0  # to read a process's mappings, the last time
         self.files = FileRules()
         self._turned_ns = 0  # CLOCK_MONOTONIC: the last turn
+        self.codes = Codes()  # of Python
+        self.pythons: PythonRuntimes | None = None
         installed.forget = self._forget
 
     @property
@@ -119,6 +123,8 @@ class Learner:
         if self._waiting:
             self._rules.ask_codes({}, wait_s)
             self._install()
+        if self.pythons is not None:
+            self.pythons.turn()
         self._turned_ns = time.monotonic_ns()
 
     def pop(self, number: int) -> Copy | None:
@@ -159,6 +165,9 @@ class Learner:
         """Keep copies, and parts of them; those that end at a frame that none has ended at yet."""
         copies, missing, lacking = self._copies, self._missing, []
         for part in parts:
+            if is_code(part):
+                self.codes.receive(part)
+                continue
             stack, offset, *frame = ends_at(part)
             if offset:  # without those before it is of no use
                 if stack in copies:

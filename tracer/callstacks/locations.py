@@ -24,7 +24,8 @@ class Location:
     its own (JIT-compiled), and `address` where it has it. `returns`: it is a return
     address, the call is before it. `file`: which file that is (tracer.spaces.code_files), 0 where
     none or not known. `version`: of several functions that were at that address, which
-    (tracer.callstacks.code_versions).
+    (tracer.callstacks.code_versions). Of Python code `function` is its qualified name, `name` its
+    source file and `offset` the line, 0 where that is not known.
     """
 
     kernel: bool
@@ -35,6 +36,7 @@ class Location:
     file: int = 0
     address: int = 0
     version: int = 0
+    function: str = ""
 
     @property
     def file_with_code(self) -> int:

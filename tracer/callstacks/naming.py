@@ -136,6 +136,11 @@ class Naming:
         ]
         if len(failed) > _MOST_NOTES:
             notes.append(f"names: so are those of {len(failed) - _MOST_NOTES} more files")
+        if self.stacks is not None:
+            notes += [
+                f"stacks: Python {version} is {why}: its C frames are shown"
+                for version, why in self.stacks.refused_pythons.items()
+            ]
         if self._impatient:
             notes.append(f"names: not all were resolved within {_PATIENCE_S:.0f} s of the end")
         if self.stacks is not None and (unsure := self.stacks.unsure + self.stacks.unrevised):

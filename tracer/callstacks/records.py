@@ -3,16 +3,37 @@
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import IntEnum
 from typing import NamedTuple
 
 import numpy as np
 
 from tracer.callstacks.unwinding import Copy, End
 from tracer.common.types import U64
-from tracer.wire.shared import STACK_USER
+from tracer.wire.shared import (
+    PYTHON_ENTRY,
+    PYTHON_LIMIT,
+    PYTHON_NONE,
+    PYTHON_SEVERAL,
+    PYTHON_UNREADABLE,
+    PYTHON_WHOLE,
+    STACK_USER,
+)
 
 _COPY = struct.Struct("<8QIIQ")  # struct stack_copy
+_NUMBER_SHIFT = 56  # of a frame, in the word of a call of the evaluation loop
+_ADDRESS = (1 << _NUMBER_SHIFT) - 1
 _ENDS = struct.Struct("<Q16xQQ24xI4xQ")  # some of it
+
+
+class PythonEnd(IntEnum):
+    """Where the walk of Python's frames ended (bpf/shared.h: PYTHON_…)."""
+
+    NONE = PYTHON_NONE
+    WHOLE = PYTHON_WHOLE
+    LIMIT = PYTHON_LIMIT
+    UNREADABLE = PYTHON_UNREADABLE
+    SEVERAL = PYTHON_SEVERAL
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +48,40 @@ class Raw:
     caller: int  # a possible caller of the innermost function, where frame pointers do not show it
     end: End  # of a walk by rules
     program: int = 0
+
+
+class RawPython(NamedTuple):
+    """Python's frames in a stack, innermost first."""
+
+    codes: list[int]  # python_code.number of each
+    positions: list[int]  # of the instruction, in code units from the first, signed
+    entries: list[bool]  # whether C code called it
+    end: PythonEnd
+    # Of each call of the evaluation loop: an address in its frame, and the number of that frame
+    # among the native ones from the innermost on, -1 where the kernel has not walked it.
+    loops: list[tuple[int, int]]
+
+
+def python_of(parts: list[np.void]) -> RawPython | None:
+    """The frames, once all their parts are there."""
+    head = parts[0]
+    count, called = int(head["user"]), int(head["kernel"])
+    words: list[int] = []
+    for number, part in enumerate(parts):
+        if int(part["first"]) != number:
+            return None  # a part in between was dropped
+        words += part["ips"].tolist()
+    if len(words) < 2 * count + called:
+        return None
+    second = words[1 : 2 * count : 2]
+    positions = [(each & 0xFFFFFFFF ^ 1 << 31) - (1 << 31) for each in second]
+    entries = [each & PYTHON_ENTRY != 0 for each in second]
+    loops = [
+        (each & _ADDRESS, (each >> _NUMBER_SHIFT) - 1)
+        for each in words[2 * count : 2 * count + called]
+    ]
+    end = PythonEnd(int(head["caller"]))
+    return RawPython(words[: 2 * count : 2], positions, entries, end, loops)
 
 
 def assembled(parts: list[np.void]) -> Raw | None:

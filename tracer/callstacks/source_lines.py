@@ -26,7 +26,9 @@ class SourceLines:
         return bool(self.lines or self.names)
 
     def complete(self, frame: Frame, location: Location) -> Frame:
-        """The frame with what was found of it."""
+        """The frame with what was found of it; one of Python's has it all."""
+        if frame.python:
+            return frame
         here = frame.file, frame.line  # of JIT-compiled code, by its perf map
         file, line = self.lines.get((location.file, location.offset - location.returns), here)
         name = self.names.get(frame.function, frame.function)

@@ -7,7 +7,7 @@ time, so that all processes that run a file have the same frames, also those tha
 
 from array import array
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 
 import numpy as np
@@ -17,7 +17,8 @@ from tracer.callstacks.frame_pointers import Frames, callers
 from tracer.callstacks.kernel_rules import KernelRules
 from tracer.callstacks.learning import Learner, Rules
 from tracer.callstacks.locations import Location, Locator
-from tracer.callstacks.records import Raw, assembled
+from tracer.callstacks.python_runtimes import PythonRuntimes
+from tracer.callstacks.records import PythonEnd, Raw, assembled, python_of
 from tracer.callstacks.unwinding import End
 from tracer.callstacks.walks import Walk, Walks
 from tracer.common.fields import Columns, runs
@@ -27,12 +28,17 @@ from tracer.procfs.maps import Mapping
 from tracer.spaces.spaces import Spaces
 from tracer.symbolizing.rule import Rule
 from tracer.wire.copies import CopyRing
+from tracer.wire.records import RecordType
 
 MOST_STACKS = 1 << 16  # distinct stacks in one run
 _MOST_KNOWN = 1 << 17  # numbers of the kernel's: more than it remembers to have sent
 _MOST_RAW = 1 << 14  # stacks whose fault has not come yet
 _MOST_UNSURE = 1 << 12  # stacks that wait for rules
+_MOST_LOCATIONS = 1 << 18  # and so many locations in them
 _REVISED_AT_ONCE = 64
+
+_NO_FRAMES = array("I")
+PYTHON = "[python]"  # the name of a location of Python code whose code object has not come
 
 # Exception entry points: frames further in are the handling of the fault itself.
 _ENTRIES = ("asm_exc_page_fault", "handle_mm_fault")
@@ -52,6 +58,10 @@ class Stack:
     gap: int  # the first frame whose caller may be missing: code without frame pointers; -1: none
     ended: bool = False  # the last frame is marked as outermost
     end: End = End.NOT_WALKED  # where a walk by rules ended
+    # Python's frames likewise, as 2 * index + whether C code called it; and where they end.
+    python: "array[int]" = field(default_factory=lambda: _NO_FRAMES)
+    python_end: PythonEnd = PythonEnd.NONE
+    loops: tuple[int, ...] = ()  # the frame of each call of its evaluation loop; -1: not known
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,12 +73,15 @@ class _Located:
     has_caller: bool
     truncated: bool
     walk: Walk | None = None  # by rules
+    python: tuple[tuple[Location, bool], ...] = ()
+    python_end: PythonEnd = PythonEnd.NONE
 
     def digest(self) -> bytes:
         """A key that distinguishes it from others, whatever its walk gives."""
         each = [location for _, location in (*self.kernel, *self.found)]
         key = self.walk.number if self.walk is not None else self.has_caller
-        return blake2b(repr((each, key)).encode("utf-8", "replace")).digest()
+        python = self.python, self.python_end
+        return blake2b(repr((each, key, python)).encode("utf-8", "replace")).digest()
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +93,7 @@ class _Result:
     ended: bool
     sure: bool  # no more will be known
     end: End = End.NOT_WALKED
+    loops: Sequence[int] = ()  # as in walks.Walked
 
 
 class Stacks:
@@ -99,6 +113,7 @@ class Stacks:
         self.refused = 0  # stacks beyond MOST_STACKS
         self.unrevised = 0  # stacks that stay as they were walked, without all rules
         self.revised = 0  # times that a stack became another, by rules that became known later
+        self._spaces = spaces
         self._locator = Locator(spaces, regions)
         self._kernel_names = kernel_names
         self._rules = rules
@@ -110,6 +125,8 @@ class Stacks:
         self._known: dict[int, int] = {}  # by the kernel's number, the last used at the end
         self._parts: dict[int, list[np.void]] = {}
         self._raw: dict[int, Raw] = {}
+        self._python: dict[int, list[np.void]] = {}  # parts of Python's frames, by the same number
+        self._learner: Learner | None = None
         self._walks: Walks | None = None
 
     def walk_by_rules(
@@ -121,7 +138,12 @@ class Stacks:
         """
         if self._rules is None:
             return None
-        learner = Learner(ring, installed, self._rules, mappings)
+        self._learner = learner = Learner(ring, installed, self._rules, mappings)
+        learner.pythons = pythons = PythonRuntimes(
+            self._rules, installed.program, installed.own_of, installed.install_python
+        )
+        installed.renewed = pythons.renewed
+        self._spaces.code_mapped = pythons.mapped
         self._walks = Walks(self._locator, self._rules, learner)
         return learner
 
@@ -129,6 +151,11 @@ class Stacks:
         """Receive stack records (bpf/shared.h) as they come."""
         for record in records:
             number = int(record["stack"])
+            if record["type"] == RecordType.PYTHON:
+                if not record["first"]:
+                    self._python[number] = []
+                self._python.setdefault(number, []).append(record)
+                continue
             parts = self._parts.setdefault(number, [])
             if not record["first"]:  # from the start: what came before was not finished
                 parts.clear()
@@ -137,7 +164,9 @@ class Stacks:
             if raw is not None:
                 del self._parts[number]
                 self._raw[number] = raw
-        for waiting in (self._parts, self._raw):
+                if self._learner is not None and self._learner.pythons is not None:
+                    self._learner.pythons.runs(raw.tgid, raw.program)
+        for waiting in (self._parts, self._raw, self._python):
             while len(waiting) > _MOST_RAW:  # the records of their faults were dropped
                 number = next(iter(waiting))
                 del waiting[number]
@@ -190,11 +219,18 @@ class Stacks:
         if raw is None or number not in self._known:
             return raw
         self._drop_copy(number)
+        self._python.pop(number, None)
         return None
 
     def _drop_copy(self, number: int) -> None:
         if self._walks is not None:
             self._walks.drop(number)
+
+    @property
+    def refused_pythons(self) -> dict[str, str]:
+        """Versions of Python whose frames are not known, and why."""
+        pythons = self._learner.pythons if self._learner is not None else None
+        return {} if pythons is None else pythons.refused
 
     @property
     def unsure(self) -> int:
@@ -240,8 +276,9 @@ class Stacks:
         owner = self._locator.owner(raw.tgid, raw.mm, space, int(faults["time_ns"][at]))
         kernel = self._kernel_frames(raw)
         if raw.end and self._walks is not None:
-            walk = self._walks.begin(number, raw, owner)
-            return _Located(kernel, walk.frames, False, False, walk)
+            python, end, loops = self._python_frames(number)
+            walk = self._walks.begin(number, raw, owner, loops)
+            return _Located(kernel, walk.frames, False, False, walk, python, end)
         found = []
         ips = raw.user.tolist()
         if raw.caller and ips:  # the one that may have called the first
@@ -253,12 +290,36 @@ class Stacks:
             found.append((ip, location))
         return _Located(kernel, found, bool(raw.caller), raw.truncated)
 
+    def _python_frames(
+        self, number: int
+    ) -> tuple[tuple[tuple[Location, bool], ...], PythonEnd, list[tuple[int, int]]]:
+        """Python's frames of a stack, and whether C code called each; where they end; loops."""
+        parts = self._python.pop(number, None)
+        raw = python_of(parts) if parts and self._learner is not None else None
+        if raw is None or self._learner is None:
+            return (), PythonEnd.NONE, []
+        frames = []
+        for number, position, entry in zip(raw.codes, raw.positions, raw.entries, strict=True):
+            code = self._learner.codes.get(number)
+            if code is not None and code.is_made:
+                continue
+            if code is not None and code.function:
+                line = code.line(position)
+                at = Location(False, code.file, line, function=code.function)
+            else:
+                at = Location(False, PYTHON, number)
+            frames.append((at, entry))
+        return tuple(frames), raw.end, raw.loops
+
     def _resolve(self, located: _Located) -> int:
         result = self._result(located)
         each = (*located.kernel, *result.frames)
-        full = len(self.stacks) > MOST_STACKS
+        full = len(self.stacks) > MOST_STACKS or len(self.locations) > _MOST_LOCATIONS
         # Of what is refused nothing is kept: programs may come and go without end.
-        if full and any(location not in self._location_ids for _, location in each):
+        if full and any(
+            location not in self._location_ids
+            for location in (*(where for _, where in each), *(where for where, _ in located.python))
+        ):
             self.refused += 1
             return 0
         if not each:
@@ -280,14 +341,19 @@ class Stacks:
 
     def _stack(self, located: _Located, result: _Result) -> Stack:
         frames, addresses, gap = array("I"), array("Q"), result.gap
+        python = array("I") if located.python else _NO_FRAMES
         truncated = result.end == End.LIMIT or (
             located.truncated and len(result.frames) >= len(located.found) - located.has_caller
         )
         for address, location in (*located.kernel, *result.frames):
             addresses.append(address)
             frames.append(self._id(location))
+        for location, entry in located.python:
+            python.append(2 * self._id(location) + entry)
         gap += len(located.kernel) if gap >= 0 else 0
-        return Stack(frames, addresses, truncated, gap, result.ended, result.end)
+        how = truncated, gap, result.ended, result.end
+        loops = tuple(at + len(located.kernel) if at >= 0 else -1 for at in result.loops)
+        return Stack(frames, addresses, *how, python, located.python_end, loops)
 
     def _id(self, location: Location) -> int:
         number = self._location_ids.setdefault(location, len(self.locations))
@@ -297,9 +363,9 @@ class Stacks:
 
     def _result(self, located: _Located) -> _Result:
         if located.walk is not None and self._walks is not None:
-            frames, end, sure = self._walks.now(located.walk)
+            frames, end, sure, loops = self._walks.now(located.walk)
             whole = end in (End.OUTERMOST, End.NOT_WALKED)
-            return _Result(frames, -1, whole, sure, end)
+            return _Result(frames, -1, whole, sure, end, loops)
         found = callers(located.found, self._rule, has_caller=located.has_caller)
         return _Result(found.frames, found.gap, found.ended, found.sure)
 
@@ -339,7 +405,8 @@ def _versioned(location: Location, versions: Versions) -> Location:
 
 def _key(stack: Stack, result: _Result) -> bytes:
     """What distinguishes a settled stack from others."""
-    return stack.frames.tobytes() + bytes([result.end])
+    python = stack.python.tobytes() + bytes([stack.python_end])
+    return bytes([len(stack.frames), result.end]) + stack.frames.tobytes() + python
 
 
 def _entered(names: Sequence[str]) -> int:

@@ -61,6 +61,7 @@ class Walked(NamedTuple):
 
     frames: list[tuple[int, bool]]
     end: End  # NO_RULE: one is not known yet
+    sps: list[int]  # the stack pointer of each frame
 
 
 def rule_of(code: CodeRule, *, exact: bool) -> Rule:
@@ -75,23 +76,25 @@ def walk(copy: Copy, rule_at: Callable[[int, bool], Rule | None], most: int) -> 
     """Unwind a copy, up to `most` frames. `rule_at(ip, exact)`: None where it is not known yet."""
     at = _Frame(copy.ip, copy.sp, copy.fp, copy.bx, copy.exact)
     frames: list[tuple[int, bool]] = []
+    sps: list[int] = []
     while len(frames) < most:
         rule = rule_at(at.ip, at.exact)
         if rule is NO_CALL:
-            return Walked(frames, End.NO_CALLER)
+            return Walked(frames, End.NO_CALLER, sps)
         frames.append((at.ip, at.exact))
+        sps.append(at.sp)
         if rule is None:
-            return Walked(frames, End.NO_RULE)
+            return Walked(frames, End.NO_RULE, sps)
         try:
             caller = _caller(copy, rule, at)
         except _BelowError:
-            return Walked(frames, End.UNREADABLE)
+            return Walked(frames, End.UNREADABLE, sps)
         except _BeyondError:
-            return Walked(frames, End.SHORT_COPY)
+            return Walked(frames, End.SHORT_COPY, sps)
         if isinstance(caller, End):
-            return Walked(frames, caller)
+            return Walked(frames, caller, sps)
         at = caller
-    return Walked(frames, End.LIMIT)
+    return Walked(frames, End.LIMIT, sps)
 
 
 class _Frame(NamedTuple):

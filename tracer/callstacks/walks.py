@@ -1,5 +1,7 @@
 """Walks by unwind rules: the kernel's, checked, and what a copy of the stack adds to them."""
 
+import bisect
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
@@ -22,6 +24,7 @@ class Walked(NamedTuple):
     frames: Frames
     end: End
     sure: bool  # no more will be known
+    loops: list[int]  # which frame is each call of Python's evaluation loop; -1: not known
 
 
 class _Check(NamedTuple):
@@ -47,6 +50,8 @@ class Walk:
     copy: Copy | None = None
     code: dict[int, Location] = field(default_factory=dict)  # on the copy, by return address
     missing: Location | None = None  # whose rule is not known
+    # Calls of Python's evaluation loop (records.RawPython.loops), as far as they are known.
+    loops: list[tuple[int, int]] = field(default_factory=list)
 
 
 class Walks:
@@ -62,11 +67,16 @@ class Walks:
         """Forget the copy of a stack, by the kernel's number of it: it is known without."""
         self._learner.pop(number)
 
-    def begin(self, number: int, raw: Raw, owner: Owner) -> Walk:
-        """A stack by its addresses; calls come in order of time, as Spaces.code."""
+    def begin(
+        self, number: int, raw: Raw, owner: Owner, loops: Iterable[tuple[int, int]] = ()
+    ) -> Walk:
+        """A stack by its addresses; calls come in order of time, as Spaces.code.
+
+        `loops` as of RawPython.
+        """
         self._learner.tend()
         program = self._kernel.program(raw.program)
-        made = Walk(number, owner, program, [], raw.end)
+        made = Walk(number, owner, program, [], raw.end, loops=list(loops))
         copy = self._learner.pop(number) if raw.end == End.NO_RULE else None
         ips, exact, in_kernel = raw.user.tolist(), True, len(raw.kernel) > 0
         for index, ip in enumerate(ips):
@@ -110,7 +120,7 @@ class Walks:
         self._check(walk_)
         sure = not walk_.checks
         if walk_.copy is None:
-            return Walked(walk_.frames, walk_.end, sure)
+            return Walked(walk_.frames, walk_.end, sure, [at for _, at in walk_.loops])
         known: dict[tuple[int, bool], Location] = {}
 
         def rule_at(ip: int, exact: bool) -> Rule | None:
@@ -122,8 +132,9 @@ class Walks:
             walk_.missing = location if rule is None else None
             return rule
 
-        frames, end = walk(walk_.copy, rule_at, STACK_USER - len(walk_.frames) + 1)
-        return Walked(_joined(walk_, frames, known), end, sure and end != End.NO_RULE)
+        frames, end, sps = walk(walk_.copy, rule_at, STACK_USER - len(walk_.frames) + 1)
+        loops = [at for _, at in _placed(walk_, sps)]
+        return Walked(_joined(walk_, frames, known), end, sure and end != End.NO_RULE, loops)
 
     def _check(self, walk_: Walk) -> None:
         """Compare the rules that the kernel used with those of the code, as far as these are known.
@@ -169,7 +180,7 @@ class Walks:
             known[ip, exact] = location
             return self._rule(location, exact) if runs else NO_CALL
 
-        frames, end = walk(copy, rule_at, STACK_USER - len(made.frames) + 1)
+        frames, end, sps = walk(copy, rule_at, STACK_USER - len(made.frames) + 1)
         if end == End.NO_RULE or made.checks:
             made.copy = copy
             made.code.update(self._locator.code_among(made.owner, copy.words()))
@@ -180,6 +191,7 @@ class Walks:
         if made.program is not None:
             found = [(ip, exact, known[ip, exact]) for ip, exact in frames]
             self._learner.learn(made.program, found)
+        made.loops = _placed(made, sps)
         made.frames, made.end = _joined(made, frames, known), end
 
     def _rule(self, location: Location, exact: bool) -> Rule | None:
@@ -190,6 +202,17 @@ class Walks:
             return None
         code = self._rules.code(location)
         return None if code is None else rule_of(code, exact=exact)
+
+
+def _placed(walk_: Walk, sps: Sequence[int]) -> list[tuple[int, int]]:
+    """The calls of the evaluation loop, with those on a copy, by its frames' stack pointers."""
+    first = len(walk_.frames) - 1  # what the copy begins with
+    placed = []
+    for address, at in walk_.loops:
+        above = bisect.bisect_right(sps, address) if at < 0 else 0
+        # The last frame's end is not known.
+        placed.append((address, first + above - 1 if 0 < above < len(sps) else at))
+    return placed
 
 
 def _joined(

@@ -20,6 +20,9 @@ _UNSEEN = re.compile(
 )
 
 
+_TAG = re.compile(r"\.(cpython-\w+|abi3)(-[\w-]+)?(?=\.so\b)")
+
+
 def decode(raw: bytes) -> str:
     """Bytes from the kernel as str, undecodable bytes kept as lone surrogates."""
     return raw.decode("utf-8", "surrogateescape")
@@ -32,6 +35,11 @@ def printable(text: str) -> str:
     doubled, so that no two names look the same and escapes are unambiguous.
     """
     return harmless(text.replace("\\", "\\\\"))
+
+
+def without_tag(name: str) -> str:
+    """The file name of a Python extension without the tag of its build (PEP 3149)."""
+    return _TAG.sub("", name)
 
 
 def harmless(text: str) -> str:

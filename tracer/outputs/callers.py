@@ -18,17 +18,24 @@ from tracer.callstacks.frames import (
     Frame,
     FrameNames,
 )
+from tracer.callstacks.python_frames import (
+    NO_CODE,
+    SEVERAL,
+    TRUNCATED_PYTHON,
+    UNREADABLE_PYTHON,
+    shown,
+)
 from tracer.callstacks.source_lines import SourceLines
 from tracer.callstacks.stacks import Stacks
 from tracer.callstacks.unwinding import End
 from tracer.common import units
 from tracer.common.layout import Cell, Column
 from tracer.common.pages import PAGE_SIZE
-from tracer.common.text import printable
+from tracer.common.text import printable, without_tag
 from tracer.common.types import I64
 from tracer.common.units import Glyphs
 from tracer.model.rows import Names, Rows
-from tracer.wire.shared import STACK_USER
+from tracer.wire.shared import PYTHON_FRAMES, STACK_USER
 
 MOST_STACKS = 8  # shown
 _WIDEST = 160  # characters of a stack, where no terminal is narrower
@@ -74,6 +81,13 @@ _LACKS = (
         "in code that replaced other code at the same addresses",
         "the first stacks there were walked by the other code's rules; trace longer",
     ),
+)
+
+
+_PYTHON_LACKS = (
+    ((SEVERAL,), "their thread is in several interpreters, and which one is running is not known"),
+    ((TRUNCATED_PYTHON,), f"there are more than {PYTHON_FRAMES}"),
+    ((UNREADABLE_PYTHON, NO_CODE), "its memory could not be read, or there was no room for it"),
 )
 
 
@@ -126,10 +140,18 @@ class Callers:
 
     def _words(self, at: int, lines: SourceLines) -> list[str]:
         words: list[str] = []
-        for index in self._stacks.stacks[at].frames:
-            location = self._stacks.locations[index]
-            frame = self._names.frame(location)
-            words.append(printable(_short(frame, lines.complete(frame, location))))
+        frames, _, _ = shown(self._names, self._stacks.locations, self._stacks.stacks[at])
+        nameless, in_python = "", False  # of the last frame: its module if it has no function
+        for location, frame, _ in frames:
+            complete = lines.complete(frame, location)
+            if not frame.function and frame.module and frame.module == nameless:
+                continue  # offsets in one file say no more than one of them
+            nameless = "" if frame.function else frame.module
+            word = _short(frame, complete)
+            if complete.line and (not words or (frame.python and not in_python)):
+                word += f" ({complete.file.rpartition('/')[2]}:{complete.line})"
+            in_python |= frame.python
+            words.append(printable(word))
             if sum(map(len, words)) > _WIDEST:
                 break
         return words
@@ -168,6 +190,12 @@ class Callers:
                 f"stacks: {len(cut)} are truncated, with more than {STACK_USER} frames: the"
                 " outermost are missing"
             )
+        for words, why in _PYTHON_LACKS:
+            if lacking := [at for note in words for at in marked.get(note, ())]:
+                notes.append(
+                    f"stacks: {int(self._faults[lacking].sum())} faults have C frames of Python"
+                    f" in place of its own, or not all of these: {why}"
+                )
         if self._faults[0]:
             notes.append(f"stacks: {int(self._faults[0])} faults have no stack")
         if self._stacks.refused:
@@ -182,7 +210,7 @@ class Callers:
         found: dict[str, list[int]] = {}
         for at in (np.flatnonzero(self._faults[1:]) + 1).tolist():
             stack = self._stacks.stacks[at]
-            note, _ = self._names.note(self._stacks.locations, stack)
+            _, note, _ = shown(self._names, self._stacks.locations, stack)
             if note == NO_FRAME_POINTERS and stack.end == End.NOT_WALKED:
                 note = _NOT_BY_RULES
             if note:
@@ -203,5 +231,5 @@ class Callers:
 
 def _short(frame: Frame, complete: Frame) -> str:
     """The short name of a frame: C++ functions without parameter and return types."""
-    text = complete.text()
+    text = without_tag(complete.text())
     return without_types(text) if is_cpp(frame.function) else text

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 
 from tracer.callstacks.frames import Frame, FrameNames
 from tracer.callstacks.locations import Location
+from tracer.callstacks.python_frames import shown
 from tracer.callstacks.source_lines import SourceLines
 from tracer.callstacks.stacks import Stacks
 from tracer.common.deadline import go_on
@@ -111,7 +112,7 @@ class StacksFile:
 
     def _locations(self, numbers: Iterable[int]) -> Iterator[Location]:
         assert self._stacks is not None
-        every = (self._stacks.stacks[number].frames for number in numbers)
+        every = (self._stacks.stacks[number].frames for number in numbers)  # Python's have names
         for at in dict.fromkeys(itertools.chain.from_iterable(every)):
             yield self._stacks.locations[at]
 
@@ -122,18 +123,17 @@ class StacksFile:
         out: list[bytes] = []
         for number in numbers:
             stack = self._stacks.stacks[number]
-            note, noted = self._names.note(locations, stack)
-            for index, (at, address) in enumerate(zip(stack.frames, stack.addresses, strict=True)):
-                frame = self._names.frame(locations[at])
+            if not (self._early or lines is not None):
+                self._early = not all(self._names.settled(locations[at]) for at in stack.frames)
+            frames, note, noted = shown(self._names, locations, stack)
+            for index, (location, frame, at) in enumerate(frames):
                 if lines is not None:
-                    frame = lines.complete(frame, locations[at])
-                elif not self._early:
-                    self._early = not self._names.settled(locations[at])
+                    frame = lines.complete(frame, location)
                 out.append(b"%d,%d," % (number, index))
-                out.append(_cells(frame, address))
+                out.append(_cells(frame, stack.addresses[at] if at >= 0 else None))
                 words = note if index == noted else ""
                 if not frame.function and not words:
-                    words = self._why(locations[at])
+                    words = self._why(location)
                 out.append(text_cell(words)[:-1] + b"\n")
         return b"".join(out)
 
@@ -146,17 +146,18 @@ def _header() -> bytes:
     return (",".join(STACK_COLUMNS) + "\n").encode()
 
 
-def _cells(frame: Frame, address: int) -> bytes:
-    at = f"{frame.offset:#x}" if frame.function else ""
+def _cells(frame: Frame, address: int | None) -> bytes:
+    """A frame's columns; `address` None: Python's, which has none."""
+    at = f"{frame.offset:#x}" if frame.function and not frame.python else ""
     offset = "" if frame.module_offset is None else f"{frame.module_offset:#x}"
     return b"".join(
         (
-            b"kernel," if frame.kernel else b"user,",
+            b"kernel," if frame.kernel else b"user," if address is not None else b"python,",
             text_cell(frame.function),
             at.encode() + b",",
             text_cell(frame.module),
             f"{offset},{frame.build_id},".encode(),
             text_cell(frame.file),
-            f"{frame.line or ''},{address:#x},".encode(),
+            f"{frame.line or ''},{'' if address is None else hex(address)},".encode(),
         )
     )

@@ -94,7 +94,13 @@ _THREAD_SIZE = 16384  # bytes of a kernel stack (arch/x86/include/asm/page_64_ty
 # Global functions (subprogram.py), and what bcc compiles their calls to: no helper's number.
 _GLOBAL = {
     name: 0x7EAD0002 + number
-    for number, name in enumerate(("unwind_user", "mix_words", "mix_stack", "send_copy"))
+    for number, name in enumerate(
+        (
+            *("unwind_user", "mix_words", "mix_stack", "send_copy"),
+            *("search_threads", "innermost_frame", "read_code", "walk_frame"),
+            *("walk_python", "place_loop", "send_code", "send_python", "send_stack"),
+        )
+    )
 }
 _CAST, _WORDS, _VMA = "bpf_rdonly_cast", "pt_regs", "vm_area_struct"
 _CAST_CALL = 0x7EAD0001  # no helper's number: what bcc compiles a call of bpf_rdonly_cast to

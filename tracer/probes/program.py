@@ -120,7 +120,9 @@ class Program:
             positions = self._value("positions", head=capacity, tail=capacity, mask=capacity - 1)
             self._maps[_POSITIONS].update(_FIRST, positions)
         if COPIES in self._maps:
-            self.unwind = UnwindMaps(self._maps, self._structs["program"])
+            self.unwind = UnwindMaps(
+                self._maps, self._structs["program"], self._structs["python_runtime"]
+            )
         self._active = self._maps["active"].memory()
         self.at_close(self._active.close)
         if any(function.calls for function in compiled.functions):

@@ -16,16 +16,21 @@ COPIES = "copies"  # the ring of copies of stacks
 COPIES_BYTES = 1 << 25  # of its data
 _RULES, _PROGRAMS, _BY_NUMBER, _UNALIKE = "rules", "programs", "known_programs", "unalike"
 _EPOCH, _FIRST = "rules_epoch", bytes(4)
-_NAMES = (COPIES, _RULES, _PROGRAMS, _BY_NUMBER, _UNALIKE, _EPOCH)
+_PYTHONS = "pythons"
+_NAMES = (COPIES, _RULES, _PROGRAMS, _BY_NUMBER, _UNALIKE, _EPOCH, _PYTHONS)
 
 
 class UnwindMaps:
     """The maps of a loaded program; after `close`, when the trace is over, they do nothing."""
 
-    def __init__(self, maps: Mapping[str, bpf.Map], program: Struct) -> None:
-        """`maps`: all of them by name, whose descriptors others close; `program`: that struct."""
+    def __init__(self, maps: Mapping[str, bpf.Map], program: Struct, python: Struct) -> None:
+        """`maps`: all of them by name, whose descriptors others close.
+
+        `program`, `python`: the structs program and python_runtime.
+        """
         self._maps = {name: maps[name] for name in _NAMES}
         self._struct = program
+        self._python = python
         self._epoch = 0
 
     def open_copies(self) -> CopyRing:
@@ -37,6 +42,14 @@ class UnwindMaps:
         if self._maps:
             self._maps[_RULES].update_many(keys.tobytes(), values.tobytes())
 
+    def install_python(self, number: int, runtime: Mapping[str, int]) -> None:
+        """Give the walk of Python's frames a struct python_runtime, by a program's number."""
+        if self._maps:
+            value = pack(self._python, **runtime)
+            with contextlib.suppress(OSError):  # there are too many: C frames are shown
+                self._maps[_PYTHONS].update(number.to_bytes(8, "little"), value)
+            self._next_epoch()
+
     def remove(self, keys: U64) -> None:
         """Remove the rules with these keys."""
         if self._maps:
@@ -46,7 +59,7 @@ class UnwindMaps:
     def reset(self) -> None:
         """Remove all rules, for another trace: it is not to know those of this one."""
         if self._maps:
-            for name in (_RULES, _PROGRAMS, _UNALIKE):
+            for name in (_RULES, _PROGRAMS, _UNALIKE, _PYTHONS):
                 self._maps[name].clear()
             self._next_epoch()
 

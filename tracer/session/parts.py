@@ -156,6 +156,7 @@ def _learner(attached: Attached, stacks: "Stacks | None", spaces: Spaces) -> "Le
         maps.unalike,
         maps.program_of,
         maps.running_programs,
+        maps.install_python,
     )
 
     def mappings(tgid: int) -> list[Mapping]:

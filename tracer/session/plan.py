@@ -31,6 +31,7 @@ class Plan:
     stacks: bool = False
     rules: Path | None = None  # the folder of unwind rules across runs; None: begin without
     jcmd: str = ""  # by which JVMs are asked for their perf maps; "": they are not
+    native: bool = False  # stacks have the C frames of an interpreter, too
     row_filter: RowFilter = field(default_factory=RowFilter)
     every_page: bool = True  # keep a row of each page that ever had a frame, not of the first few
 

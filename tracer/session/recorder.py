@@ -43,7 +43,8 @@ _LEARNING_NS = 20_000_000  # … where the kernel waits for unwind rules
 _CALL, _SYSCALL = RecordType.CALL.value, RecordType.SYSCALL.value
 _CALLS = [_CALL, _SYSCALL]
 _RELEASE = -1  # no record's type: a SYSCALL record of a call that only releases
-_BESIDE = [RecordType.WINDOW.value, RecordType.STACK.value]  # they belong to a fault's record
+_STACKS = [RecordType.STACK.value, RecordType.PYTHON.value]
+_BESIDE = [RecordType.WINDOW.value, *_STACKS]  # they belong to a fault's record
 _IN_ONE = [RecordType.FAULT.value, *_BESIDE]  # those that are decoded all at once
 _NOT_COUNTED = np.uint8(Mark.FAILED | Mark.FOREIGN)
 _RESCUE_EVERY = 16  # records handled one by one: the clock is read that often
@@ -124,7 +125,7 @@ class Recorder:
         self.life.learn_children(rest[types == RecordType.FORK])
         self.buffers.feed_sideband(batch.last_ns)
         if self._join.stacks is not None:
-            records = rest[types == RecordType.STACK].view(self._layout.stack).ravel()
+            records = rest[np.isin(types, _STACKS)].view(self._layout.stack).ravel()
             if self._learner is not None:
                 self._learner.turn()
             self._join.stacks.learn(records)

@@ -275,5 +275,6 @@ def _naming(plan: Plan, names: Names) -> "Naming | None":
     from tracer.callstacks.naming import Naming
 
     naming = Naming(names.regions)
+    naming.frames.native = plan.native
     naming.start()
     return naming

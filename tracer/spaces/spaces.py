@@ -11,7 +11,7 @@ between two of them; at last `advance` to the last record's time.
 """
 
 import bisect
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -22,7 +22,7 @@ from tracer.kernel.sideband import Event, ExecEvent
 from tracer.model.rows import Names
 from tracer.procfs.maps import Mapping
 from tracer.spaces.changes import ThreadStack
-from tracer.spaces.code_files import CodeFiles
+from tracer.spaces.code_files import CodeFiles, CodeMapping
 from tracer.spaces.interval_map import Places, Times
 from tracer.spaces.mappings import Files, MappingHistory
 from tracer.wire.records import Mark, RecordType
@@ -61,6 +61,8 @@ class Spaces:
         """`code`: finds the file of each executable mapping, where used."""
         self._names = names
         self._code = code
+        # Called with a process and the code of a file that it has mapped.
+        self.code_mapped: Callable[[int, CodeMapping], None] = lambda *_: None
         self._files = Files()
         self._spaces: dict[int, Space] = {}  # by number
         self._made = 0
@@ -248,6 +250,8 @@ class Spaces:
             elif not isinstance(event, ExecEvent):
                 if self._code is not None:
                     event.file = self._code.see(event.pid, event, anew=True)
+                    if event.file:
+                        self.code_mapped(event.pid, event)
                 stream[-1][1].add(event.time_ns, event)
             elif event.time_ns > self._execs.get(event.pid, 0):
                 history = MappingHistory(self._names, self._files)
@@ -267,10 +271,14 @@ class Spaces:
         code = self._code
         if code is None:
             return list(mappings)
-        return [
+        found = [
             each._replace(file=code.see(tgid, each, anew=False)) if "x" in each.perms else each
             for each in mappings
         ]
+        for each in found:
+            if each.file:
+                self.code_mapped(tgid, each)
+        return found
 
     def snapshot(self, time_ns: int, tgid: int, mappings: Iterable[Mapping]) -> None:
         """Add the whole /proc/PID/maps of a process, `settled`, read from `time_ns` on."""

@@ -18,6 +18,7 @@ from tracer.procfs.regular import reopened
 from tracer.symbolizing.helper import Asked, Question
 from tracer.symbolizing.messages import BadMessage
 from tracer.symbolizing.rule import FAR, FAR_RBP, FAR_RBX, UNKNOWN, Cfa, CodeRule, Rule
+from tracer.symbolizing.runtime import Runtime, is_valid
 
 DEBUG_ROOT = Path("/usr/lib/debug/.build-id")
 WAIT_S = 0.05  # what tracing waits for an answer at most
@@ -31,9 +32,10 @@ _LONGEST = 4096  # characters of a name or path
 _CFAS = {int(each): each for each in Cfa}
 _BUILD_ID = re.compile(r"[0-9a-f]{4,1024}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
+_MOST_VERSION = 1 << 16  # of a CPython
 _LINES_S = 60.0  # of processor time: DWARF is large
 
-Kind = Literal["functions", "rules", "build_id", "digest", "lines"]
+Kind = Literal["functions", "rules", "runtimes", "build_id", "digest", "lines"]
 Key = tuple[Kind, int, int]  # what, of which file, at which offset (0 for what it has one of)
 Found = tuple[str, int] | None
 
@@ -80,6 +82,10 @@ class Lookup:
         found: CodeRule | None = self._value("rules", file, offset)
         return found
 
+    def runtime(self, file: int, offset: int) -> Runtime | None:
+        """The CPython whose file is mapped from that offset, once it was asked for; None: none."""
+        return self._known["runtimes"].get((file, offset))
+
     def build_id(self, file: int) -> str:
         """The build ID in hexadecimal; "" where there is none, or it is not known yet."""
         return self._value("build_id", file, 0) or ""
@@ -122,7 +128,7 @@ class Lookup:
                     partial(self._make, kind, file, part),
                     partial(self._answered, kind, file, part),
                     _LINES_S if kind == "lines" else 10.0,
-                    urgent=kind == "rules",  # the kernel waits for them
+                    urgent=kind in ("rules", "runtimes"),  # the kernel waits for them
                 )
             )
 
@@ -277,6 +283,19 @@ def _code_of(each: Any) -> CodeRule:
     return CodeRule(Rule(cfa, offset, rbp, rbx), after_call, bare_page)
 
 
+def _runtimes(answer: Any) -> list[Runtime | None]:
+    return [None if each is None else _runtime_of(each) for each in _list(answer)]
+
+
+def _runtime_of(each: Any) -> Runtime:
+    distance, version, members, why = _list(each)
+    if not 0 <= number_of(version) < _MOST_VERSION:
+        raise BadMessage("no version")
+    if _list(members) and not is_valid(members):
+        raise BadMessage("no offsets of members")
+    return Runtime(number_of(distance), version, tuple(members), number_of(why))
+
+
 def _build_id(answer: Any) -> list[str]:
     return [answer if isinstance(answer, str) and _BUILD_ID.fullmatch(answer) else ""]
 
@@ -288,6 +307,7 @@ def _digest(answer: Any) -> list[str]:
 _VALUES: dict[Kind, Callable[[Any], list[Any]]] = {
     "functions": found_of,
     "rules": _rules,
+    "runtimes": _runtimes,
     "build_id": _build_id,
     "digest": _digest,
     "lines": found_of,

@@ -25,7 +25,9 @@ import numpy as np
 from tracer.symbolizing import elf
 from tracer.symbolizing.messages import close_all, packed, receive
 from tracer.symbolizing.perf_map import PerfMap
+from tracer.symbolizing.python_runtime import runtimes
 from tracer.symbolizing.rule import CodeRule
+from tracer.symbolizing.runtime import Runtime
 
 NAMES_S, LINES_S = 10, 60  # of processor time for one question: about names or rules, about lines
 _MOST_S = 660  # … in all, whatever becomes of us: the tracer gives up before
@@ -96,6 +98,9 @@ class _File:
             at += len(part)
         return digest.hexdigest()
 
+    def runtimes(self, offsets: Sequence[int]) -> list[Runtime | None]:
+        return runtimes(self._open, offsets)
+
     def lines(self, archive: Any, offsets: Sequence[int]) -> list[tuple[str, int]]:
         """The source file and line of each offset, ("", 0) where not known."""
         addresses = elf.addresses(self._open, offsets)
@@ -144,6 +149,7 @@ class Server:
             "rules": self._ask_rules,
             "build_id": self._ask_build_id,
             "digest": self._ask_digest,
+            "runtimes": self._ask_runtimes,
             "lines": self._ask_lines,
             "perf_map": self._ask_perf_map,
             "names": self._ask_names,
@@ -187,6 +193,13 @@ class Server:
     def _ask_digest(self, question: Any, descriptors: list[int]) -> str:
         file = self._file(question, descriptors)
         return file.digest() if file is not None else ""
+
+    def _ask_runtimes(self, question: Any, descriptors: list[int]) -> list[list[Any] | None]:
+        file = self._file(question, descriptors)
+        offsets = question["offsets"]
+        if file is None:
+            return [None] * len(offsets)
+        return [_sent_runtime(each) for each in file.runtimes(offsets)]
 
     def _ask_lines(self, question: Any, descriptors: list[int]) -> dict[str, Any]:
         file = self._file(question, descriptors)
@@ -261,6 +274,13 @@ def _sent(code: CodeRule | None) -> list[Any] | None:
         return None
     rule = code.rule
     return [int(rule.cfa), rule.offset, rule.rbp, rule.rbx, code.after_call, code.bare_page]
+
+
+def _sent_runtime(runtime: Runtime | None) -> list[Any] | None:
+    """A CPython as it is sent."""
+    if runtime is None:
+        return None
+    return [runtime.distance, runtime.version, list(runtime.members), runtime.why]
 
 
 def answer_of(found: Iterable[Found]) -> dict[str, Any]:

@@ -26,6 +26,7 @@ class RecordType(IntEnum):
     CALL = 9
     STACK = 10
     FILLED = 11
+    PYTHON = 12
 
 
 class Mark(IntFlag):

@@ -25,6 +25,8 @@ WINDOW_PAGES = 16
 WINDOW_CONTIGUOUS, WINDOW_UNKNOWN = 0x01, 0x02
 
 STACK_USER, COPIED_BELOW = 127, 128  # user frames at most; bytes of a copy below sp
+PYTHON_FRAMES, PYTHON_ENTRY, PYTHON_TEXT = 127, 1 << 32, 512
+PYTHON_NONE, PYTHON_WHOLE, PYTHON_LIMIT, PYTHON_UNREADABLE, PYTHON_SEVERAL = 0, 1, 2, 3, 4
 RULE_CODE = 1 << 62  # apart from what is relative to mmap_base
 
 # syscall_record.number and .args
@@ -61,6 +63,10 @@ POSITION_OF = {
 _MEMBERS = {
     "target": "leader state",
     "program": "own shared libraries code_start code_end mmap_base mapped",
+    "python_runtime": "address in_executable version interpreters next threads thread_before"
+    " thread_next thread_interp thread_id thread_frame frame_within within_before frame_code"
+    " frame_caller frame_at frame_owner frame_entry code_file code_name code_lines"
+    " code_line code_version code_start code_from code_bytes",
     "settings": "direct_map range_start range_end min_latency_ns namespace namespace_level always"
     " anonymous",
     "command": "tgid mm",

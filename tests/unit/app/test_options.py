@@ -3,6 +3,7 @@
 import click
 import pytest
 
+from tracer.app.cli import command_line
 from tracer.app.options import (
     address_range,
     kinds,
@@ -76,3 +77,30 @@ def test_permissions_are_letters() -> None:
     for text in ("", "---", "q", "rwxq"):
         with pytest.raises(click.BadParameter, match="rwx"):
             permissions(text)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "stacks", "native", "command"),
+    [
+        ("-- ./x", False, False, "./x"),
+        ("--stacks ./x", True, False, "./x"),
+        ("--stacks -- ./x", True, False, "./x"),
+        ("--stacks=native ./x --stacks", True, True, "./x --stacks"),
+        ("-q --stacks=native --csv f -- ./x", True, True, "./x"),
+        ("--stacks ./x --stacks=native", True, False, "./x --stacks=native"),
+        ("--stacks --stacks=native -- native", True, True, "native"),
+        ("--csv --stacks=native -- ./x", False, False, "./x"),
+    ],
+)
+def test_stacks_are_a_flag_that_may_have_a_value(
+    arguments: str, stacks: bool, native: bool, command: str
+) -> None:
+    context = command_line.make_context("x", arguments.split())
+    found = {name: context.params[name] for name in ("stacks", "native", "command")}
+    assert found == {"stacks": stacks, "native": native, "command": tuple(command.split())}
+
+
+@pytest.mark.parametrize("word", ["--stacks=", "--stacks=python", "--stacks=native,", "--native"])
+def test_of_other_values_stacks_has_none(word: str) -> None:
+    with pytest.raises(click.UsageError):
+        command_line.make_context("x", [word, "--", "./x"])

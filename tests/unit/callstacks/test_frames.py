@@ -225,12 +225,12 @@ def test_notes_of_walks_by_rules(program: Path, end: End, said: str) -> None:
     location = Location(False, str(program), offset_of(program, "fill"), file=1)
     names.ask_rules([location])
 
-    def note(**fields: bool) -> tuple[str, int]:
-        made = Stack(array("I", [0, 0]), array("Q", [0, 0]), gap=-1, end=end, **fields)
+    def note(*, truncated: bool = False, ended: bool = False) -> tuple[str, int]:
+        made = Stack(array("I", [0, 0]), array("Q", [0, 0]), truncated, -1, ended, end)
         return names.note([location], made)
 
-    assert note(truncated=False) == (said, 1 if said else -1)
-    assert note(truncated=False, ended=True) == ("", -1)
+    assert note() == (said, 1 if said else -1)
+    assert note(ended=True) == ("", -1)
     assert note(truncated=True) == (TRUNCATED, 1)
 
 

@@ -67,6 +67,15 @@ class World:
     def has_rule(self, location: Location) -> bool:
         return self.answering
 
+    def ask_runtime(self, file: int, offset: int) -> None:
+        """Nothing is a Python here."""
+
+    def has_runtime(self, file: int, offset: int) -> bool:
+        return False
+
+    def runtime(self, file: int, offset: int) -> None:
+        return None
+
     def kernel_names(self, addresses: Sequence[int]) -> list[str]:
         return [KERNEL_NAMES[address - KERNEL] for address in addresses]
 

@@ -21,6 +21,7 @@ from tracer.procfs.kallsyms import parse_kallsyms, read_kallsyms
 from tracer.procfs.maps import read_maps
 from tracer.spaces.code_files import CodeFiles
 from tracer.symbolizing import elf
+from tracer.symbolizing.elf_image import BadElf
 from tracer.symbolizing.rule import BARE, CodeRule
 
 SYMTAB, STRTAB, NOTE, DYNSYM, PROGBITS = 2, 3, 7, 11, 1
@@ -178,7 +179,7 @@ def test_garbage_never_raises(bits: int, changes: list[tuple[int, bytes]], lengt
 
     try:
         found = elf._functions(pread)
-    except elf.BadElf:
+    except BadElf:
         return
     if found:
         for offset in range(0x1000, 0x1500, 16):

@@ -29,7 +29,8 @@ def copied(words: dict[int, int], size: int = 0x100, **registers: int) -> Copy:
 def walked(
     copy: Copy, rules: dict[int, Rule], most: int = STACK_USER
 ) -> tuple[list[tuple[int, bool]], End]:
-    frames, end = walk(copy, lambda ip, exact: rules.get(ip, NO_CALL), most)
+    frames, end, sps = walk(copy, lambda ip, exact: rules.get(ip, NO_CALL), most)
+    assert len(sps) == len(frames)
     return frames, end
 
 
@@ -81,6 +82,14 @@ def test_an_entry_of_the_plt_pushes_on_its_way(byte: int, at: int) -> None:
     assert walked(copy, {IP + byte: Rule(Cfa.PLT, 11), CALLER: END}) == (frames, End.OUTERMOST)
 
 
+def test_each_frame_has_its_stack_pointer() -> None:
+    copy = copied({0x28: CALLER, 0x20: F, 0x58: OUTER})
+    rules = {IP: Rule(Cfa.RSP, 0x30), CALLER: Rule(Cfa.RSP, 0x30), OUTER: END}
+    found = walk(copy, lambda ip, exact: rules.get(ip, NO_CALL), STACK_USER)
+    assert found.sps == [SP, SP + 0x30, SP + 0x60]
+    assert walk(copy, lambda ip, exact: NO_CALL, STACK_USER).sps == []
+
+
 def test_a_signal_frame_has_the_interrupted_registers() -> None:
     """And the interrupted instruction is no return address."""
     words = {0: CALLER, 8 + 168: OUTER, 8 + 160: SP + 0xC0, 8 + 120: 0, 8 + 128: SP + 0xD0}
@@ -90,7 +99,7 @@ def test_a_signal_frame_has_the_interrupted_registers() -> None:
         seen.append((ip, exact))
         return {IP: Rule(Cfa.RSP, 8), CALLER: Rule(Cfa.SIGNAL), OUTER: Rule(Cfa.FRAME)}[ip]
 
-    frames, end = walk(copied(words), rule_at, STACK_USER)
+    frames, end, _ = walk(copied(words), rule_at, STACK_USER)
     assert frames == seen == [(IP, True), (CALLER, False), (OUTER, True)]
     assert end == End.NO_FRAME
     interrupted = {IP: Rule(Cfa.RSP, 8), CALLER: Rule(Cfa.SIGNAL), OUTER: Rule(Cfa.RSP, 8)}
@@ -151,7 +160,7 @@ def test_data_is_no_frame() -> None:
 
 def test_a_rule_that_is_not_known_yet() -> None:
     known = {IP: Rule(Cfa.RSP, 8)}
-    frames, end = walk(copied({0: CALLER}), lambda ip, exact: known.get(ip), STACK_USER)
+    frames, end, _ = walk(copied({0: CALLER}), lambda ip, exact: known.get(ip), STACK_USER)
     assert (frames, end) == ([(IP, True), (CALLER, False)], End.NO_RULE)
 
 
@@ -214,7 +223,8 @@ def test_anything_can_be_unwound(
 ) -> None:
     """It ends in time, and each address is a register or lies on the copy."""
     copy = Copy(*registers, exact=True, data=data)
-    frames, end = walk(copy, lambda ip, exact: rules[ip & 3], most)
+    frames, end, sps = walk(copy, lambda ip, exact: rules[ip & 3], most)
+    assert len(sps) == len(frames)
     assert isinstance(end, End)
     assert len(frames) <= most
     assert (end == End.LIMIT) <= (len(frames) == most)

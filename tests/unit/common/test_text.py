@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tracer.common.text import decode, printable
+from tracer.common.text import decode, printable, without_tag
 
 ANY = st.text(st.characters(exclude_characters="\0", exclude_categories=())) | st.binary(
     max_size=40
@@ -59,3 +59,18 @@ def test_nothing_a_terminal_could_act_on_is_left(name: str) -> None:
 @given(ANY)
 def test_every_name_can_be_had_back(name: str) -> None:
     assert restored(printable(name)) == name
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        ("_json.cpython-311-x86_64-linux-gnu.so", "_json.so"),
+        ("x.cpython-313t-x86_64-linux-gnu.so+0x10", "x.so+0x10"),
+        ("x.cpython-313d.so", "x.so"),
+        ("x.abi3.so", "x.so"),
+        ("x.y.abi3-aarch64-linux-gnu.so.1", "x.y.so.1"),
+        *[(same, same) for same in ("", "libc.so.6", "x.cpython-311.sod", "abi3.so", "a.abi3")],
+    ],
+)
+def test_an_extension_s_name_has_no_tag(name: str, shown: str) -> None:
+    assert without_tag(name) == shown

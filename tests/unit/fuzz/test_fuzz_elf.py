@@ -17,6 +17,7 @@ from tests.unit.answering import lookup
 from tests.unit.callstacks.test_symbols import BUILD_ID, DYNSYM, FEW, FULL, NOTE, SYMTAB, make_elf
 from tests.unit.fuzz.mutation import EDGES, every, mutated
 from tests.unit.opened import opener
+from tests.unit.pythons_data import V312, V314, python_elf
 from tests.unit.symbolizing.frames import (
     CODE,
     with_entry_points,
@@ -25,7 +26,7 @@ from tests.unit.symbolizing.frames import (
 )
 from tests.unit.symbolizing.frames import image as frames_image
 from tracer.callstacks.symbols import Symbols
-from tracer.symbolizing import elf, server
+from tracer.symbolizing import elf, elf_image, python_runtime, server
 from tracer.symbolizing import lookup as lookup_module
 from tracer.symbolizing.rule import BARE, NO_RULE, Cfa, CodeRule, Rule
 
@@ -87,6 +88,10 @@ def asked(file: File, random: Random) -> list[object]:
     for code in rules.ask(offsets) if rules is not None else ():
         assert code is None or well_formed(code)
         answers.append(code)
+    pythons = python_runtime.runtimes(file.open, offsets)
+    sent = json.loads(json.dumps([server._sent_runtime(each) for each in pythons]))
+    assert lookup_module._runtimes(sent) == pythons
+    answers += [each for each in pythons if each]
     addresses = elf.addresses(file.open, offsets)
     assert all(-1 <= address < 1 << 64 for address in addresses or ())
     return answers
@@ -106,32 +111,36 @@ FILES: dict[str, Callable[[], bytes]] = {
     "frames": with_frames,
     "listed": with_listed_frames,
     "entry points": with_entry_points,
+    "python": lambda: python_elf(V314),
+    "old python": lambda: python_elf(V312),
     "real": lambda: Path("/bin/true").read_bytes(),
 }
 
 
 def tables(whole: bytes) -> list[list[tuple[int, int]]]:
     """The fields of the headers, of the programs and sections, of frames and dynamic entries."""
-    header, others = elf._CLASSES[whole[4]]
+    header, others = elf_image._CLASSES[whole[4]]
     found = [fields(header, 0)]
     (values,) = np.frombuffer(whole, header, 1)
     for dtype, start, count in (
-        (others[elf._PHDR], int(values["phoff"]), int(values["phnum"])),
-        (others[elf._SHDR], int(values["shoff"]), int(values["shnum"])),
+        (others[elf_image._PHDR], int(values["phoff"]), int(values["phnum"])),
+        (others[elf_image._SHDR], int(values["shoff"]), int(values["shnum"])),
     ):
         found.append([])
         for at in range(start, start + count * dtype.itemsize, dtype.itemsize):
             found[-1] += fields(dtype, at)
     for program in np.frombuffer(
-        whole, others[elf._PHDR], int(values["phnum"]), int(values["phoff"])
+        whole, others[elf_image._PHDR], int(values["phnum"]), int(values["phoff"])
     ):
-        if program["type"] == elf._EH_FRAME:
+        if program["type"] == elf_image._EH_FRAME:
             at, size = int(program["offset"]), int(program["filesz"])
             header_of_frames = [(at + byte, 1) for byte in range(4)] + [(at + 4, 4), (at + 8, 4)]
             found += [header_of_frames, [(at + 12, size - 12)], [(at + size, 8 * size)]]
-        if program["type"] == elf._DYNAMIC:
+        if program["type"] == elf_image._DYNAMIC:
             at, size = int(program["offset"]), int(program["filesz"])
             found.append([(each, 8) for each in range(at, at + size, 8)])
+    if b"\0_PyRuntime\0" in whole and len(whole) < MEGABYTE:  # one of ours
+        found.append([(at, 8) for at in (*range(0x1000, 0x1400, 8), 0x1800)])
     return [table for table in found if table]
 
 
@@ -151,8 +160,8 @@ def test_mutants(kind: str, file: File) -> None:
     def check(random: Random) -> None:
         file.write(mutated(random, whole, members), random.choice([None, None, 1 << 41]))
         asked(file, random)
-        # Each of the four questions is asked anew; a hole is read as if it were written.
-        assert file.read_bytes <= 4 * elf._MOST_READ
+        # Each of the five questions is asked anew; a hole is read as if it were written.
+        assert file.read_bytes <= 5 * elf_image._MOST_READ
 
     every(f"elf {kind}", 500 if kind == "real" else 800, check)
 
@@ -199,7 +208,7 @@ def test_a_table_and_names_in_a_hole(file: File) -> None:
     for kind in (SYMTAB, DYNSYM):
         file.write(with_sections(kind, 65_534, 1 << 26), 1 << 30)
         assert elf.functions(file.open) is None
-        assert file.read_bytes <= elf._MOST_READ
+        assert file.read_bytes <= elf_image._MOST_READ
 
 
 def test_a_build_id_as_long_as_its_section(file: File) -> None:
@@ -282,7 +291,7 @@ def test_a_dynamic_section_in_a_hole(file: File) -> None:
     struct.pack_into("<QQ", data, HEADER + PROGRAM + 32, *[1 << 40] * 2)  # p_filesz, p_memsz
     file.write(data, 1 << 41)
     assert rule_at(file, CODE + 0x440) == Rule(Cfa.RSP, 8)
-    assert file.read_bytes < elf._MOST_DYNAMIC + (1 << 17)  # with the list of frames
+    assert file.read_bytes < elf_image._MOST_DYNAMIC + (1 << 17)  # with the list of frames
     data[0x800:0x810] = bytes(16)
     file.write(data, 1 << 41)
     assert rule_at(file, CODE + 0x440) == BARE

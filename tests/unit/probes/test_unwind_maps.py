@@ -9,9 +9,10 @@ import pytest
 
 from tests.unit.faults_data import LAYOUT
 from tracer.probes.unwind_maps import COPIES_BYTES, UnwindMaps
+from tracer.symbolizing.runtime import MEMBERS
 from tracer.wire.shared import pack, unpack
 
-PROGRAM = LAYOUT.structs["program"]
+PROGRAM, PYTHON = LAYOUT.structs["program"], LAYOUT.structs["python_runtime"]
 VALUES = {"own": 7, "shared": 8, "libraries": 9, "code_start": 0x400000, "mapped": 3}
 
 
@@ -45,9 +46,9 @@ class FakeMap:
 
 class World:
     def __init__(self) -> None:
-        names = ("copies", "rules", "programs", "known_programs", "unalike", "targets")
+        names = ("copies", "rules", "programs", "known_programs", "unalike", "targets", "pythons")
         self.maps = {name: FakeMap() for name in (*names, "rules_epoch")}
-        self.unwind = UnwindMaps(cast(Any, self.maps), PROGRAM)
+        self.unwind = UnwindMaps(cast(Any, self.maps), PROGRAM, PYTHON)
         value = pack(PROGRAM, **VALUES)
         self.maps["programs"].update((42).to_bytes(4, "little"), value)
         self.maps["known_programs"].update((7).to_bytes(8, "little"), value)
@@ -80,6 +81,21 @@ def test_with_each_removal_there_is_another_epoch(world: World) -> None:
     for at in (0, 1):
         world.unwind.remove(keys[at : at + 1])
         assert epochs == {bytes(4): (at + 1).to_bytes(8, "little")}
+
+
+def test_where_a_python_is(world: World) -> None:
+    """What is known of a program is in no cache any more; where there is no room it is not."""
+    runtime = {"address": (1 << 64) - 8, "in_executable": 1, "version": 0x30B, "code_start": 184}
+    pythons, epochs = world.maps["pythons"], world.maps["rules_epoch"].values
+    world.unwind.install_python(7, runtime)
+    (value,) = pythons.values.values()
+    assert list(pythons.values) == [(7).to_bytes(8, "little")]
+    assert value == pack(PYTHON, **runtime)
+    assert pack(PYTHON, **dict.fromkeys(MEMBERS, 0xFFFF)).count(b"\xff\xff") == len(MEMBERS)
+    assert epochs == {bytes(4): (1).to_bytes(8, "little")}
+    pythons.full = True
+    world.unwind.install_python((1 << 64) - 1, runtime)
+    assert len(pythons.values) == 1
 
 
 def test_which_programs_there_are(world: World) -> None:
@@ -140,6 +156,7 @@ def test_after_the_end_they_do_nothing(world: World) -> None:
     world.unwind.remove(one)
     world.unwind.renew_program(42, 7, another=True)
     world.unwind.unalike(8)
+    world.unwind.install_python(7, {"address": 1})
     assert world.unwind.known_program(7) is None
     assert world.unwind.program_of(42) == 0
     assert world.unwind.running_programs() == set()

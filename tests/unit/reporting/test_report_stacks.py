@@ -26,7 +26,7 @@ from tests.unit.report_data import (
     stacked,
     written,
 )
-from tracer.callstacks import frames
+from tracer.callstacks import frames, python_frames
 from tracer.common.errors import Exit, TraceError
 from tracer.common.text import printable
 from tracer.reporting import cli
@@ -182,6 +182,8 @@ def test_every_note_of_the_tracer_is_known() -> None:
     notes = {
         *(frames.NO_FRAME_POINTERS, frames.TRUNCATED, frames.NO_RULE, frames.NO_RETURN_ADDRESS),
         *(frames.UNREADABLE, frames.COPY_DROPPED, frames.COPY_TOO_SHORT, frames.REPLACED),
+        *(python_frames.TRUNCATED_PYTHON, python_frames.UNREADABLE_PYTHON),
+        *(python_frames.SEVERAL, python_frames.NO_CODE),
     }
     assert notes == {*MISSING} - {"no stack", "cut off", "broken"}
 

@@ -28,7 +28,7 @@ THEIRS = {
     "CALL_PROCESS_MADVISE",
     *("STATE_OPEN", "STATE_READS", "STATE_ENTRY", "STATE_TRIED", "STATE_RETRIED", "STATE_STACK"),
     *("STATE_FILE", "STATE_REMOTE", "CALL_PROT_EXEC", "CALL_MAP_ANONYMOUS"),
-    *("COPY_BYTES", "COPY_PARTS"),
+    *("COPY_BYTES", "COPY_PARTS", "PYTHON_LOOPS"),
 }
 # Those by which stacks are walked: the packages above this one have them.
 WALKING = {

@@ -10,20 +10,29 @@ from typing import NamedTuple
 
 import numpy as np
 
+from tracer.common.text import without_tag
 from tracer.common.types import I64, U32, Bools, Index
 from tracer.reporting.reading.codes import combined
 from tracer.reporting.reading.columns import Table, read_table, wrong
 from tracer.reporting.reading.schema import STACKS
 
 SUFFIX = ".stacks.csv"  # beside the CSV
-KERNEL, USER = "kernel", "user"
+KERNEL, USER, PYTHON = "kernel", "user", "python"
 # Notes of the tracer's (docs/csv.md), and what is cut off in a file that is.
 NO_POINTERS, TRUNCATED, CUT_OFF = "no frame pointers", "truncated", "cut off"
 LATE = ("copy dropped", "copy too short")
 NO_CALLER = ("no unwind rule", "no return address", "unreadable stack")
 REPLACED = "code replaced"
+LOCALS = ".<locals>"  # of a qualified name (PEP 3155)
 GAP = "a caller may be missing"  # of a stack that was walked to its beginning all the same
-MISSING = ("no stack", NO_POINTERS, TRUNCATED, CUT_OFF, *LATE, *NO_CALLER, REPLACED, "broken")
+PYTHON_LACKS = (
+    *("Python frames truncated", "unreadable Python frames", "several Python interpreters"),
+    "Python code not received",
+)
+MISSING = (
+    *("no stack", NO_POINTERS, TRUNCATED, CUT_OFF, *LATE, *NO_CALLER, REPLACED, *PYTHON_LACKS),
+    "broken",
+)
 OTHER = len(MISSING) - 1  # a note of which this program does not know
 _NO_SYMBOLS = "no symbols: "  # a note that says nothing of callers
 
@@ -81,11 +90,16 @@ class CallStacks:
 
     def brief(self, number: int, most: int = 8) -> str:
         """The innermost functions of one, from there outwards: "memset ← fill ← main"."""
-        locations = self.stack(number)[::-1]
-        names = [location.function.name for location in locations[:most]]
-        if len(locations) > most:
-            names.append(f"… {len(locations) - most} more")
-        return " ← ".join(names)
+        names: list[str] = []
+        nameless = ""  # the module of the last frame, if that has no function
+        for location in self.stack(number)[::-1]:
+            function = location.function
+            module = "" if function.known else function.module
+            if not module or module != nameless:  # further offsets in one file say no more
+                names.append(function.name)
+            nameless = module
+        left = len(names) - most
+        return " ← ".join(names[:most] + ([f"… {left} more"] if left > 0 else []))
 
     @property
     def innermost(self) -> I64:
@@ -183,7 +197,8 @@ def _checked(path: str, table: Table) -> Index:
     side = table.words["side"]
     kernel = side.mask(KERNEL)
     _refuse(path, stack == 0, "has stack number 0: they start at 1")
-    _refuse(path, ~kernel & ~side.mask(USER), "has a side that is neither kernel nor user")
+    known = kernel | side.mask(USER) | side.mask(PYTHON)
+    _refuse(path, ~known, "has a side that is neither kernel, user nor python")
     first = np.diff(stack[order], prepend=0) != 0
     due = np.where(
         first, 0, np.concatenate([[0], frame[order][:-1].astype(np.int64) + 1])[: len(order)]
@@ -225,6 +240,8 @@ def _named(table: Table) -> tuple[list[Function], list[Location], I64, I64]:
     for at, offset_code in meanings:
         name, of, on = symbols[at]
         shown = _name(function.words[name], module.words[of], int(offsets[offset_code]))
+        if side.words[on] == PYTHON:
+            shown = shown.replace(LOCALS, "")
         known = bool(function.words[name])
         functions.append(Function(shown, side.words[on], module.words[of], known))
     lines, line_codes = np.unique(line, return_inverse=True)
@@ -245,7 +262,7 @@ def _is_path(module: str) -> bool:
 def _name(function: str, module: str, offset: int) -> str:
     if function:
         return function
-    name = (os.path.basename(module) or module) if _is_path(module) else module
+    name = without_tag(os.path.basename(module) or module) if _is_path(module) else module
     if not offset:
         return name or "(not known)"
     return f"{name}+{offset:#x}" if name else f"{offset:#x}"

@@ -9,6 +9,7 @@ from tracer.reporting.reading.callstacks import (
     LATE,
     NO_CALLER,
     NO_POINTERS,
+    PYTHON_LACKS,
     REPLACED,
     TRUNCATED,
     CallStacks,
@@ -17,7 +18,7 @@ from tracer.reporting.reading.run import Run
 from tracer.reporting.text.overview import plural
 
 _RUNTIME = ("[jit]", "[anon]")  # code that no file holds
-_ALIKE = (LATE, NO_CALLER)  # words of which one sentence speaks
+_ALIKE = (LATE, NO_CALLER, PYTHON_LACKS)  # words of which one sentence speaks
 
 
 def health(run: Run) -> list[str]:
@@ -81,6 +82,11 @@ def _broken(stacks: CallStacks, words: tuple[str, ...], faults: int, counts: I64
         return (
             f"{said} in code whose unwind information leads to no caller{where}: it is assembly "
             "with wrong .cfi directives, or the stack was overwritten or swapped out."
+        )
+    if words == PYTHON_LACKS:
+        return (
+            f"{faults:,} lack Python functions, or have the interpreter's own in their place: "
+            "there were too many, or they could not be read."
         )
     if word == REPLACED:
         return (
