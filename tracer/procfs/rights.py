@@ -42,3 +42,11 @@ def proc_is_ours() -> bool:
         return os.readlink("/proc/self") == str(os.getpid())
     except OSError:  # of one that this process is not in
         return False
+
+
+def in_our_mounts(pid: int) -> bool:
+    """Whether a process is in our mount namespace; False where it has ended."""
+    try:
+        return os.path.samefile(f"/proc/{pid}/ns/mnt", "/proc/self/ns/mnt")
+    except OSError:
+        return False

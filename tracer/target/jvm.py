@@ -21,6 +21,7 @@ from tracer.common.text import decode, printable
 from tracer.procfs.credentials import credentials
 from tracer.procfs.errors import ProcessGone
 from tracer.procfs.maps import read_maps
+from tracer.procfs.rights import in_our_mounts
 
 _CHECK_S = 1.0  # between two searches for JVMs
 _MOST_CHECKS = 5  # at a process that has no libjvm.so: it is mapped in the first moments
@@ -118,9 +119,8 @@ class JvmPerfMaps(Closing):
             if pid in self._jvms or checks >= _MOST_CHECKS or len(self._jvms) >= _MOST_JVMS:
                 continue
             self._checks[pid] = checks + 1
-            with contextlib.suppress(OSError, TraceError):
-                if any(os.path.basename(each.path) == "libjvm.so" for each in read_maps(pid)):
-                    self._jvms[pid] = _Jvm(now + _FIRST_S)
+            if _is_jvm(pid):
+                self._jvms[pid] = _Jvm(now + _FIRST_S)
 
     def _ask(self, pid: int, jvm: _Jvm) -> None:
         jvm.started_s = time.monotonic()
@@ -129,6 +129,12 @@ class JvmPerfMaps(Closing):
             theirs = credentials(pid)
         except ProcessGone:
             jvm.due_s = float("inf")
+            return
+        if not _is_jvm(pid):  # it has called exec, or another process has its number
+            jvm.due_s = float("inf")
+            return
+        if theirs.uid == 0 and not in_our_mounts(pid):
+            jvm.why = "it runs as root in a container: jcmd would follow its files as root here"
             return
         # To attach, jcmd sends SIGQUIT, of which a process dies that does not handle it (yet).
         if not theirs.catches(signal.SIGQUIT):
@@ -174,6 +180,12 @@ class JvmPerfMaps(Closing):
             jvm.written += 1
         else:
             jvm.why = _reason(text, status)
+
+
+def _is_jvm(pid: int) -> bool:
+    with contextlib.suppress(OSError, TraceError):
+        return any(os.path.basename(each.path) == "libjvm.so" for each in read_maps(pid))
+    return False
 
 
 def _kill(process: "subprocess.Popen[bytes]") -> None:

@@ -83,6 +83,15 @@ def until(maps: JvmPerfMaps, pid: int, *, written: int = 0) -> None:
         time.sleep(0.005)
 
 
+def until_said(maps: JvmPerfMaps, pid: int) -> None:
+    """Ask until there is a reason why there is no map."""
+    until_s = time.monotonic() + LONG_S
+    while not any("wrote no perf map" in note for note in maps.notes()):
+        maps.turn([pid])
+        time.sleep(0.01)
+        assert time.monotonic() < until_s
+
+
 def test_it_is_asked_again_and_again(target: Target, monkeypatch: pytest.MonkeyPatch) -> None:
     """Only what is a JVM, and at the end once more."""
     monkeypatch.setattr(jvm, "_SHARE", 1)
@@ -138,6 +147,30 @@ def test_what_would_die_of_it_is_not_asked(target: Target) -> None:
         until(maps, pid)
         (note,) = maps.notes()
     assert note.endswith("it handles no SIGQUIT (-Xrs, or it is just starting)")
+    assert not target.said.exists()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="another user's cannot be root")
+def test_root_in_a_container_is_not_asked(target: Target, monkeypatch: pytest.MonkeyPatch) -> None:
+    """jcmd would follow its files with our rights."""
+    monkeypatch.setattr(jvm, "in_our_mounts", lambda pid: False)
+    pid = target.start("handles")
+    with JvmPerfMaps(str(target.jcmd)) as maps:
+        until_said(maps, pid)
+        (note,) = maps.notes()
+    assert "as root in a container" in note
+    assert not target.said.exists()
+
+
+def test_one_that_is_a_jvm_no_more(target: Target, monkeypatch: pytest.MonkeyPatch) -> None:
+    """SIGQUIT is something else to other programs."""
+    pid = target.start("handles")
+    with JvmPerfMaps(str(target.jcmd)) as maps:
+        maps.turn([pid])
+        monkeypatch.setattr(jvm, "_is_jvm", lambda pid: False)
+        time.sleep(0.05)
+        maps.turn([pid])
+        maps.finish()
     assert not target.said.exists()
 
 
