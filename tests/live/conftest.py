@@ -29,6 +29,7 @@ _HOST_ONLY = [
     "test_jit.py",
     "test_many_tracers.py",
     "test_stalled_files.py",
+    "test_stored_rules.py",
 ]
 collect_ignore = _HOST_ONLY if os.environ.get("PAGEFAULT_GUEST") else []
 
