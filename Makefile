@@ -12,7 +12,8 @@ FORGIVING := $(if $(filter true 1,$(CI)),-p tests.unsteady --unsteady=build/unst
 # There the unit tests also say what of the tracer they run, which is to be so many per cent.
 COVERED := $(if $(filter true 1,$(CI)),84)
 
-.PHONY: help bootstrap demo test test-unit test-live test-kernels test-real test-soak fuzz bench lint \
+.PHONY: help bootstrap demo test test-unit test-live test-kernels test-real test-pythons test-soak \
+        fuzz bench lint \
         format lock install uninstall check-install clean distclean
 
 help:
@@ -21,6 +22,8 @@ help:
 	@echo "make test-kernels  the live tests on stock kernels in QEMU [KERNELS=6.1] [PROBES=kprobe]"
 	@echo "                   [FULL=1]: every test with every probe"
 	@echo "make test-real     real programs traced, every fault of theirs held against witnesses"
+	@echo "make test-pythons  Python's functions in call stacks, with CPython 3.13 and 3.14 of other"
+	@echo "                   Debian suites"
 	@echo "make test-soak     what takes long: hours of --live, --stacks and fork storms, every step"
 	@echo "                   of every output made to fail [MINUTES=60]"
 	@echo "make fuzz          damaged input of every kind, more of it than the unit tests have"
@@ -62,6 +65,17 @@ test-real:
 	@mkdir -p build/real # not root's, who writes there
 	$(SUDO) env CI="$(CI)" PYTHONDONTWRITEBYTECODE=1 $(PYTHON) -m pytest -p no:cacheprovider \
 		$(FORGIVING) tests/real
+
+# Other CPythons than the distribution's. In no CI: what these suites have changes.
+PYTHONS := trixie:3.13 sid:3.14
+test-pythons: bootstrap
+	for each in $(PYTHONS); do \
+		folder=build/python-$${each#*:}; \
+		test -e $$folder || tools/fetch-python $${each%:*} $${each#*:} $$folder || exit 1; \
+		$(SUDO) env PAGEFAULT_PYTHON=$$PWD/$$folder/usr/bin/python$${each#*:} \
+			PYTHONDONTWRITEBYTECODE=1 $(PYTHON) -m pytest -p no:cacheprovider \
+			tests/live/test_python_stacks.py || exit 1; \
+	done
 
 # What takes long, in no CI. Curves of what the tracer held are in build/soak.
 test-soak: build/workload
