@@ -65,7 +65,8 @@ def trace(
     """Trace a command: when each fault was, and its frames."""
     out = folder / "trace.csv"
     probe = ("--probe", config.getoption("--probe"))
-    done = cli.run(*probe, "--stacks", "--quiet", *options, "--csv", out, "--", *command)
+    there = ["env", "-C", str(folder), *command]  # V8 leaves a log in its working directory
+    done = cli.run(*probe, "--stacks", "--quiet", *options, "--csv", out, "--", *there)
     assert done.status == 0, done.err
     frames: dict[str, Frames] = {}
     with Path(f"{out}.stacks.csv").open(newline="") as file:
