@@ -26,14 +26,18 @@ WHOLE = {
     "node": 0.60,
     "postgresql": 0.50,
 }
-# … of a later run, which begins with the rules that the first one stored.
-LATER = {"node": 0.98, "postgresql": 0.95, "gcc": 0.98, "git": 0.99}
+# … of a later run, which begins with the rules that the first one stored. It has 99 % where the
+# tracer gets its processor time (docs/decisions/0013-stored-rules.md); this is to hold where it
+# has to wait for it as well.
+LATER = {"node": 0.90, "postgresql": 0.88, "gcc": 0.95, "git": 0.90}
 # What a stack that is not whole is said to lack (docs/csv.md).
 NOTES = {
     *("no frame pointers", "truncated", "no unwind rule", "no return address"),
     *("unreadable stack", "copy dropped", "copy too short", "code replaced"),
 }
-PYTHON = 0.97  # the least share of the interpreter's faults that have Python's functions
+# The least share of the interpreter's faults that have Python's functions: from the first such
+# fault on, and of all, where the file may be read while the interpreter starts.
+PYTHON, PYTHON_OF_ALL = 0.99, 0.90
 LOOP = "_PyEval_EvalFrameDefault"
 OUTERMOST = {"_start", "__clone3", "clone3", "__clone", "clone", "_dl_start_user", "_dl_start"}
 each = pytest.mark.parametrize(
@@ -97,7 +101,7 @@ def test_a_whole_stack_ends_where_a_thread_begins(traced: Witnessed) -> None:
 def test_python_s_functions_are_named(traced: Witnessed) -> None:
     """Of the faults taken while Python code runs, in extensions, too."""
     stacks = frames_of(traced)
-    named = nameless = 0
+    named = nameless = early = 0
     for row in traced.rows():
         frames = stacks.get(int(row["stack"] or 0), [])
         python = [each for each in frames if each["side"] == "python"]
@@ -105,9 +109,11 @@ def test_python_s_functions_are_named(traced: Witnessed) -> None:
             named += 1
             assert all(each["file"] for each in python), python
         elif any(each["function"] == LOOP for each in frames):
-            nameless += 1
-    print(f"numpy: {named} faults with Python's functions, {nameless} without")
+            nameless += named > 0
+            early += named == 0
+    print(f"numpy: {named} faults with Python's functions, {early} before, {nameless} without")
     assert named / (named + nameless) >= PYTHON
+    assert named / (named + nameless + early) >= PYTHON_OF_ALL
 
 
 @each
