@@ -31,6 +31,7 @@ _MOST_PROGRAMS = 4096
 _AGAIN_NS, _TIMES = 5_000_000, 10
 _TURN_NS = 1_000_000  # while other work is done, copies are read so often
 _NEVER = 1 << 63
+_PREPARED_S = 0.05  # what a command waits for at most, before its first instruction
 _MOST_MISSING = 1 << 16
 _ByNumber = dict[int, list[tuple[int, int]]]  # rules by key, by the number they are for
 _FRAME, _NO_CALL = value_of(Rule(Cfa.FRAME)), value_of(NO_CALL)
@@ -126,6 +127,12 @@ class Learner:
         if self.pythons is not None:
             self.pythons.turn()
         self._turned_ns = time.monotonic_ns()
+
+    def prepare(self) -> None:
+        """Wait briefly for what the first instructions of a command need: is it a CPython?"""
+        self._rules.ask_codes({}, _PREPARED_S)
+        if self.pythons is not None:
+            self.pythons.turn()
 
     def pop(self, number: int) -> Copy | None:
         """The copy of a stack, by the kernel's number of it; it is not kept."""

@@ -188,6 +188,8 @@ class Session:
         """Take a snapshot of what exec itself mapped, before the first instruction."""
         self._held.at_exec()
         self._reading.cycle()
+        if self.parts.learner is not None:
+            self.parts.learner.prepare()
         self._snapshots.run()
 
     def _ours(self) -> list[int]:

@@ -201,6 +201,15 @@ def test_a_process_that_maps_an_interpreter_is_a_python(world: Pythons) -> None:
     assert world.stacks.refused_pythons == {}
 
 
+def test_a_command_is_prepared_for(world: Pythons) -> None:
+    """What its file says is known before its first instruction."""
+    world.rules.runtimes[1, 0x1000] = Runtime(0x60_0000, V313, MEMBERS_OF[V313])
+    world.stacks._spaces.code_mapped(TGID, mappings()[0])
+    assert not world.kernel.pythons
+    world.learner.prepare()
+    assert world.kernel.pythons
+
+
 def test_a_mapping_that_comes_later_is_seen_by_the_spaces(world: Pythons) -> None:
     seen: list[tuple[int, int]] = []
     world.spaces.code_mapped = lambda tgid, mapping: seen.append((tgid, mapping.start))
